@@ -1,0 +1,273 @@
+"""The one typed configuration that a YAML file, the command line and Python fill.
+
+Every option has a default, a description with its unit, and a mark where the result of a stage does not depend on it
+(how many actors, where the dashboard is): those may change between an interrupted run and its resume.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from raypipe.storage import Storage
+
+
+class Section(BaseModel):
+    """A group of options; unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
+
+
+def _split(value: Any) -> Any:
+    # The command line gives a list as `a,b` or `[a,b]`.
+    if isinstance(value, str):
+        text = value.strip().removeprefix("[").removesuffix("]")
+        return [item.strip() for item in text.split(",") if item.strip()]
+    return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+StringList = Annotated[list[str], BeforeValidator(_split)]
+IntList = Annotated[list[int], BeforeValidator(_split)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Letter = Literal["A", "B", "C", "D"]
+
+
+def option(default: Any, description: str, *, result: bool = True, **limits: Any) -> Any:
+    """A pydantic field; `result=False` marks what the result of a stage does not depend on."""
+    return Field(default, description=description, json_schema_extra={"result": result}, **limits)
+
+
+class StorageOptions(Section):
+    """Where object stores are found; the root itself is `--root`."""
+
+    endpoint: str | None = option(None, "URL of a server that speaks S3's API; AWS where absent", result=False)
+    region: str | None = option(None, "region of the bucket", result=False)
+    profile: str | None = option(None, "profile of the shared AWS configuration", result=False)
+
+
+class RayOptions(Section):
+    """How Ray is started where no cluster is given by RAY_ADDRESS."""
+
+    num_cpus: int | None = option(None, "CPUs to use; all of the machine where absent", result=False, ge=1)
+    dashboard: bool = option(True, "start Ray's dashboard and print its address", result=False)
+    dashboard_port: int = option(8265, "its port", result=False, ge=1, le=65535)
+
+
+class WorldOptions(Section):
+    """The generated world: posts whose truth is known."""
+
+    posts: int = option(4000, "posts to generate", ge=1)
+    images: bool = option(True, "draw pictures; false writes images/ rows with face counts and no bytes")
+    serve: bool = option(False, "serve the pictures on loopback until interrupted", result=False)
+    port: int = option(8471, "port of the local server", ge=1, le=65535)
+    intercept: float = option(0.35, "a of log10(1+likes) = a + b·log10(1+followers) + c·hashtags + effect + noise")
+    followers: float = option(0.45, "b, per tenfold followers")
+    hashtags: float = option(0.012, "c, per hashtag")
+    effect: float = option(0.30, "standard deviation of the pictures' effect on log10(1+likes)", ge=0)
+    noise: float = option(0.30, "standard deviation of what the picture does not explain", ge=0)
+    misbehave: Share = option(0.0, "share of pictures that the server answers badly (404, 429, 500, slow, broken …)")
+
+
+class CollectOptions(Section):
+    """Collecting posts by hashtag, and revisiting each after seven days (paper, section 3)."""
+
+    source: Literal["mastodon"] = option("mastodon", "the kind of public feed")
+    instance: str = option("https://mastodon.social", "base URL of the server that answers")
+    hashtag: str = option("selfie", "the tag, without #")
+    posts: int = option(1000, "posts to collect at most", ge=1)
+    revisit: bool = option(False, "revisit the collected posts and write posts/, instead of collecting")
+    revisit_days: float = option(7.0, "days between a post's collection and its revisit", ge=0)
+    requests_per_second: float = option(1.0, "requests to the instance, a second", gt=0, result=False)
+
+
+class ColumnOptions(Section):
+    """Names of the input's columns where they differ from raypipe's."""
+
+    post_id: str = option("post_id", "unique name of the post")
+    image_url: str = option("image_url", "where the picture is")
+    user_id: str = option("user_id", "who posted")
+    likes: str = option("likes", "likes at the revisit")
+    followers: str = option("followers", "followers of the user")
+    comments: str = option("comments", "number of comments")
+    caption: str = option("caption", "the text; hashtags are counted from it where n_hashtags is absent")
+    n_hashtags: str = option("n_hashtags", "number of hashtags")
+    created_at: str = option("created_at", "when it was posted")
+    collected_at: str = option("collected_at", "when it was first seen")
+    revisited_at: str = option("revisited_at", "when likes were read")
+    deleted: str = option("deleted", "whether it was gone at the revisit")
+
+
+class IngestOptions(Section):
+    """Reading posts and fetching their pictures."""
+
+    fetch: bool = option(True, "fetch pictures; false only reads and checks the posts")
+    fetchers: int = option(1, "fetch actors", ge=1, result=False)
+    fan_out: int = option(64, "requests at a time in one fetch actor", ge=1, result=False)
+    per_host: int = option(16, "requests at a time to one host", ge=1, result=False)
+    per_host_rate: float | None = option(
+        None, "requests a second to one host; unlimited where absent", result=False, gt=0
+    )
+    attempts: int = option(3, "tries for what is worth trying again (429, 5xx, timeouts, resets)", ge=1)
+    connect_timeout: float = option(10.0, "seconds to connect", gt=0)
+    read_timeout: float = option(20.0, "seconds without a byte", gt=0)
+    deadline: float = option(60.0, "seconds for one whole request", gt=0)
+    max_bytes: int = option(20_000_000, "bytes of one picture at most", ge=1)
+    max_pixels: int = option(50_000_000, "pixels of one picture at most, read from its header", ge=1)
+    max_redirects: int = option(3, "redirects to follow; each target's address is checked", ge=0)
+    allow_private: bool = option(False, "allow loopback and private addresses")
+    allow_ports: IntList = option([], "ports to allow besides 80, 443, 8080, 8443")
+    user_agent: str = option("raypipe/{version}{contact}", "User-Agent header", result=False)
+    contact: str | None = option(
+        None, "address or page shown in the User-Agent, so that hosts can reach you", result=False
+    )
+    block_rows: int = option(256, "posts in one unit of work: what a kill can cost", ge=1)
+
+
+class FaceOptions(Section):
+    """dlib's frontal face detector (paper, section 3)."""
+
+    enabled: bool = option(True, "count faces")
+    upsample: int = option(
+        1, "doublings of the picture before detection; each finds faces half as large at 4x the cost", ge=0, le=3
+    )
+    max_side: int = option(
+        1024, "larger pictures are shrunk to this many pixels before detection; boxes are scaled back", ge=64
+    )
+    workers: int | None = option(None, "detection tasks at a time; the machine's CPUs where absent", ge=1, result=False)
+
+
+class LabelOptions(Section):
+    """From engagement to labels (paper, section 3.1)."""
+
+    scheme: Literal["residual", "karpathy", "quantiles", "continuous", "column", "hashtags"] = option(
+        "residual", "what the label is: the paper's residual deciles by default"
+    )
+    formula: str = option(
+        "log10(1 + likes) ~ log10(1 + followers) + n_hashtags", "the paper's equation (1), in Wilkinson notation"
+    )
+    quantile: float = option(0.1, "share of posts in each extreme class", gt=0, le=0.5)
+    classes: int = option(4, "classes of the scheme `quantiles`", ge=2)
+    group: int = option(100, "posts in a group of the scheme `karpathy`", ge=2)
+    hashtags: StringList = option([], "tags of the scheme `hashtags`, without #")
+    column: str | None = option(None, "posts column that holds the label, for the scheme `column`")
+    eligible: Literal["one_face", "with_face", "image", "post"] = option("one_face", "which posts take part")
+    cov_type: Literal["nonrobust", "HC0", "HC1", "HC2", "HC3", "cluster"] = option(
+        "nonrobust", "standard errors; cluster is by user"
+    )
+    split: str = option("random", "random, user, time, or a posts column that holds train, val, test")
+    val: Share = option(0.25, "share of labelled posts held out for validation (paper, section 5.1)")
+    test: Share = option(0.0, "share of labelled posts that training and choosing never look at")
+
+
+class TrainOptions(Section):
+    """Fine-tuning VGG-16 (paper, section 5)."""
+
+    config: Letter = option("A", "the paper's configuration")
+    name: str | None = option(None, "folder under train/; the configuration's letter where absent")
+    weights: str = option(
+        "auto", "imagenet, imagenet-caffe, random, auto, or the path of a .h5, .pth or .safetensors file"
+    )
+    fresh_fc: bool = option(False, "start C's and D's FC layers fresh where the weights have none")
+    init: Literal["lsuv", "he", "glorot"] = option("lsuv", "initialisation of random convolutions")
+    form: Literal["paper", "modern"] = option("paper", "the paper's recipe or today's")
+    image_size: int = option(224, "pixels of a side", ge=32)
+    epochs: int | dict[Letter, int] = option(
+        {"A": 12, "B": 9, "C": 8, "D": 20}, "epochs, one number or one a configuration"
+    )
+    batch_size: int = option(32, "pictures in a step, over all workers", ge=1)
+    learning_rate: float | dict[Letter, float] = option(0.001, "of SGD, one number or one a configuration")
+    flips: bool = option(True, "random horizontal flips")
+    patience: int | None = option(None, "epochs without a better validation accuracy before stopping", ge=1)
+    dtype: Literal["auto", "float32", "bfloat16"] = option(
+        "auto", "arithmetic; auto: bfloat16 where the hardware has it"
+    )
+    workers: int = option(1, "data-parallel workers of one trial; results do not depend on it", ge=1, result=False)
+    gpu: bool | None = option(None, "use GPUs; where absent, if the cluster has any", result=False)
+    save: Literal["all", "best", "none"] = option(
+        "all", "checkpoints to keep: last and best, best alone, none", result=False
+    )
+
+    @field_validator("epochs")
+    @classmethod
+    def _positive(cls, value: int | dict[str, int]) -> int | dict[str, int]:
+        if any(number < 1 for number in (value.values() if isinstance(value, dict) else [value])):
+            raise ValueError("epochs must be 1 or more")
+        return value
+
+
+class SweepOptions(Section):
+    """Configurations and seeds as Ray Tune trials (paper, table 1)."""
+
+    configs: Annotated[list[Letter], BeforeValidator(_split)] = option(["A", "B", "C", "D"], "configurations to train")
+    seeds: int = option(1, "seeds of each configuration", ge=1)
+    concurrent: int | None = option(
+        None, "trials at a time; as many as the hardware allows where absent", ge=1, result=False
+    )
+
+
+class PredictOptions(Section):
+    """Applying a trained model."""
+
+    model: str | None = option(
+        None, "a train/NAME or sweep trial folder or a checkpoint file; the sweep's best where absent"
+    )
+    inputs: StringList = option(
+        [], "pictures, folders, or manifests (CSV, JSONL, Parquet with a column path or image_url)"
+    )
+    output: str | None = option(None, "Parquet or CSV file to write; predict/ under the root where absent")
+
+
+class ReportOptions(Section):
+    """The HTML report."""
+
+    examples: int = option(12, "pictures shown of each kind", ge=0)
+    title: str = option("raypipe report", "title of the page")
+
+
+class StudyOptions(Section):
+    """People classify pictures (paper, table 2)."""
+
+    pictures: int = option(50, "pictures a person is shown", ge=1)
+    participant: str = option("", "name written beside the answers")
+    port: int = option(8472, "port of the page on loopback", ge=1, le=65535, result=False)
+
+
+class Config(Section):
+    """All options of a run."""
+
+    root: str = option("run", "directory or URI (s3://, gs://) that holds all tables of the run", result=False)
+    seed: int = option(0, "seed of everything random", ge=0)
+    posts: str | None = option(None, "posts to ingest: a Parquet, CSV or JSONL file or directory")
+    limit: int | None = option(None, "read this many posts at most", ge=1)
+    overwrite: bool = option(False, "replace results of another configuration or input", result=False)
+    debug: bool = option(False, "show tracebacks", result=False)
+    storage: StorageOptions = StorageOptions()
+    ray: RayOptions = RayOptions()
+    world: WorldOptions = WorldOptions()
+    collect: CollectOptions = CollectOptions()
+    columns: ColumnOptions = ColumnOptions()
+    ingest: IngestOptions = IngestOptions()
+    faces: FaceOptions = FaceOptions()
+    label: LabelOptions = LabelOptions()
+    train: TrainOptions = TrainOptions()
+    sweep: SweepOptions = SweepOptions()
+    predict: PredictOptions = PredictOptions()
+    report: ReportOptions = ReportOptions()
+    study: StudyOptions = StudyOptions()
+
+    def open_storage(self) -> Storage:
+        """The storage of `root`."""
+        return Storage(self.root, self.storage.endpoint, self.storage.region, self.storage.profile)
+
+    def result_options(self, *names: str) -> dict[str, Any]:
+        """The options that a stage's result depends on, of the named sections or top-level options, as JSON types."""
+        return {name: _result_part(getattr(self, name)) for name in names}
+
+
+def _result_part(value: Any) -> Any:
+    if not isinstance(value, Section):
+        return value
+    fields = type(value).model_fields
+    kept = {name for name, info in fields.items() if (info.json_schema_extra or {}).get("result", True)}  # type: ignore[union-attr]
+    return value.model_dump(mode="json", include=kept)
