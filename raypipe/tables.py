@@ -175,7 +175,7 @@ def begin(
     claim = _read_claim(storage, table)
     if claim is not None and claim.held_by_other():
         raise StageError(
-            f"{storage.uri(table)}: process {claim.pid} (`raypipe {claim.command}`) is writing there; wait for it or end it"
+            f"{storage.uri(table)}: process {claim.pid} (`raypipe {claim.command}`) is writing there; wait or end it"
         )
     if claim is not None and storage.exists(f"{table}/{STAGING}/{claim.run_id}/{_STAGED_RECORD}"):
         staged = storage.read(f"{table}/{STAGING}/{claim.run_id}/{_STAGED_RECORD}")
@@ -258,7 +258,7 @@ def find_record(storage: Storage, table: str) -> RunRecord | None:
 
 
 def get_record(storage: Storage, table: str) -> RunRecord:
-    """The record of a complete table; StageError, naming the command that makes it, where it is missing or unfinished."""
+    """The record of a complete table; StageError, naming the command that makes it, where there is none."""
     record = find_record(storage, table)
     if record is None:
         maker = MADE_BY.get(table, f"raypipe {table.split('/')[0]}")

@@ -1,0 +1,84 @@
+"""The one place that starts Ray: joins the cluster that RAY_ADDRESS names, or starts one on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+
+from raypipe.config import Config
+from raypipe.errors import RaypipeError, StageError, one_line
+from raypipe.progress import say
+
+# Set before Ray is imported anywhere: Ray reads them at import.
+_ENVIRONMENT = {
+    # A fresh local Ray turns token authentication on and writes a token file into the home directory.
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "1",
+}
+
+
+@contextlib.contextmanager
+def ray_session(config: Config) -> Iterator[None]:
+    """Ray for the body; started, and stopped after it, only where none runs in this process yet.
+
+    Raises StageError where Ray cannot be started or the cluster cannot be reached.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        else:
+            context = ray.init(
+                num_cpus=config.ray.num_cpus,
+                include_dashboard=config.ray.dashboard,
+                dashboard_port=config.ray.dashboard_port if config.ray.dashboard else None,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
+    except (Exception, SystemExit) as error:
+        where = f"the cluster at RAY_ADDRESS={address}" if address else "Ray on this machine"
+        raise StageError(f"cannot start {where}: {one_line(error)}; see `raypipe doctor`") from error
+    quiet_ray()
+    if context.dashboard_url:
+        say(f"Ray dashboard: http://{context.dashboard_url}")
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def quiet_ray() -> None:
+    """Leave the terminal to the stage's own progress: Ray Data's bars and information lines are turned off."""
+    import ray.data
+
+    for name in ("ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+
+
+def cause(error: BaseException) -> BaseException:
+    """The error that a Ray worker met, out of the wrappers that brought it to the driver."""
+    seen: set[int] = set()
+    while id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, RaypipeError):
+            return error
+        inner = getattr(error, "cause", None) or error.__cause__
+        if not isinstance(inner, BaseException):
+            return error
+        error = inner
+    return error
