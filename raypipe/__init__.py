@@ -1,1 +1,34 @@
+"""raypipe: from social posts to labels and a trained image classifier, on a laptop or a Ray cluster.
 
+Every command is a function of the configuration too::
+
+    import raypipe
+
+    config = raypipe.load_config("configs/paper.yaml", root="run", posts="posts.csv")
+    raypipe.ingest(config)
+    raypipe.label(config)
+    raypipe.sweep(config)
+    raypipe.report(config)
+
+Each returns the record of what it wrote (`raypipe.records.RunRecord`), and does nothing where that is complete already.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from raypipe.config import Config
+from raypipe.errors import ConfigError, InputError, RaypipeError, StageError
+from raypipe.options import load_config
+from raypipe.stages import STAGES
+
+__all__ = ["Config", "ConfigError", "InputError", "RaypipeError", "StageError", "load_config", *STAGES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in STAGES:
+        raise AttributeError(f"module 'raypipe' has no attribute {name!r}")
+    if STAGES[name].target.startswith(f"raypipe.{name}."):
+        return importlib.import_module(f"raypipe.{name}")
+    return STAGES[name].load()

@@ -225,6 +225,12 @@ class ReportOptions(Section):
     title: str = option("raypipe report", "title of the page")
 
 
+class BoardOptions(Section):
+    """TensorBoard on what was trained."""
+
+    port: int = option(6006, "port of the page on loopback", ge=0, le=65535, result=False)
+
+
 class StudyOptions(Section):
     """People classify pictures (paper, table 2)."""
 
@@ -255,6 +261,7 @@ class Config(Section):
     predict: PredictOptions = PredictOptions()
     report: ReportOptions = ReportOptions()
     study: StudyOptions = StudyOptions()
+    board: BoardOptions = BoardOptions()
 
     def open_storage(self) -> Storage:
         """The storage of `root`."""

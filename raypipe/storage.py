@@ -150,6 +150,12 @@ class Storage:
         with contextlib.suppress(FileNotFoundError):
             self.filesystem.delete_dir(self.path(path))
 
+    def delete_temporaries(self, directory: str) -> None:
+        """Delete what killed local writes have left directly in `directory`; object stores keep no such thing."""
+        if self.is_local:
+            for leftover in Path(self.path(directory)).glob("_*.tmp"):
+                leftover.unlink(missing_ok=True)
+
     @contextlib.contextmanager
     def _errors(self, verb: str, path: str) -> Iterator[None]:
         try:

@@ -151,8 +151,10 @@ class TableRun:
             facts=dict(facts or {}),
             files=files,
         )
-        self.writer.write_file(_STAGED_RECORD, _as_json(self.record))
-        _publish(storage, self.record)
+        previous = find_record(storage, table)
+        staged = _Staged(record=self.record, replaces=[file.path for file in previous.files] if previous else [])
+        self.writer.write_file(_STAGED_RECORD, _as_json(staged))
+        _publish(storage, staged)
         return self.record
 
 
@@ -179,7 +181,7 @@ def begin(
         )
     if claim is not None and storage.exists(f"{table}/{STAGING}/{claim.run_id}/{_STAGED_RECORD}"):
         staged = storage.read(f"{table}/{STAGING}/{claim.run_id}/{_STAGED_RECORD}")
-        _publish(storage, RunRecord.model_validate_json(staged))
+        _publish(storage, _Staged.model_validate_json(staged))
         claim = None
     found: RunRecord | Claim | None = claim or find_record(storage, table)
     same = found is not None and not differences(found, wanted_config, wanted_inputs)
@@ -208,26 +210,36 @@ def begin(
     return TableRun(TableWriter(storage, table, run_id), new, None, resumed)
 
 
-def _publish(storage: Storage, record: RunRecord) -> None:
+class _Staged(BaseModel):
+    """A run whose files are all staged: its record, and the previous run's files that go."""
+
+    record: RunRecord
+    replaces: list[str]
+
+
+def _publish(storage: Storage, staged: _Staged) -> None:
     """Move a staged run into place; every step can be repeated after a kill."""
+    record = staged.record
     table, staging = record.table, f"{record.table}/{STAGING}/{record.run_id}"
-    previous = find_record(storage, table)
-    if previous is not None and previous.run_id != record.run_id:
-        for file in previous.files:
-            storage.delete(f"{table}/{file.path}")
-        # Last, so that a kill before this line finds the same list of files to delete again.
+    published = find_record(storage, table)
+    if published is None or published.run_id != record.run_id:
+        # The old list goes before the files it lists: no reader may trust it any more.
         storage.delete(f"{table}/{RUN_FILE}")
-    for file in record.files:
-        # What an earlier attempt has moved is no longer in staging.
-        if storage.exists(f"{staging}/{file.path}"):
-            storage.move(f"{staging}/{file.path}", f"{table}/{file.path}")
-    storage.write(f"{table}/{RUN_FILE}", _as_json(record))
+        for name in staged.replaces:
+            # A file of the same name may be the new one already, moved by an attempt that was killed.
+            if storage.exists(f"{staging}/{name}") or name not in {file.path for file in record.files}:
+                storage.delete(f"{table}/{name}")
+        for file in record.files:
+            if storage.exists(f"{staging}/{file.path}"):
+                storage.move(f"{staging}/{file.path}", f"{table}/{file.path}")
+        storage.write(f"{table}/{RUN_FILE}", _as_json(record))
     _discard(storage, table)
 
 
 def _discard(storage: Storage, table: str) -> None:
     storage.delete_directory(f"{table}/{STAGING}")
     storage.delete(f"{table}/{CLAIM_FILE}")
+    storage.delete_temporaries(table)
     if storage.is_local and not storage.files(table) and storage.exists(table):
         storage.delete_directory(table)
 

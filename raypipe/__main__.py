@@ -1,0 +1,7 @@
+"""``python -m raypipe``."""
+
+import sys
+
+from raypipe.cli import main
+
+sys.exit(main())

@@ -1,0 +1,122 @@
+"""The command line: ``raypipe STAGE [--config FILE] [--root DIR] [--section.option value …]``."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from raypipe.config import Config, Section
+from raypipe.errors import ConfigError, RaypipeError, one_line
+from raypipe.options import TOP_LEVEL, load_config, parse_arguments
+from raypipe.progress import console
+from raypipe.runtime import cause
+from raypipe.stages import COMMON_SECTIONS, STAGES
+
+_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 1 failed, 2 a wrong option, 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        _print_overview()
+        return 0
+    if words[0] == "--version":
+        console().print(f"raypipe {metadata.version('raypipe')}")
+        return 0
+    stage, *rest = words
+    if stage in STAGES and ("--help" in rest or "-h" in rest):
+        _print_stage_help(stage)
+        return 0
+    debug = any(word in ("--debug", "--debug=true") for word in rest)
+    # A cluster ends a job with SIGTERM: let the stage close its servers as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        if stage not in STAGES:
+            raise ConfigError(f"{stage}: unknown command; commands are {', '.join(STAGES)}")
+        config = _configuration(stage, rest)
+        STAGES[stage].load()(config)
+    except KeyboardInterrupt:
+        _complain(stage, "interrupted; the same command goes on where it stopped")
+        return _INTERRUPTED
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        return _report(stage, cause(error))
+    return 0
+
+
+def _configuration(stage: str, words: Sequence[str]) -> Config:
+    options = parse_arguments(words)
+    file = options.pop("config", None)
+    if file is None and stage == "demo":
+        from raypipe.demo import CONFIG_FILE
+
+        file = CONFIG_FILE
+    return load_config(file, options)
+
+
+def _report(stage: str, error: BaseException) -> int:
+    if isinstance(error, RaypipeError):
+        _complain(stage, one_line(error))
+        return error.exit_code
+    _complain(stage, f"unexpected {type(error).__name__}: {one_line(error)}; --debug shows where")
+    return 1
+
+
+def _complain(stage: str, message: str) -> None:
+    sys.stdout.flush()
+    sys.stderr.write(f"raypipe {stage}: {message}\n")
+
+
+def _print_overview() -> None:
+    out = console()
+    out.print("[bold]raypipe[/] STAGE [--config FILE.yaml] [--root DIR-or-URI] [--section.option value …]\n")
+    out.print("From social posts to labels and a trained image classifier, on a laptop or a Ray cluster.\n")
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    for name, stage in STAGES.items():
+        table.add_row(f"[bold]{name}[/]", stage.help)
+    out.print(table)
+    out.print("\nraypipe STAGE --help shows a stage's options with defaults and units. Start with: raypipe demo")
+
+
+def _print_stage_help(name: str) -> None:
+    stage, out = STAGES[name], console()
+    out.print(f"[bold]raypipe {name}[/]: {stage.help}\n")
+    out.print("  --config FILE.yaml         options from a file; the command line wins")
+    for option in TOP_LEVEL[1:]:
+        _print_option(option, Config.model_fields[option])
+    for section in (*stage.sections, *COMMON_SECTIONS):
+        kind = Config.model_fields[section].annotation
+        if not (isinstance(kind, type) and issubclass(kind, Section)):
+            continue
+        out.print(f"\n[bold]{section}[/]: {escape((kind.__doc__ or '').strip().splitlines()[0])}")
+        for option, info in kind.model_fields.items():
+            _print_option(f"{section}.{option}", info)
+    out.print("\nLists are a,b or \\[a,b]; a bare option means true; none clears an optional one.")
+
+
+def _print_option(name: str, info: Any) -> None:
+    allowed = _allowed(info.annotation)
+    default = info.default
+    shown = ",".join(map(str, default)) if isinstance(default, list) else str(default)
+    shown = {"None": "none", "True": "true", "False": "false"}.get(shown, shown)
+    values = f" ({'|'.join(map(str, allowed))})" if allowed else ""
+    console().print(f"  --{name:<24}{escape(f' {info.description}{values} [{shown}]')}")
+
+
+def _allowed(annotation: Any) -> tuple[Any, ...]:
+    from typing import Literal, get_args, get_origin
+
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

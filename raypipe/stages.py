@@ -1,0 +1,67 @@
+"""The commands of raypipe: what each does, where its code is, and which options it reads."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from raypipe.config import Config
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command: ``module:function`` that takes the configuration, a line of help, sections of options it reads."""
+
+    target: str
+    help: str
+    sections: tuple[str, ...]
+
+    def load(self) -> Callable[[Config], Any]:
+        """Import the stage's function; stages are imported when used, so that `--help` stays quick."""
+        module, _, name = self.target.partition(":")
+        function: Callable[[Config], Any] = getattr(importlib.import_module(module), name)
+        return function
+
+
+_COMMON = ("ray", "storage")
+_CHAIN = ("columns", "ingest", "faces", "label", "train", "sweep", "report")
+
+STAGES = {
+    "demo": Stage(
+        "raypipe.demo:run", "a generated world and the whole way to its report, in minutes", ("world", *_CHAIN)
+    ),
+    "world": Stage("raypipe.world.pipeline:run", "generate posts and portraits whose truth is known", ("world",)),
+    "collect": Stage(
+        "raypipe.collect.pipeline:run", "collect posts by hashtag, revisit them after 7 days", ("collect",)
+    ),
+    "ingest": Stage(
+        "raypipe.ingest.pipeline:run", "check posts, fetch pictures, count faces", ("columns", "ingest", "faces")
+    ),
+    "label": Stage("raypipe.label.pipeline:run", "fit the regression, score, label the extremes, split", ("label",)),
+    "train": Stage("raypipe.train.trainer:run", "fine-tune VGG-16 in one configuration", ("train",)),
+    "sweep": Stage("raypipe.train.sweep:run", "configurations A–D and seeds as Ray Tune trials", ("sweep", "train")),
+    "predict": Stage("raypipe.predict.pipeline:run", "apply a trained model to pictures", ("predict",)),
+    "report": Stage("raypipe.report.pipeline:run", "one HTML page of all that was done", ("report",)),
+    "study": Stage("raypipe.study.pipeline:run", "a web page on which people classify pictures", ("study",)),
+    "run": Stage("raypipe.chain:run", "ingest, label, sweep, report in turn", _CHAIN),
+    "board": Stage("raypipe.board:run", "TensorBoard on the sweep and the trained models", ("board",)),
+    "doctor": Stage("raypipe.doctor:run", "check Ray, GPUs, weights, storage, ports and disk", ("train", "world")),
+}
+
+COMMON_SECTIONS = _COMMON
+
+
+class _StageModule(types.ModuleType):
+    """A stage's package that can be called: ``raypipe.label(config)``."""
+
+    def __call__(self, config: Config) -> Any:
+        return STAGES[self.__name__.rpartition(".")[2]].load()(config)
+
+
+def make_callable(module: str) -> None:
+    """Let the package of a stage be called as the stage itself."""
+    sys.modules[module].__class__ = _StageModule
