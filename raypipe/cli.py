@@ -57,9 +57,9 @@ def _configuration(stage: str, words: Sequence[str]) -> Config:
     options = parse_arguments(words)
     file = options.pop("config", None)
     if file is None and stage == "demo":
-        from raypipe.demo import CONFIG_FILE
+        from raypipe.demo import config_file
 
-        file = CONFIG_FILE
+        file = config_file()
     return load_config(file, options)
 
 

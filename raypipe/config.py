@@ -61,8 +61,8 @@ class WorldOptions(Section):
     images: bool = option(True, "draw pictures; false writes images/ rows with face counts and no bytes")
     serve: bool = option(False, "serve the pictures on loopback until interrupted", result=False)
     port: int = option(8471, "port of the local server", ge=1, le=65535)
-    intercept: float = option(0.35, "a of log10(1+likes) = a + b·log10(1+followers) + c·hashtags + effect + noise")
-    followers: float = option(0.45, "b, per tenfold followers")
+    intercept: float = option(0.40, "a of log10(1+likes) = a + b·log10(1+followers) + c·hashtags + effect + noise")
+    followers: float = option(0.50, "b, per tenfold followers")
     hashtags: float = option(0.012, "c, per hashtag")
     effect: float = option(0.30, "standard deviation of the pictures' effect on log10(1+likes)", ge=0)
     noise: float = option(0.30, "standard deviation of what the picture does not explain", ge=0)
@@ -78,7 +78,9 @@ class CollectOptions(Section):
     posts: int = option(1000, "posts to collect at most", ge=1)
     revisit: bool = option(False, "revisit the collected posts and write posts/, instead of collecting")
     revisit_days: float = option(7.0, "days between a post's collection and its revisit", ge=0)
+    wait: bool = option(False, "wait until each revisit is due, instead of saying when and ending", result=False)
     requests_per_second: float = option(1.0, "requests to the instance, a second", gt=0, result=False)
+    contact: str | None = option(None, "address or page shown in the User-Agent", result=False)
 
 
 class ColumnOptions(Section):
@@ -184,8 +186,9 @@ class TrainOptions(Section):
     )
     workers: int = option(1, "data-parallel workers of one trial; results do not depend on it", ge=1, result=False)
     gpu: bool | None = option(None, "use GPUs; where absent, if the cluster has any", result=False)
-    save: Literal["all", "best", "none"] = option(
-        "all", "checkpoints to keep: last and best, best alone, none", result=False
+    max_failures: int = option(2, "lost workers or nodes that a trial survives", ge=0, result=False)
+    save: Literal["all", "best", "winner", "none"] = option(
+        "all", "checkpoints to keep: last and best of each trial, best of each, best of all, none", result=False
     )
 
     @field_validator("epochs")
@@ -213,9 +216,9 @@ class PredictOptions(Section):
         None, "a train/NAME or sweep trial folder or a checkpoint file; the sweep's best where absent"
     )
     inputs: StringList = option(
-        [], "pictures, folders, or manifests (CSV, JSONL, Parquet with a column path or image_url)"
+        [], "pictures, folders, or manifests: CSV, JSONL or Parquet with a column path"
     )
-    output: str | None = option(None, "Parquet or CSV file to write; predict/ under the root where absent")
+    name: str = option("default", "folder under predict/")
 
 
 class ReportOptions(Section):

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import time
-from importlib.resources import files
+from importlib import metadata
 from pathlib import Path
 
 from raypipe.chain import ORDER, run_stages
 from raypipe.config import Config
+from raypipe.errors import StageError
 from raypipe.progress import say
 from raypipe.records import RunRecord
 from raypipe.runtime import ray_session
 
-CONFIG_FILE = Path(str(files("raypipe") / "configs" / "demo.yaml"))
+
+def config_file(name: str = "demo.yaml") -> Path:
+    """A file of configs/: in the checkout, else where an installed raypipe has put it."""
+    in_checkout = Path(__file__).parents[1] / "configs" / name
+    if in_checkout.exists():
+        return in_checkout
+    for file in metadata.files("raypipe") or []:
+        if file.match(f"configs/{name}"):
+            return Path(str(file.locate()))
+    raise StageError(f"configs/{name}: is not part of this installation; give --config FILE")
 
 
 def run(config: Config) -> RunRecord:

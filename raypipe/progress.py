@@ -30,7 +30,7 @@ class Progress:
 
     def __init__(self, title: str, total: int | None, unit: str = "") -> None:
         self.title, self.total, self.unit = title, total, unit
-        self.done = 0
+        self.done: float = 0
         self._note = ""
         self._started = self._last_line = time.monotonic()
         self._bar = _bar() if sys.stdout.isatty() else None
@@ -51,7 +51,11 @@ class Progress:
 
     def advance(self, n: int = 1, note: str | None = None) -> None:
         """Count `n` more done; `note` stands at the end of the line until the next."""
-        self.done += n
+        self.set(self.done + n, note)
+
+    def set(self, done: float, note: str | None = None) -> None:
+        """Say how much is done in all."""
+        self.done = done
         self._note = self._note if note is None else note
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=self.done, note=self._note)

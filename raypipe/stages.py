@@ -42,7 +42,7 @@ STAGES = {
         "raypipe.ingest.pipeline:run", "check posts, fetch pictures, count faces", ("columns", "ingest", "faces")
     ),
     "label": Stage("raypipe.label.pipeline:run", "fit the regression, score, label the extremes, split", ("label",)),
-    "train": Stage("raypipe.train.trainer:run", "fine-tune VGG-16 in one configuration", ("train",)),
+    "train": Stage("raypipe.train.sweep:run_one", "fine-tune VGG-16 in one configuration", ("train",)),
     "sweep": Stage("raypipe.train.sweep:run", "configurations A–D and seeds as Ray Tune trials", ("sweep", "train")),
     "predict": Stage("raypipe.predict.pipeline:run", "apply a trained model to pictures", ("predict",)),
     "report": Stage("raypipe.report.pipeline:run", "one HTML page of all that was done", ("report",)),

@@ -40,6 +40,7 @@ MADE_BY = {
     "labels": "raypipe label",
     "truth": "raypipe world",
     "pictures": "raypipe world",
+    "snapshots": "raypipe collect",
     "sweep": "raypipe sweep",
     "study": "raypipe study",
 }
@@ -301,3 +302,9 @@ def read_table(
 ) -> pa.Table:
     """Rows of a complete table in memory, in order."""
     return open_dataset(storage, table, folder).to_table(columns=list(columns) if columns else None, filter=where)
+
+
+def read_staged(writer: TableWriter, unit: str, columns: Sequence[str]) -> pa.Table:
+    """Columns of a unit that this run, or an interrupted attempt of it, has staged."""
+    path = writer.storage.path(writer.staging, writer.part_name(unit))
+    return pq.read_table(path, columns=list(columns), filesystem=writer.storage.filesystem)

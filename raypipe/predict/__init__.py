@@ -1,0 +1,5 @@
+"""A trained model on new pictures. The package itself is the stage: ``raypipe.predict(config)``."""
+
+from raypipe.stages import make_callable
+
+make_callable(__name__)

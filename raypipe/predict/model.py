@@ -1,0 +1,83 @@
+"""A trained model out of its checkpoint, ready for picture bytes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load
+
+from raypipe import tables
+from raypipe.errors import ConfigError, InputError, one_line
+from raypipe.storage import Storage
+from raypipe.train.configurations import CONFIGURATIONS
+from raypipe.train.loop import predict
+from raypipe.train.model import VGG16, restore_model
+from raypipe.train.trial import BEST, CHECKPOINTS
+from raypipe.train.weights import Preprocessing
+
+
+@dataclass
+class TrainedModel:
+    """A network with what it needs to be used: picture size in pixels, normalisation, names of its classes."""
+
+    network: VGG16
+    configuration: str
+    image_size: int
+    classes: tuple[str, str]
+    preprocessing: Preprocessing
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> TrainedModel:
+        """From a checkpoint's bytes. Raises InputError where they are none of raypipe's."""
+        try:
+            length = int.from_bytes(data[:8], "little")
+            kept = json.loads(data[8 : 8 + length])["__metadata__"]
+            configuration, size = kept["configuration"], int(kept["image_size"])
+            classes, preprocessing = json.loads(kept["classes"]), Preprocessing.from_json(kept["preprocessing"])
+            state = load(data)
+        except (KeyError, ValueError, UnicodeDecodeError, SafetensorError) as error:
+            raise InputError(f"{where}: is not a checkpoint of raypipe: {one_line(error)}") from error
+        network = restore_model(CONFIGURATIONS[configuration], image_size=size, state=state)
+        return cls(network, configuration, size, (classes[0], classes[1]), preprocessing)
+
+    def probabilities(self, images: NDArray[np.uint8], device: str = "cpu") -> NDArray[np.float32]:
+        """Probability of ``classes[1]``, [n], for pictures uint8 [n, 3, size, size]."""
+        return predict(self.network, torch.from_numpy(images), preprocessing=self.preprocessing, device=device)
+
+
+def read_checkpoint(storage: Storage, model: str | None) -> tuple[str, bytes]:
+    """Name and bytes of the checkpoint that `model` names: a file, ``train/NAME``, ``sweep/TRIAL``, or, where None,
+    the sweep's best trial. Raises ConfigError or InputError where there is none.
+    """
+    if model is not None and model.endswith(".safetensors"):
+        folder, _, name = model.rpartition("/")
+        other = Storage(folder or ".", storage.endpoint, storage.region, storage.profile)
+        if not other.exists(name):
+            raise InputError(f"predict.model: {model}: there is no such file")
+        return model, other.read(name)
+    table, trial = _table_and_trial(storage, model)
+    path = f"{table}/{CHECKPOINTS}/{trial}/{BEST}"
+    if not storage.exists(path):
+        kept = [name.split("/")[0] for name in storage.files(f"{table}/{CHECKPOINTS}")]
+        hint = f"kept are {', '.join(sorted(set(kept)))}" if kept else "train with --train.save best"
+        raise InputError(f"{storage.uri(path)}: that model was not kept; {hint}")
+    return path, storage.read(path)
+
+
+def _table_and_trial(storage: Storage, model: str | None) -> tuple[str, str]:
+    parts = (model or "sweep").strip("/").split("/")
+    if parts[0] == "sweep" and len(parts) <= 2:
+        table = "sweep"
+    elif parts[0] == "train" and 2 <= len(parts) <= 3:
+        table = "/".join(parts[:2])
+    else:
+        raise ConfigError(
+            f"predict.model: {model!r} is not allowed: a .safetensors file, train/NAME, sweep or sweep/TRIAL"
+        )
+    given = parts[1:] if table == "sweep" else parts[2:]
+    return table, given[0] if given else str(tables.get_record(storage, table).facts["winner"])

@@ -1,0 +1,187 @@
+"""From labels/ and images/ to pictures of one size: decoded once, in parallel on Ray Data, kept for every trial."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from raypipe import tables
+from raypipe.config import Config
+from raypipe.errors import InputError
+from raypipe.progress import Progress, say
+from raypipe.storage import Storage
+from raypipe.tables import TableWriter
+from raypipe.train.images import ImageSet, decode_and_resize
+
+TENSORS = "_tensors"
+_SCHEMA = pa.schema(
+    [
+        ("post_id", pa.string()),
+        ("split", pa.string()),
+        ("label", pa.string()),
+        ("pixels", pa.binary()),
+        ("error", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class PictureTable:
+    """Where the decoded pictures are: a table of `pixels` (uint8, [3, size, size]) by split, and the two classes."""
+
+    storage: Storage
+    table: str
+    image_size: int
+    classes: tuple[str, str]
+    """The negative class and the positive one, whose probability the model gives."""
+
+    def load(self, split: str) -> ImageSet:
+        """The pictures of a split, ordered by post_id so that no partitioning shows; shape [n, 3, size, size]."""
+        columns = ["post_id", "label", "pixels"]
+        where = (pc.field("split") == split) & pc.field("error").is_null()
+        rows = tables.read_table(self.storage, self.table, columns, where=where).sort_by("post_id")
+        images = torch.empty((len(rows), 3, self.image_size, self.image_size), dtype=torch.uint8)
+        flat = images.view(len(rows), -1).numpy()
+        for i, pixels in enumerate(rows["pixels"]):
+            flat[i] = np.frombuffer(pixels.as_buffer(), np.uint8)
+        positive = pc.equal(rows["label"], self.classes[1]).to_numpy(zero_copy_only=False)
+        ids = np.asarray(rows["post_id"].to_pylist(), dtype=np.str_)
+        return ImageSet(images, torch.from_numpy(positive.astype(np.float32)), ids)
+
+
+def prepare_pictures(config: Config) -> PictureTable:
+    """Decode and resize every labelled picture once; a later training of the same size finds them.
+
+    Needs a running Ray. Raises InputError where there is nothing to train on: no picture bytes, no label, one class,
+    a split without pictures.
+    """
+    storage, size = config.open_storage(), config.train.image_size
+    labels, images = tables.get_record(storage, "labels"), tables.get_record(storage, "images")
+    wanted = tables.read_table(storage, "labels", ["post_id", "label", "split"])
+    classes = _two_classes(storage, wanted)
+    inputs = {"labels": labels.run_id, "images": images.run_id}
+    key = hashlib.sha256(json.dumps([inputs, size], sort_keys=True).encode()).hexdigest()[:8]
+    table = f"{TENSORS}/{size}px-{key}"
+    _drop_stale(storage, inputs)
+    with tables.begin(storage, table, command="train", config={"image_size": size}, inputs=inputs) as run:
+        if run.record is None:
+            started = time.monotonic()
+            counts = _decode(config, run.writer, wanted.filter(pc.field("label").is_valid()))
+            _require_pictures(storage, counts, classes)
+            unlabelled = wanted["label"].null_count
+            run.commit(
+                rows_in=len(wanted),
+                dropped={"unlabelled": unlabelled, "no_picture": len(wanted) - unlabelled - sum(counts.values())},
+                seconds={"decode": time.monotonic() - started},
+                facts={"undecodable": counts["undecodable"], "classes": list(classes)},
+            )
+            if counts["undecodable"]:
+                say(f"  {counts['undecodable']:,} pictures no longer decode and are left out")
+    return PictureTable(storage, table, size, classes)
+
+
+def _two_classes(storage: Storage, wanted: pa.Table) -> tuple[str, str]:
+    where = storage.uri("labels")
+    if not pa.types.is_string(wanted.schema.field("label").type):
+        raise InputError(f"{where}: labels are not two classes; training needs a scheme with two, such as residual")
+    found = sorted(pc.unique(wanted["label"].drop_null()).to_pylist())
+    if len(found) != 2:
+        shown = ", ".join(map(repr, found[:5])) or "none"
+        raise InputError(
+            f"{where}: training needs exactly two classes, found {len(found)} ({shown}); see --label.scheme"
+        )
+    return found[0], found[1]
+
+
+def _require_pictures(storage: Storage, counts: Counter[str], classes: tuple[str, str]) -> None:
+    present = [tuple(key.split("/", 1)) for key in counts if key != "undecodable"]
+    if not present:
+        raise InputError(
+            f"{storage.uri('images')}: holds no picture of a labelled post "
+            "(a world without images, or --ingest.fetch false?)"
+        )
+    for split in ("train", "val"):
+        found = {label for in_split, label in present if in_split == split}
+        if not found:
+            hint = "set --label.val above 0 or mend --label.split"
+            raise InputError(f"{storage.uri('labels')}: no picture in the split {split}; {hint}")
+        if split == "train" and len(found) < 2:
+            raise InputError(
+                f"{storage.uri('labels')}: all training pictures are {found.pop()!r}; {classes} are needed"
+            )
+
+
+def _drop_stale(storage: Storage, inputs: dict[str, str]) -> None:
+    # A cache of labels or images that have since been replaced helps nobody and costs the size of the data set.
+    for name in {path.split("/")[0] for path in storage.files(TENSORS)}:
+        record = tables.find_record(storage, f"{TENSORS}/{name}")
+        if record is not None and record.inputs != inputs:
+            storage.delete_directory(f"{TENSORS}/{name}")
+
+
+def _decode(config: Config, writer: TableWriter, labelled: pa.Table) -> Counter[str]:
+    import ray
+
+    paths = tables.data_paths(writer.storage, "images")
+    done = writer.units_done()
+    counts: Counter[str] = Counter()
+    for unit in sorted(done):
+        staged = tables.read_staged(writer, unit, ["split", "label", "error"])
+        counts.update(_count(staged))
+    units = [{"unit": f"{i:05d}", "path": path} for i, path in enumerate(paths) if f"{i:05d}" not in done]
+    with Progress("Decoding", len(labelled), "pictures") as progress:
+        progress.advance(sum(counts.values()))
+        if units:
+            wanted = ray.put(labelled)
+            size = config.train.image_size
+            rows = ray.data.from_items(units, override_num_blocks=len(units)).map(
+                _decode_file, fn_kwargs={"writer": writer, "wanted": wanted, "size": size}
+            )
+            for row in rows.iter_rows():
+                found = Counter(json.loads(row["counts"]))
+                counts.update(found)
+                progress.advance(sum(found.values()))
+    return counts
+
+
+def _decode_file(row: dict[str, Any], writer: TableWriter, wanted: Any, size: int) -> dict[str, Any]:
+    """One file of images/ in a Ray task: the labelled pictures in it, decoded and staged."""
+    import ray
+
+    labelled: pa.Table = ray.get(wanted)
+    found = pq.read_table(row["path"], columns=["post_id", "image"], filesystem=writer.storage.filesystem)
+    found = found.filter(pc.field("image").is_valid()).join(labelled, "post_id", join_type="inner")
+    pixels: list[bytes | None] = []
+    errors: list[str | None] = []
+    for image in found["image"]:
+        try:
+            pixels.append(decode_and_resize(image.as_py(), size).tobytes())
+            errors.append(None)
+        except InputError as error:
+            pixels.append(None)
+            errors.append(str(error))
+    columns = [
+        found["post_id"],
+        found["split"],
+        found["label"],
+        pa.array(pixels, pa.binary()),
+        pa.array(errors, pa.string()),
+    ]
+    table = pa.table(columns, schema=_SCHEMA)
+    writer.write(row["unit"], table)
+    return {"counts": json.dumps(_count(table))}
+
+
+def _count(table: pa.Table) -> Counter[str]:
+    keys = zip(table["split"].to_pylist(), table["label"].to_pylist(), table["error"].to_pylist(), strict=True)
+    return Counter("undecodable" if error else f"{split}/{label}" for split, label, error in keys)

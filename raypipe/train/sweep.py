@@ -1,0 +1,243 @@
+"""``train`` and ``sweep``: trials of the paper's configurations as Ray Tune runs them, each on Ray Train."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from raypipe import tables
+from raypipe.config import Config, Letter
+from raypipe.errors import StageError, one_line
+from raypipe.progress import Progress, say
+from raypipe.records import RunRecord
+from raypipe.runtime import cause, ray_session
+from raypipe.tables import TableRun, TableWriter
+from raypipe.train.pipeline import PictureTable, prepare_pictures
+from raypipe.train.results import TRIALS, Trial, TrialResult, results_json, table1_csv
+from raypipe.train.trainer import Hardware, train_on_ray
+from raypipe.train.trial import CHECKPOINTS, TrialPlan, for_configuration
+from raypipe.train.weights import LoadedWeights, load_weights
+
+_SECONDS_BETWEEN_LOOKS = 0.5
+_ENVIRONMENT = {
+    # Let Ctrl-C reach the command instead of ending Tune quietly with half the trials.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # Reports wait for the controller's next look; the default of 2 s would be most of an epoch of A.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+def run_one(config: Config) -> RunRecord:
+    """Train one configuration: ``train/NAME/``."""
+    letter: Letter = config.train.config
+    return _run(config, f"train/{config.train.name or letter}", "train", [Trial(letter, config.seed)])
+
+
+def run(config: Config) -> RunRecord:
+    """Train every configuration of the sweep with every seed: ``sweep/``."""
+    seeds = range(config.seed, config.seed + config.sweep.seeds)
+    return _run(config, "sweep", "sweep", [Trial(letter, seed) for letter in config.sweep.configs for seed in seeds])
+
+
+def _run(config: Config, table: str, command: str, trials: list[Trial]) -> RunRecord:
+    storage = config.open_storage()
+    labels, images = tables.get_record(storage, "labels"), tables.get_record(storage, "images")
+    options = {**config.result_options("seed", "train"), "trials": [trial.name for trial in trials]}
+    inputs = {"labels": labels.run_id, "images": images.run_id}
+    found = tables.find_record(storage, table)
+    weights = None if found is not None else load_weights(config.train.weights)
+    with ray_session(config):
+        pictures = prepare_pictures(config)
+        with tables.begin(
+            storage, table, command=command, config=options, inputs=inputs, overwrite=config.overwrite
+        ) as run:
+            if run.record is not None:
+                return run.record
+            weights = weights or load_weights(config.train.weights)
+            if weights.note:
+                say(f"  {weights.note}")
+            if not run.resumed:
+                _clear(run.writer)
+            started = time.monotonic()
+            _tune(config, run, pictures, weights, trials)
+            return _commit(config, run, pictures, trials, weights, time.monotonic() - started)
+
+
+def _clear(writer: TableWriter) -> None:
+    """Tune's and Train's files of an earlier run go: none of them belongs to the one that begins."""
+    storage, table = writer.storage, writer.table
+    record = tables.find_record(storage, table)
+    kept = {file.path for file in record.files} if record else set()
+    for name in storage.files(table):
+        if name not in kept and not name.startswith("_"):
+            storage.delete(f"{table}/{name}")
+
+
+def _tune(config: Config, run: TableRun, pictures: PictureTable, weights: LoadedWeights, trials: list[Trial]) -> None:
+    import ray
+    from ray import tune
+
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    writer = run.writer
+    done = {trial.name for trial in trials if writer.storage.exists(f"{writer.staging}/{TRIALS}/{trial.name}.json")}
+    left = [trial for trial in trials if trial.name not in done]
+    if done:
+        say(f"  {len(done)} of {len(trials)} trials are done already")
+    if not left:
+        return
+    hardware, concurrent = _hardware(config)
+    watch = ray.remote(num_cpus=0)(_Watch).remote()
+    reference = ray.put(weights)
+    plans = {trial.name: TrialPlan(trial, config.train, pictures, writer) for trial in left}
+
+    def driver(parameters: dict[str, Any]) -> None:
+        train_on_ray(plans[parameters["trial"]], hardware, reference, watch)
+
+    parent, _, name = writer.table.rpartition("/")
+    tuner = tune.Tuner(
+        tune.with_resources(driver, {"CPU": 0.01}),
+        param_space={"trial": tune.grid_search([trial.name for trial in left])},
+        tune_config=tune.TuneConfig(
+            max_concurrent_trials=concurrent,
+            trial_name_creator=lambda trial: str(trial.config["trial"]),
+            trial_dirname_creator=lambda trial: str(trial.config["trial"]),
+        ),
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=writer.storage.path(parent) if parent else writer.storage.path(),
+            storage_filesystem=writer.storage.filesystem,
+            verbose=0,
+        ),
+    )
+    epochs = sum(for_configuration(config.train.epochs, trial.configuration) for trial in left)
+    with _progress(watch, epochs):
+        results = tuner.fit()
+    failures = ray.get(watch.failures.remote())
+    for result in results:
+        if result.error is not None:
+            failures.setdefault((result.config or {}).get("trial", "?"), one_line(cause(result.error)))
+    if failures:
+        trial, reason = next(iter(failures.items()))
+        others = f" (and {len(failures) - 1} more trials)" if len(failures) > 1 else ""
+        raise StageError(f"{writer.table}: trial {trial} failed: {reason}{others}; finished trials are kept")
+
+
+def _hardware(config: Config) -> tuple[Hardware, int]:
+    """What a trial gets, and how many run at a time."""
+    import ray
+
+    resources = ray.cluster_resources()
+    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+    workers = config.train.workers
+    use_gpu = gpus > 0 if config.train.gpu is None else config.train.gpu
+    if use_gpu:
+        concurrent = config.sweep.concurrent or max(1, gpus // workers)
+        return Hardware(workers, True, max(1, min(8, cpus // max(1, gpus)))), concurrent
+    concurrent = config.sweep.concurrent or 1
+    return Hardware(workers, False, max(1, cpus // (workers * concurrent))), concurrent
+
+
+def _commit(
+    config: Config,
+    run: TableRun,
+    pictures: PictureTable,
+    trials: list[Trial],
+    weights: LoadedWeights,
+    seconds: float,
+) -> RunRecord:
+    writer, storage = run.writer, run.writer.storage
+    results = [TrialResult.from_json(storage.read(f"{writer.staging}/{TRIALS}/{trial.name}.json")) for trial in trials]
+    winner = max(results, key=lambda result: result.best["val_accuracy"])
+    if config.train.save == "winner":
+        for result in results:
+            if result is not winner:
+                storage.delete_directory(f"{writer.staging}/{CHECKPOINTS}/{result.trial}")
+    writer.write_file("results.json", results_json(results))
+    writer.write_file("table1.csv", table1_csv(results))
+    prepared = tables.get_record(storage, pictures.table)
+    undecodable = int(prepared.facts["undecodable"])
+    record = run.commit(
+        rows_in=prepared.rows_in,
+        rows_out=prepared.rows_out - undecodable,
+        dropped={**prepared.dropped, "undecodable": undecodable},
+        seconds={"decode": prepared.seconds.get("decode", 0.0), "train": seconds},
+        facts={
+            "weights": weights.name,
+            "classes": list(pictures.classes),
+            "image_size": pictures.image_size,
+            "winner": winner.trial,
+        },
+    )
+    if config.train.save != "all":
+        # Ray Train keeps a folder of bookkeeping for each run, of no use without checkpoints to resume from.
+        for trial in trials:
+            storage.delete_directory(f"{writer.table}/train-{writer.run_id}-{trial.name}")
+    return record
+
+
+class _Watch:
+    """The actor that trials tell how far they are; the driver looks at it for the person at the terminal."""
+
+    def __init__(self) -> None:
+        self._epochs: dict[str, float] = {}
+        self._note = ""
+        self._lines: list[str] = []
+        self._failures: dict[str, str] = {}
+
+    def update(self, trial: str, epochs: float, note: str) -> None:
+        """`epochs` done by a trial so far, whole and part."""
+        self._epochs[trial] = epochs
+        self._note = f"{trial} {note}"
+
+    def finish(self, trial: str, val_accuracy: float, test_accuracy: float | None) -> None:
+        """A trial is done."""
+        test = "" if test_accuracy is None else f", test {test_accuracy:.3f}"
+        self._lines.append(f"  {trial}: best validation accuracy {val_accuracy:.3f}{test}")
+
+    def fail(self, trial: str, reason: str) -> None:
+        """A trial cannot go on."""
+        self._failures[trial] = reason
+
+    def failures(self) -> dict[str, str]:
+        """Reasons by trial."""
+        return self._failures
+
+    def look(self) -> tuple[float, str, list[str]]:
+        """Epochs done over all trials, the latest note, and lines not yet shown."""
+        lines, self._lines = self._lines, []
+        return sum(self._epochs.values()), self._note, lines
+
+
+@contextlib.contextmanager
+def _progress(watch: Any, epochs: int) -> Iterator[None]:
+    """Show what the watch knows while Tune's `fit` holds the main thread."""
+    import ray
+
+    ended = threading.Event()
+
+    def show(progress: Progress) -> None:
+        done, note, lines = ray.get(watch.look.remote())
+        for line in lines:
+            say(line)
+        progress.set(round(done, 2), note)
+
+    def follow(progress: Progress) -> None:
+        while not ended.wait(_SECONDS_BETWEEN_LOOKS):
+            show(progress)
+
+    with Progress("Training", epochs, "epochs") as progress:
+        thread = threading.Thread(target=follow, args=(progress,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+        show(progress)

@@ -1,0 +1,214 @@
+"""One trial from pictures to its results, without Ray: a plain function that a Ray Train worker calls."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import torch
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from raypipe.config import TrainOptions
+from raypipe.tables import TableWriter
+from raypipe.train.configurations import CONFIGURATIONS
+from raypipe.train.features import DType, OnBatch
+from raypipe.train.images import ImageSet, prepare_batch
+from raypipe.train.init import unit_variance_init
+from raypipe.train.loop import EpochResult, LoopOptions, LoopState, fit, predict
+from raypipe.train.metrics import binary_accuracy
+from raypipe.train.model import VGG16, build_model
+from raypipe.train.pipeline import PictureTable
+from raypipe.train.results import TRIALS, Trial, TrialResult, prediction_rows
+from raypipe.train.weights import LoadedWeights
+
+CHECKPOINTS = "checkpoints"
+BEST = "best.safetensors"
+_INIT_PICTURES = 64
+
+
+@dataclass(frozen=True)
+class TrialPlan:
+    """All that a worker needs to know of its trial besides the weights."""
+
+    trial: Trial
+    options: TrainOptions
+    pictures: PictureTable
+    writer: TableWriter
+
+    def loop_options(self, device: str) -> LoopOptions:
+        """The loop's options: numbers given by configuration are looked up."""
+        options, letter = self.options, self.trial.configuration
+        return LoopOptions(
+            epochs=for_configuration(options.epochs, letter),
+            batch_size=options.batch_size,
+            learning_rate=for_configuration(options.learning_rate, letter),
+            flips=options.flips,
+            seed=self.trial.seed,
+            dtype=arithmetic_for(options.dtype, device),
+            patience=options.patience,
+            device=device,
+        )
+
+
+def for_configuration(value: Any, letter: str) -> Any:
+    """One number for all configurations, or the one given for `letter`."""
+    return value[letter] if isinstance(value, dict) else value
+
+
+def arithmetic_for(wanted: str, device: str) -> DType:
+    """`auto` means bfloat16 where the hardware multiplies it natively, else float32."""
+    if wanted != "auto":
+        return "bfloat16" if wanted == "bfloat16" else "float32"
+    if device.startswith("cuda"):
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    flags = torch.backends.cpu.get_cpu_capability()
+    has_bf16 = bool(torch.cpu._is_avx512_bf16_supported()) or bool(torch.cpu._is_amx_tile_supported())
+    return "bfloat16" if flags.startswith("AVX512") and has_bf16 else "float32"
+
+
+@dataclass
+class Progressed:
+    """What a checkpoint keeps beside the loop's state: the rows so far."""
+
+    state: LoopState
+    rows: list[dict[str, Any]]
+
+
+def run_trial(
+    plan: TrialPlan,
+    weights: LoadedWeights,
+    *,
+    device: str,
+    group: Any | None = None,
+    rank: int = 0,
+    start: Progressed | None = None,
+    on_epoch: Callable[[dict[str, Any], Progressed], None] | None = None,
+    on_batch: OnBatch | None = None,
+) -> TrialResult:
+    """Train one configuration with one seed, and stage its best weights, its predictions and its rows.
+
+    Every worker of `group` calls it; the one of `rank` 0 writes. `on_epoch` sees each epoch's row of results.json on
+    every worker. Raises what `build_model` and `fit` raise.
+    """
+    configuration = CONFIGURATIONS[plan.trial.configuration]
+    train, val = plan.pictures.load("train"), plan.pictures.load("val")
+    model = build_model(
+        configuration,
+        image_size=plan.pictures.image_size,
+        weights=weights,
+        seed=plan.trial.seed,
+        fresh_fc=plan.options.fresh_fc or weights.convolutions is None,
+        init=plan.options.init,
+    )
+    if weights.convolutions is None and plan.options.init == "lsuv" and start is None:
+        unit_variance_init(model, prepare_batch(train.images[:_INIT_PICTURES], weights.preprocessing))
+    keeper = _Keeper(plan, weights, val, rank, start, on_epoch)
+    options = plan.loop_options(device)
+    fit(
+        model,
+        configuration,
+        train,
+        val,
+        options,
+        preprocessing=weights.preprocessing,
+        group=group,
+        start=start.state if start else None,
+        on_epoch=keeper.see,
+        on_batch=on_batch,
+    )
+    return keeper.finish(model, options, weights)
+
+
+class _Keeper:
+    """Follows a trial from epoch to epoch and keeps what its results are made of."""
+
+    def __init__(
+        self,
+        plan: TrialPlan,
+        weights: LoadedWeights,
+        val: ImageSet,
+        rank: int,
+        start: Progressed | None,
+        on_epoch: Callable[[dict[str, Any], Progressed], None] | None,
+    ) -> None:
+        self.plan, self.val, self.rank, self.on_epoch = plan, val, rank, on_epoch
+        self.metadata = checkpoint_metadata(plan, weights)
+        self.rows = list(start.rows) if start else []
+        self.best: dict[str, Tensor] | None = None
+
+    def see(self, result: EpochResult, state: LoopState) -> bool:
+        trial, writer = self.plan.trial, self.plan.writer
+        row = {"trial": trial.name, "configuration": trial.configuration, "seed": trial.seed, **_numbers(result)}
+        self.rows.append(row)
+        if state.is_best and self.rank == 0:
+            # A copy: the loop goes on changing these tensors.
+            self.best = {
+                name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+                for name, value in state.model.items()
+            }
+            predictions = self._predictions(result.epoch, "val", self.val, result.val_probabilities)
+            writer.write(f"{trial.name}-val", predictions, folder="predictions")
+            if self.plan.options.save == "all":
+                self._write_best()
+        if self.on_epoch:
+            self.on_epoch(row, Progressed(state, self.rows))
+        return False
+
+    def finish(self, model: VGG16, options: LoopOptions, weights: LoadedWeights) -> TrialResult:
+        trial, writer = self.plan.trial, self.plan.writer
+        result = TrialResult(trial.name, trial.configuration, trial.seed, self.rows, None)
+        if self.rank != 0:
+            return result
+        test = self.plan.pictures.load("test")
+        accuracy = None
+        if len(test):
+            model.load_state_dict(self.best if self.best is not None else self._read_best())
+            # The one look at the test split, with the epoch that validation chose.
+            probability = predict(
+                model, test.images, preprocessing=weights.preprocessing, device=options.device, dtype=options.dtype
+            )
+            accuracy = binary_accuracy(probability, test.labels.numpy())
+            rows = self._predictions(result.best["epoch"], "test", test, probability)
+            writer.write(f"{trial.name}-test", rows, folder="predictions")
+        if self.plan.options.save in ("best", "winner") and self.best is not None:
+            self._write_best()
+        result = TrialResult(trial.name, trial.configuration, trial.seed, self.rows, accuracy)
+        # Last: a trial whose file is there is done, and a resumed sweep leaves it out.
+        writer.write_file(f"{TRIALS}/{trial.name}.json", result.to_json())
+        return result
+
+    def _predictions(self, epoch: int, split: str, pictures: ImageSet, probability: Any) -> pa.Table:
+        return prediction_rows(self.plan.trial, epoch, split, pictures, self.plan.pictures.classes, probability)
+
+    @property
+    def _best_file(self) -> str:
+        return f"{CHECKPOINTS}/{self.plan.trial.name}/{BEST}"
+
+    def _write_best(self) -> None:
+        if self.best is not None:
+            self.plan.writer.write_file(self._best_file, to_safetensors(self.best, metadata=self.metadata))
+
+    def _read_best(self) -> dict[str, Tensor]:
+        from safetensors.torch import load
+
+        return load(self.plan.writer.storage.read(f"{self.plan.writer.staging}/{self._best_file}"))
+
+
+def checkpoint_metadata(plan: TrialPlan, weights: LoadedWeights) -> dict[str, str]:
+    """What a checkpoint says of itself, as safetensors keeps it: strings."""
+    return {
+        "configuration": plan.trial.configuration,
+        "image_size": str(plan.pictures.image_size),
+        "classes": json.dumps(list(plan.pictures.classes)),
+        "preprocessing": weights.preprocessing.to_json(),
+        "weights": weights.name,
+        "options": plan.options.model_dump_json(),
+    }
+
+
+def _numbers(result: EpochResult) -> dict[str, Any]:
+    return {name: value for name, value in asdict(result).items() if name != "val_probabilities"}

@@ -1,0 +1,80 @@
+"""Trials on Ray Tune and Ray Train: tables, predictions, resume, and what a failure says."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pandas as pd
+import pytest
+
+from raypipe import tables
+from raypipe.config import Config
+from raypipe.errors import StageError
+from raypipe.train import sweep
+from tests.training_root import change
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_sweep_writes_the_tables_of_the_contract(training: Config) -> None:
+    config = change(training, sweep={"configs": ["A", "B"]}, train={"save": "winner"})
+    record = sweep.run(config)
+    storage = config.open_storage()
+    rows = json.loads(storage.read("sweep/results.json"))
+    assert [(row["trial"], row["epoch"]) for row in rows] == [("A-0", 1), ("A-0", 2), ("B-0", 1), ("B-0", 2)]
+    assert set(rows[0]) == {
+        *("trial", "configuration", "seed", "epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy"),
+        *("images_per_s", "mfu", "data_wait"),
+    }
+    predictions = pd.read_parquet(f"{config.root}/sweep/predictions")
+    assert predictions.groupby(["trial", "split"]).size().to_dict() == {
+        (trial, split): 8 for trial in ("A-0", "B-0") for split in ("val", "test")
+    }
+    table1 = list(csv.DictReader(io.StringIO(storage.read("sweep/table1.csv").decode())))
+    for line in table1:
+        mine = predictions[predictions.configuration == line["configuration"]]
+        right = (mine.probability > 0.5) == (mine.label == "top")
+        assert float(line["max_val_accuracy"]) == pytest.approx(right[mine.split == "val"].mean(), abs=1e-6)
+        assert float(line["test_accuracy"]) == pytest.approx(right[mine.split == "test"].mean(), abs=1e-6)
+        assert line["epochs"] == "2"
+    assert record.rows_in == 44
+    assert record.rows_out == 40
+    assert record.dropped == {"unlabelled": 4, "no_picture": 0, "undecodable": 0}
+    kept = [file.path for file in record.files if file.path.endswith(".safetensors")]
+    assert kept == [f"checkpoints/{record.facts['winner']}/best.safetensors"]
+    assert any("tfevents" in name for name in storage.files("sweep"))
+    assert sweep.run(config).run_id == record.run_id
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_finished_trial_is_not_trained_again(training: Config) -> None:
+    config = change(training, sweep={"configs": ["A", "B"]}, train={"learning_rate": {"A": 0.01, "B": 1e30}})
+    with pytest.raises(StageError, match=r"sweep: trial B-0 failed: training: the loss is nan in epoch 2, batch 1"):
+        sweep.run(config)
+    storage = config.open_storage()
+    staged = [name for name in storage.files("sweep/_staging") if name.endswith("A-0.json")]
+    assert len(staged) == 1
+    before = storage.read(f"sweep/_staging/{staged[0]}")
+    with pytest.raises(StageError, match="B-0 failed"):
+        sweep.run(config)
+    assert storage.read(f"sweep/_staging/{staged[0]}") == before
+    with pytest.raises(StageError, match=r"learning_rate.B was 1e\+30, is 0.01"):
+        sweep.run(change(config, train={"learning_rate": {"A": 0.01, "B": 0.01}}))
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_train_writes_one_configuration_with_two_workers_alike(training: Config) -> None:
+    one = sweep.run_one(change(training, train={"config": "C", "name": "one", "save": "none"}))
+    two = sweep.run_one(change(training, train={"config": "C", "name": "two", "workers": 2, "save": "all"}))
+    storage = training.open_storage()
+    assert (one.table, two.table) == ("train/one", "train/two")
+    losses = [
+        [row["train_loss"] for row in json.loads(storage.read(f"train/{name}/results.json"))] for name in ("one", "two")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert not [file for file in one.files if file.path.startswith("checkpoints")]
+    assert [file.path for file in two.files if file.path.endswith(".safetensors")] == [
+        "checkpoints/C-0/best.safetensors"
+    ]
+    assert tables.get_record(storage, "train/one").facts["weights"] == "random"

@@ -1,0 +1,83 @@
+"""A small root with labels and pictures whose class a network can tell: bright against dark."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from raypipe import tables
+from raypipe.config import Config
+from raypipe.options import load_config
+from raypipe.schemas import IMAGES, labels_schema
+
+SPLITS = ["train"] * 24 + ["val"] * 8 + ["test"] * 8
+
+
+def jpeg(rng: np.random.Generator, brightness: int) -> bytes:
+    """A noisy picture of 48 × 40 pixels around a brightness."""
+    pixels = np.clip(rng.normal(brightness, 25, (40, 48, 3)), 0, 255).astype(np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "JPEG")
+    return out.getvalue()
+
+
+def write_images(config: Config, images: dict[str, bytes | None], files: int = 2) -> None:
+    """`images/` as ingest leaves it, in some files."""
+    with tables.begin(config.open_storage(), "images", command="ingest", config={}, inputs={}) as run:
+        ids = list(images)
+        for unit in range(files):
+            rows = [
+                {
+                    "post_id": post_id,
+                    "url": "http://host/x.jpg",
+                    "status": "ok",
+                    "attempts": 1,
+                    "image": images[post_id],
+                }
+                for post_id in ids[unit::files]
+            ]
+            run.writer.write(f"{unit:05d}", pa.Table.from_pylist(rows, schema=IMAGES))
+        run.commit(rows_in=len(ids))
+
+
+def write_labels(config: Config, rows: list[dict[str, object]]) -> None:
+    """`labels/` as label leaves it."""
+    with tables.begin(config.open_storage(), "labels", command="label", config={}, inputs={}) as run:
+        run.writer.write("00000", pa.Table.from_pylist(rows, schema=labels_schema(pa.string())))
+        run.commit(rows_in=len(rows))
+
+
+def change(config: Config, **sections: dict[str, object]) -> Config:
+    """The configuration with some options of its sections changed."""
+    values = config.model_dump()
+    for name, options in sections.items():
+        values[name] = {**values[name], **options} if isinstance(options, dict) else options
+    return Config.model_validate(values)
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Config:
+    """Options over a root of 40 labelled pictures and 4 unlabelled ones: 24 train, 8 val, 8 test."""
+    config = load_config(
+        root=str(tmp_path / "root"),
+        ray={"dashboard": False, "num_cpus": 2},
+        train={"weights": "random", "image_size": 32, "epochs": 2, "learning_rate": 0.01, "dtype": "float32"},
+    )
+    rng = np.random.default_rng(0)
+    rows: list[dict[str, object]] = []
+    images: dict[str, bytes | None] = {}
+    for i, split in enumerate(SPLITS):
+        label = ("bottom", "top")[i % 2]
+        rows.append({"post_id": f"p{i:03d}", "label": label, "split": split})
+        images[f"p{i:03d}"] = jpeg(rng, 190 if label == "top" else 70)
+    for i in range(4):
+        rows.append({"post_id": f"u{i}", "label": None, "split": None})
+        images[f"u{i}"] = jpeg(rng, 128)
+    write_images(config, images)
+    write_labels(config, rows)
+    return config
