@@ -35,9 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if stage in STAGES and ("--help" in rest or "-h" in rest):
         _print_stage_help(stage)
         return 0
-    debug = any(word in ("--debug", "--debug=true") for word in rest)
     # A cluster ends a job with SIGTERM: let the stage close its servers as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    config: Config | None = None
     try:
         if stage not in STAGES:
             raise ConfigError(f"{stage}: unknown command; commands are {', '.join(STAGES)}")
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(stage, "interrupted; the same command goes on where it stopped")
         return _INTERRUPTED
     except Exception as error:
-        if debug:
+        if config is not None and config.debug:
             traceback.print_exc()
         return _report(stage, cause(error))
     return 0

@@ -16,7 +16,7 @@ from raypipe.storage import Storage
 class Section(BaseModel):
     """A group of options; unknown names are refused."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True, allow_inf_nan=False)
 
 
 def _split(value: Any) -> Any:
@@ -114,6 +114,9 @@ class IngestOptions(Section):
     connect_timeout: float = option(10.0, "seconds to connect", gt=0)
     read_timeout: float = option(20.0, "seconds without a byte", gt=0)
     deadline: float = option(60.0, "seconds for one whole request", gt=0)
+    max_wait: float = option(
+        300.0, "seconds of a host's Retry-After that are waited out at most; its pictures are rate_limited beyond", ge=0
+    )
     max_bytes: int = option(20_000_000, "bytes of one picture at most", ge=1)
     max_pixels: int = option(50_000_000, "pixels of one picture at most, read from its header", ge=1)
     max_redirects: int = option(3, "redirects to follow; each target's address is checked", ge=0)
@@ -202,7 +205,9 @@ class TrainOptions(Section):
 class SweepOptions(Section):
     """Configurations and seeds as Ray Tune trials (paper, table 1)."""
 
-    configs: Annotated[list[Letter], BeforeValidator(_split)] = option(["A", "B", "C", "D"], "configurations to train")
+    configs: Annotated[list[Letter], BeforeValidator(_split)] = option(
+        ["A", "B", "C", "D"], "configurations to train", min_length=1
+    )
     seeds: int = option(1, "seeds of each configuration", ge=1)
     concurrent: int | None = option(
         None, "trials at a time; as many as the hardware allows where absent", ge=1, result=False
@@ -215,9 +220,7 @@ class PredictOptions(Section):
     model: str | None = option(
         None, "a train/NAME or sweep trial folder or a checkpoint file; the sweep's best where absent"
     )
-    inputs: StringList = option(
-        [], "pictures, folders, or manifests: CSV, JSONL or Parquet with a column path"
-    )
+    inputs: StringList = option([], "pictures, folders, or manifests: CSV, JSONL or Parquet with a column path")
     name: str = option("default", "folder under predict/")
 
 

@@ -82,7 +82,7 @@ def differences(found: RunRecord | Claim, config: dict[str, Any], inputs: dict[s
     """What sets a run apart from a wanted configuration and input, a phrase each, by dotted option name."""
 
     def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and (value or not prefix):
             return {k: v for key, item in value.items() for k, v in flat(item, f"{prefix}{key}.").items()}
         return {prefix.rstrip("."): value}
 

@@ -43,6 +43,8 @@ def ray_session(config: Config) -> Iterator[None]:
         else:
             context = ray.init(
                 num_cpus=config.ray.num_cpus,
+                # Nothing of a local Ray listens beyond this machine, and a change of network does not end it.
+                _node_ip_address="127.0.0.1",
                 include_dashboard=config.ray.dashboard,
                 dashboard_port=config.ray.dashboard_port if config.ray.dashboard else None,
                 logging_level=logging.ERROR,
@@ -75,9 +77,11 @@ def cause(error: BaseException) -> BaseException:
     seen: set[int] = set()
     while id(error) not in seen:
         seen.add(id(error))
-        if isinstance(error, RaypipeError):
+        wrapped = getattr(error, "cause", None)
+        # Ray's wrapper is of the wrapped error's type too, but its text is the worker's traceback.
+        if isinstance(error, RaypipeError) and not isinstance(wrapped, BaseException):
             return error
-        inner = getattr(error, "cause", None) or error.__cause__
+        inner = wrapped or error.__cause__
         if not isinstance(inner, BaseException):
             return error
         error = inner

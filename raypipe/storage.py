@@ -31,7 +31,9 @@ class Storage:
     profile: str | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"root": self.root, "endpoint": self.endpoint, "region": self.region, "profile": self.profile}
+        # A worker's working directory is not this process's.
+        root = self.root if "://" in self.root else str(Path(self.root).expanduser().absolute())
+        return {"root": root, "endpoint": self.endpoint, "region": self.region, "profile": self.profile}
 
     @cached_property
     def _opened(self) -> tuple[pafs.FileSystem, str]:
@@ -55,9 +57,15 @@ class Storage:
             options.update(endpoint_override=host or scheme, scheme=scheme if host else "https")
         if self.profile:
             import boto3
+            from botocore.exceptions import BotoCoreError
 
-            session = boto3.Session(profile_name=self.profile)
-            credentials = session.get_credentials()
+            try:
+                session = boto3.Session(profile_name=self.profile)
+                credentials = session.get_credentials()
+            except BotoCoreError as error:
+                raise StageError(
+                    f"storage.profile {self.profile}: {one_line(error)}; see `aws configure list`"
+                ) from error
             if credentials is None:
                 raise StageError(
                     f"storage.profile {self.profile}: has no credentials; run `aws configure --profile {self.profile}`"
@@ -65,7 +73,10 @@ class Storage:
             frozen = credentials.get_frozen_credentials()
             options.update(access_key=frozen.access_key, secret_key=frozen.secret_key, session_token=frozen.token)
             options["region"] = self.region or session.region_name
-        return pafs.S3FileSystem(**options), self.root.removeprefix("s3://").rstrip("/")
+        try:
+            return pafs.S3FileSystem(**options), self.root.removeprefix("s3://").rstrip("/")
+        except (OSError, ValueError) as error:
+            raise StageError(f"root {self.root}: cannot be opened: {one_line(error)}") from error
 
     @property
     def filesystem(self) -> pafs.FileSystem:
@@ -87,7 +98,8 @@ class Storage:
 
     def exists(self, path: str) -> bool:
         """Whether a file or a directory stands at `path`."""
-        return bool(self.filesystem.get_file_info(self.path(path)).type != pafs.FileType.NotFound)
+        with self._errors("look for", path):
+            return bool(self.filesystem.get_file_info(self.path(path)).type != pafs.FileType.NotFound)
 
     def read(self, path: str) -> bytes:
         """All bytes of a file; FileNotFoundError where there is none."""
@@ -123,7 +135,8 @@ class Storage:
         """Paths relative to `directory` of all files below it, sorted; empty where it does not exist."""
         base = self.path(directory)
         selector = pafs.FileSelector(base, recursive=True, allow_not_found=True)
-        found = self.filesystem.get_file_info(selector)
+        with self._errors("list", directory):
+            found = self.filesystem.get_file_info(selector)
         return sorted(posixpath.relpath(item.path, base) for item in found if item.type == pafs.FileType.File)
 
     def size(self, path: str) -> int:
@@ -142,12 +155,12 @@ class Storage:
 
     def delete(self, path: str) -> None:
         """Delete a file; nothing happens where there is none."""
-        with contextlib.suppress(FileNotFoundError):
+        with self._errors("delete", path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             self.filesystem.delete_file(self.path(path))
 
     def delete_directory(self, path: str) -> None:
         """Delete a directory and all below it; nothing happens where there is none."""
-        with contextlib.suppress(FileNotFoundError):
+        with self._errors("delete", path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             self.filesystem.delete_dir(self.path(path))
 
     def delete_temporaries(self, directory: str) -> None:

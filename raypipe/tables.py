@@ -8,6 +8,7 @@ started again with the same configuration and input, a run goes on where it was;
 
 from __future__ import annotations
 
+import contextlib
 import json
 import posixpath
 import socket
@@ -16,14 +17,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from raypipe.errors import StageError
+from raypipe.errors import StageError, one_line
 from raypipe.records import Claim, DataFile, RunRecord, differences, versions
 from raypipe.storage import Storage
 
@@ -31,6 +32,8 @@ RUN_FILE = "_run.json"
 CLAIM_FILE = "_claim.json"
 STAGING = "_staging"
 _STAGED_RECORD = "_record.json"
+
+Model = TypeVar("Model", bound=BaseModel)
 
 # Which command makes a table, for the line that a reader sees where it is missing.
 MADE_BY = {
@@ -207,8 +210,12 @@ def begin(
     new = Claim.new(command, wanted_config, wanted_inputs, run_id)
     if resumed and isinstance(found, Claim):
         new.started_at = found.started_at
-    storage.write(f"{table}/{CLAIM_FILE}", _as_json(new))
-    return TableRun(TableWriter(storage, table, run_id), new, None, resumed)
+    run = TableRun(TableWriter(storage, table, run_id), new, None, resumed)
+    with contextlib.ExitStack() as on_error:
+        on_error.push(run)
+        storage.write(f"{table}/{CLAIM_FILE}", _as_json(new))
+        on_error.pop_all()
+    return run
 
 
 class _Staged(BaseModel):
@@ -256,8 +263,19 @@ def _describe(storage: Storage, directory: str, name: str) -> DataFile:
 
 
 def _read_claim(storage: Storage, table: str) -> Claim | None:
-    path = f"{table}/{CLAIM_FILE}"
-    return Claim.model_validate_json(storage.read(path)) if storage.exists(path) else None
+    return _read_model(storage, f"{table}/{CLAIM_FILE}", Claim)
+
+
+def _read_model(storage: Storage, path: str, kind: type[Model]) -> Model | None:
+    if not storage.exists(path):
+        return None
+    try:
+        return kind.model_validate_json(storage.read(path))
+    except ValidationError as error:
+        raise StageError(
+            f"{storage.uri(path)}: cannot be read as what raypipe writes there: {one_line(error)}; "
+            f"delete the folder {storage.uri(posixpath.dirname(path))} and run its stage again"
+        ) from error
 
 
 def _as_json(model: BaseModel) -> bytes:
@@ -266,8 +284,7 @@ def _as_json(model: BaseModel) -> bytes:
 
 def find_record(storage: Storage, table: str) -> RunRecord | None:
     """The record of a complete table, None where there is none."""
-    path = f"{table}/{RUN_FILE}"
-    return RunRecord.model_validate_json(storage.read(path)) if storage.exists(path) else None
+    return _read_model(storage, f"{table}/{RUN_FILE}", RunRecord)
 
 
 def get_record(storage: Storage, table: str) -> RunRecord:

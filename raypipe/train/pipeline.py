@@ -6,14 +6,11 @@ import hashlib
 import json
 import time
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
 
 from raypipe import tables
 from raypipe.config import Config
@@ -21,7 +18,8 @@ from raypipe.errors import InputError
 from raypipe.progress import Progress, say
 from raypipe.storage import Storage
 from raypipe.tables import TableWriter
-from raypipe.train.images import ImageSet, decode_and_resize
+from raypipe.train.images import decode_and_resize
+from raypipe.train.plan import PictureTable
 
 TENSORS = "_tensors"
 _SCHEMA = pa.schema(
@@ -33,30 +31,6 @@ _SCHEMA = pa.schema(
         ("error", pa.string()),
     ]
 )
-
-
-@dataclass(frozen=True)
-class PictureTable:
-    """Where the decoded pictures are: a table of `pixels` (uint8, [3, size, size]) by split, and the two classes."""
-
-    storage: Storage
-    table: str
-    image_size: int
-    classes: tuple[str, str]
-    """The negative class and the positive one, whose probability the model gives."""
-
-    def load(self, split: str) -> ImageSet:
-        """The pictures of a split, ordered by post_id so that no partitioning shows; shape [n, 3, size, size]."""
-        columns = ["post_id", "label", "pixels"]
-        where = (pc.field("split") == split) & pc.field("error").is_null()
-        rows = tables.read_table(self.storage, self.table, columns, where=where).sort_by("post_id")
-        images = torch.empty((len(rows), 3, self.image_size, self.image_size), dtype=torch.uint8)
-        flat = images.view(len(rows), -1).numpy()
-        for i, pixels in enumerate(rows["pixels"]):
-            flat[i] = np.frombuffer(pixels.as_buffer(), np.uint8)
-        positive = pc.equal(rows["label"], self.classes[1]).to_numpy(zero_copy_only=False)
-        ids = np.asarray(rows["post_id"].to_pylist(), dtype=np.str_)
-        return ImageSet(images, torch.from_numpy(positive.astype(np.float32)), ids)
 
 
 def prepare_pictures(config: Config) -> PictureTable:

@@ -14,22 +14,10 @@ import pyarrow as pa
 
 from raypipe.schemas import PREDICTIONS
 from raypipe.train.images import ImageSet
+from raypipe.train.plan import Trial
 
 TRIALS = "_trials"
 TABLE1_COLUMNS = ("configuration", "seeds", "max_val_accuracy", "epochs", "final_val_accuracy", "test_accuracy")
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One configuration with one seed."""
-
-    configuration: str
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """As files and logs call it."""
-        return f"{self.configuration}-{self.seed}"
 
 
 @dataclass(frozen=True)

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 from raypipe import tables
 from raypipe.config import Config, Letter
 from raypipe.errors import StageError, one_line
-from raypipe.progress import Progress, say
+from raypipe.progress import say
 from raypipe.records import RunRecord
 from raypipe.runtime import cause, ray_session
 from raypipe.tables import TableRun, TableWriter
-from raypipe.train.pipeline import PictureTable, prepare_pictures
-from raypipe.train.results import TRIALS, Trial, TrialResult, results_json, table1_csv
+from raypipe.train.pipeline import prepare_pictures
+from raypipe.train.plan import PictureTable, Trial, TrialPlan
+from raypipe.train.ray_watch import Watch, training_progress
+from raypipe.train.results import TRIALS, TrialResult, results_json, table1_csv
 from raypipe.train.trainer import Hardware, train_on_ray
-from raypipe.train.trial import CHECKPOINTS, TrialPlan, for_configuration
+from raypipe.train.trial import CHECKPOINTS
 from raypipe.train.weights import LoadedWeights, load_weights
 
-_SECONDS_BETWEEN_LOOKS = 0.5
 _ENVIRONMENT = {
     # Let Ctrl-C reach the command instead of ending Tune quietly with half the trials.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -93,7 +91,7 @@ def _tune(config: Config, run: TableRun, pictures: PictureTable, weights: Loaded
     if not left:
         return
     hardware, concurrent = _hardware(config)
-    watch = ray.remote(num_cpus=0)(_Watch).remote()
+    watch = ray.remote(num_cpus=0)(Watch).remote()
     reference = ray.put(weights)
     plans = {trial.name: TrialPlan(trial, config.train, pictures, writer) for trial in left}
 
@@ -106,6 +104,8 @@ def _tune(config: Config, run: TableRun, pictures: PictureTable, weights: Loaded
         param_space={"trial": tune.grid_search([trial.name for trial in left])},
         tune_config=tune.TuneConfig(
             max_concurrent_trials=concurrent,
+            # A new process for every trial would spend seconds on importing torch.
+            reuse_actors=True,
             trial_name_creator=lambda trial: str(trial.config["trial"]),
             trial_dirname_creator=lambda trial: str(trial.config["trial"]),
         ),
@@ -116,8 +116,8 @@ def _tune(config: Config, run: TableRun, pictures: PictureTable, weights: Loaded
             verbose=0,
         ),
     )
-    epochs = sum(for_configuration(config.train.epochs, trial.configuration) for trial in left)
-    with _progress(watch, epochs):
+    epochs = sum(plan.epochs for plan in plans.values())
+    with training_progress(watch, epochs):
         results = tuner.fit()
     failures = ray.get(watch.failures.remote())
     for result in results:
@@ -180,64 +180,3 @@ def _commit(
         for trial in trials:
             storage.delete_directory(f"{writer.table}/train-{writer.run_id}-{trial.name}")
     return record
-
-
-class _Watch:
-    """The actor that trials tell how far they are; the driver looks at it for the person at the terminal."""
-
-    def __init__(self) -> None:
-        self._epochs: dict[str, float] = {}
-        self._note = ""
-        self._lines: list[str] = []
-        self._failures: dict[str, str] = {}
-
-    def update(self, trial: str, epochs: float, note: str) -> None:
-        """`epochs` done by a trial so far, whole and part."""
-        self._epochs[trial] = epochs
-        self._note = f"{trial} {note}"
-
-    def finish(self, trial: str, val_accuracy: float, test_accuracy: float | None) -> None:
-        """A trial is done."""
-        test = "" if test_accuracy is None else f", test {test_accuracy:.3f}"
-        self._lines.append(f"  {trial}: best validation accuracy {val_accuracy:.3f}{test}")
-
-    def fail(self, trial: str, reason: str) -> None:
-        """A trial cannot go on."""
-        self._failures[trial] = reason
-
-    def failures(self) -> dict[str, str]:
-        """Reasons by trial."""
-        return self._failures
-
-    def look(self) -> tuple[float, str, list[str]]:
-        """Epochs done over all trials, the latest note, and lines not yet shown."""
-        lines, self._lines = self._lines, []
-        return sum(self._epochs.values()), self._note, lines
-
-
-@contextlib.contextmanager
-def _progress(watch: Any, epochs: int) -> Iterator[None]:
-    """Show what the watch knows while Tune's `fit` holds the main thread."""
-    import ray
-
-    ended = threading.Event()
-
-    def show(progress: Progress) -> None:
-        done, note, lines = ray.get(watch.look.remote())
-        for line in lines:
-            say(line)
-        progress.set(round(done, 2), note)
-
-    def follow(progress: Progress) -> None:
-        while not ended.wait(_SECONDS_BETWEEN_LOOKS):
-            show(progress)
-
-    with Progress("Training", epochs, "epochs") as progress:
-        thread = threading.Thread(target=follow, args=(progress,), daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
-        show(progress)

@@ -6,13 +6,13 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from raypipe.errors import RaypipeError, one_line
-from raypipe.train.loop import LoopState
-from raypipe.train.trial import Progressed, TrialPlan, for_configuration, run_trial
+from raypipe.train.plan import TrialPlan
+
+if TYPE_CHECKING:
+    from raypipe.train.trial import Progressed
 
 _SECONDS_BETWEEN_WORDS = 1.0
 _STATE, _ROWS = "last.pt", "rows.pt"
@@ -61,10 +61,13 @@ def train_on_ray(plan: TrialPlan, hardware: Hardware, weights: Any, watch: Any) 
 
 
 def _worker(loop_config: dict[str, Any]) -> None:
-    """What every worker of a trial runs."""
+    """What every worker of a trial runs. Torch is imported here, where it is used, not in the processes on the way."""
     import ray
     import ray.train
     import ray.train.torch
+    import torch
+
+    from raypipe.train.trial import run_trial
 
     plan, hardware, watch = loop_config["plan"], loop_config["hardware"], loop_config["watch"]
     weights = ray.get(loop_config["weights"])
@@ -108,6 +111,11 @@ def _worker(loop_config: dict[str, Any]) -> None:
 
 
 def _load(checkpoint: Any) -> Progressed | None:
+    import torch
+
+    from raypipe.train.loop import LoopState
+    from raypipe.train.trial import Progressed
+
     if checkpoint is None:
         return None
     with checkpoint.as_directory() as folder:
@@ -120,7 +128,7 @@ class _Word:
 
     def __init__(self, watch: Any, plan: TrialPlan, rank: int) -> None:
         self._watch, self._trial, self._speaks = watch, plan.trial.name, rank == 0
-        self._epochs = for_configuration(plan.options.epochs, plan.trial.configuration)
+        self._epochs = plan.epochs
         self._epoch, self._last = 1, 0.0
         self._heard = ""
 

@@ -12,8 +12,6 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from raypipe.config import TrainOptions
-from raypipe.tables import TableWriter
 from raypipe.train.configurations import CONFIGURATIONS
 from raypipe.train.features import DType, OnBatch
 from raypipe.train.images import ImageSet, prepare_batch
@@ -21,8 +19,8 @@ from raypipe.train.init import unit_variance_init
 from raypipe.train.loop import EpochResult, LoopOptions, LoopState, fit, predict
 from raypipe.train.metrics import binary_accuracy
 from raypipe.train.model import VGG16, build_model
-from raypipe.train.pipeline import PictureTable
-from raypipe.train.results import TRIALS, Trial, TrialResult, prediction_rows
+from raypipe.train.plan import TrialPlan, for_configuration
+from raypipe.train.results import TRIALS, TrialResult, prediction_rows
 from raypipe.train.weights import LoadedWeights
 
 CHECKPOINTS = "checkpoints"
@@ -30,33 +28,19 @@ BEST = "best.safetensors"
 _INIT_PICTURES = 64
 
 
-@dataclass(frozen=True)
-class TrialPlan:
-    """All that a worker needs to know of its trial besides the weights."""
-
-    trial: Trial
-    options: TrainOptions
-    pictures: PictureTable
-    writer: TableWriter
-
-    def loop_options(self, device: str) -> LoopOptions:
-        """The loop's options: numbers given by configuration are looked up."""
-        options, letter = self.options, self.trial.configuration
-        return LoopOptions(
-            epochs=for_configuration(options.epochs, letter),
-            batch_size=options.batch_size,
-            learning_rate=for_configuration(options.learning_rate, letter),
-            flips=options.flips,
-            seed=self.trial.seed,
-            dtype=arithmetic_for(options.dtype, device),
-            patience=options.patience,
-            device=device,
-        )
-
-
-def for_configuration(value: Any, letter: str) -> Any:
-    """One number for all configurations, or the one given for `letter`."""
-    return value[letter] if isinstance(value, dict) else value
+def loop_options(plan: TrialPlan, device: str) -> LoopOptions:
+    """The loop's options of a trial: numbers given by configuration are looked up."""
+    options = plan.options
+    return LoopOptions(
+        epochs=plan.epochs,
+        batch_size=options.batch_size,
+        learning_rate=for_configuration(options.learning_rate, plan.trial.configuration),
+        flips=options.flips,
+        seed=plan.trial.seed,
+        dtype=arithmetic_for(options.dtype, device),
+        patience=options.patience,
+        device=device,
+    )
 
 
 def arithmetic_for(wanted: str, device: str) -> DType:
@@ -107,7 +91,7 @@ def run_trial(
     if weights.convolutions is None and plan.options.init == "lsuv" and start is None:
         unit_variance_init(model, prepare_batch(train.images[:_INIT_PICTURES], weights.preprocessing))
     keeper = _Keeper(plan, weights, val, rank, start, on_epoch)
-    options = plan.loop_options(device)
+    options = loop_options(plan, device)
     fit(
         model,
         configuration,

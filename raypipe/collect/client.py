@@ -1,0 +1,171 @@
+"""A polite client of a public API: one request at a time, paced, stopping when the server asks it to."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from importlib import metadata
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+from yarl import URL
+
+from raypipe.errors import StageError, one_line
+from raypipe.progress import say
+
+_ATTEMPTS = 5
+_MAX_BYTES = 8_000_000
+_TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=10)
+_WORTH_SAYING = 10.0
+_ABSENT = (404, 410)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A JSON body and the address' next page (`max_id` of the Link header), or a post that is gone (`body` None)."""
+
+    body: Any
+    next_id: str | None
+
+
+class PoliteClient:
+    """GET requests to one instance, `per_second` at most, as an async context manager.
+
+    A 429 is waited out (Retry-After, else X-RateLimit-Reset), and so is a window whose X-RateLimit-Remaining is 0,
+    before the next request; 5xx and broken connections are tried again, later each time. `sleep` takes seconds.
+    """
+
+    def __init__(
+        self,
+        base: str,
+        per_second: float,
+        contact: str | None = None,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.base = base.rstrip("/")
+        self._interval = 1 / per_second
+        self._agent = user_agent(contact)
+        self._sleep = sleep
+        self._not_before = 0.0
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        headers = {"User-Agent": self._agent, "Accept": "application/json"}
+        self._session = aiohttp.ClientSession(headers=headers, timeout=_TIMEOUT, trust_env=True)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def get(self, path: str, query: Mapping[str, str] | None = None) -> Answer:
+        """The answer to a path; 404 and 410 are answers with no body.
+
+        Raises StageError where the server refuses, does not speak JSON, or fails five times in a row.
+        """
+        where = f"{self.base}{path}"
+        reason = ""
+        for attempt in range(_ATTEMPTS):
+            await self._wait_for_turn()
+            try:
+                status, headers, body, next_id = await self._ask(where, query)
+            except (aiohttp.ClientError, TimeoutError) as error:
+                reason = one_line(error)
+                self._pause(2.0**attempt)
+                continue
+            self._pause(pause_after(status, headers, datetime.now(UTC), attempt))
+            if status == 200:
+                return Answer(_as_json(body, where), next_id)
+            if status in _ABSENT:
+                return Answer(None, None)
+            reason = f"HTTP {status}{_reason_in(body)}"
+            if status != 429 and status < 500:
+                raise StageError(f"{where}: {reason}; is collect.instance a Mastodon server that answers anyone?")
+        raise StageError(f"{where}: {reason}, {_ATTEMPTS} times; try again later, the same command goes on")
+
+    async def _ask(
+        self, where: str, query: Mapping[str, str] | None
+    ) -> tuple[int, Mapping[str, str], bytes, str | None]:
+        assert self._session is not None, "used outside its context"
+        async with self._session.get(where, params=query, max_redirects=3) as answer:
+            body = bytearray()
+            async for piece in answer.content.iter_chunked(65_536):
+                body += piece
+                if len(body) > _MAX_BYTES:
+                    raise StageError(f"{where}: the answer is larger than {_MAX_BYTES:,} bytes; no Mastodon page is")
+            link = answer.links["next"]["url"] if "next" in answer.links else None
+            # Only the page's name is taken from the link: the server does not get to send us elsewhere.
+            next_id = URL(link).query.get("max_id") if link is not None else None
+            return answer.status, answer.headers, bytes(body), next_id
+
+    async def _wait_for_turn(self) -> None:
+        wait = self._not_before - time.monotonic()
+        if wait > 0:
+            if wait > _WORTH_SAYING:
+                say(f"  waiting {wait:.0f} s, as {self.base} asks")
+            await self._sleep(wait)
+        self._not_before = time.monotonic() + self._interval
+
+    def _pause(self, seconds: float) -> None:
+        self._not_before = max(self._not_before, time.monotonic() + seconds)
+
+
+def user_agent(contact: str | None) -> str:
+    """``raypipe/VERSION (+CONTACT)``: who asks, and how to reach them."""
+    return f"raypipe/{metadata.version('raypipe')}{f' (+{contact})' if contact else ''}"
+
+
+def pause_after(status: int, headers: Mapping[str, str], now: datetime, attempt: int) -> float:
+    """Seconds to stay away after an answer: Retry-After (seconds or a date, RFC 9110 10.2.3), the end of a spent
+    rate-limit window (X-RateLimit-Reset, ISO 8601 as Mastodon sends it), or 2^attempt after a failure; else 0.
+    """
+    if status == 429 or status >= 500:
+        for name, read in (("Retry-After", _seconds), ("X-RateLimit-Reset", _until)):
+            if name in headers and (wait := read(headers[name], now)) is not None:
+                return wait
+        return float(2**attempt)
+    if headers.get("X-RateLimit-Remaining") == "0":
+        return _until(headers.get("X-RateLimit-Reset", ""), now) or 0.0
+    return 0.0
+
+
+def _seconds(value: str, now: datetime) -> float | None:
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - now).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def _until(value: str, now: datetime) -> float | None:
+    try:
+        return max(0.0, (datetime.fromisoformat(value) - now).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def _as_json(body: bytes, where: str) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError as error:
+        raise StageError(f"{where}: did not answer with JSON; is collect.instance a Mastodon server?") from error
+
+
+def _reason_in(body: bytes) -> str:
+    try:
+        said = json.loads(body)
+    except ValueError:
+        return ""
+    return f" ({said['error']})" if isinstance(said, dict) and isinstance(said.get("error"), str) else ""

@@ -1,0 +1,89 @@
+"""The stage `collect`: `snapshots/` of a hashtag's newest pictures, and `posts/` from the revisit seven days later."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from raypipe import tables
+from raypipe.collect.client import PoliteClient
+from raypipe.collect.revisit import revisit
+from raypipe.collect.timeline import collect
+from raypipe.config import Config
+from raypipe.errors import ConfigError
+from raypipe.progress import say
+from raypipe.records import RunRecord
+
+
+def run(config: Config) -> RunRecord:
+    """Collect the newest posts with a picture and a hashtag into `snapshots/`, or, with `collect.revisit`, ask for
+    each again `revisit_days` after it was collected and write `posts/`; the record of the table written.
+
+    Raises ConfigError where instance or hashtag cannot be one, InputError where the hashtag shows no picture,
+    StageError where the instance refuses, or revisits are not due yet (what is due is done, and kept).
+    """
+    instance, hashtag = _instance(config.collect.instance), _hashtag(config.collect.hashtag)
+    return asyncio.run(_revisit(config, instance) if config.collect.revisit else _collect(config, instance, hashtag))
+
+
+async def _collect(config: Config, instance: str, hashtag: str) -> RunRecord:
+    options = config.collect
+    wanted: dict[str, Any] = {"source": options.source, "instance": instance, "hashtag": hashtag}
+    wanted["posts"] = options.posts
+    run = tables.begin(
+        config.open_storage(),
+        "snapshots",
+        command="collect",
+        config={"collect": wanted},
+        inputs={},
+        overwrite=config.overwrite,
+    )
+    with run:
+        if run.record:
+            return run.record
+        async with PoliteClient(instance, options.requests_per_second, options.contact) as client:
+            path = f"/api/v1/timelines/tag/{quote(hashtag, safe='')}"
+            record = await collect(client, path, run, options.posts)
+    say(f"Collected {record.rows_out:,} posts with a picture, of {record.rows_in:,} seen with #{hashtag}")
+    return record
+
+
+async def _revisit(config: Config, instance: str) -> RunRecord:
+    storage, options = config.open_storage(), config.collect
+    source = tables.get_record(storage, "snapshots")
+    # A status' name means something only on the instance that it was collected from.
+    collected_from = source.config["collect"]["instance"]
+    if collected_from != instance:
+        raise ConfigError(f"collect.instance: is {instance}, but the snapshots are of {collected_from}; give that one")
+    run = tables.begin(
+        storage,
+        "posts",
+        command="collect",
+        config={"collect": {"revisit_days": options.revisit_days}},
+        inputs={"snapshots": source.run_id},
+        overwrite=config.overwrite,
+    )
+    with run:
+        if run.record:
+            return run.record
+        snapshots = tables.read_table(storage, "snapshots")
+        async with PoliteClient(instance, options.requests_per_second, options.contact) as client:
+            record = await revisit(client, run, snapshots, options.revisit_days, wait=options.wait)
+    say(f"Revisited {record.rows_out:,} posts; {record.facts['deleted']:,} were gone")
+    return record
+
+
+def _instance(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(f"collect.instance: {url!r} is not the URL of a server; say https://mastodon.social, say")
+    return url.rstrip("/")
+
+
+def _hashtag(tag: str) -> str:
+    name = tag.strip().removeprefix("#")
+    if not name or not all(letter.isalnum() or letter in "_·" for letter in name):
+        raise ConfigError(f"collect.hashtag: {tag!r} is not a hashtag; give letters, digits and _, without #")
+    # Servers do not tell #Selfie from #selfie.
+    return name.lower()

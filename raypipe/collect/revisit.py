@@ -1,0 +1,97 @@
+"""The revisit: each collected post is asked for again, exactly so many days after it was first seen (section 3)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from raypipe.collect.client import PoliteClient
+from raypipe.collect.mastodon import Status, gone
+from raypipe.errors import StageError
+from raypipe.progress import Progress, say
+from raypipe.records import RunRecord
+from raypipe.schemas import POSTS
+from raypipe.tables import TableRun
+
+_UNIT = 40
+
+
+async def revisit(
+    client: PoliteClient,
+    run: TableRun,
+    snapshots: pa.Table,
+    days: float,
+    *,
+    wait: bool,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> RunRecord:
+    """Fill `posts/`: each snapshot with the likes, comments and followers of its post `days` after `collected_at`.
+
+    A post that answers 404 or 410 is `deleted` and keeps the numbers first seen. Where posts are not due yet, either
+    waits for each, or stages those that are and raises StageError saying when the rest is; the next run goes on there.
+    """
+    started = time.monotonic()
+    rows = snapshots.sort_by([("collected_at", "ascending"), ("post_id", "ascending")]).to_pylist()
+    after = timedelta(days=days)
+    done = run.writer.units_done()
+    with Progress("Revisiting", len(rows), "posts") as progress:
+        for start in range(0, len(rows), _UNIT):
+            unit, batch = f"{start // _UNIT:06d}", rows[start : start + _UNIT]
+            if unit not in done:
+                if not wait and batch[-1]["collected_at"] + after > datetime.now(UTC):
+                    raise _not_due(start, len(rows), batch, rows[-1], after)
+                found = [await _again(client, row, after, sleep) for row in batch]
+                run.writer.write(unit, pa.Table.from_pylist(found, schema=POSTS))
+            progress.advance(len(batch))
+    facts = {"deleted": _count_deleted(run)}
+    return run.commit(rows_in=len(rows), seconds={"revisit": time.monotonic() - started}, facts=facts)
+
+
+async def _again(
+    client: PoliteClient, snapshot: dict[str, Any], after: timedelta, sleep: Callable[[float], Awaitable[None]]
+) -> dict[str, Any]:
+    due: datetime = snapshot["collected_at"] + after
+    left = (due - datetime.now(UTC)).total_seconds()
+    if left > 0:
+        if left > 60:
+            say(f"  waiting until {_as_text(due)} for the next post")
+        await sleep(left)
+    name = snapshot["post_id"]
+    path = f"/api/v1/statuses/{quote(name, safe='')}"
+    answer = await client.get(path)
+    now = datetime.now(UTC)
+    if answer.body is None:
+        return gone(snapshot, now)
+    try:
+        return Status.model_validate(answer.body).revisited(snapshot, now)
+    except ValidationError as error:
+        wrong = ".".join(map(str, error.errors()[0]["loc"]))
+        raise StageError(f"{path}: did not answer with a post ({wrong}: {error.errors()[0]['msg']})") from error
+
+
+def _not_due(done: int, total: int, batch: list[dict[str, Any]], last: dict[str, Any], after: timedelta) -> StageError:
+    first, end = batch[-1]["collected_at"] + after, last["collected_at"] + after
+    return StageError(
+        f"{done} of {total} posts revisited; the next are due at {_as_text(first)}, the last at {_as_text(end)}: "
+        "run the same command then, or with --collect.wait true"
+    )
+
+
+def _as_text(when: datetime) -> str:
+    return when.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _count_deleted(run: TableRun) -> int:
+    storage, writer = run.writer.storage, run.writer
+    paths = [storage.path(writer.staging, writer.part_name(unit)) for unit in writer.units_done()]
+    tables = [pq.read_table(path, filesystem=storage.filesystem, columns=["deleted"]) for path in paths]
+    return sum(int(pc.sum(table["deleted"]).as_py() or 0) for table in tables)

@@ -1,0 +1,81 @@
+"""Paging through a hashtag's timeline, each page staged as it comes, so that a killed run goes on behind it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raypipe.collect.client import PoliteClient
+from raypipe.collect.mastodon import SNAPSHOTS, Page, read_page
+from raypipe.errors import InputError, StageError
+from raypipe.progress import Progress
+from raypipe.records import RunRecord
+from raypipe.tables import TableRun, TableWriter
+
+_PAGE_SIZE = 40
+# Beside a page's rows, in the Parquet file's own metadata: what the next page is, and what was left out.
+_PAGE_KEY = b"raypipe_page"
+
+
+async def collect(client: PoliteClient, path: str, run: TableRun, most: int) -> RunRecord:
+    """Fill `snapshots/` with the newest posts that have a picture, `most` at most, down the timeline at `path`.
+
+    Raises InputError where there is none, StageError where what answers is no timeline.
+    """
+    known: set[str] = set()
+    dropped: Counter[str] = Counter()
+    seen = pages = 0
+    before: str | None = None
+    ended = False
+    for rows, facts in _staged(run.writer):
+        known.update(rows["post_id"].to_pylist())
+        dropped.update(facts["dropped"])
+        seen, pages, before = seen + facts["seen"], pages + 1, facts["next_id"]
+        ended = before is None
+    with Progress("Collecting", most, "posts") as progress:
+        progress.advance(len(known))
+        while not ended and len(known) < most:
+            query = {"limit": str(_PAGE_SIZE), "only_media": "true", **({"max_id": before} if before else {})}
+            answer = await client.get(path, query)
+            if not isinstance(answer.body, list):
+                raise StageError(
+                    f"{client.base}{path}: did not answer with a list of posts; is collect.instance a Mastodon server?"
+                )
+            if answer.next_id is not None and answer.next_id == before:
+                raise StageError(
+                    f"{client.base}{path}: leads from the page before {before} to itself; the server is broken"
+                )
+            page = read_page(answer.body, datetime.now(UTC), known, most - len(known))
+            # An empty page is the timeline's end, whatever its header says.
+            before = answer.next_id if answer.body else None
+            ended = before is None
+            _stage(run.writer, pages, page, before)
+            seen, pages = seen + page.seen, pages + 1
+            dropped.update(page.dropped)
+            progress.advance(len(page.rows))
+    if not known:
+        run.writer.storage.delete_directory(run.writer.staging)
+        raise InputError(
+            f"{client.base}{path}: shows no post with a picture ({seen} posts seen); choose another collect.hashtag"
+        )
+    return run.commit(rows_in=seen, dropped=dict(dropped), facts={"pages": pages})
+
+
+def _stage(writer: TableWriter, number: int, page: Page, next_id: str | None) -> None:
+    facts = {"seen": page.seen, "dropped": page.dropped, "next_id": next_id}
+    schema = SNAPSHOTS.with_metadata({_PAGE_KEY: json.dumps(facts).encode()})
+    writer.write(f"{number:06d}", pa.Table.from_pylist(page.rows, schema=schema))
+
+
+def _staged(writer: TableWriter) -> Iterator[tuple[pa.Table, dict[str, Any]]]:
+    storage = writer.storage
+    for unit in sorted(writer.units_done()):
+        path = storage.path(writer.staging, writer.part_name(unit))
+        rows = pq.read_table(path, filesystem=storage.filesystem)
+        yield rows, json.loads(rows.schema.metadata[_PAGE_KEY])

@@ -1,0 +1,154 @@
+"""The address guard: which URLs may be asked for, and which addresses may be dialled.
+
+A URL comes from whoever posted it. Names are resolved by whoever owns them, so an address is checked where it is
+dialled (`socket_factory`), not where it is looked up: literal addresses and redirects skip the resolver, and an answer
+may change between a check and the connection.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from yarl import URL
+
+PORTS = frozenset({80, 443, 8080, 8443})
+_SCHEMES = ("http", "https")
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+REFUSED_ERRNO = -1
+"""`errno` of AddressRefused. aiohttp merges the errors of a name's addresses into one OSError that keeps only this."""
+
+_PRIVATE = tuple(
+    ipaddress.ip_network(text)
+    for text in ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "::1/128", "fc00::/7")
+)
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+class URLRefused(Exception):
+    """A URL that is not asked for; `status` is ``blocked`` or ``invalid_url``."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class AddressRefused(OSError):
+    """An address that is not dialled."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(REFUSED_ERRNO, reason)
+
+
+@dataclass(frozen=True)
+class AddressGuard:
+    """What may be asked and dialled.
+
+    `allow_private` lets loopback, RFC 1918, unique local and carrier-grade NAT addresses through; link-local ones
+    (where clouds keep their credentials), multicast and reserved ones are refused all the same.
+    """
+
+    allow_private: bool = False
+    allow_ports: Sequence[int] = ()
+    make_socket: Callable[..., socket.socket] = field(default=socket.socket, repr=False)
+
+    def check_url(self, text: str) -> URL:
+        """`text` as a URL that may be asked for; raises URLRefused."""
+        url = _parse(text)
+        if url.scheme not in _SCHEMES:
+            raise URLRefused("blocked", f"scheme {url.scheme!r} is not http or https")
+        if not url.host:
+            raise URLRefused("invalid_url", "has no host")
+        if url.user is not None or url.password is not None:
+            raise URLRefused("blocked", "carries a user name or password")
+        self._check_port(url.port)
+        literal = _literal_address(url.host)
+        if literal is not None:
+            reason = self.refusal(literal)
+            if reason:
+                raise URLRefused("blocked", reason)
+        return url
+
+    def _check_port(self, port: int | None) -> None:
+        if port not in PORTS and port not in self.allow_ports:
+            raise URLRefused("blocked", f"port {port} is not allowed (--ingest.allow_ports {port} allows it)")
+
+    def refusal(self, address: Address) -> str | None:
+        """Why an address is not dialled, None where it may be."""
+        for inner in carried_addresses(address):
+            if any(inner in network for network in _PRIVATE):
+                if not self.allow_private:
+                    return f"{_named(address, inner)} is not public (--ingest.allow_private allows it)"
+            elif not _is_public(inner):
+                return f"{_named(address, inner)} is not a public address"
+        return None
+
+    def socket_factory(self, address_info: tuple[Any, ...]) -> socket.socket:
+        """A socket for an entry of getaddrinfo, for aiohttp's TCPConnector; raises AddressRefused before there is one.
+
+        Called with the very address that is connected to next.
+        """
+        family, kind, protocol, _, target = address_info
+        if family not in (socket.AF_INET, socket.AF_INET6):
+            raise AddressRefused(f"address family {family} is not IP")
+        reason = self.refusal(_address(str(target[0])))
+        if reason:
+            raise AddressRefused(reason)
+        return self.make_socket(family=family, type=kind, proto=protocol)
+
+
+def carried_addresses(address: Address) -> tuple[Address, ...]:
+    """The addresses that packets to `address` may reach: IPv4 inside IPv6 (mapped, NAT64, 6to4, Teredo) unwrapped."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return (address,)
+    if address.ipv4_mapped is not None:
+        return (address.ipv4_mapped,)
+    if address in _NAT64:
+        return (ipaddress.IPv4Address(int(address) & 0xFFFFFFFF),)
+    if address.sixtofour is not None:
+        return (address.sixtofour,)
+    if address.teredo is not None:
+        return address.teredo
+    return (address,)
+
+
+def _is_public(address: Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address) and address not in _GLOBAL_UNICAST:
+        return False
+    return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
+
+
+def _named(address: Address, inner: Address) -> str:
+    return str(address) if address == inner else f"{address} (carries {inner})"
+
+
+def _parse(text: str) -> URL:
+    stripped = text.strip()
+    if not stripped:
+        raise URLRefused("invalid_url", "is empty")
+    try:
+        url = URL(stripped)
+        _ = url.port, url.raw_host
+    except (ValueError, TypeError) as error:
+        raise URLRefused("invalid_url", f"cannot be read as a URL: {error}") from error
+    if not url.scheme:
+        raise URLRefused("invalid_url", "has no scheme such as https://")
+    return url
+
+
+def _literal_address(host: str) -> Address | None:
+    try:
+        return _address(host)
+    except ValueError:
+        return None
+
+
+def _address(text: str) -> Address:
+    # A scope (`fe80::1%eth0`) says by which interface, not to whom.
+    return ipaddress.ip_address(text.partition("%")[0])

@@ -1,0 +1,112 @@
+"""Least squares over any number of blocks by merging their triangular factors (TSQR).
+
+Each block of rows becomes the R of its QR factorisation, a small triangle; stacked triangles become one by another QR.
+R of all rows is all that the regression needs, and unlike the normal equations it does not square the condition
+number. Demmel, Grigori, Hoemmen, Langou (2012), "Communication-optimal parallel and sequential QR and LU
+factorizations", section 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import solve_triangular
+
+from raypipe.errors import InputError
+from raypipe.label.formula import Floats
+
+
+@dataclass(frozen=True)
+class Factor:
+    """R of ``[X | y | 1]`` for `n` rows: at most p+2 rows of p+2 columns.
+
+    The column of ones, last, tells whether X spans the constant, and carries the mean of y, without a second pass.
+    """
+
+    n: int
+    R: Floats
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The minimum of ‖y − Xβ‖²; `R` is X's own triangle (p, p), `ssr` the minimum."""
+
+    terms: tuple[str, ...]
+    n: int
+    params: Floats
+    R: Floats
+    ssr: float
+    uncentered_tss: float
+    centered_tss: float
+    has_constant: bool
+
+
+def factor(X: Floats, y: Floats) -> Factor:
+    """The factor of one block: X of shape (n, p), y of shape (n,)."""
+    columns = np.column_stack([X, y, np.ones(len(y))])
+    return Factor(len(y), np.asarray(np.linalg.qr(columns, mode="r")))
+
+
+def merge(factors: Sequence[Factor]) -> Factor:
+    """The factor of all rows, merged pairwise in a tree, so that rounding grows with the logarithm of the blocks."""
+    level = list(factors)
+    while len(level) > 1:
+        pairs = [level[i : i + 2] for i in range(0, len(level), 2)]
+        level = [_merge_pair(*pair) if len(pair) == 2 else pair[0] for pair in pairs]
+    return level[0]
+
+
+def _merge_pair(a: Factor, b: Factor) -> Factor:
+    return Factor(a.n + b.n, np.asarray(np.linalg.qr(np.vstack([a.R, b.R]), mode="r")))
+
+
+def solve(whole: Factor, terms: tuple[str, ...]) -> Solution:
+    """The regression of a merged factor.
+
+    Raises InputError where there are not more posts than terms, or a term is a linear combination of those before it
+    (naming them).
+    """
+    p, n = len(terms), whole.n
+    if n <= p:
+        raise InputError(
+            f"label.formula: {n:,} usable posts for {p} terms ({', '.join(terms)}); a fit needs more posts than terms"
+        )
+    R = np.zeros((p + 2, p + 2))
+    R[: len(whole.R)] = whole.R
+    X_R, y_R, one_R = R[:p, :p], R[:, p], R[:, p + 1]
+    _check_rank(X_R, terms, n)
+    mean = float(y_R @ one_R) / n
+    return Solution(
+        terms=terms,
+        n=n,
+        params=solve_triangular(X_R, y_R[:p]),
+        R=X_R,
+        ssr=float(y_R[p] ** 2),
+        uncentered_tss=float(y_R @ y_R),
+        centered_tss=float(np.sum((y_R - mean * one_R) ** 2)),
+        has_constant=bool(np.linalg.norm(one_R[p:]) <= _tolerance(p, n) ** 0.5 * n**0.5),
+    )
+
+
+def _tolerance(p: int, n: int) -> float:
+    # What rounding leaves of a column that the others explain, relative to its length, with some room.
+    return 10 * p * float(np.sqrt(n)) * float(np.finfo(np.float64).eps)
+
+
+def _check_rank(R: Floats, terms: tuple[str, ...], n: int) -> None:
+    # |R[j, j]| is the distance of column j from the span of those before it; relative to the column's own length, so
+    # that units (followers in millions) do not matter.
+    lengths = np.linalg.norm(R, axis=0)
+    for j, term in enumerate(terms):
+        if lengths[j] == 0:
+            raise InputError(f"label.formula: term {term} is 0 in all {n:,} posts; drop it")
+        if abs(R[j, j]) > _tolerance(len(terms), n) * lengths[j]:
+            continue
+        weights = np.abs(solve_triangular(R[:j, :j], R[:j, j])) * lengths[:j] / lengths[j]
+        others = [name for name, weight in zip(terms, weights, strict=False) if weight > 1e-8]
+        raise InputError(
+            f"label.formula: term {term} is collinear with {', '.join(others)} in all {n:,} posts, so their "
+            "coefficients cannot be told apart; drop one"
+        )

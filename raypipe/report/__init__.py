@@ -1,0 +1,5 @@
+"""One page of all that was done. The package itself is the stage: ``raypipe.report(config)``."""
+
+from raypipe.stages import make_callable
+
+make_callable(__name__)

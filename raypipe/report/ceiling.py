@@ -1,0 +1,35 @@
+"""What a perfect judge of the pictures would reach in a generated world, on the very pictures a model was tested on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from raypipe.report.sources import Sources
+from raypipe.world.truth import judge_accuracy
+
+_CLASSES = ["top", "bottom"]
+
+
+@dataclass(frozen=True)
+class PerfectJudge:
+    """Sees the planted look of each picture exactly, and nothing of the noise: `known` has `look`, `label` by post."""
+
+    known: pd.DataFrame
+
+    @classmethod
+    def of(cls, sources: Sources) -> PerfectJudge | None:
+        """The judge of a generated world; None where the posts are real or none is labelled top or bottom."""
+        truth, labels = sources.truth, sources.labels
+        if truth is None or labels is None:
+            return None
+        judged = labels.loc[labels["label"].map(lambda label: label in _CLASSES), ["post_id", "label"]]
+        known = judged.merge(truth[["post_id", "look"]], on="post_id").set_index("post_id")
+        return None if known.empty else cls(known)
+
+    def accuracy(self, post_ids: Iterable[str]) -> float | None:
+        """Share of the named pictures that the judge puts right; None where none of them is labelled."""
+        seen = self.known.reindex(pd.Index(sorted(set(post_ids)))).dropna()
+        return None if seen.empty else judge_accuracy(seen["look"].to_numpy(), seen["label"].tolist())

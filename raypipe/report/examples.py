@@ -1,0 +1,141 @@
+"""Pictures for the report: those of the extreme scores, and those that the best model was surest of (figure 5)."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from PIL import Image, ImageOps
+
+from raypipe.report.sources import Sources
+from raypipe.report.training import Training
+
+_SIDE = 168
+_QUALITY = 78
+
+
+@dataclass(frozen=True)
+class Example:
+    """One picture: a data URI (None where its bytes cannot be shown), a caption, and its true class where it counts."""
+
+    post_id: str
+    source: str | None
+    caption: str
+    truth: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A titled row of pictures."""
+
+    title: str
+    kind: str
+    pictures: list[Example]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """`scored`: the highest and lowest scores. `sure`: the surest predictions of `model` on the pictures of `split`."""
+
+    scored: list[Row]
+    sure: list[Row]
+    model: str | None
+    split: str | None
+
+
+def build(sources: Sources, training: Training | None, count: int) -> Examples | None:
+    """`count` pictures of each kind; None where the root holds no labels or no picture's bytes."""
+    labels = sources.labels
+    if labels is None or count == 0:
+        return None
+    scored = _extremes(labels, count)
+    sure, model, split = _surest(training, count)
+    wanted = {post_id for _, _, chosen in (*scored, *sure) for post_id, _, _ in chosen}
+    found = sources.pictures(wanted)
+    if not found:
+        return None
+    thumbnails = {post_id: thumbnail(data) for post_id, data in found.items()}
+
+    def rows(plan: list[_Plan]) -> list[Row]:
+        return [
+            Row(
+                title, kind, [Example(post_id, thumbnails.get(post_id), text, truth) for post_id, text, truth in chosen]
+            )
+            for title, kind, chosen in plan
+            if chosen
+        ]
+
+    return Examples(rows(scored), rows(sure), model, split)
+
+
+_Chosen = list[tuple[str, str, str | None]]
+_Plan = tuple[str, str, _Chosen]
+
+
+def thumbnail(data: bytes) -> str | None:
+    """A small square JPEG of a picture as a data URI; None where the bytes cannot be decoded."""
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            opened.draft("RGB", (2 * _SIDE, 2 * _SIDE))
+            small = ImageOps.fit(ImageOps.exif_transpose(opened).convert("RGB"), (_SIDE, _SIDE), centering=(0.5, 0.4))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        # Pillow raises any of these for damaged files; the page then shows an empty frame with the post's name.
+        return None
+    sink = io.BytesIO()
+    small.save(sink, "JPEG", quality=_QUALITY, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(sink.getvalue()).decode()}"
+
+
+def _extremes(labels: pd.DataFrame, count: int) -> list[_Plan]:
+    """Highest and lowest scores; for schemes without scores, the first pictures of each class."""
+    scores = labels.dropna(subset=["score"])
+    if not scores.empty:
+        ordered = scores.sort_values(["score", "post_id"], ascending=[False, True])
+        ends = (("Highest scores", "top", ordered.head(count)), ("Lowest scores", "bottom", ordered.tail(count)[::-1]))
+        return [
+            (title, kind, [(str(r.post_id), f"{r.score:+.2f}".replace("-", "−"), None) for r in rows.itertuples()])
+            for title, kind, rows in ends
+        ]
+    named = labels[labels["label"].map(lambda value: isinstance(value, str))]
+    if named.empty:
+        first = labels[labels["label"].notna()].head(count)
+        captions: _Chosen = [(str(row.post_id), _caption(row.label), None) for row in first.itertuples()]
+        return [("Labelled pictures", "plain", captions)]
+    return [
+        (f"Labelled {name}", "plain", [(str(post_id), str(name), None) for post_id in group["post_id"].head(count)])
+        for name, group in sorted(named.groupby("label"), key=lambda pair: str(pair[0]))
+    ]
+
+
+def _caption(label: Any) -> str:
+    """A label of the schemes `continuous` (a number) and `hashtags` (several names) in a few characters."""
+    return f"{label:.2f}" if isinstance(label, float) else " ".join(f"#{name}" for name in label)
+
+
+def _surest(training: Training | None, count: int) -> tuple[list[_Plan], str | None, str | None]:
+    """The paper's figure 5: pictures that the best model puts into a class with most confidence."""
+    best = training.best if training else None
+    if training is None or best is None or training.predictions is None or set(training.classes) != {"top", "bottom"}:
+        return [], None, None
+    own = training.predictions[training.predictions["key"] == best.key]
+    own = own[own["seed"] == own["seed"].min()]
+    split = next((name for name in ("val", "test") if own["split"].eq(name).any()), None)
+    if split is None:
+        return [], None, None
+    ordered = own[own["split"] == split].sort_values(["probability", "post_id"], ascending=[False, True])
+    called_top = ordered["probability"] > 0.5
+    plans: list[_Plan] = []
+    for name, rows in (("top", ordered[called_top]), ("bottom", ordered[~called_top][::-1])):
+        chosen: _Chosen = [
+            (str(r.post_id), _sure(name, float(r.probability)), str(r.label)) for r in rows.head(count).itertuples()
+        ]
+        plans.append((f"Classified “{name}”, most confident first", "truth", chosen))
+    return plans, best.key, split
+
+
+def _sure(name: str, probability: float) -> str:
+    """The model's confidence in the class that it chose; `probability` is of top."""
+    return f"{100 * (probability if name == 'top' else 1 - probability):.0f} %"

@@ -1,0 +1,60 @@
+"""The report's tables as CSV files, for whoever goes on with the numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from raypipe.report.page import Content
+
+
+def tables(content: Content) -> dict[str, bytes]:
+    """CSV files by name; only those that have rows."""
+    rows: dict[str, tuple[Sequence[str], list[Sequence[Any]]]] = {
+        "funnel": (
+            ("step", "posts", "share_of_first", "share_of_step_before", "paper"),
+            [(s.name, s.count, s.share, s.kept, s.paper) for s in content.funnel.steps],
+        ),
+        "dropped": (("table", "reason", "rows"), [(d.stage, d.reason, d.rows) for d in content.funnel.dropped]),
+        "fetch": (("status", "pictures", "share"), [(s.name, s.count, s.share) for s in content.funnel.statuses]),
+        "table2": (
+            ("participant", "pictures", "accuracy", "low", "high", "median_seconds"),
+            [(p.name, p.pictures, p.accuracy, p.low, p.high, p.median_seconds) for p in content.people],
+        ),
+    }
+    if content.regression is not None:
+        rows["coefficients"] = (
+            ("term", "estimate", "std_err", "t", "p", "low", "high", "truth"),
+            [
+                (c.term, c.estimate, c.std_err, c.t, c.p, c.low, c.high, c.truth)
+                for c in content.regression.coefficients
+            ],
+        )
+    if content.training is not None:
+        rows["table1"] = (_TABLE_1, [_table_1_row(row) for row in content.training.rows])
+    return {f"{name}.csv": _csv(header, lines) for name, (header, lines) in rows.items() if lines}
+
+
+_TABLE_1 = (
+    "configuration", "table", "seeds", "max_val_accuracy", "epochs", "final_val_accuracy",
+    "split", "accuracy", "pictures", "low", "high", "ceiling", "paper_max_val_accuracy",
+)  # fmt: skip
+
+
+def _table_1_row(row: Any) -> Sequence[Any]:
+    seen = row.measured
+    measured = (seen.split, seen.accuracy, seen.n, seen.low, seen.high, seen.ceiling) if seen else (None,) * 6
+    return (
+        row.configuration, row.table, row.seeds, row.max_val_accuracy, row.epochs, row.final_val_accuracy,
+        *measured, row.paper.max_val_accuracy if row.paper else None,
+    )  # fmt: skip
+
+
+def _csv(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(["" if value is None else value for value in line] for line in lines)
+    return text.getvalue().encode()

@@ -1,0 +1,189 @@
+"""The funnel from collected posts to labelled pictures, and every row that a stage dropped, with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from raypipe.report import paper
+from raypipe.report.sources import Sources
+
+_STATUS_MEANING = {
+    "ok": "picture fetched",
+    "gone": "no longer there (404, 410)",
+    "forbidden": "not allowed (401, 403, 451)",
+    "rate_limited": "too many requests, to the last try (429)",
+    "server_error": "the server failed (5xx)",
+    "timeout": "no answer in time",
+    "connection": "connection refused or broken",
+    "dns": "host name not found",
+    "blocked": "address or scheme not allowed",
+    "redirects": "too many redirects",
+    "too_large": "more bytes than allowed",
+    "not_an_image": "the answer is no picture",
+    "truncated": "the picture breaks off",
+    "too_many_pixels": "more pixels than allowed",
+    "invalid_url": "no valid address",
+    "deleted": "gone at the revisit, nothing was asked",
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One bar of the funnel; `share` of the first bar, `kept` of the bar before it, `paper` the paper's count."""
+
+    name: str
+    count: int
+    share: float
+    kept: float | None
+    paper: int | None
+    paper_share: float | None
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Rows that a stage did not pass on, for one reason."""
+
+    stage: str
+    reason: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class Balance:
+    """The accounts of one stage: `rows_in` = `rows_out` + `dropped`."""
+
+    stage: str
+    rows_in: int
+    rows_out: int
+    dropped: int
+
+
+@dataclass(frozen=True)
+class Status:
+    """How many pictures met one outcome of fetching."""
+
+    name: str
+    meaning: str
+    count: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Funnel:
+    """Everything that the funnel section shows; lists are empty where the tables behind them are missing."""
+
+    steps: list[Step]
+    splits: dict[str, int]
+    dropped: list[Dropped]
+    balances: list[Balance]
+    statuses: list[Status]
+    requests: int | None
+    fetched_bytes: int | None
+
+    def count(self, name: str) -> int | None:
+        """The count of a step by name; None where the run has no such step."""
+        return next((step.count for step in self.steps if step.name == name), None)
+
+
+COLLECTED, PRESENT, FETCHED = "Posts collected", "Still there at the revisit", "Picture fetched"
+WITH_FACE, ONE_FACE = "With a face", "With exactly one face"
+SCORED, LABELLED = "Took part in labelling", "Labelled"
+
+# Drawing the world drops nothing of the run: its own tables are left out of the accounts.
+_OF_THE_WORLD = ("truth", "pictures")
+
+_PAPER = {
+    COLLECTED: paper.COLLECTED,
+    PRESENT: paper.PRESENT,
+    WITH_FACE: paper.WITH_FACE,
+    ONE_FACE: paper.ONE_FACE,
+    LABELLED: paper.LABELLED,
+}
+
+
+def build(sources: Sources) -> Funnel:
+    """Count the funnel from the tables themselves, not from what stages say of themselves."""
+    images = sources.images
+    fetched = None if images is None else images[images["status"] == "ok"]
+    return Funnel(
+        steps=_steps(_counts(sources)),
+        splits=_splits(sources),
+        dropped=_dropped(sources),
+        balances=[
+            Balance(name, record.rows_in, record.rows_out, sum(record.dropped.values()))
+            for name, record in sources.records.items()
+            if name in ("posts", "images", "labels")
+        ],
+        statuses=_statuses(sources),
+        requests=None if images is None else int(images["attempts"].fillna(0).sum()),
+        fetched_bytes=None if fetched is None else int(fetched["n_bytes"].fillna(0).sum()),
+    )
+
+
+def _counts(sources: Sources) -> dict[str, int]:
+    found: dict[str, int] = {}
+    if sources.posts is not None:
+        found[COLLECTED] = sources.records["posts"].rows_in
+        found[PRESENT] = int((~sources.posts["deleted"].astype(bool)).sum())
+    if sources.images is not None:
+        fetched = sources.images[sources.images["status"] == "ok"]
+        if fetched["n_bytes"].notna().any():
+            found[FETCHED] = len(fetched)
+        if fetched["n_faces"].notna().any():
+            found[WITH_FACE] = int((fetched["n_faces"] >= 1).sum())
+            found[ONE_FACE] = int((fetched["n_faces"] == 1).sum())
+    if sources.labels is not None:
+        found[SCORED] = len(sources.labels)
+        found[LABELLED] = int(sources.labels["label"].notna().sum())
+    return found
+
+
+def _steps(counts: dict[str, int]) -> list[Step]:
+    steps: list[Step] = []
+    first = max(next(iter(counts.values()), 0), 1)
+    before: int | None = None
+    for name, count in counts.items():
+        theirs = _PAPER.get(name)
+        steps.append(
+            Step(
+                name=name,
+                count=count,
+                share=count / first,
+                kept=count / before if before else None,
+                paper=theirs,
+                paper_share=theirs / paper.COLLECTED if theirs else None,
+            )
+        )
+        before = count
+    return steps
+
+
+def _splits(sources: Sources) -> dict[str, int]:
+    if sources.labels is None:
+        return {}
+    found = sources.labels.loc[sources.labels["label"].notna(), "split"].value_counts()
+    return {name: int(found[name]) for name in ("train", "val", "test") if name in found.index}
+
+
+def _dropped(sources: Sources) -> list[Dropped]:
+    found = [
+        Dropped(stage, reason, rows)
+        for stage, record in sources.records.items()
+        if stage not in _OF_THE_WORLD
+        for reason, rows in record.dropped.items()
+        if rows
+    ]
+    return sorted(found, key=lambda item: (list(sources.records).index(item.stage), -item.rows))
+
+
+def _statuses(sources: Sources) -> list[Status]:
+    if sources.images is None:
+        return []
+    counts = sources.images["status"].value_counts()
+    total = max(int(np.sum(counts.to_numpy())), 1)
+    return [
+        Status(str(name), _STATUS_MEANING.get(str(name), ""), int(count), int(count) / total)
+        for name, count in counts.items()
+    ]

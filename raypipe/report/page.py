@@ -1,0 +1,138 @@
+"""Putting the page together: one HTML file that needs nothing beside it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import jinja2
+from markupsafe import Markup
+
+from raypipe.records import versions
+from raypipe.report import ceiling, examples, figures, funnel, headline, paper, people, provenance, regression, training
+from raypipe.report.examples import Examples
+from raypipe.report.funnel import Funnel
+from raypipe.report.people import Participant
+from raypipe.report.provenance import Provenance
+from raypipe.report.regression import Regression
+from raypipe.report.sources import Sources
+from raypipe.report.style import Drawing, configuration_colour
+from raypipe.report.training import Training
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+@dataclass(frozen=True)
+class Content:
+    """Everything that the page says, before it is drawn; None and empty lists where the root does not hold it."""
+
+    sources: Sources
+    funnel: Funnel
+    regression: Regression | None
+    training: Training | None
+    people: list[Participant]
+    people_ceiling: float | None
+    stages: list[Provenance]
+    classes: list[str]
+
+
+def gather(sources: Sources) -> Content:
+    """Read and count what a root holds."""
+    labels = sources.labels
+    named = [] if labels is None else [name for name in labels["label"] if isinstance(name, str)]
+    judge = ceiling.PerfectJudge.of(sources)
+    held_out = [] if labels is None else list(labels.loc[labels["split"] == "val", "post_id"])
+    return Content(
+        sources=sources,
+        funnel=funnel.build(sources),
+        regression=regression.build(sources),
+        training=training.build(sources),
+        people=people.build(sources),
+        people_ceiling=judge.accuracy(held_out) if judge else None,
+        stages=provenance.build(sources),
+        classes=sorted(set(named)),
+    )
+
+
+def draw(content: Content) -> dict[str, Drawing]:
+    """The figures that the content has data for, by name."""
+    found: list[Drawing] = []
+    if content.funnel.steps:
+        found.append(figures.draw_funnel(content.funnel))
+    if content.regression is not None:
+        if content.regression.cloud is not None:
+            found.append(figures.draw_cloud(content.regression.cloud, content.regression.formula))
+        if content.regression.scores.size:
+            found.append(figures.draw_residuals(content.regression))
+    if content.training is not None and any(content.training.trials.values()):
+        found += [figures.draw_validation(content.training), figures.draw_overfitting(content.training)]
+    if content.training is not None and any(row.measured for row in content.training.rows):
+        found.append(figures.draw_intervals(content.training.rows))
+    return {drawing.name: drawing for drawing in found}
+
+
+def render(content: Content, drawings: dict[str, Drawing], *, title: str, n_examples: int) -> str:
+    """The whole page as HTML."""
+    shown: Examples | None = examples.build(content.sources, content.training, n_examples)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("raypipe", "report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters.update(
+        n=_count,
+        pct=headline.percent,
+        num=_number,
+        p=_p_value,
+        size=_size,
+        duration=_duration,
+        role=configuration_colour,
+    )
+    return environment.get_template("page.html").render(
+        title=title,
+        css=Markup((jinja2.PackageLoader("raypipe", "report").get_source(environment, "page.css"))[0]),
+        headline=headline.build(content.funnel, content.regression, content.training, content.classes),
+        content=content,
+        drawings={name: Markup(drawing.inline) for name, drawing in drawings.items()},
+        examples=shown,
+        n_examples=n_examples,
+        paper=paper,
+        versions=provenance.shared_versions(content.stages) or versions(),
+        root=content.sources.storage.root,
+        made_at=datetime.now(UTC),
+    )
+
+
+def _count(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    if value is None or not math.isfinite(value):
+        return "–"
+    text = f"{value:,.{digits}f}" if abs(value) < 1e5 else f"{value:,.0f}"
+    return text.replace("-", "−")
+
+
+def _p_value(value: float) -> str:
+    if not math.isfinite(value):
+        return "–"
+    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
+
+
+def _size(n_bytes: int | None) -> str:
+    if n_bytes is None:
+        return "–"
+    power = min(int(math.log(max(n_bytes, 1), 1000)), len(_UNITS) - 1)
+    return f"{n_bytes / 1000**power:,.{1 if power else 0}f} {_UNITS[power]}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

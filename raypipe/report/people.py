@@ -1,0 +1,42 @@
+"""Table 2: how people classified the pictures, a row a participant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from raypipe.report.sources import Sources
+from raypipe.train.metrics import wilson_interval
+
+
+@dataclass(frozen=True)
+class Participant:
+    """One person's answers: the share that agrees with the labels, with its 95 % interval."""
+
+    name: str
+    pictures: int
+    accuracy: float
+    low: float
+    high: float
+    median_seconds: float
+
+
+def build(sources: Sources) -> list[Participant]:
+    """Everyone whose answers are complete, by name."""
+    found = []
+    for table in sorted(sources.study_tables):
+        answers = sources.frame(table)
+        if answers is None or answers.empty:
+            continue
+        right = int((answers["answer"] == answers["label"]).sum())
+        low, high = wilson_interval(right, len(answers))
+        found.append(
+            Participant(
+                name=str(answers["participant"].iloc[0]),
+                pictures=len(answers),
+                accuracy=right / len(answers),
+                low=low,
+                high=high,
+                median_seconds=float(answers["seconds"].median()),
+            )
+        )
+    return found

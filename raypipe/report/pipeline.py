@@ -1,0 +1,61 @@
+"""The stage `report`: one HTML page, its figures and its tables, from whatever a root holds."""
+
+from __future__ import annotations
+
+import time
+
+from raypipe import tables
+from raypipe.config import Config
+from raypipe.errors import InputError
+from raypipe.progress import say
+from raypipe.records import RunRecord, differences
+from raypipe.report import exports, page
+from raypipe.report.sources import Sources
+from raypipe.storage import Storage
+
+INDEX = "index.html"
+
+
+def run(config: Config) -> RunRecord:
+    """Write `report/index.html`, `report/figures/` and `report/tables/`; needs no Ray.
+
+    A report of the same options over older inputs is replaced without asking: it holds nothing that cannot be made
+    again. Raises InputError where the root holds no complete table.
+    """
+    storage = config.open_storage()
+    sources = Sources.open(storage)
+    if not sources.records:
+        raise InputError(
+            f"{storage.root}: holds no complete table to report on; run `raypipe ingest` or `raypipe demo`"
+        )
+    options = config.result_options("report")
+    with tables.begin(
+        storage,
+        "report",
+        command="report",
+        config=options,
+        inputs=sources.fingerprints,
+        overwrite=config.overwrite or _only_inputs_differ(storage, options, sources.fingerprints),
+    ) as run:
+        if run.record:
+            return run.record
+        started = time.monotonic()
+        content = page.gather(sources)
+        read = time.monotonic()
+        drawings = page.draw(content)
+        html = page.render(content, drawings, title=config.report.title, n_examples=config.report.examples)
+        run.writer.write_file(INDEX, html.encode())
+        for name, drawing in drawings.items():
+            run.writer.write_file(f"figures/{name}.svg", drawing.svg)
+            run.writer.write_file(f"figures/{name}.png", drawing.png)
+        for name, data in exports.tables(content).items():
+            run.writer.write_file(f"tables/{name}", data)
+        seconds = {"read": read - started, "draw": time.monotonic() - read}
+        record = run.commit(rows_in=0, rows_out=0, seconds=seconds, facts={"index": storage.uri("report", INDEX)})
+    say(f"Report: {storage.uri('report', INDEX)}")
+    return record
+
+
+def _only_inputs_differ(storage: Storage, options: dict[str, object], inputs: dict[str, str]) -> bool:
+    found = tables.find_record(storage, "report")
+    return found is not None and found.inputs != inputs and not differences(found, options, found.inputs)

@@ -1,0 +1,81 @@
+"""Where every number comes from: commands, options, versions, seconds by step and fingerprints of each stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from raypipe.records import RunRecord
+from raypipe.report.sources import Sources
+
+_LONGEST_FACT = 120
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """One stage's record as the page shows it; every value is text."""
+
+    table: str
+    command: str
+    run_id: str
+    started: str
+    seconds: float
+    n_files: int
+    n_bytes: int
+    steps: dict[str, float]
+    options: dict[str, str]
+    facts: dict[str, str]
+    inputs: dict[str, str]
+    versions: dict[str, str]
+    host: str
+
+
+def build(sources: Sources) -> list[Provenance]:
+    """A record a complete table, in the order the stages ran."""
+    ordered = sorted(sources.records.items(), key=lambda item: item[1].finished_at)
+    return [_describe(table, record) for table, record in ordered]
+
+
+def shared_versions(stages: list[Provenance]) -> dict[str, str]:
+    """The versions that all stages ran with; what differs between stages is left out here."""
+    if not stages:
+        return {}
+    first = stages[0].versions
+    return {name: value for name, value in first.items() if all(stage.versions.get(name) == value for stage in stages)}
+
+
+def _describe(table: str, record: RunRecord) -> Provenance:
+    return Provenance(
+        table=table,
+        command=f"raypipe {record.command}",
+        run_id=record.run_id,
+        started=f"{record.started_at:%Y-%m-%d %H:%M:%S} UTC",
+        seconds=(record.finished_at - record.started_at).total_seconds(),
+        n_files=len(record.files),
+        n_bytes=sum(file.n_bytes for file in record.files),
+        steps=record.seconds,
+        options=flatten(record.config),
+        facts={name: text for name, text in flatten(record.facts).items() if len(text) <= _LONGEST_FACT},
+        inputs=record.inputs,
+        versions=record.versions,
+        host=record.host,
+    )
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, str]:
+    """Nested options by dotted name, as text."""
+    if isinstance(value, dict) and value:
+        return {name: text for key, item in value.items() for name, text in flatten(item, f"{prefix}{key}.").items()}
+    return {prefix.rstrip("."): _text(value)} if prefix else {}
+
+
+def _text(value: Any) -> str:
+    if value is None or value in ({}, []):
+        return "–"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.6g}"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,159 @@
+"""The fitted regression as the report shows it: coefficients beside the truth, the points of figure 2, residuals."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from raypipe.report.sources import Sources
+
+FloatArray = npt.NDArray[np.float64]
+
+_INTERCEPT, _HASHTAGS = "Intercept", "n_hashtags"
+_FOLLOWERS = re.compile(r"log10\(\s*1\s*\+\s*followers\s*\)|log10\(\s*followers\s*\+\s*1\s*\)")
+
+
+@dataclass(frozen=True)
+class Coefficient:
+    """One term of the fit; `truth` is None where the world's own value is not known."""
+
+    term: str
+    estimate: float
+    std_err: float
+    t: float
+    p: float
+    low: float
+    high: float
+    truth: float | None
+
+    @property
+    def covers_truth(self) -> bool | None:
+        """Whether the 95 % interval holds the truth."""
+        return None if self.truth is None else self.low <= self.truth <= self.high
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """The points of the paper's figure 2, and the fitted line through them as two points."""
+
+    x: FloatArray
+    y: FloatArray
+    line_x: tuple[float, float]
+    line_y: tuple[float, float]
+    x_label: str
+    y_label: str
+    line_label: str
+
+
+@dataclass(frozen=True)
+class Regression:
+    """A fitted model: `scores` are its residuals, `thresholds` the scores that bound the extreme classes."""
+
+    formula: str
+    cov_type: str
+    nobs: int
+    rsquared: float
+    rsquared_adj: float | None
+    fvalue: float | None
+    residual_sd: float
+    coefficients: list[Coefficient]
+    cloud: Cloud | None
+    scores: FloatArray
+    thresholds: tuple[float, float] | None
+
+
+def build(sources: Sources) -> Regression | None:
+    """The regression of `labels/`; None where the scheme fitted none."""
+    model, labels = sources.model, sources.labels
+    if model is None or labels is None:
+        return None
+    scores = labels["score"].to_numpy(dtype=float)
+    return Regression(
+        formula=str(model["formula"]),
+        cov_type=str(model.get("cov_type", "nonrobust")),
+        nobs=int(model["nobs"]),
+        rsquared=_or_nan(model["rsquared"]),
+        rsquared_adj=_number(model.get("rsquared_adj")),
+        fvalue=_number(model.get("fvalue")),
+        residual_sd=float(np.nanstd(scores)),
+        coefficients=_coefficients(model, true_coefficients(sources)),
+        cloud=_cloud(sources, model, labels),
+        scores=scores[np.isfinite(scores)],
+        thresholds=score_thresholds(labels),
+    )
+
+
+def score_thresholds(labels: pd.DataFrame) -> tuple[float, float] | None:
+    """The highest score of `bottom` and the lowest of `top`; None where there are no such classes."""
+    bottom, top = (labels.loc[labels["label"].eq(name), "score"] for name in ("bottom", "top"))
+    return None if bottom.empty or top.empty else (float(bottom.max()), float(top.min()))
+
+
+def true_coefficients(sources: Sources) -> dict[str, float]:
+    """The generated world's own coefficients by term; empty for real posts."""
+    params = (sources.truth_facts or {}).get("params", {})
+    return {str(term): float(value) for term, value in params.items()}
+
+
+def _coefficients(model: dict[str, Any], truth: dict[str, float]) -> list[Coefficient]:
+    return [
+        Coefficient(
+            term=term,
+            estimate=_or_nan(estimate),
+            std_err=_or_nan(model["bse"][term]),
+            t=_or_nan(model["tvalues"][term]),
+            p=_or_nan(model["pvalues"][term]),
+            low=_or_nan(model["conf_int"][term][0]),
+            high=_or_nan(model["conf_int"][term][1]),
+            truth=truth.get(term),
+        )
+        for term, estimate in model["params"].items()
+    ]
+
+
+def _cloud(sources: Sources, model: dict[str, Any], labels: pd.DataFrame) -> Cloud | None:
+    y = labels["y"].to_numpy(dtype=float)
+    response = str(model["formula"]).partition("~")[0].strip()
+    params = {str(term): float(value) for term, value in model["params"].items()}
+    by_followers = [term for term in params if _FOLLOWERS.fullmatch(term)]
+    if sources.posts is None or len(by_followers) != 1 or set(params) - {_INTERCEPT, _HASHTAGS, *by_followers}:
+        # With other terms no straight line stands for the model in this plane: observed against fitted says more.
+        x = labels["fitted"].to_numpy(dtype=float)
+        ends = _ends(x)
+        return None if ends is None else Cloud(x, y, ends, ends, "fitted", response, "observed = fitted")
+    joined = labels[["post_id", "y"]].merge(sources.posts, on="post_id", how="left")
+    x = np.log10(1 + joined["followers"].to_numpy(dtype=float))
+    hashtags = float(joined["n_hashtags"].mean())
+    ends = _ends(x)
+    if ends is None:
+        return None
+    start = params.get(_INTERCEPT, 0.0) + params.get(_HASHTAGS, 0.0) * hashtags
+    low, high = (start + params[by_followers[0]] * end for end in ends)
+    label = f"fit at {hashtags:.1f} hashtags, the mean" if _HASHTAGS in params else "fit"
+    return Cloud(
+        x, joined["y"].to_numpy(dtype=float), ends, (low, high), "log₁₀(1 + followers)", _pretty(response), label
+    )
+
+
+def _pretty(response: str) -> str:
+    return re.sub(r"log10\((.*)\)", r"log₁₀(\1)", response)
+
+
+def _ends(x: FloatArray) -> tuple[float, float] | None:
+    finite = x[np.isfinite(x)]
+    return (float(finite.min()), float(finite.max())) if finite.size else None
+
+
+def _or_nan(value: Any) -> float:
+    # JSON has no NaN: what could not be computed (no residual degrees of freedom, say) stands as null.
+    return math.nan if value is None else float(value)
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)

@@ -1,0 +1,139 @@
+"""Matplotlib figures in the page's own look: light or dark as the reader's system is, text in the system's font."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Each role has a colour of its own, so that the drawn SVG can be rewritten to the page's CSS variables.
+COLOURS = {
+    "paper": "#fbfaf7",
+    "ink": "#1d1f23",
+    "muted": "#62666e",
+    "faint": "#b4b7bd",
+    "rule": "#e3e1da",
+    "blue": "#2166ac",
+    "red": "#c0392b",
+    "gold": "#b7791f",
+    "a": "#7a8190",
+    "b": "#2a9d8f",
+    "c": "#2c6fbb",
+    "d": "#c2571a",
+}
+_DARK = {
+    "paper": "#15171a",
+    "ink": "#e9e7e2",
+    "muted": "#a0a4ab",
+    "faint": "#5d626a",
+    "rule": "#2f3338",
+    "blue": "#6fb1f0",
+    "red": "#f0857a",
+    "gold": "#e0ac55",
+    "a": "#a5acb9",
+    "b": "#55c9ba",
+    "c": "#77aff0",
+    "d": "#f09a63",
+}
+_SPARE = ("blue", "red", "gold", "muted")
+
+_RC = {
+    "font.size": 10,
+    "axes.labelsize": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.edgecolor": COLOURS["faint"],
+    "axes.labelcolor": COLOURS["muted"],
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": COLOURS["rule"],
+    "grid.linewidth": 0.8,
+    "text.color": COLOURS["ink"],
+    "xtick.color": COLOURS["muted"],
+    "ytick.color": COLOURS["muted"],
+    "xtick.major.size": 3,
+    "ytick.major.size": 0,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
+    "svg.fonttype": "none",
+    "figure.constrained_layout.use": True,
+}
+
+
+def configuration_colour(key: str) -> str:
+    """The role of a configuration's colour, by its letter."""
+    letter = key[:1].lower()
+    return letter if letter in "abcd" else _SPARE[_stable_index(key)]
+
+
+def _stable_index(key: str) -> int:
+    """A stable index into the spare colours (Python's own string hash changes from run to run)."""
+    return sum(key.encode()) % len(_SPARE)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One figure thrice: `inline` SVG that follows the page's colours, a standalone `svg`, a `png` on white."""
+
+    name: str
+    inline: str
+    svg: bytes
+    png: bytes
+
+
+@contextlib.contextmanager
+def canvas(width: float, height: float, **subplots: object) -> Iterator[tuple[Figure, Axes]]:
+    """A figure of `width` × `height` inches and its axes, in the page's look; closed afterwards."""
+    with mpl.rc_context({**_RC, "svg.hashsalt": "raypipe"}):
+        figure, axes = plt.subplots(figsize=(width, height), **subplots)
+        try:
+            yield figure, axes
+        finally:
+            plt.close(figure)
+
+
+def render(figure: Figure, name: str, description: str) -> Drawing:
+    """The drawing of a finished figure; `description` is what a screen reader says."""
+    sink = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": f"raypipe-{name}"}):
+        figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    shape = _strip(sink.getvalue().decode(), name, description)
+    light = "".join(f"--{role}:{value};" for role, value in COLOURS.items())
+    dark = "".join(f"--{role}:{value};" for role, value in _DARK.items())
+    style = (
+        f"<style>:root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}"
+        "text{font-family:system-ui,sans-serif!important}</style>"
+    )
+    alone = re.sub(r"(<svg[^>]*>)", rf"\1{style}", shape, count=1)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=160, facecolor="white", metadata={"Software": None})
+    return Drawing(name, shape, f'<?xml version="1.0" encoding="utf-8"?>\n{alone}'.encode(), picture.getvalue())
+
+
+def _strip(svg: str, name: str, description: str) -> str:
+    """Only the drawing: no prologue, no metadata, no ids that several figures on a page would share."""
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r'(<svg\b[^>]*?) width="[^"]*" height="[^"]*"', r"\1", body, count=1)
+    body = re.sub(r'(<svg\b[^>]*?) height="[^"]*"', r"\1", body, count=1)
+    body = re.sub(r'(<svg\b[^>]*?) width="[^"]*"', r"\1", body, count=1)
+    used = set(re.findall(r"#([^\"')]+)[\"')]", body)) & set(re.findall(r' id="([^"]*)"', body))
+    body = re.sub(r' id="([^"]*)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", body)
+    body = re.sub(r"#([^\"')]+)(?=[\"')])", lambda found: f"#{name}-{found[1]}" if found[1] in used else found[0], body)
+    body = re.sub(r"<!--.*?-->\s*", "", body, flags=re.DOTALL)
+    for role, value in COLOURS.items():
+        body = body.replace(value, f"var(--{role}, {value})")
+    safe = description.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    return body.replace("<svg ", f'<svg role="img" aria-label="{safe}" ', 1)

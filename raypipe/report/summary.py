@@ -1,0 +1,135 @@
+"""The last screen of `run` and `demo`, in 80 columns: funnel, fitted formula, table 1, and where the report is."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+
+from rich.bar import Bar
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from raypipe.config import Config
+from raypipe.report import page, paper
+from raypipe.report.funnel import Funnel
+from raypipe.report.headline import percent
+from raypipe.report.pipeline import INDEX
+from raypipe.report.regression import Regression
+from raypipe.report.sources import Sources
+from raypipe.report.training import Row, Training
+from raypipe.storage import Storage
+
+WIDTH = 80
+_BAR = 26
+
+
+def print_summary(config: Config) -> None:
+    """Show the summary of a root to the person at the terminal, in colour where there is one."""
+    width = min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
+    _show(config, Console(file=sys.stdout, width=width, highlight=False))
+    sys.stdout.flush()
+
+
+def summary_lines(config: Config) -> list[str]:
+    """The summary as plain lines of at most 80 characters (but for the report's path), without colours."""
+    sink = io.StringIO()
+    _show(config, Console(file=sink, width=WIDTH, highlight=False, color_system=None, force_terminal=False))
+    return [line.rstrip() for line in sink.getvalue().splitlines()]
+
+
+def _show(config: Config, console: Console) -> None:
+    storage = config.open_storage()
+    content = page.gather(Sources.open(storage))
+    parts: list[RenderableType] = []
+    if content.funnel.steps:
+        parts += [_title("Funnel"), _funnel(content.funnel)]
+    if content.regression is not None:
+        parts += [_title("Regression"), *_regression(content.regression)]
+    if content.training is not None and content.training.rows:
+        parts += [_title("Training"), *_training(content.training)]
+    console.print(Group(*parts, _title("Report")))
+    # A path that is broken over two lines can neither be clicked nor copied.
+    console.print(_where(storage), markup=False, soft_wrap=True)
+
+
+def _title(text: str) -> RenderableType:
+    return Padding(Rule(Text(text, style="bold"), align="left", style="dim"), (1, 0, 0, 0))
+
+
+def _grid(*columns: str) -> Table:
+    """A table without lines; a column's name starts with `>` where it is right-aligned."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    for name in columns:
+        table.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left", no_wrap=True)
+    return table
+
+
+def _funnel(funnel: Funnel) -> RenderableType:
+    table = _grid("", "", ">posts", ">share", ">paper")
+    for step in funnel.steps:
+        theirs = percent(step.paper_share) if step.paper_share is not None else ""
+        bar = Bar(1.0, 0.0, step.share, width=_BAR, color="blue", bgcolor="default")
+        table.add_row(step.name, bar, f"{step.count:,}", percent(step.share), Text(theirs, style="dim"))
+    if funnel.splits:
+        shares = ", ".join(f"{name} {count:,}" for name, count in funnel.splits.items())
+        return Group(table, Text(f"of the labelled: {shares}", style="dim"))
+    return table
+
+
+def _regression(fit: Regression) -> list[RenderableType]:
+    with_truth = any(term.truth is not None for term in fit.coefficients)
+    table = _grid("", ">estimate", ">std err", ">95 % interval", *((">truth", "") if with_truth else ()))
+    for term in fit.coefficients:
+        row: list[str | Text] = [
+            Text(term.term), Text(f"{term.estimate:.4f}", style="bold"), f"{term.std_err:.4f}",
+            f"{term.low:.4f} to {term.high:.4f}",
+        ]  # fmt: skip
+        if with_truth:
+            inside = Text("inside", style="green") if term.covers_truth else Text("outside", style="yellow")
+            row += ["–" if term.truth is None else f"{term.truth:.4f}", "" if term.truth is None else inside]
+        table.add_row(*row)
+    return [
+        Text(fit.formula, overflow="fold"),
+        table,
+        Text(f"R² {fit.rsquared:.4f} on {fit.nobs:,} posts", style="dim"),
+    ]
+
+
+def _training(training: Training) -> list[RenderableType]:
+    measured = [row.measured for row in training.rows if row.measured is not None]
+    with_ceiling = any(seen.ceiling is not None for seen in measured)
+    split = "test" if any(seen.split == "test" for seen in measured) else "val"
+    table = _grid(
+        "", ">max val", ">epochs", f">{split}", ">95 % interval", *((">ceiling",) if with_ceiling else ()), ""
+    )
+    for row in training.rows:
+        table.add_row(*_line(row, with_ceiling))
+    counts = sorted({seen.n for seen in measured})
+    notes = [f"{split}: {' or '.join(f'{n:,}' for n in counts)} pictures"] if counts else []
+    notes += ["the best epoch was chosen on them"] if split == "val" and counts else []
+    notes += ["ceiling: a perfect judge of the same pictures"] if with_ceiling else []
+    theirs = ", ".join(f"{letter} {percent(row.max_val_accuracy)}" for letter, row in paper.TABLE_1.items())
+    return [table, Text("; ".join(notes), style="dim"), Text(f"the paper's max val: {theirs}", style="dim")]
+
+
+def _line(row: Row, with_ceiling: bool) -> list[str | Text]:
+    seen = row.measured
+    line: list[str | Text] = [Text(row.key, style="bold"), percent(row.max_val_accuracy), str(row.epochs)]
+    if seen is None:
+        return [*line, "–", "", *([""] if with_ceiling else []), ""]
+    line += [Text(percent(seen.accuracy), style="bold"), f"{100 * seen.low:.1f} to {100 * seen.high:.1f} %"]
+    if with_ceiling:
+        line.append(percent(seen.ceiling))
+    if seen.low > seen.chance:
+        return [*line, Text("beats chance", style="green")]
+    return [*line, Text("below chance" if seen.high < seen.chance else "no better than chance", style="yellow")]
+
+
+def _where(storage: Storage) -> str:
+    if not storage.exists(f"report/{INDEX}"):
+        return f"none yet: raypipe report --root {storage.root}"
+    return storage.path("report", INDEX) if storage.is_local else storage.uri("report", INDEX)

@@ -1,0 +1,74 @@
+"""The stage `study`: a person classifies validation pictures in the browser; the answers become `study/NAME/`."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+
+import pyarrow as pa
+
+from raypipe import tables
+from raypipe.config import Config
+from raypipe.errors import ConfigError
+from raypipe.progress import say
+from raypipe.records import RunRecord
+from raypipe.study.sample import draw_sample
+from raypipe.study.server import HOST, Answer, Session, ask
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+ANSWERS = pa.schema(
+    [
+        pa.field("participant", pa.string(), nullable=False),
+        pa.field("post_id", pa.string(), nullable=False),
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("answer", pa.string(), nullable=False),
+        pa.field("seconds", pa.float64(), nullable=False),
+        pa.field("position", pa.int32(), nullable=False),
+    ]
+)
+"""`study/NAME/`: one row a picture, in the order they were shown; `label` is the truth."""
+
+
+def run(config: Config) -> RunRecord:
+    """Ask one person about `study.pictures` pictures (paper, section 5.3); returns when all are answered.
+
+    Each participant has a table, `study/NAME/`, so that several accumulate. Nothing is written before the last answer:
+    an interrupted study leaves no trace. Raises ConfigError for a name that is no folder's, InputError where there are
+    too few pictures, StageError where the port is taken.
+    """
+    options, storage = config.study, config.open_storage()
+    if not _NAME.fullmatch(options.participant):
+        raise ConfigError(
+            f"study.participant: {options.participant!r} is not allowed: give a name of letters, digits, - and _"
+        )
+    inputs = {name: tables.get_record(storage, name).run_id for name in ("labels", "images")}
+    sample = draw_sample(storage, seed=config.seed, participant=options.participant, pictures=options.pictures)
+    settings = config.result_options("seed", "study")
+    table = f"study/{options.participant}"
+    with tables.begin(
+        storage, table, command="study", config=settings, inputs=inputs, overwrite=config.overwrite
+    ) as run:
+        if run.record:
+            say(f"{options.participant} has answered already; --overwrite asks again")
+            return run.record
+        started = time.monotonic()
+        session = Session(sample, options.participant)
+        say(f"Open http://{HOST}:{options.port} (Ctrl-C ends the study without writing)")
+        asyncio.run(ask(session, options.port))
+        run.writer.write("answers", _as_table(options.participant, session.answers))
+        result = session.result()
+        record = run.commit(
+            rows_in=len(session.answers), seconds={"answer": time.monotonic() - started}, facts={"accuracy": result}
+        )
+    say(
+        f"{options.participant}: {result['right']} of {result['n']} right, {100 * result['accuracy']:.1f} % "
+        f"(95 % interval {100 * result['low']:.1f} to {100 * result['high']:.1f} %)"
+    )
+    return record
+
+
+def _as_table(participant: str, answers: list[Answer]) -> pa.Table:
+    rows = [{"participant": participant, **vars(answer)} for answer in answers]
+    return pa.Table.from_pylist(rows, schema=ANSWERS)

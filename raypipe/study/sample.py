@@ -1,0 +1,78 @@
+"""Which pictures a person sees: labelled training pictures to learn from, then validation pictures to classify."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raypipe import tables
+from raypipe.errors import InputError
+from raypipe.report.sources import Sources
+from raypipe.storage import Storage
+
+EXAMPLES_PER_CLASS = 24
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture as it was served, and its class."""
+
+    post_id: str
+    label: str
+    image: bytes
+
+
+@dataclass(frozen=True)
+class Sample:
+    """`classes` in the order of the buttons; `examples` of the training split, `questions` of the validation split."""
+
+    classes: tuple[str, str]
+    examples: list[Picture]
+    questions: list[Picture]
+
+
+def draw_sample(storage: Storage, *, seed: int, participant: str, pictures: int) -> Sample:
+    """A random sample of its own for each participant, the same every time for the same one.
+
+    Raises InputError where labels are not two classes, or fewer validation pictures than `pictures` are stored.
+    """
+    rows = tables.read_table(storage, "labels", ["post_id", "label", "split"])
+    classes = _two_classes(storage, rows)
+    stored = tables.read_table(storage, "images", ["post_id"], where=pc.field("n_bytes").is_valid())["post_id"]
+    rows = rows.filter(pc.is_in(rows["post_id"], stored.combine_chunks()))
+    digest = hashlib.sha256(f"{seed}/{participant}".encode()).digest()
+    rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+    order = rng.permutation(len(rows))
+    labelled = rows.take(order).filter(pc.field("label").is_valid())
+    held_out = labelled.filter(pc.field("split") == "val")
+    training = labelled.filter(pc.field("split") == "train")
+    taught = [_first(training.filter(pc.field("label") == name), EXAMPLES_PER_CLASS) for name in classes]
+    asked = _first(held_out, pictures)
+    found = Sources.open(storage).pictures([post_id for rows in (*taught, asked) for post_id, _ in rows])
+    examples = [Picture(*row, found[row[0]]) for rows in taught for row in rows if row[0] in found]
+    questions = [Picture(*row, found[row[0]]) for row in asked if row[0] in found]
+    if len(questions) < pictures:
+        raise InputError(
+            f"study.pictures {pictures}: {storage.uri('images')} holds only {len(questions)} labelled validation "
+            "pictures; ask for fewer, or fetch and label more"
+        )
+    return Sample(classes, examples, questions)
+
+
+def _two_classes(storage: Storage, rows: pa.Table) -> tuple[str, str]:
+    where = storage.uri("labels")
+    if not pa.types.is_string(rows.schema.field("label").type):
+        raise InputError(f"{where}: labels are not classes; a study needs a scheme with two, such as residual")
+    found = sorted(pc.unique(rows["label"].drop_null()).to_pylist())
+    if len(found) != 2:
+        raise InputError(f"{where}: a study needs exactly two classes, found {len(found)}; see --label.scheme")
+    return ("top", "bottom") if found == ["bottom", "top"] else (found[0], found[1])
+
+
+def _first(rows: pa.Table, count: int) -> list[tuple[str, str]]:
+    head = rows.slice(0, count)
+    return list(zip(head["post_id"].to_pylist(), head["label"].to_pylist(), strict=True))

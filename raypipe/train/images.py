@@ -1,0 +1,113 @@
+"""Pictures as the network takes them: decoded and resized once to uint8, kept on disk, flipped and normalised late."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from raypipe.errors import InputError
+from raypipe.train.weights import Preprocessing
+
+_IMAGES, _LABELS, _POST_IDS = "images.npy", "labels.npy", "post_ids.npy"
+
+
+def decode_and_resize(image_bytes: bytes, size: int) -> NDArray[np.uint8]:
+    """The whole picture, squeezed to `size` × `size` pixels as in the paper (section 5.1): uint8 [3, size, size], RGB.
+
+    Follows the EXIF orientation; bilinear with antialiasing. Raises InputError where the bytes are no whole picture.
+    """
+    try:
+        with Image.open(io.BytesIO(image_bytes)) as image:
+            # JPEG can be decoded at a fraction of its size; at twice the target or more the resize below decides.
+            image.draft("RGB", (2 * size, 2 * size))
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+            resized = upright.resize((size, size), Image.Resampling.BILINEAR)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"picture cannot be decoded: {error}") from error
+    return np.ascontiguousarray(np.asarray(resized, dtype=np.uint8).transpose(2, 0, 1))
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Labelled pictures in a fixed order: `images` uint8 [n, 3, s, s], `labels` float32 [n] of 0 and 1, `post_ids` [n].
+
+    Raises InputError where the lengths, shapes or types do not fit.
+    """
+
+    images: Tensor
+    labels: Tensor
+    post_ids: NDArray[np.str_]
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.images.shape)
+        if self.images.dtype != torch.uint8 or len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3]:
+            raise InputError(f"images: must be uint8 [n, 3, s, s], found {self.images.dtype} {list(shape)}")
+        if not len(self.images) == len(self.labels) == len(self.post_ids):
+            raise InputError(
+                f"images: {len(self.images)} pictures, {len(self.labels)} labels and {len(self.post_ids)} post_ids"
+            )
+        if not bool(((self.labels == 0) | (self.labels == 1)).all()):
+            raise InputError("images: a label is neither 0 nor 1")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def image_size(self) -> int:
+        """Pixels of a side."""
+        return self.images.shape[-1]
+
+    def save(self, directory: str | Path) -> None:
+        """Writes three .npy files, which `load` can map into memory."""
+        folder = Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / _IMAGES, self.images.numpy())
+        np.save(folder / _LABELS, self.labels.numpy())
+        np.save(folder / _POST_IDS, np.asarray(self.post_ids, dtype=np.str_))
+
+    @classmethod
+    def load(cls, directory: str | Path, mmap: bool = True) -> ImageSet:
+        """What `save` wrote; with `mmap`, pictures are read from disk when used. Raises InputError where absent."""
+        folder = Path(directory)
+        try:
+            # "c": the pages stay shared and the file is never written, while torch gets the writable array it wants.
+            images = np.load(folder / _IMAGES, mmap_mode="c" if mmap else None)
+            labels, post_ids = np.load(folder / _LABELS), np.load(folder / _POST_IDS)
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(f"{folder}: holds no set of images: {error}") from error
+        return cls(torch.from_numpy(images), torch.from_numpy(labels), post_ids)
+
+
+def image_set(images: NDArray[np.uint8], labels: NDArray[Any], post_ids: NDArray[Any] | list[str]) -> ImageSet:
+    """An ImageSet over numpy arrays; `images` uint8 [n, 3, s, s] is not copied."""
+    ids = np.asarray(post_ids, dtype=np.str_)
+    return ImageSet(torch.from_numpy(images), torch.from_numpy(np.asarray(labels, dtype=np.float32)), ids)
+
+
+def prepare_batch(
+    images: Tensor,
+    preprocessing: Preprocessing,
+    flip_mask: Tensor | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """uint8 [n, 3, s, s] to the network's input on `device`, channels last; rows of `flip_mask` (bool [n]) mirrored."""
+    target = torch.device(device)
+    batch = images.to(target, non_blocking=True).contiguous(memory_format=torch.channels_last)
+    if flip_mask is not None:
+        mask = flip_mask.to(target, non_blocking=True).view(-1, 1, 1, 1)
+        batch = torch.where(mask, batch.flip(3), batch)
+    if preprocessing.channel_order == "bgr":
+        batch = batch.flip(1)
+    mean = torch.tensor(preprocessing.mean, device=target).view(3, 1, 1)
+    std = torch.tensor(preprocessing.std, device=target).view(3, 1, 1)
+    normalised = (batch.float() * preprocessing.scale - mean) / std
+    return normalised.to(dtype, memory_format=torch.channels_last)

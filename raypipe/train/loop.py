@@ -1,0 +1,337 @@
+"""The training loop: a plain function over a model, images and a process group.
+
+The same seed gives the same losses, bit for bit on a CPU with the same number of threads. The order of an epoch, and
+which pictures are mirrored in it, depend on seed and epoch alone, so that the number of workers and an interruption
+change nothing (dropout draws per worker). An epoch's order is a permutation of all training rows; validation sees
+each row once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from raypipe.errors import ConfigError, InputError, StageError
+from raypipe.train.configurations import Configuration
+from raypipe.train.features import (
+    EVALUATION_BATCH,
+    DType,
+    ImageInputs,
+    Inputs,
+    OnBatch,
+    arithmetic,
+    cache_features,
+)
+from raypipe.train.images import ImageSet
+from raypipe.train.metrics import binary_accuracy, peak_flops, training_flops
+from raypipe.train.model import VGG16, parameter_groups
+from raypipe.train.weights import Preprocessing
+from raypipe.train.workers import Rows, Workers
+
+_ORDER, _FLIPS, _DROPOUT = range(3)
+_BATCHES_BETWEEN_CHECKS = {"cpu": 1}
+_BATCHES_BETWEEN_CHECKS_ON_GPU = 50
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """How long and on what to train; `batch_size` counts over all workers, `patience` epochs of validation accuracy."""
+
+    epochs: int
+    batch_size: int = 32
+    learning_rate: float = 0.001
+    flips: bool = True
+    seed: int = 0
+    dtype: DType = "float32"
+    patience: int | None = None
+    device: str = "cpu"
+    cache_features: bool = True
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """One epoch. Training loss and accuracy are means over the epoch's batches while the weights move, as in Keras.
+
+    `images_per_s`: training pictures by seconds of training, validation not counted; the first epoch on cached
+    features includes computing them. `data_wait`: share of that time in which no picture was ready. `mfu`: share of
+    the device's peak arithmetic, None where no peak is known. `val_probabilities`: float32 [n], in the set's order.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    images_per_s: float
+    data_wait: float
+    mfu: float | None
+    val_probabilities: NDArray[np.float32]
+
+
+@dataclass
+class LoopState:
+    """All that resuming needs after `epoch` epochs. Its tensors are the live ones: save or copy them."""
+
+    configuration: str
+    epoch: int
+    model: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    best_epoch: int
+    best_accuracy: float
+
+    @property
+    def is_best(self) -> bool:
+        """Whether no earlier epoch had this validation accuracy."""
+        return self.epoch == self.best_epoch
+
+    def save(self, path: str | Path) -> None:
+        """Writes one file."""
+        torch.save(vars(self), path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> LoopState:
+        """What `save` wrote, on the CPU; executes no code from the file."""
+        return cls(**torch.load(path, map_location="cpu", weights_only=True))
+
+
+def fit(
+    model: nn.Module,
+    configuration: Configuration,
+    train: ImageSet,
+    val: ImageSet,
+    options: LoopOptions,
+    *,
+    preprocessing: Preprocessing,
+    group: Any | None = None,
+    start: LoopState | None = None,
+    on_epoch: Callable[[EpochResult, LoopState], bool] | None = None,
+    on_batch: OnBatch | None = None,
+) -> list[EpochResult]:
+    """Trains `model` (images to logits [n]) in place and returns the epochs that ran, those before `start` left out.
+
+    `on_epoch` sees each epoch; where it returns true on any worker, all stop. `on_batch` gets (done, total) pictures
+    of the pass at hand. With a `group`, every worker calls `fit` with the same arguments and takes its part of each
+    batch. A frozen VGG16 trains on features computed once, if `options.cache_features`.
+    Raises InputError on an empty set or one class only, ConfigError where `start` is another configuration's,
+    StageError naming epoch and batch where the loss is not finite.
+    """
+    _check(configuration, train, val, start)
+    device = torch.device(options.device)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    run = _Run(model, configuration, train, val, options, preprocessing, Workers(group), on_batch)
+    best_epoch, best_accuracy, first = 0, -1.0, 1
+    if start is not None:
+        model.load_state_dict(start.model)
+        run.optimizer.load_state_dict(start.optimizer)
+        best_epoch, best_accuracy, first = start.best_epoch, start.best_accuracy, start.epoch + 1
+    # The first weights may differ in their last bits between machines; the workers' must not.
+    run.workers.broadcast(model.state_dict().values())
+    results: list[EpochResult] = []
+    for epoch in range(first, options.epochs + 1):
+        result = run.epoch(epoch)
+        results.append(result)
+        if result.val_accuracy > best_accuracy:
+            best_epoch, best_accuracy = epoch, result.val_accuracy
+        stop = False
+        if on_epoch is not None:
+            weights, moments = model.state_dict(), run.optimizer.state_dict()
+            stop = on_epoch(result, LoopState(configuration.name, epoch, weights, moments, best_epoch, best_accuracy))
+        if run.workers.any(bool(stop), device) or (options.patience and epoch - best_epoch >= options.patience):
+            break
+    return results
+
+
+def predict(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    preprocessing: Preprocessing,
+    device: str = "cpu",
+    dtype: DType = "float32",
+    on_batch: OnBatch | None = None,
+) -> NDArray[np.float32]:
+    """Probabilities of label 1, float32 [n], for uint8 `images` [n, 3, s, s]; moves `model` to `device`."""
+    target = torch.device(device)
+    model.to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    inputs = ImageInputs(images, preprocessing, target)
+    logits = _evaluate(model, model, inputs, np.arange(len(images)), target, dtype, on_batch)
+    return _probabilities(logits)
+
+
+def epoch_order(n: int, seed: int, epoch: int) -> Rows:
+    """The order of `n` training rows in `epoch`."""
+    return np.random.default_rng([seed, epoch, _ORDER]).permutation(n)
+
+
+def epoch_flips(n: int, seed: int, epoch: int) -> NDArray[np.bool_]:
+    """Which of `n` training rows are mirrored in `epoch`, by row."""
+    return np.random.default_rng([seed, epoch, _FLIPS]).random(n) < 0.5
+
+
+def _check(configuration: Configuration, train: ImageSet, val: ImageSet, start: LoopState | None) -> None:
+    if len(train) == 0 or len(val) == 0:
+        raise InputError(f"training: {len(train)} training and {len(val)} validation images: both must have some")
+    if bool((train.labels == train.labels[0]).all()):
+        raise InputError(f"training: all {len(train)} training images are of one class: there is nothing to learn")
+    if start is not None and start.configuration != configuration.name:
+        raise ConfigError(
+            f"training: the checkpoint is of configuration {start.configuration}, not {configuration.name}: "
+            "choose another train.name, or --overwrite"
+        )
+
+
+class _Run:
+    """What stays the same from epoch to epoch."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        configuration: Configuration,
+        train: ImageSet,
+        val: ImageSet,
+        options: LoopOptions,
+        preprocessing: Preprocessing,
+        workers: Workers,
+        on_batch: OnBatch | None,
+    ) -> None:
+        self.model, self.options, self.workers, self.on_batch = model, options, workers, on_batch
+        self.device = torch.device(options.device)
+        groups = parameter_groups(model, configuration, options.learning_rate)
+        self.optimizer = torch.optim.SGD(groups, fused=self.device.type in ("cpu", "cuda"))
+        self.parameters = [parameter for g in self.optimizer.param_groups for parameter in g["params"]]
+        self.labels, self.val_labels = train.labels.to(self.device), val.labels.numpy()
+        self.forward: Callable[[Tensor], Tensor] = model
+        self.train_inputs: Inputs = ImageInputs(train.images, preprocessing, self.device)
+        self.val_inputs: Inputs = ImageInputs(val.images, preprocessing, self.device)
+        self.flops_per_s = peak_flops(self.device, options.dtype)
+        self.seconds_before = 0.0
+        if configuration.frozen and options.cache_features and isinstance(model, VGG16):
+            started = time.perf_counter()
+            self.forward, self.flops_per_s = model.classify, None
+            self.train_inputs, self.val_inputs = cache_features(
+                model,
+                train,
+                val,
+                preprocessing,
+                device=self.device,
+                dtype=options.dtype,
+                flips=options.flips,
+                workers=workers,
+                on_batch=on_batch,
+            )
+            self.seconds_before = time.perf_counter() - started
+        self.flops = training_flops(model, self.train_inputs(np.arange(1))) if self.flops_per_s else 0.0
+
+    def epoch(self, epoch: int) -> EpochResult:
+        started = time.perf_counter()
+        loss, accuracy, waited = self._train(epoch)
+        seconds = time.perf_counter() - started + self.seconds_before
+        self.seconds_before = 0.0
+        rate = len(self.labels) / seconds
+        rows = self.workers.share(np.arange(len(self.val_labels)))
+        part = _evaluate(self.model, self.forward, self.val_inputs, rows, self.device, self.options.dtype)
+        logits = self.workers.gather(part, len(self.val_labels)).double().cpu()
+        val_loss = binary_cross_entropy_with_logits(logits, torch.from_numpy(self.val_labels).double())
+        probabilities = _probabilities(logits)
+        return EpochResult(
+            epoch=epoch,
+            train_loss=loss,
+            train_accuracy=accuracy,
+            val_loss=float(val_loss),
+            val_accuracy=binary_accuracy(probabilities, self.val_labels),
+            images_per_s=rate,
+            data_wait=waited / seconds,
+            mfu=rate * self.flops / self.workers.size / self.flops_per_s if self.flops_per_s else None,
+            val_probabilities=probabilities,
+        )
+
+    def _train(self, epoch: int) -> tuple[float, float, float]:
+        """Mean loss, accuracy and seconds of waiting for data."""
+        options, n = self.options, len(self.labels)
+        order = epoch_order(n, options.seed, epoch)
+        flips = epoch_flips(n, options.seed, epoch) if options.flips else None
+        every = _BATCHES_BETWEEN_CHECKS.get(self.device.type, _BATCHES_BETWEEN_CHECKS_ON_GPU)
+        waited, sums, pending = 0.0, np.zeros(2), list[Tensor]()
+        self.model.train()
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(_dropout_seed(options.seed, epoch, self.workers.rank))
+            starts = range(0, n, options.batch_size)
+            for batch, begin in enumerate(starts, 1):
+                rows = order[begin : begin + options.batch_size]
+                mine = self.workers.share(rows)
+                asked = time.perf_counter()
+                inputs = self.train_inputs(mine, None if flips is None else flips[mine])
+                waited += time.perf_counter() - asked
+                pending.append(self._step(inputs, mine, len(rows)))
+                if len(pending) == every or batch == len(starts):
+                    sums += self._collect(pending, epoch, batch, len(starts))
+                    pending = []
+                if self.on_batch:
+                    self.on_batch(min(begin + options.batch_size, n), n)
+        return float(sums[0] / n), float(sums[1] / n), waited
+
+    def _step(self, inputs: Tensor, rows: Rows, n_batch: int) -> Tensor:
+        """One step of SGD on this worker's `rows` of a batch of `n_batch`; the whole batch's summed loss and hits."""
+        labels = self.labels[torch.from_numpy(rows).to(self.device)]
+        with arithmetic(self.device, self.options.dtype):
+            logits = self.forward(inputs)
+        # Summed and divided by the whole batch: the workers' gradients add up to that of its mean, however it is cut.
+        loss = binary_cross_entropy_with_logits(logits.float(), labels, reduction="sum")
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss / n_batch)
+        hits = ((logits.detach() > 0) == (labels > 0.5)).sum()
+        totals = torch.stack([loss.detach(), hits.to(loss.dtype)])
+        self.workers.sum([*(p.grad for p in self.parameters if p.grad is not None), totals])
+        self.optimizer.step()
+        return totals
+
+    def _collect(self, pending: list[Tensor], epoch: int, batch: int, n_batches: int) -> NDArray[np.float64]:
+        found = torch.stack(pending).double().cpu().numpy()
+        bad = np.flatnonzero(~np.isfinite(found[:, 0]))
+        if len(bad):
+            where = batch - len(pending) + 1 + int(bad[0])
+            raise StageError(
+                f"training: the loss is {found[bad[0], 0]} in epoch {epoch}, batch {where} of {n_batches}; "
+                f"lower --train.learning_rate (now {self.options.learning_rate:g})"
+            )
+        total: NDArray[np.float64] = found.sum(axis=0)
+        return total
+
+
+@torch.no_grad()
+def _evaluate(
+    model: nn.Module,
+    forward: Callable[[Tensor], Tensor],
+    inputs: Inputs,
+    rows: Rows,
+    device: torch.device,
+    dtype: DType,
+    on_batch: OnBatch | None = None,
+) -> Tensor:
+    """Logits, float32 [n], of `rows`."""
+    model.eval()
+    found = [torch.zeros(0, device=device)]
+    for start in range(0, len(rows), EVALUATION_BATCH):
+        with arithmetic(device, dtype):
+            found.append(forward(inputs(rows[start : start + EVALUATION_BATCH])).float())
+        if on_batch:
+            on_batch(min(start + EVALUATION_BATCH, len(rows)), len(rows))
+    return torch.cat(found)
+
+
+def _probabilities(logits: Tensor) -> NDArray[np.float32]:
+    return logits.cpu().double().sigmoid().float().numpy()
+
+
+def _dropout_seed(seed: int, epoch: int, rank: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch, _DROPOUT, rank]).generate_state(1, np.uint64)[0] >> 1)

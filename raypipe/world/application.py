@@ -1,0 +1,163 @@
+"""What the local server answers: the world's pictures and its feed, with good manners and, on demand, bad ones.
+
+Pictures stay in the table's Parquet files: the server knows which file holds which
+picture, and keeps the files asked for last (64 of about 3 MB) in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from aiohttp import web
+
+from raypipe import tables
+from raypipe.storage import Storage
+from raypipe.world.behaviour import BEHAVIOURS, NORMAL, ON_DEMAND
+from raypipe.world.feed import Feed
+from raypipe.world.misbehave import Misbehaviour
+
+_FILES_IN_MEMORY = 64
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Pictures:
+    """Bytes of `pictures/` by post; files are read when asked for, the last 64 stay in memory."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._file_of: dict[str, str] = {}
+        self._open: OrderedDict[str, dict[str, bytes]] = OrderedDict()
+        self._reading = asyncio.Lock()
+        if tables.find_record(storage, "pictures") is not None:
+            for path in tables.data_paths(storage, "pictures"):
+                for name in self._read(path, ["post_id"])["post_id"].to_pylist():
+                    self._file_of[name] = path
+
+    def __len__(self) -> int:
+        return len(self._file_of)
+
+    async def get(self, post_id: str) -> bytes | None:
+        """The picture of a post, None where it has none."""
+        path = self._file_of.get(post_id)
+        if path is None:
+            return None
+        async with self._reading:
+            if path not in self._open:
+                rows = await asyncio.to_thread(self._read, path, ["post_id", "image"])
+                self._open[path] = dict(zip(rows["post_id"].to_pylist(), rows["image"].to_pylist(), strict=True))
+                while len(self._open) > _FILES_IN_MEMORY:
+                    self._open.popitem(last=False)
+            self._open.move_to_end(path)
+            return self._open[path][post_id]
+
+    def _read(self, path: str, columns: list[str]) -> pa.Table:
+        return pq.read_table(path, filesystem=self._storage.filesystem, columns=columns)
+
+
+class Counts:
+    """What was asked and answered; `/stats` shows it."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.in_flight = 0
+        self.in_flight_most = 0
+        self.statuses: Counter[int] = Counter()
+        self.behaviours: Counter[str] = Counter()
+        self.pictures: Counter[str] = Counter()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Numbers as JSON types; `pictures` is how many different ones were asked for."""
+        return {
+            "requests": self.requests,
+            "in_flight_most": self.in_flight_most,
+            "statuses": {str(status): n for status, n in sorted(self.statuses.items())},
+            "behaviours": dict(self.behaviours),
+            "pictures": len(self.pictures),
+            "asked_most": max(self.pictures.values(), default=0),
+        }
+
+    @web.middleware
+    async def middleware(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        """Count a request and its answer; those for `/stats` and `/health` are not counted."""
+        if request.path in ("/stats", "/health"):
+            return await handler(request)
+        self.requests += 1
+        self.in_flight += 1
+        self.in_flight_most = max(self.in_flight_most, self.in_flight)
+        try:
+            answer = await handler(request)
+        except web.HTTPException as error:
+            self.statuses[error.status] += 1
+            raise
+        finally:
+            self.in_flight -= 1
+        self.statuses[answer.status] += 1
+        return answer
+
+
+class PictureRoutes:
+    """`/p/ID.jpg` as the picture's nature is, `/misbehave/KIND/ID.jpg` as asked for, `/plain/ID.jpg` always well."""
+
+    def __init__(self, storage: Storage, counts: Counts) -> None:
+        self._pictures = Pictures(storage)
+        self._counts = counts
+        self._misbehaviour = Misbehaviour()
+        self._nature: dict[str, str] = {}
+        if tables.find_record(storage, "truth") is not None:
+            truth = tables.read_table(storage, "truth", ["post_id", "behaviour"]).to_pydict()
+            pairs = zip(truth["post_id"], truth["behaviour"], strict=True)
+            self._nature = {name: kind for name, kind in pairs if kind not in (None, NORMAL)}
+
+    def add_routes(self, router: web.UrlDispatcher) -> None:
+        """Put the pictures' addresses under a server."""
+        router.add_get("/p/{post_id}.jpg", self.natural)
+        router.add_get("/plain/{post_id}.jpg", self.plain)
+        router.add_get("/misbehave/{kind}/{post_id}.jpg", self.on_demand)
+
+    async def natural(self, request: web.Request) -> web.StreamResponse:
+        """The picture as `truth/` says that it is served."""
+        return await self._answer(request, self._nature.get(request.match_info["post_id"], NORMAL))
+
+    async def plain(self, request: web.Request) -> web.StreamResponse:
+        """The picture."""
+        return await self._answer(request, NORMAL)
+
+    async def on_demand(self, request: web.Request) -> web.StreamResponse:
+        """The picture in the way that the address names; see `misbehave` for what the query may say."""
+        kind = request.match_info["kind"]
+        if kind not in BEHAVIOURS and kind not in ON_DEMAND:
+            raise web.HTTPBadRequest(text=f"{kind}: unknown; kinds are {', '.join({**BEHAVIOURS, **ON_DEMAND})}\n")
+        return await self._answer(request, kind)
+
+    async def _answer(self, request: web.Request, kind: str) -> web.StreamResponse:
+        name = request.match_info["post_id"]
+        self._counts.pictures[name] += 1
+        self._counts.behaviours[kind] += 1
+        picture = await self._pictures.get(name)
+        if picture is None:
+            raise web.HTTPNotFound(text="no such picture\n")
+        return await self._misbehaviour.answer(request, kind, name, picture)
+
+
+def application(storage: Storage, *, rate_limit: int = 300, rate_window: float = 300.0) -> web.Application:
+    """The server of a world: pictures, feed, `/stats` and `/health`. Raises StageError where there are no posts."""
+    tables.get_record(storage, "posts")
+    counts = Counts()
+
+    async def stats(_: web.Request) -> web.Response:
+        return web.json_response(counts.as_dict())
+
+    async def health(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    app = web.Application(middlewares=[counts.middleware])
+    app.router.add_get("/stats", stats)
+    app.router.add_get("/health", health)
+    PictureRoutes(storage, counts).add_routes(app.router)
+    Feed(storage, rate_limit, rate_window).add_routes(app.router)
+    return app

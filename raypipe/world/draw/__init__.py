@@ -1,0 +1,6 @@
+"""Generated pictures: portraits, groups and scenes, with a look planted in their light."""
+
+from raypipe.world.draw.light import LOOK_LIMIT
+from raypipe.world.draw.picture import MAX_FACES, draw_picture, encode
+
+__all__ = ["LOOK_LIMIT", "MAX_FACES", "draw_picture", "encode"]

@@ -1,0 +1,73 @@
+"""The rows of `pictures/`: each post's picture drawn from its own random stream, whatever is drawn beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from raypipe.schemas import IMAGES
+from raypipe.world.draw import draw_picture, encode
+from raypipe.world.posts import HOST, Posts, Stream, stream
+
+PICTURES = pa.schema(
+    [
+        pa.field("post_id", pa.string(), nullable=False),
+        pa.field("image", pa.binary(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+    ]
+)
+"""`pictures/`: JPEG bytes as the local server sends them, for posts that are not deleted."""
+
+UNIT = 128
+"""Pictures in one file: about 3 MB, two seconds' work, and what the server reads at a time."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to draw: names, faces and looks of up to UNIT posts; small, for it travels to a Ray worker."""
+
+    unit: str
+    post_ids: NDArray[np.int64]
+    n_faces: NDArray[np.int8]
+    look: NDArray[np.float64]
+
+
+def orders(posts: Posts) -> Iterator[Order]:
+    """All pictures of a world, in order, as units of work."""
+    present = np.flatnonzero(~posts.deleted)
+    for number, start in enumerate(range(0, len(present), UNIT)):
+        rows = present[start : start + UNIT]
+        yield Order(f"{number:06d}", posts.post_ids[rows], posts.n_faces[rows], posts.look[rows])
+
+
+def draw(order: Order, seed: int) -> pa.Table:
+    """The pictures of a unit, in the schema of `pictures/`."""
+    rows = []
+    for number, n_faces, look in zip(order.post_ids.tolist(), order.n_faces.tolist(), order.look.tolist(), strict=True):
+        rng = stream(seed, Stream.PICTURES, number)
+        picture = draw_picture(rng, n_faces=n_faces, look=look)
+        size = {"width": picture.width, "height": picture.height}
+        rows.append({"post_id": str(number), "image": encode(picture, rng), **size})
+    return pa.Table.from_pylist(rows, schema=PICTURES)
+
+
+def imageless_table(posts: Posts, start: int, stop: int) -> pa.Table:
+    """Posts `start` to `stop` in the schema of `images/`: status and face count as if fetched, but no bytes."""
+    rows = slice(start, stop)
+    deleted, n = posts.deleted[rows], len(posts.post_ids[rows])
+    columns = {
+        "post_id": pa.array(map(str, posts.post_ids[rows].tolist())),
+        "url": pa.array(posts.urls(start, stop)),
+        "status": pa.array(np.where(deleted, "deleted", "ok")),
+        "attempts": pa.array(np.zeros(n, dtype=np.int32)),
+        "host": pa.array([HOST] * n),
+        "n_faces": pa.array(posts.n_faces[rows].astype("int32"), mask=deleted),
+    }
+    return pa.table(
+        [columns.get(field.name, pa.nulls(n, field.type)).cast(field.type) for field in IMAGES], schema=IMAGES
+    )

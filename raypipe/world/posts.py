@@ -1,0 +1,214 @@
+"""Generated posts: reach, hashtags, likes by a known formula, comments, users, and when all that happened.
+
+Each column comes from its own random stream over all posts, so rows do not depend on how they are cut into files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from raypipe.config import WorldOptions
+from raypipe.errors import InputError
+from raypipe.schemas import POSTS
+from raypipe.world.captions import MAX_HASHTAGS, Captions, write_captions
+from raypipe.world.funnel import NO_PICTURE, Funnel, assign, funnel
+
+HOST = "127.0.0.1"
+_FIRST_DAY = np.datetime64("2016-11-08T00:00:00", "us")
+_WEEK = np.timedelta64(7, "D")
+_MAX_FOLLOWERS = 100_000_000
+_MAX_LOG_LIKES = 12.0
+# Posts by hour of the day (UTC), as people are awake.
+_HOURS = np.array([3, 2, 2, 2, 2, 3, 4, 5, 5, 5, 5, 5, 6, 6, 5, 5, 5, 6, 6, 7, 7, 6, 5, 4], dtype=float)
+
+
+class Stream(IntEnum):
+    """Independent random streams of one world; numbers are never given to another purpose."""
+
+    FUNNEL = 1
+    TIME = 2
+    USERS = 3
+    FOLLOWERS = 4
+    HASHTAGS = 5
+    LOOK = 6
+    NOISE = 7
+    COMMENTS = 8
+    CAPTIONS = 9
+    PICTURES = 10
+
+
+def stream(seed: int, purpose: Stream, *more: int) -> np.random.Generator:
+    """The generator of one purpose (and of one post, where its number is in `more`) in the world of `seed`."""
+    return np.random.default_rng([seed, int(purpose), *more])
+
+
+@dataclass(frozen=True)
+class Posts:
+    """All posts of a world in order of time; arrays of shape (posts,).
+
+    `n_faces` is -1 for deleted posts; `look` is standard normal; `visual` and `noise` are the two unseen terms of
+    log10(1+likes).
+    """
+
+    counts: Funnel
+    port: int
+    post_ids: NDArray[np.int64]
+    users: NDArray[np.int32]
+    created_at: NDArray[np.datetime64]
+    collected_at: NDArray[np.datetime64]
+    followers: NDArray[np.int64]
+    n_hashtags: NDArray[np.int32]
+    likes: NDArray[np.int64]
+    comments: NDArray[np.int64]
+    n_faces: NDArray[np.int8]
+    look: NDArray[np.float64]
+    visual: NDArray[np.float64]
+    noise: NDArray[np.float64]
+    captions: Captions
+
+    @property
+    def deleted(self) -> NDArray[np.bool_]:
+        """Whether each post was gone at the revisit."""
+        return np.equal(self.n_faces, NO_PICTURE)
+
+    def urls(self, start: int, stop: int) -> list[str]:
+        """Where the local server shows the pictures of posts `start` to `stop`."""
+        return [f"http://{HOST}:{self.port}/p/{number}.jpg" for number in self.post_ids[start:stop].tolist()]
+
+    def table(self, start: int, stop: int) -> pa.Table:
+        """Posts `start` to `stop` in the schema of `posts/`."""
+        rows = slice(start, stop)
+        return pa.Table.from_pydict(
+            {
+                "post_id": list(map(str, self.post_ids[rows].tolist())),
+                "image_url": self.urls(start, stop),
+                "user_id": [f"user{number:07d}" for number in self.users[rows].tolist()],
+                "likes": self.likes[rows],
+                "followers": self.followers[rows],
+                "comments": self.comments[rows],
+                "caption": self.captions.texts(start, stop),
+                "n_hashtags": self.n_hashtags[rows],
+                "created_at": self.created_at[rows],
+                "collected_at": self.collected_at[rows],
+                "revisited_at": self.collected_at[rows] + _WEEK,
+                "deleted": self.deleted[rows],
+            },
+            schema=POSTS,
+        )
+
+
+def generate_posts(options: WorldOptions, seed: int) -> Posts:
+    """The posts of the world of `seed`: `options.posts` of them, the same on every machine of one NumPy version.
+
+    Raises InputError where the coefficients give more than 10^12 likes.
+    """
+    counts = funnel(options.posts)
+    n = counts.posts
+    n_faces = assign(stream(seed, Stream.FUNNEL), counts)
+    created_at, collected_at = _times(stream(seed, Stream.TIME), n)
+    users = _users(stream(seed, Stream.USERS), n_faces != NO_PICTURE, counts.users)
+    followers = _followers(stream(seed, Stream.FOLLOWERS), int(users.max()) + 1)[users]
+    n_hashtags = _hashtags(stream(seed, Stream.HASHTAGS), n)
+    look = stream(seed, Stream.LOOK).standard_normal(n)
+    visual = options.effect * look
+    noise = options.noise * stream(seed, Stream.NOISE).standard_normal(n)
+    likes = _likes(options, followers, n_hashtags, visual + noise)
+    comments = _comments(stream(seed, Stream.COMMENTS), likes, n_faces != NO_PICTURE, counts.comments)
+    captions = write_captions(stream(seed, Stream.CAPTIONS), n_hashtags)
+    return Posts(
+        counts=counts,
+        port=options.port,
+        post_ids=_post_ids(created_at),
+        users=users,
+        created_at=created_at,
+        collected_at=collected_at,
+        followers=followers,
+        n_hashtags=n_hashtags,
+        likes=likes,
+        comments=comments,
+        n_faces=n_faces,
+        look=look,
+        visual=visual,
+        noise=noise,
+        captions=captions,
+    )
+
+
+def _post_ids(created_at: NDArray[np.datetime64]) -> NDArray[np.int64]:
+    # As Mastodon makes them: milliseconds, shifted by 16 bits, and a running number. All have 17 digits, so that
+    # their order as text, as numbers and in time is one.
+    milliseconds = created_at.astype("datetime64[ms]").astype(np.int64)
+    numbers: NDArray[np.int64] = (milliseconds << 16) + np.arange(len(created_at)) % (1 << 16)
+    return numbers
+
+
+def _times(rng: np.random.Generator, n: int) -> tuple[NDArray[np.datetime64], NDArray[np.datetime64]]:
+    days = rng.integers(7, size=n)
+    hours = rng.choice(24, size=n, p=_HOURS / _HOURS.sum())
+    seconds = np.sort(days * 86_400 + hours * 3_600 + rng.random(n) * 3_600)
+    created = _FIRST_DAY + (seconds * 1e6).astype("timedelta64[us]")
+    # "Only freshly-posted images" (section 3): a crawler sees a post ten minutes after it appears, on average.
+    delay = np.minimum(rng.exponential(600.0, n), 3_600.0)
+    return created, created + (delay * 1e6).astype("timedelta64[us]")
+
+
+def _users(rng: np.random.Generator, present: NDArray[np.bool_], users: int) -> NDArray[np.int32]:
+    """Who posted: exactly `users` different people over the present posts, most of them once, some very often."""
+    weights = np.cumsum(rng.pareto(1.5, users) + 0.05)
+    order = rng.permutation(np.flatnonzero(present))
+    found = np.zeros(len(present), dtype=np.int32)
+    found[order[:users]] = np.arange(min(users, len(order)))
+    found[order[users:]] = _draw(rng, weights, len(order) - min(users, len(order)))
+    deleted = np.flatnonzero(~present)
+    once = rng.random(len(deleted)) < users / max(1, len(order))
+    found[deleted] = np.where(once, users + np.arange(len(deleted)), _draw(rng, weights, len(deleted)))
+    return found
+
+
+def _draw(rng: np.random.Generator, cumulative: NDArray[np.float64], n: int) -> NDArray[np.int64]:
+    drawn: NDArray[np.int64] = np.searchsorted(cumulative, rng.random(n) * cumulative[-1], side="right")
+    return drawn
+
+
+def _followers(rng: np.random.Generator, users: int) -> NDArray[np.int64]:
+    """Followers by user: a log-normal body around 300 for ordinary people, and 3 % with a Pareto tail above 2,000."""
+    ordinary = 300 * 10 ** (0.45 * rng.standard_normal(users))
+    known = 2_000 * (1 + rng.pareto(0.9, users))
+    drawn = np.where(rng.random(users) < 0.03, known, ordinary)
+    return np.minimum(drawn, _MAX_FOLLOWERS).astype(np.int64)
+
+
+def _hashtags(rng: np.random.Generator, n: int) -> NDArray[np.int32]:
+    """#selfie and a log-normal number of others, cut at the feed's limit, where real posts pile up too."""
+    others = np.exp(1.3 + 1.0 * rng.standard_normal(n))
+    return (1 + np.minimum(others, MAX_HASHTAGS - 1)).astype(np.int32)
+
+
+def _likes(
+    options: WorldOptions, followers: NDArray[np.int64], n_hashtags: NDArray[np.int32], unseen: NDArray[np.float64]
+) -> NDArray[np.int64]:
+    """log10(1+likes) = a + b·log10(1+followers) + c·hashtags + visual effect + noise, in whole likes of at least 0."""
+    log_likes = options.intercept + options.followers * np.log10(1 + followers) + options.hashtags * n_hashtags + unseen
+    highest = float(log_likes.max())
+    if highest > _MAX_LOG_LIKES:
+        raise InputError(
+            f"world.intercept, followers, hashtags, effect, noise: give a post of 10^{highest:.0f} likes; "
+            f"choose smaller ones (10^{_MAX_LOG_LIKES:.0f} at most)"
+        )
+    return np.maximum(0, np.rint(10**log_likes - 1)).astype(np.int64)
+
+
+def _comments(
+    rng: np.random.Generator, likes: NDArray[np.int64], present: NDArray[np.bool_], total: int
+) -> NDArray[np.int64]:
+    """Comments: `total` dealt among the present posts in proportion to likes^0.6 times log-normal chance."""
+    weights = (1.0 + likes) ** 0.6 * np.exp(0.9 * rng.standard_normal(len(likes)))
+    share = weights / weights[present].sum()
+    comments: NDArray[np.int64] = rng.poisson(total * share)
+    comments[present] = rng.multinomial(total, share[present])
+    return comments

@@ -1,0 +1,189 @@
+"""The local server: on 127.0.0.1 alone, in this process or as one of its own that never outlives its command.
+
+``python -m raypipe.world.server`` serves until it is told to stop or its standard input ends, which it does when the
+starting process is gone, however that ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Coroutine, Iterator
+from typing import Any
+
+from aiohttp import web
+
+from raypipe.config import Config
+from raypipe.errors import RaypipeError, StageError, one_line
+from raypipe.storage import Storage
+from raypipe.world.application import application
+from raypipe.world.posts import HOST
+
+_SECONDS_TO_START = 60.0
+_SECONDS_TO_STOP = 10.0
+
+
+async def serve(
+    storage: Storage,
+    port: int,
+    *,
+    stop: asyncio.Event | None = None,
+    rate_limit: int = 300,
+    rate_window: float = 300.0,
+) -> None:
+    """Serve a world on 127.0.0.1:`port` until `stop` is set, or until SIGINT or SIGTERM where none is given.
+
+    `rate_limit` requests to the feed are answered in `rate_window` seconds. Raises StageError where the port is taken.
+    """
+    if stop is None:
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if sys.platform == "win32":
+                signal.signal(number, lambda *_: stop.set())
+            else:
+                asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    app = application(storage, rate_limit=rate_limit, rate_window=rate_window)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, HOST, port).start()
+        except OSError as error:
+            raise port_taken(port, error) from error
+        await stop.wait()
+    finally:
+        await runner.cleanup()
+
+
+def run_loop(serving: Coroutine[Any, Any, None]) -> None:
+    """Run `serving` to its end, on uvloop where there is one."""
+    factory = None
+    if sys.platform != "win32":
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(serving)
+
+
+def port_taken(port: int, error: OSError) -> StageError:
+    """The line that a person sees where the server cannot listen."""
+    return StageError(
+        f"world.port {port}: the server cannot listen on {HOST}: {error.strerror or one_line(error)}; "
+        "end the program that uses the port or choose another --world.port"
+    )
+
+
+def check_port(port: int) -> None:
+    """Raise StageError where something listens on the port already: before the pictures are drawn, not after."""
+    with socket.socket() as probe:
+        if sys.platform != "win32":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise port_taken(port, error) from error
+
+
+@contextlib.contextmanager
+def running_server(
+    where: Config | Storage, port: int | None = None, *, rate_limit: int = 300, rate_window: float = 300.0
+) -> Iterator[str]:
+    """The server of the world under a root, as a process of its own, for the body; gives its base URL.
+
+    `port` is the configuration's unless given. Raises StageError where the port is taken or the server ends at once.
+    """
+    storage = where.open_storage() if isinstance(where, Config) else where
+    if port is None:
+        if not isinstance(where, Config):
+            raise ValueError("a storage names no port: give one")
+        port = where.world.port
+    check_port(port)
+    command = [sys.executable, "-m", "raypipe.world.server", "--root", storage.root, "--port", str(port)]
+    command += ["--rate-limit", str(rate_limit), "--rate-window", str(rate_window)]
+    for name in ("endpoint", "region", "profile"):
+        if value := getattr(storage, name):
+            command += [f"--{name}", value]
+    with tempfile.TemporaryFile() as log:
+        # A session of its own: Ctrl-C reaches the command, which stops the server when it is done with it.
+        server = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=sys.platform != "win32"
+        )
+        try:
+            base = f"http://{HOST}:{port}"
+            _wait_until_it_answers(server, base)
+            if server.poll() is not None:
+                log.seek(0)
+                lines = log.read().decode(errors="replace").strip().splitlines()
+                raise StageError(f"the local server ended at once: {lines[-1] if lines else 'it said nothing'}")
+            yield base
+        finally:
+            _stop(server)
+
+
+def _wait_until_it_answers(server: subprocess.Popen[bytes], base: str) -> None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    end = time.monotonic() + _SECONDS_TO_START
+    while server.poll() is None:
+        try:
+            with opener.open(f"{base}/health", timeout=5):
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            if time.monotonic() > end:
+                raise StageError(f"{base}: the local server did not answer in {_SECONDS_TO_START:.0f} s") from None
+            time.sleep(0.05)
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    server.terminate()
+    try:
+        server.wait(_SECONDS_TO_STOP)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
+    if server.stdin is not None:
+        server.stdin.close()
+
+
+def main() -> int:
+    """Serve until SIGTERM, SIGINT or the end of standard input."""
+    parser = argparse.ArgumentParser(prog="python -m raypipe.world.server", description=__doc__)
+    parser.add_argument("--root", required=True)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--endpoint")
+    parser.add_argument("--region")
+    parser.add_argument("--profile")
+    parser.add_argument("--rate-limit", type=int, default=300)
+    parser.add_argument("--rate-window", type=float, default=300.0)
+    given = parser.parse_args()
+    threading.Thread(target=_end_with_input, daemon=True).start()
+    storage = Storage(given.root, given.endpoint, given.region, given.profile)
+    serving = serve(storage, given.port, rate_limit=given.rate_limit, rate_window=given.rate_window)
+    try:
+        run_loop(serving)
+    except RaypipeError as error:
+        sys.stderr.write(f"{one_line(error)}\n")
+        return error.exit_code
+    return 0
+
+
+def _end_with_input() -> None:
+    # os.read, not sys.stdin: a thread that holds sys.stdin's lock breaks the interpreter's exit.
+    while os.read(0, 1024):
+        pass
+    signal.raise_signal(signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

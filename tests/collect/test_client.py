@@ -1,0 +1,159 @@
+"""Manners: the pace, Retry-After, a spent window, retries; and clear lines for servers that refuse."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from raypipe.collect.client import Answer, PoliteClient, pause_after, user_agent
+from raypipe.errors import StageError
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+class Clock:
+    """Sleeps that take no time, remembered."""
+
+    def __init__(self) -> None:
+        self.slept: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+
+
+def ask(
+    port: int, answers: list[Callable[[], web.Response]], requests: int = 1, per_second: float = 1000.0
+) -> tuple[list[Answer], list[web.Request], list[float]]:
+    """What a client gets from a real server that gives `answers` in turn."""
+    seen: list[web.Request] = []
+    clock = Clock()
+
+    async def handle(request: web.Request) -> web.Response:
+        seen.append(request)
+        return answers[min(len(seen), len(answers)) - 1]()
+
+    async def go() -> list[Answer]:
+        app = web.Application()
+        app.router.add_get("/{path:.*}", handle)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", port).start()
+            base = f"http://127.0.0.1:{port}/"
+            async with PoliteClient(base, per_second, "me@example.org", sleep=clock.sleep) as client:
+                return [await client.get("/api/x", {"limit": "2"}) for _ in range(requests)]
+        finally:
+            await runner.cleanup()
+
+    return asyncio.run(go()), seen, clock.slept
+
+
+def ok(**headers: str) -> Callable[[], web.Response]:
+    return lambda: web.json_response([1], headers=headers)
+
+
+def error(status: int, body: Any = None, **headers: str) -> Callable[[], web.Response]:
+    return lambda: web.Response(status=status, text=json.dumps(body), headers=headers)
+
+
+def test_requests_are_paced_and_say_who_asks(free_port: int) -> None:
+    answers, seen, slept = ask(free_port, [ok()], requests=3, per_second=0.5)
+    assert [answer.body for answer in answers] == [[1]] * 3
+    assert len(slept) == 2
+    assert all(1.5 < seconds <= 2 for seconds in slept)
+    assert seen[0].headers["User-Agent"] == user_agent("me@example.org")
+    assert "(+me@example.org)" in user_agent("me@example.org")
+    assert user_agent(None).startswith("raypipe/")
+    assert str(seen[0].rel_url) == "/api/x?limit=2"
+
+
+def test_429_is_waited_out_as_long_as_asked(free_port: int) -> None:
+    answers, seen, slept = ask(free_port, [error(429, **{"Retry-After": "33"}), ok()])
+    assert answers[0].body == [1]
+    assert len(seen) == 2
+    assert [round(seconds) for seconds in slept] == [33]
+
+
+def test_a_spent_window_is_waited_out_before_the_next_request(free_port: int) -> None:
+    spent = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "2999-01-01T00:00:00.000000Z"}
+    _, seen, slept = ask(free_port, [ok(**spent), ok()], requests=2)
+    assert len(seen) == 2
+    assert len(slept) == 1
+    assert slept[0] > 1e9
+
+
+def test_broken_answers_are_asked_for_again_later_each_time(free_port: int) -> None:
+    answers, seen, slept = ask(free_port, [error(503), error(500), error(502), ok()])
+    assert answers[0].body == [1]
+    assert len(seen) == 4
+    assert [round(seconds) for seconds in slept] == [1, 2, 4]
+
+
+def test_five_failures_are_one_line(free_port: int) -> None:
+    with pytest.raises(StageError, match=r"/api/x: HTTP 500 \(down\), 5 times; try again later"):
+        ask(free_port, [error(500, {"error": "down"})])
+
+
+@pytest.mark.parametrize("status", [404, 410])
+def test_gone_is_an_answer(free_port: int, status: int) -> None:
+    answers, seen, _ = ask(free_port, [error(status, {"error": "Record not found"})])
+    assert answers == [Answer(None, None)]
+    assert len(seen) == 1
+
+
+def test_refusals_are_not_repeated(free_port: int) -> None:
+    with pytest.raises(StageError, match=r"HTTP 401 \(This method requires an authenticated user\)"):
+        ask(free_port, [error(401, {"error": "This method requires an authenticated user"})])
+
+
+def test_a_web_page_is_no_api(free_port: int) -> None:
+    with pytest.raises(StageError, match="did not answer with JSON"):
+        ask(free_port, [lambda: web.Response(text="<html>", content_type="text/html")])
+
+
+def test_an_endless_answer_is_cut(free_port: int) -> None:
+    with pytest.raises(StageError, match="larger than 8,000,000 bytes"):
+        ask(free_port, [lambda: web.Response(body=b" " * 8_100_000)])
+
+
+def test_only_the_name_of_the_next_page_is_taken_from_the_link(free_port: int) -> None:
+    elsewhere = '<http://elsewhere.example/api?max_id=77>; rel="next", </api?min_id=5>; rel="prev"'
+    answers, _, _ = ask(free_port, [ok(Link=elsewhere)])
+    assert answers[0].next_id == "77"
+
+
+def test_nobody_there_is_one_line(free_port: int) -> None:
+    async def go() -> None:
+        clock = Clock()
+        async with PoliteClient(f"http://127.0.0.1:{free_port}", 1000, sleep=clock.sleep) as client:
+            await client.get("/api/x")
+
+    with pytest.raises(StageError, match=rf"127\.0\.0\.1:{free_port}.*5 times"):
+        asyncio.run(go())
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "seconds"),
+    [
+        (200, {}, 0),
+        (200, {"X-RateLimit-Remaining": "3", "X-RateLimit-Reset": "2026-01-02T03:05:05Z"}, 0),
+        (200, {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "2026-01-02T03:05:05.000Z"}, 60),
+        (200, {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "soon"}, 0),
+        (404, {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "2026-01-02T03:04:15Z"}, 10),
+        (429, {"Retry-After": "7", "X-RateLimit-Reset": "2026-01-02T03:05:05Z"}, 7),
+        (429, {"Retry-After": "Fri, 02 Jan 2026 03:04:25 GMT"}, 20),
+        (429, {"X-RateLimit-Reset": "2026-01-02T03:05:05Z"}, 60),
+        (429, {"X-RateLimit-Reset": "2026-01-02T03:00:00Z"}, 0),
+        (429, {"Retry-After": "whenever"}, 8),
+        (503, {"Retry-After": "5"}, 5),
+        (500, {}, 8),
+    ],
+)
+def test_pauses(status: int, headers: dict[str, str], seconds: float) -> None:
+    assert pause_after(status, headers, NOW, attempt=3) == seconds

@@ -1,0 +1,148 @@
+"""Formulas: the columns of any block are those of the whole, and each mistake is one line."""
+
+from __future__ import annotations
+
+import pickle
+
+import formulaic
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from raypipe.errors import ConfigError, InputError
+from raypipe.label.formula import MAX_LEVELS, Design, check_columns, fixed_design, learn, parse
+
+PAPER = "log10(1 + likes) ~ log10(1 + followers) + n_hashtags"
+
+
+@pytest.fixture(scope="module")
+def posts() -> pa.Table:
+    rng = np.random.default_rng(0)
+    n = 200
+    return pa.table(
+        {
+            "likes": rng.integers(0, 5_000, n),
+            "followers": rng.integers(1, 100_000, n),
+            "n_hashtags": pa.array(rng.integers(0, 12, n), pa.int32()),
+            "kind": rng.choice(["photo", "album", "video"], n),
+            "comments": pa.array(rng.integers(0, 50, n), mask=rng.random(n) < 0.1),
+            "a b": rng.normal(size=n),
+        }
+    )
+
+
+def design_of(text: str, posts: pa.Table) -> Design:
+    formula = parse(text)
+    check_columns(formula, posts.schema)
+    return fixed_design(formula, posts.schema) or learn(formula, posts)
+
+
+def test_the_papers_formula_is_fixed_by_the_columns_types_alone(posts: pa.Table) -> None:
+    formula = parse(PAPER)
+    design = fixed_design(formula, posts.schema)
+    assert formula.variables == ("followers", "likes", "n_hashtags")
+    assert formula.response == "log10(1 + likes)"
+    assert design is not None
+    assert design.terms == ("Intercept", "log10(1 + followers)", "n_hashtags")
+    matrices = design.matrices(posts)
+    np.testing.assert_array_equal(matrices.y, np.log10(1 + posts["likes"].to_numpy()))
+    followers = np.log10(1 + posts["followers"].to_numpy())
+    np.testing.assert_array_equal(matrices.X, np.column_stack([np.ones(200), followers, posts["n_hashtags"]]))
+
+
+@pytest.mark.parametrize(
+    ("text", "learns"),
+    [
+        (PAPER, False),
+        ("likes ~ followers:n_hashtags - 1", False),
+        ("likes ~ `a b` + I(`a b` ** 2)", False),
+        ("likes ~ np.log1p(comments) + abs(n_hashtags)", False),
+        ("likes ~ kind * n_hashtags", True),
+        ("likes ~ C(n_hashtags) + followers", True),
+        ("log10(1 + likes) ~ bs(log10(1 + followers), df=5)", True),
+        ("likes ~ center(followers) + poly(n_hashtags, 2) + scale(`a b`)", True),
+        ("likes ~ cr(followers, df=4) + C(kind, contr.treatment('photo'))", True),
+    ],
+)
+def test_any_block_has_the_columns_of_the_whole(posts: pa.Table, text: str, learns: bool) -> None:
+    assert (fixed_design(parse(text), posts.schema) is None) == learns
+    design = pickle.loads(pickle.dumps(design_of(text, posts)))
+    whole = design.matrices(posts)
+    blocks = [design.matrices(posts.slice(start, size)) for start, size in ((0, 1), (1, 70), (71, 0), (71, 129))]
+    np.testing.assert_array_equal(np.vstack([block.X for block in blocks]), whole.X)
+    np.testing.assert_array_equal(np.concatenate([block.y for block in blocks]), whole.y)
+    assert sum(block.dropped.total() for block in blocks) == whole.dropped.total() == 200 - whole.kept.sum()
+    reference = formulaic.model_matrix(text, posts.to_pandas())
+    assert list(design.terms) == list(reference.rhs.columns)
+    np.testing.assert_allclose(whole.X, reference.rhs.to_numpy(float), rtol=1e-12, atol=1e-12)
+
+
+def test_missing_and_infinite_values_are_counted_by_reason() -> None:
+    posts = pa.table(
+        {"likes": [1, 2, 3, 4, None], "x": [1.0, float("nan"), None, float("inf"), 2.0], "z": [0, 1, 1, 1, 1]}
+    )
+    design = design_of("likes ~ x", posts)
+    matrices = design.matrices(posts)
+    assert matrices.dropped == {"missing_value": 3, "not_finite": 1}
+    assert matrices.kept.tolist() == [True, False, False, False, False]
+    logarithm = design_of("likes ~ log10(z)", posts).matrices(posts)
+    assert logarithm.dropped == {"missing_value": 1, "not_finite": 1}
+    assert logarithm.y.tolist() == [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("likes", "must have one y, one ~ and terms"),
+        ("", "must have one y"),
+        ("likes ~ a ~ b", "Operator `~` is incorrectly used"),
+        ("likes + kind ~ followers", "must have one y"),
+        ("likes ~ (followers", "Could not find matching context marker"),
+        ("likes ~ log10(a b", "Formula ended before"),
+        ("likes ~ log10(a b)", "invalid syntax"),
+        ("likes = followers", "Unknown operator '='"),
+        ("likes ~ followers | n_hashtags", "must have one y"),
+        ("likes ~ 0", "no term on the right"),
+        ("likes ~ .", "cannot be read"),
+    ],
+)
+def test_a_formula_that_cannot_be_read(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    line = str(caught.value)
+    assert line.startswith(f"label.formula: {text!r}")
+    assert message in line
+    assert "\n" not in line
+    assert "\x1b" not in line
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "message"),
+    [
+        ("likes ~ folowers", InputError, "posts/ has no column 'folowers'"),
+        ("likes ~ lgo10(followers)", ConfigError, "name 'lgo10' is not defined"),
+        ("likes ~ log10(kind)", InputError, "does not suit the posts"),
+        ("kind ~ followers", InputError, "y must be a number, but 'kind' is not one"),
+        ("likes ~ lag(followers)", ConfigError, "not computed from its own row alone"),
+        ("likes ~ I(followers - followers.mean())", ConfigError, "not computed from its own row alone"),
+    ],
+)
+def test_a_formula_that_does_not_suit_the_posts(posts: pa.Table, text: str, kind: type, message: str) -> None:
+    with pytest.raises(kind, match=message):
+        design_of(text, posts)
+
+
+def test_a_column_of_captions_is_refused_before_it_becomes_a_matrix() -> None:
+    n = MAX_LEVELS + 1
+    posts = pa.table({"likes": range(n), "caption": [f"caption {i}" for i in range(n)], "followers": range(n)})
+    for text in ("likes ~ caption", "likes ~ C(followers)"):
+        with pytest.raises(InputError, match="1,001 classes"):
+            design_of(text, posts)
+    with pytest.raises(InputError, match="no post has a value in each of comments, likes"):
+        design_of("likes ~ comments", pa.table({"likes": [1], "comments": pa.nulls(1)}))
+
+
+def test_the_response_alone(posts: pa.Table) -> None:
+    design = design_of(parse(PAPER).response_only().text, posts)
+    np.testing.assert_array_equal(design.matrices(posts).y, np.log10(1 + posts["likes"].to_numpy()))
+    assert design.formula.variables == ("likes",)

@@ -1,0 +1,310 @@
+"""`label` from tables to tables: counts, files, every scheme, every mistake, and nothing written after a mistake."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import statsmodels.formula.api as smf
+
+from raypipe import tables
+from raypipe.config import Config
+from raypipe.errors import InputError, RaypipeError, StageError
+from raypipe.label.pipeline import run
+from raypipe.options import load_config
+from raypipe.schemas import IMAGES, POSTS, labels_schema
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+N = 3_000
+
+
+def made_posts(n: int = N, seed: int = 0) -> pa.Table:
+    rng = np.random.default_rng(seed)
+    followers = (10 ** rng.normal(2.5, 0.7, n)).astype(int)
+    hashtags = rng.geometric(0.12, n) - 1
+    likes = 10 ** (0.35 + 0.45 * np.log10(1 + followers) + 0.012 * hashtags + rng.normal(0, 0.4, n)) - 1
+    seconds = rng.integers(0, 10**6, n)
+    given = {
+        "post_id": [f"p{i:05d}" for i in range(n)],
+        "image_url": [f"http://127.0.0.1/{i}.jpg" for i in range(n)],
+        "user_id": [f"u{i}" for i in rng.integers(0, n // 2, n)],
+        "likes": np.maximum(0, likes.round()).astype(int),
+        "followers": followers,
+        "caption": [f"#selfie {'#sun' if tag else 'rain'}" for tag in rng.integers(0, 2, n)],
+        "n_hashtags": pa.array(hashtags, pa.int32()),
+        "created_at": pa.array(seconds * 10**6, pa.timestamp("us", "UTC")),
+        "deleted": rng.random(n) < 0.117,
+    }
+    posts = pa.table({field.name: given.get(field.name, pa.nulls(n, field.type)) for field in POSTS}).cast(POSTS)
+    extra = {
+        "kind": rng.choice(["ant", "bee"], n),
+        "fold": rng.choice(["train", "val"], n, p=[0.7, 0.3]),
+        "one": ["same"] * n,
+        "constant": np.full(n, 300),
+        "text": [f"word {i}" for i in range(n)],
+    }
+    return pa.table({**{name: posts[name] for name in posts.column_names}, **extra})
+
+
+def made_images(posts: pa.Table, seed: int = 1) -> pa.Table:
+    rng, n = np.random.default_rng(seed), len(posts)
+    deleted = posts["deleted"].to_numpy(zero_copy_only=False)
+    status = np.where(deleted, "deleted", np.where(rng.random(n) < 0.05, "timeout", "ok"))
+    hashes = np.array([f"{i:064x}" for i in range(n)], dtype=object)
+    hashes[1::50] = hashes[::50][: len(hashes[1::50])]
+    given = {
+        "post_id": posts["post_id"],
+        "url": posts["image_url"],
+        "status": status,
+        "attempts": pa.array(np.ones(n), pa.int32()),
+        "sha256": pa.array(hashes, pa.string(), mask=status != "ok"),
+        "n_faces": pa.array(rng.choice([0, 1, 2], n, p=[0.45, 0.47, 0.08]), pa.int32(), mask=status != "ok"),
+    }
+    return pa.table({field.name: given.get(field.name, pa.nulls(n, field.type)) for field in IMAGES}).cast(IMAGES)
+
+
+def put(config: Config, table: str, rows: pa.Table, parts: int = 3) -> None:
+    with tables.begin(config.open_storage(), table, command="world", config={}, inputs={}) as staged:
+        size = -(-max(len(rows), 1) // parts)
+        for unit in range(parts):
+            staged.writer.write(f"{unit:05d}", rows.slice(unit * size, size))
+        staged.commit(rows_in=len(rows))
+
+
+def labelled(config: Config, *, overwrite: bool = False, seed: int = 0, **options: Any) -> Config:
+    return load_config(root=config.root, overwrite=overwrite, seed=seed, ray={"dashboard": False}, label=options)
+
+
+@pytest.fixture
+def world(config: Config) -> tuple[Config, pa.Table, pa.Table]:
+    posts = made_posts()
+    images = made_images(posts)
+    put(config, "posts", posts)
+    put(config, "images", images)
+    return config, posts, images
+
+
+def read(config: Config) -> pa.Table:
+    return tables.read_table(config.open_storage(), "labels")
+
+
+def model_of(config: Config) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(config.open_storage().read("labels/_model.json"))
+    return values
+
+
+def test_the_papers_way(world: tuple[Config, pa.Table, pa.Table], capsys: pytest.CaptureFixture[str]) -> None:
+    config, posts, images = world
+    record = run(labelled(config, test=0.1))
+    ok = pc.and_(pc.equal(images["status"], "ok"), pc.fill_null(pc.equal(images["n_faces"], 1), False))
+    frame = posts.filter(ok).to_pandas()
+    reference = smf.ols("np.log10(1 + likes) ~ np.log10(1 + followers) + n_hashtags", frame).fit()
+    labels, model = read(config), model_of(config)
+    n = len(frame)
+
+    assert labels.schema.equals(labels_schema(pa.string()))
+    assert labels["post_id"].to_pylist() == frame["post_id"].tolist()
+    assert labels["user_id"].to_pylist() == frame["user_id"].tolist()
+    np.testing.assert_allclose(labels["fitted"], reference.fittedvalues, rtol=1e-10)
+    np.testing.assert_allclose(labels["score"], reference.resid, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(list(model["params"].values()), reference.params, rtol=1e-10)
+    np.testing.assert_allclose(list(model["bse"].values()), reference.bse, rtol=1e-9)
+    assert model["rsquared"] == pytest.approx(reference.rsquared, rel=1e-10)
+    assert (model["nobs"], model["cov_type"], model["scheme"]) == (n, "nonrobust", "residual")
+
+    low, top = n // 10, n - 9 * n // 10
+    counts = Counter(labels["label"].to_pylist())
+    assert counts == {"bottom": low, "top": top, None: n - low - top}
+    by_score = sorted(zip(labels["score"].to_pylist(), labels["post_id"].to_pylist(), strict=True))
+    bottoms = set(labels.filter(pc.equal(labels["label"], "bottom"))["post_id"].to_pylist())
+    assert bottoms == {name for _, name in by_score[:low]}
+    assert model["thresholds"]["bottom"] == [by_score[0][0], by_score[low - 1][0]]
+    assert model["thresholds"]["top"] == [by_score[n - top][0], by_score[-1][0]]
+
+    sides = Counter(labels["split"].to_pylist())
+    assert (sides["val"], sides["test"]) == ((low + top) // 4, (low + top) // 10)
+    assert sides[None] == counts[None]
+    status, faces = Counter(images["status"].to_pylist()), Counter(images["n_faces"].to_pylist())
+    assert record.dropped == {
+        "deleted": status["deleted"],
+        "not_fetched": status["timeout"],
+        "no_face": faces[0],
+        "several_faces": faces[2],
+    }
+    assert record.rows_in == N == record.rows_out + sum(record.dropped.values())
+    assert record.facts["labels"] == {"bottom": low, "top": top}
+    assert record.facts["splits"] == {name: sides[name] for name in ("test", "train", "val")}
+    shown = capsys.readouterr().out
+    assert f"log10(1 + likes) = {reference.params.iloc[0]:.4g} + {reference.params.iloc[1]:.4g}·log10" in shown
+    assert f"{low + top:,} labels of {n:,} eligible posts" in shown
+
+
+def test_again_does_nothing_and_another_way_is_refused(world: tuple[Config, pa.Table, pa.Table]) -> None:
+    config, *_ = world
+    first = run(labelled(config))
+    assert run(labelled(config)).run_id == first.run_id
+    with pytest.raises(StageError, match=r"label.quantile was 0.1, is 0.2"):
+        run(labelled(config, quantile=0.2))
+    with pytest.raises(InputError, match="leaves a class empty"):
+        run(labelled(config, quantile=1e-5, overwrite=True))
+    assert tables.get_record(config.open_storage(), "labels").run_id == first.run_id
+    second = run(labelled(config, quantile=0.2, overwrite=True))
+    assert second.facts["n_labelled"] > first.facts["n_labelled"]
+    assert len(read(config)) == second.rows_out
+
+
+@pytest.mark.parametrize("cov_type", ["HC3", "cluster"])
+def test_robust_errors_over_ray(world: tuple[Config, pa.Table, pa.Table], cov_type: str) -> None:
+    config, posts, _ = world
+    run(labelled(config, cov_type=cov_type, eligible="post", split="user"))
+    frame = posts.filter(pc.invert(posts["deleted"])).to_pandas()
+    options = {"cov_kwds": {"groups": frame["user_id"].factorize()[0]}} if cov_type == "cluster" else {}
+    formula = "np.log10(1 + likes) ~ np.log10(1 + followers) + n_hashtags"
+    reference = smf.ols(formula, frame).fit(cov_type=cov_type, **options)
+    np.testing.assert_allclose(list(model_of(config)["bse"].values()), reference.bse, rtol=1e-9)
+    chosen = read(config).filter(pc.is_valid(read(config)["split"])).to_pandas()
+    assert (chosen.groupby("user_id")["split"].nunique() == 1).all()
+
+
+def test_terms_that_learn_from_all_posts(world: tuple[Config, pa.Table, pa.Table]) -> None:
+    config, posts, _ = world
+    run(labelled(config, formula="log10(1 + likes) ~ kind + center(n_hashtags)", eligible="post", scheme="continuous"))
+    frame = posts.filter(pc.invert(posts["deleted"])).to_pandas()
+    reference = smf.ols("np.log10(1 + likes) ~ kind + I(n_hashtags - n_hashtags.mean())", frame).fit()
+    assert list(model_of(config)["params"]) == ["Intercept", "kind[T.bee]", "center(n_hashtags)"]
+    np.testing.assert_allclose(list(model_of(config)["params"].values()), reference.params, rtol=1e-9)
+    labels = read(config)
+    assert labels.schema.equals(labels_schema(pa.float64()))
+    assert labels["label"].equals(labels["score"])
+    assert labels["split"].null_count == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "classes", "y"),
+    [
+        ({"scheme": "quantiles", "classes": 3}, {"q1", "q2", "q3"}, True),
+        ({"scheme": "karpathy", "split": "time"}, {"bottom", "top"}, True),
+        ({"scheme": "column", "column": "kind", "split": "fold"}, {"ant", "bee"}, False),
+        ({"scheme": "hashtags", "hashtags": ["sun"]}, {"sun", ""}, False),
+    ],
+)
+def test_schemes_without_a_regression(
+    world: tuple[Config, pa.Table, pa.Table], options: dict[str, Any], classes: set[str], y: bool
+) -> None:
+    config, posts, _ = world
+    record = run(labelled(config, **options))
+    labels, model = read(config), model_of(config)
+    assert set(record.facts["labels"]) == classes
+    assert record.facts["n_labelled"] == len(labels) == labels["split"].length()
+    assert labels["score"].null_count == labels["fitted"].null_count == len(labels)
+    assert labels["y"].null_count == (0 if y else len(labels))
+    assert (model["scheme"], model["formula"]) == (options["scheme"], None)
+    assert "params" not in model
+    if options["scheme"] == "column":
+        given = dict(zip(posts["post_id"].to_pylist(), posts["fold"].to_pylist(), strict=True))
+        assert labels["split"].to_pylist() == [given[name] for name in labels["post_id"].to_pylist()]
+
+
+def test_without_images(config: Config) -> None:
+    posts = made_posts(400)
+    put(config, "posts", posts)
+    with pytest.raises(StageError, match=r"images: is not there; run `raypipe ingest"):
+        run(labelled(config))
+    record = run(labelled(config, eligible="post"))
+    assert record.dropped == {"deleted": pc.sum(posts["deleted"]).as_py()}
+    assert set(record.inputs) == {"posts"}
+
+
+def test_missing_values_are_counted_out(config: Config) -> None:
+    posts = made_posts(400)
+    comments = pa.array(np.arange(400), mask=np.arange(400) % 4 == 0)
+    put(config, "posts", posts.set_column(posts.column_names.index("comments"), "comments", comments))
+    record = run(labelled(config, eligible="post", formula="log10(1 + likes) ~ log10(comments - 1)"))
+    alive = np.flatnonzero(~posts["deleted"].to_numpy(zero_copy_only=False))
+    assert record.dropped["missing_value"] == sum(i % 4 == 0 for i in alive)
+    assert record.dropped["not_finite"] == sum(i == 1 for i in alive)
+    assert record.rows_out == record.facts["nobs"] == 400 - sum(record.dropped.values())
+
+
+def test_exact_duplicates_stay_on_one_side(world: tuple[Config, pa.Table, pa.Table]) -> None:
+    config, _, images = world
+    run(labelled(config, scheme="karpathy", eligible="image"))
+    labels = read(config).to_pandas().merge(images.select(["post_id", "sha256"]).to_pandas())
+    sides = labels.groupby("sha256")["split"].agg(["nunique", "size"])
+    assert (sides["size"] > 1).sum() > 20
+    assert (sides["nunique"] == 1).all()
+
+
+def test_the_result_does_not_depend_on_files_or_order(config: Config, tmp_path: Any) -> None:
+    posts = made_posts(1_500)
+    other = load_config(root=str(tmp_path / "other"))
+    put(config, "posts", posts, parts=1)
+    put(other, "posts", posts.take(pa.array(np.random.default_rng(5).permutation(1_500))), parts=7)
+    found = []
+    for each in (config, other):
+        run(labelled(each, eligible="post", seed=3))
+        found.append(read(each).sort_by("post_id"))
+    assert found[0]["label"].equals(found[1]["label"])
+    assert found[0]["split"].equals(found[1]["split"])
+    np.testing.assert_allclose(found[0]["score"], found[1]["score"], rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"formula": "likes ~ folowers"}, "label.formula: posts/ has no column 'folowers'"),
+        ({"formula": "likes ~ (followers"}, "cannot be read: Could not find matching context marker"),
+        ({"formula": "likes ~ log10(kind)"}, "does not suit the posts"),
+        ({"formula": "likes ~ text"}, "column 'text' has"),
+        ({"formula": "likes ~ log10(1 + constant)"}, "log10(1 + constant) is collinear with Intercept"),
+        ({"scheme": "column", "column": "one"}, "eligible posts have the label 'same'; training needs two classes"),
+        ({"scheme": "column", "column": "nope"}, "label.column: posts/ has no column 'nope'"),
+        ({"scheme": "column"}, "label.column: is needed"),
+        ({"split": "folds"}, "label.split: posts/ has no column 'folds'"),
+        ({"split": "kind"}, "label.split kind: that column of posts/ holds 'ant', 'bee' for labelled posts"),
+        ({"quantile": 0.0001}, "label.quantile 0.0001: leaves a class empty"),
+        ({"val": 0.8, "test": 0.2}, "leave nothing to train on"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_written(
+    world: tuple[Config, pa.Table, pa.Table], options: dict[str, Any], message: str
+) -> None:
+    config, *_ = world
+    with pytest.raises(RaypipeError) as caught:
+        run(labelled(config, **options))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not config.open_storage().exists("labels")
+
+
+@pytest.mark.parametrize(
+    ("n", "faces", "message"),
+    [
+        (0, 1, "posts: holds no post"),
+        (30, 0, "label.eligible one_face: none of 30 posts takes part"),
+        (30, None, "run ingest with --faces.enabled true"),
+        (3, 1, "3 usable posts for 3 terms (Intercept, log10(1 + followers), n_hashtags)"),
+    ],
+)
+def test_posts_that_are_not_enough(config: Config, n: int, faces: int | None, message: str) -> None:
+    posts = made_posts(max(n, 2)).slice(0, n)
+    posts = posts.set_column(
+        posts.column_names.index("deleted"), POSTS.field("deleted"), [pa.array([False] * n, pa.bool_())]
+    )
+    images = made_images(posts)
+    images = images.set_column(images.column_names.index("n_faces"), "n_faces", [pa.array([faces] * n, pa.int32())])
+    images = images.set_column(
+        images.column_names.index("status"), IMAGES.field("status"), [pa.array(["ok"] * n, pa.string())]
+    )
+    put(config, "posts", posts, parts=1)
+    put(config, "images", images, parts=1)
+    with pytest.raises(InputError) as caught:
+        run(labelled(config))
+    assert message in str(caught.value)
+    assert not config.open_storage().exists("labels")

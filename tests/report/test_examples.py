@@ -1,0 +1,71 @@
+"""Which pictures are shown, and that a damaged one does not end the report."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import pytest
+from PIL import Image
+
+from raypipe.report import examples, training
+from raypipe.report.sources import Sources
+from tests.report.root import Built, jpeg
+
+
+def test_extremes_are_ordered_by_score(shared: Built) -> None:
+    sources = Sources.open(shared.storage)
+    found = examples.build(sources, None, 5)
+    assert found is not None
+    ordered = shared.labels.sort_values("score", ascending=False)["post_id"].tolist()
+    assert [picture.post_id for picture in found.scored[0].pictures] == ordered[:5]
+    assert [picture.post_id for picture in found.scored[1].pictures] == ordered[:-6:-1]
+    assert found.sure == []
+
+
+def test_surest_calls_are_of_the_best_model_on_validation(shared: Built) -> None:
+    sources = Sources.open(shared.storage)
+    trained = training.build(sources)
+    found = examples.build(sources, trained, 6)
+    assert trained is not None
+    assert trained.best is not None
+    assert found is not None
+    assert (found.model, found.split) == (trained.best.key, "val")
+    own = shared.predictions.query("configuration == @trained.best.key and split == 'val'").set_index("post_id")
+    top, bottom = found.sure
+    probabilities = [own.loc[picture.post_id, "probability"] for picture in top.pictures]
+    assert probabilities == sorted(own["probability"], reverse=True)[:6]
+    assert all(own.loc[picture.post_id, "probability"] <= 0.5 for picture in bottom.pictures)
+    for picture in (*top.pictures, *bottom.pictures):
+        assert picture.truth == own.loc[picture.post_id, "label"]
+        assert picture.source is not None
+
+
+def test_a_picture_is_only_called_what_the_model_calls_it(built: Built) -> None:
+    sources = Sources.open(built.storage)
+    trained = training.build(sources)
+    assert trained is not None
+    assert trained.predictions is not None
+    trained.predictions["probability"] = 0.9
+    found = examples.build(sources, trained, 6)
+    assert found is not None
+    assert [row.title for row in found.sure] == ["Classified “top”, most confident first"]
+
+
+@pytest.mark.parametrize("data", [b"", b"not a picture", jpeg(0.0)[:200]])
+def test_damaged_bytes_have_no_thumbnail(data: bytes) -> None:
+    assert examples.thumbnail(data) is None
+
+
+def test_thumbnails_are_small_squares(shared: Built) -> None:
+    source = examples.thumbnail(jpeg(0.5, side=900))
+    assert source is not None
+    data = base64.b64decode(source.partition(",")[2])
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.size == (168, 168)
+    assert len(data) < 10_000
+    assert shared.storage.exists("images/_run.json")
+
+
+def test_none_asked_none_shown(shared: Built) -> None:
+    assert examples.build(Sources.open(shared.storage), None, 0) is None

@@ -1,0 +1,108 @@
+"""Table 1 with intervals and ceiling, checked against counts made here from the same predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raypipe.report import paper
+from raypipe.report.ceiling import PerfectJudge
+from raypipe.report.sources import Sources
+from raypipe.report.training import Measured, Row, Training, build
+from raypipe.train.metrics import wilson_interval
+from tests.report.root import Built, build_root, table_1, write_training
+
+
+@pytest.fixture(scope="module")
+def training(shared: Built) -> Training:
+    found = build(Sources.open(shared.storage))
+    assert found is not None
+    return found
+
+
+def test_rows_hold_table_1_and_the_interval_of_their_counts(training: Training, shared: Built) -> None:
+    assert [row.key for row in training.rows] == ["A", "B", "C", "D"]
+    for row, line in zip(training.rows, shared.table1, strict=True):
+        tests = shared.predictions.query("configuration == @row.key and split == 'test'")
+        right = int(((tests["probability"] > 0.5) == (tests["label"] == "top")).sum())
+        assert row.measured is not None
+        assert row.measured.n == len(tests)
+        assert row.measured.accuracy == line["test_accuracy"]
+        assert (row.measured.low, row.measured.high) == wilson_interval(right, len(tests))
+        assert row.paper == paper.TABLE_1[row.key]
+        assert row.images_per_s == 77.0
+
+
+def test_ceiling_is_the_judge_of_the_look_on_the_same_pictures(training: Training, shared: Built) -> None:
+    tests = shared.labels[shared.labels["split"] == "test"].merge(shared.posts[["post_id", "look"]], on="post_id")
+    right = np.where(tests["look"] > 0, "top", "bottom") == tests["label"]
+    for row in training.rows:
+        assert row.measured is not None
+        assert row.measured.ceiling == pytest.approx(right.mean())
+
+
+def test_judge_knows_nothing_of_pictures_without_a_label(shared: Built) -> None:
+    judge = PerfectJudge.of(Sources.open(shared.storage))
+    assert judge is not None
+    middle = shared.labels.loc[shared.labels["label"].isna(), "post_id"]
+    assert judge.accuracy(middle) is None
+    assert judge.accuracy(["no such post"]) is None
+
+
+def test_without_test_pictures_the_validation_pictures_speak_with_a_caveat(built: Built) -> None:
+    predictions = built.predictions[built.predictions["split"] == "val"]
+    rows = table_1(built.results, predictions, ["A", "B", "C", "D"], 1)
+    write_training(built.storage, "sweep", built.results, rows, predictions)
+    found = build(Sources.open(built.storage))
+    assert found is not None
+    for row in found.rows:
+        assert row.measured is not None
+        assert row.measured.split == "val"
+        assert row.measured.accuracy == row.max_val_accuracy
+        assert "chosen on these very pictures" in row.sentence
+
+
+def test_more_seeds_share_the_pictures_and_do_not_narrow_the_interval(tmp_path: Path) -> None:
+    many = build_root(tmp_path / "many", seeds=3)
+    found = build(Sources.open(many.storage))
+    assert found is not None
+    n_test = int((many.labels["split"] == "test").sum())
+    for row in found.rows:
+        assert row.seeds == 3
+        assert row.measured is not None
+        assert row.measured.n == n_test
+        assert len(found.trials[row.key]) == 3
+
+
+def test_best_is_chosen_on_validation_never_on_test(training: Training) -> None:
+    best = training.best
+    assert best is not None
+    assert best.max_val_accuracy == max(row.max_val_accuracy or 0 for row in training.rows)
+
+
+def test_a_table_of_another_name_says_where_it_is_from(built: Built) -> None:
+    own = built.predictions[built.predictions["configuration"] == "B"]
+    results = [row for row in built.results if row["configuration"] == "B"]
+    write_training(built.storage, "train/again", results, built.table1[1:2], own)
+    found = build(Sources.open(built.storage))
+    assert found is not None
+    assert [row.key for row in found.rows] == ["A", "B", "C", "D", "B (train/again)"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [(0.55, 0.7, "beats chance"), (0.45, 0.6, "cannot be told from chance"), (0.2, 0.4, "worse than chance")],
+)
+def test_the_sentence_follows_the_interval(low: float, high: float, words: str) -> None:
+    measured = Measured("test", (low + high) / 2, 100, low, high, None, 0.5)
+    row = Row("A", "sweep", "A", 1, 4, 0.6, 0.6, measured, None, None)
+    assert words in row.sentence
+    assert measured.excludes_chance == (not low <= 0.5 <= high)
+
+
+def test_no_training_is_none(built: Built) -> None:
+    for name in ("sweep/_run.json",):
+        built.storage.delete(name)
+    assert build(Sources.open(built.storage)) is None

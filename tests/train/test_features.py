@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+import torch
+
+from raypipe.train.configurations import A, B, C
+from raypipe.train.features import FeatureInputs, ImageInputs, extract_features
+from raypipe.train.images import prepare_batch
+from raypipe.train.init import unit_variance_init
+from raypipe.train.loop import EpochResult, LoopOptions, fit
+from raypipe.train.model import VGG16, build_model
+from raypipe.train.weights import TORCHVISION, load_weights
+from tests.train.small import draw
+
+CPU = torch.device("cpu")
+TRAIN, VAL = draw(66, 0, size=32), draw(7, 1, size=32)
+
+
+def network() -> VGG16:
+    model = build_model(A, image_size=32, weights=load_weights("random"), seed=0)
+    unit_variance_init(model, prepare_batch(TRAIN.images, TORCHVISION))
+    return model
+
+
+def train(model: VGG16, *, cached: bool, flips: bool = True) -> list[EpochResult]:
+    options = LoopOptions(epochs=2, learning_rate=0.01, flips=flips, seed=3, cache_features=cached)
+    return fit(model, A, TRAIN, VAL, options, preprocessing=TORCHVISION)
+
+
+@pytest.mark.parametrize("flips", [True, False])
+def test_cached_features_train_as_the_slow_way_does(flips: bool) -> None:
+    fast_model, slow_model = network(), network()
+    fast, slow = train(fast_model, cached=True, flips=flips), train(slow_model, cached=False, flips=flips)
+    assert [r.train_accuracy for r in fast] == [r.train_accuracy for r in slow]
+    assert [r.val_accuracy for r in fast] == [r.val_accuracy for r in slow]
+    np.testing.assert_allclose([r.train_loss for r in fast], [r.train_loss for r in slow], rtol=1e-4)
+    np.testing.assert_allclose([r.val_loss for r in fast], [r.val_loss for r in slow], rtol=1e-4)
+    torch.testing.assert_close(fast_model.logit.weight, slow_model.logit.weight, rtol=1e-3, atol=1e-5)
+
+
+def test_training_leaves_frozen_convolutions_as_they_were() -> None:
+    model = network()
+    before = {name: value.clone() for name, value in model.features.state_dict().items()}
+    train(model, cached=True)
+    assert all(torch.equal(value, before[name]) for name, value in model.features.state_dict().items())
+
+
+@pytest.mark.parametrize("configuration", [B, C])
+def test_features_are_those_of_the_network_in_order(configuration: object) -> None:
+    model = build_model(configuration, image_size=32, weights=load_weights("random"), seed=0)
+    seen: list[tuple[int, int]] = []
+    found = extract_features(
+        model, TRAIN.images, TORCHVISION, device=CPU, flip=True, on_batch=lambda *n: seen.append(n)
+    )
+    with torch.no_grad():
+        expected = model.extract(prepare_batch(TRAIN.images.flip(3), TORCHVISION))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert seen == [(64, 66), (66, 66)]
+    assert extract_features(model, TRAIN.images[:0], TORCHVISION, device=CPU).shape == (0, 512)
+
+
+def test_a_mirrored_row_takes_the_mirrored_feature() -> None:
+    plain, flipped = torch.arange(4.0).view(4, 1), torch.arange(4.0).view(4, 1) + 10
+    inputs = FeatureInputs(plain, flipped)
+    assert inputs(np.array([3, 0, 2]), np.array([True, False, True])).flatten().tolist() == [13, 0, 12]
+    assert inputs(np.array([3, 0])).flatten().tolist() == [3, 0]
+    assert FeatureInputs(plain)(np.array([1]), np.array([True])).tolist() == [[1]]
+
+
+def test_pictures_are_picked_by_row_and_mirrored() -> None:
+    inputs = ImageInputs(TRAIN.images, TORCHVISION, CPU)
+    found = inputs(np.array([5, 2]), np.array([False, True]))
+    torch.testing.assert_close(found[1].flip(2), inputs(np.array([2]))[0])
+    torch.testing.assert_close(found[0], inputs(np.array([5]))[0])

@@ -1,0 +1,125 @@
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from raypipe.errors import InputError
+from raypipe.train.images import ImageSet, decode_and_resize, image_set, prepare_batch
+from raypipe.train.weights import CAFFE_BGR, TORCHVISION, Preprocessing
+from tests.train.small import draw
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def halves(width: int = 60, height: int = 40) -> Image.Image:
+    """Left half red, right half blue."""
+    image = Image.new("RGB", (width, height), (250, 0, 0))
+    image.paste((0, 0, 250), (width // 2, 0, width, height))
+    return image
+
+
+def test_the_whole_picture_is_squeezed_not_cropped() -> None:
+    pixels = decode_and_resize(encoded(halves(100, 20)), 32)
+    assert pixels.shape == (3, 32, 32)
+    assert pixels.dtype == np.uint8
+    assert (pixels[0, :, :15] == 250).all()
+    assert (pixels[2, :, 17:] == 250).all()
+
+
+def test_the_camera_s_orientation_is_followed() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned a quarter to the right when shown: left becomes top
+    pixels = decode_and_resize(encoded(halves(), "JPEG", exif=exif.tobytes(), quality=95), 32)
+    assert pixels[0, 2].mean() > 200
+    assert pixels[2, -3].mean() > 200
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "1"])
+def test_every_kind_of_picture_becomes_rgb(mode: str) -> None:
+    kind = "TIFF" if mode == "CMYK" else "PNG"
+    assert decode_and_resize(encoded(halves().convert(mode), kind), 16).shape == (3, 16, 16)
+
+
+def test_decoding_at_a_fraction_changes_next_to_nothing() -> None:
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 256, (12, 9, 3), dtype=np.uint8))
+    data = encoded(small.resize((900, 1200), Image.Resampling.BICUBIC), "JPEG", quality=95)
+    with Image.open(io.BytesIO(data)) as whole:
+        expected = np.asarray(whole.resize((64, 64), Image.Resampling.BILINEAR), dtype=float).transpose(2, 0, 1)
+    assert np.abs(decode_and_resize(data, 64) - expected).mean() < 1.0
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "truncated"])
+def test_what_is_no_whole_picture_is_named_so(damage: str) -> None:
+    whole = encoded(halves(600, 400), "JPEG")
+    data = {"empty": b"", "text": b"<html>not found</html>", "truncated": whole[: len(whole) // 2]}[damage]
+    with pytest.raises(InputError, match="cannot be decoded"):
+        decode_and_resize(data, 32)
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+def test_a_set_comes_back_as_it_was_saved(tmp_path: Path, mmap: bool) -> None:
+    before = draw(7, 3)
+    before.save(tmp_path / "set")
+    after = ImageSet.load(tmp_path / "set", mmap=mmap)
+    assert len(after) == 7
+    assert after.image_size == 16
+    assert torch.equal(after.images, before.images)
+    assert torch.equal(after.labels, before.labels)
+    assert after.post_ids.tolist() == before.post_ids.tolist()
+
+
+def test_writing_to_a_mapped_set_leaves_the_file_alone(tmp_path: Path) -> None:
+    before = draw(3, 0)
+    before.save(tmp_path)
+    ImageSet.load(tmp_path).images.zero_()
+    assert torch.equal(ImageSet.load(tmp_path).images, before.images)
+
+
+def test_an_absent_set_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"{tmp_path}: holds no set of images"):
+        ImageSet.load(tmp_path)
+
+
+def test_a_set_whose_parts_do_not_fit_is_refused() -> None:
+    images = np.zeros((2, 3, 8, 8), dtype=np.uint8)
+    with pytest.raises(InputError, match="2 pictures, 1 labels"):
+        image_set(images, np.array([1.0]), ["a", "b"])
+    with pytest.raises(InputError, match="neither 0 nor 1"):
+        image_set(images, np.array([1.0, 0.5]), ["a", "b"])
+    with pytest.raises(InputError, match=r"uint8 \[n, 3, s, s\]"):
+        image_set(images[:, :1], np.array([1.0, 0.0]), ["a", "b"])
+
+
+@given(seed=st.integers(0, 10_000))
+def test_normalisation_by_hand(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (4, 3, 5, 5), dtype=np.uint8)
+    flips = rng.random(4) < 0.5
+    ours = prepare_batch(torch.from_numpy(images), TORCHVISION, torch.from_numpy(flips)).numpy()
+    for row in range(4):
+        picture = images[row, :, :, ::-1] if flips[row] else images[row]
+        for channel in range(3):
+            expected = (picture[channel] / 255 - TORCHVISION.mean[channel]) / TORCHVISION.std[channel]
+            np.testing.assert_allclose(ours[row, channel], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_caffe_s_order_is_blue_green_red_minus_the_mean() -> None:
+    images = torch.tensor([10, 20, 30], dtype=torch.uint8).view(1, 3, 1, 1)
+    found = prepare_batch(images, CAFFE_BGR).flatten().tolist()
+    assert found == pytest.approx([30 - 103.939, 20 - 116.779, 10 - 123.68], rel=1e-6)
+
+
+def test_a_batch_is_channels_last_and_in_the_wanted_type() -> None:
+    batch = prepare_batch(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), Preprocessing((0, 0, 0)), dtype=torch.bfloat16)
+    assert batch.dtype == torch.bfloat16
+    assert batch.is_contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,134 @@
+"""Two processes on loopback give what one gives."""
+
+import os
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from raypipe.errors import StageError
+from raypipe.train.configurations import CONFIGURATIONS
+from raypipe.train.images import prepare_batch
+from raypipe.train.init import unit_variance_init
+from raypipe.train.loop import EpochResult, LoopOptions, fit
+from raypipe.train.model import build_model
+from raypipe.train.weights import TORCHVISION, load_weights
+from tests.train.small import Tiny, draw
+
+OPTIONS = LoopOptions(epochs=3, batch_size=16, learning_rate=0.05, seed=7)
+
+
+def rows(results: list[EpochResult]) -> list[dict[str, Any]]:
+    names = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_probabilities")
+    return [{name: getattr(result, name) for name in names} for result in results]
+
+
+def tiny_run(group: Any, n: int, seed: int = 0) -> dict[str, Any]:
+    """D with momentum, `n` training pictures, of which the last batch takes what is left."""
+    model = Tiny(seed)
+    results = fit(model, CONFIGURATIONS["D"], draw(n, 0), draw(31, 1), OPTIONS, preprocessing=TORCHVISION, group=group)
+    return {"rows": rows(results), "model": model.state_dict()}
+
+
+def cached_run(group: Any) -> dict[str, Any]:
+    """A on features that the workers compute together."""
+    train, val = draw(13, 0, size=32), draw(5, 1, size=32)
+    model = build_model(CONFIGURATIONS["A"], image_size=32, weights=load_weights("random"), seed=0)
+    unit_variance_init(model, prepare_batch(train.images, TORCHVISION))
+    options = replace(OPTIONS, batch_size=4, learning_rate=0.01)
+    results = fit(model, CONFIGURATIONS["A"], train, val, options, preprocessing=TORCHVISION, group=group)
+    return {"rows": rows(results), "model": {"logit.weight": model.logit.weight.detach()}}
+
+
+def stopped_run(group: Any, rank: int) -> int:
+    """Epochs that ran where the second worker alone wants to stop after the second."""
+    stop = lambda result, _: rank == 1 and result.epoch == 2  # noqa: E731
+    sets, name = (draw(20, 0), draw(5, 1)), "B"
+    return len(fit(Tiny(), CONFIGURATIONS[name], *sets, OPTIONS, preprocessing=TORCHVISION, group=group, on_epoch=stop))
+
+
+def diverged_run(group: Any) -> str:
+    options = replace(OPTIONS, learning_rate=1e30)
+    try:
+        fit(Tiny(), CONFIGURATIONS["B"], draw(20, 0), draw(5, 1), options, preprocessing=TORCHVISION, group=group)
+    except StageError as error:
+        return str(error)
+    return "no error"
+
+
+def work(rank: int, folder: str) -> None:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    store = f"file://{folder}/rendezvous"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    group = dist.group.WORLD
+    found = {
+        "even": tiny_run(group, 64),
+        "partial": tiny_run(group, 70),
+        # The last batch has one picture: the second worker has none.
+        "one_left": tiny_run(group, 65),
+        # The first worker's weights count, whatever the second starts from.
+        "unlike": tiny_run(group, 70, seed=rank),
+        "cached": cached_run(group),
+        "stopped": stopped_run(group, rank),
+        "diverged": diverged_run(group),
+    }
+    torch.save(found, f"{folder}/{rank}")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two workers found."""
+    folder = tmp_path_factory.mktemp("workers")
+    mp.spawn(work, args=(str(folder),), nprocs=2)
+    return [torch.load(Path(folder) / str(rank), weights_only=False) for rank in range(2)]
+
+
+def same(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    assert len(ours["rows"]) == len(theirs["rows"])
+    for mine, other in zip(ours["rows"], theirs["rows"], strict=True):
+        for name in ("epoch", "train_accuracy", "val_accuracy"):
+            assert mine[name] == other[name], name
+        for name in ("train_loss", "val_loss", "val_probabilities"):
+            np.testing.assert_allclose(mine[name], other[name], rtol=1e-4, atol=1e-6, err_msg=name)
+    for name, value in ours["model"].items():
+        torch.testing.assert_close(value, theirs["model"][name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("case", "n"), [("even", 64), ("partial", 70), ("one_left", 65), ("unlike", 70)])
+def test_two_workers_give_what_one_gives(two: list[dict[str, Any]], case: str, n: int) -> None:
+    alone = tiny_run(None, n)
+    for found in two:
+        same(found[case], alone)
+
+
+def test_cached_features_too(two: list[dict[str, Any]]) -> None:
+    alone = cached_run(None)
+    for found in two:
+        same(found["cached"], alone)
+
+
+@pytest.mark.parametrize("case", ["partial", "cached"])
+def test_both_workers_report_the_same_bits(two: list[dict[str, Any]], case: str) -> None:
+    first, second = (found[case]["rows"] for found in two)
+    assert all(
+        a["val_probabilities"].tobytes() == b["val_probabilities"].tobytes() for a, b in zip(first, second, strict=True)
+    )
+    assert [row["train_loss"] for row in first] == [row["train_loss"] for row in second]
+
+
+def test_one_worker_s_wish_to_stop_stops_both(two: list[dict[str, Any]]) -> None:
+    assert [found["stopped"] for found in two] == [2, 2]
+
+
+def test_a_diverged_loss_is_said_by_both_and_nobody_waits(two: list[dict[str, Any]]) -> None:
+    messages = {found["diverged"] for found in two}
+    assert len(messages) == 1
+    assert "in epoch 1, batch" in messages.pop()

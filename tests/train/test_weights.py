@@ -1,0 +1,268 @@
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from raypipe.errors import ConfigError, InputError
+from raypipe.train import weights as module
+from raypipe.train.configurations import A
+from raypipe.train.images import decode_and_resize, prepare_batch
+from raypipe.train.model import build_model
+from raypipe.train.weights import (
+    CAFFE_BGR,
+    CAFFE_RGB,
+    TORCHVISION,
+    Preprocessing,
+    load_weights,
+    rows_by_channel,
+)
+from tests.train import reference
+
+CONVOLUTIONS = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]
+
+
+def vgg_state(*, fc: bool = True, fill: float = 0.5) -> dict[str, Tensor]:
+    """A state dict of torchvision's shape, each tensor one number stretched, so that files stay small."""
+    shapes = {name: shape for name, shape in module._expected().items() if fc or name.startswith("features.")}
+    return {name: torch.tensor(fill).expand(shape) for name, shape in shapes.items()}
+
+
+@pytest.fixture
+def save_pth(tmp_path: Path) -> Callable[..., str]:
+    def save(state: object, name: str = "vgg16.pth") -> str:
+        torch.save(state, tmp_path / name)
+        return str(tmp_path / name)
+
+    return save
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int) -> Callable[[str, object | None], None]:
+    """``hub(name, state)``: the download called `name` gives `state`, or is behind a closed port where None."""
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+    def serve(name: str, state: object | None) -> None:
+        if state is None:
+            monkeypatch.setitem(module._URLS, name, f"http://127.0.0.1:{free_port}/vgg16-397923af.pth")
+            return
+        torch.save(state, tmp_path / "served")
+        digest = hashlib.sha256((tmp_path / "served").read_bytes()).hexdigest()[:8]
+        shutil.move(tmp_path / "served", tmp_path / f"vgg16-{digest}.pth")
+        monkeypatch.setitem(module._URLS, name, (tmp_path / f"vgg16-{digest}.pth").as_uri())
+
+    return serve
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_features_equal_a_plain_implementation_s(shared_data: Path, size: int) -> None:
+    picture = sorted((shared_data / "portraits").glob("*.jpg"))[0]
+    expected = reference.features(picture, shared_data / "vgg16_notop.h5", size).transpose(2, 0, 1).ravel()
+    loaded = load_weights(str(shared_data / "vgg16_notop.h5"))
+    model = build_model(A, image_size=size, weights=loaded, seed=0).eval()
+    # Resized without the decoder's shortcut, which is not what is compared here.
+    with reference.Image.open(picture) as image:
+        upright = image.convert("RGB").resize((size, size), reference.Image.Resampling.BILINEAR)
+    pixels = np.asarray(upright).transpose(2, 0, 1)
+    with torch.no_grad():
+        ours = model.extract(prepare_batch(torch.from_numpy(pixels.copy())[None], loaded.preprocessing))[0].numpy()
+    assert expected.max() > 1
+    assert np.abs(ours - expected).max() / np.abs(expected).max() < 1e-4
+    assert np.linalg.norm(ours - expected) / np.linalg.norm(expected) < 1e-4
+    assert decode_and_resize(picture.read_bytes(), size).shape == pixels.shape
+
+
+def test_keras_convolutions_bring_their_own_normalisation_and_no_fc(shared_data: Path) -> None:
+    loaded = load_weights(str(shared_data / "vgg16_notop.h5"))
+    assert loaded.preprocessing == CAFFE_BGR
+    assert loaded.fc is None
+    assert loaded.convolutions is not None
+    assert sum(value.numel() for value in loaded.convolutions.values()) == 14_714_688
+
+
+def write_keras(path: Path, layout: str, *, fc: bool) -> np.ndarray:
+    """A Keras file in the `old` or the `new` layout; only some columns of fc1's kernel are not zero: they return."""
+    rng = np.random.default_rng(0)
+    columns = rng.normal(size=(25_088, 3)).astype(np.float32)
+    with h5py.File(path, "w") as file:
+        root = file.create_group("model_weights") if layout == "new" else file
+        names = [f"block{b}_conv{c}" for b, n in enumerate((2, 2, 3, 3, 3), 1) for c in range(1, n + 1)]
+        shapes = [module._expected()[f"features.{number}.weight"] for number in CONVOLUTIONS]
+        for name, (n_out, n_in, height, width) in zip(names, shapes, strict=True):
+            kernel, bias = (
+                (f"{name}/kernel:0", f"{name}/bias:0") if layout == "new" else (f"{name}_W_1:0", f"{name}_b_1:0")
+            )
+            root.create_dataset(f"{name}/{kernel}", (height, width, n_in, n_out), "f4", fillvalue=0.25)
+            root.create_dataset(f"{name}/{bias}", (n_out,), "f4", fillvalue=0.125)
+        if fc:
+            first = root.create_dataset("fc1/fc1_W_1:0", (25_088, 4096), "f4", chunks=(25_088, 1))
+            first[:, :3] = columns
+            root.create_dataset("fc1/fc1_b_1:0", (4096,), "f4")
+            root.create_dataset("fc2/fc2_W_1:0", (4096, 4096), "f4", fillvalue=0.5)
+            root.create_dataset("fc2/fc2_b_1:0", (4096,), "f4")
+            root.create_dataset("predictions/predictions_W_1:0", (4096, 1000), "f4")
+    return columns
+
+
+def test_keras_fc1_is_reordered_from_height_width_channel(tmp_path: Path) -> None:
+    columns = write_keras(tmp_path / "full.h5", "old", fc=True)
+    loaded = load_weights(str(tmp_path / "full.h5"))
+    assert loaded.fc is not None
+    assert loaded.fc["classifier.0.weight"].shape == (4096, 25_088)
+    map_ = np.random.default_rng(1).normal(size=(7, 7, 512)).astype(np.float32)
+    theirs = map_.ravel() @ columns
+    ours = loaded.fc["classifier.0.weight"][:3] @ torch.from_numpy(map_.transpose(2, 0, 1).ravel().copy())
+    np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-3, atol=1e-2)
+    assert float(loaded.fc["classifier.3.weight"][17, 4]) == 0.5
+
+
+def test_newer_keras_layout(tmp_path: Path) -> None:
+    write_keras(tmp_path / "new.h5", "new", fc=False)
+    loaded = load_weights(str(tmp_path / "new.h5"))
+    assert loaded.fc is None
+    assert loaded.convolutions is not None
+    assert float(loaded.convolutions["features.28.bias"][3]) == 0.125
+
+
+def test_reordering_rows_by_hand() -> None:
+    kernel = torch.arange(2 * 2 * 3).view(-1, 1)  # height, width, channel
+    assert rows_by_channel(kernel, side=2).flatten().tolist() == [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11]
+
+
+def test_torchvision_s_state_dict(save_pth: Callable[..., str]) -> None:
+    loaded = load_weights(save_pth(vgg_state()))
+    assert loaded.preprocessing == TORCHVISION
+    assert loaded.fc is not None
+    assert set(loaded.fc) == {"classifier.0.weight", "classifier.0.bias", "classifier.3.weight", "classifier.3.bias"}
+
+
+def test_the_features_file_s_classifier_of_nan_is_left_out(save_pth: Callable[..., str]) -> None:
+    nan = {name: value * float("nan") for name, value in vgg_state().items() if name.endswith(("r.0.bias", "r.3.bias"))}
+    stretched = {n: torch.tensor(float("nan")).expand(v.shape) for n, v in vgg_state().items() if "classifier" in n}
+    loaded = load_weights(save_pth({**vgg_state(), **stretched, **nan}))
+    assert loaded.fc is None
+    assert loaded.preprocessing == CAFFE_RGB
+
+
+def test_safetensors_with_and_without_a_normalisation_of_its_own(tmp_path: Path) -> None:
+    state = {name: value.contiguous() for name, value in vgg_state(fc=False).items()}
+    save_file(state, tmp_path / "plain.safetensors")
+    save_file(state, tmp_path / "kept.safetensors", metadata={"preprocessing": CAFFE_BGR.to_json()})
+    assert load_weights(str(tmp_path / "plain.safetensors")).preprocessing == TORCHVISION
+    assert load_weights(str(tmp_path / "kept.safetensors")).preprocessing == CAFFE_BGR
+
+
+def test_a_normalisation_survives_json_and_anything_else_is_refused() -> None:
+    assert Preprocessing.from_json(CAFFE_BGR.to_json()) == CAFFE_BGR
+    with pytest.raises(ValueError, match="not a normalisation"):
+        Preprocessing.from_json("{}")
+
+
+def test_random_has_no_weights_and_says_so() -> None:
+    loaded = load_weights("random")
+    assert loaded.convolutions is None
+    assert loaded.fc is None
+    assert "nothing is pretrained" in loaded.note
+
+
+def test_imagenet_is_downloaded_once(hub: Callable[..., None], tmp_path: Path) -> None:
+    hub("imagenet", vgg_state())
+    assert load_weights("imagenet").fc is not None
+    assert load_weights("auto").name == "imagenet"
+    assert len(list((tmp_path / "hub" / "checkpoints").iterdir())) == 1
+
+
+def test_the_caffe_weights_are_convolutions_with_the_paper_s_mean(hub: Callable[..., None]) -> None:
+    hub("imagenet-caffe", {**vgg_state(), "classifier.0.weight": torch.tensor(float("nan")).expand(4096, 25_088)})
+    loaded = load_weights("imagenet-caffe")
+    assert loaded.fc is None
+    grey = prepare_batch(torch.full((1, 3, 1, 1), 200, dtype=torch.uint8), loaded.preprocessing).flatten()
+    # Mean alone: differences of a pixel stay as large as they were; in RGB order, unlike Keras' file.
+    assert grey.tolist() == pytest.approx([200 - 123, 200 - 117, 200 - 104], abs=0.1)
+
+
+@pytest.mark.parametrize("name", ["imagenet", "imagenet-caffe"])
+def test_not_reachable_names_the_ways_out(hub: Callable[..., None], name: str) -> None:
+    hub(name, None)
+    with pytest.raises(InputError, match=rf"{name}: http://127.* cannot be fetched: .*path of a .h5.* random, or auto"):
+        load_weights(name)
+
+
+def test_auto_falls_back_to_random_with_a_line_that_says_so(hub: Callable[..., None]) -> None:
+    hub("imagenet", None)
+    loaded = load_weights("auto")
+    assert loaded.name == "random"
+    assert "auto falls back to random" in loaded.note
+    assert "cannot be fetched" in loaded.note
+
+
+def test_a_damaged_download_is_refused(hub: Callable[..., None], tmp_path: Path) -> None:
+    hub("imagenet", vgg_state())
+    served = Path(module._URLS["imagenet"].removeprefix("file://"))
+    served.write_bytes(served.read_bytes()[:-100])
+    with pytest.raises(InputError, match="hash"):
+        load_weights("imagenet")
+    assert not list((tmp_path / "hub" / "checkpoints").iterdir())
+
+
+def test_a_layer_of_the_wrong_shape_is_named(save_pth: Callable[..., str]) -> None:
+    state = {**vgg_state(fc=False), "features.10.weight": torch.zeros(256, 64, 3, 3)}
+    with pytest.raises(
+        InputError, match=r"features.10.weight \(block3_conv1 in Keras\) has the shape \(256, 64, 3, 3\)"
+    ):
+        load_weights(save_pth(state))
+
+
+def test_a_missing_layer_is_named(save_pth: Callable[..., str]) -> None:
+    state = vgg_state()
+    del state["classifier.3.bias"]
+    with pytest.raises(InputError, match=r"classifier.3.bias \(fc2 in Keras\) is missing"):
+        load_weights(save_pth(state))
+    with pytest.raises(InputError, match=r"features.0.weight .* is missing"):
+        load_weights(save_pth({"conv1.weight": torch.zeros(1)}))
+
+
+def test_values_that_are_not_finite_are_named(save_pth: Callable[..., str]) -> None:
+    state = {**vgg_state(fc=False), "features.5.bias": torch.full((128,), float("inf"))}
+    with pytest.raises(InputError, match=r"features.5.bias .* not finite"):
+        load_weights(save_pth(state))
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".pth", ".safetensors"])
+def test_a_file_that_is_something_else(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"broken{suffix}"
+    path.write_bytes(b"not what its name says")
+    with pytest.raises(InputError, match=rf"broken{suffix}: cannot be read as {suffix}"):
+        load_weights(str(path))
+    with pytest.raises(InputError, match="there is no such file"):
+        load_weights(str(tmp_path / f"absent{suffix}"))
+
+
+def test_a_pickle_that_would_run_code_is_not_run(save_pth: Callable[..., str], tmp_path: Path) -> None:
+    class Touch:
+        def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+            return Path.touch, (tmp_path / "ran",)
+
+    with pytest.raises(InputError, match="cannot be read"):
+        load_weights(save_pth(Touch()))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_unknown_name_lists_what_is_allowed() -> None:
+    with pytest.raises(ConfigError, match=r"'imagnet' is not allowed: imagenet, imagenet-caffe, random, auto"):
+        load_weights("imagnet")
+
+
+def test_a_keras_layer_without_a_bias_is_named(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "odd.h5", "w") as file:
+        file.create_dataset("block1_conv1/kernel:0", (3, 3, 3, 64), "f4")
+    with pytest.raises(InputError, match="layer block1_conv1: must hold a kernel and a bias"):
+        load_weights(str(tmp_path / "odd.h5"))

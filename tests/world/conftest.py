@@ -1,0 +1,48 @@
+"""A small world on disk, made without Ray, that the tests of the server share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raypipe import tables
+from raypipe.config import Config
+from raypipe.options import load_config
+from raypipe.storage import Storage
+from raypipe.world import pipeline
+from raypipe.world.pictures import draw, orders
+from raypipe.world.posts import Posts, generate_posts
+
+SEED = 3
+
+
+def write_world(root: Path, posts: int, misbehave: float = 0.0) -> Config:
+    """`posts/`, `truth/` and `pictures/` of a world, the pictures drawn in this process."""
+    options = {"posts": posts, "misbehave": misbehave, "images": False}
+    config = load_config(root=str(root), seed=SEED, world=options, ray={"dashboard": False, "num_cpus": 2})
+    pipeline.run(config)
+    world = generate_posts(config.world, SEED)
+    with tables.begin(config.open_storage(), "pictures", command="world", config={}, inputs={}) as run:
+        for order in orders(world):
+            run.writer.write(order.unit, draw(order, SEED))
+        run.commit(rows_in=world.counts.present)
+    return config
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """Forty posts; the server behaves well of itself."""
+    return write_world(tmp_path_factory.mktemp("world"), 40)
+
+
+@pytest.fixture(scope="session")
+def world_storage(world: Config) -> Storage:
+    """Where the shared world stands."""
+    return world.open_storage()
+
+
+@pytest.fixture(scope="session")
+def world_posts(world: Config) -> Posts:
+    """The posts of the shared world, as generated."""
+    return generate_posts(world.world, SEED)

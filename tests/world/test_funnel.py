@@ -1,0 +1,55 @@
+"""The funnel: the paper's counts exactly, its shares at any other size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raypipe.world.funnel import NO_PICTURE, Funnel, assign, funnel
+
+
+def test_the_papers_own_size_gives_the_papers_counts() -> None:
+    assert funnel(486_149) == Funnel(
+        posts=486_149,
+        deleted=56_966,
+        present=429_183,
+        with_face=232_971,
+        one_face=200_545,
+        users=311_475,
+        comments=1_500_967,
+    )
+
+
+@given(st.integers(1, 2_000_000))
+def test_other_sizes_round_the_same_shares(posts: int) -> None:
+    counts = funnel(posts)
+    assert counts.present == posts - counts.deleted > 0
+    assert counts.one_face <= counts.with_face <= counts.present
+    assert 1 <= counts.users <= counts.present
+    assert abs(counts.deleted - posts * 56_966 / 486_149) <= 0.5
+    assert abs(counts.with_face - counts.present * 232_971 / 429_183) <= 0.5
+    assert abs(counts.one_face - counts.present * 200_545 / 429_183) <= 0.5
+
+
+@given(st.integers(1, 3_000), st.integers(0, 2**32))
+def test_assignment_has_exactly_the_counts(posts: int, seed: int) -> None:
+    counts = funnel(posts)
+    faces = assign(np.random.default_rng(seed), counts)
+    assert len(faces) == posts
+    assert (faces == NO_PICTURE).sum() == counts.deleted
+    assert (faces >= 1).sum() == counts.with_face
+    assert (faces == 1).sum() == counts.one_face
+    assert faces.max() <= 4
+
+
+def test_groups_are_mostly_pairs() -> None:
+    faces = assign(np.random.default_rng(0), funnel(100_000))
+    pairs, threes, fours = ((faces == n).sum() for n in (2, 3, 4))
+    assert pairs > threes > fours > 0
+
+
+def test_a_world_without_posts_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one post"):
+        funnel(0)

@@ -1,0 +1,51 @@
+"""The rows of pictures/ and of images/ without bytes."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from raypipe.config import WorldOptions
+from raypipe.schemas import IMAGES
+from raypipe.world.pictures import PICTURES, UNIT, Order, draw, imageless_table, orders
+from raypipe.world.posts import generate_posts
+
+
+def test_orders_are_all_that_is_not_deleted_in_order() -> None:
+    posts = generate_posts(WorldOptions(posts=1_000), 0)
+    all_orders = list(orders(posts))
+    assert np.array_equal(np.concatenate([order.post_ids for order in all_orders]), posts.post_ids[~posts.deleted])
+    assert all(len(order.post_ids) == UNIT for order in all_orders[:-1])
+    assert len({order.unit for order in all_orders}) == len(all_orders)
+
+
+def test_pictures_do_not_depend_on_their_unit() -> None:
+    numbers, faces, looks = np.array([5, 6, 7]), np.array([0, 1, 2], dtype=np.int8), np.array([-1.0, 0.5, 2.0])
+    together = draw(Order("0", numbers, faces, looks), 9)
+    apart = [draw(Order("0", numbers[i : i + 1], faces[i : i + 1], looks[i : i + 1]), 9) for i in (0, 1, 2)]
+    assert together.equals(pa.concat_tables(apart))
+    assert not together.equals(draw(Order("0", numbers, faces, looks), 10))
+
+
+def test_pictures_are_the_jpegs_they_say() -> None:
+    table = draw(Order("0", np.array([1, 2]), np.array([1, 0], dtype=np.int8), np.zeros(2)), 0)
+    assert table.schema == PICTURES
+    for row in table.to_pylist():
+        with Image.open(io.BytesIO(row["image"])) as image:
+            assert image.format == "JPEG"
+            assert image.size == (row["width"], row["height"])
+
+
+def test_rows_without_bytes_carry_status_and_faces() -> None:
+    posts = generate_posts(WorldOptions(posts=300), 0)
+    table = pa.concat_tables([imageless_table(posts, 0, 100), imageless_table(posts, 100, 300)])
+    table.validate(full=True)
+    assert table.schema == IMAGES
+    assert table["image"].null_count == table["sha256"].null_count == 300
+    for status, n_faces, planted in zip(
+        table["status"].to_pylist(), table["n_faces"].to_pylist(), posts.n_faces.tolist(), strict=True
+    ):
+        assert (status, n_faces) == (("deleted", None) if planted < 0 else ("ok", planted))
