@@ -77,7 +77,9 @@ async def _revisit(config: Config, instance: str) -> RunRecord:
 def _instance(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"collect.instance: {url!r} is not the URL of a server; say https://mastodon.social, say")
+        raise ConfigError(
+            f"collect.instance: {url!r} is not the URL of a server; give one such as https://mastodon.social"
+        )
     return url.rstrip("/")
 
 

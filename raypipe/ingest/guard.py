@@ -21,7 +21,7 @@ _SCHEMES = ("http", "https")
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 REFUSED_ERRNO = -1
-"""`errno` of AddressRefused. aiohttp merges the errors of a name's addresses into one OSError that keeps only this."""
+"""`errno` of RefusedAddressError: all that is left where aiohttp merges the errors of a name's addresses into one."""
 
 _PRIVATE = tuple(
     ipaddress.ip_network(text)
@@ -31,7 +31,7 @@ _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
-class URLRefused(Exception):
+class RefusedURLError(Exception):
     """A URL that is not asked for; `status` is ``blocked`` or ``invalid_url``."""
 
     def __init__(self, status: str, reason: str) -> None:
@@ -39,7 +39,7 @@ class URLRefused(Exception):
         self.status = status
 
 
-class AddressRefused(OSError):
+class RefusedAddressError(OSError):
     """An address that is not dialled."""
 
     def __init__(self, reason: str) -> None:
@@ -59,25 +59,25 @@ class AddressGuard:
     make_socket: Callable[..., socket.socket] = field(default=socket.socket, repr=False)
 
     def check_url(self, text: str) -> URL:
-        """`text` as a URL that may be asked for; raises URLRefused."""
+        """`text` as a URL that may be asked for; raises RefusedURLError."""
         url = _parse(text)
         if url.scheme not in _SCHEMES:
-            raise URLRefused("blocked", f"scheme {url.scheme!r} is not http or https")
+            raise RefusedURLError("blocked", f"scheme {url.scheme!r} is not http or https")
         if not url.host:
-            raise URLRefused("invalid_url", "has no host")
+            raise RefusedURLError("invalid_url", "has no host")
         if url.user is not None or url.password is not None:
-            raise URLRefused("blocked", "carries a user name or password")
+            raise RefusedURLError("blocked", "carries a user name or password")
         self._check_port(url.port)
         literal = _literal_address(url.host)
         if literal is not None:
             reason = self.refusal(literal)
             if reason:
-                raise URLRefused("blocked", reason)
+                raise RefusedURLError("blocked", reason)
         return url
 
     def _check_port(self, port: int | None) -> None:
         if port not in PORTS and port not in self.allow_ports:
-            raise URLRefused("blocked", f"port {port} is not allowed (--ingest.allow_ports {port} allows it)")
+            raise RefusedURLError("blocked", f"port {port} is not allowed (--ingest.allow_ports {port} allows it)")
 
     def refusal(self, address: Address) -> str | None:
         """Why an address is not dialled, None where it may be."""
@@ -90,16 +90,16 @@ class AddressGuard:
         return None
 
     def socket_factory(self, address_info: tuple[Any, ...]) -> socket.socket:
-        """A socket for an entry of getaddrinfo, for aiohttp's TCPConnector; raises AddressRefused before there is one.
+        """A socket for an entry of getaddrinfo, the very address that is connected to next; for aiohttp's TCPConnector.
 
-        Called with the very address that is connected to next.
+        Raises RefusedAddressError before there is a socket.
         """
         family, kind, protocol, _, target = address_info
         if family not in (socket.AF_INET, socket.AF_INET6):
-            raise AddressRefused(f"address family {family} is not IP")
+            raise RefusedAddressError(f"address family {family} is not IP")
         reason = self.refusal(_address(str(target[0])))
         if reason:
-            raise AddressRefused(reason)
+            raise RefusedAddressError(reason)
         return self.make_socket(family=family, type=kind, proto=protocol)
 
 
@@ -131,14 +131,14 @@ def _named(address: Address, inner: Address) -> str:
 def _parse(text: str) -> URL:
     stripped = text.strip()
     if not stripped:
-        raise URLRefused("invalid_url", "is empty")
+        raise RefusedURLError("invalid_url", "is empty")
     try:
         url = URL(stripped)
         _ = url.port, url.raw_host
     except (ValueError, TypeError) as error:
-        raise URLRefused("invalid_url", f"cannot be read as a URL: {error}") from error
+        raise RefusedURLError("invalid_url", f"cannot be read as a URL: {error}") from error
     if not url.scheme:
-        raise URLRefused("invalid_url", "has no scheme such as https://")
+        raise RefusedURLError("invalid_url", "has no scheme such as https://")
     return url
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 
-class HostPaused(Exception):
+class HostPausedError(Exception):
     """A host has asked to be left alone for longer than anyone here waits; `seconds` are left."""
 
     def __init__(self, host: str, seconds: float) -> None:
@@ -48,7 +48,7 @@ class HostBudget:
 
     @asynccontextmanager
     async def turn(self, host: str) -> AsyncIterator[None]:
-        """Hold one request's place at a host; raises HostPaused."""
+        """Hold one request's place at a host; raises HostPausedError."""
         state = self._hosts.setdefault(host, _Host(asyncio.Semaphore(self._per_host)))
         state.users += 1
         try:
@@ -68,7 +68,7 @@ class HostBudget:
             while (wait := state.free_at - time.monotonic()) > 0:
                 pause = state.paused_until - time.monotonic()
                 if pause > self._max_wait:
-                    raise HostPaused(host, pause)
+                    raise HostPausedError(host, pause)
                 await asyncio.sleep(wait)
             await self._fan_out.acquire()
             # The host may have been paused, or another request may have taken this second, meanwhile.

@@ -248,7 +248,7 @@ def _facts(options: LabelOptions, label: pa.Array, sides: pa.Array, nobs: int | 
 def _tell(formula: formulas.Formula | None, fitted: Fit | None, facts: dict[str, Any]) -> None:
     if formula and fitted:
         say(f"  {model.describe(formula.response, fitted)}")
-    named = {name or facts["scheme"]: n for name, n in list(facts["labels"].items())[:8]}
+    named = {name or "none": n for name, n in list(facts["labels"].items())[:8]}
     classes = ", ".join(f"{n:,} {name}" for name, n in named.items()) + (" …" if len(facts["labels"]) > 8 else "")
     splits = ", ".join(
         f"{facts['splits'][side]:,} {side}" for side in ("train", "val", "test") if side in facts["splits"]

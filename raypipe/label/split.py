@@ -30,7 +30,7 @@ def strata(labels: pa.Array) -> pa.Array:
     if pa.types.is_list(labels.type):
         return pa.array([None if tags is None else ",".join(sorted(tags)) for tags in labels.to_pylist()], pa.string())
     if pa.types.is_floating(labels.type):
-        return pc.if_else(pc.is_valid(labels), "", pa.scalar(None, pa.string()))
+        return pc.if_else(pc.is_valid(labels), "continuous", pa.scalar(None, pa.string()))
     return labels
 
 

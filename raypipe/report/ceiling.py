@@ -25,7 +25,9 @@ class PerfectJudge:
         truth, labels = sources.truth, sources.labels
         if truth is None or labels is None:
             return None
-        judged = labels.loc[labels["label"].map(lambda label: label in _CLASSES), ["post_id", "label"]]
+        judged = labels.loc[
+            labels["label"].map(lambda label: isinstance(label, str) and label in _CLASSES), ["post_id", "label"]
+        ]
         known = judged.merge(truth[["post_id", "look"]], on="post_id").set_index("post_id")
         return None if known.empty else cls(known)
 

@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from html import escape
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -135,5 +136,5 @@ def _strip(svg: str, name: str, description: str) -> str:
     body = re.sub(r"<!--.*?-->\s*", "", body, flags=re.DOTALL)
     for role, value in COLOURS.items():
         body = body.replace(value, f"var(--{role}, {value})")
-    safe = description.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    safe = escape(description)
     return body.replace("<svg ", f'<svg role="img" aria-label="{safe}" ', 1)

@@ -168,5 +168,5 @@ def test_units_join_what_shares_any_key() -> None:
 
 def test_strata() -> None:
     assert strata(pa.array(["a", None])).to_pylist() == ["a", None]
-    assert strata(pa.array([1.5, None])).to_pylist() == ["", None]
+    assert strata(pa.array([1.5, None])).to_pylist() == ["continuous", None]
     assert strata(pa.array([["b", "a"], [], None], pa.list_(pa.string()))).to_pylist() == ["a,b", "", None]

@@ -203,7 +203,14 @@ def test_schemes_without_a_regression_have_a_report(config: Config, scheme: str)
     write_images(storage, posts, status)
     kind, label = SCHEMES[scheme]
     rows = [
-        {"post_id": post_id, "y": None, "fitted": None, "score": None, "label": label(i), "split": ("train", "val")[i % 2]}
+        {
+            "post_id": post_id,
+            "y": None,
+            "fitted": None,
+            "score": None,
+            "label": label(i),
+            "split": ("train", "val")[i % 2],
+        }
         for i, post_id in enumerate(posts["post_id"][:200])
     ]
     model = json.dumps({"scheme": scheme, "formula": None, "thresholds": {}, "dropped": {}}).encode()

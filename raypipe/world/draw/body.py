@@ -28,13 +28,14 @@ def paint_body(canvas: Canvas, person: Person, pose: Pose) -> None:
 def _garment(canvas: Canvas, person: Person, pose: Pose) -> Mask:
     u, kind = pose.unit, person.garment
     collar = {"vneck": 3.0, "shirt": 2.75, "jacket": 2.9}.get(kind, 2.42)
-    shoulder = [(0.58, 1.94), (0.95, 2.1), (1.65, 2.34), (2.2, 2.8), (2.5, 3.8), (2.6, _FLOOR)]
+    shoulder = [(0.58, 1.94), (0.95, 2.1), (1.65, 2.34), (2.2, 2.8), (2.5, 3.8), (2.58, 4.9)]
     deep = [(0.0, collar)] if collar > 2.5 else [(-0.36, 2.32), (0.0, collar), (0.36, 2.32)]
     neck = [(-0.56, 1.96), *deep, (0.56, 1.96)]
     left = [(-x, y) for x, y in shoulder]
     outline = np.concatenate(
         [
             curve(pose.body(shoulder), closed=False),
+            pose.body([(2.6, _FLOOR), (-2.6, _FLOOR)]),
             curve(pose.body(left), closed=False)[::-1],
             curve(pose.body(neck), closed=False) if collar < 2.5 else pose.body(neck),
         ]

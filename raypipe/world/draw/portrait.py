@@ -42,6 +42,11 @@ def _shine_of(person: Person) -> Colour:
     return mix(person.skin, LIGHT, 0.5 - 0.12 * person.tone)
 
 
+def _brow_colour(person: Person) -> Colour:
+    # Fair hair on deep skin is dyed: brows and beard keep their own dark colour.
+    return mix(person.hair, (50, 36, 30), 0.9 if person.tone > 0.55 else 0.0)
+
+
 def _head(canvas: Canvas, person: Person, pose: Pose) -> Mask:
     jaw, cheek, length = person.jaw, person.cheek, person.length
     outline = mirrored(
@@ -131,12 +136,12 @@ def _beard(canvas: Canvas, person: Person, pose: Pose, head: Mask) -> None:
         ]
     )
     area = canvas.mask([curve(pose.flat(outline))], blur=0.06 * u).within(head)
-    canvas.paint(area, mix(darker(person.hair, 0.9), person.skin, 0.25), 0.35 + 0.5 * person.beard)
+    canvas.paint(area, mix(darker(_brow_colour(person), 0.9), person.skin, 0.25), 0.35 + 0.5 * person.beard)
     places = np.random.default_rng(person.hair_seed)
     starts = np.stack([places.uniform(-0.9, 0.9, 90), places.uniform(0.5, 1.7, 90)], axis=1)
     ends = starts + np.stack([starts[:, 0] * 0.04, np.full(90, 0.1)], axis=1)
     strands = [np.stack([a, b]) for a, b in zip(pose.flat(starts), pose.flat(ends), strict=True)]
-    canvas.stroke(strands, darker(person.hair, 0.6), 0.022 * u, 0.25 * person.beard, within=area)
+    canvas.stroke(strands, darker(_brow_colour(person), 0.6), 0.022 * u, 0.25 * person.beard, within=area)
 
 
 def _nose(canvas: Canvas, person: Person, pose: Pose, head: Mask) -> None:
@@ -245,7 +250,7 @@ def _brow(canvas: Canvas, person: Person, pose: Pose, head: Mask, side: int) -> 
         (0.8 * side, -0.3),
         (0.52 * side, -0.385),
     ]
-    colour = mix(darker(person.hair, 0.62), (60, 44, 38), 0.35)
+    colour = mix(darker(_brow_colour(person), 0.62), (60, 44, 38), 0.35)
     canvas.fill(curve(pose.face(outline, 0.03), steps=6), colour, 0.88, 0.016 * u, head)
 
 

@@ -1,0 +1,53 @@
+"""The cluster files against Ray's own validator, offline, and against what the README promises of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+FOLDER = Path(__file__).parents[2] / "cluster"
+
+
+def read(name: str) -> dict[str, Any]:
+    return yaml.safe_load((FOLDER / name).read_text())
+
+
+@pytest.mark.parametrize("name", ["aws.yaml", "gcp.yaml", "local.yaml"])
+def test_ray_accepts_the_cluster_file(name: str) -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = read(name)
+    prepared = prepare_config(config)
+    validate_config(prepared)
+    commands = [*prepared["setup_commands"], *prepared["head_setup_commands"], *prepared["worker_setup_commands"]]
+    assert any("constraints.txt" in command for command in commands)
+    assert not any("nightly" in command or "latest/ray" in command for command in commands)
+
+
+def test_ray_refuses_a_broken_file() -> None:
+    from jsonschema import ValidationError
+    from ray.autoscaler._private.util import validate_config
+
+    with pytest.raises(ValidationError):
+        validate_config({**read("aws.yaml"), "no_such_field": 1})
+
+
+@pytest.mark.parametrize("name", ["aws.yaml", "gcp.yaml"])
+def test_workers_start_from_zero_and_gpus_are_stated(name: str) -> None:
+    types = read(name)["available_node_types"]
+    assert types["cpu_spot"]["min_workers"] == types["gpu"]["min_workers"] == 0
+    assert types["gpu"]["resources"]["GPU"] == 1
+    assert types["cpu_spot"]["resources"]["CPU"] >= 8
+    assert "spot" in str(types["cpu_spot"]["node_config"]).lower()
+
+
+def test_kubernetes_job_runs_the_chain_on_workers_from_zero() -> None:
+    spec = read("kuberay.yaml")["spec"]
+    assert spec["entrypoint"].startswith("python -m raypipe run ")
+    groups = {group["groupName"]: group for group in spec["rayClusterSpec"]["workerGroupSpecs"]}
+    assert {name: group["minReplicas"] for name, group in groups.items()} == {"cpu": 0, "gpu": 0}
+    limits = groups["gpu"]["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert limits["nvidia.com/gpu"] == "1"

@@ -1,0 +1,99 @@
+"""`ray job submit` against a cluster of one machine that the test starts, and ends, itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from raypipe.options import load_config
+from raypipe.world.server import running_server
+
+REPOSITORY = Path(__file__).parents[2]
+RAY = str(Path(sys.executable).with_name("ray"))
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+
+def ports(n: int) -> list[int]:
+    """Loopback ports that nothing listens on; Ray wants none between 10002 and 19999."""
+    probes = [socket.socket() for _ in range(n)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+@pytest.fixture
+def head() -> Iterator[str]:
+    """The dashboard's URL of a head node, in a process group of its own that is ended afterwards."""
+    gcs, dashboard, client, agent, agent_grpc, metrics = ports(6)
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    environment.pop("RAY_ADDRESS", None)
+    command = [RAY, "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={gcs}", "--num-cpus=2"]
+    command += [f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", "--disable-usage-stats"]
+    command += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
+    command += [f"--dashboard-agent-grpc-port={agent_grpc}", f"--metrics-export-port={metrics}"]
+    with Path(os.devnull).open("wb") as sink:
+        node = subprocess.Popen(command, env=environment, stdout=sink, stderr=sink, start_new_session=True)
+        try:
+            for _ in range(240):
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", dashboard)) == 0:
+                        break
+                assert node.poll() is None, "ray start ended at once"
+                time.sleep(0.5)
+            yield f"http://127.0.0.1:{dashboard}"
+        finally:
+            os.killpg(node.pid, signal.SIGTERM)
+            try:
+                node.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                os.killpg(node.pid, signal.SIGKILL)
+                node.wait(timeout=30)
+
+
+def submit(head: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """`ray job submit` of a job's script, waiting for its end."""
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    environment.pop("RAY_ADDRESS", None)
+    command = [RAY, "job", "submit", "--address", head, "--working-dir", ".", "--", sys.executable, *words]
+    for _ in range(20):
+        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=500)
+        # The dashboard listens a little before its agent takes jobs.
+        if "No available agent" not in done.stdout + done.stderr:
+            return done
+        time.sleep(1)
+    return done
+
+
+def test_a_submitted_job_does_the_whole_run(head: str, tmp_path: Path, free_port: int) -> None:
+    root = str(tmp_path / "root")
+    config = load_config(root=root, world={"posts": 400, "port": free_port})
+    world = [sys.executable, "-m", "raypipe", "world", "--root", root, "--world.posts", "400"]
+    subprocess.run([*world, "--world.port", str(free_port), "--ray.dashboard", "false"], check=True, timeout=300)
+    with running_server(config):
+        done = submit(
+            head,
+            *("jobs/run.py", "--root", root, "--ingest.allow_private", "--ingest.allow_ports", str(free_port)),
+            *("--label.quantile", "0.3", "--train.weights", "random", "--train.image_size", "32"),
+            *("--train.epochs", "2", "--sweep.configs", "A,B", "--train.save", "none"),
+        )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    predictions = pd.read_parquet(f"{root}/sweep/predictions")
+    assert set(predictions.configuration) == {"A", "B"}
+    assert (tmp_path / "root" / "report" / "index.html").exists()
+    failed = submit(head, "jobs/label.py", "--root", str(tmp_path / "nothing"))
+    assert failed.returncode == 1
+    assert "posts: is not there" in failed.stdout + failed.stderr

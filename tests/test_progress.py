@@ -1,0 +1,83 @@
+"""What a person sees: lines where the output is no terminal, a bar where it is."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import pytest
+
+from raypipe import progress
+from raypipe.progress import Progress, say
+
+
+def test_say_leaves_brackets_and_long_lines_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "[1/4] ingest: [bold]not markup[/] https://127.0.0.1:8471/" + "x" * 300
+    say(text)
+    assert capsys.readouterr().out == f"{text}\n"
+
+
+def test_a_step_ends_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("Fetching", 4000, "pictures") as step:
+        step.advance(1000)
+        step.advance(3000, note="12 failed")
+    out = capsys.readouterr().out
+    assert re.fullmatch(r"  Fetching 4,000/4,000 pictures · [\d,.]+/s · 0 s · 12 failed\n", out)
+
+
+def test_an_unknown_total(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("Reading", None) as step:
+        step.set(17)
+    assert re.match(r"  Reading 17 · ", capsys.readouterr().out)
+
+
+def test_lines_come_at_most_every_few_seconds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with Progress("Drawing", 100, "pictures") as step:
+        for _ in range(100):
+            now += 0.13
+            step.advance()
+    lines = capsys.readouterr().out.splitlines()
+    assert [re.search(r"Drawing (\d+)/", line).group(1) for line in lines] == ["39", "78", "100"]
+    assert lines[0].endswith("7.7/s · 5 s")
+
+
+def test_a_step_that_fails_does_not_claim_to_have_ended(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError), Progress("Fetching", 10) as step:
+        step.advance(3)
+        raise ValueError
+    assert capsys.readouterr().out == ""
+
+
+def test_a_terminal_gets_a_bar() -> None:
+    program = (
+        "from raypipe.progress import Progress\n"
+        "with Progress('Fetching [x]', 40, 'pictures') as step:\n"
+        "    step.advance(40, note='2 failed')\n"
+    )
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=theirs, env=environment)
+    os.close(theirs)
+    shown = b""
+    # A pseudo-terminal whose other end has closed answers with an error on Linux.
+    while chunk := _read(ours):
+        shown += chunk
+    os.close(ours)
+    assert process.wait(timeout=60) == 0
+    assert b"40/40" in shown
+    assert b"2 failed" in shown
+    assert "━".encode() in shown
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:
+        return b""

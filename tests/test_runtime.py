@@ -1,0 +1,110 @@
+"""Starting Ray in one place, and what its workers' errors look like."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raypipe.config import Config
+from raypipe.errors import InputError, StageError
+from raypipe.runtime import cause, ray_session
+
+PROGRAM = """
+import ray
+from raypipe.options import load_config
+from raypipe.runtime import ray_session
+assert not ray.is_initialized()
+with ray_session(load_config(ray={"dashboard": False, "num_cpus": 1})):
+    assert ray.cluster_resources()["CPU"] == 1
+    assert ray.get(ray.remote(lambda: 6 * 7).remote()) == 42
+    import ray.data
+    assert sorted(row["item"] for row in ray.data.from_items([1, 2]).map(lambda row: row).take_all()) == [1, 2]
+assert not ray.is_initialized()
+"""
+
+
+def raise_from(error: BaseException, inner: BaseException) -> BaseException:
+    error.__cause__ = inner
+    return error
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_session_inside_a_session_leaves_it_running(config: Config) -> None:
+    import ray
+
+    with ray_session(config):
+        pass
+    assert ray.is_initialized()
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("kind", [StageError, InputError, KeyError, OSError])
+def test_the_cause_is_the_workers_own_error(kind: type[Exception]) -> None:
+    import ray
+
+    def work() -> None:
+        raise kind("what went wrong")
+
+    def outer() -> None:
+        ray.get(ray.remote(work).remote())
+
+    for function in (work, outer):
+        with pytest.raises(kind) as caught:
+            ray.get(ray.remote(function).remote())
+        found = cause(caught.value)
+        assert type(found) is kind
+        assert str(found).strip("'") == "what went wrong"
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_the_cause_of_a_failed_ray_data_pipeline() -> None:
+    import ray.data
+
+    def work(row: dict[str, int]) -> dict[str, int]:
+        raise InputError(f"row {row['id']}: negative likes")
+
+    with pytest.raises(Exception) as caught:  # noqa: B017 (Ray Data has wrappers of its own)
+        ray.data.range(1).map(work).take_all()
+    assert repr(cause(caught.value)) == repr(InputError("row 0: negative likes"))
+
+
+def test_the_cause_of_errors_that_ray_did_not_wrap() -> None:
+    plain = ValueError("x")
+    assert cause(plain) is plain
+    assert cause(raise_from(RuntimeError("outer"), plain)) is plain
+    told = StageError("labels: cannot write")
+    assert cause(raise_from(told, plain)) is told
+    assert cause(raise_from(RuntimeError("outer"), told)) is told
+
+
+def test_the_cause_of_a_circle_is_found() -> None:
+    one, two = ValueError("1"), ValueError("2")
+    one.__cause__, two.__cause__ = two, one
+    assert cause(one) in (one, two)
+
+
+def test_ray_starts_runs_quietly_and_stops(tmp_path: Path) -> None:
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    environment.pop("RAY_ADDRESS", None)
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    # A fresh Ray would write an authentication token into the home directory.
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.cluster
+def test_a_cluster_that_is_not_there_is_one_line(free_port: int) -> None:
+    environment = {**os.environ, "RAY_ADDRESS": f"127.0.0.1:{free_port}"}
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    address = f"RAY_ADDRESS=127.0.0.1:{free_port}"
+    assert last.startswith(f"raypipe.errors.StageError: cannot start the cluster at {address}: ")
+    assert last.endswith("; see `raypipe doctor`")
