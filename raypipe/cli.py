@@ -6,6 +6,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
@@ -15,7 +16,8 @@ from rich.table import Table
 from raypipe.config import Config, Section
 from raypipe.errors import ConfigError, RaypipeError, one_line
 from raypipe.options import TOP_LEVEL, load_config, parse_arguments
-from raypipe.progress import console
+from raypipe.progress import console, say
+from raypipe.records import RunRecord
 from raypipe.runtime import cause
 from raypipe.stages import COMMON_SECTIONS, STAGES
 
@@ -42,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if stage not in STAGES:
             raise ConfigError(f"{stage}: unknown command; commands are {', '.join(STAGES)}")
         config = _configuration(stage, rest)
-        STAGES[stage].load()(config)
+        _run(stage, config)
     except KeyboardInterrupt:
         _complain(stage, "interrupted; the same command goes on where it stopped")
         return _INTERRUPTED
@@ -51,6 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         return _report(stage, cause(error))
     return 0
+
+
+def _run(stage: str, config: Config) -> None:
+    started = datetime.now(UTC)
+    record = STAGES[stage].load()(config)
+    if isinstance(record, RunRecord) and record.finished_at < started and stage not in ("demo", "run"):
+        where = config.open_storage().uri(record.table)
+        say(f"{where} is complete since {record.finished_at:%Y-%m-%d %H:%M} UTC; nothing to do (--overwrite redoes it)")
 
 
 def _configuration(stage: str, words: Sequence[str]) -> Config:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Iterator
 
 from raypipe.config import Config
 from raypipe.errors import RaypipeError, StageError, one_line
 from raypipe.progress import say
+
+_CONNECT_SECONDS = 10.0
+
+# Ray Data appends lines that begin so to the message of every error of a worker.
+_RAY_DATA_ADVICE = "\nFailed to apply UDF transform"
 
 # Set before Ray is imported anywhere: Ray reads them at import.
 _ENVIRONMENT = {
@@ -39,6 +45,7 @@ def ray_session(config: Config) -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS")
     try:
         if address:
+            _check_reachable(address)
             context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
         else:
             context = ray.init(
@@ -51,8 +58,8 @@ def ray_session(config: Config) -> Iterator[None]:
                 log_to_driver=False,
             )
     except (Exception, SystemExit) as error:
-        where = f"the cluster at RAY_ADDRESS={address}" if address else "Ray on this machine"
-        raise StageError(f"cannot start {where}: {one_line(error)}; see `raypipe doctor`") from error
+        what = f"reach the cluster at RAY_ADDRESS={address}" if address else "start Ray on this machine"
+        raise StageError(f"cannot {what}: {one_line(error)}; see `raypipe doctor`") from error
     quiet_ray()
     if context.dashboard_url:
         say(f"Ray dashboard: http://{context.dashboard_url}")
@@ -62,14 +69,23 @@ def ray_session(config: Config) -> Iterator[None]:
         ray.shutdown()
 
 
+def _check_reachable(address: str) -> None:
+    # Ray itself keeps trying for minutes.
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+
+
 def quiet_ray() -> None:
-    """Leave the terminal to the stage's own progress: Ray Data's bars and information lines are turned off."""
+    """Leave the terminal to the stage's own progress, and let Ray Data pass on the error that a worker raised."""
     import ray.data
 
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    # Wrapped by Ray Data, the error loses its cause on the way to the driver.
+    context.raise_original_map_exception = True
 
 
 def cause(error: BaseException) -> BaseException:
@@ -80,7 +96,8 @@ def cause(error: BaseException) -> BaseException:
         wrapped = getattr(error, "cause", None)
         # Ray's wrapper is of the wrapped error's type too, but its text is the worker's traceback.
         if isinstance(error, RaypipeError) and not isinstance(wrapped, BaseException):
-            return error
+            message, advice, _ = str(error).partition(_RAY_DATA_ADVICE)
+            return type(error)(message) if advice else error
         inner = wrapped or error.__cause__
         if not isinstance(inner, BaseException):
             return error

@@ -321,7 +321,7 @@ def read_table(
     return open_dataset(storage, table, folder).to_table(columns=list(columns) if columns else None, filter=where)
 
 
-def read_staged(writer: TableWriter, unit: str, columns: Sequence[str]) -> pa.Table:
+def read_staged(writer: TableWriter, unit: str, columns: Sequence[str], *, folder: str = "") -> pa.Table:
     """Columns of a unit that this run, or an interrupted attempt of it, has staged."""
-    path = writer.storage.path(writer.staging, writer.part_name(unit))
+    path = writer.storage.path(writer.staging, folder, writer.part_name(unit))
     return pq.read_table(path, columns=list(columns), filesystem=writer.storage.filesystem)

@@ -8,7 +8,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from raypipe.report.funnel import Funnel
-from raypipe.report.regression import Cloud, Regression
+from raypipe.report.regression import Cloud, FloatArray, Regression
 from raypipe.report.style import COLOURS, Drawing, canvas, configuration_colour, render
 from raypipe.report.training import Row, Training, Trial
 
@@ -53,21 +53,14 @@ def draw_cloud(cloud: Cloud, formula: str) -> Drawing:
 def draw_residuals(regression: Regression) -> Drawing:
     """Histogram of the scores with the extreme classes in their colours and their thresholds as lines."""
     scores = regression.scores
-    lowest, highest = (float(value) for value in np.quantile(scores, [0.0005, 0.9995]))
-    edges = np.linspace(lowest, highest if highest > lowest else lowest + 1e-6, _BINS + 1)
-    if regression.thresholds is not None:
-        # Bars end at the thresholds, so that none mixes two classes.
-        inner = [value for value in regression.thresholds if edges[0] < value < edges[-1]]
-        edges = np.unique(np.concatenate([edges, inner]))
+    edges = _score_edges(scores, regression.thresholds)
     counts, _ = np.histogram(np.clip(scores, edges[0], edges[-1]), edges)
-    widths = np.diff(edges)
     low, high = regression.thresholds or (-np.inf, np.inf)
-    middle = edges[:-1] + widths / 2
+    middle = (edges[:-1] + edges[1:]) / 2
     colours = [COLOURS["red"] if at < low else COLOURS["blue"] if at > high else COLOURS["faint"] for at in middle]
-    density = counts / (widths * max(counts.sum(), 1))
     with canvas(_WIDE, 3.9) as (figure, axes):
-        axes.bar(edges[:-1], density, widths, align="edge", color=colours, linewidth=0)
-        tall = float(density.max(initial=0.0)) * 1.16
+        axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=colours, linewidth=0)
+        tall = float(counts.max()) * 1.16
         for value, word, side, shift in ((low, "bottom", "right", -4), (high, "top", "left", 4)):
             if np.isfinite(value):
                 axes.plot([value, value], [0, tall], color=COLOURS["ink"], linewidth=1, dashes=(3, 2))
@@ -84,6 +77,19 @@ def draw_residuals(regression: Regression) -> Drawing:
         axes.grid(visible=False)
         axes.set_xlabel("score: what followers and hashtags do not explain")
         return render(figure, "residuals", "Histogram of the scores with the thresholds of the extreme classes")
+
+
+def _score_edges(scores: FloatArray, thresholds: tuple[float, float] | None) -> FloatArray:
+    """Edges of equal bars, of which two are the thresholds, so that no bar mixes two classes."""
+    lowest, highest = (float(value) for value in np.quantile(scores, [0.0005, 0.9995]))
+    n_bars = int(np.clip(2 * np.sqrt(scores.size), 12, _BINS))
+    width = max(highest - lowest, 1e-9) / n_bars
+    start = lowest
+    if thresholds is not None and thresholds[1] > thresholds[0]:
+        between = thresholds[1] - thresholds[0]
+        width = between / max(round(between / width), 1)
+        start = thresholds[0] - np.ceil(max(thresholds[0] - lowest, 0) / width) * width
+    return np.asarray(start + width * np.arange(np.ceil((highest - start) / width - 1e-9) + 1), dtype=np.float64)
 
 
 def draw_validation(training: Training) -> Drawing:
@@ -154,7 +160,11 @@ def draw_intervals(rows: list[Row]) -> Drawing:
 
 
 def _accuracy_axis(axes: Axes, *, label: bool = True) -> None:
+    low, high = axes.get_ylim()
+    # Never zoomed in so far that a wobble about chance looks like learning.
+    axes.set_ylim(min(low, 0.45), max(high, 0.6))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+    axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     axes.axhline(0.5, color=COLOURS["muted"], linewidth=1, dashes=(4, 3))
     axes.grid(axis="x", visible=False)

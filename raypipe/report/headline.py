@@ -43,6 +43,8 @@ def _title(funnel: Funnel, best: Row | None, classes: list[str]) -> str:
     if best is not None and best.measured is not None and len(classes) == 2:
         unseen = "unseen test" if best.measured.split == "test" else "validation"
         one, other = ("top", "bottom") if set(classes) == {"top", "bottom"} else (classes[0], classes[1])
+        if best.measured.low <= best.measured.chance:
+            return f"Configuration {best.key} tells {one} from {other} no better than chance"
         share = percent(best.measured.accuracy)
         return f"Configuration {best.key} tells {one} from {other} in {share} of {unseen} pictures"
     labelled, collected = funnel.count(LABELLED), funnel.count(COLLECTED)

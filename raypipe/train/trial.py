@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -195,4 +196,6 @@ def checkpoint_metadata(plan: TrialPlan, weights: LoadedWeights) -> dict[str, st
 
 
 def _numbers(result: EpochResult) -> dict[str, Any]:
-    return {name: value for name, value in asdict(result).items() if name != "val_probabilities"}
+    # JSON has no NaN, which a diverged validation loss can be.
+    numbers = {name: value for name, value in asdict(result).items() if name != "val_probabilities"}
+    return {name: value if value is None or math.isfinite(value) else None for name, value in numbers.items()}

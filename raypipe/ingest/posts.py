@@ -1,0 +1,246 @@
+"""The step from a posts file to `posts/` and `posts_rejected/`: names mapped, values checked, bad rows kept apart."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raypipe import tables
+from raypipe.config import ColumnOptions, Config
+from raypipe.errors import InputError
+from raypipe.ingest.sources import Raw, Source, open_source, text_column
+from raypipe.ingest.values import Parsed, booleans, count_hashtags, texts, times, whole_numbers
+from raypipe.progress import say
+from raypipe.records import RunRecord, differences
+from raypipe.schemas import POSTS
+from raypipe.storage import Storage
+
+_ROWS_A_FILE = 100_000
+_SCHEMES_WITHOUT_LIKES = ("column", "hashtags")
+_NEEDED = ("post_id", "image_url", "likes", "followers")
+
+_PARSERS: dict[str, Callable[[pa.ChunkedArray, str], Parsed]] = {
+    "post_id": texts,
+    "image_url": texts,
+    "user_id": texts,
+    "likes": whole_numbers,
+    "followers": whole_numbers,
+    "comments": whole_numbers,
+    "caption": texts,
+    "n_hashtags": partial(whole_numbers, largest=2**31 - 1),
+    "created_at": times,
+    "collected_at": times,
+    "revisited_at": times,
+    "deleted": booleans,
+}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A posts file, judged: rows for `posts/`, the others as they came with their `reason`.
+
+    `lacks` names the needed columns that it does not have, `notes` are lines for a person.
+    """
+
+    posts: pa.Table
+    rejected: pa.Table
+    reasons: Counter[str]
+    lacks: list[str]
+    notes: list[str]
+
+    @property
+    def n_rows(self) -> int:
+        """Rows in the file."""
+        return len(self.posts) + len(self.rejected)
+
+
+def ingest_posts(config: Config) -> RunRecord:
+    """Read the file of `config.posts` into `posts/` and `posts_rejected/`; the record of `posts/`.
+
+    Raises InputError where the file cannot be read, lacks a needed column or holds no good row: nothing is written
+    then. StageError where another file's posts stand there.
+    """
+    storage = config.open_storage()
+    started = time.monotonic()
+    source = open_source(str(config.posts), storage)
+    may_lack = not_needed(config)
+    options = config.result_options("limit", "columns")
+    inputs = {"posts": source.fingerprint()}
+    complete = _complete(storage, options, inputs)
+    if complete and not config.overwrite and set(complete.facts["lacks"]) <= set(may_lack):
+        return complete
+    checked = read_posts(source, config.columns, may_lack, config.limit)
+
+    def begin(table: str) -> tables.TableRun:
+        return tables.begin(storage, table, command="ingest", config=options, inputs=inputs, overwrite=config.overwrite)
+
+    with begin("posts") as posts, begin("posts_rejected") as rejected:
+        seconds = {"read": time.monotonic() - started}
+        if not rejected.record:
+            _write(rejected.writer, checked.rejected)
+            rejected.commit(
+                rows_in=len(checked.rejected),
+                seconds=seconds,
+                facts={"reasons": dict(checked.reasons), "of": checked.n_rows},
+            )
+        if not posts.record:
+            _write(posts.writer, checked.posts)
+            deleted = pc.sum(checked.posts["deleted"]).as_py()
+            facts: dict[str, Any] = {"source": source.uri, "deleted": deleted, "lacks": checked.lacks}
+            posts.commit(rows_in=checked.n_rows, dropped=checked.reasons, seconds=seconds, facts=facts)
+    _tell(checked, storage)
+    assert posts.record is not None
+    return posts.record
+
+
+def _complete(storage: Storage, options: dict[str, Any], inputs: dict[str, str]) -> RunRecord | None:
+    """The record of `posts/` where it and `posts_rejected/` are what these options make of these inputs."""
+    posts, rejected = (tables.find_record(storage, table) for table in ("posts", "posts_rejected"))
+    if posts and rejected and not any(differences(record, options, inputs) for record in (posts, rejected)):
+        return posts
+    return None
+
+
+def not_needed(config: Config) -> list[str]:
+    """The needed columns that a file may lack under these options."""
+    lacking = [] if config.ingest.fetch else ["image_url"]
+    return lacking + (["likes", "followers"] if config.label.scheme in _SCHEMES_WITHOUT_LIKES else [])
+
+
+def read_posts(source: Source, columns: ColumnOptions, may_lack: list[str], limit: int | None = None) -> Checked:
+    """Read and judge a posts file. Raises InputError where it cannot be used."""
+    return check_posts(source.read(set(columns.model_dump().values()), limit), columns, may_lack, source.uri)
+
+
+def check_posts(raw: Raw, columns: ColumnOptions, may_lack: list[str], where: str) -> Checked:
+    """Judge rows. The first reason that applies is the row's; of rows with one `post_id` the first good one stays.
+
+    A post that was deleted at the revisit may lack its URL and numbers: nothing is asked of it any more.
+    """
+    n = len(raw.table)
+    if n == 0:
+        raise InputError(f"{where}: no row can be used: {_counted(Counter(reason for _, reason in raw.lines))}")
+    found = _found_columns(raw.table, columns, may_lack, where)
+    parsed = {name: _PARSERS[name](raw.table[column], name) for name, column in found.items()}
+    values = {name: value for name, (value, _) in parsed.items()}
+    deleted = values.get("deleted", pa.repeat(False, n))
+    reasons = [_absent(values["post_id"], "missing_post_id", pa.repeat(False, n))]
+    if "image_url" in found:
+        reasons.append(_absent(values["image_url"], "missing_image_url", deleted))
+    reasons += [_forgiven(reason, name, deleted, found) for name, (_, reason) in parsed.items()]
+    notes = _fill(values, found, n)
+    reason = pc.coalesce(*reasons)
+    reason = pc.coalesce(reason, _duplicates(values["post_id"], pc.is_null(reason)))
+    good = pc.is_null(reason)
+    extras = _extra_columns(raw.table, found)
+    rejected = _rejected(raw, pc.invert(good), reason)
+    counts = Counter(rejected["reason"].to_pylist())
+    if len(rejected) == n + len(raw.lines):
+        raise InputError(f"{where}: no row can be used: {_counted(counts)}")
+    schema = pa.schema([*POSTS, *(pa.field(name, column.type) for name, column in extras.items())])
+    # Filtered before the schema is put on: bad rows hold nulls where `posts/` has none.
+    kept = [column.filter(good) for column in [*(values[field.name] for field in POSTS), *extras.values()]]
+    lacks = [name for name in _NEEDED if name not in found]
+    return Checked(pa.table(kept, schema=schema), rejected, counts, lacks, notes)
+
+
+def _found_columns(table: pa.Table, columns: ColumnOptions, may_lack: list[str], where: str) -> dict[str, str]:
+    """raypipe's name → the file's name, of the columns that are there; InputError where a needed one is not."""
+    has = f"it has {', '.join(table.column_names) or 'no columns'}"
+    found = {}
+    for name, wanted in columns.model_dump().items():
+        if wanted in table.column_names:
+            found[name] = wanted
+        elif wanted != name:
+            raise InputError(f"{where}: has no column {wanted!r}, which --columns.{name} names; {has}")
+        elif name in _NEEDED and name not in may_lack:
+            raise InputError(f"{where}: has no column {name!r}; {has}; say which one it is with --columns.{name} NAME")
+    return found
+
+
+def _absent(values: pa.Array, reason: str, excused: pa.Array) -> pa.Array:
+    return pc.if_else(pc.and_(pc.is_null(values), pc.invert(excused)), reason, pa.scalar(None, pa.string()))
+
+
+def _forgiven(reason: pa.Array, name: str, deleted: pa.Array, found: dict[str, str]) -> pa.Array:
+    """`reason` without what is not held against a row: an optional value, or a deleted post's numbers, is missing."""
+    missing = pc.fill_null(pc.equal(reason, f"{name}_missing"), False)
+    needed = name in ("likes", "followers") or (name == "n_hashtags" and "caption" not in found)
+    return pc.if_else(pc.and_(missing, deleted) if needed else missing, pa.scalar(None, pa.string()), reason)
+
+
+def _fill(values: dict[str, pa.Array], found: dict[str, str], n: int) -> list[str]:
+    """Give every column of `posts/` its values, in place; what a person should know about it."""
+    notes = []
+    if "image_url" not in found:
+        notes.append("the file has no image_url: no picture can be fetched for its posts")
+    numbers = [name for name in ("likes", "followers") if name not in found]
+    if numbers:
+        notes.append(f"the file has no {' and no '.join(numbers)}: taken as 0, which label.scheme does not use")
+    if "n_hashtags" not in found and "caption" not in found:
+        notes.append("the file has neither n_hashtags nor caption: n_hashtags is 0 for every post")
+    for field in POSTS:
+        values.setdefault(field.name, pa.nulls(n, field.type))
+    values["image_url"] = pc.fill_null(values["image_url"], "")
+    values["n_hashtags"] = pc.coalesce(values["n_hashtags"].cast(pa.int32()), count_hashtags(values["caption"]))
+    for name, nothing in (("likes", 0), ("followers", 0), ("deleted", False)):
+        values[name] = pc.fill_null(values[name], nothing)
+    return notes
+
+
+def _duplicates(post_ids: pa.Array, good: pa.Array) -> pa.Array:
+    ids = post_ids.to_pandas()
+    kept = good.to_pandas().to_numpy(dtype=bool)
+    twice = kept.copy()
+    twice[kept] = ids[kept].duplicated(keep="first").to_numpy()
+    return pc.if_else(pa.array(twice), "duplicate_post_id", pa.scalar(None, pa.string()))
+
+
+def _extra_columns(table: pa.Table, found: dict[str, str]) -> dict[str, pa.ChunkedArray]:
+    """The columns that raypipe does not know, as they came; `input_NAME` where raypipe's own column has the name."""
+    own, used = set(POSTS.names), set(found.values())
+    extras = {}
+    for name in table.column_names:
+        if name not in used:
+            extras[f"input_{name}" if name in own else name] = table[name]
+    return extras
+
+
+def _rejected(raw: Raw, bad: pa.Array, reason: pa.Array) -> pa.Table:
+    """The bad rows, each column as text under the file's name; `raw` holds lines that could not be read as rows."""
+    rows = raw.table.filter(bad)
+    own = ("raw", "reason")
+    names = [f"input_{name}" if name in own else name for name in rows.column_names]
+    table = pa.table([text_column(column) for column in rows.columns], names=names)
+    table = table.append_column("raw", pa.nulls(len(rows), pa.string()))
+    table = table.append_column("reason", reason.filter(bad))
+    lines = pa.table(
+        {"raw": [line for line, _ in raw.lines], "reason": [why for _, why in raw.lines]},
+        pa.schema([("raw", pa.string()), ("reason", pa.string())]),
+    )
+    return pa.concat_tables([table, lines], promote_options="default")
+
+
+def _write(writer: tables.TableWriter, table: pa.Table) -> None:
+    for number, start in enumerate(range(0, max(1, len(table)), _ROWS_A_FILE)):
+        writer.write(f"{number:06d}", table.slice(start, _ROWS_A_FILE))
+
+
+def _counted(reasons: Counter[str]) -> str:
+    return ", ".join(f"{n:,} {reason}" for reason, n in reasons.most_common())
+
+
+def _tell(checked: Checked, storage: Storage) -> None:
+    text = f"Posts: {len(checked.posts):,} of {checked.n_rows:,} rows"
+    if checked.reasons:
+        text += f"; {storage.uri('posts_rejected')} has the others: {_counted(checked.reasons)}"
+    say(text)
+    for note in checked.notes:
+        say(f"  Note: {note}")

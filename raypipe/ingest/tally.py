@@ -1,0 +1,90 @@
+"""Counts over `images/`: what its record keeps, and the funnel in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_HOSTS = 20
+
+
+@dataclass
+class Tally:
+    """Counts over rows of `images/`."""
+
+    COLUMNS: ClassVar = ("status", "host", "n_bytes", "n_faces", "error")
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    hosts: Counter[str] = field(default_factory=Counter)
+    n_faces: Counter[str] = field(default_factory=Counter)
+    n_bytes: int = 0
+    first_errors: dict[str, str] = field(default_factory=dict)
+
+    def add(self, rows: pa.Table) -> None:
+        """Count rows that have COLUMNS."""
+        self.statuses.update(rows["status"].to_pylist())
+        self.hosts.update(host for host in rows["host"].to_pylist() if host)
+        self.n_faces.update("2+" if n > 1 else str(n) for n in rows["n_faces"].to_pylist() if n is not None)
+        self.n_bytes += pc.sum(rows["n_bytes"]).as_py() or 0
+        for status, error in zip(rows["status"].to_pylist(), rows["error"].to_pylist(), strict=True):
+            if error is not None:
+                self.first_errors.setdefault(status, error)
+
+    @property
+    def rows(self) -> int:
+        """Rows counted."""
+        return self.statuses.total()
+
+    def funnel(self) -> dict[str, int | None]:
+        """The paper's funnel (section 3): posts, present at the revisit, fetched, with a face, with exactly one.
+
+        The last two are None where faces were not counted.
+        """
+        fetched = self.statuses["ok"]
+        counted = bool(self.n_faces) or not fetched
+        with_face = self.n_faces["1"] + self.n_faces["2+"]
+        return {
+            "posts": self.rows,
+            "present": self.rows - self.statuses["deleted"],
+            "fetched": fetched,
+            "with_face": with_face if counted else None,
+            "one_face": self.n_faces["1"] if counted else None,
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """What the record of `images/` keeps; of the hosts the most frequent."""
+        return {
+            "funnel": self.funnel(),
+            "statuses": dict(self.statuses.most_common()),
+            "n_faces": dict(sorted(self.n_faces.items())),
+            "hosts": dict(self.hosts.most_common(_HOSTS)),
+            "n_hosts": len(self.hosts),
+            "n_bytes": self.n_bytes,
+        }
+
+
+def funnel_in_words(facts: Mapping[str, Any]) -> str:
+    """One line for a person, from the facts of `images/`'s record."""
+    funnel = facts["funnel"]
+    text = f"Pictures: {funnel['posts']:,} posts"
+    gone = funnel["posts"] - funnel["present"]
+    if gone:
+        text += f", {funnel['present']:,} still there at the revisit ({gone:,} deleted)"
+    text += f", {funnel['fetched']:,} fetched"
+    if funnel["with_face"] is None:
+        return f"{text}; faces were not counted"
+    return f"{text}, {funnel['with_face']:,} with a face, {funnel['one_face']:,} with exactly one"
+
+
+def failures_in_words(tally: Tally) -> list[str]:
+    """A line for each status but ``ok`` and ``deleted``, with the first thing that was said about it."""
+    return [
+        f"  {n:,} {status}: {tally.first_errors.get(status, 'no reason given')}"
+        for status, n in tally.statuses.most_common()
+        if status not in ("ok", "deleted")
+    ]

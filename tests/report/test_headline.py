@@ -1,0 +1,66 @@
+"""The headline claims no more than the interval allows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from raypipe.report import funnel, headline, regression, training
+from raypipe.report.sources import Sources
+from tests.report.root import Built
+
+
+@pytest.fixture(scope="module")
+def parts(shared: Built) -> tuple[funnel.Funnel, regression.Regression | None, training.Training]:
+    sources = Sources.open(shared.storage)
+    trained = training.build(sources)
+    assert trained is not None
+    return funnel.build(sources), regression.build(sources), trained
+
+
+def test_it_names_the_best_configuration_and_its_accuracy(
+    parts: tuple[funnel.Funnel, regression.Regression | None, training.Training],
+) -> None:
+    counted, fit, trained = parts
+    found = headline.build(counted, fit, trained, ["bottom", "top"])
+    best = trained.best
+    assert best is not None
+    assert best.measured is not None
+    share = f"{100 * best.measured.accuracy:.1f} %"
+    assert found.title == f"Configuration {best.key} tells top from bottom in {share} of unseen test pictures"
+    assert share in [fact.value for fact in found.facts]
+    assert fit is not None
+    assert f"{100 * fit.rsquared:.1f} %" in found.standfirst
+
+
+def test_chance_is_called_chance(
+    parts: tuple[funnel.Funnel, regression.Regression | None, training.Training],
+) -> None:
+    counted, fit, trained = parts
+    best = trained.best
+    assert best is not None
+    assert best.measured is not None
+    poor = replace(best, measured=replace(best.measured, accuracy=0.52, low=0.44, high=0.6))
+    found = headline.build(counted, fit, replace(trained, rows=[poor]), ["bottom", "top"])
+    assert found.title.endswith("no better than chance")
+
+
+def test_without_training_it_counts_labels(
+    parts: tuple[funnel.Funnel, regression.Regression | None, training.Training],
+) -> None:
+    counted, fit, _ = parts
+    labelled = counted.count(funnel.LABELLED)
+    assert headline.build(counted, fit, None, []).title == f"{labelled:,} labels from 1,205 posts"
+
+
+def test_nothing_at_all_is_said_so() -> None:
+    nothing = funnel.Funnel([], {}, [], [], [], None, None)
+    found = headline.build(nothing, None, None, [])
+    assert found.title == "An empty root"
+    assert found.facts == []
+
+
+@pytest.mark.parametrize(("share", "text"), [(None, "–"), (0.5, "50.0 %"), (0.97654, "97.7 %")])
+def test_percent(share: float | None, text: str) -> None:
+    assert headline.percent(share) == text
