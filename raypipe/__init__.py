@@ -29,6 +29,7 @@ __all__ = ["Config", "ConfigError", "InputError", "RaypipeError", "StageError", 
 def __getattr__(name: str) -> Any:
     if name not in STAGES:
         raise AttributeError(f"module 'raypipe' has no attribute {name!r}")
-    if STAGES[name].target.startswith(f"raypipe.{name}."):
+    # Once imported, a package or module of this name hides what is returned here: it is the stage itself.
+    if STAGES[name].target.startswith((f"raypipe.{name}.", f"raypipe.{name}:")):
         return importlib.import_module(f"raypipe.{name}")
     return STAGES[name].load()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 
 from raypipe.config import Config
 from raypipe.progress import say
@@ -13,14 +14,13 @@ from raypipe.stages import STAGES
 ORDER = ("ingest", "label", "sweep", "report")
 
 
-def run_stages(config: Config, names: tuple[str, ...]) -> RunRecord:
-    """Run stages in turn, saying when each begins and how long it took; returns the last one's record."""
-    with ray_session(config):
-        for number, name in enumerate(names, 1):
-            say(f"[{number}/{len(names)}] {name}: {STAGES[name].help}")
-            started = time.monotonic()
-            record: RunRecord = STAGES[name].load()(config)
-            say(f"      {name} done in {time.monotonic() - started:.0f} s")
+def run_stage(config: Config, name: str, order: tuple[str, ...]) -> RunRecord:
+    """Run the stage `name` of `order`, saying when it begins and how long it took."""
+    say(f"[{order.index(name) + 1}/{len(order)}] {name}: {STAGES[name].help}")
+    started, began = time.monotonic(), datetime.now(UTC)
+    record: RunRecord = STAGES[name].load()(config)
+    complete = record.finished_at < began
+    say(f"      {name} was complete already" if complete else f"      {name} took {time.monotonic() - started:.0f} s")
     return record
 
 
@@ -28,6 +28,8 @@ def run(config: Config) -> RunRecord:
     """Ingest, label, sweep and report; stages that are complete already are not done again."""
     from raypipe.report.summary import print_summary
 
-    record = run_stages(config, ORDER)
+    with ray_session(config):
+        for name in ORDER:
+            record = run_stage(config, name, ORDER)
     print_summary(config)
     return record

@@ -51,7 +51,9 @@ class RayOptions(Section):
 
     num_cpus: int | None = option(None, "CPUs to use; all of the machine where absent", result=False, ge=1)
     dashboard: bool = option(True, "start Ray's dashboard and print its address", result=False)
-    dashboard_port: int = option(8265, "its port", result=False, ge=1, le=65535)
+    dashboard_port: int | None = option(
+        None, "its port; 8265 or the next free one where absent", result=False, ge=1, le=65535
+    )
 
 
 class WorldOptions(Section):

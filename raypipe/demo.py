@@ -6,12 +6,15 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-from raypipe.chain import ORDER, run_stages
+from raypipe.chain import ORDER, run_stage
 from raypipe.config import Config
 from raypipe.errors import StageError
 from raypipe.progress import say
 from raypipe.records import RunRecord
 from raypipe.runtime import ray_session
+from raypipe.stages import make_callable
+
+make_callable(__name__)
 
 
 def config_file(name: str = "demo.yaml") -> Path:
@@ -32,10 +35,12 @@ def run(config: Config) -> RunRecord:
 
     started = time.monotonic()
     with ray_session(config):
-        run_stages(config, ("world",))
+        order = ("world", *ORDER)
+        run_stage(config, "world", order)
         with running_server(config):
-            run_stages(config, ("ingest",))
-        record = run_stages(config, ORDER[1:])
+            run_stage(config, "ingest", order)
+        for name in ORDER[1:]:
+            record = run_stage(config, name, order)
     print_summary(config)
     say(f"The demo took {time.monotonic() - started:.0f} s. The same command again does only what is missing.")
     return record

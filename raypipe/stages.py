@@ -49,19 +49,23 @@ STAGES = {
     "study": Stage("raypipe.study.pipeline:run", "a web page on which people classify pictures", ("study",)),
     "run": Stage("raypipe.chain:run", "ingest, label, sweep, report in turn", _CHAIN),
     "board": Stage("raypipe.board:run", "TensorBoard on the sweep and the trained models", ("board",)),
-    "doctor": Stage("raypipe.doctor:run", "check Ray, GPUs, weights, storage, ports and disk", ("train", "world")),
+    "doctor": Stage(
+        "raypipe.doctor.pipeline:run",
+        "check Ray, GPUs, weights, storage, ports and disk",
+        ("train", "world", "board"),
+    ),
 }
 
 COMMON_SECTIONS = _COMMON
 
 
 class _StageModule(types.ModuleType):
-    """A stage's package that can be called: ``raypipe.label(config)``."""
+    """A stage's package or module that can be called: ``raypipe.label(config)``."""
 
     def __call__(self, config: Config) -> Any:
         return STAGES[self.__name__.rpartition(".")[2]].load()(config)
 
 
 def make_callable(module: str) -> None:
-    """Let the package of a stage be called as the stage itself."""
+    """Let the package or the module of a stage be called as the stage itself."""
     sys.modules[module].__class__ = _StageModule

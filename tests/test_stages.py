@@ -13,7 +13,7 @@ import raypipe
 from raypipe.config import Config, Section
 from raypipe.stages import COMMON_SECTIONS, STAGES
 
-PACKAGES = [name for name, stage in STAGES.items() if stage.target.startswith(f"raypipe.{name}.")]
+PACKAGES = [name for name, stage in STAGES.items() if stage.target.startswith((f"raypipe.{name}.", f"raypipe.{name}:"))]
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -29,6 +29,7 @@ def test_each_stage_is_a_function_of_the_package(name: str) -> None:
     function = STAGES[name].load()
     assert callable(function)
     assert callable(getattr(raypipe, name))
+    assert callable(getattr(raypipe, name)), "not the second time"
     assert name in raypipe.__all__
 
 

@@ -34,13 +34,15 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_ITS_SIDE = (5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
 class Picture:
     """What the bytes of an answer hold. `status` is ``ok``, ``not_an_image``, ``truncated`` or ``too_many_pixels``.
 
-    `width` and `height` are pixels of the upright picture (EXIF orientation followed), None where no header tells.
+    `width` and `height` are pixels of the upright picture (EXIF orientation followed; as stored where it has too many),
+    None where no header tells.
     `phash` is the 64-bit perceptual hash of the upright picture, None where it is not ``ok``.
     """
 
@@ -68,10 +70,14 @@ def examine(data: bytes | memoryview, max_pixels: int, max_side: int | None) -> 
             # Pillow's own limit on pixels is looser than ours, and ours is checked before anything is decoded.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                found = _with_header(found, image)
+                # MPO is how Pillow calls a JPEG that carries further pictures behind the first.
+                kind = "JPEG" if image.format == "MPO" else image.format
+                found = replace(found, format=kind, width=image.width, height=image.height)
                 if image.width * image.height > max_pixels:
                     error = f"{image.width} × {image.height} pixels, {max_pixels:,} are allowed"
                     return replace(found, status="too_many_pixels", error=error), None
+                if orientation(image) in _ON_ITS_SIDE:
+                    found = replace(found, width=image.height, height=image.width)
                 pixels = None if max_side is None else upright_pixels(image, max_side)
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 return replace(found, phash=perceptual_hash(image)), pixels
@@ -81,23 +87,15 @@ def examine(data: bytes | memoryview, max_pixels: int, max_side: int | None) -> 
         return _broken(found, data, error), None
 
 
-def _with_header(found: Picture, image: Image.Image) -> Picture:
-    width, height = image.size
-    if orientation(image) in (5, 6, 7, 8):
-        width, height = height, width
-    # MPO is how Pillow calls a JPEG that carries further pictures behind the first.
-    return replace(found, format="JPEG" if image.format == "MPO" else image.format, width=width, height=height)
-
-
 def _broken(found: Picture, data: bytes | memoryview, error: Exception) -> Picture:
     kind = kind_of(data)
     if kind is None:
         error_text = f"is none of {', '.join(FORMATS)}; begins with {bytes(data[:16])!r}"
         return replace(found, status="not_an_image", error=error_text)
-    text = f"{kind} cannot be decoded: " + (
-        "its header is broken" if isinstance(error, UnidentifiedImageError) else one_line(error)
-    )
-    return replace(found, status="truncated" if breaks_off(data, kind) else "not_an_image", error=text)
+    reason = "its header is broken" if isinstance(error, UnidentifiedImageError) else one_line(error)
+    cut = "truncated" in reason.lower() or breaks_off(data, kind)
+    text = f"{kind} cannot be decoded: {reason}"
+    return replace(found, status="truncated" if cut else "not_an_image", error=text)
 
 
 def kind_of(data: bytes | memoryview) -> str | None:
@@ -137,7 +135,11 @@ def _box_breaks_off(data: bytes | memoryview) -> bool:
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where the picture has none that can be read."""
+    """The EXIF orientation, 1 to 8; 1 where the picture has none that can be read. Raises what decoding a PNG does."""
+    if image.format == "PNG":
+        # Its EXIF may stand behind the pixels, so Pillow decodes them to find it: broken pixels must not pass as
+        # broken metadata.
+        image.load()
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # broken metadata of a picture that is fine: it stands as it is stored

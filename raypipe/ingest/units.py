@@ -110,7 +110,7 @@ def images_table(
         _look(bodies[i].as_buffer(), ingest, faces, detector, times) if status == "ok" else None
         for i, status in enumerate(statuses)
     ]
-    pictures = [item and item.picture for item in seen]
+    pictures = [None if item is None else item.picture for item in seen]
     status = [now.status if now else then for then, now in zip(statuses, pictures, strict=True)]
     error = [now.error if now else then for then, now in zip(fetched["error"].to_pylist(), seen, strict=True)]
     columns: dict[str, Any] = {name: fetched[name] for name in _ANSWERED} | {

@@ -82,14 +82,17 @@ def draw_residuals(regression: Regression) -> Drawing:
 def _score_edges(scores: FloatArray, thresholds: tuple[float, float] | None) -> FloatArray:
     """Edges of equal bars, of which two are the thresholds, so that no bar mixes two classes."""
     lowest, highest = (float(value) for value in np.quantile(scores, [0.0005, 0.9995]))
+    highest = max(highest, lowest + 1e-3)
     n_bars = int(np.clip(2 * np.sqrt(scores.size), 12, _BINS))
-    width = max(highest - lowest, 1e-9) / n_bars
+    width = (highest - lowest) / n_bars
     start = lowest
-    if thresholds is not None and thresholds[1] > thresholds[0]:
+    if thresholds is not None:
         between = thresholds[1] - thresholds[0]
-        width = between / max(round(between / width), 1)
+        # With halves for classes the thresholds all but touch: one edge serves both.
+        width = between / round(between / width) if between >= width else width
         start = thresholds[0] - np.ceil(max(thresholds[0] - lowest, 0) / width) * width
-    return np.asarray(start + width * np.arange(np.ceil((highest - start) / width - 1e-9) + 1), dtype=np.float64)
+    n_bars = max(int(np.ceil((highest - start) / width - 1e-9)), 1)
+    return np.asarray(start + width * np.arange(n_bars + 1), dtype=np.float64)
 
 
 def draw_validation(training: Training) -> Drawing:

@@ -88,7 +88,8 @@ def build_model(
 
     Layers that `weights` has are loaded; convolutions it lacks start by `init` (`lsuv` needs `unit_variance_init`
     afterwards, which sees data), FC layers likewise, and the logistic unit is Glorot-uniform with zero bias (paper,
-    section 4.1). With loaded convolutions, fresh FC layers are Glorot-uniform too. `seed` fixes all that is random.
+    section 4.1) unless `weights` are a raypipe checkpoint's whose unit takes as many features: B may go on from A.
+    With loaded convolutions, fresh FC layers are Glorot-uniform too. `seed` fixes all that is random.
     Raises ConfigError where the image is too small, or where the configuration has FC layers, `weights` has
     convolutions without them, and `fresh_fc` is false; InputError where loaded FC layers do not fit `image_size`.
     """
@@ -103,6 +104,8 @@ def build_model(
     pooled = loaded_fc is not None and _is_pooled(loaded_fc, image_size, weights.name)
     model = _empty(configuration, image_size, pooled)
     state = {**(weights.convolutions or {}), **(loaded_fc or {})}
+    if weights.logit is not None and weights.logit["logit.weight"].shape == model.logit.weight.shape:
+        state.update(weights.logit)
     model.load_state_dict(state, strict=False)
     scheme: Scheme = init if weights.convolutions is None else "glorot"
     generator = torch.Generator().manual_seed(seed)

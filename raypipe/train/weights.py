@@ -67,7 +67,8 @@ class LoadedWeights:
     """Weights under torchvision's names, float32; None for layers that must start fresh.
 
     `convolutions`: `features.N.weight` [out, in, 3, 3] and `.bias`; `fc`: `classifier.0`, `classifier.3`, [out, in],
-    inputs of the first in channel, height, width order. `note` says what a person should know about the choice.
+    inputs of the first in channel, height, width order; `logit`: the logistic unit [1, in], which only a checkpoint of
+    raypipe's has. `note` says what a person should know about the choice.
     """
 
     name: str
@@ -75,6 +76,7 @@ class LoadedWeights:
     fc: Mapping[str, Tensor] | None
     preprocessing: Preprocessing
     note: str = ""
+    logit: Mapping[str, Tensor] | None = None
 
 
 def load_weights(name_or_path: str) -> LoadedWeights:
@@ -227,7 +229,8 @@ def _from_state(name: str, state: Mapping[str, Any], preprocessing: Preprocessin
     fc = None
     if any(key in state for key in fc_shapes):
         fc = _checked(name, state, fc_shapes, exact=False)
-    return LoadedWeights(name, convolutions, fc, preprocessing)
+    kept = {key: state[key].float() for key in ("logit.weight", "logit.bias") if key in state}
+    return LoadedWeights(name, convolutions, fc, preprocessing, logit=kept if len(kept) == 2 else None)
 
 
 def _checked(

@@ -230,6 +230,17 @@ def test_metadata_alone_has_a_report_without_pictures(config: Config, shared: Bu
     assert "Picture fetched" not in page.text["funnel"]
 
 
+def test_a_root_on_s3_has_a_report_with_pictures(s3_endpoint: str, shared: Built) -> None:
+    storage = {"endpoint": s3_endpoint, "region": "us-east-1"}
+    config = load_config(root="s3://bucket/report-test", storage=storage)
+    there = config.open_storage()
+    write_images(there, shared.posts, shared.status)
+    commit(there, "labels", tables.read_table(shared.storage, "labels"))
+    run(config)
+    page = Page(there.read("report/index.html").decode())
+    assert sum(address.startswith("data:image/jpeg") for address in page.addresses) == 24
+
+
 def test_text_from_outside_cannot_become_markup(built: Built) -> None:
     config = load_config(root=built.config.root, report={"title": "<script>alert(1)</script>"})
     html = run(config) and (Path(config.root) / "report" / "index.html").read_text()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from raypipe.errors import ConfigError, InputError
 from raypipe.train import weights as module
-from raypipe.train.configurations import A
+from raypipe.train.configurations import A, B
 from raypipe.train.images import decode_and_resize, prepare_batch
 from raypipe.train.model import build_model
 from raypipe.train.weights import (
@@ -158,6 +158,20 @@ def test_safetensors_with_and_without_a_normalisation_of_its_own(tmp_path: Path)
     save_file(state, tmp_path / "kept.safetensors", metadata={"preprocessing": CAFFE_BGR.to_json()})
     assert load_weights(str(tmp_path / "plain.safetensors")).preprocessing == TORCHVISION
     assert load_weights(str(tmp_path / "kept.safetensors")).preprocessing == CAFFE_BGR
+
+
+def test_a_checkpoint_brings_its_logistic_unit_along(tmp_path: Path) -> None:
+    trained = build_model(A, image_size=64, weights=load_weights("random"), seed=4)
+    state = {name: value.contiguous() for name, value in trained.state_dict().items()}
+    save_file(state, tmp_path / "best.safetensors", metadata={"preprocessing": CAFFE_RGB.to_json()})
+    loaded = load_weights(str(tmp_path / "best.safetensors"))
+    assert loaded.preprocessing == CAFFE_RGB
+    going_on = build_model(B, image_size=64, weights=loaded, seed=0)
+    assert all(torch.equal(value, going_on.state_dict()[name]) for name, value in state.items())
+    # Another number of features: the unit starts fresh.
+    larger = build_model(B, image_size=96, weights=loaded, seed=0)
+    assert larger.logit.in_features == 512 * 9
+    assert torch.equal(larger.features[0].weight, trained.features[0].weight)
 
 
 def test_a_normalisation_survives_json_and_anything_else_is_refused() -> None:

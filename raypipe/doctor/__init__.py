@@ -1,0 +1,5 @@
+"""Whether this machine and this root can do the work. The package itself is the stage: ``raypipe.doctor(config)``."""
+
+from raypipe.stages import make_callable
+
+make_callable(__name__)

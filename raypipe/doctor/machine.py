@@ -1,0 +1,117 @@
+"""What this machine has: processors, memory, file descriptors, disk, free ports."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+
+from raypipe.config import Config
+from raypipe.doctor.check import Check
+from raypipe.storage import Storage
+
+_LEAST_GB = 4.0
+_ENOUGH_DISK_GB = 20.0
+_LEAST_DISK_GB = 1.0
+_RAY_DISK_LIMIT = 0.95
+_ENOUGH_FILES = 4096
+
+
+def check_processors() -> Check:
+    """CPUs, GPUs and whether each does bfloat16 natively, as `train.dtype auto` decides it."""
+    import torch
+
+    from raypipe.train.trial import arithmetic_for
+
+    cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    seen = [f"{cpus} CPU cores ({arithmetic_for('auto', 'cpu')})"]
+    for index in range(torch.cuda.device_count()):
+        name, memory = torch.cuda.get_device_name(index), torch.cuda.get_device_properties(index).total_memory
+        seen.append(f"{name}, {memory / 2**30:.0f} GiB ({arithmetic_for('auto', f'cuda:{index}')})")
+    if len(seen) == 1:
+        return Check(
+            "processors",
+            "warn",
+            f"{seen[0]}, no GPU",
+            "full-size training wants GPUs; --train.image_size 64 trains on CPUs",
+        )
+    return Check("processors", "ok", "; ".join(seen))
+
+
+def check_memory() -> Check:
+    """Memory that is free, and the shared memory that Ray's object store wants."""
+    memory = psutil.virtual_memory()
+    seen = f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB available"
+    if memory.available < _LEAST_GB * 2**30:
+        return Check("memory", "warn", seen, f"free memory: a stage on Ray wants about {_LEAST_GB:.0f} GiB")
+    shared = Path("/dev/shm")
+    if shared.is_dir() and (free := shutil.disk_usage(shared).free) < 0.3 * memory.total:
+        advice = "Ray keeps objects in /dev/shm: give a container --shm-size of 30 % of its memory"
+        return Check("memory", "warn", f"{seen}; only {free / 2**30:.1f} GiB in /dev/shm", advice)
+    return Check("memory", "ok", seen)
+
+
+def check_open_files() -> Check:
+    """The limit on open files, which fetching and Ray both use up."""
+    if sys.platform == "win32":
+        return Check("open files", "ok", "no limit on this system")
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    seen = f"{soft:,} (hard limit {'none' if hard == resource.RLIM_INFINITY else f'{hard:,}'})"
+    if soft != resource.RLIM_INFINITY and soft < _ENOUGH_FILES:
+        return Check("open files", "warn", seen, "raise it in the shell that starts raypipe: ulimit -n 65536")
+    return Check("open files", "ok", seen)
+
+
+def check_disk(storage: Storage | None) -> list[Check]:
+    """Free space where the tables go, if that is a disk of this machine, and in Ray's temporary directory."""
+    places = [("disk of Ray", Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()), True)]
+    if storage is not None and storage.is_local:
+        places.insert(0, ("disk of root", _nearest(Path(storage.path())), False))
+    return [_check_free(name, folder, for_ray=for_ray) for name, folder, for_ray in places]
+
+
+def _nearest(folder: Path) -> Path:
+    return next(place for place in (folder, *folder.parents) if place.is_dir())
+
+
+def _check_free(name: str, folder: Path, *, for_ray: bool) -> Check:
+    usage = shutil.disk_usage(folder)
+    seen = f"{folder}: {usage.free / 1e9:,.1f} GB free, {usage.used / usage.total:.0%} used"
+    if for_ray and usage.used / usage.total > _RAY_DISK_LIMIT:
+        advice = "Ray stores no objects on a disk that is 95 % full: free space, or set RAY_TMPDIR to another disk"
+        return Check(name, "fail", seen, advice)
+    if usage.free < _LEAST_DISK_GB * 1e9:
+        return Check(name, "fail", seen, "free space, or choose another disk")
+    if usage.free < _ENOUGH_DISK_GB * 1e9:
+        advice = "a full-size checkpoint is half a gigabyte and a trial keeps two: --train.save winner keeps one in all"
+        return Check(name, "warn", seen, advice)
+    return Check(name, "ok", seen)
+
+
+def check_ports(config: Config) -> list[Check]:
+    """Whether the loopback ports that stages would listen on are free."""
+    wanted = {"world.port": config.world.port, "board.port": config.board.port}
+    if config.ray.dashboard and config.ray.dashboard_port is not None:
+        wanted["ray.dashboard_port"] = config.ray.dashboard_port
+    return [_check_port(name, port) for name, port in wanted.items()]
+
+
+def _check_port(name: str, port: int) -> Check:
+    if port == 0:
+        return Check(f"port {name}", "ok", "any free one")
+    with socket.socket() as probe:
+        if sys.platform != "win32":
+            # As servers do: a port that a closed connection still occupies for a minute is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            return Check(f"port {name}", "warn", f"{port}: {error.strerror}", f"choose another: --{name} PORT")
+    return Check(f"port {name}", "ok", f"{port} is free")

@@ -1,0 +1,92 @@
+"""The stage `doctor`: every check in one table, exit 1 where something fails."""
+
+from __future__ import annotations
+
+import time
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from raypipe.config import Config
+from raypipe.doctor.check import Check, attempt, failures, worst
+from raypipe.doctor.machine import check_disk, check_memory, check_open_files, check_ports, check_processors
+from raypipe.doctor.place import check_root
+from raypipe.doctor.software import check_dlib, check_packages, check_python, check_torchvision, check_weights
+from raypipe.errors import StageError
+from raypipe.progress import console, say
+from raypipe.runtime import ray_session
+
+_WIDTH_OF_LOGS = 160
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+def run(config: Config) -> list[Check]:
+    """Check everything and print the table; the checks. Raises StageError, naming them, where some fail."""
+    say("Checking; Ray is really started, which takes some seconds …")
+    checks = [*_look(config)]
+    _print(checks)
+    failed = list(failures(checks))
+    if failed:
+        raise StageError(f"{len(failed)} of {len(checks)} checks failed: {'; '.join(failed)}")
+    say("All is well." if worst(checks) == "ok" else "Stages can run; the warnings say what to expect.")
+    return checks
+
+
+def _look(config: Config) -> list[Check]:
+    place = check_root(config)
+    storage = config.open_storage() if place[-1].state != "fail" else None
+    return [
+        check_python(),
+        check_packages(),
+        check_torchvision(),
+        check_dlib(),
+        check_weights(config.train.weights),
+        check_processors(),
+        check_memory(),
+        check_open_files(),
+        *check_disk(storage),
+        *place,
+        *check_ports(config),
+        check_ray(config),
+    ]
+
+
+def check_ray(config: Config) -> Check:
+    """Start Ray, or join the cluster of RAY_ADDRESS, and run a task that imports raypipe."""
+
+    def look() -> str:
+        started = time.monotonic()
+        with ray_session(config):
+            import ray
+
+            def work() -> str:
+                import raypipe
+
+                return str(raypipe.__name__)
+
+            task = ray.remote(num_cpus=1)(work)
+            name = ray.get(task.remote(), timeout=120)
+            resources, nodes = ray.cluster_resources(), sum(node["Alive"] for node in ray.nodes())
+        gpus = f", {resources['GPU']:.0f} GPUs" if resources.get("GPU") else ""
+        return (
+            f"{nodes} node{'s' if nodes != 1 else ''}, {resources.get('CPU', 0):.0f} CPUs{gpus}; "
+            f"a task imported {name} after {time.monotonic() - started:.1f} s"
+        )
+
+    return attempt(
+        "ray", look, "see the logs in Ray's temporary directory (ray/session_latest/logs), or unset RAY_ADDRESS"
+    )
+
+
+def _print(checks: list[Check]) -> None:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in ("check", "state", "seen", "what to do"):
+        table.add_column(title, overflow="fold")
+    for check in checks:
+        state = f"[{_COLOURS[check.state]}]{check.state}[/]"
+        table.add_row(check.name, state, escape(check.seen), escape(check.advice))
+    out = console()
+    out.soft_wrap = False
+    # A log file folds no lines of its own: 80 columns would only break paths.
+    out.print(table, width=None if out.is_terminal else _WIDTH_OF_LOGS)

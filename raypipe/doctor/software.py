@@ -1,0 +1,108 @@
+"""Python, the packages that results depend on, the native parts that break on a wrong build, and VGG-16's weights."""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from raypipe.doctor.check import Check, attempt
+from raypipe.records import versions
+
+_OLDEST_PYTHON = (3, 11)
+_REQUIRED = ("ray", "torch", "torchvision", "dlib-bin", "pyarrow", "statsmodels", "formulaic", "aiohttp", "tensorboard")
+_REINSTALL = "install again: pip install -c constraints.txt ."
+
+
+def check_python() -> Check:
+    """Python's version."""
+    seen = f"{'.'.join(map(str, sys.version_info[:3]))} at {sys.executable}"
+    if sys.version_info[:2] < _OLDEST_PYTHON:
+        return Check("python", "fail", seen, f"use Python {'.'.join(map(str, _OLDEST_PYTHON))} or newer")
+    return Check("python", "ok", seen)
+
+
+def check_packages() -> Check:
+    """Versions of what results depend on."""
+    missing = []
+    for name in _REQUIRED:
+        try:
+            metadata.version(name)
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        return Check("packages", "fail", f"missing: {', '.join(missing)}", _REINSTALL)
+    return Check("packages", "ok", ", ".join(f"{name} {v}" for name, v in versions().items() if name != "python"))
+
+
+def check_torchvision() -> Check:
+    """torchvision's native operators, which a CPU build of torch beside a CUDA build of torchvision lacks."""
+
+    def look() -> str:
+        import torch
+        from torchvision.ops import nms
+
+        boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [1.0, 1.0, 10.0, 10.0], [20.0, 20.0, 30.0, 30.0]])
+        kept = nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5).tolist()
+        if kept != [0, 2]:
+            raise ValueError(f"torchvision.ops.nms kept {kept} of three boxes, not [0, 2]")
+        return "torchvision.ops.nms works"
+
+    return attempt(
+        "torchvision", look, "install torch and torchvision together, from the same index, as wheels of one build"
+    )
+
+
+def check_dlib() -> Check:
+    """dlib's frontal face detector."""
+
+    def look() -> str:
+        import dlib
+
+        detector = dlib.get_frontal_face_detector()
+        found = len(detector(np.zeros((96, 96), dtype=np.uint8), 0))
+        if found:
+            raise ValueError(f"{found} faces found in a black picture")
+        return f"dlib {dlib.__version__}: its face detector runs"
+
+    return attempt("dlib", look, _REINSTALL)
+
+
+def check_weights(name: str) -> Check:
+    """Where the weights of `train.weights` are; a file is read whole, nothing is downloaded."""
+    from torchvision.models import VGG16_Weights
+
+    if name == "random":
+        return Check("weights", "ok", "random: nothing is pretrained")
+    published = {"imagenet": VGG16_Weights.IMAGENET1K_V1, "imagenet-caffe": VGG16_Weights.IMAGENET1K_FEATURES}
+    weights = published.get("imagenet" if name == "auto" else name)
+    return _check_cached(name, weights.url) if weights else _check_file(name)
+
+
+def _check_cached(name: str, url: str) -> Check:
+    import torch
+
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name
+    if cached.is_file():
+        return Check("weights", "ok", f"{name}: {cached}, {cached.stat().st_size / 1e6:,.0f} MB")
+    otherwise = "; auto trains from random weights where that fails" if name == "auto" else ""
+    return Check(
+        "weights",
+        "warn",
+        f"{name}: not in {cached.parent}; the first use downloads 528 MB{otherwise}",
+        f"let this machine reach {url}, put the file there, or give --train.weights FILE",
+    )
+
+
+def _check_file(name: str) -> Check:
+    def look() -> str:
+        from raypipe.train.weights import load_weights
+
+        found = load_weights(name)
+        layers = "convolutions and FC layers" if found.fc else "convolutions"
+        return f"{name}: {layers}, {Path(name).expanduser().stat().st_size / 1e6:,.0f} MB"
+
+    return attempt("weights", look, "give --train.weights imagenet, imagenet-caffe, random, auto, or a VGG-16 file")

@@ -1,0 +1,96 @@
+"""Processors, memory, open files, disk and ports."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import socket
+import tempfile
+from collections import namedtuple
+from pathlib import Path
+
+import psutil
+import pytest
+
+from raypipe.doctor import machine
+from raypipe.doctor.machine import check_disk, check_memory, check_open_files, check_ports, check_processors
+from raypipe.options import load_config
+from raypipe.storage import Storage
+
+Usage = namedtuple("Usage", "total used free")
+GB = 10**9
+
+
+def test_processors_name_their_arithmetic() -> None:
+    check = check_processors()
+    assert "CPU cores (bfloat16)" in check.seen or "CPU cores (float32)" in check.seen
+    assert (check.state == "warn") == check.seen.endswith("no GPU")
+
+
+def test_memory() -> None:
+    check = check_memory()
+    assert f"of {psutil.virtual_memory().total / 2**30:.1f} GiB available" in check.seen
+    assert (check.state == "ok") == (check.advice == "")
+
+
+def test_little_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_LEAST_GB", 1e6)
+    assert check_memory().state == "warn"
+
+
+@pytest.mark.parametrize(("limit", "state"), [(1024, "warn"), (None, "ok")])
+def test_open_files(limit: int | None, state: str) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit or min(hard, 65_536), hard))
+    try:
+        check = check_open_files()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert check.state == state
+    assert ("ulimit -n" in check.advice) == (state == "warn")
+
+
+@pytest.mark.parametrize(
+    ("free", "used", "root", "ray"),
+    [
+        (100 * GB, 10 * GB, "ok", "ok"),
+        (10 * GB, 10 * GB, "warn", "warn"),
+        (GB // 2, 1 * GB, "fail", "fail"),
+        (40 * GB, 960 * GB, "ok", "fail"),
+    ],
+)
+def test_disks(free: int, used: int, root: str, ray: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(free + used, used, free))
+    checks = check_disk(Storage(str(tmp_path / "not" / "there" / "yet")))
+    assert [(check.name, check.state) for check in checks] == [("disk of root", root), ("disk of Ray", ray)]
+    assert checks[0].seen.startswith(f"{tmp_path}: ")
+    assert all(check.advice for check in checks if check.state != "ok")
+
+
+def test_the_disk_of_ray_follows_its_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    (only,) = check_disk(None)
+    assert only.seen.startswith(f"{tempfile.gettempdir()}: ")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (only,) = check_disk(Storage("s3://bucket/x", endpoint="http://127.0.0.1:9", region="us-east-1"))
+    assert only.seen.startswith(f"{tmp_path}: ")
+
+
+def test_a_taken_port_says_how_to_choose_another(free_port: int) -> None:
+    config = load_config(
+        world={"port": free_port}, board={"port": 0}, ray={"dashboard": False, "dashboard_port": free_port}
+    )
+    assert [check.state for check in check_ports(config)] == ["ok", "ok"]
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", free_port))
+        server.listen()
+        world, board = check_ports(config)
+    assert (world.state, world.advice) == ("warn", "choose another: --world.port PORT")
+    assert str(free_port) in world.seen
+    assert (board.state, board.seen) == ("ok", "any free one")
+
+
+def test_a_dashboard_port_is_checked_where_one_is_asked_for(free_port: int) -> None:
+    names = [check.name for check in check_ports(load_config(ray={"dashboard_port": free_port}))]
+    assert "port ray.dashboard_port" in names
+    assert "port ray.dashboard_port" not in [check.name for check in check_ports(load_config())]

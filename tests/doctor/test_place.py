@@ -1,0 +1,80 @@
+"""The root: really written, read, listed and cleared, and left as it was."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from raypipe.config import Config
+from raypipe.doctor.place import check_root
+from raypipe.options import load_config
+
+
+def s3_config(endpoint: str, bucket: str) -> Config:
+    return load_config(root=f"s3://{bucket}/doctor", storage={"endpoint": endpoint, "region": "us-east-1"})
+
+
+def test_a_root_that_is_not_there_yet_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (check,) = check_root(load_config(root=str(tmp_path / "a" / "b")))
+    assert (check.state, check.seen) == ("ok", f"{tmp_path}/a/b: written, read, listed and deleted")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_root_with_tables_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (tmp_path / "posts").mkdir()
+    (tmp_path / "posts" / "_run.json").write_text("{}")
+    (check,) = check_root(load_config(root=str(tmp_path)))
+    assert check.state == "ok"
+    assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")] == ["posts", "posts/_run.json"]
+
+
+def test_a_root_below_a_file_fails(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (check,) = check_root(load_config(root=str(tmp_path / "file" / "run")))
+    assert check.state == "fail"
+    assert "cannot write: Not a directory" in check.seen
+    assert (tmp_path / "file").read_text() == "x"
+
+
+def test_an_unknown_scheme_fails() -> None:
+    (check,) = check_root(load_config(root="nosuch://bucket/x"))
+    assert check.state == "fail"
+    assert check.seen.startswith("root nosuch://bucket/x: cannot be opened: ")
+
+
+def test_a_local_root_on_a_cluster_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "192.0.2.1:6379")
+    checks = check_root(load_config(root=str(tmp_path)))
+    assert [check.state for check in checks] == ["ok", "warn"]
+    assert "s3://" in checks[1].advice
+
+
+@pytest.mark.cluster
+def test_a_bucket(s3_endpoint: str) -> None:
+    bucket, root = check_root(s3_config(s3_endpoint, "bucket"))
+    assert (bucket.state, root.state) == ("ok", "ok"), (bucket, root)
+    assert bucket.seen == "bucket: reachable and listed; credentials from env"
+    storage = s3_config(s3_endpoint, "bucket").open_storage()
+    assert storage.files("") == []
+
+
+@pytest.mark.cluster
+def test_a_bucket_that_is_not_there(s3_endpoint: str) -> None:
+    bucket, root = check_root(s3_config(s3_endpoint, "no-such-bucket"))
+    assert (bucket.state, root.state) == ("fail", "fail")
+    assert "404" in bucket.seen
+    assert "s3:PutObject" in bucket.advice
+    assert "s3:PutObject" in root.advice
+
+
+def test_an_unknown_profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    bucket, root = check_root(load_config(root="s3://bucket/x", storage={"profile": "nosuch"}))
+    assert (bucket.state, root.state) == ("fail", "fail")
+    assert "nosuch" in bucket.seen
+    assert "nosuch" in root.seen

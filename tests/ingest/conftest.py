@@ -1,0 +1,199 @@
+"""A web server on loopback that answers as badly as servers do, and pictures to serve."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import struct
+import threading
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from socket import SO_LINGER, SOL_SOCKET
+
+import numpy as np
+import pytest
+from aiohttp import web
+from hypothesis import settings
+from PIL import Image
+
+from raypipe.config import IngestOptions
+
+# How long one example takes says nothing on a machine that is busy with other things.
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")
+
+Answer = Callable[[web.Request, int], Awaitable[web.StreamResponse]]
+
+
+def picture(format: str = "JPEG", size: tuple[int, int] = (64, 48), seed: int = 0, **options: object) -> bytes:
+    """A small picture that no other seed gives."""
+    pixels = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    sink = io.BytesIO()
+    Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(sink, format, **options)
+    return sink.getvalue()
+
+
+class WebServer:
+    """Answers on 127.0.0.1; `behave` sets what a path does, `requests` counts, `asked` keeps requests in order."""
+
+    def __init__(self) -> None:
+        self.requests: Counter[str] = Counter()
+        self.asked: deque[tuple[str, float, dict[str, str]]] = deque()
+        self.in_flight = self.in_flight_most = 0
+        self.delay = 0.0
+        self._answers: dict[str, Answer] = {}
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+        assert self._ready.wait(10)
+
+    def behave(self, path: str, answer: Answer) -> str:
+        """Let `answer` (the request, how often it came before) have a path; the path's URL."""
+        self._answers[path] = answer
+        return self.url(path)
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        application = web.Application()
+        application.router.add_get("/{rest:.*}", self._answer)
+        runner = web.AppRunner(application, shutdown_timeout=0.1)
+        self._loop.run_until_complete(runner.setup())
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        self._loop.run_until_complete(site.start())
+        self.port = int(runner.addresses[0][1])
+        self._ready.set()
+        self._loop.run_forever()
+        self._loop.run_until_complete(runner.cleanup())
+        self._loop.close()
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        before = self.requests[request.path]
+        self.requests[request.path] += 1
+        self.asked.append((request.path, self._loop.time(), dict(request.headers)))
+        self.in_flight += 1
+        self.in_flight_most = max(self.in_flight_most, self.in_flight)
+        try:
+            await asyncio.sleep(self.delay)
+            if request.path in self._answers:
+                return await self._answers[request.path](request, before)
+            return web.Response(body=picture(seed=hash(request.path) % 2**32), content_type="image/jpeg")
+        finally:
+            self.in_flight -= 1
+
+
+def body(data: bytes, content_type: str = "image/jpeg", **headers: str) -> Answer:
+    """Always 200 with these bytes."""
+
+    async def answer(_request: web.Request, _before: int) -> web.StreamResponse:
+        return web.Response(body=data, headers={"Content-Type": content_type, **headers})
+
+    return answer
+
+
+def status(code: int, times: int | None = None, data: bytes = b"", **headers: str) -> Answer:
+    """An HTTP status with headers (``Retry_After="1"``), for the first `times` requests; then 200 with `data`."""
+    shown = {name.replace("_", "-"): value for name, value in headers.items()}
+
+    async def answer(_request: web.Request, before: int) -> web.StreamResponse:
+        if times is not None and before >= times:
+            return web.Response(body=data, content_type="image/jpeg")
+        return web.Response(status=code, headers=shown)
+
+    return answer
+
+
+def drip(data: bytes, pause: float, pieces: int = 50) -> Answer:
+    """200, the bytes in pieces with a pause before each."""
+
+    async def answer(request: web.Request, _before: int) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": str(len(data)), "Content-Type": "image/jpeg"})
+        await response.prepare(request)
+        size = -(-len(data) // pieces)
+        for start in range(0, len(data), size):
+            await asyncio.sleep(pause)
+            await response.write(data[start : start + size])
+        return response
+
+    return answer
+
+
+def break_off(data: bytes, keep: int) -> Answer:
+    """200, the length of all the bytes, and only the first `keep`; then the connection ends."""
+
+    async def answer(request: web.Request, _before: int) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": str(len(data))})
+        await response.prepare(request)
+        await response.write(data[:keep])
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    return answer
+
+
+def endless(chunk: bytes) -> Answer:
+    """200 without a length, and bytes for as long as anyone reads."""
+
+    async def answer(request: web.Request, _before: int) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(chunk)
+
+    return answer
+
+
+def reset(times: int | None = None, data: bytes = b"") -> Answer:
+    """A connection reset before any answer, for the first `times` requests; then 200 with `data`."""
+
+    async def answer(request: web.Request, before: int) -> web.StreamResponse:
+        if times is not None and before >= times:
+            return web.Response(body=data, content_type="image/jpeg")
+        assert request.transport is not None
+        request.transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+        request.transport.abort()
+        return web.Response()
+
+    return answer
+
+
+def redirect(target: str, code: int = 302) -> Answer:
+    """A redirect."""
+    return status(code, Location=target)
+
+
+def http_date(seconds: float) -> str:
+    """An HTTP date that many seconds from now."""
+    return format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
+
+
+@pytest.fixture
+def server() -> Iterator[WebServer]:
+    """A fresh server."""
+    running = WebServer()
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def options(server: WebServer) -> IngestOptions:
+    """Options that let the client ask the server, with little patience."""
+    return IngestOptions(
+        allow_private=True,
+        allow_ports=[server.port],
+        attempts=3,
+        connect_timeout=2,
+        read_timeout=2,
+        deadline=5,
+        max_bytes=1_000_000,
+    )

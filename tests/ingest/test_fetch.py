@@ -1,0 +1,410 @@
+"""The client against a server that misbehaves, over real sockets on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import socket
+import time
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from raypipe.config import IngestOptions
+from raypipe.ingest import fetch as module
+from raypipe.ingest.answers import for_exception
+from raypipe.ingest.fetch import Fetcher, FetchResult, backoff, host_of, user_agent
+from raypipe.ingest.guard import AddressGuard
+from tests.ingest.conftest import (
+    WebServer,
+    body,
+    break_off,
+    drip,
+    endless,
+    http_date,
+    picture,
+    redirect,
+    reset,
+    status,
+)
+from tests.ingest.test_guard import RecordingSocket
+
+PICTURE = picture()
+
+
+@pytest.fixture(autouse=True)
+def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_FIRST_WAIT", 0.02)
+
+
+def fetch(options: IngestOptions, *urls: str, **client: Any) -> list[FetchResult]:
+    async def work() -> list[FetchResult]:
+        async with Fetcher(options, **client) as fetcher:
+            return await fetcher.fetch_many([(f"p{i}", url) for i, url in enumerate(urls)])
+
+    return asyncio.run(work())
+
+
+def fetch_one(options: IngestOptions, url: str, **client: Any) -> FetchResult:
+    return fetch(options, url, **client)[0]
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF"])
+def test_a_picture_arrives_as_served(server: WebServer, options: IngestOptions, format: str) -> None:
+    data = picture(format)
+    result = fetch_one(options, server.behave("/a", body(data, f"image/{format.lower()}")))
+    assert (result.status, result.http_status, result.attempts, result.error) == ("ok", 200, 1, None)
+    assert result.body == data
+    assert result.host == "127.0.0.1"
+    assert result.fetched_at is not None
+    assert result.seconds > 0
+
+
+def test_says_who_asks_and_asks_for_plain_bytes(server: WebServer, options: IngestOptions) -> None:
+    fetch_one(options.model_copy(update={"contact": "https://lab.example/bot"}), server.url("/a"))
+    _, _, headers = server.asked[0]
+    assert headers["User-Agent"].startswith("raypipe/")
+    assert headers["User-Agent"].endswith(" (+https://lab.example/bot)")
+    assert headers["Accept-Encoding"] == "identity"
+    assert "Cookie" not in headers
+
+
+def test_user_agent_without_contact_and_of_ones_own() -> None:
+    assert user_agent(IngestOptions()).startswith("raypipe/")
+    assert "(" not in user_agent(IngestOptions())
+    assert user_agent(IngestOptions(user_agent="study {x}{contact}", contact="me@x")) == "study {x} (+me@x)"
+
+
+@pytest.mark.parametrize(
+    ("code", "expected", "attempts"),
+    [
+        (404, "gone", 1),
+        (410, "gone", 1),
+        (401, "forbidden", 1),
+        (403, "forbidden", 1),
+        (451, "forbidden", 1),
+        (418, "forbidden", 1),
+        (408, "timeout", 3),
+        (429, "rate_limited", 3),
+        (500, "server_error", 3),
+        (503, "server_error", 3),
+        (204, "not_an_image", 1),
+        (304, "redirects", 1),
+    ],
+)
+def test_http_statuses(server: WebServer, options: IngestOptions, code: int, expected: str, attempts: int) -> None:
+    result = fetch_one(options, server.behave("/a", status(code)))
+    assert (result.status, result.http_status, result.attempts) == (expected, code, attempts)
+    assert f"HTTP {code}" in str(result.error)
+    assert result.body is None
+    assert server.requests["/a"] == attempts
+
+
+@pytest.mark.parametrize("code", [429, 500, 503])
+def test_what_passes_is_tried_again(server: WebServer, options: IngestOptions, code: int) -> None:
+    result = fetch_one(options, server.behave("/a", status(code, times=2, data=PICTURE)))
+    assert (result.status, result.http_status, result.attempts, result.body) == ("ok", 200, 3, PICTURE)
+
+
+@pytest.mark.parametrize("in_words", [False, True])
+@pytest.mark.parametrize("code", [429, 503])
+def test_retry_after_leaves_the_whole_host_alone(
+    server: WebServer, options: IngestOptions, code: int, in_words: bool
+) -> None:
+    wait = http_date(2) if in_words else "0.5"
+    server.behave("/limited", status(code, times=1, data=PICTURE, Retry_After=wait))
+    options = options.model_copy(update={"per_host": 1})
+    results = fetch(options, server.url("/limited"), *(server.url(f"/{i}") for i in range(5)))
+    assert {result.status for result in results} == {"ok"}
+    assert results[0].attempts == 2
+    moments = [when for _, when, _ in server.asked]
+    # An HTTP date has whole seconds, so up to one of the two is gone already.
+    assert moments[1] - moments[0] >= (0.9 if in_words else 0.5)
+    assert server.asked[0][0] == "/limited"
+
+
+def test_a_host_that_wants_too_long_a_rest_is_not_waited_for(server: WebServer, options: IngestOptions) -> None:
+    server.behave("/limited", status(429, Retry_After="3600"))
+    options = options.model_copy(update={"per_host": 1, "max_wait": 10})
+    began = time.monotonic()
+    first, second = fetch(options, server.url("/limited"), server.url("/other"))
+    assert time.monotonic() - began < 5
+    assert (first.status, first.attempts) == ("rate_limited", 1)
+    assert "HTTP 429" in str(first.error)
+    assert "left alone for another 3" in str(first.error)
+    assert (second.status, second.attempts, second.http_status) == ("rate_limited", 0, None)
+    assert server.requests["/other"] == 0
+
+
+def test_a_drip_feeding_host_cannot_hold_a_slot(server: WebServer, options: IngestOptions) -> None:
+    # Each byte comes well within the read timeout; only the whole takes too long.
+    url = server.behave("/drip", drip(PICTURE, pause=0.1))
+    options = options.model_copy(update={"deadline": 0.5, "attempts": 2})
+    began = time.monotonic()
+    result = fetch_one(options, url)
+    assert time.monotonic() - began < 3
+    assert (result.status, result.attempts) == ("timeout", 2)
+    assert "no whole answer within 0.5 s" in str(result.error)
+
+
+def test_a_slow_answer_within_the_deadline_is_fine(server: WebServer, options: IngestOptions) -> None:
+    assert fetch_one(options, server.behave("/drip", drip(PICTURE, pause=0.005))).body == PICTURE
+
+
+def test_silence_is_a_timeout(server: WebServer, options: IngestOptions) -> None:
+    server.delay = 1
+    result = fetch_one(options.model_copy(update={"read_timeout": 0.2, "attempts": 1}), server.url("/a"))
+    assert (result.status, result.attempts, result.http_status) == ("timeout", 1, None)
+
+
+def test_an_answer_that_breaks_off(server: WebServer, options: IngestOptions) -> None:
+    result = fetch_one(options, server.behave("/a", break_off(PICTURE, len(PICTURE) // 2)))
+    assert (result.status, result.http_status, result.attempts) == ("truncated", 200, 3)
+    assert result.body is None
+
+
+def test_a_reset_connection(server: WebServer, options: IngestOptions) -> None:
+    # aiohttp asks once more within an attempt (RFC 9112, section 9.3.1): three resets are one attempt and a half.
+    always, once = server.behave("/always", reset()), server.behave("/once", reset(times=3, data=PICTURE))
+    for_ever, passing = fetch(options, always, once)
+    assert (for_ever.status, for_ever.attempts, for_ever.http_status) == ("connection", 3, None)
+    assert (passing.status, passing.attempts) == ("ok", 2)
+
+
+def test_nobody_listens(options: IngestOptions, free_port: int) -> None:
+    options = options.model_copy(update={"allow_ports": [free_port]})
+    result = fetch_one(options, f"http://127.0.0.1:{free_port}/a")
+    assert (result.status, result.attempts) == ("connection", 3)
+    assert result.fetched_at is None
+
+
+def test_announced_size_is_believed_before_a_byte_is_read(server: WebServer, options: IngestOptions) -> None:
+    result = fetch_one(options, server.behave("/a", body(b"x" * 1_000_001)))
+    assert (result.status, result.attempts) == ("too_large", 1)
+    assert "announces 1,000,001 bytes, 1,000,000 are allowed" in str(result.error)
+
+
+def test_bytes_without_an_end_are_cut_off(server: WebServer, options: IngestOptions) -> None:
+    result = fetch_one(options, server.behave("/a", endless(b"x" * 10_000)))
+    assert (result.status, result.body) == ("too_large", None)
+    assert server.requests["/a"] == 1
+
+
+def test_the_largest_allowed_size_passes(server: WebServer, options: IngestOptions) -> None:
+    result = fetch_one(options, server.behave("/a", body(b"x" * 1_000_000)))
+    assert (result.status, len(result.body or b"")) == ("ok", 1_000_000)
+
+
+def test_an_encoded_answer_is_not_unpacked(server: WebServer, options: IngestOptions) -> None:
+    bomb = gzip.compress(bytes(10_000_000))
+    result = fetch_one(options, server.behave("/a", body(bomb, **{"Content-Encoding": "gzip"})))
+    assert (result.status, result.body) == ("not_an_image", None)
+    assert "encoded as gzip" in str(result.error)
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_redirects_are_followed(server: WebServer, options: IngestOptions, code: int) -> None:
+    server.behave("/one", redirect("/two", code))
+    server.behave("/two", redirect(server.url("/three"), code))
+    server.behave("/three", body(PICTURE))
+    result = fetch_one(options, server.url("/one"))
+    assert (result.status, result.http_status, result.attempts, result.body) == ("ok", 200, 1, PICTURE)
+    assert result.url == server.url("/one")
+
+
+def test_no_more_redirects_than_allowed(server: WebServer, options: IngestOptions) -> None:
+    result = fetch_one(options, server.behave("/loop", redirect("/loop")))
+    assert (result.status, result.http_status, result.attempts) == ("redirects", 302, 1)
+    assert server.requests["/loop"] == 4
+    assert fetch_one(options.model_copy(update={"max_redirects": 0}), server.url("/loop")).status == "redirects"
+    assert server.requests["/loop"] == 5
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("http://169.254.169.254/latest/meta-data/", "blocked"),
+        ("http://[::ffff:169.254.169.254]/", "blocked"),
+        ("http://0.0.0.0/", "blocked"),
+        ("ftp://127.0.0.1/a", "blocked"),
+        ("file:///etc/passwd", "blocked"),
+        ("http://127.0.0.1:22/", "blocked"),
+        ("http://u:p@127.0.0.1/", "blocked"),
+        ("http://127.0.0.1:99999/", "invalid_url"),
+    ],
+)
+def test_each_redirect_is_checked(server: WebServer, options: IngestOptions, target: str, expected: str) -> None:
+    result = fetch_one(options, server.behave("/a", redirect(target)))
+    assert (result.status, result.attempts) == (expected, 1)
+    assert "redirected to" in str(result.error)
+
+
+class Names(AbstractResolver):
+    """Answers name lookups from a list, one after the other; the last answer stays."""
+
+    def __init__(self, answers: dict[str, list[list[str]]]) -> None:
+        self.answers = answers
+
+    async def resolve(self, host: str, port: int = 0, family: int = socket.AF_INET) -> list[ResolveResult]:  # noqa: ARG002
+        answers = self.answers[host]
+        addresses = answers.pop(0) if len(answers) > 1 else answers[0]
+        if not addresses:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [self._entry(host, port, address) for address in addresses]
+
+    @staticmethod
+    def _entry(host: str, port: int, address: str) -> ResolveResult:
+        kind = socket.AF_INET6 if ":" in address else socket.AF_INET
+        flags = socket.AI_NUMERICHOST
+        return ResolveResult(hostname=host, host=address, port=port, family=kind, proto=0, flags=flags)
+
+    async def close(self) -> None:
+        return None
+
+
+@pytest.fixture
+def recording() -> type[RecordingSocket]:
+    return type("Recording", (RecordingSocket,), {"made": []})
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [["127.0.0.1"], ["10.0.0.1", "10.0.0.2", "::1"], ["169.254.169.254"], ["::ffff:10.0.0.1"], ["64:ff9b::a00:1"]],
+)
+def test_a_name_that_resolves_to_a_private_address_is_blocked(
+    recording: type[RecordingSocket], addresses: list[str]
+) -> None:
+    guard = AddressGuard(make_socket=recording)  # type: ignore[arg-type]
+    names = Names({"innocent.example": [addresses]})
+    result = fetch_one(IngestOptions(attempts=3), "http://innocent.example/a.jpg", guard=guard, resolver=names)
+    assert (result.status, result.attempts, result.fetched_at) == ("blocked", 1, None)
+    assert "public" in str(result.error)
+    assert recording.made == []
+
+
+def test_a_name_whose_answer_changes_is_checked_when_dialled(server: WebServer, options: IngestOptions) -> None:
+    # The first lookup is the server of this test, where the guard allows loopback; the second is not allowed at all.
+    names = Names({"rebinding.example": [["127.0.0.1"], ["169.254.169.254"]]})
+    made: list[Any] = []
+
+    def make_socket(**kind: Any) -> socket.socket:
+        made.append(kind)
+        return socket.socket(**kind)
+
+    guard = AddressGuard(True, (server.port,), make_socket=make_socket)
+
+    async def work() -> list[FetchResult]:
+        url = f"http://rebinding.example:{server.port}/a"
+        results = []
+        for _ in range(2):
+            async with Fetcher(options, resolver=names, guard=guard) as fetcher:
+                results += await fetcher.fetch_many([("p", url)])
+        return results
+
+    first, second = asyncio.run(work())
+    assert (first.status, second.status) == ("ok", "blocked")
+    assert len(made) == 1
+
+
+def test_a_private_address_beside_a_public_one_is_passed_over(server: WebServer, options: IngestOptions) -> None:
+    names = Names({"mixed.example": [["169.254.169.254", "127.0.0.1"]]})
+    result = fetch_one(options, f"http://mixed.example:{server.port}/a", resolver=names)
+    assert result.status == "ok"
+
+
+def test_a_name_that_nobody_has() -> None:
+    names = Names({"nowhere.example": [[]]})
+    result = fetch_one(IngestOptions(), "http://nowhere.example/a.jpg", resolver=names)
+    assert (result.status, result.attempts, result.host) == ("dns", 1, "nowhere.example")
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"), [("", "invalid_url"), ("http://", "invalid_url"), ("ftp://x/", "blocked")]
+)
+def test_urls_that_cannot_be_asked_for(url: str, expected: str) -> None:
+    result = fetch_one(IngestOptions(), url)
+    assert (result.status, result.attempts, result.fetched_at, result.http_status) == (expected, 0, None, None)
+    assert result.error
+
+
+def test_loopback_is_blocked_by_default(server: WebServer) -> None:
+    result = fetch_one(IngestOptions(allow_ports=[server.port]), server.url("/a"))
+    assert (result.status, result.attempts) == ("blocked", 0)
+    assert "--ingest.allow_private" in str(result.error)
+    assert not server.requests
+
+
+def test_no_proxy_is_taken_from_the_environment(
+    server: WebServer, options: IngestOptions, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port}")
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port}")
+    assert fetch_one(options, server.url("/a")).status == "ok"
+
+
+def test_limits_requests_to_a_host_and_keeps_its_connections(server: WebServer, options: IngestOptions) -> None:
+    server.delay = 0.02
+    ports = set()
+
+    async def answer(request: web.Request, _before: int) -> web.StreamResponse:
+        assert request.transport is not None
+        ports.add(request.transport.get_extra_info("peername")[1])
+        return web.Response(body=PICTURE)
+
+    urls = [server.behave(f"/{i}", answer) for i in range(40)]
+    results = fetch(options.model_copy(update={"per_host": 4, "fan_out": 16}), *urls)
+    assert [result.url for result in results] == urls
+    assert {result.status for result in results} == {"ok"}
+    assert server.in_flight_most == 4
+    assert len(ports) == 4
+
+
+def test_a_share_of_the_budget(server: WebServer, options: IngestOptions) -> None:
+    server.delay = 0.02
+    fetch(options.model_copy(update={"per_host": 8}), *(server.url(f"/{i}") for i in range(30)), share=0.25)
+    assert server.in_flight_most == 2
+
+
+def test_waits_double_with_jitter_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_FIRST_WAIT", 0.5)
+    for attempt, middle in ((1, 0.5), (2, 1.0), (3, 2.0), (20, 30.0)):
+        waits = {backoff(attempt) for _ in range(200)}
+        assert min(waits) >= 0.5 * middle
+        assert max(waits) <= 1.5 * middle
+        assert len(waits) > 100
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "again"),
+    [
+        (aiohttp.SocketTimeoutError("slow"), "timeout", True),
+        (aiohttp.ServerDisconnectedError(), "connection", True),
+        (ConnectionResetError(), "connection", True),
+        (aiohttp.InvalidURL("x"), "invalid_url", False),
+        (KeyError("surprise"), "connection", False),
+    ],
+)
+def test_exceptions_become_statuses(error: Exception, expected: str, again: bool) -> None:
+    answer = for_exception(error)
+    assert (answer.status, answer.again) == (expected, again)
+    assert answer.error
+
+
+def test_a_surprise_becomes_a_row(server: WebServer, options: IngestOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(_self: Fetcher, _response: aiohttp.ClientResponse) -> None:
+        raise KeyError("surprise")
+
+    monkeypatch.setattr(Fetcher, "_read", broken)
+    result = fetch_one(options, server.url("/a"))
+    assert (result.status, result.attempts) == ("connection", 1)
+    assert "unexpected KeyError" in str(result.error)
+
+
+@pytest.mark.parametrize(
+    ("url", "host"), [("http://A.example:80/x", "a.example"), ("http://[::1]/", "::1"), ("x", None), ("http://[", None)]
+)
+def test_host_of(url: str, host: str | None) -> None:
+    assert host_of(url) == host

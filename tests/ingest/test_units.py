@@ -1,0 +1,179 @@
+"""Units of work: how posts are cut, what becomes of each picture, and that no row is lost on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from raypipe.config import FaceOptions, IngestOptions
+from raypipe.ingest.faces import FaceDetector
+from raypipe.ingest.fetch import Fetcher, FetchResult
+from raypipe.ingest.tally import Tally, failures_in_words, funnel_in_words
+from raypipe.ingest.units import FETCHED, ORDER, Times, fetch_unit, fetched_table, images_table, orders, unit_rows
+from raypipe.schemas import IMAGES, STATUSES
+from tests.ingest.conftest import WebServer, picture, status
+
+
+def posts(n: int, deleted: frozenset[int] = frozenset()) -> pa.Table:
+    return pa.table(
+        {
+            "post_id": [f"p{i}" for i in range(n)],
+            "image_url": [f"http://x.example/{i}" for i in range(n)],
+            "deleted": [i in deleted for i in range(n)],
+        }
+    )
+
+
+def result(post_id: str, status: str, body: bytes | None = None) -> FetchResult:
+    error = None if status == "ok" else f"{status} it was"
+    return FetchResult(post_id, "http://h.example/x", status, 200, 1, error, "h.example", None, body, 0.5)
+
+
+def images(results: list[FetchResult], detector: Any = None, **ingest: int) -> pa.Table:
+    fetched = fetched_table("000000", results)
+    return images_table(fetched, IngestOptions(**ingest), FaceOptions(), detector, Times())  # type: ignore[arg-type]
+
+
+@given(st.integers(0, 2000), st.integers(8, 300))
+def test_units_cover_all_posts_once(n: int, block_rows: int) -> None:
+    rows = unit_rows(n, block_rows)
+    assert 1 <= rows <= block_rows
+    found = list(orders(posts(n), rows))
+    assert [name for _, order in found for name in order["post_id"].to_pylist()] == [f"p{i}" for i in range(n)]
+    names = [name for name, _ in found]
+    assert names == sorted(set(names))
+    assert all(order.schema == ORDER and set(order["unit"].to_pylist()) == {name} for name, order in found)
+
+
+def test_few_posts_still_make_enough_units_for_all_cpus() -> None:
+    assert unit_rows(440, 256) == 16
+    assert unit_rows(4000, 256) == 63
+    assert unit_rows(486_149, 256) == 256
+    assert unit_rows(3, 256) == 16
+
+
+def test_deleted_posts_are_not_asked_for(server: WebServer, options: IngestOptions) -> None:
+    server.behave("/1", status(404))
+    table = posts(4, frozenset({0, 2}))
+    table = table.set_column(1, "image_url", pa.array([server.url(f"/{i}") for i in range(4)]))
+    ((_, order),) = orders(table, 10)
+
+    async def work() -> pa.Table:
+        async with Fetcher(options) as fetcher:
+            return await fetch_unit(order, fetcher)
+
+    fetched = asyncio.run(work())
+    assert fetched.schema == FETCHED
+    assert fetched["status"].to_pylist() == ["deleted", "gone", "deleted", "ok"]
+    assert fetched["post_id"].to_pylist() == ["p0", "p1", "p2", "p3"]
+    assert fetched["attempts"].to_pylist() == [0, 1, 0, 1]
+    assert sorted(server.requests) == ["/1", "/3"]
+    assert fetched["fetched_at"].null_count == 2
+
+
+def test_every_status_keeps_its_row() -> None:
+    found = images([result(f"p{i}", name, picture() if name == "ok" else None) for i, name in enumerate(STATUSES)])
+    assert found.schema == IMAGES
+    assert found["status"].to_pylist() == list(STATUSES)
+    assert found["error"].null_count == 1
+    assert found["image"].null_count == len(STATUSES) - 1
+    assert found["n_faces"].null_count == len(STATUSES)
+
+
+def test_bytes_are_looked_into() -> None:
+    whole = picture("PNG", (40, 30))
+    bodies = [whole, whole[: len(whole) // 2], b"<html>", picture("JPEG", (200, 200))]
+    found = images([result(f"p{i}", "ok", data) for i, data in enumerate(bodies)], max_pixels=1200)
+    assert found["status"].to_pylist() == ["ok", "truncated", "not_an_image", "too_many_pixels"]
+    assert found["image"].to_pylist() == [whole, None, None, None]
+    assert found["n_bytes"].to_pylist() == [len(data) for data in bodies]
+    assert found["format"].to_pylist() == ["PNG", "PNG", None, "JPEG"]
+    assert found["width"].to_pylist() == [40, 40, None, 200]
+    assert found["sha256"].null_count == 0
+    assert found["phash"].null_count == 3
+    assert found["http_status"].to_pylist() == [200] * 4
+    assert found["error"].to_pylist()[0] is None
+
+
+def test_faces_are_counted_in_whole_pictures(shared_data: Path) -> None:
+    portrait = (shared_data / "portraits" / "000.jpg").read_bytes()
+    blank = io.BytesIO()
+    Image.new("RGB", (80, 80)).save(blank, "PNG")
+    bodies = [portrait, blank.getvalue(), portrait[:3000]]
+    found = images([result(f"p{i}", "ok", data) for i, data in enumerate(bodies)], FaceDetector(FaceOptions()))
+    assert found["n_faces"].to_pylist() == [1, 0, None]
+    (face,) = found["faces"].to_pylist()[0]
+    assert set(face) == {"left", "top", "right", "bottom", "score"}
+    assert 0 <= face["left"] < face["right"] < found["width"][0].as_py()
+    assert found["faces"].to_pylist()[1:] == [[], None]
+
+
+def test_a_detector_that_fails_costs_no_row() -> None:
+    class Broken:
+        def detect(self, *_: object) -> None:
+            raise RuntimeError("out of luck")
+
+    found = images([result("p0", "ok", picture()), result("p1", "gone")], Broken())
+    assert found["status"].to_pylist() == ["ok", "gone"]
+    assert found["n_faces"].to_pylist() == [None, None]
+    assert found["error"].to_pylist() == ["faces not counted: out of luck", "gone it was"]
+    assert found["image"].to_pylist()[0] == picture()
+
+
+@given(st.lists(st.tuples(st.sampled_from(STATUSES), st.binary(max_size=60)), min_size=1, max_size=20))
+def test_one_row_a_post_whatever_arrives(answers: list[tuple[str, bytes]]) -> None:
+    results = [result(f"p{i}", name, data if name == "ok" else None) for i, (name, data) in enumerate(answers)]
+    found = images(results)
+    assert found["post_id"].to_pylist() == [item.post_id for item in results]
+    assert set(found["status"].to_pylist()) <= set(STATUSES)
+    found.validate(full=True)
+
+
+def counted(rows: list[tuple[str, int | None]]) -> Tally:
+    tally = Tally()
+    for start in range(0, len(rows), 2):
+        part = rows[start : start + 2]
+        tally.add(
+            pa.table(
+                {
+                    "status": [name for name, _ in part],
+                    "host": ["h" if name != "invalid_url" else None for name, _ in part],
+                    "n_bytes": pa.array([10 if name == "ok" else None for name, _ in part], pa.int64()),
+                    "n_faces": pa.array([faces for _, faces in part], pa.int32()),
+                    "error": pa.array([None if name == "ok" else f"{name}!" for name, _ in part], pa.string()),
+                }
+            )
+        )
+    return tally
+
+
+def test_the_funnel() -> None:
+    rows = [("ok", 0), ("ok", 1), ("ok", 1), ("ok", 3), ("gone", None), ("deleted", None), ("invalid_url", None)]
+    tally = counted(rows)
+    facts = tally.facts()
+    assert facts["funnel"] == {"posts": 7, "present": 6, "fetched": 4, "with_face": 3, "one_face": 2}
+    assert facts["n_faces"] == {"0": 1, "1": 2, "2+": 1}
+    assert facts["statuses"] == {"ok": 4, "gone": 1, "deleted": 1, "invalid_url": 1}
+    assert (facts["hosts"], facts["n_hosts"], facts["n_bytes"]) == ({"h": 6}, 1, 40)
+    assert funnel_in_words(facts) == (
+        "Pictures: 7 posts, 6 still there at the revisit (1 deleted), 4 fetched, 3 with a face, 2 with exactly one"
+    )
+    assert failures_in_words(tally) == ["  1 gone: gone!", "  1 invalid_url: invalid_url!"]
+
+
+def test_the_funnel_without_faces() -> None:
+    facts = counted([("ok", None), ("ok", None)]).facts()
+    assert (facts["funnel"]["with_face"], facts["funnel"]["one_face"]) == (None, None)
+    assert funnel_in_words(facts) == "Pictures: 2 posts, 2 fetched; faces were not counted"
+
+
+def test_the_funnel_of_nothing() -> None:
+    facts = counted([("gone", None)]).facts()
+    assert facts["funnel"] == {"posts": 1, "present": 1, "fetched": 0, "with_face": 0, "one_face": 0}
