@@ -1,4 +1,4 @@
-"""``raypipe board``: TensorBoard on the sweep and the trained models of a root, on loopback, until it is interrupted."""
+"""``raypipe board``: TensorBoard on the sweep and the trained models of a root, on loopback, until interrupted."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def event_folder(storage: Storage) -> Path:
     """The root's folder, whose `sweep/` and `train/` hold event files. Raises StageError saying what to do if not."""
     if not storage.is_local:
         raise StageError(
-            f"{storage.root}: TensorBoard reads local folders; copy the event files to one first, say with `aws s3 sync "
-            f"{storage.root} DIR --exclude '*' --include '*tfevents*'`, then `raypipe board --root DIR`"
+            f"{storage.root}: TensorBoard reads local folders; copy the files *tfevents* of sweep/ and train/ to one "
+            "(`aws s3 sync`, `gcloud storage rsync`), then `raypipe board --root DIR`"
         )
     root = Path(storage.path())
     if not any(file for name in _FOLDERS for file in (root / name).rglob("*tfevents*")):

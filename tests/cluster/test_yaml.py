@@ -27,6 +27,25 @@ def test_ray_accepts_the_cluster_file(name: str) -> None:
     assert not any("nightly" in command or "latest/ray" in command for command in commands)
 
 
+@pytest.mark.parametrize("name", ["aws.yaml", "gcp.yaml", "local.yaml"])
+def test_everything_comes_from_one_environment(name: str) -> None:
+    from ray.autoscaler._private.util import prepare_config
+
+    prepared = prepare_config(read(name))
+    setup = [*prepared["head_setup_commands"], *prepared["worker_setup_commands"]]
+    installs = [command for command in setup if "pip install" in command]
+    # Ray's own defaults call the system's pip, which today's systems refuse.
+    assert all("/env/bin/pip install" in command and "constraints.txt" in command for command in installs)
+    for command in (prepared["head_start_ray_commands"][-1], prepared["worker_start_ray_commands"][-1]):
+        assert command.startswith("export PATH=$HOME/env/bin:$PATH; ")
+
+
+def test_the_kubernetes_file_names_the_pinned_ray() -> None:
+    constraints = (FOLDER.parent / "constraints.txt").read_text().splitlines()
+    version = next(line.removeprefix("ray==") for line in constraints if line.startswith("ray=="))
+    assert read("kuberay.yaml")["spec"]["rayClusterSpec"]["rayVersion"] == version
+
+
 def test_ray_refuses_a_broken_file() -> None:
     from jsonschema import ValidationError
     from ray.autoscaler._private.util import validate_config

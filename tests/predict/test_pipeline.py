@@ -45,11 +45,7 @@ def test_new_pictures_get_probabilities_and_broken_ones_a_reason(trained: Config
     model = TrainedModel.from_bytes(*reversed(read_checkpoint(config.open_storage(), "train/A")))
     assert model.classes == ("bottom", "top")
     assert pipeline.run(config).run_id == record.run_id
-
-
-@pytest.mark.usefixtures("ray_session")
-def test_a_model_that_is_not_there_is_one_line(trained: Config, tmp_path: Path) -> None:
-    storage = trained.open_storage()
+    storage = config.open_storage()
     with pytest.raises(ConfigError, match="'elsewhere' is not allowed"):
         read_checkpoint(storage, "elsewhere")
     with pytest.raises(InputError, match="that model was not kept; kept are A-0"):

@@ -59,7 +59,7 @@ def test_new_layers_are_glorot_uniform_with_zero_bias() -> None:
     for layer in (model.classifier[0], model.classifier[3], model.logit):
         assert isinstance(layer, nn.Linear)
         bound = (6 / (layer.in_features + layer.out_features)) ** 0.5
-        assert 0.95 * bound < float(layer.weight.abs().max()) <= bound
+        assert 0.95 * bound < layer.weight.abs().max().item() <= bound
         assert not layer.bias.any()
 
 

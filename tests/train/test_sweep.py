@@ -18,7 +18,7 @@ from tests.training_root import change
 
 @pytest.mark.usefixtures("ray_session")
 def test_sweep_writes_the_tables_of_the_contract(training: Config) -> None:
-    config = change(training, sweep={"configs": ["A", "B"]}, train={"save": "winner"})
+    config = change(training, sweep={"configs": ["A", "B"], "concurrent": 2}, train={"save": "winner"})
     record = sweep.run(config)
     storage = config.open_storage()
     rows = json.loads(storage.read("sweep/results.json"))
@@ -49,7 +49,9 @@ def test_sweep_writes_the_tables_of_the_contract(training: Config) -> None:
 
 @pytest.mark.usefixtures("ray_session")
 def test_a_finished_trial_is_not_trained_again(training: Config) -> None:
-    config = change(training, sweep={"configs": ["A", "B"]}, train={"learning_rate": {"A": 0.01, "B": 1e30}})
+    config = change(
+        training, sweep={"configs": ["A", "B"], "concurrent": 2}, train={"learning_rate": {"A": 0.01, "B": 1e30}}
+    )
     with pytest.raises(StageError, match=r"sweep: trial B-0 failed: training: the loss is nan in epoch 2, batch 1"):
         sweep.run(config)
     storage = config.open_storage()

@@ -1,0 +1,233 @@
+"""The stage on Ray, from a posts file to images/, against the misbehaving server."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import raypipe
+from raypipe import tables
+from raypipe.config import Config
+from raypipe.errors import StageError
+from raypipe.ingest.fetch import Fetcher
+from raypipe.ingest.pipeline import run
+from raypipe.ingest.posts import ingest_posts
+from raypipe.ingest.units import Times, fetch_unit, images_table, orders, unit_rows
+from raypipe.options import load_config
+from raypipe.world.draw import draw_picture, encode
+from tests.ingest.conftest import WebServer, body, break_off, drip, endless, picture, redirect, reset, status
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+def configure(tmp_path: Path, server: WebServer, rows: list[dict[str, Any]], **sections: Any) -> Config:
+    """Options for a posts file of `rows`, whose `path` is on the server."""
+    frame = pd.DataFrame(rows)
+    frame["image_url"] = [server.url(path) if path.startswith("/") else path for path in frame.pop("path")]
+    for name in ("likes", "followers"):
+        frame[name] = range(len(frame))
+    frame.to_csv(tmp_path / "posts.csv", index=False)
+    ingest = {"allow_private": True, "allow_ports": [server.port], "attempts": 2, "deadline": 3, "max_bytes": 200_000}
+    return load_config(
+        root=str(tmp_path / "root"),
+        posts=str(tmp_path / "posts.csv"),
+        ray={"dashboard": False, "num_cpus": 2},
+        ingest={**ingest, **sections.pop("ingest", {})},
+        **{"faces": {"enabled": False}, **sections},
+    )
+
+
+def plain_rows(n: int) -> list[dict[str, Any]]:
+    return [{"post_id": f"p{i:03d}", "path": f"/{i}.jpg"} for i in range(n)]
+
+
+def test_every_post_gets_its_row_and_its_status(
+    tmp_path: Path, server: WebServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(3)
+    drawn = {n: encode(draw_picture(rng, n_faces=n, look=0.0), rng) for n in (0, 1, 2)}
+    png = picture("PNG")
+    answers = {
+        "none": (body(drawn[0]), "ok"),
+        "one": (body(drawn[1]), "ok"),
+        "two": (body(drawn[2]), "ok"),
+        "png": (body(png, "image/png"), "ok"),
+        "limited": (status(429, times=1, data=drawn[1], Retry_After="0.2"), "ok"),
+        "failing": (status(500, times=1, data=drawn[1]), "ok"),
+        "moved": (redirect("/one"), "ok"),
+        "slow": (drip(drawn[1], 0.005), "ok"),
+        "missing": (status(404), "gone"),
+        "gone": (status(410), "gone"),
+        "secret": (status(403), "forbidden"),
+        "busy": (status(429, Retry_After="0"), "rate_limited"),
+        "broken": (status(500), "server_error"),
+        "dripping": (drip(drawn[1], 0.5), "timeout"),
+        "reset": (reset(), "connection"),
+        "cut": (break_off(drawn[1], 2000), "truncated"),
+        "half": (body(drawn[1][: len(drawn[1]) // 2]), "truncated"),
+        "page": (body(b"<!doctype html>", "image/jpeg"), "not_an_image"),
+        "endless": (endless(b"x" * 5000), "too_large"),
+        "poster": (body(picture("PNG", (2000, 2000)), "image/png"), "too_many_pixels"),
+        "loop": (redirect("/loop"), "redirects"),
+        "inside": (redirect("http://169.254.169.254/"), "blocked"),
+    }
+    for name, (answer, _) in answers.items():
+        server.behave(f"/{name}", answer)
+    rows = [{"post_id": name, "path": f"/{name}", "deleted": False} for name in answers]
+    rows += [
+        {"post_id": "deleted", "path": "/deleted", "deleted": True},
+        {"post_id": "ftp", "path": "ftp://127.0.0.1/x.jpg", "deleted": False},
+        {"post_id": "nonsense", "path": "no url", "deleted": False},
+    ]
+    expected = {name: how for name, (_, how) in answers.items()}
+    expected |= {"deleted": "deleted", "ftp": "blocked", "nonsense": "invalid_url"}
+    config = configure(
+        tmp_path,
+        server,
+        rows,
+        faces={"enabled": True},
+        ingest={"max_pixels": 3_000_000, "max_bytes": 400_000, "deadline": 2},
+    )
+
+    record = run(config)
+
+    images = {row["post_id"]: row for row in tables.read_table(config.open_storage(), "images").to_pylist()}
+    assert {name: row["status"] for name, row in images.items()} == expected
+    assert (record.rows_in, record.rows_out, record.dropped) == (len(rows), len(rows), {})
+    assert {name: row["n_faces"] for name, row in images.items() if row["status"] == "ok"} == {
+        "none": 0, "one": 1, "two": 2, "png": 0, "limited": 1, "failing": 1, "moved": 1, "slow": 1
+    }  # fmt: skip
+    assert all((row["error"] is None) == (row["status"] in ("ok", "deleted")) for row in images.values())
+    assert all((row["image"] is None) == (row["status"] != "ok") for row in images.values())
+    one = images["one"]
+    assert one["image"] == drawn[1]
+    assert one["sha256"] == hashlib.sha256(drawn[1]).hexdigest() == images["moved"]["sha256"]
+    assert one["phash"] == images["limited"]["phash"]
+    assert (one["n_bytes"], one["format"], one["host"], one["attempts"]) == (len(drawn[1]), "JPEG", "127.0.0.1", 1)
+    assert images["limited"]["attempts"] == images["failing"]["attempts"] == 2
+    assert images["png"]["image"] == png
+    assert server.requests["/deleted"] == 0
+    assert record.facts["funnel"] == {"posts": 25, "present": 24, "fetched": 8, "with_face": 6, "one_face": 5}
+    assert record.facts["statuses"]["ok"] == 8
+    said = capsys.readouterr().out
+    assert "25 posts, 24 still there at the revisit (1 deleted), 8 fetched, 6 with a face, 5 with exactly one" in said
+    assert "1 forbidden: HTTP 403" in said
+
+
+def test_without_faces_they_are_not_counted(tmp_path: Path, server: WebServer) -> None:
+    config = configure(tmp_path, server, plain_rows(5))
+    record = run(config)
+    images = tables.read_table(config.open_storage(), "images")
+    assert images["status"].to_pylist() == ["ok"] * 5
+    assert images["n_faces"].null_count == images["faces"].null_count == 5
+    assert images["phash"].null_count == 0
+    assert record.facts["funnel"]["one_face"] is None
+
+
+def test_rows_keep_the_posts_order_over_units_and_fetchers(tmp_path: Path, server: WebServer) -> None:
+    config = configure(tmp_path, server, plain_rows(120), ingest={"fetchers": 2, "per_host": 6})
+    server.delay = 0.01
+    record = run(config)
+    assert len([file for file in record.files if file.path.endswith(".parquet")]) == 8
+    images = tables.read_table(config.open_storage(), "images")
+    assert images["post_id"].to_pylist() == [f"p{i:03d}" for i in range(120)]
+    assert set(server.requests.values()) == {1}
+    assert 1 < server.in_flight_most <= 6
+
+
+def test_what_is_staged_is_not_fetched_again(tmp_path: Path, server: WebServer) -> None:
+    config = configure(tmp_path, server, plain_rows(40))
+    storage, posts = config.open_storage(), ingest_posts(config)
+    options = config.result_options("ingest", "faces")
+
+    async def first_unit(writer: tables.TableWriter) -> str:
+        rows = tables.read_table(storage, "posts", ["post_id", "image_url", "deleted"])
+        unit, order = next(orders(rows, unit_rows(40, config.ingest.block_rows)))
+        async with Fetcher(config.ingest) as fetcher:
+            fetched = await fetch_unit(order, fetcher)
+        writer.write(unit, images_table(fetched, config.ingest, config.faces, None, Times()))
+        return unit
+
+    def interrupted() -> None:
+        with tables.begin(
+            storage, "images", command="ingest", config=options, inputs={"posts": posts.run_id}
+        ) as attempt:
+            asyncio.run(first_unit(attempt.writer))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    asked = dict(server.requests)
+    assert 0 < len(asked) < 40
+    with pytest.raises(StageError, match="is unfinished"):
+        tables.get_record(storage, "images")
+
+    record = run(config)
+    assert record.rows_out == 40
+    assert tables.read_table(storage, "images")["post_id"].to_pylist() == [f"p{i:03d}" for i in range(40)]
+    assert len(server.requests) == 40
+    assert set(server.requests.values()) == {1}
+    # The facts are of all rows, not of the last attempt's.
+    assert record.facts["statuses"] == {"ok": 40}
+
+
+def test_the_same_again_asks_nothing_and_other_options_are_refused(tmp_path: Path, server: WebServer) -> None:
+    config = configure(tmp_path, server, plain_rows(5))
+    first = run(config)
+    assert run(config) == first
+    # Without --posts the root's own posts are taken.
+    assert run(config.model_copy(update={"posts": None})) == first
+    assert set(server.requests.values()) == {1}
+    for section, option, value in (("ingest", "max_bytes", 5), ("faces", "upsample", 0)):
+        changed = getattr(config, section).model_copy(update={option: value})
+        with pytest.raises(StageError, match=rf"images: holds the result .*{section}\.{option} was"):
+            run(config.model_copy(update={section: changed}))
+    # How fast it goes does not matter to what comes out.
+    quicker = config.ingest.model_copy(update={"fan_out": 7, "fetchers": 3, "per_host": 2})
+    assert run(config.model_copy(update={"ingest": quicker})) == first
+    again = run(config.model_copy(update={"overwrite": True}))
+    assert again.run_id != first.run_id
+    assert set(server.requests.values()) == {2}
+
+
+def test_only_checking_fetches_nothing(tmp_path: Path, server: WebServer) -> None:
+    config = configure(tmp_path, server, plain_rows(5), ingest={"fetch": False})
+    assert run(config).table == "posts"
+    assert not server.requests
+    assert tables.find_record(config.open_storage(), "images") is None
+
+
+def test_no_posts_at_all(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"posts: is not there; run `raypipe ingest --posts FILE"):
+        raypipe.ingest(load_config(root=str(tmp_path / "root")))
+
+
+def test_a_unit_stays_whole_however_large_its_pictures(tmp_path: Path, server: WebServer) -> None:
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    usual = context.target_max_block_size
+    context.target_max_block_size = 1024
+    try:
+        config = configure(tmp_path, server, plain_rows(40))
+        record = run(config)
+    finally:
+        context.target_max_block_size = usual
+    assert [file.rows for file in record.files] == [16, 16, 8]
+
+
+def test_a_full_disk_is_one_line_and_a_resume(tmp_path: Path, server: WebServer) -> None:
+    config = configure(tmp_path, server, plain_rows(5))
+    ingest_posts(config)
+    # A file where the folder of the staged files should be: no worker can write there, whoever it runs as.
+    blocked = tmp_path / "root" / "images" / "_staging"
+    blocked.parent.mkdir()
+    blocked.write_text("")
+    with pytest.raises(StageError, match=r"images/_staging.*: cannot"):
+        run(config)

@@ -1,0 +1,40 @@
+"""Every stage's record is shown as it stands, in the order the stages ran."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from raypipe.report.provenance import build, flatten, shared_versions
+from raypipe.report.sources import Sources
+from tests.report.root import Built
+
+
+def test_records_are_shown_in_the_order_they_finished(shared: Built) -> None:
+    sources = Sources.open(shared.storage)
+    stages = build(sources)
+    assert [stage.table for stage in stages] == ["posts", "truth", "images", "labels", "sweep"]
+    for stage in stages:
+        record = sources.records[stage.table]
+        assert stage.run_id == record.run_id
+        assert stage.command == f"raypipe {record.command}"
+        assert stage.steps == {"work": 1.25}
+        assert stage.facts == {"pictures": "7"}
+        assert stage.n_bytes == sum(file.n_bytes for file in record.files)
+
+
+def test_versions_are_those_that_all_stages_share(shared: Built) -> None:
+    stages = build(Sources.open(shared.storage))
+    assert shared_versions(stages) == stages[0].versions
+    stages[1].versions.update(torch="0.0")
+    assert "torch" not in shared_versions(stages)
+    assert shared_versions([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "–"), (True, "true"), (12_345, "12,345"), (0.001, "0.001"), ([1, 2], "1, 2"), ({}, "–"), ("x", "x")],
+)
+def test_values_are_shown_as_a_person_writes_them(value: Any, text: str) -> None:
+    assert flatten({"section": {"option": value}}) == {"section.option": text}
