@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, get_args
 
 import yaml
@@ -56,10 +57,12 @@ def parse_arguments(arguments: Sequence[str]) -> dict[str, Any]:
         if not equals and rest and not rest[0].startswith("--"):
             value = rest.pop(0)
         elif not equals:
-            if not _is_flag(name):
+            if bool not in _alternatives(name):
                 raise ConfigError(f"--{name}: needs a value; only an option of true or false can stand alone")
             value = "true"
-        found[name] = None if value in ("null", "none") else _as_mapping(name, value)
+        # `none` is a word of some options' own, such as train.save.
+        clears = value in ("null", "none") and NoneType in _alternatives(name)
+        found[name] = None if clears else _as_mapping(name, value)
     return found
 
 
@@ -73,14 +76,15 @@ def _as_mapping(name: str, value: str) -> Any:
     return value
 
 
-def _is_flag(name: str) -> bool:
+def _alternatives(name: str) -> tuple[Any, ...]:
+    """The type of an option, or the members of its union."""
     section, _, option = name.rpartition(".")
     fields: Mapping[str, FieldInfo] = Config.model_fields
     if section:
         kind = fields[section].annotation
         fields = kind.model_fields if isinstance(kind, type) and issubclass(kind, Section) else {}
     annotation = fields[option].annotation if option in fields else None
-    return annotation is bool or bool in get_args(annotation)
+    return get_args(annotation) or (annotation,)
 
 
 def option_names() -> list[str]:

@@ -184,3 +184,8 @@ def test_the_papers_configuration_is_the_default_with_its_weights_named() -> Non
     same = paper.model_copy(update={"train": paper.train.model_copy(update={"weights": Config().train.weights})})
     assert same == Config()
     assert paper.train.weights == "imagenet"
+
+
+def test_none_clears_an_optional_one_and_stays_a_word_elsewhere() -> None:
+    found = load_config(overrides=parse_arguments(["--limit", "none", "--train.save", "none", "--train.patience=null"]))
+    assert (found.limit, found.train.save, found.train.patience) == (None, "none", None)

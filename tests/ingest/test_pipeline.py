@@ -73,7 +73,7 @@ def test_every_post_gets_its_row_and_its_status(
         "half": (body(drawn[1][: len(drawn[1]) // 2]), "truncated"),
         "page": (body(b"<!doctype html>", "image/jpeg"), "not_an_image"),
         "endless": (endless(b"x" * 5000), "too_large"),
-        "poster": (body(picture("PNG", (2000, 2000)), "image/png"), "too_many_pixels"),
+        "poster": (body(picture("JPEG", (2000, 2000), quality=30)), "too_many_pixels"),
         "loop": (redirect("/loop"), "redirects"),
         "inside": (redirect("http://169.254.169.254/"), "blocked"),
     }

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,15 @@ REPOSITORY = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+
+STARTS_ITS_OWN = """
+import ray
+from raypipe.options import load_config
+from raypipe.runtime import ray_session
+with ray_session(load_config(ray={"dashboard": False, "num_cpus": 1})):
+    print(int(ray.cluster_resources()["CPU"]), ray.get(ray.remote(lambda: 6 * 7).remote()))
+"""
 
 
 def ports(n: int) -> list[int]:
@@ -45,7 +55,9 @@ def head() -> Iterator[str]:
     command += [f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", "--disable-usage-stats"]
     command += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
     command += [f"--dashboard-agent-grpc-port={agent_grpc}", f"--metrics-export-port={metrics}"]
-    with Path(os.devnull).open("wb") as sink:
+    with Path(os.devnull).open("wb") as sink, tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:
+        # Short, since Ray's sockets stand below it, and not where another Ray of this machine is.
+        command.append(f"--temp-dir={folder}")
         node = subprocess.Popen(command, env=environment, stdout=sink, stderr=sink, start_new_session=True)
         try:
             for _ in range(240):
@@ -76,6 +88,14 @@ def submit(head: str, *words: str) -> subprocess.CompletedProcess[str]:
             return done
         time.sleep(1)
     return done
+
+
+def test_without_an_address_raypipe_starts_its_own_ray(head: str) -> None:
+    assert head
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-c", STARTS_ITS_OWN]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert (done.stdout, done.returncode) == ("1 42\n", 0), done.stderr
 
 
 def test_a_submitted_job_does_the_whole_run(head: str, tmp_path: Path, free_port: int) -> None:
