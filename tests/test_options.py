@@ -90,7 +90,7 @@ def test_words_that_are_wrong(words: list[str], message: str) -> None:
         (["--train.epochs", "{A: 3, E: 2}"], "train.epochs.E: 'E' is not allowed: ", "'A', 'B', 'C' or 'D'"),
         (["--train.epochs", "{A: x}"], "train.epochs.A: 'x' is not allowed: ", "valid integer"),
         (["--train.epochs", "some"], "train.epochs: 'some' is not allowed: ", "valid integer"),
-        (["--label.quantile", "none"], "label.quantile: None is not allowed: ", "valid number"),
+        (["--label.quantile", "none"], "label.quantile: 'none' is not allowed: ", "valid number"),
     ],
 )
 def test_values_that_are_wrong_name_what_is_allowed(words: list[str], starts: str, allowed: str) -> None:

@@ -26,7 +26,7 @@ from raypipe.train.weights import LoadedWeights
 
 CHECKPOINTS = "checkpoints"
 BEST = "best.safetensors"
-_INIT_PICTURES = 64
+_INIT_PICTURES = 128
 
 
 def loop_options(plan: TrialPlan, device: str) -> LoopOptions:
@@ -90,7 +90,9 @@ def run_trial(
         init=plan.options.init,
     )
     if weights.convolutions is None and plan.options.init == "lsuv" and start is None:
-        unit_variance_init(model, prepare_batch(train.images[:_INIT_PICTURES], weights.preprocessing))
+        # Spread over the whole set, which may be ordered by class.
+        rows = torch.linspace(0, len(train) - 1, min(len(train), _INIT_PICTURES)).long()
+        unit_variance_init(model, prepare_batch(train.images[rows], weights.preprocessing))
     keeper = _Keeper(plan, weights, val, rank, start, on_epoch)
     options = loop_options(plan, device)
     fit(
