@@ -49,7 +49,7 @@ class PictureTable:
         where = (pc.field("split") == split) & pc.field("error").is_null()
         rows = tables.read_table(self.storage, self.table, columns, where=where).sort_by("post_id")
         images = np.empty((len(rows), 3, self.image_size, self.image_size), np.uint8)
-        flat = images.reshape(len(rows), -1)
+        flat = images.reshape(len(rows), 3 * self.image_size**2)
         for i, pixels in enumerate(rows["pixels"]):
             flat[i] = np.frombuffer(pixels.as_buffer(), np.uint8)
         positive = pc.equal(rows["label"], self.classes[1]).to_numpy(zero_copy_only=False)
