@@ -222,7 +222,7 @@ def test_a_unit_stays_whole_however_large_its_pictures(tmp_path: Path, server: W
     assert [file.rows for file in record.files] == [16, 16, 8]
 
 
-def test_a_full_disk_is_one_line_and_a_resume(tmp_path: Path, server: WebServer) -> None:
+def test_a_unit_that_cannot_be_written_is_one_clear_line(tmp_path: Path, server: WebServer) -> None:
     config = configure(tmp_path, server, plain_rows(5))
     ingest_posts(config)
     # A file where the folder of the staged files should be: no worker can write there, whoever it runs as.

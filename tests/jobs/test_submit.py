@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import pytest
@@ -45,9 +46,16 @@ def ports(n: int) -> list[int]:
             probe.close()
 
 
-@pytest.fixture
-def head() -> Iterator[str]:
-    """The dashboard's URL of a head node, in a process group of its own that is ended afterwards."""
+class Head(NamedTuple):
+    """A head node: its dashboard's URL, and where Ray looks on this machine for the cluster that was last started."""
+
+    url: str
+    folder: str
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    """A head node of a process group of its own, which is ended afterwards."""
     gcs, dashboard, client, agent, agent_grpc, metrics = ports(6)
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     environment.pop("RAY_ADDRESS", None)
@@ -55,9 +63,9 @@ def head() -> Iterator[str]:
     command += [f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", "--disable-usage-stats"]
     command += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
     command += [f"--dashboard-agent-grpc-port={agent_grpc}", f"--metrics-export-port={metrics}"]
+    # Short, since Ray's sockets stand below it, and not where another Ray of this machine is.
     with Path(os.devnull).open("wb") as sink, tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:
-        # Short, since Ray's sockets stand below it, and not where another Ray of this machine is.
-        command.append(f"--temp-dir={folder}")
+        environment["RAY_TMPDIR"] = folder
         node = subprocess.Popen(command, env=environment, stdout=sink, stderr=sink, start_new_session=True)
         try:
             for _ in range(240):
@@ -66,9 +74,10 @@ def head() -> Iterator[str]:
                         break
                 assert node.poll() is None, "ray start ended at once"
                 time.sleep(0.5)
-            yield f"http://127.0.0.1:{dashboard}"
+            yield Head(f"http://127.0.0.1:{dashboard}", folder)
         finally:
-            os.killpg(node.pid, signal.SIGTERM)
+            # It ends its own processes; told to all of them at once, they wait for each other.
+            node.terminate()
             try:
                 node.wait(timeout=30)
             except subprocess.TimeoutExpired:
@@ -76,11 +85,11 @@ def head() -> Iterator[str]:
                 node.wait(timeout=30)
 
 
-def submit(head: str, *words: str) -> subprocess.CompletedProcess[str]:
+def submit(head: Head, *words: str) -> subprocess.CompletedProcess[str]:
     """`ray job submit` of a job's script, waiting for its end."""
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
     environment.pop("RAY_ADDRESS", None)
-    command = [RAY, "job", "submit", "--address", head, "--working-dir", ".", "--", sys.executable, *words]
+    command = [RAY, "job", "submit", "--address", head.url, "--working-dir", ".", "--", sys.executable, *words]
     for _ in range(20):
         done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=500)
         # The dashboard listens a little before its agent takes jobs.
@@ -90,15 +99,15 @@ def submit(head: str, *words: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def test_without_an_address_raypipe_starts_its_own_ray(head: str) -> None:
-    assert head
+def test_without_an_address_raypipe_starts_its_own_ray(head: Head) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment["RAY_TMPDIR"] = head.folder
     command = [sys.executable, "-c", STARTS_ITS_OWN]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert (done.stdout, done.returncode) == ("1 42\n", 0), done.stderr
 
 
-def test_a_submitted_job_does_the_whole_run(head: str, tmp_path: Path, free_port: int) -> None:
+def test_a_submitted_job_does_the_whole_run(head: Head, tmp_path: Path, free_port: int) -> None:
     root = str(tmp_path / "root")
     config = load_config(root=root, world={"posts": 400, "port": free_port})
     world = [sys.executable, "-m", "raypipe", "world", "--root", root, "--world.posts", "400"]
