@@ -50,7 +50,7 @@ def ray_session(config: Config) -> Iterator[None]:
         else:
             context = ray.init(
                 # Without it Ray joins whatever cluster was last started on this machine.
-                #address="local",
+                address="local",
                 num_cpus=config.ray.num_cpus,
                 # Nothing of a local Ray listens beyond this machine, and a change of network does not end it.
                 _node_ip_address="127.0.0.1",
