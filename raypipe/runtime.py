@@ -52,8 +52,6 @@ def ray_session(config: Config) -> Iterator[None]:
                 # Without it Ray joins whatever cluster was last started on this machine.
                 address="local",
                 num_cpus=config.ray.num_cpus,
-                # Nothing of a local Ray listens beyond this machine, and a change of network does not end it.
-                _node_ip_address="127.0.0.1",
                 include_dashboard=config.ray.dashboard,
                 dashboard_port=config.ray.dashboard_port if config.ray.dashboard else None,
                 logging_level=logging.ERROR,
