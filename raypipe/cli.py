@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config: Config | None = None
     try:
         if stage not in STAGES:
-            raise ConfigError(f"{stage}: unknown command; commands are {', '.join(STAGES)}")
+            raise ConfigError(f"unknown command; commands are {', '.join(STAGES)}")
         config = _configuration(stage, rest)
         _run(stage, config)
     except KeyboardInterrupt:

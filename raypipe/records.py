@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import platform
 import socket
@@ -31,6 +33,7 @@ class RunRecord(BaseModel):
     table: str
     command: str
     config: dict[str, Any]
+    fingerprint: str = ""
     inputs: dict[str, str]
     versions: dict[str, str]
     host: str
@@ -76,6 +79,11 @@ class Claim(BaseModel):
             pid=os.getpid(),
             process_started=psutil.Process().create_time(),
         )
+
+
+def fingerprint(config: dict[str, Any]) -> str:
+    """SHA-256 of the options that a result depends on, whatever their order."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
 def differences(found: RunRecord | Claim, config: dict[str, Any], inputs: dict[str, str]) -> list[str]:

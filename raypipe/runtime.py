@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
 from collections.abc import Iterator
 
@@ -58,6 +59,9 @@ def ray_session(config: Config) -> Iterator[None]:
                 log_to_driver=False,
             )
     except (Exception, SystemExit) as error:
+        if isinstance(error, SystemExit) and error.code == signal.SIGTERM:
+            # Ray's own handler, while it starts: somebody ends the command, nothing is wrong with Ray.
+            raise KeyboardInterrupt from error
         what = f"reach the cluster at RAY_ADDRESS={address}" if address else "start Ray on this machine"
         raise StageError(f"cannot {what}: {one_line(error)}; see `raypipe doctor`") from error
     quiet_ray()

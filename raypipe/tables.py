@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ValidationError
 
 from raypipe.errors import StageError, one_line
-from raypipe.records import Claim, DataFile, RunRecord, differences, versions
+from raypipe.records import Claim, DataFile, RunRecord, differences, fingerprint, versions
 from raypipe.storage import Storage
 
 RUN_FILE = "_run.json"
@@ -143,6 +143,7 @@ class TableRun:
             table=table,
             command=self._claim.command,
             config=self._claim.config,
+            fingerprint=fingerprint(self._claim.config),
             inputs=self._claim.inputs,
             versions=versions(),
             host=socket.gethostname(),

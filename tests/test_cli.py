@@ -168,7 +168,7 @@ def test_signals_let_the_stage_clean_up(tmp_path: Path, number: signal.Signals) 
         (["label", "--seed", "x"], "seed: 'x' is not allowed: input should be a valid integer"),
         (["label", "posts.csv"], "posts.csv: is not an option"),
         (["run", "--config", "nowhere.yaml"], "--config nowhere.yaml: cannot be read: No such file"),
-        (["lable"], "lable: unknown command; commands are demo, world, collect, ingest"),
+        (["lable"], "unknown command; commands are demo, world, collect, ingest"),
     ],
 )
 def test_a_wrong_option_is_one_line_and_2(

@@ -28,6 +28,7 @@ from raypipe.tables import TableWriter
 
 _FEWEST_UNITS_IN_FLIGHT = 8
 _BYTES_AHEAD, _BYTES_AHEAD_A_CPU = 2**29, 2**26
+_RETRIES = 3
 _STEPS = ("fetch", "decode", "detect", "write")
 
 
@@ -132,6 +133,8 @@ def _dataset(config: Config, writer: TableWriter, waiting: list[pa.Table], rows:
         functools.partial(_finish_unit, ingest=ingest, faces=faces, writer=writer),
         compute=TaskPoolStrategy(size=faces.workers),
         num_cpus=1,
+        # Ray's default is for ever: a picture that ends its decoder natively would be tried until someone looks.
+        max_retries=_RETRIES,
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,

@@ -66,11 +66,13 @@ def head() -> Iterator[Head]:
     # Short, since Ray's sockets stand below it, and not where another Ray of this machine is.
     with Path(os.devnull).open("wb") as sink, tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:
         environment["RAY_TMPDIR"] = folder
+        # What `ray start` writes last.
+        started = Path(folder) / "ray" / "ray_current_cluster"
         node = subprocess.Popen(command, env=environment, stdout=sink, stderr=sink, start_new_session=True)
         try:
             for _ in range(240):
                 with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", dashboard)) == 0:
+                    if started.exists() and probe.connect_ex(("127.0.0.1", dashboard)) == 0:
                         break
                 assert node.poll() is None, "ray start ended at once"
                 time.sleep(0.5)
