@@ -81,7 +81,7 @@ def head() -> Iterator[Head]:
             # It ends its own processes; told to all of them at once, they wait for each other.
             node.terminate()
             try:
-                node.wait(timeout=30)
+                node.wait(timeout=10)
             except subprocess.TimeoutExpired:
                 os.killpg(node.pid, signal.SIGKILL)
                 node.wait(timeout=30)
