@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from importlib import metadata
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +16,7 @@ import aiohttp
 from yarl import URL
 
 from raypipe.errors import StageError, one_line
+from raypipe.ingest.hosts import retry_after
 from raypipe.progress import say
 
 _ATTEMPTS = 5
@@ -129,24 +129,13 @@ def pause_after(status: int, headers: Mapping[str, str], now: datetime, attempt:
     rate-limit window (X-RateLimit-Reset, ISO 8601 as Mastodon sends it), or 2^attempt after a failure; else 0.
     """
     if status == 429 or status >= 500:
-        for name, read in (("Retry-After", _seconds), ("X-RateLimit-Reset", _until)):
+        for name, read in (("Retry-After", retry_after), ("X-RateLimit-Reset", _until)):
             if name in headers and (wait := read(headers[name], now)) is not None:
                 return wait
         return float(2**attempt)
     if headers.get("X-RateLimit-Remaining") == "0":
         return _until(headers.get("X-RateLimit-Reset", ""), now) or 0.0
     return 0.0
-
-
-def _seconds(value: str, now: datetime) -> float | None:
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(value) - now).total_seconds())
-    except (ValueError, TypeError):
-        return None
 
 
 def _until(value: str, now: datetime) -> float | None:
