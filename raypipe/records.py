@@ -6,15 +6,20 @@ import hashlib
 import json
 import os
 import platform
+import posixpath
 import socket
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import psutil
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
+from raypipe.errors import StageError, one_line
 from raypipe.schemas import SCHEMA_VERSION
+from raypipe.storage import Storage
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class DataFile(BaseModel):
@@ -26,7 +31,7 @@ class DataFile(BaseModel):
 
 
 class RunRecord(BaseModel):
-    """``_run.json``: what was run, on what, and what came of it."""
+    """``_run.json``: what was run, on what, and what came of it; `revision` where it did part of a table again."""
 
     schema_version: int = SCHEMA_VERSION
     run_id: str
@@ -35,6 +40,7 @@ class RunRecord(BaseModel):
     config: dict[str, Any]
     fingerprint: str = ""
     inputs: dict[str, str]
+    revision: dict[str, Any] | None = None
     versions: dict[str, str]
     host: str
     started_at: datetime
@@ -48,10 +54,13 @@ class RunRecord(BaseModel):
 
 
 class Claim(BaseModel):
+    """``_claim.json``: what an unfinished run does, and which process."""
+
     run_id: str
     command: str
     config: dict[str, Any]
     inputs: dict[str, str]
+    revision: dict[str, Any] | None = None
     started_at: datetime
     host: str
     pid: int
@@ -67,13 +76,21 @@ class Claim(BaseModel):
             return False
 
     @classmethod
-    def new(cls, command: str, config: dict[str, Any], inputs: dict[str, str], run_id: str = "") -> Self:
+    def new(
+        cls,
+        command: str,
+        config: dict[str, Any],
+        inputs: dict[str, str],
+        run_id: str = "",
+        revision: dict[str, Any] | None = None,
+    ) -> Self:
         """A claim of this process."""
         return cls(
             run_id=run_id,
             command=command,
             config=config,
             inputs=inputs,
+            revision=revision,
             started_at=datetime.now(UTC),
             host=socket.gethostname(),
             pid=os.getpid(),
@@ -86,22 +103,65 @@ def fingerprint(config: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
-def differences(found: RunRecord | Claim, config: dict[str, Any], inputs: dict[str, str]) -> list[str]:
-    """What sets a run apart from a wanted configuration and input, a phrase each, by dotted option name."""
+def differences(
+    found: RunRecord | Claim, config: dict[str, Any], inputs: dict[str, str], revision: dict[str, Any] | None = None
+) -> list[str]:
+    """What sets a run apart from a wanted configuration and input, a phrase each, by dotted option name.
 
-    def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-        if isinstance(value, dict) and (value or not prefix):
-            return {k: v for key, item in value.items() for k, v in flat(item, f"{prefix}{key}.").items()}
-        return {prefix.rstrip("."): value}
+    Of unfinished runs also what part of the table they do again; a complete table is whole, however it came about.
+    """
+    then, now = _flat(found.config), _flat(config)
+    changed = [name for name in sorted(found.inputs | inputs) if found.inputs.get(name) != inputs.get(name)]
+    lines = [*_changes(then, now), *(f"input {name} has changed" for name in changed)]
+    if isinstance(found, Claim) and found.revision != revision:
+        if found.revision and revision:
+            lines += _changes(found.revision, revision)
+        else:
+            lines.append(f"it was {_part(found.revision)}, is {_part(revision)}")
+    return lines
 
-    then, now = flat(found.config), flat(config)
-    lines = [
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict) and (value or not prefix):
+        return {k: v for key, item in value.items() for k, v in _flat(item, f"{prefix}{key}.").items()}
+    return {prefix.rstrip("."): value}
+
+
+def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    return [
         f"{key} was {then.get(key)!r}, is {now.get(key)!r}"
         for key in sorted(then | now)
         if then.get(key) != now.get(key)
     ]
-    changed = [name for name in sorted(found.inputs | inputs) if found.inputs.get(name) != inputs.get(name)]
-    return lines + [f"input {name} has changed" for name in changed]
+
+
+def _part(revision: dict[str, Any] | None) -> str:
+    return f"a part ({revision_options(revision)})" if revision else "the whole table"
+
+
+def revision_options(revision: dict[str, Any]) -> str:
+    """The options that ask for a revision, as they are typed: its dotted names and their values."""
+
+    def word(value: Any) -> str:
+        return ",".join(map(str, value)) if isinstance(value, list) else str(value).replace("True", "true")
+
+    return " ".join(f"--{key} {word(value)}" for key, value in revision.items() if "." in key)
+
+
+def parse(storage: Storage, path: str, data: bytes, kind: type[Model]) -> Model:
+    """What raypipe wrote at `path`; StageError where it is damaged."""
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        raise StageError(
+            f"{storage.uri(path)}: cannot be read as what raypipe writes there: {one_line(error)}; "
+            f"delete the folder {storage.uri(posixpath.dirname(path))} and run its stage again"
+        ) from error
+
+
+def as_json(model: BaseModel) -> bytes:
+    """The bytes that `parse` reads."""
+    return model.model_dump_json(indent=2).encode()
 
 
 def versions() -> dict[str, str]:

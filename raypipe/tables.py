@@ -13,27 +13,42 @@ import json
 import posixpath
 import socket
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ValidationError
 
-from raypipe.errors import StageError, one_line
-from raypipe.records import Claim, DataFile, RunRecord, differences, fingerprint, versions
+from raypipe import claims, s3
+from raypipe.claims import CLAIM_FILE, Seen
+from raypipe.errors import StageError
+from raypipe.parquet import encodings
+from raypipe.publish import RUN_FILE, STAGED_RECORD, STAGING, Staged, describe, discard, find_record, publish
+from raypipe.records import Claim, RunRecord, as_json, fingerprint, versions
 from raypipe.storage import Storage
 
-RUN_FILE = "_run.json"
-CLAIM_FILE = "_claim.json"
-STAGING = "_staging"
-_STAGED_RECORD = "_record.json"
+__all__ = [
+    "CLAIM_FILE",
+    "MADE_BY",
+    "RUN_FILE",
+    "STAGING",
+    "TableRun",
+    "TableWriter",
+    "begin",
+    "data_paths",
+    "find_record",
+    "finish",
+    "get_record",
+    "open_dataset",
+    "read_staged",
+    "read_table",
+]
 
-Model = TypeVar("Model", bound=BaseModel)
+_ROWS_A_GROUP = 2**20
 
 # Which command makes a table, for the line that a reader sees where it is missing.
 MADE_BY = {
@@ -68,10 +83,41 @@ class TableWriter:
 
     def write(self, unit: str, rows: pa.Table, *, folder: str = "") -> None:
         """Stage the rows of a unit as one Parquet file. Image bytes are compressed already and are left as they are."""
-        sink = pa.BufferOutputStream()
-        compression = {name: "NONE" if name == "image" else "ZSTD" for name in _leaf_columns(rows.schema)}
-        pq.write_table(rows, sink, compression=compression)
-        self.write_file(posixpath.join(folder, self.part_name(unit)), memoryview(sink.getvalue()))
+        self._stage(posixpath.join(folder, self.part_name(unit)), rows.schema, [rows], dict)
+
+    def rewrite(self, name: str, rows: pa.Table) -> None:
+        """Stage rows in place of those of the staged Parquet file `name`, which keeps its metadata."""
+        with self.storage.errors("read", f"{self.staging}/{name}"):
+            path = self.storage.path(self.staging, name)
+            metadata = dict(pq.read_metadata(path, filesystem=self.storage.filesystem).metadata or {})
+        metadata.pop(b"ARROW:schema", None)
+        self._stage(name, rows.schema.remove_metadata(), [rows], lambda: metadata)
+
+    def write_stream(
+        self,
+        unit: str,
+        schema: pa.Schema,
+        tables: Iterable[pa.Table],
+        metadata: Callable[[], Mapping[bytes, bytes]] = dict,
+    ) -> None:
+        """Stage tables of `schema` as they come, a row group each, as one Parquet file; `metadata` is asked last."""
+        self._stage(self.part_name(unit), schema, tables, metadata)
+
+    def _stage(
+        self,
+        name: str,
+        schema: pa.Schema,
+        tables: Iterable[pa.Table],
+        metadata: Callable[[], Mapping[bytes, bytes]],
+    ) -> None:
+        def fill(stream: pa.NativeFile) -> None:
+            with pq.ParquetWriter(stream, schema, **encodings(schema)) as parquet:
+                for table in tables:
+                    parquet.write_table(table, min(len(table), _ROWS_A_GROUP) or None)
+                if added := metadata():
+                    parquet.add_key_value_metadata(added)
+
+        self.storage.write_with(f"{self.staging}/{name}", fill)
 
     def write_file(self, name: str, data: bytes | memoryview) -> None:
         """Stage any other file under its own name."""
@@ -82,14 +128,6 @@ class TableWriter:
         prefix = f"part-{self.run_id}-"
         names = (name.rsplit("/", 1)[-1] for name in self.storage.files(self.staging))
         return {name.removeprefix(prefix).removesuffix(".parquet") for name in names if name.startswith(prefix)}
-
-
-def _leaf_columns(schema: pa.Schema) -> list[str]:
-    # Parquet names compression by leaf path (`faces.list.element.left`), which this yields in file order.
-    sink = pa.BufferOutputStream()
-    pq.write_table(schema.empty_table(), sink)
-    leaves = pq.ParquetFile(pa.BufferReader(sink.getvalue())).schema
-    return [leaves.column(i).path for i in range(len(leaves))]
 
 
 class TableRun:
@@ -111,8 +149,12 @@ class TableRun:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         # What a failed attempt has staged is kept for the resume; an attempt that staged nothing leaves no trace.
-        if error is not None and self.record is None and not self.writer.storage.files(self.writer.staging):
-            _discard(self.writer.storage, self.writer.table)
+        if error is None or self.record is not None:
+            return
+        # Where the store is down, that is what ends the run, not that nothing can be tidied up.
+        with contextlib.suppress(StageError):
+            if not self.writer.storage.files(self.writer.staging):
+                discard(self.writer.storage, self.writer.table)
 
     def commit(
         self,
@@ -129,7 +171,7 @@ class TableRun:
         rows in ≠ rows out + Σ dropped: then rows were lost or doubled, and nothing is published.
         """
         storage, table = self.writer.storage, self.writer.table
-        files = [_describe(storage, self.writer.staging, name) for name in storage.files(self.writer.staging)]
+        files = describe(storage, self.writer.staging)
         if rows_out is None:
             rows_out = sum(file.rows or 0 for file in files if "/" not in file.path)
         lost = dict(dropped or {})
@@ -145,6 +187,7 @@ class TableRun:
             config=self._claim.config,
             fingerprint=fingerprint(self._claim.config),
             inputs=self._claim.inputs,
+            revision=self._claim.revision,
             versions=versions(),
             host=socket.gethostname(),
             started_at=self._claim.started_at,
@@ -157,9 +200,9 @@ class TableRun:
             files=files,
         )
         previous = find_record(storage, table)
-        staged = _Staged(record=self.record, replaces=[file.path for file in previous.files] if previous else [])
-        self.writer.write_file(_STAGED_RECORD, _as_json(staged))
-        _publish(storage, staged)
+        staged = Staged(record=self.record, replaces=[file.path for file in previous.files] if previous else [])
+        self.writer.write_file(STAGED_RECORD, as_json(staged))
+        publish(storage, staged)
         return self.record
 
 
@@ -171,121 +214,61 @@ def begin(
     config: Mapping[str, Any],
     inputs: Mapping[str, str],
     overwrite: bool = False,
+    revision: Mapping[str, Any] | None = None,
 ) -> TableRun:
     """Claim a table for a run, take up an interrupted one, or find it complete.
 
     `config` holds what the result depends on (nested, JSON types); `inputs` a fingerprint for each input by name.
-    Raises StageError where another configuration's or input's result stands there (naming what differs), or another
+    `revision` (options by dotted name, and whatever else sets it apart) does part of a complete table again: the table
+    stays readable, whatever its configuration, until the run that replaces it is complete. Raises StageError where
+    another configuration's or input's result stands there, or another unfinished run (naming what differs), or another
     process of this machine is writing.
     """
-    wanted_config, wanted_inputs = json.loads(json.dumps(config)), dict(inputs)
-    claim = _read_claim(storage, table)
-    if claim is not None and claim.held_by_other():
-        raise StageError(
-            f"{storage.uri(table)}: process {claim.pid} (`raypipe {claim.command}`) is writing there; wait or end it"
-        )
-    if claim is not None and storage.exists(f"{table}/{STAGING}/{claim.run_id}/{_STAGED_RECORD}"):
-        staged = storage.read(f"{table}/{STAGING}/{claim.run_id}/{_STAGED_RECORD}")
-        _publish(storage, _Staged.model_validate_json(staged))
-        claim = None
-    found: RunRecord | Claim | None = claim or find_record(storage, table)
-    same = found is not None and not differences(found, wanted_config, wanted_inputs)
-    if found is not None and not same and not overwrite:
-        state = "holds the result" if isinstance(found, RunRecord) else "holds an unfinished run"
-        what = "; ".join(differences(found, wanted_config, wanted_inputs))
-        raise StageError(
-            f"{storage.uri(table)}: {state} of another configuration or input: {what}; "
-            "use --overwrite, another --root, or the same options"
-        )
-    if isinstance(found, RunRecord) and same and not overwrite:
-        return TableRun(
-            TableWriter(storage, table, found.run_id),
-            Claim.new(command, wanted_config, wanted_inputs),
-            found,
-            False,
-        )
-    resumed = isinstance(found, Claim) and same and not overwrite
-    run_id = found.run_id if resumed and found is not None else uuid.uuid4().hex[:8]
-    if not resumed:
-        storage.delete_directory(f"{table}/{STAGING}")
-    new = Claim.new(command, wanted_config, wanted_inputs, run_id)
-    if resumed and isinstance(found, Claim):
-        new.started_at = found.started_at
-    run = TableRun(TableWriter(storage, table, run_id), new, None, resumed)
-    with contextlib.ExitStack() as on_error:
-        on_error.push(run)
-        storage.write(f"{table}/{CLAIM_FILE}", _as_json(new))
-        on_error.pop_all()
-    return run
+    part = json.loads(json.dumps(revision)) if revision else None
+    new = Claim.new(command, json.loads(json.dumps(config)), dict(inputs), revision=part)
+    with claims.locked(storage, table):
+        seen, _ = _take_up(storage, table)
+        found: Claim | RunRecord | None = seen.claim
+        if part and (found is None or overwrite):
+            # There must be something to do again; what it is makes no difference.
+            get_record(storage, table)
+        elif found is None:
+            found = find_record(storage, table)
+        if found is not None and not overwrite:
+            claims.refuse_another(storage, table, found, new)
+        if isinstance(found, RunRecord) and not overwrite:
+            return TableRun(TableWriter(storage, table, found.run_id), new, found, False)
+        resumed = isinstance(found, Claim) and not overwrite
+        new.run_id = found.run_id if found is not None and resumed else uuid.uuid4().hex[:8]
+        if isinstance(found, Claim) and resumed:
+            new.started_at = found.started_at
+        claims.put(storage, table, new, seen)
+        # Only whoever holds the claim may clear what others have left.
+        for other in {name.split("/")[0] for name in storage.files(f"{table}/{STAGING}")} - {new.run_id}:
+            storage.delete_directory(f"{table}/{STAGING}/{other}")
+        s3.abort_uploads(storage, table)
+    return TableRun(TableWriter(storage, table, new.run_id), new, None, resumed)
 
 
-class _Staged(BaseModel):
-    """A run whose files are all staged: its record, and the previous run's files that go."""
+def finish(storage: Storage, table: str) -> bool:
+    """Complete a publication that a kill cut off, as `begin` does first; whether there was one.
 
-    record: RunRecord
-    replaces: list[str]
-
-
-def _publish(storage: Storage, staged: _Staged) -> None:
-    """Move a staged run into place; every step can be repeated after a kill."""
-    record = staged.record
-    table, staging = record.table, f"{record.table}/{STAGING}/{record.run_id}"
-    published = find_record(storage, table)
-    if published is None or published.run_id != record.run_id:
-        # The old list goes before the files it lists: no reader may trust it any more.
-        storage.delete(f"{table}/{RUN_FILE}")
-        for name in staged.replaces:
-            # A file of the same name may be the new one already, moved by an attempt that was killed.
-            if storage.exists(f"{staging}/{name}") or name not in {file.path for file in record.files}:
-                storage.delete(f"{table}/{name}")
-        for file in record.files:
-            if storage.exists(f"{staging}/{file.path}"):
-                storage.move(f"{staging}/{file.path}", f"{table}/{file.path}")
-        storage.write(f"{table}/{RUN_FILE}", _as_json(record))
-    _discard(storage, table)
+    For whoever reads a table's record before `begin`. Raises StageError where another process is writing.
+    """
+    with claims.locked(storage, table):
+        return _take_up(storage, table)[1]
 
 
-def _discard(storage: Storage, table: str) -> None:
-    storage.delete_directory(f"{table}/{STAGING}")
-    storage.delete(f"{table}/{CLAIM_FILE}")
-    storage.delete_temporaries(table)
-    if storage.is_local and not storage.files(table) and storage.exists(table):
-        storage.delete_directory(table)
-
-
-def _describe(storage: Storage, directory: str, name: str) -> DataFile:
-    path = f"{directory}/{name}"
-    rows = (
-        pq.read_metadata(storage.path(path), filesystem=storage.filesystem).num_rows
-        if name.endswith(".parquet")
-        else None
-    )
-    return DataFile(path=name, rows=rows, n_bytes=storage.size(path))
-
-
-def _read_claim(storage: Storage, table: str) -> Claim | None:
-    return _read_model(storage, f"{table}/{CLAIM_FILE}", Claim)
-
-
-def _read_model(storage: Storage, path: str, kind: type[Model]) -> Model | None:
+def _take_up(storage: Storage, table: str) -> tuple[Seen, bool]:
+    """The claim that stands after a run that is staged whole, if there is one, has been published; whether it was."""
+    seen = claims.read(storage, table)
+    if seen.claim is None:
+        return seen, False
+    path = f"{table}/{STAGING}/{seen.claim.run_id}/{STAGED_RECORD}"
     if not storage.exists(path):
-        return None
-    try:
-        return kind.model_validate_json(storage.read(path))
-    except ValidationError as error:
-        raise StageError(
-            f"{storage.uri(path)}: cannot be read as what raypipe writes there: {one_line(error)}; "
-            f"delete the folder {storage.uri(posixpath.dirname(path))} and run its stage again"
-        ) from error
-
-
-def _as_json(model: BaseModel) -> bytes:
-    return model.model_dump_json(indent=2).encode()
-
-
-def find_record(storage: Storage, table: str) -> RunRecord | None:
-    """The record of a complete table, None where there is none."""
-    return _read_model(storage, f"{table}/{RUN_FILE}", RunRecord)
+        return seen, False
+    publish(storage, Staged.model_validate_json(storage.read(path)))
+    return Seen(), True
 
 
 def get_record(storage: Storage, table: str) -> RunRecord:
@@ -307,7 +290,9 @@ def data_paths(storage: Storage, table: str, folder: str = "") -> list[str]:
 
 def open_dataset(storage: Storage, table: str, folder: str = "") -> pads.Dataset:
     """A complete table as a pyarrow dataset (lazy)."""
-    return pads.dataset(data_paths(storage, table, folder), filesystem=storage.filesystem, format="parquet")
+    paths = data_paths(storage, table, folder)
+    with storage.errors("read", table):
+        return pads.dataset(paths, filesystem=storage.filesystem, format="parquet")
 
 
 def read_table(
@@ -319,10 +304,13 @@ def read_table(
     folder: str = "",
 ) -> pa.Table:
     """Rows of a complete table in memory, in order."""
-    return open_dataset(storage, table, folder).to_table(columns=list(columns) if columns else None, filter=where)
+    dataset = open_dataset(storage, table, folder)
+    with storage.errors("read", table):
+        return dataset.to_table(columns=list(columns) if columns else None, filter=where)
 
 
 def read_staged(writer: TableWriter, unit: str, columns: Sequence[str], *, folder: str = "") -> pa.Table:
     """Columns of a unit that this run, or an interrupted attempt of it, has staged."""
     path = writer.storage.path(writer.staging, folder, writer.part_name(unit))
-    return pq.read_table(path, columns=list(columns), filesystem=writer.storage.filesystem)
+    with writer.storage.errors("read", writer.table):
+        return pq.read_table(path, columns=list(columns), filesystem=writer.storage.filesystem)

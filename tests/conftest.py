@@ -15,6 +15,7 @@ import pytest
 from raypipe.config import Config
 from raypipe.options import load_config
 from raypipe.runtime import ray_session as start_ray
+from tests.s3_faults import S3Faults
 
 
 @pytest.fixture(scope="session")
@@ -89,3 +90,13 @@ def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server.terminate()
         server.wait(timeout=20)
         log.close()
+
+
+@pytest.fixture
+def s3_faults(s3_endpoint: str, free_port: int) -> Iterator[S3Faults]:
+    """A proxy before the S3 server that fails as it is told; without faults at first."""
+    faults = S3Faults(s3_endpoint, free_port)
+    try:
+        yield faults
+    finally:
+        faults.close()

@@ -1,7 +1,8 @@
 """Writes a small table by the commit protocol and kills itself at a chosen change of the storage.
 
-``python kill_program.py ROOT ENDPOINT STEP WHEN VALUE OVERWRITE``: STEP counts writes, moves and deletes from 0; WHEN
-is ``before``, ``during`` (a local write has filled its temporary file) or ``after`` it; STEP -1 lets it end.
+``python kill_program.py ROOT ENDPOINT STEP WHEN VALUE MODE``: STEP counts writes, moves and deletes from 0; WHEN is
+``before``, ``during`` (a local write has filled its temporary file) or ``after`` it; STEP -1 lets it end. MODE is
+``plain``, ``overwrite`` or ``revision`` (units of odd numbers are done again, the others carried over).
 """
 
 from __future__ import annotations
@@ -14,27 +15,55 @@ from typing import Any
 
 import pyarrow as pa
 
+from raypipe import parts, s3, tables
 from raypipe import storage as storage_module
-from raypipe import tables
 from raypipe.storage import Storage
+from raypipe.tables import TableWriter
 
-UNITS = 3
+UNITS = 5
 ROWS = 4
+REVISION = {"demo.odd": True}
+ID = pa.schema([("id", pa.string())])
+# Two parts a file, and one that is left over.
+TARGET_BYTES = 1050
 
 
-def write_table(storage: Storage, value: int, overwrite: bool) -> None:
+def ids_of(value: int, unit: int) -> list[str]:
+    """The rows of one unit."""
+    return [f"{value}-{unit}-{row}" for row in range(ROWS)]
+
+
+def write_table(storage: Storage, value: int, mode: str) -> None:
     """A run whose rows depend on `value`."""
-    config = {"value": value}
-    with tables.begin(storage, "demo", command="test", config=config, inputs={}, overwrite=overwrite) as run:
+    tables.finish(storage, "demo")
+    config, revision, old = {"value": value}, None, None
+    if mode == "revision":
+        record = tables.get_record(storage, "demo")
+        if record.config != config:
+            old, revision = record.config["value"], REVISION
+    wanted = {"command": "test", "config": config, "inputs": {}, "overwrite": mode == "overwrite"}
+    with tables.begin(storage, "demo", **wanted, revision=revision) as run:
         if run.record is not None:
             return
-        done = run.writer.units_done()
-        for unit in range(UNITS):
-            if f"{unit:05d}" not in done:
-                ids = [f"{value}-{unit}-{row}" for row in range(ROWS)]
-                run.writer.write(f"{unit:05d}", pa.table({"id": ids}))
+        parts.settle(run.writer)
+        _stage(run.writer, value, old)
+        for group in parts.merge_plan(run.writer, TARGET_BYTES):
+            parts.merge(run.writer, group)
         run.writer.write_file("_model.json", str(value).encode())
         run.commit(rows_in=UNITS * ROWS)
+
+
+def _stage(writer: TableWriter, value: int, old: int | None) -> None:
+    # By rows, not by file names: merged files have others.
+    done = set(parts.read_parts(writer, ID)["id"].to_pylist())
+    carried = set(tables.read_table(writer.storage, "demo")["id"].to_pylist()) if old is not None else set()
+    for unit in range(UNITS):
+        ids = ids_of(value, unit)
+        if old is not None and unit % 2 == 0:
+            ids = ids_of(old, unit)
+            assert carried.issuperset(ids), "the old table is not whole"
+        if not done.intersection(ids):
+            writer.write(f"{unit:05d}", pa.table({"id": ids}))
 
 
 def die() -> None:
@@ -43,11 +72,11 @@ def die() -> None:
 
 
 def arm(step: int, when: str) -> None:
-    """Wrap every method that changes the storage."""
+    """Wrap everything that changes the storage."""
     seen = -1
 
     def wrapped(method: Callable[..., Any]) -> Callable[..., Any]:
-        def call(self: Storage, *arguments: Any) -> Any:
+        def call(*arguments: Any) -> Any:
             nonlocal seen
             seen += 1
             mine = seen == step
@@ -55,19 +84,21 @@ def arm(step: int, when: str) -> None:
                 die()
             if mine and when == "during":
                 storage_module.os.fsync = lambda _: die()  # type: ignore[attr-defined]
-            result = method(self, *arguments)
+            result = method(*arguments)
             if mine:
                 die()
             return result
 
         return call
 
-    for name in ("write", "move", "delete", "delete_directory"):
+    for name in ("write", "write_with", "move", "delete", "delete_directory"):
         setattr(Storage, name, wrapped(getattr(Storage, name)))
+    # On S3 the claim is put by boto3.
+    s3.replace_version = wrapped(s3.replace_version)
 
 
 if __name__ == "__main__":
-    root, endpoint, step, when, value, overwrite = sys.argv[1:]
+    root, endpoint, step, when, value, mode = sys.argv[1:]
     if int(step) >= 0:
         arm(int(step), when)
-    write_table(Storage(root, endpoint or None, "us-east-1"), int(value), overwrite == "true")
+    write_table(Storage(root, endpoint or None, "us-east-1"), int(value), mode)

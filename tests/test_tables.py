@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import pickle
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -20,52 +15,13 @@ from hypothesis import strategies as st
 
 from raypipe import tables
 from raypipe.errors import StageError
-from raypipe.records import Claim, RunRecord
-from raypipe.schemas import IMAGES
 from raypipe.storage import Storage
-from raypipe.tables import TableRun
-
-CONFIG = {"seed": 0, "label": {"quantile": 0.1}}
+from tests.table_runs import CONFIG, begin, complete, everything_under, ids_of, interrupt, rows
 
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
     return Storage(str(tmp_path / "root"))
-
-
-def begin(storage: Storage, table: str = "labels", **changes: Any) -> TableRun:
-    arguments: dict[str, Any] = {"command": "label", "config": CONFIG, "inputs": {"posts": "aa"}}
-    return tables.begin(storage, table, **(arguments | changes))
-
-
-def rows(*ids: str) -> pa.Table:
-    return pa.table({"post_id": list(ids)})
-
-
-def complete(storage: Storage, *ids: str, table: str = "labels", **changes: Any) -> RunRecord:
-    with begin(storage, table, **changes) as run:
-        assert run.record is None
-        for number, name in enumerate(ids):
-            run.writer.write(f"{number:05d}", rows(name))
-        return run.commit(rows_in=len(ids))
-
-
-def interrupt(storage: Storage, *ids: str, **changes: Any) -> TableRun:
-    """A run that Ctrl-C ends after it has staged a unit for each of `ids`."""
-    with contextlib.suppress(KeyboardInterrupt), begin(storage, **changes) as run:
-        for number, name in enumerate(ids):
-            run.writer.write(f"{number:05d}", rows(name))
-        raise KeyboardInterrupt
-    return run
-
-
-def ids_of(storage: Storage, table: str = "labels") -> list[str]:
-    return tables.read_table(storage, table)["post_id"].to_pylist()
-
-
-def everything_under(storage: Storage) -> dict[str, bytes]:
-    root = Path(storage.root)
-    return {str(p.relative_to(root)): p.read_bytes() if p.is_file() else b"" for p in sorted(root.rglob("*"))}
 
 
 # What a complete run leaves
@@ -125,22 +81,6 @@ def test_readers_go_by_the_list(storage: Storage) -> None:
     pq.write_table(rows("stray"), stray)
     storage.write("labels/part-zzz.parquet", stray.getvalue().to_pybytes())
     assert ids_of(storage) == ["a"]
-
-
-def test_nested_columns_are_compressed_and_image_bytes_are_not(storage: Storage) -> None:
-    face = {"left": 1, "top": 2, "right": 3, "bottom": 4, "score": 0.5}
-    image = {"post_id": "1", "url": "u", "status": "ok", "attempts": 1, "image": bytes(5000), "faces": [face]}
-    table = pa.Table.from_pylist([image], schema=IMAGES).append_column("a.b", pa.array(["dotted"]))
-    with begin(storage, "images") as run:
-        run.writer.write("00000", table)
-        run.commit(rows_in=1)
-    (path,) = tables.data_paths(storage, "images")
-    group = pq.read_metadata(path).row_group(0)
-    columns = [group.column(i) for i in range(group.num_columns)]
-    assert {c.path_in_schema for c in columns if c.compression == "UNCOMPRESSED"} == {"image"}
-    assert {c.compression for c in columns} == {"UNCOMPRESSED", "ZSTD"}
-    assert len(columns) == len(IMAGES) - 1 + len(face) + 1
-    assert tables.read_table(storage, "images").equals(table)
 
 
 # The law
@@ -235,75 +175,6 @@ def test_overwrite_does_a_finished_run_again(storage: Storage) -> None:
     assert ids_of(storage) == ["b"]
 
 
-# Interruptions
-
-
-def test_an_interrupted_run_is_taken_up(storage: Storage) -> None:
-    first = interrupt(storage, "a")
-    first.writer.write("00000", rows("p"), folder="predictions")
-    with pytest.raises(StageError, match=r"labels: is unfinished; run `raypipe label --root .*` first"):
-        tables.get_record(storage, "labels")
-    with begin(storage) as second:
-        assert second.resumed
-        assert second.writer.run_id == first.writer.run_id
-        assert second.writer.units_done() == {"00000"}
-        assert tables.read_staged(second.writer, "00000", ["post_id"]).to_pydict() == {"post_id": ["a"]}
-        second.writer.write("00001", rows("b"))
-        second.commit(rows_in=2)
-    assert ids_of(storage) == ["a", "b"]
-
-
-def test_an_interrupted_run_does_not_hide_the_complete_one(storage: Storage) -> None:
-    complete(storage, "a")
-    interrupt(storage, "half", config={}, overwrite=True)
-    assert ids_of(storage) == ["a"]
-
-
-def test_a_run_staged_whole_is_published_by_the_next_attempt(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    with begin(storage) as run, monkeypatch.context() as patch:
-        run.writer.write("00000", rows("a"))
-        patch.setattr(tables, "_publish", killed)
-        with pytest.raises(KeyboardInterrupt):
-            run.commit(rows_in=1)
-    assert tables.find_record(storage, "labels") is None
-    # Whatever comes next, the finished work is not thrown away before the question of options is asked.
-    with pytest.raises(StageError, match="holds the result of another configuration"):
-        begin(storage, config={"seed": 9})
-    assert ids_of(storage) == ["a"]
-    assert begin(storage).record is not None
-
-
-@pytest.mark.parametrize("table", ["labels", "train/A"])
-def test_an_attempt_that_staged_nothing_leaves_no_trace(storage: Storage, table: str) -> None:
-    with pytest.raises(ValueError), begin(storage, table):
-        raise ValueError("bad input, found late")
-    assert not storage.exists(table)
-    complete(storage, "a", table=table)
-    before = everything_under(storage)
-    with pytest.raises(ValueError), begin(storage, table, config={}, overwrite=True):
-        raise ValueError("bad input, found late")
-    assert everything_under(storage) == before
-
-
-def test_a_table_that_another_process_writes_is_left_alone(storage: Storage) -> None:
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    started = psutil.Process(process.pid).create_time()
-    claim = Claim.new("label", CONFIG, {"posts": "aa"}, "0123abcd")
-    claim = claim.model_copy(update={"pid": process.pid, "process_started": started})
-    storage.write("labels/_claim.json", claim.model_dump_json().encode())
-    before = everything_under(storage)
-    for overwrite in (False, True):
-        with pytest.raises(StageError, match=rf"labels: process {process.pid} \(`raypipe label`\) is writing there"):
-            begin(storage, overwrite=overwrite)
-    assert everything_under(storage) == before
-    process.communicate(b"\n", timeout=20)
-    with begin(storage) as run:
-        assert run.writer.run_id == "0123abcd"
-
-
 # What stands in the way
 
 
@@ -312,33 +183,6 @@ def test_a_root_below_a_regular_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"file/run/labels/_claim\.json: cannot write: .*choose another --root"):
         begin(Storage(str(tmp_path / "file" / "run")))
     assert (tmp_path / "file").read_text() == "x"
-
-
-@pytest.mark.cluster
-def test_a_full_disk_keeps_whole_files_only(small_disk: Path) -> None:
-    storage = Storage(str(small_disk / "run"))
-    noise = pa.table({"image": [bytes(400_000)], "post_id": ["a"]})
-    with begin(storage) as run:
-        run.writer.write("00000", noise)
-        run.writer.write("00001", noise)
-        with pytest.raises(StageError, match=r"cannot write: No space left on device; free space"):
-            run.writer.write("00002", noise)
-    staged = [name for name in storage.files("labels") if name.endswith(".parquet")]
-    assert len(staged) == 2
-    assert not [name for name in storage.files("labels") if name.endswith(".tmp")]
-    with begin(storage) as again:
-        assert again.writer.units_done() == {"00000", "00001"}
-        again.commit(rows_in=2)
-    assert ids_of(storage) == ["a", "a"]
-
-
-@pytest.mark.cluster
-def test_a_disk_that_is_full_already_is_left_without_a_trace(small_disk: Path) -> None:
-    (small_disk / "filler").write_bytes(bytes(1 << 20))
-    storage = Storage(str(small_disk))
-    with pytest.raises(StageError, match=r"labels/_claim\.json: cannot write: No space left on device; free space"):
-        begin(storage)
-    assert list(everything_under(storage)) == ["filler"]
 
 
 @pytest.mark.parametrize(
@@ -370,15 +214,8 @@ def test_a_damaged_record_says_which_file_and_what_to_do(storage: Storage, name:
     assert "\n" not in str(caught.value)
 
 
-def test_the_writer_works_from_another_process(storage: Storage) -> None:
-    with begin(storage) as run:
-        sent = pickle.dumps(run.writer)
-        program = (
-            "import pickle, sys, pyarrow as pa\n"
-            "writer = pickle.load(sys.stdin.buffer)\n"
-            "writer.write('00007', pa.table({'post_id': ['far']}))\n"
-        )
-        subprocess.run([sys.executable, "-c", program], input=sent, check=True, timeout=60)
-        assert run.writer.units_done() == {"00007"}
-        run.commit(rows_in=1)
-    assert ids_of(storage) == ["far"]
+def test_a_listed_file_that_is_gone_is_one_line(storage: Storage) -> None:
+    record = complete(storage, "a")
+    storage.delete(f"labels/{record.files[0].path}")
+    with pytest.raises(StageError, match=r"labels: cannot read: it is not there; run its stage again with --overwrite"):
+        ids_of(storage)

@@ -1,4 +1,7 @@
-"""The commit protocol against SIGKILL at each change of the storage, on a local disk and on S3."""
+"""The commit protocol against SIGKILL at each change of the storage, on a local disk and on S3.
+
+Each run merges its parts too; a table is made anew, overwritten, or done again in part.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,79 +18,86 @@ import pytest
 from raypipe import tables
 from raypipe.errors import StageError
 from raypipe.storage import Storage
-from tests.kill_program import ROWS, UNITS
+from tests.kill_program import UNITS, ids_of
 
 PROGRAM = Path(__file__).with_name("kill_program.py")
-MOST_STEPS = 60
+MOST_STEPS = 80
+# Claim, units, two merged files and their sources, model, record, moves of three files and the model, `_run.json`.
+FEWEST_CHANGES = 1 + UNITS + 2 + 4 + 2 + 4 + 1
 
 pytestmark = pytest.mark.cluster
 
 
-def expected(value: int) -> list[str]:
-    return [f"{value}-{unit}-{row}" for unit in range(UNITS) for row in range(ROWS)]
+def expected(value: int, old: int | None = None) -> list[str]:
+    values = [old if old is not None and unit % 2 == 0 else value for unit in range(UNITS)]
+    return [name for unit in range(UNITS) for name in ids_of(values[unit], unit)]
 
 
-def run_program(storage: Storage, step: int, when: str, value: int, overwrite: bool = False) -> int:
-    words = [storage.root, storage.endpoint or "", str(step), when, str(value), str(overwrite).lower()]
+def run_program(storage: Storage, step: int, when: str, value: int, mode: str) -> int:
+    words = [storage.root, storage.endpoint or "", str(step), when, str(value), mode]
     environment = {**os.environ, "PYTHONPATH": str(PROGRAM.parents[1])}
     return subprocess.run([sys.executable, str(PROGRAM), *words], env=environment, timeout=120).returncode
 
 
-def check_nothing_half_written(storage: Storage, allowed: list[list[str]]) -> None:
+def check_nothing_half_written(storage: Storage, allowed: list[list[str]], had_one: bool) -> None:
     """A reader sees a whole table or is told that there is none; every visible Parquet file opens."""
-    for name in storage.files("demo"):
+    files = storage.files("demo")
+    for name in files:
         if not any(part.startswith("_") for part in name.split("/")):
             pq.read_table(storage.path("demo", name), filesystem=storage.filesystem)
     try:
         rows = tables.read_table(storage, "demo")["id"].to_pylist()
     except StageError:
+        # The complete table that was there goes only where its successor is staged whole.
+        assert not had_one or any(name.endswith("/_record.json") for name in files)
         return
     assert rows in allowed
 
 
-def check_complete(storage: Storage, value: int) -> None:
-    assert tables.read_table(storage, "demo")["id"].to_pylist() == expected(value)
-    assert storage.read("demo/_model.json") == str(value).encode()
-    left = [
-        name for name in storage.files("demo") if name not in {f.path for f in tables.get_record(storage, "demo").files}
-    ]
-    assert left == ["_run.json"]
+def check_complete(storage: Storage, rows: list[str]) -> None:
+    assert tables.read_table(storage, "demo")["id"].to_pylist() == rows
+    assert storage.read("demo/_model.json") == b"2"
+    listed = [file.path for file in tables.get_record(storage, "demo").files]
+    assert sorted(storage.files("demo")) == sorted([*listed, "_run.json"])
+    assert len([name for name in listed if name.endswith(".parquet")]) == 3
 
 
-def kill_everywhere(make_storage, whens: list[str], overwrite: bool) -> int:
+def kill_everywhere(make_storage: Callable[[str], Storage], whens: list[str], mode: str) -> int:
     """Kill at step 0, 1, … until the program ends by itself; after each kill the same command completes the table."""
-    kills = 0
+    kills, had_one = 0, mode != "plain"
+    rows = expected(2, 1 if mode == "revision" else None)
     for step in range(MOST_STEPS):
         ended = []
         for when in whens:
-            storage = make_storage(f"{step}-{when}-{overwrite}")
-            if overwrite:
-                assert run_program(storage, -1, "", 1) == 0
-            code = run_program(storage, step, when, 2, overwrite)
+            storage = make_storage(f"{step}-{when}-{mode}")
+            if had_one:
+                assert run_program(storage, -1, "", 1, "plain") == 0
+            code = run_program(storage, step, when, 2, mode)
             ended.append(code == 0)
             if code == 0:
-                check_complete(storage, 2)
+                check_complete(storage, rows)
                 continue
             assert code == -signal.SIGKILL
             kills += 1
-            check_nothing_half_written(storage, [expected(1), expected(2)])
-            assert run_program(storage, -1, "", 2, overwrite) == 0
-            check_complete(storage, 2)
+            check_nothing_half_written(storage, [expected(1), rows], had_one)
+            assert run_program(storage, -1, "", 2, mode) == 0
+            check_complete(storage, rows)
         if all(ended):
             return kills
     raise AssertionError(f"the program never ended by itself within {MOST_STEPS} steps")
 
 
-@pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.timeout(600)
-def test_killed_at_every_step_on_a_local_disk(tmp_path: Path, overwrite: bool) -> None:
-    kills = kill_everywhere(lambda name: Storage(str(tmp_path / name)), ["before", "during", "after"], overwrite)
-    assert kills >= 3 * (UNITS + 4)
+@pytest.mark.parametrize("mode", ["plain", "overwrite", "revision"])
+@pytest.mark.timeout(900)
+def test_killed_at_every_step_on_a_local_disk(tmp_path: Path, mode: str) -> None:
+    kills = kill_everywhere(lambda name: Storage(str(tmp_path / name)), ["before", "during", "after"], mode)
+    assert kills >= 3 * FEWEST_CHANGES
 
 
-@pytest.mark.timeout(600)
-def test_killed_at_every_step_on_s3(s3_endpoint: str) -> None:
+@pytest.mark.parametrize("mode", ["overwrite", "revision"])
+@pytest.mark.timeout(900)
+def test_killed_at_every_step_on_s3(s3_endpoint: str, mode: str) -> None:
     kills = kill_everywhere(
-        lambda name: Storage(f"s3://bucket/{name}", endpoint=s3_endpoint, region="us-east-1"), ["after"], overwrite=True
+        lambda name: Storage(f"s3://bucket/{name}", endpoint=s3_endpoint, region="us-east-1"), ["after"], mode
     )
-    assert kills >= UNITS + 4
+    assert kills >= FEWEST_CHANGES

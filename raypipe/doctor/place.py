@@ -1,26 +1,32 @@
-"""Whether the root can be written, read, listed and cleared, and on S3 whose bucket it is."""
+"""Whether the root can be written, read, listed and cleared; on S3, whose bucket it is and which rights are missing."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import uuid
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from raypipe import s3
 from raypipe.config import Config
 from raypipe.doctor.check import Check, attempt
-from raypipe.errors import StageError
+from raypipe.errors import StageError, one_line
 from raypipe.storage import Storage
 
 _MEND = "choose another --root, or mend its permissions"
-_S3_RIGHTS = "s3:ListBucket on the bucket, s3:GetObject, s3:PutObject, s3:DeleteObject on its objects"
+_NEEDED = ("s3:ListBucket", "s3:PutObject", "s3:GetObject", "s3:DeleteObject")
+_S3_RIGHTS = f"{_NEEDED[0]} on the bucket, {', '.join(_NEEDED[1:])} on its objects"
+_CLEANING = ("s3:ListBucketMultipartUploads", "s3:AbortMultipartUpload")
+_DENIED = {"AccessDenied", "AllAccessDisabled", "Forbidden", "403"}
 
 
 def check_root(config: Config) -> list[Check]:
     """The root as stages use it; nothing of the trial is left behind."""
     storage = config.open_storage()
-    checks = [_check_bucket(config)] if config.root.startswith("s3://") else []
+    checks = [_check_bucket(storage)] if s3.is_s3(storage) else []
+    if checks and checks[0].state == "ok":
+        checks.append(check_rights(storage))
     advice = f"the credentials need {_S3_RIGHTS}" if checks else _MEND
     checks.append(attempt("root", lambda: _write_read_delete(storage), advice))
     if checks[-1].state == "ok" and storage.is_local and os.environ.get("RAY_ADDRESS"):
@@ -57,18 +63,69 @@ def _absent_folders(storage: Storage) -> list[Path]:
     return [folder for folder in (root, *root.parents) if not folder.exists()]
 
 
-def _check_bucket(config: Config) -> Check:
+def _check_bucket(storage: Storage) -> Check:
     def look() -> str:
         import boto3
 
-        options = config.storage
-        session = boto3.Session(profile_name=options.profile, region_name=options.region)
-        client: Any = session.client("s3", endpoint_url=options.endpoint)
-        bucket, _, prefix = config.root.removeprefix("s3://").partition("/")
-        client.head_bucket(Bucket=bucket)
-        client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
-        credentials = session.get_credentials()
-        return f"{bucket}: reachable and listed; credentials from {credentials.method if credentials else 'nowhere'}"
+        bucket, _ = s3.location(storage)
+        s3.client(storage).head_bucket(Bucket=bucket)
+        credentials = boto3.Session(profile_name=storage.profile).get_credentials()
+        return f"{bucket}: reachable; credentials from {credentials.method if credentials else 'nowhere'}"
 
     advice = f"check the bucket's name and region, and credentials (storage.profile); they need {_S3_RIGHTS}"
     return attempt("bucket", look, advice)
+
+
+def check_rights(storage: Storage) -> Check:
+    """Each right that stages use, tried on an object under the root that is deleted again.
+
+    Without one of `s3:ListBucket`, `s3:PutObject`, `s3:GetObject`, `s3:DeleteObject` nothing works; without the rights
+    to unfinished uploads, what killed runs have left of them stays and is paid for.
+    """
+    bucket, prefix = s3.location(storage, f"_doctor-{uuid.uuid4().hex[:8]}/")
+    probe = {"Bucket": bucket, "Key": f"{prefix}probe"}
+    store, upload = s3.client(storage), {"UploadId": ""}
+
+    def begin_upload() -> None:
+        upload["UploadId"] = store.create_multipart_upload(**probe)["UploadId"]
+
+    trials: list[tuple[str, Callable[[], object]]] = [
+        ("s3:ListBucket", lambda: store.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)),
+        ("s3:PutObject", lambda: store.put_object(**probe, Body=b"probe")),
+        ("s3:GetObject", lambda: store.get_object(**probe)["Body"].read()),
+        ("s3:DeleteObject", lambda: store.delete_object(**probe)),
+        ("s3:PutObject", begin_upload),
+        ("s3:ListBucketMultipartUploads", lambda: store.list_multipart_uploads(Bucket=bucket, Prefix=prefix)),
+        ("s3:AbortMultipartUpload", lambda: store.abort_multipart_upload(**probe, **upload)),
+    ]
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    missing: list[str] = []
+    for action, trial in trials:
+        # What a refused put has not made can be neither read nor aborted.
+        if "s3:PutObject" in missing and action not in ("s3:ListBucket", "s3:ListBucketMultipartUploads"):
+            continue
+        try:
+            trial()
+        except ClientError as error:
+            if s3.code_of(error) in _DENIED:
+                missing.append(action)
+            elif s3.is_unknown(error) and action in _CLEANING:
+                continue
+            else:
+                return Check("rights", "fail", f"{action}: {one_line(error)}", f"the credentials need {_S3_RIGHTS}")
+        except BotoCoreError as error:
+            return Check("rights", "fail", f"{action}: {one_line(error)}", "see whether the store answers")
+    return _rights(bucket, list(dict.fromkeys(missing)))
+
+
+def _rights(bucket: str, missing: list[str]) -> Check:
+    if not missing:
+        return Check(
+            "rights", "ok", f"{bucket}: {', '.join(name.removeprefix('s3:') for name in (*_NEEDED, *_CLEANING))}"
+        )
+    seen = f"{bucket}: {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} denied"
+    if set(missing) <= set(_CLEANING):
+        advice = f"allow {' and '.join(missing)}, or let a lifecycle rule of the bucket abort incomplete uploads"
+        return Check("rights", "warn", seen, advice)
+    return Check("rights", "fail", seen, f"allow {' and '.join(missing)} to these credentials")

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from raypipe import s3
 from raypipe.config import Config
 from raypipe.doctor.place import check_root
 from raypipe.options import load_config
+from tests.s3_faults import S3Faults
 
 
 def s3_config(endpoint: str, bucket: str) -> Config:
@@ -53,13 +55,69 @@ def test_a_local_root_on_a_cluster_is_a_warning(tmp_path: Path, monkeypatch: pyt
     assert "s3://" in checks[1].advice
 
 
+RIGHTS = [
+    ("s3:ListBucket", "GET .*list-type=2.*_doctor", "fail"),
+    ("s3:PutObject", "PUT .*_doctor", "fail"),
+    ("s3:GetObject", "GET .*_doctor-.*/probe", "fail"),
+    ("s3:DeleteObject", "DELETE .*_doctor-.*/probe$", "fail"),
+    ("s3:ListBucketMultipartUploads", "GET .*uploads", "warn"),
+    ("s3:AbortMultipartUpload", "DELETE .*uploadId", "warn"),
+]
+
+
 @pytest.mark.cluster
 def test_a_bucket(s3_endpoint: str) -> None:
-    bucket, root = check_root(s3_config(s3_endpoint, "bucket"))
-    assert (bucket.state, root.state) == ("ok", "ok"), (bucket, root)
-    assert bucket.seen == "bucket: reachable and listed; credentials from env"
+    bucket, rights, root = check_root(s3_config(s3_endpoint, "bucket"))
+    assert (bucket.state, rights.state, root.state) == ("ok", "ok", "ok"), (bucket, rights, root)
+    assert bucket.seen == "bucket: reachable; credentials from env"
+    assert rights.seen == f"bucket: {', '.join(action for action, _, _ in RIGHTS)}"
     storage = s3_config(s3_endpoint, "bucket").open_storage()
     assert storage.files("") == []
+    found = s3.client(storage).list_multipart_uploads(Bucket="bucket", Prefix="doctor/")
+    assert "Uploads" not in found
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(("action", "requests", "state"), RIGHTS)
+def test_a_missing_right_is_named(s3_faults: S3Faults, action: str, requests: str, state: str) -> None:
+    denied = s3_faults.fail(requests, status=403, code="AccessDenied")
+    bucket, rights, root = check_root(s3_config(s3_faults.endpoint, "bucket"))
+    s3_faults.heal()
+    storage = s3_config(s3_faults.endpoint, "bucket").open_storage()
+    storage.delete_directory("")
+    s3.abort_uploads(storage, "")
+    assert denied.hits > 0
+    assert (bucket.state, rights.state) == ("ok", state)
+    assert rights.seen == f"bucket: {action} is denied"
+    assert action in rights.advice
+    if state == "warn":
+        assert root.state == "ok"
+
+
+@pytest.mark.cluster
+def test_several_missing_rights_are_all_named(s3_faults: S3Faults) -> None:
+    for requests in ("GET .*_doctor-.*/probe", "GET .*uploads"):
+        s3_faults.fail(requests, status=403, code="AccessDenied")
+    rights = check_root(s3_config(s3_faults.endpoint, "bucket"))[1]
+    assert (rights.state, rights.seen) == (
+        "fail",
+        "bucket: s3:GetObject and s3:ListBucketMultipartUploads are denied",
+    )
+
+
+@pytest.mark.cluster
+def test_a_server_that_does_not_know_unfinished_uploads_is_fine(s3_faults: S3Faults) -> None:
+    s3_faults.fail("GET .*uploads", status=501, code="NotImplemented")
+    assert [check.state for check in check_root(s3_config(s3_faults.endpoint, "bucket"))] == ["ok", "ok", "ok"]
+
+
+@pytest.mark.cluster
+def test_a_store_that_is_down(s3_faults: S3Faults) -> None:
+    s3_faults.down()
+    bucket, root = check_root(s3_config(s3_faults.endpoint, "bucket"))
+    assert (bucket.state, root.state) == ("fail", "fail")
+    assert s3_faults.endpoint in bucket.seen
+    assert "answers again" in root.seen
 
 
 @pytest.mark.cluster

@@ -1,0 +1,188 @@
+"""Many small staged files made into few large ones, safely at any moment, and read together before that.
+
+A merged file names its sources in its metadata and is written whole before they go. Killed in between, the sources are
+known by that list: readers here pass over them, and `settle` deletes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+from raypipe.errors import StageError
+from raypipe.tables import TableWriter
+
+SECONDS_KEY = b"raypipe.seconds"
+"""Key of a file's metadata: a JSON object of seconds spent on the rows, by step. Merging adds them up."""
+
+_SOURCES_KEY = b"raypipe.merged"
+# The end of a merged file's unit.
+_MERGED = re.compile(r"-m[0-9a-f]{8}$")
+_READERS = 8
+
+
+def staged_parts(writer: TableWriter) -> list[str]:
+    """Names, within the staging directory, of the table's own staged Parquet files in order, without merged sources."""
+    return sorted(_sizes(writer))
+
+
+def read_parts(writer: TableWriter, schema: pa.Schema) -> pa.Table:
+    """The columns that `schema` names, of all staged rows, in the parts' order."""
+    storage = writer.storage
+    paths = [storage.path(writer.staging, name) for name in staged_parts(writer)]
+    if not paths:
+        return schema.empty_table()
+    with storage.errors("read", writer.staging):
+        found = pads.dataset(paths, schema=schema, filesystem=storage.filesystem, format="parquet")
+        return found.to_table(columns=schema.names)
+
+
+def merge_plan(writer: TableWriter, target_bytes: int) -> list[list[str]]:
+    """Which staged parts to merge into files of about `target_bytes`: the groups of `neighbours`."""
+    return neighbours(_sizes(writer), target_bytes)
+
+
+def neighbours(sizes: Mapping[str, int], target_bytes: int) -> list[list[str]]:
+    """Groups of two names or more that follow each other in order, of at most 1.25 times the target together.
+
+    A part of half the target or more stays as it is and ends the group before it. So what is left of a plan after a
+    kill is planned the same way again.
+    """
+    groups: list[list[str]] = [[]]
+    total = 0
+    for name in sorted(sizes):
+        large = 2 * sizes[name] >= target_bytes
+        if large or 4 * (total + sizes[name]) > 5 * target_bytes:
+            groups.append([])
+            total = 0
+        if large:
+            continue
+        groups[-1].append(name)
+        total += sizes[name]
+        if total >= target_bytes:
+            groups.append([])
+            total = 0
+    return [group for group in groups if len(group) > 1]
+
+
+def merge(writer: TableWriter, names: Sequence[str]) -> str:
+    """Make one staged file of several, row group by row group, and delete them; its name.
+
+    Can be called again after it was killed, also at the same time from another process. Raises StageError where a
+    source is gone and no merged file holds its rows, or the sources have different columns.
+    """
+    storage, target = writer.storage, merged_name(writer, names)
+    path = f"{writer.staging}/{target}"
+    if not storage.exists(path):
+        try:
+            _write(writer, target, names)
+        except StageError:
+            # Another attempt at the same merge may have been faster, and have deleted what this one read.
+            if not storage.exists(path):
+                raise
+    for name in names:
+        storage.delete(f"{writer.staging}/{name}")
+    return target
+
+
+def settle(writer: TableWriter) -> list[str]:
+    """Delete the sources that a killed `merge` has left beside its file; their names."""
+    staged = _staged(writer)
+    left = sorted(_sources(writer, staged) & set(staged))
+    for name in left:
+        writer.storage.delete(f"{writer.staging}/{name}")
+    return left
+
+
+def merged_name(writer: TableWriter, names: Sequence[str]) -> str:
+    """The name of the file that `names` are merged into: it sorts where the first of them does."""
+    mark = hashlib.sha256("\n".join(names).encode()).hexdigest()[:8]
+    return writer.part_name(f"{_MERGED.sub('', _unit(names[0], writer))}-m{mark}")
+
+
+def _unit(name: str, writer: TableWriter) -> str:
+    before, after = writer.part_name("\n").split("\n")
+    return name.removeprefix(before).removesuffix(after)
+
+
+def _staged(writer: TableWriter) -> dict[str, int]:
+    before, after = writer.part_name("\n").split("\n")
+    sizes = writer.storage.sizes(writer.staging)
+    return {name: size for name, size in sizes.items() if name.startswith(before) and name.endswith(after)}
+
+
+def _sizes(writer: TableWriter) -> dict[str, int]:
+    staged = _staged(writer)
+    done = _sources(writer, staged)
+    return {name: size for name, size in staged.items() if name not in done}
+
+
+def _sources(writer: TableWriter, staged: Iterable[str]) -> set[str]:
+    """The names of all files whose rows are in merged ones."""
+    merged = [name for name in staged if _MERGED.search(_unit(name, writer))]
+    with ThreadPoolExecutor(_READERS) as pool:
+        return {source for found in pool.map(lambda name: _metadata(writer, name), merged) for source in _listed(found)}
+
+
+def _listed(metadata: Mapping[bytes, bytes]) -> list[str]:
+    found: list[str] = json.loads(metadata.get(_SOURCES_KEY, b"[]"))
+    return found
+
+
+def _metadata(writer: TableWriter, name: str) -> dict[bytes, bytes]:
+    with _open(writer, name) as file:
+        return file.metadata.metadata or {}
+
+
+def _open(writer: TableWriter, name: str) -> pq.ParquetFile:
+    with writer.storage.errors("read", f"{writer.staging}/{name}"):
+        path = writer.storage.path(writer.staging, name)
+        # Remotely, a row group in one request rather than one a column.
+        return pq.ParquetFile(path, filesystem=writer.storage.filesystem, pre_buffer=not writer.storage.is_local)
+
+
+def _write(writer: TableWriter, target: str, names: Sequence[str]) -> None:
+    storage = writer.storage
+    schema = _schema(writer, names[0])
+    for name in names:
+        if not _schema(writer, name).equals(schema):
+            raise StageError(
+                f"{storage.uri(writer.staging, name)}: has other columns than {names[0]}, cannot be merged with it; "
+                "run its stage again with --overwrite"
+            )
+
+    def rows() -> Iterator[pa.Table]:
+        for name in names:
+            with _open(writer, name) as source:
+                for number in range(source.num_row_groups):
+                    with storage.errors("read", f"{writer.staging}/{name}"):
+                        group = source.read_row_group(number, use_threads=False)
+                    yield group
+
+    added = _added(names, [_metadata(writer, name) for name in names])
+    writer.write_stream(_unit(target, writer), schema, rows(), lambda: added)
+
+
+def _schema(writer: TableWriter, name: str) -> pa.Schema:
+    with _open(writer, name) as file:
+        return file.schema_arrow.remove_metadata()
+
+
+def _added(names: Sequence[str], found: Sequence[Mapping[bytes, bytes]]) -> dict[bytes, bytes]:
+    # The sources of sources too: should any of them still stand, its rows are here now.
+    sources = [*names, *(source for metadata in found for source in _listed(metadata))]
+    seconds: Counter[str] = Counter()
+    for metadata in found:
+        seconds.update(json.loads(metadata.get(SECONDS_KEY, b"{}")))
+    merged = {_SOURCES_KEY: json.dumps(sources).encode()}
+    if any(SECONDS_KEY in metadata for metadata in found):
+        merged[SECONDS_KEY] = json.dumps({step: round(value, 4) for step, value in seconds.items()}).encode()
+    return merged
