@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from raypipe.schemas import FailedStatus
 from raypipe.storage import Storage
 
 
@@ -106,11 +107,15 @@ class IngestOptions(Section):
     """Reading posts and fetching their pictures."""
 
     fetch: bool = option(True, "fetch pictures; false only reads and checks the posts")
-    fetchers: int = option(1, "fetch actors", ge=1, result=False)
-    fan_out: int = option(64, "requests at a time in one fetch actor", ge=1, result=False)
-    per_host: int = option(16, "requests at a time to one host", ge=1, result=False)
+    retry: Annotated[list[FailedStatus], BeforeValidator(_split)] = option(
+        [], "ask again for the pictures of a complete images/ that have these statuses", result=False
+    )
+    robots: bool = option(False, "honour robots.txt and X-Robots-Tag: noindex, noai, noimageai")
+    fetchers: int | None = option(None, "fetch actors; one a machine where absent", ge=1, result=False)
+    fan_out: int = option(256, "requests at a time in one fetch actor", ge=1, result=False)
+    per_host: int = option(16, "requests at a time to one host, over all fetch actors", ge=1, result=False)
     per_host_rate: float | None = option(
-        None, "requests a second to one host; unlimited where absent", result=False, gt=0
+        None, "requests a second to one host, over all fetch actors; unlimited where absent", result=False, gt=0
     )
     attempts: int = option(3, "tries for what is worth trying again (429, 5xx, timeouts, resets)", ge=1)
     connect_timeout: float = option(10.0, "seconds to connect", gt=0)
@@ -128,13 +133,28 @@ class IngestOptions(Section):
     contact: str | None = option(
         None, "address or page shown in the User-Agent, so that hosts can reach you", result=False
     )
-    block_rows: int = option(256, "posts in one unit of work: what a kill can cost", ge=1)
+    phash: bool | None = option(
+        None, "decode each picture for its perceptual hash; where absent, if faces are counted (it is decoded then)"
+    )
+    near: int = option(
+        4,
+        "bits of 64 in which the perceptual hashes of near duplicates differ at most; 0: only equal hashes",
+        ge=0,
+        le=12,
+    )
+    block_rows: int = option(
+        256, "pictures whose faces are counted and that are staged together: what a kill can cost", ge=1, result=False
+    )
+    file_mb: int = option(128, "megabytes of a data file, about", ge=1, result=False)
 
 
 class FaceOptions(Section):
     """dlib's frontal face detector (paper, section 3)."""
 
     enabled: bool = option(True, "count faces")
+    only: bool = option(False, "count faces again in the pictures that are stored; nothing is fetched", result=False)
+    detector: Literal["hog", "cnn"] = option("hog", "dlib's HOG detector (the paper's), or its CNN with `model`")
+    model: str | None = option(None, "dlib model file (mmod, .dat) of the detector cnn")
     upsample: int = option(
         1, "doublings of the picture before detection; each finds faces half as large at 4x the cost", ge=0, le=3
     )
@@ -142,6 +162,16 @@ class FaceOptions(Section):
         1024, "larger pictures are shrunk to this many pixels before detection; boxes are scaled back", ge=64
     )
     workers: int | None = option(None, "detection tasks at a time; the machine's CPUs where absent", ge=1, result=False)
+
+
+class ExportOptions(Section):
+    """Pictures and labels in the formats that other trainers read."""
+
+    format: Literal["webdataset", "folder", "hf"] = option(
+        "webdataset", "tar shards, folders by split and label, or Parquet for Hugging Face datasets"
+    )
+    name: str | None = option(None, "folder under export/; the format's name where absent")
+    shard_mb: int = option(256, "megabytes of a shard, about", ge=1)
 
 
 class LabelOptions(Section):
@@ -269,6 +299,7 @@ class Config(Section):
     predict: PredictOptions = PredictOptions()
     report: ReportOptions = ReportOptions()
     study: StudyOptions = StudyOptions()
+    export: ExportOptions = ExportOptions()
     board: BoardOptions = BoardOptions()
 
     def open_storage(self) -> Storage:

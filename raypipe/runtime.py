@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import warnings
 from collections.abc import Iterator
 
 from raypipe.config import Config
@@ -84,8 +85,12 @@ def quiet_ray() -> None:
     """Leave the terminal to the stage's own progress, and let Ray Data pass on the error that a worker raised."""
     import ray.data
 
-    for name in ("ray.data", "ray.train", "ray.tune"):
+    # What fails in Ray Data reaches the stage as an exception, which says it in one line.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    for name in ("ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # `max_restarts` and `scheduling_strategy` have no other way into Ray Data's actors yet.
+    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     # Wrapped by Ray Data, the error loses its cause on the way to the driver.

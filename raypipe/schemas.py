@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import pyarrow as pa
 
 SCHEMA_VERSION = 1
@@ -59,8 +61,7 @@ IMAGES = pa.schema(
 )
 """`images/`: one row a post, whatever happened. Boxes are in the original image's pixels."""
 
-STATUSES = (
-    "ok",
+FailedStatus = Literal[
     "gone",
     "forbidden",
     "rate_limited",
@@ -75,8 +76,10 @@ STATUSES = (
     "truncated",
     "too_many_pixels",
     "invalid_url",
-    "deleted",
-)
+]
+"""What `images/` says of a picture that was asked for and not got."""
+
+STATUSES = ("ok", *get_args(FailedStatus), "deleted")
 
 LABEL_TYPES = {"class": pa.string(), "continuous": pa.float64(), "hashtags": pa.list_(pa.string())}
 

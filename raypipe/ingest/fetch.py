@@ -1,103 +1,97 @@
-"""Fetching pictures: one HTTP client with a fan-out of its own, retries, limits, and the address guard."""
+"""Fetching pictures: a fan-out of requests over many hosts, each within its budget, with retries and redirects."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from importlib import metadata
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
-import aiohttp
 from aiohttp.abc import AbstractResolver
-from yarl import URL
 
 from raypipe.config import IngestOptions
-from raypipe.ingest.answers import REDIRECTS, Answer, for_exception, for_http_status
-from raypipe.ingest.guard import AddressGuard, RefusedURLError
-from raypipe.ingest.hosts import HostBudget, HostPausedError, retry_after
+from raypipe.errors import one_line
+from raypipe.ingest.answers import Answer, for_exception
+from raypipe.ingest.client import Client, Deliver, FetchResult, Request
+from raypipe.ingest.frontier import Frontier, Turn
+from raypipe.ingest.guard import AddressGuard
+from raypipe.ingest.ledger import Grant, Report
 
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
-_DNS_SECONDS = 300
-_CHUNK = 2**18
+# How often a fetcher reports to a shared budget: at leisure, and while a host waits for its first place.
+_REPORT_SECONDS, _HUNGRY_SECONDS = 0.25, 0.05
 
-
-@dataclass(frozen=True)
-class FetchResult:
-    """What came of a post's picture; `body` is there where `status` is ``ok``, before anyone has looked inside.
-
-    `attempts` is 0 where nothing was asked; `fetched_at` (UTC) and `http_status` are None where nothing answered the
-    last request. `seconds` were spent asking; waiting for a turn is not included.
-    """
-
-    post_id: str
-    url: str
-    status: str
-    http_status: int | None
-    attempts: int
-    error: str | None
-    host: str | None
-    fetched_at: datetime | None
-    body: bytes | None
-    seconds: float
+Exchange = Callable[[str, Report], Awaitable[Grant]]
+"""Reports to a ledger of hosts (`HostLedger.exchange`), wherever it is."""
 
 
 class Fetcher:
     """Fetches pictures, many at a time: ``async with Fetcher(options) as f: results = await f.fetch_many(posts)``.
 
-    `share` is this client's part of the budget for each host where several clients work side by side (1/4, say).
-    `resolver` and `guard` replace the system's name lookup and the guard that `options` describes.
+    Where several fetchers work side by side (`fetchers`), `exchange` shares each host's budget between them; without
+    it, the whole budget is this fetcher's. `resolver` and `guard` replace the system's name lookup and the guard that
+    `options` describes. All methods belong to the event loop that it was entered on.
     """
 
     def __init__(
         self,
         options: IngestOptions,
         *,
-        share: float = 1.0,
+        exchange: Exchange | None = None,
+        fetchers: int = 1,
         resolver: AbstractResolver | None = None,
         guard: AddressGuard | None = None,
     ) -> None:
         self._options = options
-        self._guard = guard or AddressGuard(options.allow_private, tuple(options.allow_ports))
-        self._resolver = resolver
-        per_host = max(1, int(options.per_host * share))
-        rate = options.per_host_rate * share if options.per_host_rate else None
-        self._hosts = HostBudget(options.fan_out, per_host, rate, options.max_wait)
-        self._session: aiohttp.ClientSession | None = None
+        self._client = Client(options, resolver, guard)
+        self._exchange, self._fetchers = exchange, fetchers
+        shared = exchange is not None and fetchers > 1
+        self._frontier: Frontier[Request] = Frontier(
+            options.per_host, options.per_host_rate, options.max_wait, shared=shared
+        )
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._pauses: dict[str, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._held_back = False
+        self._name = uuid.uuid4().hex
+        self._reporter: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        connector = aiohttp.TCPConnector(
-            limit=0,  # the host budget limits
-            ttl_dns_cache=_DNS_SECONDS,
-            resolver=self._resolver,
-            socket_factory=self._guard.socket_factory,
-        )
-        # One deadline spans redirects and body, so aiohttp's own total is off.
-        timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=self._options.connect_timeout, sock_read=self._options.read_timeout
-        )
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            timeout=timeout,
-            headers={"User-Agent": user_agent(self._options), "Accept": "image/*", "Accept-Encoding": "identity"},
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=False,
-            read_bufsize=_CHUNK,
-        )
+        await self._client.__aenter__()
+        if self._exchange is not None:
+            self._reporter = asyncio.create_task(self._report(self._exchange))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in [*self._tasks, *([self._reporter] if self._reporter else [])]:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        if self._exchange is not None:
+            # What it held is free for the others.
+            with contextlib.suppress(Exception):
+                await self._exchange(self._name, Report({}, self._pauses))
+        await self._client.__aexit__(kind, error, trace)
+
+    def submit(self, posts: Iterable[tuple[str, str]], deliver: Deliver) -> None:
+        """Want the pictures of (post_id, url); `deliver` is called with what came of each, on this event loop."""
+        for post_id, url in posts:
+            request = Request(post_id, url, deliver)
+            self._frontier.push(request.host or "", request)
+        self._pump()
+
+    def hold_back(self, on: bool) -> None:
+        """Start no more requests while what has arrived has nowhere to go (`on`); go on."""
+        self._held_back = on
+        self._pump()
 
     async def fetch_many(self, posts: Sequence[tuple[str, str]]) -> list[FetchResult]:
         """Fetch pictures of (post_id, url), in any order; one result each, in the order given. Raises nothing."""
@@ -105,154 +99,126 @@ class Fetcher:
 
     async def fetch(self, post_id: str, url: str) -> FetchResult:
         """Fetch one picture, trying again what is worth it."""
-        request = _Request(deadline=self._options.deadline)
-        answer = Answer("invalid_url", "was not asked for")
-        while True:
-            answer = await self._try(url, request, answer)
-            if not answer.again or request.attempts >= self._options.attempts:
+        future: asyncio.Future[FetchResult] = asyncio.get_running_loop().create_future()
+        self.submit([(post_id, url)], lambda result: None if future.done() else future.set_result(result))
+        return await future
+
+    def _pump(self) -> None:
+        """Start whatever may start now, and see to being woken when more may."""
+        while not self._held_back and len(self._tasks) < self._options.fan_out:
+            turn = self._frontier.pop()
+            if turn is None:
                 break
-            if not request.told_to_wait:
-                await asyncio.sleep(backoff(request.attempts))
-        return FetchResult(
-            post_id,
-            url,
-            answer.status,
-            request.http_status,
-            request.attempts,
-            answer.error,
-            host_of(url),
-            request.answered_at,
-            answer.body,
-            request.seconds,
-        )
+            if turn.pause is not None:
+                self._give_up(turn)
+                continue
+            task = asyncio.create_task(self._serve(turn.host, turn.item))
+            self._tasks.add(task)
+        at = self._frontier.next_at()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if at is not None and len(self._tasks) < self._options.fan_out and not self._held_back:
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, at - time.monotonic()), self._pump)
 
-    async def _try(self, url: str, request: _Request, previous: Answer) -> Answer:
-        request.start()
-        try:
-            return await self._follow(url, request)
-        except HostPausedError as error:
-            # The answer that made the host's wish known says more than that it was heeded.
-            if request.attempts and previous.again:
-                return replace(previous, again=False, error=f"{previous.error}; {error}")
-            return for_exception(error)
-        except Exception as error:
-            return for_exception(error)
-
-    async def _follow(self, url: str, request: _Request) -> Answer:
-        target = self._guard.check_url(url)
-        asked = False
-        for _ in range(self._options.max_redirects + 1):
-            async with self._hosts.turn(str(target.host)):
-                request.attempts += not asked
-                asked = True
-                with request.clock():
-                    answer = await self._ask(target, request)
-            if answer.location is None:
-                return answer
-            try:
-                target = self._guard.check_url(str(target.join(URL(answer.location))))
-            except RefusedURLError as error:
-                return Answer(error.status, f"redirected to {answer.location}: {error}")
-            except ValueError as error:
-                return Answer("invalid_url", f"redirected to {answer.location!r}: {error}")
-        return Answer("redirects", f"more than {self._options.max_redirects} redirects")
-
-    async def _ask(self, target: URL, request: _Request) -> Answer:
-        assert self._session is not None, "use `async with`"
-        try:
-            async with (
-                asyncio.timeout(request.left()) as limit,
-                self._session.get(target, allow_redirects=False) as response,
-            ):
-                request.answered_at, request.http_status = datetime.now(UTC), response.status
-                if response.status == 200:
-                    return await self._read(response)
-                return self._refused(response, str(target.host), request)
-        except TimeoutError as error:
-            if limit.expired():
-                raise TimeoutError(f"no whole answer within {self._options.deadline:g} s") from error
-            raise
-
-    def _refused(self, response: aiohttp.ClientResponse, host: str, request: _Request) -> Answer:
-        location = response.headers.get("Location")
-        if response.status in REDIRECTS and location:
-            return Answer("redirects", location=location)
-        if response.status in (429, 503):
-            seconds = retry_after(response.headers.get("Retry-After"))
-            request.told_to_wait = seconds is not None
-            if seconds is None and response.status == 429:
-                seconds = backoff(request.attempts)
-            if seconds is not None:
-                self._hosts.pause(host, seconds)
-        return for_http_status(response.status, response.reason)
-
-    async def _read(self, response: aiohttp.ClientResponse) -> Answer:
-        most = self._options.max_bytes
-        announced = response.content_length
-        if announced is not None and announced > most:
-            return Answer("too_large", f"announces {announced:,} bytes, {most:,} are allowed")
-        coding = response.headers.get("Content-Encoding", "identity")
-        if coding.lower() not in ("identity", ""):
-            return Answer("not_an_image", f"is encoded as {coding}, although identity was asked for")
-        chunks, size = [], 0
-        async for chunk in response.content.iter_any():
-            size += len(chunk)
-            if size > most:
-                response.close()
-                return Answer("too_large", f"more than {most:,} bytes")
-            chunks.append(chunk)
-        return Answer("ok", body=b"".join(chunks))
-
-
-class _Request:
-    """What is counted over the attempts at one picture."""
-
-    def __init__(self, deadline: float) -> None:
-        self.attempts = 0
-        self.seconds = 0.0
-        self.answered_at: datetime | None = None
-        self.http_status: int | None = None
-        self.told_to_wait = False
-        self._deadline = deadline
-        self._used = 0.0
-
-    def start(self) -> None:
-        """Begin another attempt: its deadline is whole again."""
-        self._used = 0.0
-        self.told_to_wait = False
-
-    def left(self) -> float:
-        """Seconds until the attempt's deadline; turns are not counted."""
-        return self._deadline - self._used
-
-    @contextmanager
-    def clock(self) -> Iterator[None]:
-        """Time one request."""
-        self.http_status = None
+    async def _serve(self, host: str, request: Request) -> None:
         started = time.monotonic()
         try:
-            yield
+            answer = await self._ask(host, request)
+        except TimeoutError as error:
+            whole = request.used + time.monotonic() - started >= self._options.deadline * 0.999
+            text = f"no whole answer within {self._options.deadline:g} s" if whole else one_line(error)
+            answer = Answer("timeout", text or "no answer in time", again=True)
+        except Exception as error:
+            answer = for_exception(error)
         finally:
             spent = time.monotonic() - started
-            self._used += spent
-            self.seconds += spent
+            request.used += spent
+            request.seconds += spent
+            current = asyncio.current_task()
+            if current is not None:
+                self._tasks.discard(current)
+            self._frontier.done(host)
+        self._settle(host, request, answer)
+        self._pump()
+
+    def _settle(self, host: str, request: Request, answer: Answer) -> None:
+        """Ask again, follow, or deliver."""
+        if answer.target is not None:
+            request.target = answer.target
+            self._frontier.push((answer.target.host or "").rstrip("."), request)
+        elif answer.again and request.attempts < self._options.attempts:
+            request.answer = answer
+            delay = 0.0 if request.told else backoff(request.attempts)
+            request.begin()
+            self._frontier.push(request.host or host, request, delay)
+        else:
+            self._deliver(request, answer)
+
+    def _give_up(self, turn: Turn[Request]) -> None:
+        asked = f"{turn.host} has asked to be left alone for another {turn.pause:.0f} s"
+        last = turn.item.answer
+        # The answer that made the host's wish known says more than that it was heeded.
+        answer = Answer("rate_limited", asked) if last is None else Answer(last.status, f"{last.error}; {asked}")
+        self._deliver(turn.item, answer)
+
+    def _deliver(self, request: Request, answer: Answer) -> None:
+        request.deliver(
+            FetchResult(
+                request.post_id,
+                request.url,
+                answer.status,
+                request.http_status,
+                request.attempts,
+                answer.error,
+                request.host,
+                request.answered_at,
+                answer.body,
+                request.seconds,
+            )
+        )
+
+    async def _ask(self, host: str, request: Request) -> Answer:
+        target = request.target or self._client.guard.check_url(request.url)
+        name = (target.host or "").rstrip(".")
+        if name != host:
+            # The quick look at the URL that gave it its place had read it otherwise.
+            return Answer("redirects", target=target)
+        rules = await self._client.rules(target)
+        if rules is not None:
+            self._frontier.slow_down(host, (rules.delay(self._client.agent) or 0.0) * self._fetchers)
+            if not rules.allows(str(target), self._client.agent):
+                return Answer("forbidden", f"robots.txt of {host} disallows it (--ingest.robots false ignores it)")
+        request.attempts += not request.hops
+        request.http_status = None
+        answer = await self._client.get(target, request)
+        if request.http_status == 429 and request.pause is None:
+            request.pause = backoff(request.attempts)
+        if request.pause is not None:
+            self._frontier.pause(host, request.pause)
+            self._pauses[host] = max(request.pause, self._pauses.get(host, 0.0))
+        return answer
+
+    async def _report(self, exchange: Exchange) -> None:
+        """Tell the ledger what is wanted and running, and take what it grants, for as long as this fetcher lives."""
+        while True:
+            pauses, self._pauses = self._pauses, {}
+            frontier = self._frontier
+            report = Report(frontier.demand(), pauses, frontier.hosts_waiting(), len(self._tasks))
+            try:
+                grant = await exchange(self._name, report)
+            except Exception:  # a ledger on a lost machine comes back elsewhere; until then nothing more is granted
+                self._pauses = pauses | self._pauses
+            else:
+                if self._fetchers > 1:
+                    frontier.allow(grant.limits)
+                    for host, seconds in grant.pauses.items():
+                        frontier.pause(host, seconds)
+                self._pump()
+            hungry = frontier.starved and len(self._tasks) < self._options.fan_out
+            await asyncio.sleep(_HUNGRY_SECONDS if hungry else _REPORT_SECONDS)
 
 
 def backoff(attempt: int) -> float:
     """Seconds to wait after the `attempt`-th failure (from 1): doubling, capped, times a jitter of 0.5 to 1.5."""
     return min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.5)
-
-
-def user_agent(options: IngestOptions) -> str:
-    """The User-Agent header: who asks, and how to reach them."""
-    contact = f" (+{options.contact})" if options.contact else ""
-    version = metadata.version("raypipe")
-    return options.user_agent.replace("{version}", version).replace("{contact}", contact)
-
-
-def host_of(url: str) -> str | None:
-    """The host that a URL names, None where it names none."""
-    try:
-        return URL(url.strip()).host
-    except (ValueError, TypeError):
-        return None

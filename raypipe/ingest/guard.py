@@ -11,12 +11,14 @@ import ipaddress
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import Any
 
 from yarl import URL
 
 PORTS = frozenset({80, 443, 8080, 8443})
 _SCHEMES = ("http", "https")
+_HOSTS_REMEMBERED = 4096
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -68,12 +70,20 @@ class AddressGuard:
         if url.user is not None or url.password is not None:
             raise RefusedURLError("blocked", "carries a user name or password")
         self._check_port(url.port)
-        literal = _literal_address(url.host)
-        if literal is not None:
-            reason = self.refusal(literal)
-            if reason:
-                raise RefusedURLError("blocked", reason)
+        reason = self._refusal_of_host(url.host)
+        if reason:
+            raise RefusedURLError("blocked", reason)
         return url
+
+    @cached_property
+    def _refusal_of_host(self) -> Callable[[str], str | None]:
+        # Millions of URLs name few hosts.
+        @lru_cache(_HOSTS_REMEMBERED)
+        def look(host: str) -> str | None:
+            literal = _literal_address(host)
+            return None if literal is None else self.refusal(literal)
+
+        return look
 
     def _check_port(self, port: int | None) -> None:
         if port not in PORTS and port not in self.allow_ports:

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import imagehash
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from raypipe.errors import one_line
+from raypipe.ingest.endings import FORMATS, breaks_off, kind_of, png_chunks
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF")
-_SIGNATURES = {
-    "JPEG": (0, b"\xff\xd8\xff"),
-    "PNG": (0, b"\x89PNG\r\n\x1a\n"),
-    "GIF": (0, b"GIF8"),
-    "WEBP": (8, b"WEBP"),
-    "AVIF": (4, b"ftyp"),
-}
-_TAIL = 4096
+try:
+    from pillow_heif import register_heif_opener
+except ImportError:  # an optional extra
+    _HEIC = False
+else:
+    register_heif_opener()
+    _HEIC = True
+
 _ORIENTATION = 0x0112
 _HASH_SIDE = 64
 # EXIF orientation, by how the stored picture is turned to stand upright (CIPA DC-008, tag 274).
@@ -35,6 +36,8 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _ON_ITS_SIDE = (5, 6, 7, 8)
+# MPO is how Pillow calls a JPEG that carries further pictures behind the first.
+_JPEG = ("JPEG", "MPO")
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class Picture:
     """What the bytes of an answer hold. `status` is ``ok``, ``not_an_image``, ``truncated`` or ``too_many_pixels``.
 
     `width` and `height` are pixels of the upright picture (EXIF orientation followed; as stored where it has too many),
-    None where no header tells.
-    `phash` is the 64-bit perceptual hash of the upright picture, None where it is not ``ok``.
+    None where no header tells; so is `format`, one of FORMATS.
+    `phash` is the 64-bit perceptual hash of the upright picture, None where it is not ``ok`` or was not asked for.
     """
 
     status: str
@@ -56,82 +59,66 @@ class Picture:
     phash: int | None = None
 
 
-def examine(data: bytes | memoryview, max_pixels: int, max_side: int | None) -> tuple[Picture, Image.Image | None]:
+def examine(
+    data: bytes | memoryview, max_pixels: int, *, max_side: int | None, phash: bool
+) -> tuple[Picture, Image.Image | None]:
     """What `data` is, and its upright RGB pixels where `max_side` asks for them and it is a whole picture.
 
     The pixels are those of the file, unless its longer side has more than `max_side`: then they are shrunk to that.
-    The header is read first; a picture of more than `max_pixels` is not decoded. Of an animation, the first frame.
+    Where neither pixels nor `phash` are asked for, nothing is decoded: the header is read, and a file is whole where it
+    reaches the end that it announces (`endings.breaks_off`). Otherwise it is whole where it can be decoded; of an
+    animation, its first frame. A picture of more than `max_pixels` is never decoded.
     """
-    found = Picture("ok", None, hashlib.sha256(data).hexdigest(), len(data))
-    if not len(data):
-        return replace(found, status="not_an_image", error="is empty"), None
+    raw = bytes(data)
+    seen = functools.partial(Picture, sha256=hashlib.sha256(raw).hexdigest(), n_bytes=len(raw))
+    kind = kind_of(raw)
+    if kind is None or kind in _lacking():
+        return seen("not_an_image", _stranger(raw, kind)), None
     try:
-        with warnings.catch_warnings():
-            # Pillow's own limit on pixels is looser than ours, and ours is checked before anything is decoded.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                # MPO is how Pillow calls a JPEG that carries further pictures behind the first.
-                kind = "JPEG" if image.format == "MPO" else image.format
-                found = replace(found, format=kind, width=image.width, height=image.height)
-                if image.width * image.height > max_pixels:
-                    error = f"{image.width} × {image.height} pixels, {max_pixels:,} are allowed"
-                    return replace(found, status="too_many_pixels", error=error), None
-                if orientation(image) in _ON_ITS_SIDE:
-                    found = replace(found, width=image.height, height=image.width)
-                pixels = None if max_side is None else upright_pixels(image, max_side)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                return replace(found, phash=perceptual_hash(image)), pixels
+        # Pillow warns of what is odd in a file; whether it is a picture is told below.
+        with warnings.catch_warnings(action="ignore"), _open(raw, kind) as image:
+            width, height = image.size
+            seen = functools.partial(seen, format=kind, width=width, height=height)
+            if width * height > max_pixels:
+                return seen("too_many_pixels", f"{width} × {height} pixels, {max_pixels:,} are allowed"), None
+            decoded = phash or max_side is not None
+            if not decoded and breaks_off(raw, kind):
+                return seen("truncated", f"{kind} breaks off before its end"), None
+            if (orientation(image) if decoded else _orientation_in_header(image, raw)) in _ON_ITS_SIDE:
+                seen = functools.partial(seen, width=height, height=width)
+            pixels = None if max_side is None else upright_pixels(image, max_side)
+            if not phash:
+                return seen("ok", None), pixels
+            # The hash is that of the file whatever `max_side` made of the pixels.
+            with _open(raw, kind) as again:
+                return seen("ok", None, phash=perceptual_hash(again if pixels else image)), pixels
     except Image.DecompressionBombError as error:
-        return replace(found, status="too_many_pixels", error=one_line(error)), None
+        return seen("too_many_pixels", one_line(error)), None
     except Exception as error:  # a decoder meets whatever strangers send; what it met is kept
-        return _broken(found, data, error), None
+        return _broken(seen, raw, kind, error), None
 
 
-def _broken(found: Picture, data: bytes | memoryview, error: Exception) -> Picture:
-    kind = kind_of(data)
-    if kind is None:
-        error_text = f"is none of {', '.join(FORMATS)}; begins with {bytes(data[:16])!r}"
-        return replace(found, status="not_an_image", error=error_text)
+def _open(raw: bytes, kind: str) -> Image.Image:
+    return Image.open(io.BytesIO(raw), formats=("HEIF" if kind == "HEIC" else kind,))
+
+
+@functools.cache
+def _lacking() -> dict[str, str]:
+    """What would have to be installed, for each format that this machine's libraries cannot read."""
+    found = {kind: "a Pillow that was built with it" for kind in ("WEBP", "AVIF") if not features.check(kind.lower())}
+    return found if _HEIC else found | {"HEIC": "pillow-heif: pip install 'raypipe[heic]'"}
+
+
+def _stranger(raw: bytes, kind: str | None) -> str:
+    if kind is not None:
+        return f"{kind} cannot be decoded here: it needs {_lacking()[kind]}"
+    return f"is none of {', '.join(FORMATS)}; begins with {raw[:16]!r}" if raw else "is empty"
+
+
+def _broken(seen: functools.partial[Picture], raw: bytes, kind: str, error: Exception) -> Picture:
     reason = "its header is broken" if isinstance(error, UnidentifiedImageError) else one_line(error)
-    cut = "truncated" in reason.lower() or breaks_off(data, kind)
-    text = f"{kind} cannot be decoded: {reason}"
-    return replace(found, status="truncated" if cut else "not_an_image", error=text)
-
-
-def kind_of(data: bytes | memoryview) -> str | None:
-    """The format that the first bytes announce, None where it is none of FORMATS."""
-    for kind, (start, signature) in _SIGNATURES.items():
-        if bytes(data[start : start + len(signature)]) == signature:
-            return kind
-    return None
-
-
-def breaks_off(data: bytes | memoryview, kind: str) -> bool:
-    """Whether a file of a known format ends before its own end: by its end marker, or by the lengths it announces."""
-    tail = bytes(data[-_TAIL:])
-    match kind:
-        case "JPEG":
-            return b"\xff\xd9" not in tail
-        case "PNG":
-            return b"IEND\xaeB`\x82" not in tail
-        case "GIF":
-            return not tail.endswith(b";")
-        case "WEBP":
-            return int.from_bytes(data[4:8], "little") + 8 > len(data)
-    return _box_breaks_off(data)
-
-
-def _box_breaks_off(data: bytes | memoryview) -> bool:
-    # ISO base media (AVIF): boxes of a 32-bit length, one after the other; 1 announces 64 bits, 0 means to the end.
-    place = 0
-    while place + 8 <= len(data):
-        length = int.from_bytes(data[place : place + 4], "big")
-        if length == 1:
-            length = int.from_bytes(data[place + 8 : place + 16], "big")
-        if length == 0:
-            return False
-        place += max(length, 8)
-    return place != len(data)
+    cut = "truncated" in reason.lower() or breaks_off(raw, kind)
+    return seen("truncated" if cut else "not_an_image", f"{kind} cannot be decoded: {reason}")
 
 
 def orientation(image: Image.Image) -> int:
@@ -140,11 +127,23 @@ def orientation(image: Image.Image) -> int:
         # Its EXIF may stand behind the pixels, so Pillow decodes them to find it: broken pixels must not pass as
         # broken metadata.
         image.load()
+    return _orientation_read(image)
+
+
+def _orientation_in_header(image: Image.Image, raw: bytes) -> int:
+    """As `orientation`, without decoding: of what a PNG has behind its pixels, the EXIF chunk is found."""
+    if image.format == "PNG" and "exif" not in image.info:
+        image.info.update(("exif", contents) for name, contents in png_chunks(raw) if name == b"eXIf")
+    return _orientation_read(image)
+
+
+def _orientation_read(image: Image.Image) -> int:
     try:
-        value = image.getexif().get(_ORIENTATION, 1)
+        # Not the image's own getexif: a PNG's decodes the pixels first.
+        value = Image.Image.getexif(image).get(_ORIENTATION, 1)
+        return int(value) if value in _UPRIGHT else 1
     except Exception:  # broken metadata of a picture that is fine: it stands as it is stored
         return 1
-    return value if value in _UPRIGHT else 1
 
 
 def upright_pixels(image: Image.Image, max_side: int) -> Image.Image:
@@ -154,12 +153,20 @@ def upright_pixels(image: Image.Image, max_side: int) -> Image.Image:
     wanted = image.size
     if longest > max_side:
         wanted = _scaled(image.size, max_side / longest)
-        # A JPEG is decoded at a half, a quarter or an eighth of its size where that is still enough.
-        image.draft("RGB", wanted)
+        shrink_on_load(image, "RGB", wanted)
     pixels = to_rgb(image)
     if pixels.size != wanted:
         pixels = pixels.resize(wanted, Image.Resampling.BILINEAR)
     return pixels if turn is None else pixels.transpose(turn)
+
+
+def shrink_on_load(image: Image.Image, mode: str, size: tuple[int, int]) -> None:
+    """Let an opened JPEG be decoded at a half, a quarter or an eighth of its size where that is at least `size`.
+
+    Of other formats the picture itself is decoded: a HEIC would give its thumbnail, which may show anything.
+    """
+    if image.format in _JPEG:
+        image.draft(mode, size)
 
 
 def _scaled(size: tuple[int, int], factor: float) -> tuple[int, int]:
@@ -179,7 +186,7 @@ def perceptual_hash(image: Image.Image) -> int:
     Bit 63 is the hash's first. Near duplicates differ in few bits; so does the hash of the full-size picture.
     """
     turn = _UPRIGHT.get(orientation(image))
-    image.draft("L", (_HASH_SIDE, _HASH_SIDE))
+    shrink_on_load(image, "L", (_HASH_SIDE, _HASH_SIDE))
     grey = image if image.mode == "L" else to_rgb(image).convert("L")
     small = grey.resize((_HASH_SIDE, _HASH_SIDE), Image.Resampling.BOX)
     bits = imagehash.phash(small if turn is None else small.transpose(turn)).hash

@@ -1,35 +1,46 @@
-"""The stage `ingest`: posts checked, pictures fetched and their faces counted in one streaming pipeline on Ray Data."""
+"""The stage `ingest`: posts checked, pictures fetched and their faces counted in one streaming pipeline on Ray Data.
+
+What is staged is known by its post_ids, not by how the work was cut: an attempt that ends early, for whatever reason,
+is followed by another over the posts that have no row yet, in this process or in the next.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import functools
+import json
 import threading
 import time
-from collections.abc import Coroutine
+from collections import Counter
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as pads
+import pyarrow.compute as pc
 
 from raypipe import tables
-from raypipe.config import Config, FaceOptions, IngestOptions
-from raypipe.errors import RaypipeError, StageError, one_line
-from raypipe.ingest.faces import FaceDetector
-from raypipe.ingest.fetch import Fetcher
+from raypipe.config import Config
+from raypipe.errors import ConfigError, RaypipeError, StageError, one_line
+from raypipe.ingest.duplicates import duplicate_groups
+from raypipe.ingest.faces import check_detector
+from raypipe.ingest.look import decodes
 from raypipe.ingest.posts import ingest_posts
-from raypipe.ingest.tally import Tally, failures_in_words, funnel_in_words
-from raypipe.ingest.units import Times, fetch_unit, images_table, orders, unit_rows
+from raypipe.ingest.redo import Redo, plan_redo
+from raypipe.ingest.staged import drop_doubles, staged_columns, staged_ids, tally_staged
+from raypipe.ingest.tally import failures_in_words, funnel_in_words
+from raypipe.ingest.units import ORDER
+from raypipe.parts import merge, merge_plan, settle
 from raypipe.progress import Progress, say
 from raypipe.records import RunRecord
 from raypipe.runtime import cause, ray_session
 from raypipe.storage import Storage
 from raypipe.tables import TableWriter
 
-_FEWEST_UNITS_IN_FLIGHT = 8
 _BYTES_AHEAD, _BYTES_AHEAD_A_CPU = 2**29, 2**26
 _RETRIES = 3
-_STEPS = ("fetch", "decode", "detect", "write")
+_SHARD_ROWS = 500_000
+_FEWEST_ROWS, _BATCHES_AT_LEAST = 16, 64
+_FRUITLESS_ATTEMPTS = 3
+DUPLICATES = "_duplicates"
+"""Folder of `images/` with the table of `duplicate_groups`."""
 
 
 def run(config: Config) -> RunRecord:
@@ -39,6 +50,10 @@ def run(config: Config) -> RunRecord:
     the record of the last. Raises InputError where the posts cannot be used, StageError where there are none, another
     run's results stand there, or a picture's row cannot be written.
     """
+    if config.faces.only and config.ingest.retry:
+        raise ConfigError("faces.only: counts faces in what is stored, ingest.retry asks again; one after the other")
+    if config.faces.enabled:
+        check_detector(config.faces)
     storage = config.open_storage()
     posts = ingest_posts(config) if config.posts else tables.get_record(storage, "posts")
     if not config.ingest.fetch:
@@ -47,22 +62,29 @@ def run(config: Config) -> RunRecord:
 
 
 def _ingest_images(config: Config, storage: Storage, posts: RunRecord) -> RunRecord:
+    tables.finish(storage, "images")
+    redo = plan_redo(config, storage, posts)
     run = tables.begin(
         storage,
         "images",
         command="ingest",
-        config=config.result_options("ingest", "faces"),
+        config=redo.options if redo else config.result_options("ingest", "faces"),
         inputs={"posts": posts.run_id},
         overwrite=config.overwrite,
+        revision=redo.revision if redo else None,
     )
     with run:
         if run.record:
             return run.record
         started = time.monotonic()
-        spent = _stream(config, storage, run.writer)
-        tally = _tally(run.writer)
-        facts = tally.facts() | {"work_seconds": spent}
-        seconds = {"fetch_and_detect": time.monotonic() - started}
+        settle(run.writer)
+        with ray_session(config):
+            _stream(config, storage, run.writer, redo)
+            streamed = time.monotonic()
+            _merge(config, run.writer)
+        tally = tally_staged(run.writer)
+        facts = tally.facts() | {"duplicates": _mark_duplicates(config, run.writer)}
+        seconds = tally.seconds | {"wall": streamed - started, "finish": time.monotonic() - streamed}
         record = run.commit(rows_in=posts.rows_out, seconds=seconds, facts=facts)
     say(funnel_in_words(facts))
     for line in failures_in_words(tally):
@@ -70,131 +92,197 @@ def _ingest_images(config: Config, storage: Storage, posts: RunRecord) -> RunRec
     return record
 
 
-def _stream(config: Config, storage: Storage, writer: TableWriter) -> dict[str, float]:
-    """Fetch, look into and stage every unit that is not staged yet; seconds by step, summed over workers."""
+def _stream(config: Config, storage: Storage, writer: TableWriter, redo: Redo | None) -> None:
+    """Stage a row for every post that has none yet, in as many attempts as lost workers and machines make necessary."""
     posts = tables.read_table(storage, "posts", ["post_id", "image_url", "deleted"])
-    rows, done = unit_rows(len(posts), config.ingest.block_rows), writer.units_done()
-    waiting = [order for unit, order in orders(posts, rows) if unit not in done]
-    left = sum(map(len, waiting))
-    spent = dict.fromkeys(_STEPS, 0.0)
-    title = "Fetching pictures, counting faces" if config.faces.enabled else "Fetching pictures"
-    with ray_session(config), Progress(title, len(posts), "pictures") as progress:
-        progress.set(len(posts) - left)
-        if not waiting:
-            return spent
-        good = seen = 0
-        try:
-            for summary in _dataset(config, writer, waiting, rows).iter_rows():
-                seen, good = seen + summary["rows"], good + summary["ok"]
-                for step in _STEPS:
-                    spent[step] += summary[step]
-                progress.advance(summary["rows"], f"{good / seen:.0%} ok")
-        except Exception as error:  # Ray wraps whatever a worker met; the line shows what that was
-            first = cause(error)
-            if isinstance(first, RaypipeError):
-                raise first from error
-            where = storage.uri("images")
-            raise StageError(f"{where}: {one_line(first)}; the same command goes on where it stopped") from error
-    return {step: round(value, 3) for step, value in spent.items()}
+    from ray.exceptions import RayError
+
+    title = "Counting faces" if config.faces.only else "Fetching pictures"
+    fruitless = failures = 0
+    with Progress(title, len(posts), "pictures") as progress:
+        while True:
+            done = staged_ids(writer)
+            progress.set(len(done))
+            before = len(done)
+            orders = redo.left(done) if redo else []
+            wanted = posts.filter(pc.is_in(posts["post_id"], redo.asked)) if redo else posts
+            wanted = wanted.filter(pc.invert(pc.is_in(wanted["post_id"], done))) if before else wanted
+            if not len(wanted) and not orders:
+                break
+            try:
+                if orders and redo:
+                    _attempt(redo.dataset(config, writer, orders, failures > 0), progress, None)
+                if len(wanted):
+                    _fetch(config, writer, wanted, progress, failures > 0)
+            except Exception as error:  # Ray wraps whatever a worker met; the line shows what that was
+                first, where = cause(error), storage.uri("images")
+                if isinstance(first, RaypipeError):
+                    raise first from error
+                if not isinstance(first, RayError):
+                    raise StageError(f"{where}: unexpected {type(first).__name__}: {one_line(first)}") from error
+                failures += 1
+                fruitless = 0 if len(staged_ids(writer)) > before else fruitless + 1
+                if fruitless >= _FRUITLESS_ATTEMPTS:
+                    raise StageError(
+                        f"{where}: {one_line(first)}; the same command goes on where it stopped"
+                    ) from error
+                say(f"  a worker or a machine was lost ({one_line(first)[:120]}); going on with what is left")
+    drop_doubles(writer, len(posts))
 
 
-def _dataset(config: Config, writer: TableWriter, waiting: list[pa.Table], rows: int) -> Any:
+def _fetch(config: Config, writer: TableWriter, wanted: pa.Table, progress: Progress, again: bool) -> None:
+    import ray
+
+    from raypipe.ingest.ray_workers import HostDesk, watching
+
+    desk = (
+        ray.remote(HostDesk)
+        .options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+        .remote(config.ingest.per_host, config.ingest.per_host_rate)
+    )
+    note, stop = _Note(progress), threading.Event()
+    watcher = threading.Thread(target=watching, args=(desk, note.hosts, stop), daemon=True)
+    watcher.start()
+    try:
+        _attempt(_dataset(config, writer, wanted, desk, again), progress, note)
+    finally:
+        stop.set()
+        watcher.join()
+        ray.kill(desk)
+
+
+def _attempt(dataset: Any, progress: Progress, note: _Note | None) -> None:
+    for summary in dataset.iter_rows():
+        if note is not None:
+            note.statuses.update(json.loads(summary["statuses"]))
+        progress.set(progress.done + summary["rows"], note.text() if note else None)
+
+
+class _Note:
+    """What stands behind the bar: shares by status, and the hosts that hold requests up."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.statuses: Counter[str] = Counter()
+        self._progress = progress
+        self._waiting = 0
+
+    def hosts(self, waiting: int, _running: int) -> None:
+        """Take the desk's totals, and show them."""
+        self._waiting = waiting
+        self._progress.set(self._progress.done, self.text())
+
+    def text(self) -> str:
+        """``97% ok · 2% gone · 3 hosts waiting``."""
+        total = self.statuses.total()
+        parts = [f"{n / total:.0%} {status}" for status, n in self.statuses.most_common(3)]
+        if self._waiting:
+            parts.append(f"{self._waiting} host{'s' * (self._waiting > 1)} waiting")
+        return " · ".join(parts)
+
+
+def _dataset(config: Config, writer: TableWriter, wanted: pa.Table, desk: Any, again: bool) -> Any:
     """A lazy Ray dataset with a row of numbers a unit; running it does the work."""
     import ray.data
-    from ray.data import ActorPoolStrategy, ExecutionResources, TaskPoolStrategy
+    from ray.data import ActorPoolStrategy
+
+    from raypipe.ingest.ray_workers import FetchShard
 
     ingest, faces = config.ingest, config.faces
-    # Each fetcher has its share of a host's budget, so there are never more of them than requests allowed.
-    fetchers = min(ingest.fetchers, ingest.per_host)
-    at_a_time = max(_FEWEST_UNITS_IN_FLIGHT, -(-2 * ingest.fan_out // rows))
+    machines = sum(1 for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU"))
+    fetchers = min(ingest.fetchers or machines, len(wanted))
+    stream = limited(ray.data.from_arrow(_shards(wanted, fetchers)))
+    fetched = stream.map_batches(
+        FetchShard,
+        fn_constructor_args=(ingest, faces, batch_rows(len(wanted), ingest.block_rows), writer, desk, fetchers, again),
+        compute=ActorPoolStrategy(size=fetchers, max_tasks_in_flight_per_actor=1, enable_true_multi_threading=True),
+        # Fetching waits more than it works: it takes no CPU from detection.
+        num_cpus=0,
+        scheduling_strategy="SPREAD",
+        # An actor that is run again would ask for all its pictures again; another attempt asks for what is left.
+        max_restarts=0,
+        batch_size=None,
+        batch_format="pyarrow",
+    )
+    return finished(fetched, config, writer, again) if decodes(ingest, faces) else fetched
+
+
+def finished(fetched: Any, config: Config, writer: TableWriter, again: bool) -> Any:
+    """The tasks that look into fetched batches and stage them."""
+    from raypipe.ingest.ray_workers import finish
+
+    return fetched.map_batches(
+        functools.partial(finish, ingest=config.ingest, faces=config.faces, writer=writer, apart=again),
+        **on_cpus(config),
+    )
+
+
+def on_cpus(config: Config) -> dict[str, Any]:
+    """Options of `map_batches` for tasks that take a CPU each."""
+    from ray.data import TaskPoolStrategy
+
+    return {
+        "compute": TaskPoolStrategy(size=config.faces.workers),
+        "num_cpus": 1,
+        # Ray's default is for ever.
+        "max_retries": _RETRIES,
+        "batch_size": None,
+        "batch_format": "pyarrow",
+        "zero_copy_batch": True,
+    }
+
+
+def limited(stream: Any) -> Any:
+    """A dataset whose rows stay blocks of their own, and that runs ahead of its slowest step only so far."""
+    import ray
+    from ray.data import ExecutionResources
+
+    stream.context.target_max_block_size = 1
     cpus = int(ray.cluster_resources().get("CPU", 1))
-    stream = ray.data.from_arrow(waiting)
-    # A unit is one block all the way, whatever its bytes: its file is written whole, once.
-    stream.context.target_max_block_size = None
-    # How far fetching may run ahead of detection, and how much a kill may cost.
     stream.context.execution_options.resource_limits = ExecutionResources.for_limits(
         object_store_memory=_BYTES_AHEAD + cpus * _BYTES_AHEAD_A_CPU
     )
-    fetched = stream.map_batches(
-        _FetchUnits,
-        fn_constructor_args=(ingest, 1.0 / fetchers),
-        compute=ActorPoolStrategy(
-            size=fetchers,
-            max_tasks_in_flight_per_actor=at_a_time,
-            max_concurrent_calls_per_actor=at_a_time,
-            enable_true_multi_threading=True,
-        ),
-        # Fetching waits more than it works: it takes no CPU from detection.
-        num_cpus=0,
-        batch_size=None,
-        batch_format="pyarrow",
-    )
-    return fetched.map_batches(
-        functools.partial(_finish_unit, ingest=ingest, faces=faces, writer=writer),
-        compute=TaskPoolStrategy(size=faces.workers),
-        num_cpus=1,
-        # Ray's default is for ever: a picture that ends its decoder natively would be tried until someone looks.
-        max_retries=_RETRIES,
-        batch_size=None,
-        batch_format="pyarrow",
-        zero_copy_batch=True,
-    )
+    return stream
 
 
-class _FetchUnits:
-    """A fetch actor: one client on an event loop of its own, which all units in flight share."""
-
-    def __init__(self, options: IngestOptions, share: float) -> None:
-        self._loop = _new_loop()
-        threading.Thread(target=self._loop.run_forever, daemon=True).start()
-        self._fetcher = self._wait_for(Fetcher(options, share=share).__aenter__())
-
-    def __call__(self, order: pa.Table) -> pa.Table:
-        return self._wait_for(fetch_unit(order, self._fetcher))
-
-    def _wait_for(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+def batch_rows(n_posts: int, block_rows: int) -> int:
+    """Pictures in a batch: `block_rows`, or fewer where there are few posts, so that all CPUs have some."""
+    return min(block_rows, max(_FEWEST_ROWS, -(-n_posts // _BATCHES_AT_LEAST)))
 
 
-def _new_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:  # there is none for Windows
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop
+def _shards(wanted: pa.Table, fetchers: int) -> list[pa.Table]:
+    """The posts dealt out to the fetchers; each shard carries the prefix of its units' names."""
+    shards = max(fetchers, -(-len(wanted) // _SHARD_ROWS))
+    attempt = f"{time.time_ns() // 1_000_000:012x}"
+    found = []
+    for number in range(shards):
+        rows = wanted.select(ORDER.names).take(pa.array(range(number, len(wanted), shards))).combine_chunks()
+        found.append(rows.append_column("prefix", pa.repeat(pa.scalar(f"{attempt}-{number:03d}"), len(rows))))
+    return found
 
 
-@functools.cache
-def _detector(options: FaceOptions) -> FaceDetector | None:
-    return FaceDetector(options) if options.enabled else None
+def _merge(config: Config, writer: TableWriter) -> None:
+    """Make files of about `ingest.file_mb` out of many small ones."""
+    import ray
+
+    groups = merge_plan(writer, config.ingest.file_mb * 2**20)
+    if not groups:
+        return
+    task = ray.remote(merge).options(max_retries=_RETRIES)
+    with Progress("Merging files", len(groups), "files") as progress:
+        waiting = [task.remote(writer, names) for names in groups]
+        while waiting:
+            ready, waiting = ray.wait(waiting)
+            ray.get(ready)
+            progress.advance(len(ready))
 
 
-def _finish_unit(fetched: pa.Table, ingest: IngestOptions, faces: FaceOptions, writer: TableWriter) -> pa.Table:
-    unit = fetched["unit"][0].as_py()
-    times = Times()
-    images = images_table(fetched, ingest, faces, _detector(faces), times)
-    started = time.perf_counter()
-    writer.write(unit, images)
-    return pa.table(
-        {
-            "unit": [unit],
-            "rows": [len(images)],
-            "ok": [images["status"].to_pylist().count("ok")],
-            "fetch": [sum(fetched["seconds"].to_pylist())],
-            "decode": [times.decode],
-            "detect": [times.detect],
-            "write": [time.perf_counter() - started],
-        }
-    )
-
-
-def _tally(writer: TableWriter) -> Tally:
-    """Counts over all staged units, those of earlier attempts too."""
-    storage, tally = writer.storage, Tally()
-    paths = [storage.path(writer.staging, writer.part_name(unit)) for unit in sorted(writer.units_done())]
-    if paths:
-        staged = pads.dataset(paths, filesystem=storage.filesystem, format="parquet")
-        for batch in staged.to_batches(columns=list(tally.COLUMNS)):
-            tally.add(pa.Table.from_batches([batch]))
-    return tally
+def _mark_duplicates(config: Config, writer: TableWriter) -> dict[str, int]:
+    """Stage the list of duplicates beside the rows; how many there are of each kind."""
+    rows = staged_columns(writer, ["post_id", "sha256", "phash", "status"])
+    good = rows.filter(pc.equal(rows["status"], "ok"))
+    ids, files, looks = (good[name].combine_chunks() for name in ("post_id", "sha256", "phash"))
+    groups = duplicate_groups(ids, files, looks, config.ingest.near)
+    # A folder of its own: its rows are none of the table's.
+    writer.write("all", groups, folder=DUPLICATES)
+    kinds = Counter(groups["kind"].to_pylist())
+    return {"exact": kinds["exact"], "near": kinds["near"], "groups": pc.count_distinct(groups["group"]).as_py()}

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_HOSTS = 20
+_HOSTS = 100
 
 
 @dataclass
@@ -20,7 +20,8 @@ class Tally:
     COLUMNS: ClassVar = ("status", "host", "n_bytes", "n_faces", "error")
 
     statuses: Counter[str] = field(default_factory=Counter)
-    hosts: Counter[str] = field(default_factory=Counter)
+    hosts: dict[str, Counter[str]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
     n_faces: Counter[str] = field(default_factory=Counter)
     n_bytes: int = 0
     first_errors: dict[str, str] = field(default_factory=dict)
@@ -28,12 +29,20 @@ class Tally:
     def add(self, rows: pa.Table) -> None:
         """Count rows that have COLUMNS."""
         self.statuses.update(rows["status"].to_pylist())
-        self.hosts.update(host for host in rows["host"].to_pylist() if host)
+        pairs = rows.select(["host", "status"]).group_by(["host", "status"]).aggregate([([], "count_all")])
+        for pair in pairs.to_pylist():
+            if pair["host"] is not None:
+                self.hosts.setdefault(pair["host"], Counter())[pair["status"]] += pair["count_all"]
         self.n_faces.update("2+" if n > 1 else str(n) for n in rows["n_faces"].to_pylist() if n is not None)
         self.n_bytes += pc.sum(rows["n_bytes"]).as_py() or 0
         for status, error in zip(rows["status"].to_pylist(), rows["error"].to_pylist(), strict=True):
             if error is not None:
                 self.first_errors.setdefault(status, error)
+
+    def spend(self, seconds: Mapping[str, float]) -> None:
+        """Add seconds of work, by step."""
+        for step, value in seconds.items():
+            self.seconds[step] = self.seconds.get(step, 0.0) + value
 
     @property
     def rows(self) -> int:
@@ -57,12 +66,13 @@ class Tally:
         }
 
     def facts(self) -> dict[str, Any]:
-        """What the record of `images/` keeps; of the hosts the most frequent."""
+        """What the record of `images/` keeps; of the hosts the most frequent, with their counts by status."""
+        hosts = sorted(self.hosts, key=lambda host: (-self.hosts[host].total(), host))[:_HOSTS]
         return {
             "funnel": self.funnel(),
             "statuses": dict(self.statuses.most_common()),
             "n_faces": dict(sorted(self.n_faces.items())),
-            "hosts": dict(self.hosts.most_common(_HOSTS)),
+            "hosts": {host: dict(self.hosts[host].most_common()) for host in hosts},
             "n_hosts": len(self.hosts),
             "n_bytes": self.n_bytes,
         }

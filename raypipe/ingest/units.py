@@ -1,42 +1,34 @@
-"""Units of work: some posts whose pictures are fetched, looked into and written together, as Arrow tables all the way.
-
-`orders` → `fetched_table` → `images_table`: a row a post at each step, whatever happens to its picture.
-"""
+"""From answers to rows: some posts whose pictures are looked into and written together, as Arrow tables all the way."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from raypipe.config import FaceOptions, IngestOptions
-from raypipe.errors import one_line
-from raypipe.ingest.faces import FaceDetector
-from raypipe.ingest.fetch import Fetcher, FetchResult, host_of
-from raypipe.ingest.pictures import Picture, examine
+from raypipe.ingest.client import FetchResult
+from raypipe.ingest.hosts import host_of
+from raypipe.ingest.look import look, look_apart
 from raypipe.schemas import IMAGES
 
-_FEWEST_ROWS = 16
-_UNITS_AT_LEAST = 64
-
 ORDER = pa.schema(
-    [
-        pa.field("unit", pa.string()),
-        pa.field("post_id", pa.string()),
-        pa.field("image_url", pa.string()),
-        pa.field("deleted", pa.bool_()),
-    ]
+    [pa.field("post_id", pa.string()), pa.field("image_url", pa.string()), pa.field("deleted", pa.bool_())]
 )
-"""What is asked of one unit: its posts."""
+"""What is asked for."""
+
+STEPS = ("fetch", "decode", "detect", "write")
+"""What the seconds of `images/` are spent on, summed over processes; `fetch` also over requests at a time."""
 
 _ANSWERED = ("post_id", "url", "status", "http_status", "attempts", "error", "host", "fetched_at")
+_LOOKED_UP = ("sha256", "phash", "n_bytes", "width", "height", "format")
+_SECONDS_KEY = b"raypipe.seconds"
 FETCHED = pa.schema(
     [
-        pa.field("unit", pa.string()),
         *(IMAGES.field(name) for name in _ANSWERED),
         pa.field("body", pa.binary()),
         pa.field("seconds", pa.float64()),
@@ -45,105 +37,92 @@ FETCHED = pa.schema(
 """What came of asking: the first columns of `images/`, the bytes that arrived, and the seconds each took."""
 
 
-def unit_rows(n_posts: int, block_rows: int) -> int:
-    """Posts in a unit: `block_rows`, or fewer where there are few posts, so that all CPUs have some.
-
-    It depends on nothing else, so that a resumed run cuts the same units wherever it runs.
-    """
-    return min(block_rows, max(_FEWEST_ROWS, -(-n_posts // _UNITS_AT_LEAST)))
-
-
-def orders(posts: pa.Table, rows: int) -> Iterator[tuple[str, pa.Table]]:
-    """(name, ORDER table) of each unit of `rows` posts, in the posts' order. `posts` has ORDER's last three columns."""
-    for number, start in enumerate(range(0, len(posts), rows)):
-        part, name = posts.slice(start, rows), f"{number:06d}"
-        unit = pa.repeat(pa.scalar(name), len(part))
-        yield name, pa.table([unit, *(part[field.name] for field in list(ORDER)[1:])], schema=ORDER)
-
-
-async def fetch_unit(order: pa.Table, fetcher: Fetcher) -> pa.Table:
-    """Ask for a unit's pictures; deleted posts are not asked for. A FETCHED table in the order's order."""
-    rows = order.to_pylist()
-    asked = [(row["post_id"], row["image_url"]) for row in rows if not row["deleted"]]
-    answers = iter(await fetcher.fetch_many(asked))
-    results = [_deleted(row["post_id"], row["image_url"]) if row["deleted"] else next(answers) for row in rows]
-    return fetched_table(rows[0]["unit"], results)
-
-
-def fetched_table(unit: str, results: Sequence[FetchResult]) -> pa.Table:
+def fetched_table(results: Sequence[FetchResult]) -> pa.Table:
     """A FETCHED table of results, in their order."""
-    columns = {field.name: [getattr(r, field.name) for r in results] for field in FETCHED if field.name != "unit"}
-    arrays = [pa.array(columns[field.name], field.type) for field in list(FETCHED)[1:]]
-    return pa.table([pa.repeat(pa.scalar(unit), len(results)), *arrays], schema=FETCHED)
+    columns = [pa.array([getattr(r, field.name) for r in results], field.type) for field in FETCHED]
+    return pa.table(columns, schema=FETCHED)
 
 
-def _deleted(post_id: str, url: str) -> FetchResult:
+def not_asked(post_id: str, url: str) -> FetchResult:
+    """The row of a post that was gone at the revisit."""
     return FetchResult(post_id, url, "deleted", None, 0, None, host_of(url), None, None, 0.0)
 
 
-@dataclass
-class Times:
-    """Seconds of one process spent on a unit, by step."""
-
-    decode: float = 0.0
-    detect: float = 0.0
+def stored_table(images: pa.Table) -> pa.Table:
+    """Rows of `images/` as the FETCHED table that they came from, to be looked into again."""
+    columns: list[Any] = [images[name] for name in _ANSWERED]
+    return pa.table([*columns, images["image"], pa.repeat(pa.scalar(0.0), len(images))], schema=FETCHED)
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """What a picture's bytes hold, its faces (None where they were not counted), and what went wrong."""
+def images_table(fetched: pa.Table, ingest: IngestOptions, faces: FaceOptions, *, apart: bool = False) -> pa.Table:
+    """Rows of `images/` for a FETCHED table: bytes looked into, faces counted where `faces` says so.
 
-    picture: Picture
-    faces: list[dict[str, Any]] | None = None
-    error: str | None = None
-
-
-def images_table(
-    fetched: pa.Table, ingest: IngestOptions, faces: FaceOptions, detector: FaceDetector | None, times: Times
-) -> pa.Table:
-    """Rows of `images/` for a FETCHED table: bytes looked into, faces counted where there is a `detector`.
-
-    Whatever a picture does to its decoder becomes its row's status. Bytes are kept of whole pictures only.
+    Whatever a picture does to its decoder becomes its row's status; bytes are kept of whole pictures only. With `apart`
+    that is done in a child process, which a picture may end. The seconds of each step are in the schema's metadata.
     """
-    bodies, statuses = fetched["body"], fetched["status"].to_pylist()
-    seen = [
-        _look(bodies[i].as_buffer(), ingest, faces, detector, times) if status == "ok" else None
-        for i, status in enumerate(statuses)
-    ]
-    pictures = [None if item is None else item.picture for item in seen]
-    status = [now.status if now else then for then, now in zip(statuses, pictures, strict=True)]
+    statuses = fetched["status"].to_pylist()
+    bodies = fetched["body"].combine_chunks() if fetched["body"].num_chunks != 1 else fetched["body"].chunk(0)
+    whole = [i for i, status in enumerate(statuses) if status == "ok"]
+    views = [memoryview(bodies[i].as_buffer()) for i in whole]
+    found = look_apart(views, ingest, faces) if apart else [look(view, ingest, faces) for view in views]
+    seen: list[Any] = [None] * len(statuses)
+    for i, what in zip(whole, found, strict=True):
+        seen[i] = what
+    status = [now.picture.status if now else then for then, now in zip(statuses, seen, strict=True)]
     error = [now.error if now else then for then, now in zip(fetched["error"].to_pylist(), seen, strict=True)]
+    kept = pc.equal(pa.array(status), "ok")
     columns: dict[str, Any] = {name: fetched[name] for name in _ANSWERED} | {
-        name: [getattr(picture, name) if picture else None for picture in pictures]
-        for name in ("sha256", "phash", "n_bytes", "width", "height", "format")
+        name: [getattr(now.picture, name) if now else None for now in seen] for name in _LOOKED_UP
     }
     columns |= {
         "status": status,
         "error": error,
-        "image": pc.if_else(pc.equal(pa.array(status), "ok"), bodies, pa.scalar(None, pa.binary())),
-        "faces": [item and item.faces for item in seen],
-        "n_faces": [len(item.faces) if item and item.faces is not None else None for item in seen],
+        "image": bodies if pc.all(kept).as_py() else pc.if_else(kept, bodies, pa.scalar(None, pa.binary())),
+        "faces": [now and now.faces for now in seen],
+        "n_faces": [len(now.faces) if now and now.faces is not None else None for now in seen],
     }
-    return pa.table([_typed(columns[field.name], field.type) for field in IMAGES], schema=IMAGES)
+    table = pa.table([_typed(columns[field.name], field.type) for field in IMAGES], schema=IMAGES)
+    seconds = {
+        "fetch": pc.sum(fetched["seconds"]).as_py() or 0.0,
+        "decode": sum(now.decode for now in found),
+        "detect": sum(now.detect for now in found),
+    }
+    return table.replace_schema_metadata(seconds_metadata(seconds))
 
 
 def _typed(values: Any, kind: pa.DataType) -> Any:
     return pa.array(values, kind) if isinstance(values, list) else values
 
 
-def _look(
-    body: pa.Buffer, ingest: IngestOptions, faces: FaceOptions, detector: FaceDetector | None, times: Times
-) -> _Seen:
-    started = time.perf_counter()
-    picture, pixels = examine(memoryview(body), ingest.max_pixels, None if detector is None else faces.max_side)
-    decoded = time.perf_counter()
-    times.decode += decoded - started
-    if detector is None or pixels is None:
-        return _Seen(picture, error=picture.error)
-    try:
-        found = detector.detect(pixels, (picture.width or pixels.width, picture.height or pixels.height))
-    except Exception as problem:  # a whole picture that the detector cannot take stays one, its faces uncounted
-        return _Seen(picture, error=f"faces not counted: {one_line(problem)}")
-    finally:
-        times.detect += time.perf_counter() - decoded
-    return _Seen(picture, [asdict(face) for face in found])
+def seconds_of(metadata: Mapping[bytes, bytes] | None) -> dict[str, float]:
+    """Seconds by step that a table's or a file's metadata names."""
+    found: dict[str, float] = json.loads((metadata or {}).get(_SECONDS_KEY, b"{}"))
+    return found
+
+
+def seconds_metadata(seconds: Mapping[str, float]) -> dict[bytes, bytes]:
+    """Seconds spent on rows, by step, as the schema's or the file's metadata has them."""
+    return {_SECONDS_KEY: json.dumps({step: round(value, 4) for step, value in seconds.items()}).encode()}
+
+
+class Summary:
+    """What the driver is told of what was staged."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.n_bytes = 0
+        self.statuses: Counter[str] = Counter()
+        self.seconds = dict.fromkeys(STEPS, 0.0)
+
+    def add(self, images: pa.Table) -> None:
+        """Count rows of `images/` and the seconds noted in their metadata."""
+        self.rows += len(images)
+        self.n_bytes += pc.sum(images["n_bytes"]).as_py() or 0
+        self.statuses.update(images["status"].to_pylist())
+        for step, value in seconds_of(images.schema.metadata).items():
+            self.seconds[step] += value
+
+    def row(self) -> pa.Table:
+        """One row: rows, a count by status as JSON, bytes, and seconds by step."""
+        columns = {"rows": self.rows, "statuses": json.dumps(self.statuses), "n_bytes": self.n_bytes, **self.seconds}
+        return pa.Table.from_pylist([columns])

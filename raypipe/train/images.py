@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from raypipe.errors import InputError
+from raypipe.ingest.pictures import shrink_on_load, to_rgb
 from raypipe.train.weights import Preprocessing
 
 _IMAGES, _LABELS, _POST_IDS = "images.npy", "labels.npy", "post_ids.npy"
@@ -26,9 +27,9 @@ def decode_and_resize(image_bytes: bytes, size: int) -> NDArray[np.uint8]:
     """
     try:
         with Image.open(io.BytesIO(image_bytes)) as image:
-            # JPEG can be decoded at a fraction of its size; at twice the target or more the resize below decides.
-            image.draft("RGB", (2 * size, 2 * size))
-            upright = ImageOps.exif_transpose(image).convert("RGB")
+            # At twice the target or more the resize below decides.
+            shrink_on_load(image, "RGB", (2 * size, 2 * size))
+            upright = to_rgb(ImageOps.exif_transpose(image))
             resized = upright.resize((size, size), Image.Resampling.BILINEAR)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"picture cannot be decoded: {error}") from error

@@ -10,13 +10,12 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from raypipe.config import IngestOptions
 from raypipe.ingest import fetch as module
-from raypipe.ingest.answers import for_exception
-from raypipe.ingest.fetch import Fetcher, FetchResult, backoff, host_of, user_agent
+from raypipe.ingest.client import Client, FetchResult, user_agent
+from raypipe.ingest.fetch import Fetcher, backoff
 from raypipe.ingest.guard import AddressGuard
 from tests.ingest.conftest import (
     WebServer,
@@ -24,7 +23,6 @@ from tests.ingest.conftest import (
     break_off,
     drip,
     endless,
-    http_date,
     picture,
     redirect,
     reset,
@@ -107,36 +105,6 @@ def test_http_statuses(server: WebServer, options: IngestOptions, code: int, exp
 def test_what_passes_is_tried_again(server: WebServer, options: IngestOptions, code: int) -> None:
     result = fetch_one(options, server.behave("/a", status(code, times=2, data=PICTURE)))
     assert (result.status, result.http_status, result.attempts, result.body) == ("ok", 200, 3, PICTURE)
-
-
-@pytest.mark.parametrize("in_words", [False, True])
-@pytest.mark.parametrize("code", [429, 503])
-def test_retry_after_leaves_the_whole_host_alone(
-    server: WebServer, options: IngestOptions, code: int, in_words: bool
-) -> None:
-    wait = http_date(2) if in_words else "0.5"
-    server.behave("/limited", status(code, times=1, data=PICTURE, Retry_After=wait))
-    options = options.model_copy(update={"per_host": 1})
-    results = fetch(options, server.url("/limited"), *(server.url(f"/{i}") for i in range(5)))
-    assert {result.status for result in results} == {"ok"}
-    assert results[0].attempts == 2
-    moments = [when for _, when, _ in server.asked]
-    # An HTTP date has whole seconds, so up to one of the two is gone already.
-    assert moments[1] - moments[0] >= (0.9 if in_words else 0.5)
-    assert server.asked[0][0] == "/limited"
-
-
-def test_a_host_that_wants_too_long_a_rest_is_not_waited_for(server: WebServer, options: IngestOptions) -> None:
-    server.behave("/limited", status(429, Retry_After="3600"))
-    options = options.model_copy(update={"per_host": 1, "max_wait": 10})
-    began = time.monotonic()
-    first, second = fetch(options, server.url("/limited"), server.url("/other"))
-    assert time.monotonic() - began < 5
-    assert (first.status, first.attempts) == ("rate_limited", 1)
-    assert "HTTP 429" in str(first.error)
-    assert "left alone for another 3" in str(first.error)
-    assert (second.status, second.attempts, second.http_status) == ("rate_limited", 0, None)
-    assert server.requests["/other"] == 0
 
 
 def test_a_drip_feeding_host_cannot_hold_a_slot(server: WebServer, options: IngestOptions) -> None:
@@ -345,29 +313,6 @@ def test_no_proxy_is_taken_from_the_environment(
     assert fetch_one(options, server.url("/a")).status == "ok"
 
 
-def test_limits_requests_to_a_host_and_keeps_its_connections(server: WebServer, options: IngestOptions) -> None:
-    server.delay = 0.02
-    ports = set()
-
-    async def answer(request: web.Request, _before: int) -> web.StreamResponse:
-        assert request.transport is not None
-        ports.add(request.transport.get_extra_info("peername")[1])
-        return web.Response(body=PICTURE)
-
-    urls = [server.behave(f"/{i}", answer) for i in range(40)]
-    results = fetch(options.model_copy(update={"per_host": 4, "fan_out": 16}), *urls)
-    assert [result.url for result in results] == urls
-    assert {result.status for result in results} == {"ok"}
-    assert server.in_flight_most == 4
-    assert len(ports) == 4
-
-
-def test_a_share_of_the_budget(server: WebServer, options: IngestOptions) -> None:
-    server.delay = 0.02
-    fetch(options.model_copy(update={"per_host": 8}), *(server.url(f"/{i}") for i in range(30)), share=0.25)
-    assert server.in_flight_most == 2
-
-
 def test_waits_double_with_jitter_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_FIRST_WAIT", 0.5)
     for attempt, middle in ((1, 0.5), (2, 1.0), (3, 2.0), (20, 30.0)):
@@ -377,34 +322,11 @@ def test_waits_double_with_jitter_up_to_a_limit(monkeypatch: pytest.MonkeyPatch)
         assert len(waits) > 100
 
 
-@pytest.mark.parametrize(
-    ("error", "expected", "again"),
-    [
-        (aiohttp.SocketTimeoutError("slow"), "timeout", True),
-        (aiohttp.ServerDisconnectedError(), "connection", True),
-        (ConnectionResetError(), "connection", True),
-        (aiohttp.InvalidURL("x"), "invalid_url", False),
-        (KeyError("surprise"), "connection", False),
-    ],
-)
-def test_exceptions_become_statuses(error: Exception, expected: str, again: bool) -> None:
-    answer = for_exception(error)
-    assert (answer.status, answer.again) == (expected, again)
-    assert answer.error
-
-
 def test_a_surprise_becomes_a_row(server: WebServer, options: IngestOptions, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def broken(_self: Fetcher, _response: aiohttp.ClientResponse) -> None:
+    async def broken(_self: Client, _response: aiohttp.ClientResponse) -> None:
         raise KeyError("surprise")
 
-    monkeypatch.setattr(Fetcher, "_read", broken)
+    monkeypatch.setattr(Client, "_read", broken)
     result = fetch_one(options, server.url("/a"))
     assert (result.status, result.attempts) == ("connection", 1)
     assert "unexpected KeyError" in str(result.error)
-
-
-@pytest.mark.parametrize(
-    ("url", "host"), [("http://A.example:80/x", "a.example"), ("http://[::1]/", "::1"), ("x", None), ("http://[", None)]
-)
-def test_host_of(url: str, host: str | None) -> None:
-    assert host_of(url) == host

@@ -14,11 +14,11 @@ import pytest
 import raypipe
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.errors import StageError
+from raypipe.errors import ConfigError, StageError
 from raypipe.ingest.fetch import Fetcher
 from raypipe.ingest.pipeline import run
 from raypipe.ingest.posts import ingest_posts
-from raypipe.ingest.units import Times, fetch_unit, images_table, orders, unit_rows
+from raypipe.ingest.units import fetched_table, images_table, not_asked
 from raypipe.options import load_config
 from raypipe.world.draw import draw_picture, encode
 from tests.ingest.conftest import WebServer, body, break_off, drip, endless, picture, redirect, reset, status
@@ -126,19 +126,34 @@ def test_without_faces_they_are_not_counted(tmp_path: Path, server: WebServer) -
     images = tables.read_table(config.open_storage(), "images")
     assert images["status"].to_pylist() == ["ok"] * 5
     assert images["n_faces"].null_count == images["faces"].null_count == 5
-    assert images["phash"].null_count == 0
+    # Nothing was decoded.
+    assert images["phash"].null_count == 5
     assert record.facts["funnel"]["one_face"] is None
 
 
-def test_rows_keep_the_posts_order_over_units_and_fetchers(tmp_path: Path, server: WebServer) -> None:
-    config = configure(tmp_path, server, plain_rows(120), ingest={"fetchers": 2, "per_host": 6})
+def ids(config: Config) -> list[str]:
+    return sorted(tables.read_table(config.open_storage(), "images")["post_id"].to_pylist())
+
+
+def all_ids(n: int) -> list[str]:
+    return [f"p{i:03d}" for i in range(n)]
+
+
+@pytest.mark.parametrize("faces", [False, True])
+def test_several_fetchers_ask_for_each_picture_once_within_one_budget(
+    tmp_path: Path, server: WebServer, faces: bool
+) -> None:
+    ingest = {"fetchers": 3, "per_host": 4, "block_rows": 16}
+    config = configure(tmp_path, server, plain_rows(120), ingest=ingest, faces={"enabled": faces})
     server.delay = 0.01
     record = run(config)
-    assert len([file for file in record.files if file.path.endswith(".parquet")]) == 8
-    images = tables.read_table(config.open_storage(), "images")
-    assert images["post_id"].to_pylist() == [f"p{i:03d}" for i in range(120)]
+    assert ids(config) == all_ids(120)
     assert set(server.requests.values()) == {1}
-    assert 1 < server.in_flight_most <= 6
+    assert server.in_flight_most == 4
+    # However it was cut, it is one file in the end.
+    assert len([file for file in record.files if "/" not in file.path]) == 1
+    assert record.seconds["fetch"] > 0
+    assert (record.seconds["detect"] > 0) == faces
 
 
 def test_what_is_staged_is_not_fetched_again(tmp_path: Path, server: WebServer) -> None:
@@ -146,35 +161,50 @@ def test_what_is_staged_is_not_fetched_again(tmp_path: Path, server: WebServer) 
     storage, posts = config.open_storage(), ingest_posts(config)
     options = config.result_options("ingest", "faces")
 
-    async def first_unit(writer: tables.TableWriter) -> str:
-        rows = tables.read_table(storage, "posts", ["post_id", "image_url", "deleted"])
-        unit, order = next(orders(rows, unit_rows(40, config.ingest.block_rows)))
+    async def some(writer: tables.TableWriter) -> None:
         async with Fetcher(config.ingest) as fetcher:
-            fetched = await fetch_unit(order, fetcher)
-        writer.write(unit, images_table(fetched, config.ingest, config.faces, None, Times()))
-        return unit
+            fetched = await fetcher.fetch_many([(f"p{i:03d}", server.url(f"/{i}.jpg")) for i in range(5, 12)])
+        writer.write("early", images_table(fetched_table(fetched), config.ingest, config.faces))
 
     def interrupted() -> None:
         with tables.begin(
             storage, "images", command="ingest", config=options, inputs={"posts": posts.run_id}
         ) as attempt:
-            asyncio.run(first_unit(attempt.writer))
+            asyncio.run(some(attempt.writer))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
-    asked = dict(server.requests)
-    assert 0 < len(asked) < 40
+    assert len(server.requests) == 7
     with pytest.raises(StageError, match="is unfinished"):
         tables.get_record(storage, "images")
 
     record = run(config)
     assert record.rows_out == 40
-    assert tables.read_table(storage, "images")["post_id"].to_pylist() == [f"p{i:03d}" for i in range(40)]
+    assert ids(config) == all_ids(40)
     assert len(server.requests) == 40
     assert set(server.requests.values()) == {1}
     # The facts are of all rows, not of the last attempt's.
     assert record.facts["statuses"] == {"ok": 40}
+
+
+def test_rows_staged_twice_stand_once(tmp_path: Path, server: WebServer) -> None:
+    config = configure(tmp_path, server, plain_rows(20))
+    storage, posts = config.open_storage(), ingest_posts(config)
+    options = config.result_options("ingest", "faces")
+    results = [not_asked(f"p{i:03d}", server.url(f"/{i}.jpg")) for i in range(12)]
+    begin = {"command": "ingest", "config": options, "inputs": {"posts": posts.run_id}}
+
+    def interrupted() -> None:
+        with tables.begin(storage, "images", **begin) as attempt:
+            for unit, part in (("a", results[:8]), ("b", results[4:])):
+                attempt.writer.write(unit, images_table(fetched_table(part), config.ingest, config.faces))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert run(config).rows_out == 20
+    assert ids(config) == all_ids(20)
 
 
 def test_the_same_again_asks_nothing_and_other_options_are_refused(tmp_path: Path, server: WebServer) -> None:
@@ -208,18 +238,75 @@ def test_no_posts_at_all(tmp_path: Path) -> None:
         raypipe.ingest(load_config(root=str(tmp_path / "root")))
 
 
-def test_a_unit_stays_whole_however_large_its_pictures(tmp_path: Path, server: WebServer) -> None:
-    import ray.data
+def test_only_what_failed_is_asked_for_again(tmp_path: Path, server: WebServer) -> None:
+    server.behave("/1.jpg", status(503, times=2, data=picture(seed=1)))
+    server.behave("/2.jpg", status(503))
+    server.behave("/3.jpg", status(404))
+    config = configure(tmp_path, server, plain_rows(30))
+    first = run(config)
+    assert first.facts["statuses"] == {"ok": 27, "server_error": 2, "gone": 1}
+    asked = dict(server.requests)
+    again = config.ingest.model_copy(update={"retry": ["server_error", "timeout"]})
+    second = run(config.model_copy(update={"ingest": again}))
+    assert second.facts["statuses"] == {"ok": 28, "server_error": 1, "gone": 1}
+    assert second.run_id != first.run_id
+    assert ids(config) == all_ids(30)
+    once_more = {path for path, n in server.requests.items() if n != asked[path]}
+    assert once_more == {"/1.jpg", "/2.jpg"}
+    # The table is as complete as before: nothing is left to do for the command without it.
+    assert run(config) == second
 
-    context = ray.data.DataContext.get_current()
-    usual = context.target_max_block_size
-    context.target_max_block_size = 1024
-    try:
-        config = configure(tmp_path, server, plain_rows(40))
-        record = run(config)
-    finally:
-        context.target_max_block_size = usual
-    assert [file.rows for file in record.files] == [16, 16, 8]
+
+def test_nothing_to_ask_for_again(tmp_path: Path, server: WebServer) -> None:
+    config = configure(tmp_path, server, plain_rows(4))
+    first = run(config)
+    again = config.ingest.model_copy(update={"retry": ["timeout"]})
+    assert run(config.model_copy(update={"ingest": again})) == first
+
+
+def test_faces_are_counted_again_without_fetching(tmp_path: Path, server: WebServer) -> None:
+    rng = np.random.default_rng(3)
+    server.behave("/0.jpg", body(encode(draw_picture(rng, n_faces=1, look=0.0), rng)))
+    server.behave("/1.jpg", status(404))
+    config = configure(tmp_path, server, plain_rows(6))
+    run(config)
+    asked = dict(server.requests)
+    before = tables.read_table(config.open_storage(), "images").sort_by("post_id")
+    options = {"enabled": True, "upsample": 0}
+    only = config.model_copy(update={"faces": config.faces.model_copy(update={**options, "only": True})})
+    record = run(only)
+    assert server.requests == asked
+    after = tables.read_table(config.open_storage(), "images").sort_by("post_id")
+    assert after["n_faces"].to_pylist() == [1, None, 0, 0, 0, 0]
+    assert after["phash"].null_count == 1
+    for name in ("post_id", "status", "sha256", "image", "fetched_at", "error"):
+        assert after[name] == before[name]
+    assert run(only) == record
+    assert run(config.model_copy(update={"faces": config.faces.model_copy(update=options)})) == record
+
+
+def test_what_is_done_again_needs_a_complete_table(tmp_path: Path, server: WebServer) -> None:
+    config = configure(tmp_path, server, plain_rows(3), faces={"enabled": True, "only": True})
+    with pytest.raises(StageError, match="images: is not there"):
+        run(config)
+    both = config.ingest.model_copy(update={"retry": ["timeout"]})
+    with pytest.raises(ConfigError, match="one after the other"):
+        run(config.model_copy(update={"ingest": both}))
+
+
+def test_duplicates_are_marked(tmp_path: Path, server: WebServer) -> None:
+    same, other = picture(seed=1), picture(seed=2)
+    near = picture(seed=1, quality=60)
+    for path, data in (("/0.jpg", same), ("/1.jpg", other), ("/2.jpg", same), ("/3.jpg", near)):
+        server.behave(path, body(data))
+    config = configure(tmp_path, server, plain_rows(4), ingest={"phash": True})
+    record = run(config)
+    marked = tables.read_table(config.open_storage(), "images", folder="_duplicates").to_pylist()
+    assert [(row["post_id"], row["group"], row["kind"]) for row in marked] == [
+        ("p000", "p000", "exact"), ("p002", "p000", "exact"), ("p003", "p000", "near")
+    ]  # fmt: skip
+    assert record.facts["duplicates"] == {"exact": 2, "near": 1, "groups": 1}
+    assert len(pd.read_parquet(tmp_path / "root" / "images")) == 4
 
 
 def test_a_unit_that_cannot_be_written_is_one_clear_line(tmp_path: Path, server: WebServer) -> None:

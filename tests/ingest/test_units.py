@@ -1,34 +1,25 @@
-"""Units of work: how posts are cut, what becomes of each picture, and that no row is lost on the way."""
+"""From answers to rows: what becomes of each picture, and that no row is lost on the way."""
 
 from __future__ import annotations
 
-import asyncio
 import io
+import json
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from raypipe.config import FaceOptions, IngestOptions
+from raypipe.ingest.client import FetchResult
 from raypipe.ingest.faces import FaceDetector
-from raypipe.ingest.fetch import Fetcher, FetchResult
 from raypipe.ingest.tally import Tally, failures_in_words, funnel_in_words
-from raypipe.ingest.units import FETCHED, ORDER, Times, fetch_unit, fetched_table, images_table, orders, unit_rows
+from raypipe.ingest.units import Summary, fetched_table, images_table, stored_table
 from raypipe.schemas import IMAGES, STATUSES
-from tests.ingest.conftest import WebServer, picture, status
-
-
-def posts(n: int, deleted: frozenset[int] = frozenset()) -> pa.Table:
-    return pa.table(
-        {
-            "post_id": [f"p{i}" for i in range(n)],
-            "image_url": [f"http://x.example/{i}" for i in range(n)],
-            "deleted": [i in deleted for i in range(n)],
-        }
-    )
+from tests.ingest.conftest import picture
 
 
 def result(post_id: str, status: str, body: bytes | None = None) -> FetchResult:
@@ -36,46 +27,9 @@ def result(post_id: str, status: str, body: bytes | None = None) -> FetchResult:
     return FetchResult(post_id, "http://h.example/x", status, 200, 1, error, "h.example", None, body, 0.5)
 
 
-def images(results: list[FetchResult], detector: Any = None, **ingest: int) -> pa.Table:
-    fetched = fetched_table("000000", results)
-    return images_table(fetched, IngestOptions(**ingest), FaceOptions(), detector, Times())  # type: ignore[arg-type]
-
-
-@given(st.integers(0, 2000), st.integers(8, 300))
-def test_units_cover_all_posts_once(n: int, block_rows: int) -> None:
-    rows = unit_rows(n, block_rows)
-    assert 1 <= rows <= block_rows
-    found = list(orders(posts(n), rows))
-    assert [name for _, order in found for name in order["post_id"].to_pylist()] == [f"p{i}" for i in range(n)]
-    names = [name for name, _ in found]
-    assert names == sorted(set(names))
-    assert all(order.schema == ORDER and set(order["unit"].to_pylist()) == {name} for name, order in found)
-
-
-def test_few_posts_still_make_enough_units_for_all_cpus() -> None:
-    assert unit_rows(440, 256) == 16
-    assert unit_rows(4000, 256) == 63
-    assert unit_rows(486_149, 256) == 256
-    assert unit_rows(3, 256) == 16
-
-
-def test_deleted_posts_are_not_asked_for(server: WebServer, options: IngestOptions) -> None:
-    server.behave("/1", status(404))
-    table = posts(4, frozenset({0, 2}))
-    table = table.set_column(1, "image_url", pa.array([server.url(f"/{i}") for i in range(4)]))
-    ((_, order),) = orders(table, 10)
-
-    async def work() -> pa.Table:
-        async with Fetcher(options) as fetcher:
-            return await fetch_unit(order, fetcher)
-
-    fetched = asyncio.run(work())
-    assert fetched.schema == FETCHED
-    assert fetched["status"].to_pylist() == ["deleted", "gone", "deleted", "ok"]
-    assert fetched["post_id"].to_pylist() == ["p0", "p1", "p2", "p3"]
-    assert fetched["attempts"].to_pylist() == [0, 1, 0, 1]
-    assert sorted(server.requests) == ["/1", "/3"]
-    assert fetched["fetched_at"].null_count == 2
+def images(results: list[FetchResult], *, faces: bool = False, apart: bool = False, **ingest: Any) -> pa.Table:
+    options = IngestOptions(**{"phash": True, **ingest})
+    return images_table(fetched_table(results), options, FaceOptions(enabled=faces), apart=apart)
 
 
 def test_every_status_keeps_its_row() -> None:
@@ -107,7 +61,7 @@ def test_faces_are_counted_in_whole_pictures(shared_data: Path) -> None:
     blank = io.BytesIO()
     Image.new("RGB", (80, 80)).save(blank, "PNG")
     bodies = [portrait, blank.getvalue(), portrait[:3000]]
-    found = images([result(f"p{i}", "ok", data) for i, data in enumerate(bodies)], FaceDetector(FaceOptions()))
+    found = images([result(f"p{i}", "ok", data) for i, data in enumerate(bodies)], faces=True, phash=None)
     assert found["n_faces"].to_pylist() == [1, 0, None]
     (face,) = found["faces"].to_pylist()[0]
     assert set(face) == {"left", "top", "right", "bottom", "score"}
@@ -115,16 +69,47 @@ def test_faces_are_counted_in_whole_pictures(shared_data: Path) -> None:
     assert found["faces"].to_pylist()[1:] == [[], None]
 
 
-def test_a_detector_that_fails_costs_no_row() -> None:
-    class Broken:
-        def detect(self, *_: object) -> None:
-            raise RuntimeError("out of luck")
+def test_a_detector_that_fails_costs_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("out of luck")
 
-    found = images([result("p0", "ok", picture()), result("p1", "gone")], Broken())
+    monkeypatch.setattr(FaceDetector, "detect", broken)
+    found = images([result("p0", "ok", picture()), result("p1", "gone")], faces=True)
     assert found["status"].to_pylist() == ["ok", "gone"]
     assert found["n_faces"].to_pylist() == [None, None]
     assert found["error"].to_pylist() == ["faces not counted: out of luck", "gone it was"]
     assert found["image"].to_pylist()[0] == picture()
+
+
+def test_without_decoding_only_headers_and_ends_are_read() -> None:
+    whole = picture()
+    found = images([result("a", "ok", whole), result("b", "ok", whole[: len(whole) // 2])], phash=None)
+    assert found["status"].to_pylist() == ["ok", "truncated"]
+    assert found["phash"].null_count == 2
+    assert (found["width"][0].as_py(), found["height"][0].as_py()) == (64, 48)
+
+
+def test_in_a_child_process_the_rows_are_the_same() -> None:
+    bodies = [picture(), b"<html>", picture("PNG", seed=4)]
+    results = [result(f"p{i}", "ok", data) for i, data in enumerate(bodies)] + [result("gone", "gone")]
+    assert images(results, faces=True, apart=True).equals(images(results, faces=True))
+
+
+def test_stored_rows_are_looked_into_again_as_they_were() -> None:
+    first = images([result(f"p{i}", "ok", picture(seed=i)) for i in range(3)])
+    again = images_table(stored_table(first), IngestOptions(phash=True), FaceOptions(enabled=False))
+    assert again.equals(first)
+
+
+def test_the_summary() -> None:
+    summary = Summary()
+    summary.add(images([result("a", "ok", picture()), result("b", "gone")]))
+    summary.add(images([result("c", "ok", picture(seed=2))]))
+    (row,) = summary.row().to_pylist()
+    assert (row["rows"], json.loads(row["statuses"])) == (3, {"ok": 2, "gone": 1})
+    assert row["n_bytes"] == len(picture()) + len(picture(seed=2))
+    assert row["fetch"] == 1.5
+    assert row["decode"] > 0
 
 
 @given(st.lists(st.tuples(st.sampled_from(STATUSES), st.binary(max_size=60)), min_size=1, max_size=20))
@@ -161,7 +146,7 @@ def test_the_funnel() -> None:
     assert facts["funnel"] == {"posts": 7, "present": 6, "fetched": 4, "with_face": 3, "one_face": 2}
     assert facts["n_faces"] == {"0": 1, "1": 2, "2+": 1}
     assert facts["statuses"] == {"ok": 4, "gone": 1, "deleted": 1, "invalid_url": 1}
-    assert (facts["hosts"], facts["n_hosts"], facts["n_bytes"]) == ({"h": 6}, 1, 40)
+    assert (facts["hosts"], facts["n_hosts"], facts["n_bytes"]) == ({"h": {"ok": 4, "gone": 1, "deleted": 1}}, 1, 40)
     assert funnel_in_words(facts) == (
         "Pictures: 7 posts, 6 still there at the revisit (1 deleted), 4 fetched, 3 with a face, 2 with exactly one"
     )

@@ -49,6 +49,25 @@ def test_every_kind_of_picture_becomes_rgb(mode: str) -> None:
     assert decode_and_resize(encoded(halves().convert(mode), kind), 16).shape == (3, 16, 16)
 
 
+@pytest.mark.parametrize("turn", [1, 6])
+def test_sixteen_bits_of_grey_are_not_clipped_to_white(turn: int) -> None:
+    grey = np.tile(np.linspace(0, 255, 64).astype(np.uint16) << 8, (64, 1))
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    pixels = decode_and_resize(encoded(Image.fromarray(grey), exif=exif.tobytes()), 64)
+    expected = np.repeat((grey >> 8)[None], 3, axis=0)
+    # Turned a quarter to the right when shown: left becomes top.
+    np.testing.assert_array_equal(pixels, expected if turn == 1 else expected.transpose(0, 2, 1))
+
+
+def test_heic_is_decoded_whole_and_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = decode_and_resize(encoded(halves(), "HEIF", exif=exif.tobytes(), quality=95), 32)
+    assert pixels[0, 2].mean() > 200
+    assert pixels[2, -3].mean() > 200
+
+
 def test_decoding_at_a_fraction_changes_next_to_nothing() -> None:
     rng = np.random.default_rng(0)
     small = Image.fromarray(rng.integers(0, 256, (12, 9, 3), dtype=np.uint8))

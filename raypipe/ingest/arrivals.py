@@ -1,0 +1,89 @@
+"""Results on their way from the event loop that fetches to the thread that works on them, in batches."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from raypipe.ingest.client import FetchResult
+
+
+@dataclass(frozen=True)
+class BatchLimits:
+    """A batch ends with `rows` results, `n_bytes` bytes of pictures, or `seconds` after its first result."""
+
+    rows: int
+    n_bytes: int
+    seconds: float
+
+
+class Arrivals:
+    """Collects `total` results. `put` is called by the event loop; `batches` is consumed by another thread.
+
+    Where more than `room` bytes wait to be taken, `hold_back(True)` is called, and `hold_back(False)` when half of
+    them are gone.
+    """
+
+    def __init__(self, total: int, limits: BatchLimits, room: int, hold_back: Callable[[bool], None]) -> None:
+        self._left = total
+        self._limits = limits
+        self._room = room
+        self._hold_back = hold_back
+        self._held = False
+        self._results: list[FetchResult] = []
+        self._bytes = 0
+        self._first_at = 0.0
+        self._changed = threading.Condition()
+
+    def put(self, result: FetchResult) -> None:
+        """Take one result."""
+        with self._changed:
+            if not self._results:
+                self._first_at = time.monotonic()
+            self._results.append(result)
+            self._bytes += len(result.body or b"")
+            self._left -= 1
+            full = not self._left or self._full()
+            over = self._bytes > self._room and not self._held
+            self._held |= over
+            if full or len(self._results) == 1:
+                self._changed.notify()
+        if over:
+            self._hold_back(True)
+
+    def batches(self) -> Iterator[list[FetchResult]]:
+        """Batches until all results have been taken."""
+        while batch := self._next():
+            yield batch
+
+    def _full(self) -> bool:
+        return len(self._results) >= self._limits.rows or self._bytes >= self._limits.n_bytes
+
+    def _next(self) -> list[FetchResult]:
+        with self._changed:
+            while self._left and not self._full():
+                age = time.monotonic() - self._first_at if self._results else 0.0
+                if age >= self._limits.seconds:
+                    break
+                self._changed.wait(self._limits.seconds - age if self._results else None)
+            batch = self._take()
+            go_on = self._held and self._bytes <= self._room / 2
+            self._held &= not go_on
+        if go_on:
+            self._hold_back(False)
+        return batch
+
+    def _take(self) -> list[FetchResult]:
+        """The oldest results, as many as make a batch."""
+        count = size = 0
+        for result in self._results[: self._limits.rows]:
+            count += 1
+            size += len(result.body or b"")
+            if size >= self._limits.n_bytes:
+                break
+        batch, self._results = self._results[:count], self._results[count:]
+        self._bytes -= size
+        self._first_at = time.monotonic()
+        return batch

@@ -1,0 +1,219 @@
+"""A function applied in a child process, so that an item which ends the process costs that item alone.
+
+Decoders and detectors are native code, and some file ends them by a signal that no `except` meets. The child is
+``python -m raypipe.ingest.isolate``, not a fork (the parent has threads) and not multiprocessing's spawn (which would
+import the parent's main module, in a Ray worker Ray's own); it is asked over its stdin and answers over its stdout.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from raypipe.errors import StageError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_LENGTH = struct.Struct("<Q")
+_START_SECONDS = 300.0
+_STARTS = 3
+_PR_SET_PDEATHSIG = 1
+
+
+def in_child(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    died: Callable[[Item, str], Result],
+    *,
+    seconds: float = 120.0,
+) -> list[Result]:
+    """`function` of each item, in order, one after the other in a child process.
+
+    Where the child ends on an item, or takes longer than `seconds` for it and is killed, the result is `died` of the
+    item and how it ended (``SIGSEGV``, ``exit code 3``, ``no answer in 120 s``), and a new child goes on with the next.
+    What `function` raises is raised here too. `function`, items and results must be picklable; the child ends with this
+    process. Raises StageError where no child starts.
+    """
+    results: list[Result] = []
+    child: _Child | None = None
+    try:
+        for item in items:
+            child = child or _started(function)
+            try:
+                results.append(child.ask(item, seconds))
+            except _EndedError as ended:
+                results.append(died(item, str(ended)))
+            if child.ended:
+                child.close()
+                child = None
+    finally:
+        if child:
+            child.close()
+    return results
+
+
+class _EndedError(Exception):
+    """The child is gone; the message says how."""
+
+
+class _Child:
+    """A process that knows the function. Made, asked and closed by one thread: the child ends with that."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        # -P: the working directory is no place to import from, unless it is that here.
+        command = [sys.executable, "-P", "-m", __name__, str(os.getpid())]
+        paths = os.pathsep.join(str(path) or str(Path.cwd()) for path in sys.path)
+        pipe = subprocess.PIPE
+        self.ended = False
+        self._process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, env=os.environ | {"PYTHONPATH": paths}, start_new_session=True
+        )
+        try:
+            self.ask(function, _START_SECONDS)
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, message: Any, seconds: float) -> Any:
+        """The child's answer. Raises _EndedError where it ends before, and what it raised."""
+        process, late = self._process, threading.Event()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        packed = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+
+        def give_up() -> None:
+            late.set()
+            process.kill()
+
+        timer = threading.Timer(seconds, give_up)
+        timer.start()
+        try:
+            _write(process.stdin, packed)
+            answer = _read(process.stdout)
+        except (EOFError, OSError):
+            # One that has closed its pipe and lives is ended by the timer.
+            self.ended, code = True, process.wait()
+            raise _EndedError(f"no answer in {seconds:g} s" if late.is_set() else _ending(code)) from None
+        finally:
+            timer.cancel()
+            timer.join()
+            # It may have been killed just as its answer came.
+            self.ended = self.ended or late.is_set()
+        good, value = pickle.loads(answer)
+        if not good:
+            raise value
+        return value
+
+    def close(self) -> None:
+        """End it: it has nothing to save."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            try:
+                if pipe:
+                    pipe.close()
+            except OSError:  # what was not written when it ended
+                pass
+
+
+def _started(function: Callable[[Any], Any]) -> _Child:
+    for attempt in range(_STARTS):
+        try:
+            return _Child(function)
+        except _EndedError as ended:
+            if attempt + 1 == _STARTS:
+                raise StageError(
+                    f"{sys.executable} -m {__name__}: the process to look into pictures apart ends at its start: "
+                    f"{ended}; its own words are above"
+                ) from None
+    raise AssertionError
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+def _write(stream: IO[bytes], packed: bytes) -> None:
+    stream.write(_LENGTH.pack(len(packed)))
+    stream.write(packed)
+    stream.flush()
+
+
+def _read(stream: IO[bytes]) -> bytes:
+    head = stream.read(_LENGTH.size)
+    if len(head) == _LENGTH.size:
+        (length,) = _LENGTH.unpack(head)
+        packed = stream.read(length)
+        if len(packed) == length:
+            return packed
+    raise EOFError
+
+
+def _serve(parent: int) -> None:
+    """What the child does: read the function, then items until there are no more, and answer each."""
+    # The pipes are kept to ourselves: what native code prints goes where errors go, and nothing reads our questions.
+    questions, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    _end_with(parent)
+    function = None
+    while True:
+        try:
+            question = _read(questions)
+        except EOFError:
+            return
+        try:
+            message = pickle.loads(question)
+            if function is None:
+                function, result = message, None
+            else:
+                result = function(message)
+            answer = pickle.dumps((True, result), pickle.HIGHEST_PROTOCOL)
+        except Exception as error:
+            answer = pickle.dumps((False, _portable(error)), pickle.HIGHEST_PROTOCOL)
+        _write(answers, answer)
+
+
+def _portable(error: Exception) -> Exception:
+    try:
+        pickle.loads(pickle.dumps(error))
+        sent = error
+    except Exception:
+        sent = RuntimeError(f"{type(error).__name__}: {error}")
+    sent.add_note(f"In a child process:\n{''.join(traceback.format_exception(error))}")
+    return sent
+
+
+def _end_with(parent: int) -> None:
+    if sys.platform == "win32":
+        return
+    import resource
+
+    # A crash is expected here, and its core is of no use.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    if sys.platform == "linux":
+        # Elsewhere it ends when it next reads its stdin.
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))

@@ -1,0 +1,130 @@
+"""Doing part of a complete `images/` again: asking again for what failed (`ingest.retry`), or counting faces again in
+what is stored (`faces.only`). Rows that are not done again are carried over; the old table stands until all is there.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from raypipe import tables
+from raypipe.config import Config, FaceOptions, IngestOptions
+from raypipe.errors import ConfigError, StageError
+from raypipe.ingest.units import images_table, stored_table
+from raypipe.records import RunRecord
+from raypipe.storage import Storage
+from raypipe.tables import TableWriter
+
+_GROUP = pa.schema([pa.field("path", pa.string()), pa.field("row_group", pa.int32()), pa.field("unit", pa.string())])
+
+
+@dataclass(frozen=True)
+class Redo:
+    """What is done again.
+
+    `asked` are the post_ids that are fetched; `groups` has a row for each row group of the old table with rows that are
+    not, with the first of their post_ids; `ingest` holds the options by which stored pictures are looked into.
+    """
+
+    revision: dict[str, Any] | None
+    options: dict[str, Any]
+    asked: pa.Array
+    groups: pa.Table
+    statuses: tuple[str, ...]
+    ingest: IngestOptions
+
+    def left(self, done: pa.ChunkedArray) -> list[pa.Table]:
+        """Row groups of which nothing is staged, a table of one row each."""
+        # A row group is staged whole or not at all, so its first row speaks for it.
+        left = self.groups.filter(pc.invert(pc.is_in(self.groups["first"], done))).select(_GROUP.names)
+        return [left.slice(i, 1).combine_chunks() for i in range(len(left))]
+
+    def dataset(self, config: Config, writer: TableWriter, groups: list[pa.Table], again: bool) -> Any:
+        """A lazy Ray dataset that stages the rows of `groups`; a row of numbers each."""
+        import ray.data
+
+        from raypipe.ingest.pipeline import limited, on_cpus
+
+        if config.faces.only:
+            work = functools.partial(recount, ingest=self.ingest, faces=config.faces, writer=writer, apart=again)
+        else:
+            work = functools.partial(carry, statuses=self.statuses, writer=writer)
+        return limited(ray.data.from_arrow(groups)).map_batches(work, **on_cpus(config))
+
+
+def plan_redo(config: Config, storage: Storage, posts: RunRecord) -> Redo | None:
+    """What the options ask to be done again, None where they ask for the whole.
+
+    Raises StageError where there is no complete `images/` of these posts.
+    """
+    if not (config.ingest.retry or config.faces.only):
+        return None
+    if config.faces.only and not config.faces.enabled:
+        raise ConfigError("faces.only: counts faces, but faces.enabled is false")
+    old = tables.get_record(storage, "images")
+    if old.inputs.get("posts") != posts.run_id:
+        raise StageError(
+            f"{storage.uri('images')}: was made from other posts; run `raypipe ingest --overwrite` instead"
+        )
+    statuses = tuple(sorted(set(config.ingest.retry)))
+    asked, groups = _old_rows(storage, statuses)
+    options = config.result_options("ingest", "faces")
+    revision: dict[str, Any] = {"of": old.run_id, "ingest.retry": list(statuses)}
+    if config.faces.only:
+        # The pictures are as they were fetched then.
+        options = {"ingest": old.config["ingest"], "faces": options["faces"]}
+        revision = {"of": old.run_id, "faces.only": True}
+        if options == old.config:
+            revision = {}
+    elif not len(asked):
+        revision, options = {}, old.config
+    ingest = IngestOptions.model_validate(config.ingest.model_dump() | options["ingest"])
+    return Redo(revision or None, options, asked, groups, statuses, ingest)
+
+
+def _old_rows(storage: Storage, statuses: tuple[str, ...]) -> tuple[pa.Array, pa.Table]:
+    """post_ids of the old table's rows with `statuses`, and the row groups that hold others."""
+    asked: list[str] = []
+    groups: list[dict[str, Any]] = []
+    for number, path in enumerate(tables.data_paths(storage, "images")):
+        file = pq.ParquetFile(path, filesystem=storage.filesystem)
+        for i in range(file.num_row_groups):
+            rows = file.read_row_group(i, columns=["post_id", "status"])
+            mine = pc.is_in(rows["status"], pa.array(statuses, pa.string()))
+            asked += rows["post_id"].filter(mine).to_pylist()
+            others = rows["post_id"].filter(pc.invert(mine))
+            if len(others):
+                unit = f"0-{number:05d}-{i:05d}"
+                groups.append({"path": path, "row_group": i, "unit": unit, "first": others[0].as_py()})
+    return pa.array(asked, pa.string()), pa.Table.from_pylist(groups, _GROUP.append(pa.field("first", pa.string())))
+
+
+def carry(group: pa.Table, statuses: tuple[str, ...], writer: TableWriter) -> pa.Table:
+    """Stage the rows of a row group that are not asked for again, as they are."""
+    from raypipe.ingest.ray_workers import stage
+
+    rows = _read(group, writer)
+    kept = pc.invert(pc.is_in(rows["status"], pa.array(statuses, pa.string())))
+    return stage(group["unit"][0].as_py(), iter([rows.filter(kept).replace_schema_metadata(None)]), writer)
+
+
+def recount(group: pa.Table, ingest: IngestOptions, faces: FaceOptions, writer: TableWriter, apart: bool) -> pa.Table:
+    """Stage the rows of a row group with their faces counted again."""
+    from raypipe.ingest.ray_workers import is_retry, stage
+
+    rows = _read(group, writer)
+    good = pc.equal(rows["status"], "ok")
+    seen = images_table(stored_table(rows.filter(good)), ingest, faces, apart=apart or is_retry())
+    others = rows.filter(pc.invert(good)).replace_schema_metadata(None)
+    both = pa.concat_tables([seen.replace_schema_metadata(None), others]).replace_schema_metadata(seen.schema.metadata)
+    return stage(group["unit"][0].as_py(), iter([both]), writer)
+
+
+def _read(group: pa.Table, writer: TableWriter) -> pa.Table:
+    file = pq.ParquetFile(group["path"][0].as_py(), filesystem=writer.storage.filesystem)
+    return file.read_row_group(group["row_group"][0].as_py())

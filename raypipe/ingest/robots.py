@@ -1,0 +1,172 @@
+"""What a host lets robots fetch: robots.txt (RFC 9309) and the X-Robots-Tag header. Nothing here opens a connection."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+
+from protego import Protego
+from yarl import URL
+
+READ_BYTES = 500 * 1024
+"""How much of a robots.txt is read; RFC 9309 (section 2.5) asks for no less."""
+
+_LONGEST_DELAY = 60.0
+_VALID_SECONDS, _RETRY_SECONDS = 24 * 3600.0, 300.0
+# Parsed rules take some 10 times the file's bytes, 120 where a host means harm.
+_KEPT_BYTES, _LEAST_BYTES = 8 * 2**20, 1024
+
+_AGENT_LINE = re.compile(r"\ufeff?\s*user(?:-|\s*)agent(?:\s*:|\s)\s*([^#]*)", re.IGNORECASE)
+_NAME = re.compile(r"[a-z0-9_.-]+")
+_US, _OTHERS = "us", "others"
+_COMPATIBLE = re.compile(r"\(compatible;\s*([^\s;/)]+)", re.IGNORECASE)
+
+_FORBIDDING = ("noai", "noimageai", "noindex", "noimageindex", "none")
+_WITH_VALUE = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
+_PREFIX = re.compile(r"\s*([\w.*-]*[a-z*][\w.*-]*)\s*:", re.IGNORECASE)
+
+Ask = Callable[[URL], Awaitable[tuple[int | None, bytes]]]
+"""Fetches a robots.txt, redirects followed: HTTP status and body, None where nobody answered."""
+
+
+def product_token(user_agent: str) -> str:
+    """The name that robots.txt knows a User-Agent by: ``raypipe`` of ``raypipe/0.1.0 (+https://example.org)``.
+
+    Of one that begins like a browser, ``Mozilla/5.0 (compatible; Somebot/2.0)``, it is the name it goes on with.
+    """
+    named = _COMPATIBLE.search(user_agent)
+    words = re.split(r"[\s/(;]", user_agent.strip(), maxsplit=1)
+    return named[1] if named and words[0].lower() == "mozilla" else words[0]
+
+
+def robots_url(url: URL) -> URL:
+    """Where the robots.txt for `url` is: the same scheme, host and port."""
+    return url.origin().with_path("/robots.txt")
+
+
+class RobotsRules:
+    """What one robots.txt allows, from its HTTP `status` (None: nobody answered) and `body`.
+
+    As RFC 9309 (section 2.3.1) has it: 2xx, the rules in the first 500 KiB; 4xx, everything is allowed; anything else,
+    nothing is, and `unreachable` is true. A group is for the robot that it names in full, else ``*``'s holds; the
+    longest matching rule decides, an Allow against a Disallow of the same length.
+    """
+
+    def __init__(self, status: int | None, body: bytes = b"") -> None:
+        found = status is not None and 200 <= status < 300
+        self.unreachable = not found and not (status is not None and 400 <= status < 500)
+        self._text = body[:READ_BYTES].decode("utf-8", errors="replace") if found else ""
+        self._parsed: dict[str, Protego] = {}
+
+    def allows(self, url: str, user_agent: str) -> bool:
+        """Whether a robot that calls itself `user_agent` may fetch `url`."""
+        return not self.unreachable and bool(self._of(user_agent).can_fetch(url, _US))
+
+    def _of(self, user_agent: str) -> Protego:
+        name = product_token(user_agent).lower()
+        if name not in self._parsed:
+            self._parsed = {name: Protego.parse("\n".join(_renamed(line, name) for line in self._text.splitlines()))}
+        return self._parsed[name]
+
+    def delay(self, user_agent: str) -> float | None:
+        """Seconds between two requests that the host asks for, None where it asks for none.
+
+        The longer of Crawl-delay and Request-rate, at any time of the day, and 60 at most: hosts that do not want
+        robots write a day, and say so with Disallow too where they mean it.
+        """
+        rules = self._of(user_agent)
+        rate = rules.request_rate(_US)
+        asked = [rules.crawl_delay(_US) or 0.0, rate.seconds / rate.requests if rate else 0.0]
+        longest = max((seconds for seconds in asked if seconds > 0), default=None)
+        return None if longest is None else min(longest, _LONGEST_DELAY)
+
+
+def _renamed(line: str, ours: str) -> str:
+    # Protego takes a group for us whose name ours begins with, and keeps every rule once for each robot that its group
+    # names, which is the square of the file's length. Under two names it does neither.
+    found = _AGENT_LINE.match(line)
+    value = found[1].strip().lower() if found else ""
+    if value in ("", "*"):
+        return line
+    name = _NAME.match(value)
+    return f"User-agent: {_US if name and name[0] == ours else _OTHERS}"
+
+
+def refused_by_tag(values: Iterable[str], user_agent: str) -> str | None:
+    """The directive of X-Robots-Tag headers that forbids keeping the picture, None where none does.
+
+    Each value is a list of directives after an optional ``robot:``, which addresses those that follow to that robot
+    alone; what is addressed to nobody or to ``*`` is for all. ``noai``, ``noimageai``, ``noindex``, ``noimageindex``
+    and ``none`` forbid.
+    """
+    ours = ("*", product_token(user_agent).lower())
+    for value in values:
+        addressee = "*"
+        for part in re.split("[,;]", value.lower()):
+            rest = part
+            while (prefix := _PREFIX.match(rest)) and prefix[1] not in _WITH_VALUE:
+                addressee, rest = prefix[1], rest[prefix.end() :]
+            if addressee in ours:
+                for word in rest.split():
+                    if word in _FORBIDDING:
+                        return word
+    return None
+
+
+@dataclass
+class _Asking:
+    task: asyncio.Task[RobotsRules]
+    waiting: int = 0
+
+
+class RobotsCache:
+    """The rules of each origin (scheme, host, port), asked for once a day however many want them at the same time.
+
+    A host that could not be reached is asked again after five minutes. What was not wanted for longest is forgotten
+    once the files add up to 8 MiB. All calls belong to one event loop; `clock` gives seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._kept: OrderedDict[URL, tuple[RobotsRules, float, int]] = OrderedDict()
+        self._asking: dict[URL, _Asking] = {}
+        self._bytes = 0
+
+    async def rules(self, url: URL, ask: Ask) -> RobotsRules:
+        """The rules for `url`, by `ask` where they are not known; raises what `ask` raises."""
+        where = robots_url(url)
+        if known := self._kept.get(where):
+            if self._clock() < known[1]:
+                self._kept.move_to_end(where)
+                return known[0]
+            self._forget(where)
+        asking = self._asking.get(where)
+        if asking is None:
+            asking = self._asking[where] = _Asking(asyncio.create_task(self._ask(where, ask)))
+        asking.waiting += 1
+        try:
+            # One that gives up must not take the answer from the others.
+            return await asyncio.shield(asking.task)
+        finally:
+            asking.waiting -= 1
+            if not asking.waiting:
+                asking.task.cancel()
+                self._asking.pop(where)
+
+    async def _ask(self, where: URL, ask: Ask) -> RobotsRules:
+        status, body = await ask(where)
+        rules = RobotsRules(status, body)
+        size = max(_LEAST_BYTES, min(len(body), READ_BYTES))
+        valid = _RETRY_SECONDS if rules.unreachable else _VALID_SECONDS
+        self._kept[where] = rules, self._clock() + valid, size
+        self._bytes += size
+        while self._bytes > _KEPT_BYTES:
+            self._forget(next(iter(self._kept)))
+        return rules
+
+    def _forget(self, where: URL) -> None:
+        self._bytes -= self._kept.pop(where)[2]

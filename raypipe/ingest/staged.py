@@ -1,0 +1,66 @@
+"""What an unfinished run of `images/` has staged so far: its rows by post_id, whole or in columns."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raypipe.ingest.tally import Tally
+from raypipe.ingest.units import seconds_of
+from raypipe.parts import read_parts, staged_parts
+from raypipe.schemas import IMAGES
+from raypipe.tables import TableWriter
+
+_READERS = 8
+
+
+def staged_columns(writer: TableWriter, columns: list[str]) -> pa.Table:
+    """Columns of all staged rows."""
+    return read_parts(writer, pa.schema([IMAGES.field(name) for name in columns]))
+
+
+def staged_ids(writer: TableWriter) -> pa.ChunkedArray:
+    """post_ids of all staged rows."""
+    return staged_columns(writer, ["post_id"])["post_id"]
+
+
+def tally_staged(writer: TableWriter) -> Tally:
+    """Counts over all staged rows, those of earlier attempts too, and the seconds that were spent on them."""
+    tally = Tally()
+    tally.add(staged_columns(writer, list(Tally.COLUMNS)))
+
+    def seconds(name: str) -> dict[str, float]:
+        path = writer.storage.path(writer.staging, name)
+        return seconds_of(pq.read_metadata(path, filesystem=writer.storage.filesystem).metadata)
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        for spent in pool.map(seconds, staged_parts(writer)):
+            tally.spend(spent)
+    return tally
+
+
+def drop_doubles(writer: TableWriter, n_posts: int) -> int:
+    """Drop rows that were staged twice, and say how many.
+
+    A task that was thought lost may write its unit after another attempt has fetched the same posts. Each rewritten
+    file appears in place of the old one at once, so it can be done again after a kill.
+    """
+    ids = staged_ids(writer)
+    if len(ids) <= n_posts:
+        return 0
+    seen: set[str] = set()
+    dropped = 0
+    storage = writer.storage
+    for name in staged_parts(writer):
+        path = storage.path(writer.staging, name)
+        mine = pq.read_table(path, columns=["post_id"], filesystem=storage.filesystem)["post_id"].to_pylist()
+        keep = np.array([post_id not in seen for post_id in mine])
+        seen.update(mine)
+        if not keep.all():
+            dropped += int((~keep).sum())
+            rows = pq.read_table(path, filesystem=storage.filesystem)
+            writer.rewrite(name, rows.filter(pa.array(keep)))
+    return dropped

@@ -1,0 +1,73 @@
+"""What a child process is made to do in tests of `isolate`. Imports little, for each child imports it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+
+def how(item: Any, ending: str) -> Any:
+    """What is told of an item that ended the child."""
+    return (item, ending)
+
+
+def work(item: Any) -> Any:
+    """Do what the item says; otherwise give it back with this process's id."""
+    match item:
+        case "segfault":
+            ctypes.string_at(0)
+        case "signal", number:
+            os.kill(os.getpid(), number)
+        case "exit", code:
+            os._exit(code)
+        case "hang":
+            time.sleep(600)
+        case "leave":
+            sys.exit(4)
+        case "close":
+            os.closerange(3, 100)
+            time.sleep(600)
+        case "print":
+            os.write(1, b"from native code\n")
+            print("from Python")
+            return sys.stdin.read(), os.read(0, 9)
+        case "large", size:
+            return b"x" * size
+        case "raise", error:
+            raise error
+        case "own":
+            raise OwnError(1, b=2)
+        case "unpicklable":
+            return threading.Lock()
+        case "linger", path:
+            Path(path).write_text(str(os.getpid()))
+            time.sleep(600)
+    return item, os.getpid()
+
+
+class OwnError(Exception):
+    """Cannot be unpickled."""
+
+    def __init__(self, a: int, *, b: int) -> None:
+        super().__init__(f"{a} and {b}")
+
+
+def slow(item: int, seconds: float) -> int:
+    """Give the item back after a while."""
+    time.sleep(seconds)
+    return item
+
+
+class Elsewhere:
+    """Pickled as something of a module that is not there."""
+
+    def __call__(self, item: int) -> int:
+        return item
+
+    def __reduce__(self) -> Any:
+        return __import__, ("nowhere",)

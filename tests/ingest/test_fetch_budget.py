@@ -1,0 +1,221 @@
+"""What a fetcher asks of a host: so much at a time, nothing while it wants to be left alone; with others, no more."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from raypipe.config import IngestOptions
+from raypipe.ingest import fetch as module
+from raypipe.ingest.client import FetchResult
+from raypipe.ingest.fetch import Fetcher
+from raypipe.ingest.ledger import Grant, HostLedger, Report
+from tests.ingest.conftest import WebServer, body, http_date, picture, status
+
+PICTURE = picture()
+
+
+@pytest.fixture(autouse=True)
+def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_FIRST_WAIT", 0.02)
+
+
+def fetch(options: IngestOptions, *urls: str, **client: Any) -> list[FetchResult]:
+    async def work() -> list[FetchResult]:
+        async with Fetcher(options, **client) as fetcher:
+            return await fetcher.fetch_many([(f"p{i}", url) for i, url in enumerate(urls)])
+
+    return asyncio.run(work())
+
+
+@pytest.mark.parametrize("in_words", [False, True])
+@pytest.mark.parametrize("code", [429, 503])
+def test_retry_after_leaves_the_whole_host_alone(
+    server: WebServer, options: IngestOptions, code: int, in_words: bool
+) -> None:
+    wait = http_date(2) if in_words else "0.5"
+    server.behave("/limited", status(code, times=1, data=PICTURE, Retry_After=wait))
+    options = options.model_copy(update={"per_host": 1})
+    results = fetch(options, server.url("/limited"), *(server.url(f"/{i}") for i in range(5)))
+    assert {result.status for result in results} == {"ok"}
+    assert results[0].attempts == 2
+    moments = [when for _, when, _ in server.asked]
+    # An HTTP date has whole seconds, so up to one of the two is gone already.
+    assert moments[1] - moments[0] >= (0.9 if in_words else 0.5)
+    assert server.asked[0][0] == "/limited"
+
+
+def test_a_host_that_wants_too_long_a_rest_is_not_waited_for(server: WebServer, options: IngestOptions) -> None:
+    server.behave("/limited", status(429, Retry_After="3600"))
+    options = options.model_copy(update={"per_host": 1, "max_wait": 10})
+    began = time.monotonic()
+    first, second = fetch(options, server.url("/limited"), server.url("/other"))
+    assert time.monotonic() - began < 5
+    assert (first.status, first.attempts) == ("rate_limited", 1)
+    assert "HTTP 429" in str(first.error)
+    assert "left alone for another 3" in str(first.error)
+    assert (second.status, second.attempts, second.http_status) == ("rate_limited", 0, None)
+    assert server.requests["/other"] == 0
+
+
+def test_limits_requests_to_a_host_and_keeps_its_connections(server: WebServer, options: IngestOptions) -> None:
+    server.delay = 0.02
+    ports = set()
+
+    async def answer(request: web.Request, _before: int) -> web.StreamResponse:
+        assert request.transport is not None
+        ports.add(request.transport.get_extra_info("peername")[1])
+        return web.Response(body=PICTURE)
+
+    urls = [server.behave(f"/{i}", answer) for i in range(40)]
+    results = fetch(options.model_copy(update={"per_host": 4, "fan_out": 16}), *urls)
+    assert [result.url for result in results] == urls
+    assert {result.status for result in results} == {"ok"}
+    assert server.in_flight_most == 4
+    assert len(ports) == 4
+
+
+def shared(options: IngestOptions, parts: list[list[str]], delay: float = 0.0) -> list[FetchResult]:
+    """Fetchers side by side, one a part, that report to one ledger with a delay each way."""
+
+    async def work() -> list[FetchResult]:
+        ledger = HostLedger(options.per_host, options.per_host_rate)
+
+        async def exchange(name: str, report: Report) -> Grant:
+            await asyncio.sleep(delay)
+            grant = ledger.exchange(name, report)
+            await asyncio.sleep(delay)
+            return grant
+
+        async def one(urls: list[str]) -> list[FetchResult]:
+            async with Fetcher(options, exchange=exchange, fetchers=len(parts)) as fetcher:
+                return await fetcher.fetch_many([(url, url) for url in urls])
+
+        return [result for part in await asyncio.gather(*map(one, parts)) for result in part]
+
+    return asyncio.run(work())
+
+
+@pytest.mark.parametrize("per_host", [1, 2, 5])
+def test_several_fetchers_share_one_budget(server: WebServer, options: IngestOptions, per_host: int) -> None:
+    server.delay = 0.02
+    parts = [[server.url(f"/{part}/{i}") for i in range(30)] for part in range(3)]
+    results = shared(options.model_copy(update={"per_host": per_host}), parts, delay=0.01)
+    assert Counter(result.status for result in results) == {"ok": 90}
+    assert server.in_flight_most == per_host
+
+
+def test_several_fetchers_share_requests_a_second(server: WebServer, options: IngestOptions) -> None:
+    parts = [[server.url(f"/{part}/{i}") for i in range(12)] for part in range(2)]
+    shared(options.model_copy(update={"per_host": 8, "per_host_rate": 20.0}), parts)
+    moments = [when for _, when, _ in server.asked]
+    # 23 pauses of 1/20 s between 24 requests; a timer may be early by its resolution.
+    assert moments[-1] - moments[0] >= 23 / 20 * 0.95
+
+
+def test_a_host_that_wants_rest_gets_it_from_all_fetchers(server: WebServer, options: IngestOptions) -> None:
+    server.behave("/limited", status(429, times=1, data=PICTURE, Retry_After="1.5"))
+    server.delay = 0.05
+    parts = [[server.url("/limited"), *(server.url(f"/0/{i}") for i in range(40))]]
+    parts += [[server.url(f"/{part}/{i}") for i in range(80)] for part in (1, 2)]
+    results = shared(options.model_copy(update={"per_host": 6}), parts)
+    assert Counter(result.status for result in results) == {"ok": 201}
+    limited = next(when for path, when, _ in server.asked if path == "/limited")
+    # It takes a report and an answer for the others to know; then nobody asks until the time is over.
+    quiet = [when - limited for _, when, _ in server.asked if 0.7 < when - limited < 1.5]
+    assert quiet == []
+    assert max(when for _, when, _ in server.asked) - limited > 1.5
+
+
+def test_without_a_ledger_at_hand_nothing_more_is_asked(server: WebServer, options: IngestOptions) -> None:
+    async def work() -> int:
+        lost = False
+        ledger = HostLedger(2)
+
+        async def exchange(name: str, report: Report) -> Grant:
+            if lost:
+                raise ConnectionError("the ledger is gone")
+            return ledger.exchange(name, report)
+
+        async with Fetcher(options, exchange=exchange, fetchers=2) as fetcher:
+            assert (await fetcher.fetch("a", server.url("/a"))).status == "ok"
+            lost = True
+            await asyncio.sleep(0.6)
+            waiting = asyncio.create_task(fetcher.fetch("b", server.url("/b")))
+            await asyncio.sleep(0.3)
+            before = server.requests["/b"]
+            lost = False
+            assert (await waiting).status == "ok"
+            return before
+
+    assert asyncio.run(work()) == 0
+
+
+def test_holding_back(server: WebServer, options: IngestOptions) -> None:
+    async def work() -> None:
+        async with Fetcher(options) as fetcher:
+            fetcher.hold_back(True)
+            waiting = asyncio.create_task(fetcher.fetch("a", server.url("/a")))
+            await asyncio.sleep(0.2)
+            assert not server.requests
+            fetcher.hold_back(False)
+            assert (await waiting).status == "ok"
+
+    asyncio.run(work())
+
+
+def robots(text: bytes, code: int = 200) -> Any:
+    return body(text, "text/plain") if code == 200 else status(code)
+
+
+def test_robots_txt_is_honoured_on_request(server: WebServer, options: IngestOptions) -> None:
+    server.behave("/robots.txt", robots(b"User-agent: *\nDisallow: /private/\n"))
+    urls = [server.url(path) for path in ("/private/a", "/b", "/private/c")]
+    assert {result.status for result in fetch(options, *urls)} == {"ok"}
+    assert server.requests["/robots.txt"] == 0
+    options = options.model_copy(update={"robots": True})
+    first, second, third = fetch(options, *urls)
+    assert (first.status, second.status, third.status) == ("forbidden", "ok", "forbidden")
+    assert "robots.txt of 127.0.0.1 disallows it" in str(first.error)
+    assert (first.attempts, first.http_status) == (0, None)
+    assert server.requests["/robots.txt"] == 1
+    assert server.requests["/private/a"] == 1
+
+
+@pytest.mark.parametrize(("code", "expected"), [(404, "ok"), (403, "ok"), (500, "forbidden")])
+def test_a_missing_robots_txt_allows_and_a_broken_one_forbids(
+    server: WebServer, options: IngestOptions, code: int, expected: str
+) -> None:
+    server.behave("/robots.txt", robots(b"", code))
+    assert fetch(options.model_copy(update={"robots": True}), server.url("/a"))[0].status == expected
+
+
+def test_a_redirected_robots_txt_is_checked_by_the_guard(server: WebServer, options: IngestOptions) -> None:
+    server.behave("/robots.txt", status(302, Location="http://169.254.169.254/robots.txt"))
+    result = fetch(options.model_copy(update={"robots": True}), server.url("/a"))[0]
+    # Nobody answers where nobody is asked: unreachable forbids (RFC 9309, section 2.3.1.4).
+    assert result.status == "forbidden"
+
+
+def test_crawl_delay(server: WebServer, options: IngestOptions) -> None:
+    server.behave("/robots.txt", robots(b"User-agent: raypipe\nCrawl-delay: 0.3\n"))
+    fetch(options.model_copy(update={"robots": True, "per_host": 1}), *(server.url(f"/{i}") for i in range(4)))
+    moments = [when for path, when, _ in server.asked if path != "/robots.txt"]
+    assert moments[-1] - moments[1] >= 0.58
+
+
+@pytest.mark.parametrize(
+    ("tag", "expected"), [("noai, noimageai", "forbidden"), ("googlebot: noindex", "ok"), ("nofollow", "ok")]
+)
+def test_x_robots_tag_is_honoured_on_request(
+    server: WebServer, options: IngestOptions, tag: str, expected: str
+) -> None:
+    url = server.behave("/a", body(PICTURE, **{"X-Robots-Tag": tag}))
+    server.behave("/robots.txt", robots(b"", 404))
+    assert fetch(options, url)[0].status == "ok"
+    assert fetch(options.model_copy(update={"robots": True}), url)[0].status == expected
