@@ -64,7 +64,7 @@ def _run(stage: str, config: Config) -> None:
 
 
 def _configuration(stage: str, words: Sequence[str]) -> Config:
-    options = parse_arguments(words)
+    options = parse_arguments(words, STAGES[stage].short)
     file = options.pop("config", None)
     if file is None and stage == "demo":
         from raypipe.demo import config_file
@@ -99,6 +99,7 @@ def _print_overview() -> None:
 
 def _print_stage_help(name: str) -> None:
     stage, out = STAGES[name], console()
+    short = {option: word for word, option in stage.short.items()}
     out.print(f"[bold]raypipe {name}[/]: {stage.help}\n")
     out.print("  --config FILE.yaml         options from a file; the command line wins")
     for option in TOP_LEVEL[1:]:
@@ -109,17 +110,18 @@ def _print_stage_help(name: str) -> None:
             continue
         out.print(f"\n[bold]{section}[/]: {escape((kind.__doc__ or '').strip().splitlines()[0])}")
         for option, info in kind.model_fields.items():
-            _print_option(f"{section}.{option}", info)
+            _print_option(f"{section}.{option}", info, short.get(f"{section}.{option}"))
     out.print("\nLists are a,b or \\[a,b]; a bare option means true; none clears an optional one.")
 
 
-def _print_option(name: str, info: Any) -> None:
+def _print_option(name: str, info: Any, short: str | None = None) -> None:
     allowed = _allowed(info.annotation)
     default = info.default
     shown = ",".join(map(str, default)) if isinstance(default, list) else str(default)
     shown = {"None": "none", "True": "true", "False": "false"}.get(shown, shown)
     values = f" ({'|'.join(map(str, allowed))})" if allowed else ""
-    console().print(f"  --{name:<24}{escape(f' {info.description}{values} [{shown}]')}")
+    also = f"; --{short} for short" if short else ""
+    console().print(f"  --{name:<24}{escape(f' {info.description}{values}{also} [{shown}]')}")
 
 
 def _allowed(annotation: Any) -> tuple[Any, ...]:

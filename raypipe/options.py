@@ -39,8 +39,12 @@ def load_config(file: str | Path | None = None, overrides: Mapping[str, Any] | N
         raise ConfigError(_explain(error, file, overrides or {})) from error
 
 
-def parse_arguments(arguments: Sequence[str]) -> dict[str, Any]:
-    """Dotted option names and values from ``--section.option value``, ``--option=value`` and bare ``--flag``."""
+def parse_arguments(arguments: Sequence[str], short: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Dotted option names and values from ``--section.option value``, ``--option=value`` and bare ``--flag``.
+
+    `short` gives the dotted names of options that have another on this command's line.
+    """
+    short = short or {}
     found: dict[str, Any] = {}
     rest = list(arguments)
     while rest:
@@ -49,8 +53,9 @@ def parse_arguments(arguments: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"{word}: is not an option; options are --section.option VALUE (see --help)")
         name, equals, value = word[2:].partition("=")
         known = option_names()
+        name = short.get(name, name)
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
+            close = difflib.get_close_matches(name, [*known, *short], n=1)
             raise ConfigError(
                 f"--{name}: unknown option{f'; did you mean --{close[0]}?' if close else ' (see --help)'}"
             )

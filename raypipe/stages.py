@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 import types
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from raypipe.config import Config
@@ -14,11 +14,15 @@ from raypipe.config import Config
 
 @dataclass(frozen=True)
 class Stage:
-    """One command: ``module:function`` that takes the configuration, a line of help, sections of options it reads."""
+    """One command: ``module:function`` that takes the configuration, a line of help, sections of options it reads.
+
+    `short` are further names of options on this command's line: ``{"format": "export.format"}``.
+    """
 
     target: str
     help: str
     sections: tuple[str, ...]
+    short: Mapping[str, str] = field(default_factory=dict)
 
     def load(self) -> Callable[[Config], Any]:
         """Import the stage's function; stages are imported when used, so that `--help` stays quick."""
@@ -47,6 +51,12 @@ STAGES = {
     "predict": Stage("raypipe.predict.pipeline:run", "apply a trained model to pictures", ("predict",)),
     "report": Stage("raypipe.report.pipeline:run", "one HTML page of all that was done", ("report",)),
     "study": Stage("raypipe.study.pipeline:run", "a web page on which people classify pictures", ("study",)),
+    "export": Stage(
+        "raypipe.export.pipeline:run",
+        "pictures and labels as WebDataset, folders or Parquet for others",
+        ("export",),
+        short={"format": "export.format"},
+    ),
     "run": Stage("raypipe.chain:run", "ingest, label, sweep, report in turn", _CHAIN),
     "board": Stage("raypipe.board:run", "TensorBoard on the sweep and the trained models", ("board",)),
     "doctor": Stage(

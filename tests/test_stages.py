@@ -52,6 +52,7 @@ def test_the_commands_are_those_that_are_documented() -> None:
         "predict",
         "report",
         "study",
+        "export",
         "run",
         "doctor",
     ]

@@ -1,0 +1,50 @@
+"""One file a picture: ``SPLIT/LABEL/KEY.jpg`` for classes, ``SPLIT/KEY.jpg`` otherwise, ``SPLIT/metadata.jsonl``."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from raypipe.export.names import folder_names
+from raypipe.export.plan import Plan
+from raypipe.export.samples import Sample, as_json, read_samples
+from raypipe.progress import Progress
+from raypipe.tables import TableWriter
+
+METADATA = "metadata.jsonl"
+
+# Writing one small file is waiting: for the disk to flush, or for the object store to answer.
+_WRITERS = 8
+_AHEAD = 64
+
+
+def write_folder(writer: TableWriter, plan: Plan, progress: Progress) -> int:
+    """Stage the pictures that an interrupted attempt has not staged, and the metadata; the pictures in all."""
+    staged = set(writer.storage.files(writer.staging))
+    folders = folder_names(plan.classes)
+    lines: dict[str, list[bytes]] = {split: [] for split in plan.splits}
+    waiting: deque[Future[None]] = deque()
+    pool = ThreadPoolExecutor(_WRITERS, "export")
+    try:
+        for sample in read_samples(writer.storage, plan, plan.kept):
+            path = _path(sample, folders)
+            lines[sample.split].append(as_json({"file_name": path, **sample.about()}))
+            if f"{sample.split}/{path}" not in staged:
+                assert sample.image is not None
+                waiting.append(pool.submit(writer.write_file, f"{sample.split}/{path}", sample.image))
+            if len(waiting) > _AHEAD:
+                waiting.popleft().result()
+            progress.advance()
+        for done in waiting:
+            done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    for split, rows in lines.items():
+        writer.write_file(f"{split}/{METADATA}", b"\n".join([*rows, b""]))
+    return sum(len(rows) for rows in lines.values())
+
+
+def _path(sample: Sample, folders: dict[str, str]) -> str:
+    """The picture's path below its split, as Hugging Face's `file_name` and torchvision's class folders want it."""
+    folder = f"{folders[sample.label]}/" if sample.code is not None and isinstance(sample.label, str) else ""
+    return f"{folder}{sample.file_name}"

@@ -1,0 +1,115 @@
+"""``raypipe export``: pictures and labels in a format that other trainers read, streamed in one process."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+from raypipe import tables
+from raypipe.config import Config, ExportOptions
+from raypipe.errors import ConfigError, InputError
+from raypipe.export import parquet, tar
+from raypipe.export.card import dataset_card
+from raypipe.export.folder import write_folder
+from raypipe.export.names import folder_names
+from raypipe.export.plan import Plan, make_plan
+from raypipe.export.samples import as_json
+from raypipe.export.shards import write_shards
+from raypipe.progress import Progress, say
+from raypipe.records import RunRecord
+from raypipe.storage import Storage
+from raypipe.tables import TableWriter
+
+CLASSES = "classes.json"
+CARD = "README.md"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+def run(config: Config) -> RunRecord:
+    """Write ``export/NAME/`` from `images/` and, where it is there, `labels/`.
+
+    Each row of `images/` is exported or counted by the reason why not. Raises ConfigError for a name that is no
+    folder's, InputError where nothing is left to export, StageError where a table is unfinished.
+    """
+    options, storage = config.export, config.open_storage()
+    table = f"export/{_folder(options)}"
+    images = tables.get_record(storage, "images")
+    if images.rows_out == 0:
+        raise InputError(f"{storage.uri('images')}: holds no row; there is nothing to export")
+    inputs = {"images": images.run_id}
+    # Labels that are being made are not the same as none.
+    labelled = bool(storage.files("labels"))
+    if labelled:
+        inputs["labels"] = tables.get_record(storage, "labels").run_id
+    with tables.begin(
+        storage, table, command="export", config=_settings(options), inputs=inputs, overwrite=config.overwrite
+    ) as run_:
+        if run_.record is not None:
+            storage.prune(table)
+            return run_.record
+        started = time.monotonic()
+        plan = make_plan(storage, labelled=labelled, shard_bytes=options.shard_mb * 1_000_000)
+        planned = time.monotonic()
+        with Progress("Exporting", sum(plan.counts().values()), "pictures") as progress:
+            rows_out = _write(options, run_.writer, plan, progress)
+        record = run_.commit(
+            rows_in=plan.rows_in,
+            rows_out=rows_out,
+            dropped=plan.dropped,
+            seconds={"plan": planned - started, "write": time.monotonic() - planned},
+            facts=_facts(options, plan),
+        )
+    # torchvision takes each folder for a class, those too that an overwritten export leaves empty.
+    storage.prune(table)
+    _tell(storage, record)
+    return record
+
+
+def _folder(options: ExportOptions) -> str:
+    if options.name is None:
+        return options.format
+    if not _NAME.fullmatch(options.name):
+        raise ConfigError(f"export.name: {options.name!r} is not allowed: give a name of letters, digits, - and _")
+    return options.name
+
+
+def _settings(options: ExportOptions) -> dict[str, Any]:
+    # Its name is the table's; the size of shards changes nothing where there are none.
+    sharded = {} if options.format == "folder" else {"shard_mb": options.shard_mb}
+    return {"export": {"format": options.format, **sharded}}
+
+
+def _write(options: ExportOptions, writer: TableWriter, plan: Plan, progress: Progress) -> int:
+    if options.format != "hf" and plan.kind == "class":
+        folders = folder_names(plan.classes)
+        classes = [{"class": code, "label": name, "folder": folders[name]} for name, code in plan.codes.items()]
+        writer.write_file(CLASSES, b"[\n" + b",\n".join(as_json(item) for item in classes) + b"\n]\n")
+    if options.format == "folder":
+        return write_folder(writer, plan, progress)
+    if options.format == "webdataset":
+        return write_shards(writer, plan, tar.TarShard, lambda split, i, _: f"{split}-{i:06d}.tar", progress)
+    schema = parquet.make_schema(plan.kind, plan.classes)
+    writer.write_file(CARD, dataset_card(plan, schema))
+    return write_shards(
+        writer,
+        plan,
+        lambda: parquet.ParquetShard(schema),
+        lambda split, i, n: f"data/{split}-{i:05d}-of-{n:05d}.parquet",
+        progress,
+    )
+
+
+def _facts(options: ExportOptions, plan: Plan) -> dict[str, Any]:
+    facts = {"format": options.format, "labels": plan.kind, "classes": list(plan.classes), "splits": plan.counts()}
+    if options.format != "folder":
+        facts["shards"] = {split: len(plan.shard_rows(side)) for side, split in enumerate(plan.splits)}
+    return facts
+
+
+def _tell(storage: Storage, record: RunRecord) -> None:
+    splits = ", ".join(f"{count:,} {name}" for name, count in record.facts["splits"].items())
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(record.dropped.items()))
+    left_out = f"; left out: {reasons}" if reasons else ""
+    say(f"{record.rows_out:,} pictures ({splits}){left_out}: {storage.uri(record.table)}")

@@ -1,0 +1,186 @@
+"""What is exported, where to, and what is not and why: decided before any picture is read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raypipe import tables
+from raypipe.errors import InputError, StageError
+from raypipe.label.split import SIDES
+from raypipe.schemas import LABEL_TYPES
+from raypipe.storage import Storage
+
+UNLABELLED = "train"
+"""The one split of an export without labels; Hugging Face `datasets` refuses a split called ``all``."""
+
+# Headers, padding and the facts beside a picture, in bytes.
+_BESIDE = 4096
+
+LabelKind = Literal["class", "continuous", "hashtags"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What becomes of each of the n rows of `images/`, in its order.
+
+    `side` is the index of a row's split in `splits`, −1 where it is dropped; `shard` its file within the split;
+    `label_row` its row in `labels` (columns label, score), −1 where there is none. `kind` is None without labels.
+    `rows_in` = exported + Σ `dropped`. `n_bytes` are those of each split's pictures.
+    """
+
+    splits: tuple[str, ...]
+    side: npt.NDArray[np.int8]
+    shard: npt.NDArray[np.int64]
+    label_row: npt.NDArray[np.int64]
+    labels: pa.Table | None
+    kind: LabelKind | None
+    classes: tuple[str, ...]
+    rows_in: int
+    dropped: Counter[str]
+    n_bytes: dict[str, int]
+
+    @property
+    def kept(self) -> npt.NDArray[np.bool_]:
+        """Which rows are exported, [n]."""
+        return self.side >= 0
+
+    @property
+    def codes(self) -> dict[str, int]:
+        """The number of each class: its place in the alphabet."""
+        return {name: code for code, name in enumerate(self.classes)}
+
+    def counts(self) -> dict[str, int]:
+        """Exported pictures of each split."""
+        return {name: int((self.side == i).sum()) for i, name in enumerate(self.splits)}
+
+    def shard_rows(self, side: int) -> list[int]:
+        """Pictures of each shard of a split."""
+        return [int(rows) for rows in np.bincount(self.shard[self.side == side])]
+
+
+def make_plan(storage: Storage, *, labelled: bool, shard_bytes: int) -> Plan:
+    """Decide over `images/` and, where `labelled`, `labels/`; pictures are not read, only their sizes.
+
+    A row is dropped for its `status`, as ``no_bytes`` (nothing is stored), ``not_in_labels``, ``no_label`` or
+    ``no_split``; a labelled post without a row counts as ``not_in_images``. Raises InputError where nothing is left or
+    a split is not train, val or test, StageError where a post has two rows.
+    """
+    images = tables.read_table(storage, "images", ["post_id", "status", "n_bytes"])
+    _check_unique(storage, "images", images["post_id"])
+    drops = _Drops(len(images))
+    for status in sorted(pc.unique(images["status"]).to_pylist()):
+        if status != "ok":
+            drops.add(_mask(pc.equal(images["status"], status)), status)
+    drops.add(_mask(pc.is_null(images["n_bytes"])), "no_bytes")
+    label_row = np.full(len(images), -1, np.int64)
+    labels, kind, rows_in = None, None, len(images)
+    classes: tuple[str, ...] = ()
+    if labelled:
+        rows = tables.read_table(storage, "labels", ["post_id", "label", "score", "split"])
+        _check_unique(storage, "labels", rows["post_id"])
+        kind, classes = _label_kind(storage, rows["label"])
+        place = pc.index_in(images["post_id"], value_set=rows["post_id"].combine_chunks())
+        label_row = pc.fill_null(place, -1).to_numpy().astype(np.int64)
+        missing = len(rows) - int((label_row >= 0).sum())
+        rows_in += missing
+        drops.add(label_row < 0, "not_in_labels")
+        drops.add(_of_rows(_without_label(rows["label"]), label_row), "no_label")
+        drops.add(_of_rows(_mask(pc.is_null(rows["split"])), label_row), "no_split")
+        if missing:
+            drops.counts["not_in_images"] = missing
+        labels = rows.select(["label", "score"])
+        splits, side = _sides(storage, rows["split"], label_row, drops.left)
+    else:
+        splits, side = (UNLABELLED,), np.where(drops.left, 0, -1).astype(np.int8)
+    if not drops.left.any():
+        raise InputError(f"{storage.uri('images')}: no picture to export: {_in_words(drops.counts)}")
+    sizes = pc.fill_null(images["n_bytes"], 0).to_numpy()
+    shard = _shards(side, sizes + _BESIDE, len(splits), shard_bytes)
+    n_bytes = {name: int(sizes[side == i].sum()) for i, name in enumerate(splits)}
+    return Plan(splits, side, shard, label_row, labels, kind, classes, rows_in, drops.counts, n_bytes)
+
+
+class _Drops:
+    """Rows still in, and how many fell out for each reason; a row falls out once, for the first reason met."""
+
+    def __init__(self, n: int) -> None:
+        self.left = np.ones(n, bool)
+        self.counts: Counter[str] = Counter()
+
+    def add(self, mask: npt.NDArray[np.bool_], reason: str) -> None:
+        out = self.left & mask
+        if out.any():
+            self.counts[reason] += int(out.sum())
+            self.left &= ~out
+
+
+def _mask(values: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    found: npt.NDArray[np.bool_] = pc.fill_null(values, False).to_numpy().astype(bool)
+    return found
+
+
+def _of_rows(mask: npt.NDArray[np.bool_], label_row: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """A mask over the labels as one over the images; False where there is no label row."""
+    return np.append(mask, False)[label_row]
+
+
+def _without_label(label: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    known = pc.is_finite(label) if pa.types.is_floating(label.type) else pc.is_valid(label)
+    return ~_mask(known)
+
+
+def _label_kind(storage: Storage, label: pa.ChunkedArray) -> tuple[LabelKind, tuple[str, ...]]:
+    if label.type == LABEL_TYPES["class"]:
+        return "class", tuple(sorted(pc.unique(label).drop_null().to_pylist()))
+    if label.type == LABEL_TYPES["continuous"]:
+        return "continuous", ()
+    if pa.types.is_list(label.type) and label.type.value_type == pa.string():
+        return "hashtags", ()
+    raise StageError(
+        f"{storage.uri('labels')}: labels of type {label.type} cannot be exported; run `raypipe label --overwrite`"
+    )
+
+
+def _sides(
+    storage: Storage, split: pa.ChunkedArray, label_row: npt.NDArray[np.int64], left: npt.NDArray[np.bool_]
+) -> tuple[tuple[str, ...], npt.NDArray[np.int8]]:
+    codes = np.append(pc.fill_null(pc.index_in(split, value_set=pa.array(SIDES)), -1).to_numpy(), -1)[label_row]
+    unknown = np.flatnonzero(left & (codes < 0))
+    if len(unknown):
+        name = split[int(label_row[unknown[0]])].as_py()
+        raise InputError(f"{storage.uri('labels')}: split {name!r} cannot be exported; it is one of {', '.join(SIDES)}")
+    used = [code for code in range(len(SIDES)) if (codes[left] == code).any()]
+    place = np.full(len(SIDES) + 1, -1, np.int8)
+    place[used] = np.arange(len(used))
+    return tuple(SIDES[code] for code in used), np.where(left, place[codes], -1).astype(np.int8)
+
+
+def _shards(
+    side: npt.NDArray[np.int8], sizes: npt.NDArray[np.int64], n_splits: int, shard_bytes: int
+) -> npt.NDArray[np.int64]:
+    """The shard of each row within its split, −1 where dropped: a picture belongs where its first byte would be."""
+    shard = np.full(len(side), -1, np.int64)
+    for number in range(n_splits):
+        mine = np.flatnonzero(side == number)
+        starts = np.cumsum(sizes[mine]) - sizes[mine]
+        # A picture larger than a shard leaves the next numbers unused: they close up.
+        shard[mine] = np.unique(starts // shard_bytes, return_inverse=True)[1]
+    return shard
+
+
+def _check_unique(storage: Storage, table: str, post_id: pa.ChunkedArray) -> None:
+    if (doubles := len(post_id) - pc.count_distinct(post_id).as_py()) > 0:
+        raise StageError(
+            f"{storage.uri(table)}: {doubles:,} posts stand there twice; run `{tables.MADE_BY[table]}` again"
+        )
+
+
+def _in_words(counts: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common()) or "it has no row"

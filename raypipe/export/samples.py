@@ -1,0 +1,121 @@
+"""The pictures of a plan as a stream over the files of `images/`, so that memory holds some of one file at a time."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raypipe import tables
+from raypipe.errors import StageError, one_line
+from raypipe.export.names import extension, safe_key
+from raypipe.export.plan import Plan
+from raypipe.storage import Storage
+
+_BATCH = 64
+_BUFFER = 2**24
+_ABOUT = ["post_id", "n_bytes", "width", "height", "format", "n_faces", "faces"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One picture with its label. `image` is None where it was not asked for; `code` is the number of its class."""
+
+    side: int
+    shard: int
+    split: str
+    post_id: str
+    image: bytes | None
+    format: str | None
+    label: str | float | list[str] | None
+    code: int | None
+    score: float | None
+    width: int | None
+    height: int | None
+    n_faces: int | None
+    faces: list[dict[str, Any]] | None
+
+    @property
+    def key(self) -> str:
+        """The safe name of the post."""
+        return safe_key(self.post_id)
+
+    @property
+    def file_name(self) -> str:
+        """``KEY.jpg``, by the picture's true format; the picture must be there."""
+        assert self.image is not None
+        return f"{self.key}.{extension(self.format, self.image)}"
+
+    def about(self) -> dict[str, Any]:
+        """What is known of the picture, as JSON types."""
+        names = ("post_id", "label", "score", "split", "width", "height", "n_faces", "faces")
+        return {name: getattr(self, name) for name in names}
+
+
+def as_json(value: Any) -> bytes:
+    """One line of JSON."""
+    return json.dumps(value, allow_nan=False).encode()
+
+
+def read_samples(storage: Storage, plan: Plan, rows: npt.NDArray[np.bool_]) -> Iterator[Sample]:
+    """The pictures that `rows` [n] marks, in the order of `images/`; of files without any only the footer is read.
+
+    Raises StageError where `images/` cannot be read or a picture's bytes are not those it counts.
+    """
+    start = 0
+    for path in tables.data_paths(storage, "images"):
+        try:
+            # Through a buffer: the scanner of datasets holds several times a file's bytes.
+            with pq.ParquetFile(path, filesystem=storage.filesystem, buffer_size=_BUFFER) as file:
+                stop = start + file.metadata.num_rows
+                if rows[start:stop].any():
+                    for batch in file.iter_batches(_BATCH, columns=[*_ABOUT, "image"]):
+                        end = start + len(batch)
+                        yield from _samples(storage, plan, batch, start, np.flatnonzero(rows[start:end]))
+                        start = end
+                start = stop
+        except (OSError, pa.ArrowInvalid) as error:
+            raise StageError(
+                f"{path}: cannot be read: {one_line(error)}; mend it, or ingest into another --root"
+            ) from error
+
+
+def _samples(
+    storage: Storage, plan: Plan, batch: pa.RecordBatch, start: int, chosen: npt.NDArray[np.int64]
+) -> Iterator[Sample]:
+    rows = batch.select(_ABOUT).take(pa.array(chosen)).to_pylist()
+    images = batch["image"]
+    places = start + chosen
+    labels: list[Any] = [None] * len(rows)
+    scores: list[Any] = [None] * len(rows)
+    if plan.labels is not None:
+        beside = plan.labels.take(pa.array(plan.label_row[places]))
+        labels, scores = beside["label"].to_pylist(), beside["score"].to_pylist()
+    codes = plan.codes
+    for place, at, row, label, score in zip(places, chosen, rows, labels, scores, strict=True):
+        image = images[int(at)].as_py()
+        n_bytes = row.pop("n_bytes")
+        if image is None or len(image) != n_bytes:
+            held = "none" if image is None else f"{len(image):,}"
+            raise StageError(
+                f"{storage.uri('images')}: post {row['post_id']!r}: {n_bytes:,} bytes were stored, {held} are there; "
+                "mend it, or ingest into another --root"
+            )
+        side = int(plan.side[place])
+        yield Sample(
+            side=side,
+            shard=int(plan.shard[place]),
+            split=plan.splits[side],
+            image=image,
+            label=label,
+            code=codes.get(label) if isinstance(label, str) else None,
+            score=score if score is not None and math.isfinite(score) else None,
+            **row,
+        )

@@ -1,0 +1,37 @@
+"""WebDataset: tar shards in which the files of one sample follow each other and share the name before the first dot."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+
+from raypipe.export.samples import Sample, as_json
+
+EXTENSION = "tar"
+
+
+class TarShard:
+    """One shard in memory: ``KEY.jpg``, ``KEY.cls`` where there is a class, ``KEY.json``; the same bytes every time."""
+
+    def __init__(self) -> None:
+        self._buffer = io.BytesIO()
+        self._tar = tarfile.open(fileobj=self._buffer, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+
+    def add(self, sample: Sample) -> None:
+        """Append a picture and what belongs to it."""
+        assert sample.image is not None
+        self._member(sample.file_name, sample.image)
+        if sample.code is not None:
+            self._member(f"{sample.key}.cls", str(sample.code).encode())
+        self._member(f"{sample.key}.json", as_json(sample.about()))
+
+    def _member(self, name: str, data: bytes) -> None:
+        # A new TarInfo has mtime, uid and gid 0 and no names of users.
+        member = tarfile.TarInfo(name)
+        member.size = len(data)
+        self._tar.addfile(member, io.BytesIO(data))
+
+    def finish(self) -> memoryview:
+        """The bytes of the whole file."""
+        self._tar.close()
+        return self._buffer.getbuffer()

@@ -1,0 +1,65 @@
+"""The pictures of a plan as a stream over the files of images/."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from raypipe import tables
+from raypipe.config import Config
+from raypipe.errors import StageError
+from raypipe.export.plan import Plan, make_plan
+from raypipe.export.samples import Sample, read_samples
+from tests.export.conftest import Made, image_row, write_images
+
+
+def read(config: Config, plan: Plan, rows: np.ndarray | None = None) -> list[Sample]:
+    return list(read_samples(config.open_storage(), plan, plan.kept if rows is None else rows))
+
+
+@pytest.mark.parametrize("kind", ["class", "continuous", "hashtags", None])
+def test_each_picture_comes_with_what_is_known_of_it(make: Callable[..., Made], kind: str | None) -> None:
+    made = make(kind, n=200)
+    plan = make_plan(made.config.open_storage(), labelled=kind is not None, shard_bytes=10**6)
+    samples = read(made.config, plan)
+    assert len(samples) == len(made.rows)
+    for sample in samples:
+        row = made.rows[sample.post_id]
+        assert sample.image == row.image
+        assert sample.about() == row.about()
+        assert sample.file_name == f"{sample.key}.{row.extension}"
+        assert sample.code == (plan.classes.index(row.label) if kind == "class" else None)
+    order = tables.read_table(made.config.open_storage(), "images", ["post_id"])["post_id"].to_pylist()
+    assert [s.post_id for s in samples] == [post_id for post_id in order if post_id in made.rows]
+
+
+def test_files_without_a_wanted_picture_are_not_opened(make: Callable[..., Made]) -> None:
+    made = make()
+    storage = made.config.open_storage()
+    plan = make_plan(storage, labelled=True, shard_bytes=10**6)
+    first, second, third = tables.data_paths(storage, "images")
+    n = tables.pq.read_metadata(first).num_rows
+    wanted = plan.kept & (np.arange(len(plan.side)) < n)
+    whole = Path(second).read_bytes()
+    for path in (second, third):
+        data = Path(path).read_bytes()
+        # Its footer, which counts the rows, stays.
+        Path(path).write_bytes(b"\0" * (len(data) // 2) + data[len(data) // 2 :])
+    assert len(read(made.config, plan, wanted)) == wanted.sum() > 0
+    with pytest.raises(StageError, match="cannot be read"):
+        read(made.config, plan)
+    Path(second).write_bytes(whole)
+    Path(third).write_bytes(b"PAR1")
+    with pytest.raises(StageError, match=r"part-.*-00002\.parquet: cannot be read: "):
+        read(made.config, plan)
+
+
+def test_bytes_that_are_not_those_that_were_stored_stop_the_export(config: Config) -> None:
+    for image, held in ((None, "none are there"), (b"xyz", "3 are there")):
+        write_images(config, [image_row("a", b"x"), image_row("b", b"xy") | {"image": image}])
+        plan = make_plan(config.open_storage(), labelled=False, shard_bytes=10**6)
+        with pytest.raises(StageError, match=f"images: post 'b': 2 bytes were stored, {held}"):
+            read(config, plan)
