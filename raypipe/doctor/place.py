@@ -121,9 +121,7 @@ def check_rights(storage: Storage) -> Check:
 
 def _rights(bucket: str, missing: list[str]) -> Check:
     if not missing:
-        return Check(
-            "rights", "ok", f"{bucket}: {', '.join(name.removeprefix('s3:') for name in (*_NEEDED, *_CLEANING))}"
-        )
+        return Check("rights", "ok", f"{bucket}: {', '.join((*_NEEDED, *_CLEANING))}")
     seen = f"{bucket}: {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} denied"
     if set(missing) <= set(_CLEANING):
         advice = f"allow {' and '.join(missing)}, or let a lifecycle rule of the bucket abort incomplete uploads"

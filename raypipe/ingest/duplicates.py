@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import comb
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,6 +15,9 @@ _BITS = 64
 _SMALL = 32
 # Pairs of near hashes that are held before they are put together.
 _MOST_PAIRS = 2**19
+
+# A part to search costs as much as comparing so many pairs, and so many more for each of its items.
+_PAIRS_A_PART, _PAIRS_AN_ITEM = 20_000, 20
 
 SCHEMA = pa.schema([("post_id", pa.string()), ("group", pa.string()), ("kind", pa.string())])
 
@@ -96,15 +101,18 @@ class _Search:
         hashes = self._hashes[items]
         differing = int(np.bitwise_or.reduce(hashes) ^ np.bitwise_and.reduce(hashes)) & ~int(agreed)
         bits = [1 << bit for bit in range(_BITS) if differing >> bit & 1]
-        if len(bits) <= self._distance:
-            # In a group, any two are near: a chain of them joins it.
-            items, _, sizes = self._grouped(items, agreed)
-            self._compare(items, _following(sizes), 1)
-            return
         depth, wanted = 1, np.log2(largest / _SMALL)
         while self._distance + depth < len(bits) and len(bits) * depth / (self._distance + depth) < wanted:
             depth += 1
         n_pieces = self._distance + depth
+        grouped, _, sizes = self._grouped(items, agreed)
+        if len(bits) <= self._distance:
+            # In a group, any two are near: a chain of them joins it.
+            self._compare(grouped, _following(sizes), 1)
+            return
+        if np.square(sizes).sum() < comb(n_pieces, depth) * (_PAIRS_A_PART + _PAIRS_AN_ITEM * len(items)):
+            self._compare(grouped, _following(sizes), largest - 1)
+            return
         # Neighbouring bits tell of much the same in a picture, so that each piece has some of all regions.
         self._walk(items, agreed, [np.uint64(sum(bits[i::n_pieces])) for i in range(n_pieces)], depth)
 

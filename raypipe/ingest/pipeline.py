@@ -95,6 +95,7 @@ def _ingest_images(config: Config, storage: Storage, posts: RunRecord) -> RunRec
 def _stream(config: Config, storage: Storage, writer: TableWriter, redo: Redo | None) -> None:
     """Stage a row for every post that has none yet, in as many attempts as lost workers and machines make necessary."""
     posts = tables.read_table(storage, "posts", ["post_id", "image_url", "deleted"])
+    import ray.data
     from ray.exceptions import RayError
 
     title = "Counting faces" if config.faces.only else "Fetching pictures"
@@ -111,7 +112,10 @@ def _stream(config: Config, storage: Storage, writer: TableWriter, redo: Redo | 
                 break
             try:
                 if orders and redo:
-                    _attempt(redo.dataset(config, writer, orders, failures > 0), progress, None)
+                    work = redo.work(config, writer, failures > 0)
+                    _attempt(
+                        _limited(ray.data.from_arrow(orders)).map_batches(work, **_on_cpus(config)), progress, None
+                    )
                 if len(wanted):
                     _fetch(config, writer, wanted, progress, failures > 0)
             except Exception as error:  # Ray wraps whatever a worker met; the line shows what that was
@@ -185,12 +189,12 @@ def _dataset(config: Config, writer: TableWriter, wanted: pa.Table, desk: Any, a
     import ray.data
     from ray.data import ActorPoolStrategy
 
-    from raypipe.ingest.ray_workers import FetchShard
+    from raypipe.ingest.ray_workers import FetchShard, finish
 
     ingest, faces = config.ingest, config.faces
     machines = sum(1 for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU"))
     fetchers = min(ingest.fetchers or machines, len(wanted))
-    stream = limited(ray.data.from_arrow(_shards(wanted, fetchers)))
+    stream = _limited(ray.data.from_arrow(_shards(wanted, fetchers)))
     fetched = stream.map_batches(
         FetchShard,
         fn_constructor_args=(ingest, faces, batch_rows(len(wanted), ingest.block_rows), writer, desk, fetchers, again),
@@ -203,20 +207,13 @@ def _dataset(config: Config, writer: TableWriter, wanted: pa.Table, desk: Any, a
         batch_size=None,
         batch_format="pyarrow",
     )
-    return finished(fetched, config, writer, again) if decodes(ingest, faces) else fetched
+    if not decodes(ingest, faces):
+        return fetched
+    look = functools.partial(finish, ingest=ingest, faces=faces, writer=writer, apart=again)
+    return fetched.map_batches(look, **_on_cpus(config))
 
 
-def finished(fetched: Any, config: Config, writer: TableWriter, again: bool) -> Any:
-    """The tasks that look into fetched batches and stage them."""
-    from raypipe.ingest.ray_workers import finish
-
-    return fetched.map_batches(
-        functools.partial(finish, ingest=config.ingest, faces=config.faces, writer=writer, apart=again),
-        **on_cpus(config),
-    )
-
-
-def on_cpus(config: Config) -> dict[str, Any]:
+def _on_cpus(config: Config) -> dict[str, Any]:
     """Options of `map_batches` for tasks that take a CPU each."""
     from ray.data import TaskPoolStrategy
 
@@ -231,7 +228,7 @@ def on_cpus(config: Config) -> dict[str, Any]:
     }
 
 
-def limited(stream: Any) -> Any:
+def _limited(stream: Any) -> Any:
     """A dataset whose rows stay blocks of their own, and that runs ahead of its slowest step only so far."""
     import ray
     from ray.data import ExecutionResources

@@ -5,6 +5,7 @@ what is stored (`faces.only`). Rows that are not done again are carried over; th
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,17 +45,11 @@ class Redo:
         left = self.groups.filter(pc.invert(pc.is_in(self.groups["first"], done))).select(_GROUP.names)
         return [left.slice(i, 1).combine_chunks() for i in range(len(left))]
 
-    def dataset(self, config: Config, writer: TableWriter, groups: list[pa.Table], again: bool) -> Any:
-        """A lazy Ray dataset that stages the rows of `groups`; a row of numbers each."""
-        import ray.data
-
-        from raypipe.ingest.pipeline import limited, on_cpus
-
+    def work(self, config: Config, writer: TableWriter, again: bool) -> Callable[[pa.Table], pa.Table]:
+        """What stages the rows of a row group, given as a table of one row."""
         if config.faces.only:
-            work = functools.partial(recount, ingest=self.ingest, faces=config.faces, writer=writer, apart=again)
-        else:
-            work = functools.partial(carry, statuses=self.statuses, writer=writer)
-        return limited(ray.data.from_arrow(groups)).map_batches(work, **on_cpus(config))
+            return functools.partial(recount, ingest=self.ingest, faces=config.faces, writer=writer, apart=again)
+        return functools.partial(carry, statuses=self.statuses, writer=writer)
 
 
 def plan_redo(config: Config, storage: Storage, posts: RunRecord) -> Redo | None:

@@ -20,7 +20,7 @@ _VALID_SECONDS, _RETRY_SECONDS = 24 * 3600.0, 300.0
 # Parsed rules take some 10 times the file's bytes, 120 where a host means harm.
 _KEPT_BYTES, _LEAST_BYTES = 8 * 2**20, 1024
 
-_AGENT_LINE = re.compile(r"\ufeff?\s*user(?:-|\s*)agent(?:\s*:|\s)\s*([^#]*)", re.IGNORECASE)
+_AGENT_LINE = re.compile(r"\s*user(?:-|\s*)agent(?:\s*:|\s)\s*([^#]*)", re.IGNORECASE)
 _NAME = re.compile(r"[a-z0-9_.-]+")
 _US, _OTHERS = "us", "others"
 _COMPATIBLE = re.compile(r"\(compatible;\s*([^\s;/)]+)", re.IGNORECASE)
@@ -45,7 +45,8 @@ def product_token(user_agent: str) -> str:
 
 def robots_url(url: URL) -> URL:
     """Where the robots.txt for `url` is: the same scheme, host and port."""
-    return url.origin().with_path("/robots.txt")
+    origin = url.origin()
+    return (origin.with_port(None) if origin.is_default_port() else origin).with_path("/robots.txt")
 
 
 class RobotsRules:
@@ -59,7 +60,7 @@ class RobotsRules:
     def __init__(self, status: int | None, body: bytes = b"") -> None:
         found = status is not None and 200 <= status < 300
         self.unreachable = not found and not (status is not None and 400 <= status < 500)
-        self._text = body[:READ_BYTES].decode("utf-8", errors="replace") if found else ""
+        self._text = body[:READ_BYTES].decode("utf-8-sig", errors="replace") if found else ""
         self._parsed: dict[str, Protego] = {}
 
     def allows(self, url: str, user_agent: str) -> bool:

@@ -1,0 +1,180 @@
+"""Ingest against SIGKILL of the driver, a worker, a whole node, and a full disk: nothing lost, nothing twice."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from raypipe import tables
+from raypipe.storage import Storage
+from tests.ingest.conftest import WebServer, body, picture
+
+POSTS = 600
+SECONDS = 240
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+
+Kill = Callable[[subprocess.Popen[bytes]], None]
+
+
+@pytest.fixture
+def slow(server: WebServer) -> WebServer:
+    """A server slow enough to be in the middle of things for a while."""
+    server.delay = 0.15
+    return server
+
+
+def command(folder: Path, root: Path, server: WebServer, *words: str) -> list[str]:
+    posts = folder / "posts.csv"
+    if not posts.exists():
+        ids = range(POSTS)
+        urls = [server.url(f"/{i}.jpg") for i in ids]
+        frame = pd.DataFrame({"post_id": [f"p{i}" for i in ids], "image_url": urls, "likes": ids, "followers": ids})
+        frame.to_csv(posts, index=False)
+    options = ["--ingest.allow_private", "--ingest.allow_ports", str(server.port), "--ingest.per_host", "12"]
+    options += ["--ingest.block_rows", "16", "--ray.dashboard", "false", "--ray.num_cpus", "2", *words]
+    return [sys.executable, "-m", "raypipe", "ingest", "--posts", str(posts), "--root", str(root), *options]
+
+
+def start(words: list[str], log: Path, **environment: str) -> subprocess.Popen[bytes]:
+    kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    with log.open("ab") as sink:
+        return subprocess.Popen(words, env={**kept, **environment}, stdout=sink, stderr=sink)
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[bytes], log: Path) -> None:
+    until = time.monotonic() + SECONDS
+    while not condition():
+        assert process.poll() is None, f"ended before the kill: {log.read_text()[-2000:]}"
+        assert time.monotonic() < until, f"never came to the kill: {log.read_text()[-2000:]}"
+        time.sleep(0.02)
+
+
+def asked(server: WebServer) -> int:
+    return len(server.requests)
+
+
+def staged_ids(root: Path) -> set[str]:
+    found: set[str] = set()
+    for path in (root / "images" / "_staging").rglob("part-*.parquet"):
+        found |= set(pq.read_table(path, columns=["post_id"])["post_id"].to_pylist())
+    return found
+
+
+def check_complete(root: Path) -> None:
+    """Every post once, no partial file in sight, and what a reader of the folder sees is the table."""
+    rows = tables.read_table(Storage(str(root)), "images")
+    assert sorted(rows["post_id"].to_pylist()) == sorted(f"p{i}" for i in range(POSTS))
+    assert set(rows["status"].to_pylist()) == {"ok"}
+    assert len(pd.read_parquet(root / "images", columns=["post_id"])) == POSTS
+    assert not list((root / "images").rglob("*.tmp"))
+    assert not (root / "images" / "_staging").exists()
+
+
+@pytest.mark.parametrize("faces", ["true", "false"])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_driver_is_killed_at_a_random_moment(tmp_path: Path, slow: WebServer, seed: int, faces: str) -> None:
+    words = command(tmp_path, tmp_path / "root", slow, "--faces.enabled", faces, "--ingest.file_mb", "1")
+    log = tmp_path / "log"
+    rng = random.Random(seed)
+    kills = 0
+    for _ in range(2):
+        target = asked(slow) + rng.randrange(30, 200)
+        process = start(words, log)
+        wait_for(lambda least=target: asked(slow) >= least, process, log)  # type: ignore[misc]
+        time.sleep(rng.random())
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait(60) == -signal.SIGKILL
+        kills += 1
+        # Ray's own processes end with their driver; what they were writing may still appear, whole.
+        time.sleep(5)
+        done = staged_ids(tmp_path / "root")
+        once = {path: n for path, n in slow.requests.items() if f"p{path[1:-4]}" in done}
+    assert kills == 2
+    assert 0 < asked(slow) < POSTS
+    process = start(words, log)
+    assert process.wait(SECONDS) == 0, log.read_text()[-2000:]
+    check_complete(tmp_path / "root")
+    # What was staged was not asked for again.
+    assert {path: slow.requests[path] for path in once} == once
+
+
+@pytest.mark.parametrize("which", ["FetchShard", "finish"])
+def test_a_worker_is_killed(tmp_path: Path, slow: WebServer, which: str) -> None:
+    words, log = command(tmp_path, tmp_path / "root", slow), tmp_path / "log"
+    process = start(words, log)
+
+    def workers() -> list[psutil.Process]:
+        found = []
+        for child in psutil.Process(process.pid).children(recursive=True):
+            try:
+                if which in " ".join(child.cmdline()):
+                    found.append(child)
+            except psutil.Error:
+                continue
+        return found
+
+    wait_for(lambda: asked(slow) > 60 and workers(), process, log)
+    victims = workers()[:1]
+    for victim in victims:
+        victim.send_signal(signal.SIGKILL)
+    assert victims
+    assert process.wait(SECONDS) == 0, log.read_text()[-2000:]
+    assert all(not victim.is_running() or victim.status() == psutil.STATUS_ZOMBIE for victim in victims)
+    check_complete(tmp_path / "root")
+    if which == "FetchShard":
+        assert "was lost" in log.read_text()
+
+
+@pytest.fixture
+def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    """A Ray cluster of two nodes on this machine."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.second = cluster.add_node(num_cpus=2)
+    cluster.wait_for_nodes()
+    yield cluster
+    cluster.shutdown()
+
+
+def test_a_whole_node_is_lost(tmp_path: Path, slow: WebServer, two_nodes: object) -> None:
+    words, log = command(tmp_path, tmp_path / "root", slow, "--ingest.fetchers", "2"), tmp_path / "log"
+    process = start(words, log, RAY_ADDRESS=two_nodes.address, RAY_AUTH_MODE="disabled")  # type: ignore[attr-defined]
+    wait_for(lambda: asked(slow) > 100, process, log)
+    two_nodes.remove_node(two_nodes.second, allow_graceful=False)  # type: ignore[attr-defined]
+    assert process.wait(SECONDS) == 0, log.read_text()[-2000:]
+    assert "was lost" in log.read_text()
+    check_complete(tmp_path / "root")
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(
+    tmp_path: Path, slow: WebServer, small_disk: Path
+) -> None:
+    slow.delay = 0.0
+    large = picture(size=(400, 400), quality=95)
+    assert POSTS * len(large) > 4_000_000
+    for i in range(POSTS):
+        slow.behave(f"/{i}.jpg", body(large))
+    words, log = command(tmp_path, small_disk / "root", slow, "--faces.enabled", "false"), tmp_path / "log"
+    process = start(words, log)
+    assert process.wait(SECONDS) == 1
+    last = log.read_text().strip().splitlines()[-1]
+    assert "No space left on device" in last
+    assert "free space or choose another --root" in last
+    subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
+    process = start(words, log)
+    assert process.wait(SECONDS) == 0, log.read_text()[-2000:]
+    check_complete(small_disk / "root")
