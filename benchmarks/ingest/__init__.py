@@ -1,0 +1,1 @@
+"""Benchmarks of the stage `ingest` against one nginx on the same machine."""

@@ -1,0 +1,50 @@
+"""Stored pictures are compared with the served ones, byte by byte."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.ingest import clients
+
+DATA = {f"000/00000{n}.jpg": f"picture {n}".encode() for n in range(4)}
+DIGESTS = {path: hashlib.sha256(data).hexdigest() for path, data in DATA.items()}
+
+
+def stored(folder: Path, bytes_name: str, *, spoil: bool = False) -> None:
+    """A table with four rows: three pictures and one that did not come; the first spoiled if asked."""
+    folder.mkdir(parents=True)
+    urls = [f"http://127.0.0.1:8000/{path}" for path in DATA]
+    images = [*list(DATA.values())[:3], None]
+    if spoil:
+        images[0] = b"pictures 0"
+    at = [datetime(2026, 1, 1, 0, 0, second, tzinfo=UTC) for second in (3, 1, 2, 4)]
+    status = ["ok", "ok", "ok", "gone"]
+    columns = {"url": urls, "status": status, bytes_name: images, "fetched_at": pa.array(at, pa.timestamp("us", "UTC"))}
+    pq.write_table(pa.table({**columns, "host": ["127.0.0.1"] * 4}), folder / "part-0.parquet")
+
+
+def test_what_is_stored_is_counted_and_compared(tmp_path: Path) -> None:
+    stored(tmp_path / "images", "image")
+    assert clients.stored_by_raypipe(tmp_path, DIGESTS) == clients.Stored({"ok": 3, "gone": 1}, 3)
+    stored(tmp_path / "shards", "jpg", spoil=True)
+    assert clients.stored_by_img2dataset(tmp_path / "shards", DIGESTS) == clients.Stored({"ok": 3, "gone": 1}, 2)
+
+
+def test_tables_beside_the_rows_are_not_read(tmp_path: Path) -> None:
+    stored(tmp_path / "images", "image")
+    stored(tmp_path / "images" / "_duplicates", "image")
+    assert clients.stored_by_raypipe(tmp_path, DIGESTS).same_bytes == 3
+
+
+def test_times_are_those_of_good_pictures_in_order(tmp_path: Path) -> None:
+    stored(tmp_path / "images", "image")
+    start = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
+    assert [at - start for at in clients.when_fetched(tmp_path)] == [1, 2, 3]
+    urls = ["http://127.0.0.1:8000/000/000000.jpg"]
+    assert [at - start for at in clients.when_fetched(tmp_path, urls)] == [3]
+    assert clients.statuses_by_host(tmp_path) == {"127.0.0.1": {"gone": 1, "ok": 3}}

@@ -1,0 +1,46 @@
+"""Two of the benchmarks, small, from their pictures to their result file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.results import REPOSITORY
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(
+        not (shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")), reason="nginx is not installed"
+    ),
+]
+
+
+def measured(tmp_path: Path, module: str, *words: str) -> dict[str, Any]:
+    """The result file of one run."""
+    command = [sys.executable, "-m", f"benchmarks.ingest.{module}", "--runs", "1", "--results", str(tmp_path / "out")]
+    done = subprocess.run([*command, *words], cwd=REPOSITORY, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    (path,) = (tmp_path / "out").iterdir()
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def test_fetching_alone(tmp_path: Path) -> None:
+    found = measured(tmp_path, "fetch_rate", "--images", "300", "--tools", "raypipe,img2dataset,bare")
+    runs = {run["tool"]: run for run in found["runs"]}
+    assert set(runs) == {"raypipe", "bare"}  # img2dataset is not there, and is left out
+    assert runs["raypipe"]["ok"] == runs["raypipe"]["same_bytes"] == runs["bare"]["ok"] == 300
+
+
+def test_errors_of_every_kind_become_their_statuses(tmp_path: Path) -> None:
+    found = measured(tmp_path, "hostile", "--part", "errors", "--images", "300", "--share", "0.08")
+    (run,) = (run for run in found["runs"] if run["case"] == "with errors")
+    bad = dict.fromkeys(("gone", "forbidden", "server_error", "truncated", "not_an_image", "connection"), 3)
+    assert run["statuses"] == {"ok": 282, **bad}

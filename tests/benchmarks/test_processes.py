@@ -1,0 +1,81 @@
+"""CPU and memory of a command are those of all its processes, daemons too."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.processes import CommandFailedError, process_name, run
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+MEGABYTE = 2**20
+# As Ray does it: a daemon in a session of its own whose parent, which waits for no child, is gone before it works.
+DAEMON = """
+import os, signal, time
+def burn():
+    while time.process_time() < 1.0:
+        pass
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        burn()
+"""
+SHARING = f"""
+import os, time
+data = bytearray(os.urandom({MEGABYTE})) * 100
+children = [os.fork() for _ in range(2)]
+time.sleep(1.5)
+"""
+
+
+@pytest.mark.parametrize("use_group", [True, False])
+def test_work_of_a_daemon_is_counted(tmp_path: Path, use_group: bool) -> None:
+    usage = run([sys.executable, "-c", DAEMON], cwd=tmp_path, log=tmp_path / "log", use_group=use_group)
+    if usage.method == "control_group":
+        assert usage.cpu >= 1.0
+    else:
+        # A fifth of a second may be lost, and more where the machine is busy.
+        assert usage.cpu >= 0.4
+    assert usage.left_over == 0
+
+
+def test_pages_that_processes_share_count_once(tmp_path: Path) -> None:
+    usage = run([sys.executable, "-c", SHARING], cwd=tmp_path, log=tmp_path / "log", every=0.2)
+    assert 100 < usage.peak_pss < 200
+    assert usage.peak_rss > 400
+    largest = max(usage.samples, key=lambda sample: sample.pss)
+    assert sum(largest.by_name.values()) == pytest.approx(largest.pss)
+
+
+def test_a_command_that_fails_says_what_it_said(tmp_path: Path) -> None:
+    with pytest.raises(CommandFailedError, match=r"exit 3: .*\nno room"):
+        run([sys.executable, "-c", "print('no room'); exit(3)"], cwd=tmp_path, log=tmp_path / "log")
+
+
+def test_other_children_are_left_alone(tmp_path: Path) -> None:
+    other = subprocess.Popen(["sleep", "60"])
+    try:
+        usage = run([sys.executable, "-c", "pass"], cwd=tmp_path, log=tmp_path / "log", use_group=False)
+        assert usage.left_over == 0
+        assert other.poll() is None
+    finally:
+        other.terminate()
+        other.wait()
+
+
+def test_a_process_is_named_without_its_arguments() -> None:
+    command = [sys.executable, "-u", "-c", "print(); input()"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert process_name(process.pid) == "python -c"
+    finally:
+        process.communicate(b"\n")
+    assert "pytest" in process_name(os.getpid())
