@@ -265,10 +265,15 @@ def _take_up(storage: Storage, table: str) -> tuple[Seen, bool]:
     if seen.claim is None:
         return seen, False
     path = f"{table}/{STAGING}/{seen.claim.run_id}/{STAGED_RECORD}"
-    if not storage.exists(path):
-        return seen, False
-    publish(storage, Staged.model_validate_json(storage.read(path)))
-    return Seen(), True
+    if storage.exists(path):
+        publish(storage, Staged.model_validate_json(storage.read(path)))
+        return Seen(), True
+    published = find_record(storage, table)
+    if published is not None and published.run_id == seen.claim.run_id:
+        # Published whole; what a kill cut off was the clearing up, whose last step is to drop the claim.
+        discard(storage, table)
+        return Seen(), True
+    return seen, False
 
 
 def get_record(storage: Storage, table: str) -> RunRecord:

@@ -62,6 +62,25 @@ def test_a_run_staged_whole_is_published_by_the_next_attempt(storage: Storage, m
     assert begin(storage).record is not None
 
 
+def test_a_run_that_is_published_but_not_cleared_up_is_complete(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with begin(storage) as run, monkeypatch.context() as patch:
+        run.writer.write("00000", rows("a"))
+        # After what was staged is gone, before the claim is.
+        patch.setattr(Storage, "delete_temporaries", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run.commit(rows_in=1)
+    assert storage.exists("labels/_claim.json")
+    again = begin(storage)
+    assert again.record is not None
+    assert again.record.run_id == run.writer.run_id
+    assert sorted(storage.files("labels")) == ["_run.json", run.writer.part_name("00000")]
+
+
 @pytest.mark.parametrize("table", ["labels", "train/A"])
 def test_an_attempt_that_staged_nothing_leaves_no_trace(storage: Storage, table: str) -> None:
     with pytest.raises(ValueError), begin(storage, table):
