@@ -64,18 +64,16 @@ def abort_uploads(storage: Storage, directory: str) -> int:
         return 0
     from botocore.exceptions import BotoCoreError, ClientError
 
-    bucket, prefix = location(storage, directory)
-    aborted = 0
+    bucket, key = location(storage, directory)
+    # With the slash: `images2/` is another table.
+    prefix = f"{key.rstrip('/')}/".removeprefix("/")
+    store, aborted = client(storage), 0
     try:
-        for page in (
-            client(storage).get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=f"{prefix}/")
-        ):
+        for page in store.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix):
             for upload in page.get("Uploads", []):
                 # Not every server goes by the prefix.
-                if upload["Key"].startswith(f"{prefix}/"):
-                    client(storage).abort_multipart_upload(
-                        Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
-                    )
+                if upload["Key"].startswith(prefix):
+                    store.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
                     aborted += 1
     except ClientError:
         return aborted
