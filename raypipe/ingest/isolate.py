@@ -17,7 +17,8 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from types import TracebackType
+from typing import IO, Any, Generic, Self, TypeVar
 
 from raypipe.errors import StageError
 
@@ -37,29 +38,52 @@ def in_child(
     *,
     seconds: float = 120.0,
 ) -> list[Result]:
-    """`function` of each item, in order, one after the other in a child process.
+    """`function` of each item, in order, by a child process of `Isolated` that is ended afterwards."""
+    with Isolated(function, died, seconds=seconds) as apart:
+        return apart(items)
+
+
+class Isolated(Generic[Item, Result]):
+    """`function` of items, in order, one after the other in a child process that is started when there is an item.
 
     Where the child ends on an item, or takes longer than `seconds` for it and is killed, the result is `died` of the
     item and how it ended (``SIGSEGV``, ``exit code 3``, ``no answer in 120 s``), and a new child goes on with the next.
-    What `function` raises is raised here too. `function`, items and results must be picklable; the child ends with this
-    process. Raises StageError where no child starts.
+    What `function` raises is raised here too. `function`, items and results must be picklable; the child ends with the
+    body of the ``with``, and with the thread that asked. Raises StageError where no child starts.
     """
-    results: list[Result] = []
-    child: _Child | None = None
-    try:
-        for item in items:
-            child = child or _started(function)
-            try:
-                results.append(child.ask(item, seconds))
-            except _EndedError as ended:
-                results.append(died(item, str(ended)))
-            if child.ended:
-                child.close()
-                child = None
-    finally:
-        if child:
-            child.close()
-    return results
+
+    def __init__(
+        self, function: Callable[[Item], Result], died: Callable[[Item, str], Result], *, seconds: float = 120.0
+    ) -> None:
+        self._function, self._died, self._seconds = function, died, seconds
+        self._child: _Child | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def __call__(self, items: Sequence[Item]) -> list[Result]:
+        """`function` of each item."""
+        return [self._ask(item) for item in items]
+
+    def _ask(self, item: Item) -> Result:
+        self._child = child = self._child or _started(self._function)
+        try:
+            result: Result = child.ask(item, self._seconds)
+        except _EndedError as ended:
+            result = self._died(item, str(ended))
+        if child.ended:
+            self._end()
+        return result
+
+    def _end(self) -> None:
+        if self._child:
+            self._child.close()
+            self._child = None
 
 
 class _EndedError(Exception):

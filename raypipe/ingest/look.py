@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from raypipe.config import FaceOptions, IngestOptions
 from raypipe.errors import one_line
 from raypipe.ingest.faces import FaceDetector
-from raypipe.ingest.isolate import in_child
+from raypipe.ingest.isolate import Isolated
 from raypipe.ingest.pictures import Picture, examine
 
 
@@ -50,10 +51,22 @@ def look(body: bytes | memoryview, ingest: IngestOptions, faces: FaceOptions) ->
     return replace(seen, faces=[asdict(face) for face in found], detect=time.perf_counter() - decoded)
 
 
-def look_apart(bodies: Sequence[bytes | memoryview], ingest: IngestOptions, faces: FaceOptions) -> list[Seen]:
-    """As `look` for each, in a child process: a picture that ends it is told by its row, and the others go on."""
-    function = functools.partial(look, ingest=ingest, faces=faces)
-    return in_child(function, [bytes(body) for body in bodies], _died)
+Look = Callable[[Sequence[bytes | memoryview]], list[Seen]]
+"""Looks into pictures, in order."""
+
+
+@contextlib.contextmanager
+def looking(ingest: IngestOptions, faces: FaceOptions, *, apart: bool = False) -> Iterator[Look]:
+    """`look` for many pictures; with `apart` in a child process, which lives as long as the body.
+
+    A picture that ends the child is told by its `error`, and the others go on.
+    """
+    one = functools.partial(look, ingest=ingest, faces=faces)
+    if not apart:
+        yield lambda bodies: [one(body) for body in bodies]
+        return
+    with Isolated(one, _died) as child:
+        yield lambda bodies: child([bytes(body) for body in bodies])
 
 
 def _died(body: bytes | memoryview, how: str) -> Seen:

@@ -11,6 +11,7 @@ import json
 import threading
 import time
 from collections import Counter
+from textwrap import shorten
 from typing import Any
 
 import pyarrow as pa
@@ -112,7 +113,7 @@ def _stream(config: Config, storage: Storage, writer: TableWriter, redo: Redo | 
                 break
             try:
                 if orders and redo:
-                    work = redo.work(config, writer, failures > 0)
+                    work = redo.work(config, writer)
                     _attempt(
                         _limited(ray.data.from_arrow(orders)).map_batches(work, **_on_cpus(config)), progress, None
                     )
@@ -130,18 +131,22 @@ def _stream(config: Config, storage: Storage, writer: TableWriter, redo: Redo | 
                     raise StageError(
                         f"{where}: {one_line(first)}; the same command goes on where it stopped"
                     ) from error
-                say(f"  a worker or a machine was lost ({one_line(first)[:120]}); going on with what is left")
+                reason = shorten(one_line(first), 160, placeholder=" …")
+                say(f"  a worker or a machine was lost ({reason}); going on with what is left")
     drop_doubles(writer, len(posts))
 
 
 def _fetch(config: Config, writer: TableWriter, wanted: pa.Table, progress: Progress, again: bool) -> None:
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from raypipe.ingest.ray_workers import HostDesk, watching
 
+    # With the driver, it is lost only where the run is.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     desk = (
         ray.remote(HostDesk)
-        .options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+        .options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)
         .remote(config.ingest.per_host, config.ingest.per_host_rate)
     )
     note, stop = _Note(progress), threading.Event()
@@ -199,8 +204,10 @@ def _dataset(config: Config, writer: TableWriter, wanted: pa.Table, desk: Any, a
         FetchShard,
         fn_constructor_args=(ingest, faces, batch_rows(len(wanted), ingest.block_rows), writer, desk, fetchers, again),
         compute=ActorPoolStrategy(size=fetchers, max_tasks_in_flight_per_actor=1, enable_true_multi_threading=True),
-        # Fetching waits more than it works: it takes no CPU from detection.
+        # Fetching waits more than it works: it takes no CPU from detection. But what asks for nothing at all, Ray puts
+        # on any machine; only what asks for something is spread over them.
         num_cpus=0,
+        memory=1,
         scheduling_strategy="SPREAD",
         # An actor that is run again would ask for all its pictures again; another attempt asks for what is left.
         max_restarts=0,
@@ -209,7 +216,7 @@ def _dataset(config: Config, writer: TableWriter, wanted: pa.Table, desk: Any, a
     )
     if not decodes(ingest, faces):
         return fetched
-    look = functools.partial(finish, ingest=ingest, faces=faces, writer=writer, apart=again)
+    look = functools.partial(finish, ingest=ingest, faces=faces, writer=writer)
     return fetched.map_batches(look, **_on_cpus(config))
 
 

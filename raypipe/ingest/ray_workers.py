@@ -24,7 +24,7 @@ from raypipe.ingest.arrivals import Arrivals, BatchLimits
 from raypipe.ingest.client import Deliver, FetchResult
 from raypipe.ingest.fetch import Fetcher
 from raypipe.ingest.ledger import Grant, HostLedger, Report
-from raypipe.ingest.look import decodes
+from raypipe.ingest.look import Look, decodes, looking
 from raypipe.ingest.units import Summary, fetched_table, images_table, not_asked, seconds_metadata
 from raypipe.schemas import IMAGES
 from raypipe.tables import TableWriter
@@ -95,16 +95,19 @@ class FetchShard:
             yield pa.table({"unit": [f"{prefix}-{number:06d}"], "fetched": fetched})
 
     def _stage_files(self, prefix: str, batches: Iterator[list[FetchResult]]) -> Iterator[pa.Table]:
-        for number, first in enumerate(batches):
-            yield stage(f"{prefix}-{number:06d}", self._one_file(first, batches), self._writer)
+        with looking(self._ingest, self._faces, apart=self._apart) as look:
+            for number, first in enumerate(batches):
+                yield stage(f"{prefix}-{number:06d}", self._one_file(first, batches, look), self._writer)
 
-    def _one_file(self, results: list[FetchResult] | None, batches: Iterator[list[FetchResult]]) -> Iterator[pa.Table]:
+    def _one_file(
+        self, results: list[FetchResult] | None, batches: Iterator[list[FetchResult]], look: Look
+    ) -> Iterator[pa.Table]:
         """Rows as they come, until they are a file or have waited long enough: in pieces small enough that the memory
         of one serves the next.
         """
         until, room = time.monotonic() + _FILE_SECONDS, self._ingest.file_mb * _MEGABYTE
         while results:
-            images = images_table(fetched_table(results), self._ingest, self._faces, apart=self._apart)
+            images = images_table(fetched_table(results), look)
             yield images
             room -= images.nbytes
             results = next(batches, None) if room > 0 and time.monotonic() < until else None
@@ -159,10 +162,11 @@ def _to_bytes(table: pa.Table) -> pa.Array:
     return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, data])
 
 
-def finish(batch: pa.Table, ingest: IngestOptions, faces: FaceOptions, writer: TableWriter, apart: bool) -> pa.Table:
+def finish(batch: pa.Table, ingest: IngestOptions, faces: FaceOptions, writer: TableWriter) -> pa.Table:
     """Look into a batch that `FetchShard` fetched, and stage its rows; what the driver is told of it."""
     fetched = pa.ipc.open_stream(batch["fetched"].chunk(0)[0].as_buffer()).read_all()
-    images = images_table(fetched, ingest, faces, apart=apart or is_retry())
+    with looking(ingest, faces, apart=is_retry()) as look:
+        images = images_table(fetched, look)
     return stage(batch["unit"][0].as_py(), iter([images]), writer)
 
 

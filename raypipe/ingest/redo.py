@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from raypipe import tables
 from raypipe.config import Config, FaceOptions, IngestOptions
 from raypipe.errors import ConfigError, StageError
+from raypipe.ingest.look import looking
 from raypipe.ingest.units import images_table, stored_table
 from raypipe.records import RunRecord
 from raypipe.storage import Storage
@@ -45,10 +46,10 @@ class Redo:
         left = self.groups.filter(pc.invert(pc.is_in(self.groups["first"], done))).select(_GROUP.names)
         return [left.slice(i, 1).combine_chunks() for i in range(len(left))]
 
-    def work(self, config: Config, writer: TableWriter, again: bool) -> Callable[[pa.Table], pa.Table]:
+    def work(self, config: Config, writer: TableWriter) -> Callable[[pa.Table], pa.Table]:
         """What stages the rows of a row group, given as a table of one row."""
         if config.faces.only:
-            return functools.partial(recount, ingest=self.ingest, faces=config.faces, writer=writer, apart=again)
+            return functools.partial(recount, ingest=self.ingest, faces=config.faces, writer=writer)
         return functools.partial(carry, statuses=self.statuses, writer=writer)
 
 
@@ -108,13 +109,14 @@ def carry(group: pa.Table, statuses: tuple[str, ...], writer: TableWriter) -> pa
     return stage(group["unit"][0].as_py(), iter([rows.filter(kept).replace_schema_metadata(None)]), writer)
 
 
-def recount(group: pa.Table, ingest: IngestOptions, faces: FaceOptions, writer: TableWriter, apart: bool) -> pa.Table:
+def recount(group: pa.Table, ingest: IngestOptions, faces: FaceOptions, writer: TableWriter) -> pa.Table:
     """Stage the rows of a row group with their faces counted again."""
     from raypipe.ingest.ray_workers import is_retry, stage
 
     rows = _read(group, writer)
     good = pc.equal(rows["status"], "ok")
-    seen = images_table(stored_table(rows.filter(good)), ingest, faces, apart=apart or is_retry())
+    with looking(ingest, faces, apart=is_retry()) as look:
+        seen = images_table(stored_table(rows.filter(good)), look)
     others = rows.filter(pc.invert(good)).replace_schema_metadata(None)
     both = pa.concat_tables([seen.replace_schema_metadata(None), others]).replace_schema_metadata(seen.schema.metadata)
     return stage(group["unit"][0].as_py(), iter([both]), writer)

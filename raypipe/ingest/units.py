@@ -10,10 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raypipe.config import FaceOptions, IngestOptions
 from raypipe.ingest.client import FetchResult
 from raypipe.ingest.hosts import host_of
-from raypipe.ingest.look import look, look_apart
+from raypipe.ingest.look import Look
 from raypipe.schemas import IMAGES
 
 ORDER = pa.schema(
@@ -54,17 +53,17 @@ def stored_table(images: pa.Table) -> pa.Table:
     return pa.table([*columns, images["image"], pa.repeat(pa.scalar(0.0), len(images))], schema=FETCHED)
 
 
-def images_table(fetched: pa.Table, ingest: IngestOptions, faces: FaceOptions, *, apart: bool = False) -> pa.Table:
-    """Rows of `images/` for a FETCHED table: bytes looked into, faces counted where `faces` says so.
+def images_table(fetched: pa.Table, look: Look) -> pa.Table:
+    """Rows of `images/` for a FETCHED table, its bytes looked into by `look` (`look.looking`).
 
-    Whatever a picture does to its decoder becomes its row's status; bytes are kept of whole pictures only. With `apart`
-    that is done in a child process, which a picture may end. The seconds of each step are in the schema's metadata.
+    Whatever a picture does to its decoder becomes its row's status; bytes are kept of whole pictures only. The seconds
+    of each step are in the schema's metadata.
     """
     statuses = fetched["status"].to_pylist()
     bodies = fetched["body"].combine_chunks() if fetched["body"].num_chunks != 1 else fetched["body"].chunk(0)
     whole = [i for i, status in enumerate(statuses) if status == "ok"]
     views = [memoryview(bodies[i].as_buffer()) for i in whole]
-    found = look_apart(views, ingest, faces) if apart else [look(view, ingest, faces) for view in views]
+    found = look(views)
     seen: list[Any] = [None] * len(statuses)
     for i, what in zip(whole, found, strict=True):
         seen[i] = what

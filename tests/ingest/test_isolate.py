@@ -17,7 +17,7 @@ import pytest
 
 from raypipe.errors import InputError, StageError
 from raypipe.ingest import isolate
-from raypipe.ingest.isolate import in_child
+from raypipe.ingest.isolate import Isolated, in_child
 from raypipe.ingest.pictures import Picture, examine
 from tests.ingest.files import FILES
 from tests.ingest.natives import Elsewhere, how, slow, work
@@ -51,6 +51,19 @@ def test_many_items_in_one_child_in_order() -> None:
 
 def test_nothing_to_do_starts_nothing() -> None:
     assert in_child(work, [], how) == []
+
+
+def test_one_child_for_many_calls_until_an_item_ends_it() -> None:
+    with Isolated(work, how) as apart:
+        assert apart([]) == []
+        assert children() == []
+        pids = [apart([item])[0][1] for item in range(3)]
+        assert pids == [child.pid for child in children()] * 3
+        assert apart(["segfault"]) == [("segfault", "SIGSEGV")]
+        assert children() == []
+        ((item, pid),) = apart([4])
+        assert item == 4
+        assert pid not in (pids[0], os.getpid())
 
 
 ENDINGS = {
@@ -129,7 +142,7 @@ def test_a_child_that_never_starts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_child_ends_with_its_parent(tmp_path: Path) -> None:
     noted = tmp_path / "pid"
     program = f"""
-from raypipe.ingest.isolate import in_child
+from raypipe.ingest.isolate import Isolated, in_child
 from tests.ingest.natives import how, work
 in_child(work, [("linger", {str(noted)!r})], how)
 """

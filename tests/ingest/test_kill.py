@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -110,28 +111,29 @@ def test_the_driver_is_killed_at_a_random_moment(tmp_path: Path, slow: WebServer
     assert {path: slow.requests[path] for path in once} == once
 
 
-@pytest.mark.parametrize("which", ["FetchShard", "finish"])
-def test_a_worker_is_killed(tmp_path: Path, slow: WebServer, which: str) -> None:
-    words, log = command(tmp_path, tmp_path / "root", slow), tmp_path / "log"
+def workers(root: int, which: str) -> list[psutil.Process]:
+    """Ray's workers below the process `root` that run `which`."""
+    found = []
+    for child in psutil.Process(root).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if which in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
+def ended(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize(("which", "faces"), [("FetchShard", "true"), ("FetchShard", "false"), ("finish", "true")])
+def test_a_worker_is_killed(tmp_path: Path, slow: WebServer, which: str, faces: str) -> None:
+    words, log = command(tmp_path, tmp_path / "root", slow, "--faces.enabled", faces), tmp_path / "log"
     process = start(words, log)
-
-    def workers() -> list[psutil.Process]:
-        found = []
-        for child in psutil.Process(process.pid).children(recursive=True):
-            try:
-                if which in " ".join(child.cmdline()):
-                    found.append(child)
-            except psutil.Error:
-                continue
-        return found
-
-    wait_for(lambda: asked(slow) > 60 and workers(), process, log)
-    victims = workers()[:1]
-    for victim in victims:
-        victim.send_signal(signal.SIGKILL)
-    assert victims
+    wait_for(lambda: asked(slow) > 60 and workers(process.pid, which), process, log)
+    victim = workers(process.pid, which)[0]
+    victim.send_signal(signal.SIGKILL)
     assert process.wait(SECONDS) == 0, log.read_text()[-2000:]
-    assert all(not victim.is_running() or victim.status() == psutil.STATUS_ZOMBIE for victim in victims)
+    assert ended(victim)
     check_complete(tmp_path / "root")
     if which == "FetchShard":
         assert "was lost" in log.read_text()
@@ -153,9 +155,15 @@ def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
 def test_a_whole_node_is_lost(tmp_path: Path, slow: WebServer, two_nodes: object) -> None:
     words, log = command(tmp_path, tmp_path / "root", slow, "--ingest.fetchers", "2"), tmp_path / "log"
     process = start(words, log, RAY_ADDRESS=two_nodes.address, RAY_AUTH_MODE="disabled")  # type: ignore[attr-defined]
-    wait_for(lambda: asked(slow) > 100, process, log)
+    (raylet,) = two_nodes.second.all_processes["raylet"]  # type: ignore[attr-defined]
+    wait_for(lambda: asked(slow) > 100 and workers(raylet.process.pid, "FetchShard"), process, log)
+    # One fetch actor a machine; the desk is where the driver is.
+    victims = workers(raylet.process.pid, "FetchShard")
+    assert len(victims) == 1
+    assert not workers(raylet.process.pid, "HostDesk")
     two_nodes.remove_node(two_nodes.second, allow_graceful=False)  # type: ignore[attr-defined]
     assert process.wait(SECONDS) == 0, log.read_text()[-2000:]
+    assert all(ended(victim) for victim in victims)
     assert "was lost" in log.read_text()
     check_complete(tmp_path / "root")
 

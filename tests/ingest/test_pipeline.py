@@ -16,6 +16,7 @@ from raypipe import tables
 from raypipe.config import Config
 from raypipe.errors import ConfigError, StageError
 from raypipe.ingest.fetch import Fetcher
+from raypipe.ingest.look import looking
 from raypipe.ingest.pipeline import run
 from raypipe.ingest.posts import ingest_posts
 from raypipe.ingest.units import fetched_table, images_table, not_asked
@@ -164,7 +165,8 @@ def test_what_is_staged_is_not_fetched_again(tmp_path: Path, server: WebServer) 
     async def some(writer: tables.TableWriter) -> None:
         async with Fetcher(config.ingest) as fetcher:
             fetched = await fetcher.fetch_many([(f"p{i:03d}", server.url(f"/{i}.jpg")) for i in range(5, 12)])
-        writer.write("early", images_table(fetched_table(fetched), config.ingest, config.faces))
+        with looking(config.ingest, config.faces) as look:
+            writer.write("early", images_table(fetched_table(fetched), look))
 
     def interrupted() -> None:
         with tables.begin(
@@ -196,9 +198,9 @@ def test_rows_staged_twice_stand_once(tmp_path: Path, server: WebServer) -> None
     begin = {"command": "ingest", "config": options, "inputs": {"posts": posts.run_id}}
 
     def interrupted() -> None:
-        with tables.begin(storage, "images", **begin) as attempt:
+        with tables.begin(storage, "images", **begin) as attempt, looking(config.ingest, config.faces) as look:
             for unit, part in (("a", results[:8]), ("b", results[4:])):
-                attempt.writer.write(unit, images_table(fetched_table(part), config.ingest, config.faces))
+                attempt.writer.write(unit, images_table(fetched_table(part), look))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

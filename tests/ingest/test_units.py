@@ -16,6 +16,7 @@ from PIL import Image
 from raypipe.config import FaceOptions, IngestOptions
 from raypipe.ingest.client import FetchResult
 from raypipe.ingest.faces import FaceDetector
+from raypipe.ingest.look import looking
 from raypipe.ingest.tally import Tally, failures_in_words, funnel_in_words
 from raypipe.ingest.units import Summary, fetched_table, images_table, stored_table
 from raypipe.schemas import IMAGES, STATUSES
@@ -29,7 +30,8 @@ def result(post_id: str, status: str, body: bytes | None = None) -> FetchResult:
 
 def images(results: list[FetchResult], *, faces: bool = False, apart: bool = False, **ingest: Any) -> pa.Table:
     options = IngestOptions(**{"phash": True, **ingest})
-    return images_table(fetched_table(results), options, FaceOptions(enabled=faces), apart=apart)
+    with looking(options, FaceOptions(enabled=faces), apart=apart) as look:
+        return images_table(fetched_table(results), look)
 
 
 def test_every_status_keeps_its_row() -> None:
@@ -97,7 +99,8 @@ def test_in_a_child_process_the_rows_are_the_same() -> None:
 
 def test_stored_rows_are_looked_into_again_as_they_were() -> None:
     first = images([result(f"p{i}", "ok", picture(seed=i)) for i in range(3)])
-    again = images_table(stored_table(first), IngestOptions(phash=True), FaceOptions(enabled=False))
+    with looking(IngestOptions(phash=True), FaceOptions(enabled=False)) as look:
+        again = images_table(stored_table(first), look)
     assert again.equals(first)
 
 
