@@ -2,9 +2,10 @@
 
 All ask the same nginx on this machine for the same pictures, each with bytes of its own. CPU seconds are those of a
 command with all its daemons and workers from start to end; nginx's are beside them, and those of whatever else ran.
-The order changes from run to run, output is removed in between. img2dataset is run in the ways of
-`clients.IMG2DATASET`, `img2dataset` being `resize_mode no` into Parquet and no more; every file that the others stored
-is compared with the one served by its SHA-256.
+What a command costs before its first picture is measured beside it, with a few pictures (`--start`): what is left is
+the cost of a picture. The order changes from run to run, output is removed in between. img2dataset is run in the ways
+of `clients.IMG2DATASET`, `img2dataset` being `resize_mode no` into Parquet and no more; every file that the others
+stored is compared with the one served by its SHA-256.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def main() -> int:
         served = pictures.photos(work, given.images)
         port = web.free_port()
         with web.nginx(work / "nginx", web.server(served, ["127.0.0.1"], port), ("127.0.0.1", port)) as nginx:
-            posts = _posts(work, port, given.images)
+            posts = _posts(work / "posts.parquet", port, given.images)
+            few = _posts(work / "few.parquet", port, given.start)
             web.warm(served)
             if given.tune:
                 return _tune(given, work, posts)
@@ -52,7 +54,10 @@ def main() -> int:
             for number in range(given.runs):
                 turn = number % len(names)
                 for name in names[turn:] + names[:turn]:
+                    start = processes.run(_tool(name, given, work, few, port).command, cwd=work, log=work / "log.txt")
                     run = _measured(_tool(name, given, work, posts, port), work, nginx, digests)
+                    run |= {"start_wall_s": start.wall, "start_cpu_s": start.cpu}
+                    run["images_per_cpu_s_after_start"] = (given.images - given.start) / (run["cpu_s"] - start.cpu)
                     runs.append({"tool": name, "round": number, **run})
                     print(_line(runs[-1]), flush=True)
     _report(given, names, runs)
@@ -70,6 +75,7 @@ def _arguments() -> argparse.Namespace:
     made.add_argument("--threads", type=int, default=32, help="img2dataset's thread_count")
     made.add_argument("--processes", type=int, default=os.cpu_count(), help="img2dataset's processes_count")
     made.add_argument("--per-shard", type=int, help="img2dataset's number_sample_per_shard; four shards a process")
+    made.add_argument("--start", type=int, default=64, help="pictures to fetch for the cost of a start")
     made.add_argument("--tune", action="store_true", help="only try img2dataset's thread_count at 16, 32, 64, 128, 256")
     given = made.parse_args()
     given.per_shard = given.per_shard or -(-given.images // (4 * given.processes))
@@ -83,9 +89,9 @@ def _has_peer(name: str, program: Path | None) -> bool:
     return False
 
 
-def _posts(work: Path, port: int, images: int) -> Path:
+def _posts(path: Path, port: int, images: int) -> Path:
     urls = [f"http://127.0.0.1:{port}/{pictures.path_of(number)}" for number in range(images)]
-    return pictures.write_posts(work / "posts.parquet", [str(number) for number in range(images)], urls)
+    return pictures.write_posts(path, [str(number) for number in range(images)], urls)
 
 
 def _tool(name: str, given: argparse.Namespace, work: Path, posts: Path, port: int) -> Tool:
@@ -169,6 +175,8 @@ def _report(given: argparse.Namespace, names: list[str], runs: list[dict[str, An
             "client": name,
             "images/s": results.shown(values(name, "images_per_s")),
             "images/CPU-s": results.shown(values(name, "images_per_cpu_s")),
+            "start, CPU-s": results.shown(values(name, "start_cpu_s"), 1),
+            "images/CPU-s after it": results.shown(values(name, "images_per_cpu_s_after_start")),
             "ok": results.shown(values(name, "ok")),
             "bytes as served": "not kept" if name == "bare" else results.shown(values(name, "same_bytes")),
             "peak PSS, MB": results.shown(values(name, "peak_pss_mb")),
@@ -182,12 +190,32 @@ def _report(given: argparse.Namespace, names: list[str], runs: list[dict[str, An
     content: dict[str, Any] = {
         "configuration": {
             key: getattr(given, key.replace("-", "_"))
-            for key in ("images", "runs", "per-host", "fan-out", "threads", "processes", "per-shard", "raypipe")
+            for key in (
+                "images",
+                "runs",
+                "start",
+                "per-host",
+                "fan-out",
+                "threads",
+                "processes",
+                "per-shard",
+                "raypipe",
+            )
         },
         "summary": {
             name: {
                 key: results.spread(values(name, key))
-                for key in ("images_per_s", "images_per_cpu_s", "wall_s", "cpu_s", "peak_pss_mb", "nginx_cpu_s")
+                for key in (
+                    "images_per_s",
+                    "images_per_cpu_s",
+                    "start_wall_s",
+                    "start_cpu_s",
+                    "images_per_cpu_s_after_start",
+                    "wall_s",
+                    "cpu_s",
+                    "peak_pss_mb",
+                    "nginx_cpu_s",
+                )
             }
             for name in names
         },
@@ -212,6 +240,9 @@ def _goals(values: Callable[[str, str], list[float]], peer: str) -> list[dict[st
     return [
         results.goal(f"images per CPU second, times those of {peer}", cpu, _GOAL_CPU),
         results.goal(f"the same, stretched ({peer})", cpu, _STRETCH_CPU),
+        results.goal(
+            f"the same, without what starting costs ({peer})", ratio("images_per_cpu_s_after_start"), _GOAL_CPU
+        ),
         results.goal(f"images per second of wall clock, times those of {peer}", ratio("images_per_s"), _GOAL_WALL),
     ]
 
