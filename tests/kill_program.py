@@ -1,15 +1,12 @@
 """Writes a small table by the commit protocol and kills itself at a chosen change of the storage.
 
-``python kill_program.py ROOT ENDPOINT STEP WHEN VALUE MODE``: STEP counts writes, moves and deletes from 0; WHEN is
-``before``, ``during`` (a local write has filled its temporary file) or ``after`` it; STEP -1 lets it end. MODE is
-``plain``, ``overwrite`` or ``revision`` (units of odd numbers are done again, the others carried over).
+For a process of its own that starts with `main`.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -97,8 +94,14 @@ def arm(step: int, when: str) -> None:
     s3.replace_version = wrapped(s3.replace_version)
 
 
-if __name__ == "__main__":
-    root, endpoint, step, when, value, mode = sys.argv[1:]
-    if int(step) >= 0:
-        arm(int(step), when)
-    write_table(Storage(root, endpoint or None, "us-east-1"), int(value), mode)
+def main(
+    environment: dict[str, str], root: str, endpoint: str | None, step: int, when: str, value: int, mode: str
+) -> None:
+    """`step` counts writes, moves and deletes from 0; `when` is ``before``, ``during`` (a local write has filled its
+    temporary file) or ``after`` it; `step` -1 lets it end. `mode` is ``plain``, ``overwrite`` or ``revision`` (units of
+    odd numbers are done again, the others carried over).
+    """
+    os.environ.update(environment)
+    if step >= 0:
+        arm(step, when)
+    write_table(Storage(root, endpoint, "us-east-1"), value, mode)

@@ -5,10 +5,9 @@ Each run merges its parts too; a table is made anew, overwritten, or done again 
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,9 +17,13 @@ import pytest
 from raypipe import tables
 from raypipe.errors import StageError
 from raypipe.storage import Storage
+from tests import kill_program
 from tests.kill_program import UNITS, ids_of
 
-PROGRAM = Path(__file__).with_name("kill_program.py")
+# Processes of their own, forked from one that has imported all it takes and done nothing yet.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["pytest", "boto3", "pyarrow.dataset", "tests.kill_program"])
+SECONDS = 120
 MOST_STEPS = 80
 # Claim, units, two merged files and their sources, model, record, moves of three files and the model, `_run.json`.
 FEWEST_CHANGES = 1 + UNITS + 2 + 4 + 2 + 4 + 1
@@ -34,9 +37,15 @@ def expected(value: int, old: int | None = None) -> list[str]:
 
 
 def run_program(storage: Storage, step: int, when: str, value: int, mode: str) -> int:
-    words = [storage.root, storage.endpoint or "", str(step), when, str(value), mode]
-    environment = {**os.environ, "PYTHONPATH": str(PROGRAM.parents[1])}
-    return subprocess.run([sys.executable, str(PROGRAM), *words], env=environment, timeout=120).returncode
+    process = PROCESSES.Process(
+        target=kill_program.main, args=(dict(os.environ), storage.root, storage.endpoint, step, when, value, mode)
+    )
+    process.start()
+    process.join(SECONDS)
+    code = process.exitcode
+    process.kill()
+    assert code is not None, f"still running after {SECONDS} s"
+    return code
 
 
 def check_nothing_half_written(storage: Storage, allowed: list[list[str]], had_one: bool) -> None:
