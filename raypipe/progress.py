@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
 _SECONDS_BETWEEN_LINES = 5.0
+_SECONDS_OF_RATE = 60.0
 
 
 def console() -> Console:
@@ -33,8 +35,10 @@ class Progress:
         self.done: float = 0
         self._note = ""
         self._started = self._last_line = time.monotonic()
+        self._begun: float = 0
+        self._seen: deque[tuple[float, float]] = deque([(self._started, 0)])
         self._bar = _bar() if sys.stdout.isatty() else None
-        self._task = self._bar.add_task(title, total=total, note="") if self._bar else None
+        self._task = self._bar.add_task(title, total=total, pace="", note="") if self._bar else None
 
     def __enter__(self) -> Self:
         if self._bar:
@@ -49,6 +53,18 @@ class Progress:
         elif error is None:
             self._line()
 
+    def begin(self, done: float) -> None:
+        """Say how much an earlier attempt has done: it counts, but not for the rate."""
+        self._started = time.monotonic()
+        self._begun = done
+        self._seen = deque([(self._started, done)])
+        self.set(done)
+
+    def note(self, text: str) -> None:
+        """Let `text` stand at the end of the line; for any thread."""
+        self._note = text
+        self._show()
+
     def advance(self, n: int = 1, note: str | None = None) -> None:
         """Count `n` more done; `note` stands at the end of the line until the next."""
         self.set(self.done + n, note)
@@ -57,8 +73,17 @@ class Progress:
         """Say how much is done in all."""
         self.done = done
         self._note = self._note if note is None else note
+        now = time.monotonic()
+        if now - self._seen[-1][0] >= 1.0:
+            self._seen.append((now, done))
+            while now - self._seen[0][0] > _SECONDS_OF_RATE:
+                self._seen.popleft()
+        self._show()
+
+    def _show(self) -> None:
         if self._bar and self._task is not None:
-            self._bar.update(self._task, completed=self.done, note=self._note)
+            pace = " · ".join(part for part in (self._rate(), self._left()) if part)
+            self._bar.update(self._task, completed=self.done, pace=pace, note=self._note)
         elif time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._line()
 
@@ -66,9 +91,24 @@ class Progress:
         self._last_line = time.monotonic()
         seconds = self._last_line - self._started
         of = f"/{self.total:,}" if self.total is not None else ""
-        rate = f"{self.done / seconds:,.1f}/s" if seconds > 0 else ""
-        parts = [f"  {self.title} {self.done:,}{of} {self.unit}".rstrip(), rate, f"{seconds:.0f} s", self._note]
+        head = f"  {self.title} {self.done:,}{of} {self.unit}".rstrip()
+        parts = [head, self._rate(), f"{seconds:.0f} s", self._left(), self._note]
         say(" · ".join(part for part in parts if part))
+
+    def _rate(self) -> str:
+        """Of the whole step."""
+        seconds = time.monotonic() - self._started
+        return f"{(self.done - self._begun) / seconds:,.1f}/s" if seconds > 0 else ""
+
+    def _left(self) -> str:
+        """Time left, by the rate of the last minute."""
+        (then, before), now = self._seen[0], time.monotonic()
+        if self.total is None or self.done >= self.total or self.done <= before or now <= then:
+            return ""
+        seconds = (self.total - self.done) * (now - then) / (self.done - before)
+        if seconds < 90:
+            return f"{seconds:.0f} s left"
+        return f"{seconds / 60:.0f} min left" if seconds < 5400 else f"{seconds / 3600:.1f} h left"
 
 
 def _bar() -> Bar:
@@ -77,7 +117,7 @@ def _bar() -> Bar:
         BarColumn(bar_width=28),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.fields[pace]}"),
         TextColumn("{task.fields[note]}"),
         console=console(),
     )

@@ -46,7 +46,26 @@ def test_lines_come_at_most_every_few_seconds(
             step.advance()
     lines = capsys.readouterr().out.splitlines()
     assert [re.search(r"Drawing (\d+)/", line).group(1) for line in lines] == ["39", "78", "100"]
-    assert lines[0].endswith("7.7/s · 5 s")
+    assert lines[0].endswith("7.7/s · 5 s · 8 s left")
+    assert "left" not in lines[-1]
+
+
+def test_what_was_done_before_counts_but_not_for_the_rate(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with contextlib.suppress(KeyboardInterrupt), Progress("Fetching", 40_000, "pictures") as step:
+        step.begin(30_000)
+        now += 10
+        step.set(30_100)
+        step.note("2 hosts waiting")
+        now += 10
+        step.set(30_200)
+        raise KeyboardInterrupt
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "  Fetching 30,100/40,000 pictures · 10.0/s · 10 s · 16 min left"
+    assert second == "  Fetching 30,200/40,000 pictures · 10.0/s · 20 s · 16 min left · 2 hosts waiting"
 
 
 def test_a_step_that_fails_does_not_claim_to_have_ended(capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,6 +92,7 @@ def test_a_terminal_gets_a_bar() -> None:
     os.close(ours)
     assert process.wait(timeout=60) == 0
     assert b"40/40" in shown
+    assert b"/s" in shown
     assert b"2 failed" in shown
     assert "━".encode() in shown
 
