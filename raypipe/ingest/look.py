@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,9 +12,13 @@ from typing import Any
 
 from raypipe.config import FaceOptions, IngestOptions
 from raypipe.errors import one_line
+from raypipe.ingest.endings import kind_of
 from raypipe.ingest.faces import FaceDetector
-from raypipe.ingest.isolate import Isolated
+from raypipe.ingest.isolate import Isolated, in_child
 from raypipe.ingest.pictures import Picture, examine
+
+# For one picture in a process of its own: the CNN on a slow machine takes minutes.
+_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -59,20 +64,33 @@ Look = Callable[[Sequence[bytes | memoryview]], list[Seen]]
 def looking(ingest: IngestOptions, faces: FaceOptions, *, apart: bool = False) -> Iterator[Look]:
     """`look` for many pictures; with `apart` in a child process, which lives as long as the body.
 
-    A picture that ends the child is told by its `error`, and the others go on.
+    A picture that ends the child is looked at again without its faces, in another: where it can be decoded, it stays a
+    picture, its faces uncounted; where that ends the child too, it is none. The others go on.
     """
     one = functools.partial(look, ingest=ingest, faces=faces)
     if not apart:
         yield lambda bodies: [one(body) for body in bodies]
         return
-    with Isolated(one, _died) as child:
+    with Isolated(one, functools.partial(_died, ingest=ingest, faces=faces), seconds=_SECONDS) as child:
         yield lambda bodies: child([bytes(body) for body in bodies])
 
 
-def _died(body: bytes | memoryview, how: str) -> Seen:
-    error = f"whatever decodes it or looks for faces ended natively: {how}"
-    picture, _ = examine(b"", 1, max_side=None, phash=False)
-    return Seen(replace(picture, error=error, n_bytes=len(body)), error=error)
+def _died(body: bytes | memoryview, how: str, ingest: IngestOptions, faces: FaceOptions) -> Seen:
+    if not faces.enabled:
+        return _undecodable(body, how)
+    # Its perceptual hash has it decoded.
+    decoding, counting = ingest.model_copy(update={"phash": True}), faces.model_copy(update={"enabled": False})
+    (seen,) = in_child(functools.partial(look, ingest=decoding, faces=counting), [body], _undecodable, seconds=_SECONDS)
+    if seen.picture.status != "ok":
+        return seen
+    picture = replace(seen.picture, phash=None) if ingest.phash is False else seen.picture
+    return replace(seen, picture=picture, error=f"faces not counted: the detector ended natively: {how}")
+
+
+def _undecodable(body: bytes | memoryview, how: str) -> Seen:
+    error = f"whatever decodes it ended natively: {how}"
+    sha256 = hashlib.sha256(body).hexdigest()
+    return Seen(Picture("not_an_image", error, sha256, len(body), format=kind_of(bytes(body))), error=error)
 
 
 @functools.cache
