@@ -125,8 +125,11 @@ def _print_option(name: str, info: Any, short: str | None = None) -> None:
 
 
 def _allowed(annotation: Any) -> tuple[Any, ...]:
+    """The values of an option, or of its list's items, where they are few."""
     from typing import Literal, get_args, get_origin
 
+    if get_origin(annotation) is list:
+        (annotation,) = get_args(annotation)
     return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 

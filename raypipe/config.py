@@ -117,12 +117,15 @@ class IngestOptions(Section):
     per_host_rate: float | None = option(
         None, "requests a second to one host, over all fetch actors; unlimited where absent", result=False, gt=0
     )
-    attempts: int = option(3, "tries for what is worth trying again (429, 5xx, timeouts, resets)", ge=1)
-    connect_timeout: float = option(10.0, "seconds to connect", gt=0)
-    read_timeout: float = option(20.0, "seconds without a byte", gt=0)
-    deadline: float = option(60.0, "seconds for one whole request", gt=0)
+    attempts: int = option(3, "tries for what is worth trying again (429, 5xx, timeouts, resets)", ge=1, result=False)
+    connect_timeout: float = option(10.0, "seconds to connect", gt=0, result=False)
+    read_timeout: float = option(20.0, "seconds without a byte", gt=0, result=False)
+    deadline: float = option(60.0, "seconds for one whole request", gt=0, result=False)
     max_wait: float = option(
-        300.0, "seconds of a host's Retry-After that are waited out at most; its pictures are rate_limited beyond", ge=0
+        300.0,
+        "seconds of a host's Retry-After that are waited out at most; its pictures are rate_limited beyond",
+        ge=0,
+        result=False,
     )
     max_bytes: int = option(20_000_000, "bytes of one picture at most", ge=1)
     max_pixels: int = option(50_000_000, "pixels of one picture at most, read from its header", ge=1)
@@ -159,7 +162,7 @@ class FaceOptions(Section):
         1, "doublings of the picture before detection; each finds faces half as large at 4x the cost", ge=0, le=3
     )
     max_side: int = option(
-        1024, "larger pictures are shrunk to this many pixels before detection; boxes are scaled back", ge=64
+        1024, "larger pictures are shrunk to this many pixels a side before detection; twice as many cost 4x", ge=64
     )
     workers: int | None = option(None, "detection tasks at a time; the machine's CPUs where absent", ge=1, result=False)
 

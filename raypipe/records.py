@@ -110,12 +110,11 @@ def differences(
 
     Of unfinished runs also what part of the table they do again; a complete table is whole, however it came about.
     """
-    then, now = _flat(found.config), _flat(config)
     changed = [name for name in sorted(found.inputs | inputs) if found.inputs.get(name) != inputs.get(name)]
-    lines = [*_changes(then, now), *(f"input {name} has changed" for name in changed)]
+    lines = [*changes(found.config, config), *(f"input {name} has changed" for name in changed)]
     if isinstance(found, Claim) and found.revision != revision:
         if found.revision and revision:
-            lines += _changes(found.revision, revision)
+            lines += changes(found.revision, revision)
         else:
             lines.append(f"it was {_part(found.revision)}, is {_part(revision)}")
     return lines
@@ -127,7 +126,9 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.rstrip("."): value}
 
 
-def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What sets options apart, a phrase each, by dotted name."""
+    then, now = _flat(then), _flat(now)
     return [
         f"{key} was {then.get(key)!r}, is {now.get(key)!r}"
         for key in sorted(then | now)

@@ -17,6 +17,9 @@ from raypipe.options import load_config
 from raypipe.runtime import ray_session as start_ray
 from tests.s3_faults import S3Faults
 
+# Of the S3 server of the tests. Before Ray is started, whose workers have the environment of then.
+os.environ.update(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_EC2_METADATA_DISABLED="true")
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
@@ -71,8 +74,6 @@ def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    credentials = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
-    os.environ.update(credentials)
     log = (tmp_path_factory.mktemp("s3") / "log").open("wb")
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, stdout=log, stderr=log)

@@ -5,7 +5,7 @@ what is stored (`faces.only`). Rows that are not done again are carried over; th
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,12 @@ from raypipe.config import Config, FaceOptions, IngestOptions
 from raypipe.errors import ConfigError, StageError
 from raypipe.ingest.look import looking
 from raypipe.ingest.units import images_table, stored_table
-from raypipe.records import RunRecord
+from raypipe.records import RunRecord, changes
 from raypipe.storage import Storage
 from raypipe.tables import TableWriter
 
 _GROUP = pa.schema([pa.field("path", pa.string()), pa.field("row_group", pa.int32()), pa.field("unit", pa.string())])
+_LOOKED = ("phash", "max_pixels", "near")
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,21 @@ def plan_redo(config: Config, storage: Storage, posts: RunRecord) -> Redo | None
         revision = {"of": old.run_id, "faces.only": True}
         if options == old.config:
             revision = {}
+    elif changed := changes(_looked(old.config), _looked(options)):
+        raise StageError(
+            f"{storage.uri('images')}: the pictures that stand were looked into otherwise: {'; '.join(changed)}; "
+            "give the same options with --ingest.retry, or begin anew with --overwrite"
+        )
     elif not len(asked):
         revision, options = {}, old.config
     ingest = IngestOptions.model_validate(config.ingest.model_dump() | options["ingest"])
     return Redo(revision or None, options, asked, groups, statuses, ingest)
+
+
+def _looked(config: dict[str, Any]) -> dict[str, Any]:
+    """Options by which pictures are looked into: they hold for all rows of a table, whenever they were asked for."""
+    ingest = config.get("ingest", {})
+    return {"faces": config.get("faces", {}), "ingest": {name: ingest.get(name) for name in _LOOKED}}
 
 
 def _old_rows(storage: Storage, statuses: tuple[str, ...]) -> tuple[pa.Array, pa.Table]:
@@ -88,9 +100,7 @@ def _old_rows(storage: Storage, statuses: tuple[str, ...]) -> tuple[pa.Array, pa
     asked: list[str] = []
     groups: list[dict[str, Any]] = []
     for number, path in enumerate(tables.data_paths(storage, "images")):
-        file = pq.ParquetFile(path, filesystem=storage.filesystem)
-        for i in range(file.num_row_groups):
-            rows = file.read_row_group(i, columns=["post_id", "status"])
+        for i, rows in _row_groups(storage, path):
             mine = pc.is_in(rows["status"], pa.array(statuses, pa.string()))
             asked += rows["post_id"].filter(mine).to_pylist()
             others = rows["post_id"].filter(pc.invert(mine))
@@ -98,6 +108,13 @@ def _old_rows(storage: Storage, statuses: tuple[str, ...]) -> tuple[pa.Array, pa
                 unit = f"0-{number:05d}-{i:05d}"
                 groups.append({"path": path, "row_group": i, "unit": unit, "first": others[0].as_py()})
     return pa.array(asked, pa.string()), pa.Table.from_pylist(groups, _GROUP.append(pa.field("first", pa.string())))
+
+
+def _row_groups(storage: Storage, path: str) -> Iterator[tuple[int, pa.Table]]:
+    with storage.errors("read", "images"):
+        file = pq.ParquetFile(path, filesystem=storage.filesystem)
+        for i in range(file.num_row_groups):
+            yield i, file.read_row_group(i, columns=["post_id", "status"])
 
 
 def carry(group: pa.Table, statuses: tuple[str, ...], writer: TableWriter) -> pa.Table:
@@ -123,5 +140,6 @@ def recount(group: pa.Table, ingest: IngestOptions, faces: FaceOptions, writer: 
 
 
 def _read(group: pa.Table, writer: TableWriter) -> pa.Table:
-    file = pq.ParquetFile(group["path"][0].as_py(), filesystem=writer.storage.filesystem)
-    return file.read_row_group(group["row_group"][0].as_py())
+    with writer.storage.errors("read", writer.table):
+        file = pq.ParquetFile(group["path"][0].as_py(), filesystem=writer.storage.filesystem)
+        return file.read_row_group(group["row_group"][0].as_py())

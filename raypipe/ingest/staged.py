@@ -34,7 +34,8 @@ def tally_staged(writer: TableWriter) -> Tally:
 
     def seconds(name: str) -> dict[str, float]:
         path = writer.storage.path(writer.staging, name)
-        return seconds_of(pq.read_metadata(path, filesystem=writer.storage.filesystem).metadata)
+        with writer.storage.errors("read", f"{writer.staging}/{name}"):
+            return seconds_of(pq.read_metadata(path, filesystem=writer.storage.filesystem).metadata)
 
     with ThreadPoolExecutor(_READERS) as pool:
         for spent in pool.map(seconds, staged_parts(writer)):
@@ -56,11 +57,13 @@ def drop_doubles(writer: TableWriter, n_posts: int) -> int:
     storage = writer.storage
     for name in staged_parts(writer):
         path = storage.path(writer.staging, name)
-        mine = pq.read_table(path, columns=["post_id"], filesystem=storage.filesystem)["post_id"].to_pylist()
+        with storage.errors("read", f"{writer.staging}/{name}"):
+            mine = pq.read_table(path, columns=["post_id"], filesystem=storage.filesystem)["post_id"].to_pylist()
         keep = np.array([post_id not in seen for post_id in mine])
         seen.update(mine)
         if not keep.all():
             dropped += int((~keep).sum())
-            rows = pq.read_table(path, filesystem=storage.filesystem)
+            with storage.errors("read", f"{writer.staging}/{name}"):
+                rows = pq.read_table(path, filesystem=storage.filesystem)
             writer.rewrite(name, rows.filter(pa.array(keep)))
     return dropped

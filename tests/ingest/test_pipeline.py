@@ -259,6 +259,21 @@ def test_only_what_failed_is_asked_for_again(tmp_path: Path, server: WebServer) 
     assert run(config) == second
 
 
+def test_what_is_asked_for_again_is_looked_into_as_the_rest(tmp_path: Path, server: WebServer) -> None:
+    server.behave("/1.jpg", status(503, times=2, data=picture(seed=1)))
+    config = configure(tmp_path, server, plain_rows(4))
+    first = run(config)
+    again = config.ingest.model_copy(update={"retry": ["server_error"], "phash": True})
+    with pytest.raises(StageError, match=r"were looked into otherwise: ingest\.phash was None, is True; give the same"):
+        run(config.model_copy(update={"ingest": again}))
+    assert tables.get_record(config.open_storage(), "images") == first
+    # More patience is no other result: neither for the rows that are asked for again nor for the command without it.
+    patient = config.ingest.model_copy(update={"retry": ["server_error"], "deadline": 9.0, "attempts": 4})
+    second = run(config.model_copy(update={"ingest": patient}))
+    assert second.facts["statuses"] == {"ok": 4}
+    assert run(config) == second
+
+
 def test_nothing_to_ask_for_again(tmp_path: Path, server: WebServer) -> None:
     config = configure(tmp_path, server, plain_rows(4))
     first = run(config)
