@@ -109,7 +109,7 @@ def _raypipe(given: argparse.Namespace, work: Path, posts: Path, port: int, ngin
     )
     staged, server = Staged(root, given.block_rows), nginx.cpu()
     with staged:
-        usage = processes.run(command, cwd=work, log=work / "log.txt")
+        usage = processes.run(command, cwd=work, log=work / "log.txt", every=10.0)
     table = pads.dataset(root / "images", format="parquet").to_table(["post_id", "status", "n_faces"])
     counts = dict(zip(table["post_id"].to_pylist(), table["n_faces"].to_pylist(), strict=True))
     at = clients.when_fetched(root)
@@ -157,7 +157,8 @@ class Staged:
         return {"steady_images_per_s": rows / seconds, "steady_s": seconds, "steady_images": rows}
 
     def _watch(self) -> None:
-        while not self._stop.wait(0.3):
+        # Seldom, for it costs the machine that is measured; a file knows when it was written.
+        while not self._stop.wait(2.0):
             for path in self._folder.rglob("*.parquet"):
                 # What is larger than a batch is batches merged.
                 try:

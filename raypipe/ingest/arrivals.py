@@ -12,7 +12,9 @@ from raypipe.ingest.client import FetchResult
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """A batch ends with `rows` results, `n_bytes` bytes of pictures, or `seconds` after its first result."""
+    """A batch ends with `rows` results, `n_bytes` bytes of pictures, or `seconds` after its first result; where there
+    is none, after it was asked for.
+    """
 
     rows: int
     n_bytes: int
@@ -45,34 +47,33 @@ class Arrivals:
             self._results.append(result)
             self._bytes += len(result.body or b"")
             self._left -= 1
-            full = not self._left or self._full()
-            over = self._bytes > self._room and not self._held
-            self._held |= over
-            if full or len(self._results) == 1:
+            if not self._left or self._full() or len(self._results) == 1:
                 self._changed.notify()
-        if over:
-            self._hold_back(True)
+            if self._bytes > self._room and not self._held:
+                # Inside the lock, so that what is said last is what holds.
+                self._held = True
+                self._hold_back(True)
 
     def batches(self) -> Iterator[list[FetchResult]]:
-        """Batches until all results have been taken."""
-        while batch := self._next():
-            yield batch
+        """Batches until all results have been taken; an empty one where nothing has come for `BatchLimits.seconds`."""
+        while self._left or self._results:
+            yield self._next()
 
     def _full(self) -> bool:
         return len(self._results) >= self._limits.rows or self._bytes >= self._limits.n_bytes
 
     def _next(self) -> list[FetchResult]:
         with self._changed:
+            asked = time.monotonic()
             while self._left and not self._full():
-                age = time.monotonic() - self._first_at if self._results else 0.0
+                age = time.monotonic() - (self._first_at if self._results else asked)
                 if age >= self._limits.seconds:
                     break
-                self._changed.wait(self._limits.seconds - age if self._results else None)
+                self._changed.wait(self._limits.seconds - age)
             batch = self._take()
-            go_on = self._held and self._bytes <= self._room / 2
-            self._held &= not go_on
-        if go_on:
-            self._hold_back(False)
+            if self._held and self._bytes <= self._room / 2:
+                self._held = False
+                self._hold_back(False)
         return batch
 
     def _take(self) -> list[FetchResult]:

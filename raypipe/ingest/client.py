@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,12 +17,12 @@ from yarl import URL
 from raypipe.config import IngestOptions
 from raypipe.ingest.answers import REDIRECTS, Answer, for_http_status
 from raypipe.ingest.guard import AddressGuard, RefusedURLError
-from raypipe.ingest.hosts import host_of, retry_after
-from raypipe.ingest.robots import RobotsCache, RobotsRules, refused_by_tag
+from raypipe.ingest.hosts import backoff, host_of, retry_after
+from raypipe.ingest.robots import READ_BYTES, RobotsCache, RobotsRules, refused_by_tag
 
 _DNS_SECONDS = 300
 _CHUNK = 2**18
-_ROBOTS_BYTES, _ROBOTS_REDIRECTS = 500 * 1024, 5
+_ROBOTS_REDIRECTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +51,12 @@ Deliver = Callable[[FetchResult], None]
 class Request:
     """A picture that is wanted, over all its attempts and redirects.
 
-    `told` is set where the last answer said when to ask again; `pause` seconds are what it said.
+    `pause` seconds are what the last answer asked for before anything else is asked of its host.
     """
 
     __slots__ = (
         "answer", "answered_at", "attempts", "deliver", "hops", "host", "http_status", "pause", "post_id", "seconds",
-        "target", "told", "url", "used",
+        "target", "url", "used",
     )  # fmt: skip
 
     def __init__(self, post_id: str, url: str, deliver: Deliver) -> None:
@@ -73,7 +74,6 @@ class Request:
         self.target: URL | None = None
         self.hops = 0
         self.used = 0.0
-        self.told = False
         self.pause: float | None = None
 
 
@@ -164,7 +164,18 @@ class Client:
         return Answer("too_large", f"more than {most:,} bytes") if body is None else Answer("ok", body=body)
 
     async def _ask_robots(self, url: URL) -> tuple[int | None, bytes]:
-        """Status and body of a robots.txt, by the same guard; None where nobody answers."""
+        """Status and body of a robots.txt, by the same guard; None where nobody answers.
+
+        Where it cannot be had, a host is asked for nothing, so it is tried as often as a picture.
+        """
+        for attempt in range(1, self._options.attempts + 1):
+            status, body = await self._ask_robots_once(url)
+            if attempt == self._options.attempts or not (status is None or status == 429 or status >= 500):
+                break
+            await asyncio.sleep(backoff(attempt))
+        return status, body
+
+    async def _ask_robots_once(self, url: URL) -> tuple[int | None, bytes]:
         assert self._session is not None
         try:
             for _ in range(_ROBOTS_REDIRECTS + 1):
@@ -174,8 +185,7 @@ class Client:
                     if response.status in REDIRECTS and location:
                         url = target.join(URL(location))
                         continue
-                    body = await response.content.read(_ROBOTS_BYTES) if response.status == 200 else b""
-                    return response.status, body
+                    return response.status, await _first(response, READ_BYTES) if response.status == 200 else b""
         except (aiohttp.ClientError, OSError, RefusedURLError, ValueError):
             return None, b""
         return 404, b""
@@ -190,7 +200,18 @@ class Client:
 def _heed(response: aiohttp.ClientResponse, request: Request) -> None:
     """Note for how long a 429 or a 503 wants its host left alone."""
     request.pause = retry_after(response.headers.get("Retry-After"))
-    request.told = request.pause is not None
+
+
+async def _first(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """The first `most` bytes of the body."""
+    chunks, size = [], 0
+    async for chunk in response.content.iter_any():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size >= most:
+            response.close()
+            break
+    return b"".join(chunks)[:most]
 
 
 async def _capped(response: aiohttp.ClientResponse, most: int) -> bytes | None:

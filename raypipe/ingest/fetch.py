@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -19,11 +18,12 @@ from raypipe.ingest.answers import Answer, for_exception
 from raypipe.ingest.client import Client, Deliver, FetchResult, Request
 from raypipe.ingest.frontier import Frontier, Turn
 from raypipe.ingest.guard import AddressGuard
+from raypipe.ingest.hosts import backoff
 from raypipe.ingest.ledger import Grant, Report
 
-_FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
-# How often a fetcher reports to a shared budget: at leisure, and while a host waits for its first place.
-_REPORT_SECONDS, _HUNGRY_SECONDS = 0.25, 0.05
+# How often a fetcher reports to a shared budget: at leisure, while a host waits for its first place, and where it has
+# nobody to share with and only says how it goes.
+_REPORT_SECONDS, _HUNGRY_SECONDS, _ALONE_SECONDS = 0.25, 0.05, 1.0
 
 Exchange = Callable[[str, Report], Awaitable[Grant]]
 """Reports to a ledger of hosts (`HostLedger.exchange`), wherever it is."""
@@ -149,9 +149,9 @@ class Fetcher:
             self._frontier.push((answer.target.host or "").rstrip("."), request)
         elif answer.again and request.attempts < self._options.attempts:
             request.answer = answer
-            delay = 0.0 if request.told else backoff(request.attempts)
+            # Where the host has said when, its pause holds besides: it may have said «now».
             request.begin()
-            self._frontier.push(request.host or host, request, delay)
+            self._frontier.push(request.host or host, request, backoff(request.attempts))
         else:
             self._deliver(request, answer)
 
@@ -184,9 +184,17 @@ class Fetcher:
         if name != host:
             # The quick look at the URL that gave it its place had read it otherwise.
             return Answer("redirects", target=target)
+        pace = self._frontier.pace(host)
         rules = await self._client.rules(target)
         if rules is not None:
-            self._frontier.slow_down(host, (rules.delay(self._client.agent) or 0.0) * self._fetchers)
+            if rules.unreachable:
+                kind = "connection" if rules.status is None else "server_error"
+                said = "no answer" if rules.status is None else f"HTTP {rules.status}"
+                return Answer(kind, f"robots.txt of {host} cannot be had ({said}), so nothing is asked there")
+            delay = (rules.delay(self._client.agent) or 0.0) * self._fetchers
+            if not self._frontier.slow_down(host, delay) and delay > pace:
+                # It was let through before this host's pace was known: its turn comes again.
+                return Answer("redirects", target=target)
             if not rules.allows(str(target), self._client.agent):
                 return Answer("forbidden", f"robots.txt of {host} disallows it (--ingest.robots false ignores it)")
         request.attempts += not request.hops
@@ -216,9 +224,5 @@ class Fetcher:
                         frontier.pause(host, seconds)
                 self._pump()
             hungry = frontier.starved and len(self._tasks) < self._options.fan_out
-            await asyncio.sleep(_HUNGRY_SECONDS if hungry else _REPORT_SECONDS)
-
-
-def backoff(attempt: int) -> float:
-    """Seconds to wait after the `attempt`-th failure (from 1): doubling, capped, times a jitter of 0.5 to 1.5."""
-    return min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.5)
+            at_leisure = _REPORT_SECONDS if self._fetchers > 1 else _ALONE_SECONDS
+            await asyncio.sleep(_HUNGRY_SECONDS if hungry else at_leisure)

@@ -7,9 +7,12 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
+
+_COUNT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class Frontier(Generic[Item]):
         self._wanting: OrderedDict[str, None] = OrderedDict()
         self._holding: set[str] = set()
         self._number = 0
+        self._count, self._count_again_at = 0, 0.0
         self.waiting = 0
 
     def push(self, host: str, item: Item, delay: float = 0.0) -> None:
@@ -126,12 +130,20 @@ class Frontier(Generic[Item]):
         state.paused_until = max(state.paused_until, self._clock() + seconds)
         self._schedule(host, state)
 
-    def slow_down(self, host: str, interval: float) -> None:
-        """Let `interval` seconds at least pass between the starts of two requests to `host`."""
+    def pace(self, host: str) -> float:
+        """The interval that `slow_down` has set."""
+        state = self._hosts.get(host)
+        return 0.0 if state is None else state.floor
+
+    def slow_down(self, host: str, interval: float) -> bool:
+        """Let `interval` seconds at least pass between the starts of two requests to `host`; whether that is news."""
         state = self._state(host)
-        before = state.interval
-        state.floor = max(state.floor, interval)
-        state.next_at += state.interval - before
+        news = interval > state.floor
+        if news:
+            before = state.interval
+            state.floor = interval
+            state.next_at += state.interval - before
+        return news
 
     def next_at(self) -> float | None:
         """When, by the clock, something may start that cannot yet; None where only the end of a request helps."""
@@ -146,11 +158,17 @@ class Frontier(Generic[Item]):
         return None
 
     def hosts_waiting(self) -> int:
-        """Hosts that have asked to be left alone, or are asked as fast as they may be, while something waits."""
+        """Hosts that have asked to be left alone, or are asked as fast as they may be, while something waits; as of a
+        second ago at most.
+        """
         now = self._clock()
-        return sum(
-            1 for state in self._hosts.values() if state.waiting and max(state.next_at, state.paused_until) > now
-        )
+        if now >= self._count_again_at:
+            # A look at every host, so not at every report.
+            self._count_again_at = now + _COUNT_SECONDS
+            self._count = sum(
+                1 for state in self._hosts.values() if state.waiting and max(state.next_at, state.paused_until) > now
+            )
+        return self._count
 
     def demand(self, most: int = 1024) -> dict[str, tuple[int, int]]:
         """What a shared budget is asked for: (requests wanted at a time, requests held) by host, for `most` hosts.
@@ -168,7 +186,7 @@ class Frontier(Generic[Item]):
                 if state is not None:
                     state.slots = 0
                     self._schedule(host, state)
-        for host in list(self._wanting)[: max(0, most - len(wanted))]:
+        for host in list(islice(self._wanting, max(0, most - len(wanted)))):
             if host not in wanted:
                 wanted[host] = (min(self._per_host, self._hosts[host].waiting), 0)
                 self._wanting.move_to_end(host)

@@ -29,6 +29,8 @@ _PRIVATE = tuple(
     ipaddress.ip_network(text)
     for text in ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "::1/128", "fc00::/7")
 )
+# Where clouds answer with credentials, in ranges that would be private: Amazon's over IPv6, Alibaba's.
+_METADATA = frozenset(map(ipaddress.ip_address, ("fd00:ec2::254", "100.100.100.200")))
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
@@ -52,8 +54,8 @@ class RefusedAddressError(OSError):
 class AddressGuard:
     """What may be asked and dialled.
 
-    `allow_private` lets loopback, RFC 1918, unique local and carrier-grade NAT addresses through; link-local ones
-    (where clouds keep their credentials), multicast and reserved ones are refused all the same.
+    `allow_private` lets loopback, RFC 1918, unique local and carrier-grade NAT addresses through; link-local ones and
+    others where clouds keep their credentials, multicast and reserved ones are refused all the same.
     """
 
     allow_private: bool = False
@@ -92,6 +94,8 @@ class AddressGuard:
     def refusal(self, address: Address) -> str | None:
         """Why an address is not dialled, None where it may be."""
         for inner in carried_addresses(address):
+            if inner in _METADATA:
+                return f"{_named(address, inner)} is where a cloud keeps credentials"
             if any(inner in network for network in _PRIVATE):
                 if not self.allow_private:
                     return f"{_named(address, inner)} is not public (--ingest.allow_private allows it)"

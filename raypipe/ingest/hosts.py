@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import email.utils
+import random
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
+
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
 
 
 def host_of(url: str) -> str | None:
@@ -14,6 +17,11 @@ def host_of(url: str) -> str | None:
     except (ValueError, AttributeError):
         return None
     return host.rstrip(".") or None if host else None
+
+
+def backoff(attempt: int) -> float:
+    """Seconds to wait after the `attempt`-th failure (from 1): doubling, capped, times a jitter of 0.5 to 1.5."""
+    return min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.5)
 
 
 def retry_after(value: str | None, now: datetime | None = None) -> float | None:

@@ -88,9 +88,9 @@ class HostLedger:
         me.told = now
         return Grant(limits, news)
 
-    def leave(self, fetcher: str) -> None:
-        """A fetcher has ended: what it held is free."""
-        self._fetchers.pop(fetcher, None)
+    def clear(self) -> None:
+        """All fetchers have ended: what they held is free. What hosts have asked for still holds."""
+        self._fetchers.clear()
 
     def totals(self) -> tuple[int, int]:
         """(hosts that hold requests up, requests on their way), over all fetchers."""

@@ -6,9 +6,9 @@ is followed by another over the posts that have no row yet, in this process or i
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-import threading
 import time
 from collections import Counter
 from textwrap import shorten
@@ -99,9 +99,14 @@ def _stream(config: Config, storage: Storage, writer: TableWriter, redo: Redo | 
     import ray.data
     from ray.exceptions import RayError
 
+    from raypipe.ingest.ray_desk import host_desk
+
+    ingest = config.ingest
     title = "Counting faces" if config.faces.only else "Fetching pictures"
     fruitless = failures = 0
-    with Progress(title, len(posts), "pictures") as progress:
+    with Progress(title, len(posts), "pictures") as progress, contextlib.ExitStack() as stack:
+        note, desk = _Note(progress), None
+        progress.begin(len(staged_ids(writer)))
         while True:
             done = staged_ids(writer)
             progress.set(len(done))
@@ -114,11 +119,13 @@ def _stream(config: Config, storage: Storage, writer: TableWriter, redo: Redo | 
             try:
                 if orders and redo:
                     work = redo.work(config, writer)
-                    _attempt(
-                        _limited(ray.data.from_arrow(orders)).map_batches(work, **_on_cpus(config)), progress, None
-                    )
+                    carried = _limited(ray.data.from_arrow(orders)).map_batches(work, **_on_cpus(config))
+                    _attempt(carried, progress, None)
                 if len(wanted):
-                    _fetch(config, writer, wanted, progress, failures > 0)
+                    # One for all attempts: it remembers which hosts have asked to be left alone.
+                    desk = desk or stack.enter_context(host_desk(ingest.per_host, ingest.per_host_rate, note.hosts))
+                    ray.get(desk.begin.remote())
+                    _attempt(_dataset(config, writer, wanted, desk, failures > 0), progress, note)
             except Exception as error:  # Ray wraps whatever a worker met; the line shows what that was
                 first, where = cause(error), storage.uri("images")
                 if isinstance(first, RaypipeError):
@@ -134,30 +141,6 @@ def _stream(config: Config, storage: Storage, writer: TableWriter, redo: Redo | 
                 reason = shorten(one_line(first), 160, placeholder=" …")
                 say(f"  a worker or a machine was lost ({reason}); going on with what is left")
     drop_doubles(writer, len(posts))
-
-
-def _fetch(config: Config, writer: TableWriter, wanted: pa.Table, progress: Progress, again: bool) -> None:
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    from raypipe.ingest.ray_workers import HostDesk, watching
-
-    # With the driver, it is lost only where the run is.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    desk = (
-        ray.remote(HostDesk)
-        .options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)
-        .remote(config.ingest.per_host, config.ingest.per_host_rate)
-    )
-    note, stop = _Note(progress), threading.Event()
-    watcher = threading.Thread(target=watching, args=(desk, note.hosts, stop), daemon=True)
-    watcher.start()
-    try:
-        _attempt(_dataset(config, writer, wanted, desk, again), progress, note)
-    finally:
-        stop.set()
-        watcher.join()
-        ray.kill(desk)
 
 
 def _attempt(dataset: Any, progress: Progress, note: _Note | None) -> None:
@@ -178,7 +161,7 @@ class _Note:
     def hosts(self, waiting: int, _running: int) -> None:
         """Take the desk's totals, and show them."""
         self._waiting = waiting
-        self._progress.set(self._progress.done, self.text())
+        self._progress.note(self.text())
 
     def text(self) -> str:
         """``97% ok · 2% gone · 3 hosts waiting``."""
@@ -241,6 +224,8 @@ def _limited(stream: Any) -> Any:
     from ray.data import ExecutionResources
 
     stream.context.target_max_block_size = 1
+    # Each task would read all its memory maps every second, which costs a hundredth of what detection takes.
+    stream.context.memory_usage_poll_interval_s = None
     cpus = int(ray.cluster_resources().get("CPU", 1))
     stream.context.execution_options.resource_limits = ExecutionResources.for_limits(
         object_store_memory=_BYTES_AHEAD + cpus * _BYTES_AHEAD_A_CPU

@@ -1,4 +1,4 @@
-"""What Ray runs for `ingest`: fetch actors, tasks that look and write, the desk that shares the budget; their metrics.
+"""What Ray runs for `ingest`: fetch actors, tasks that look and write; their metrics.
 
 Named so because it imports Ray, which the rest of `ingest` but its pipeline does not.
 """
@@ -12,18 +12,19 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.util.metrics import Counter, Gauge
+from ray.util.metrics import Counter
 
 from raypipe.config import FaceOptions, IngestOptions
 from raypipe.ingest.arrivals import Arrivals, BatchLimits
 from raypipe.ingest.client import Deliver, FetchResult
 from raypipe.ingest.fetch import Fetcher
-from raypipe.ingest.ledger import Grant, HostLedger, Report
+from raypipe.ingest.ledger import Grant, Report
 from raypipe.ingest.look import Look, decodes, looking
 from raypipe.ingest.units import Summary, fetched_table, images_table, not_asked, seconds_metadata
 from raypipe.schemas import IMAGES
@@ -35,29 +36,9 @@ _ROOM = 64 * _MEGABYTE
 _BATCH_SECONDS = 5.0
 # Without faces, the fetch actor writes files itself, and slow hosts fill one for this long.
 _FILE_SECONDS = 15.0
-_GRACE_SECONDS = 2.0
 _SWITCH_SECONDS = 0.02
-
-
-class HostDesk:
-    """The ledger of hosts as an actor: one for all fetchers of a run."""
-
-    def __init__(self, per_host: int, rate: float | None) -> None:
-        again = ray.get_runtime_context().was_current_actor_reconstructed
-        self._ledger = HostLedger(per_host, rate, grace=_GRACE_SECONDS if again else 0.0)
-
-    def exchange(self, fetcher: str, report: Report) -> Grant:
-        """`HostLedger.exchange`."""
-        grant = self._ledger.exchange(fetcher, report)
-        waiting, running = self._ledger.totals()
-        gauges = _gauges()
-        gauges["hosts_waiting"].set(waiting)
-        gauges["requests_running"].set(running)
-        return grant
-
-    def totals(self) -> tuple[int, int]:
-        """`HostLedger.totals`."""
-        return self._ledger.totals()
+# Names that are looked up at a time.
+_LOOKUPS = 64
 
 
 class FetchShard:
@@ -81,7 +62,7 @@ class FetchShard:
         self._ingest, self._faces, self._rows, self._writer, self._apart = ingest, faces, rows, writer, apart
         # One thread fetches, one works on what came: both go on for longer before they hand the interpreter over.
         sys.setswitchinterval(_SWITCH_SECONDS)
-        self._loop = _new_loop()
+        self._loop = _with_lookups(_new_loop())
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         self._fetcher = self._enter(ingest, desk, fetchers)
 
@@ -90,13 +71,13 @@ class FetchShard:
         if not decodes(self._ingest, self._faces):
             yield from self._stage_files(prefix, batches)
             return
-        for number, results in enumerate(batches):
+        for number, results in enumerate(filter(None, batches)):
             fetched = _to_bytes(fetched_table(results))
             yield pa.table({"unit": [f"{prefix}-{number:06d}"], "fetched": fetched})
 
     def _stage_files(self, prefix: str, batches: Iterator[list[FetchResult]]) -> Iterator[pa.Table]:
         with looking(self._ingest, self._faces, apart=self._apart) as look:
-            for number, first in enumerate(batches):
+            for number, first in enumerate(filter(None, batches)):
                 yield stage(f"{prefix}-{number:06d}", self._one_file(first, batches, look), self._writer)
 
     def _one_file(
@@ -106,10 +87,11 @@ class FetchShard:
         of one serves the next.
         """
         until, room = time.monotonic() + _FILE_SECONDS, self._ingest.file_mb * _MEGABYTE
-        while results:
-            images = images_table(fetched_table(results), look)
-            yield images
-            room -= images.nbytes
+        while results is not None:
+            if results:
+                images = images_table(fetched_table(results), look)
+                yield images
+                room -= images.nbytes
             results = next(batches, None) if room > 0 and time.monotonic() < until else None
 
     def _batches(self, shard: pa.Table) -> Iterator[list[FetchResult]]:
@@ -152,6 +134,12 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
+def _with_lookups(loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop:
+    # Names are looked up in threads: a few whose servers are dead must not keep all others waiting.
+    loop.set_default_executor(ThreadPoolExecutor(_LOOKUPS, "lookup"))
+    return loop
+
+
 def _to_bytes(table: pa.Table) -> pa.Array:
     """A table as one binary value, copied once."""
     sink = pa.BufferOutputStream()
@@ -189,8 +177,12 @@ def stage(unit: str, images: Iterator[pa.Table], writer: TableWriter) -> pa.Tabl
             yield table.replace_schema_metadata(None)
             asked = time.perf_counter()
 
-    writer.write_stream(unit, IMAGES, counted(), lambda: seconds_metadata(summary.seconds))
-    summary.seconds["write"] += time.perf_counter() - started - waited
+    def seconds() -> dict[bytes, bytes]:
+        # Asked for when all rows are written, before the file is closed.
+        summary.seconds["write"] = time.perf_counter() - started - waited
+        return seconds_metadata(summary.seconds)
+
+    writer.write_stream(unit, IMAGES, counted(), seconds)
     _count(summary)
     return summary.row()
 
@@ -214,20 +206,3 @@ def _counters() -> dict[str, Counter]:
         "bytes": Counter("raypipe_ingest_bytes", "bytes of pictures"),
         "seconds": Counter("raypipe_ingest_seconds", "seconds of work, summed over processes", ("step",)),
     }
-
-
-@functools.cache
-def _gauges() -> dict[str, Gauge]:
-    return {
-        "hosts_waiting": Gauge("raypipe_ingest_hosts_waiting", "hosts that hold requests up"),
-        "requests_running": Gauge("raypipe_ingest_requests_running", "requests on their way"),
-    }
-
-
-def watching(desk: Any, show: Callable[[int, int], None], stop: threading.Event) -> None:
-    """Show the desk's totals every second until `stop` is set."""
-    while not stop.wait(1.0):
-        try:
-            show(*ray.get(desk.totals.remote(), timeout=5.0))
-        except Exception:  # a lost desk comes back elsewhere; a display is no reason to end a run
-            continue

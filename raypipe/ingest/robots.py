@@ -59,6 +59,7 @@ class RobotsRules:
 
     def __init__(self, status: int | None, body: bytes = b"") -> None:
         found = status is not None and 200 <= status < 300
+        self.status = status
         self.unreachable = not found and not (status is not None and 400 <= status < 500)
         self._text = body[:READ_BYTES].decode("utf-8-sig", errors="replace") if found else ""
         self._parsed: dict[str, Protego] = {}

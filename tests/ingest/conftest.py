@@ -37,9 +37,10 @@ def picture(format: str = "JPEG", size: tuple[int, int] = (64, 48), seed: int = 
 
 
 class WebServer:
-    """Answers on 127.0.0.1; `behave` sets what a path does, `requests` counts, `asked` keeps requests in order."""
+    """Answers on a loopback address; `behave` sets what a path does, `requests` counts, `asked` keeps their order."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "127.0.0.1") -> None:
+        self._address = address
         self.requests: Counter[str] = Counter()
         self.asked: deque[tuple[str, float, dict[str, str]]] = deque()
         self.in_flight = self.in_flight_most = 0
@@ -57,7 +58,7 @@ class WebServer:
         return self.url(path)
 
     def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.port}{path}"
+        return f"http://{self._address}:{self.port}{path}"
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -69,7 +70,7 @@ class WebServer:
         application.router.add_get("/{rest:.*}", self._answer)
         runner = web.AppRunner(application, shutdown_timeout=0.1)
         self._loop.run_until_complete(runner.setup())
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, self._address, 0)
         self._loop.run_until_complete(site.start())
         self.port = int(runner.addresses[0][1])
         self._ready.set()

@@ -17,7 +17,7 @@ def result(number: int, n_bytes: int = 10) -> FetchResult:
 
 
 def collect(arrivals: Arrivals) -> list[list[int]]:
-    return [[int(item.post_id) for item in batch] for batch in arrivals.batches()]
+    return [[int(item.post_id) for item in batch] for batch in arrivals.batches() if batch]
 
 
 def ignore(_on: bool) -> None:
@@ -49,6 +49,14 @@ def test_a_slow_trickle_is_not_waited_for() -> None:
         time.sleep(0.4)
     reader.join(10)
     assert found == [[0], [1], [2]]
+
+
+def test_where_nothing_comes_that_is_said() -> None:
+    arrivals = Arrivals(1, BatchLimits(100, 1000, 0.05), 1000, ignore)
+    batches = arrivals.batches()
+    assert next(batches) == []
+    arrivals.put(result(0))
+    assert [len(batch) for batch in batches] == [1]
 
 
 def test_holds_back_what_piles_up_and_goes_on_when_half_is_gone() -> None:

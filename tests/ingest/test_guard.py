@@ -90,6 +90,13 @@ def test_allow_private_does_not_open_what_is_no_host(recording: type[RecordingSo
     assert recording.made == []
 
 
+@pytest.mark.parametrize("address", ["fd00:ec2::254", "100.100.100.200", "::ffff:100.100.100.200"])
+def test_where_clouds_keep_credentials_nobody_is_let_in(recording: type[RecordingSocket], address: str) -> None:
+    with pytest.raises(RefusedAddressError, match="where a cloud keeps credentials"):
+        guard(recording, allow_private=True).socket_factory(address_info(address))
+    assert recording.made == []
+
+
 def test_a_scope_does_not_hide_a_link_local_address(recording: type[RecordingSocket]) -> None:
     with pytest.raises(RefusedAddressError):
         guard(recording).socket_factory(address_info("fe80::1%eth0"))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raypipe.ingest.hosts import host_of, retry_after
+from raypipe.ingest.hosts import backoff, host_of, retry_after
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 
@@ -55,3 +55,11 @@ def test_retry_after_takes_any_text(value: str) -> None:
 )
 def test_host_of(url: str, host: str | None) -> None:
     assert host_of(url) == host
+
+
+def test_waits_double_with_jitter_up_to_a_limit() -> None:
+    for attempt, middle in ((1, 0.5), (2, 1.0), (3, 2.0), (20, 30.0)):
+        waits = {backoff(attempt) for _ in range(200)}
+        assert min(waits) >= 0.5 * middle
+        assert max(waits) <= 1.5 * middle
+        assert len(waits) > 100

@@ -40,8 +40,11 @@ def test_one_fetcher_has_it_all_until_another_comes() -> None:
     assert ledger.exchange("two", Report({"h": (10, 0)})).limits == {"h": (0, 0.0)}
     assert ledger.exchange("one", Report({"h": (10, 7)})).limits["h"][0] == 5
     assert ledger.exchange("two", Report({"h": (10, 0)})).limits["h"][0] == 3
-    ledger.leave("one")
-    assert ledger.exchange("two", Report({"h": (10, 3)})).limits["h"][0] == 10
+    ledger.exchange("one", Report({}, pauses={"slow": 50.0}))
+    ledger.clear()
+    again = ledger.exchange("three", Report({"h": (10, 0)}))
+    assert again.limits["h"][0] == 10
+    assert again.pauses == {"slow": 50.0}
 
 
 def test_a_pause_is_told_to_the_others_once() -> None:
