@@ -170,8 +170,12 @@ def _observe_until_end(process: subprocess.Popen[bytes], observer: _Observer, ev
 def _wait_for_daemons(observer: _Observer) -> int:
     """Wait until nothing of the command is left; ends what stays, and says how many that were."""
     end = time.monotonic() + _SECONDS_TO_VANISH
-    while left := observer.members():
-        if time.monotonic() > end:
+    nobody = 0
+    # Twice: one that changes its parent while it is looked for is overlooked.
+    while nobody < 2:
+        left = observer.members()
+        nobody = 0 if left else nobody + 1
+        if left and time.monotonic() > end:
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
