@@ -51,7 +51,11 @@ class RayOptions(Section):
     """How Ray is started where no cluster is given by RAY_ADDRESS."""
 
     num_cpus: int | None = option(None, "CPUs to use; all of the machine where absent", result=False, ge=1)
-    dashboard: bool = option(True, "start Ray's dashboard and print its address", result=False)
+    dashboard: bool = option(
+        True,
+        "start Ray's dashboard and print its address; without it, what fits one process starts no Ray",
+        result=False,
+    )
     dashboard_port: int | None = option(
         None, "its port; 8265 or the next free one where absent", result=False, ge=1, le=65535
     )

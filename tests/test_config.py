@@ -113,10 +113,10 @@ def test_a_configuration_cannot_be_changed() -> None:
 
 
 def test_what_results_depend_on() -> None:
-    config = load_config(root="elsewhere", overwrite=True, seed=7, ingest={"fetchers": 5, "attempts": 9})
+    config = load_config(root="elsewhere", overwrite=True, seed=7, ingest={"fetchers": 5, "max_bytes": 9})
     found = config.result_options("seed", "ingest", "label")
     assert found["seed"] == 7
-    assert found["ingest"]["attempts"] == 9
+    assert found["ingest"]["max_bytes"] == 9
     assert found["label"] == config.label.model_dump()
     assert not {"fetchers", "fan_out", "per_host", "per_host_rate", "contact"} & set(found["ingest"])
     assert json.loads(json.dumps(found)) == found

@@ -81,6 +81,11 @@ class Fetcher:
                 await self._exchange(self._name, Report({}, self._pauses))
         await self._client.__aexit__(kind, error, trace)
 
+    @property
+    def hosts_waiting(self) -> int:
+        """Hosts that hold requests up."""
+        return self._frontier.hosts_waiting()
+
     def submit(self, posts: Iterable[tuple[str, str]], deliver: Deliver) -> None:
         """Want the pictures of (post_id, url); `deliver` is called with what came of each, on this event loop."""
         for post_id, url in posts:

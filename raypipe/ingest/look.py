@@ -60,19 +60,31 @@ Look = Callable[[Sequence[bytes | memoryview]], list[Seen]]
 """Looks into pictures, in order."""
 
 
+# Formats whose headers are read by code that cannot end the process: Pillow's is Python.
+_HARMLESS_HEADERS = ("JPEG", "PNG", "GIF")
+_KIND_BYTES = 1024
+
+
 @contextlib.contextmanager
 def looking(ingest: IngestOptions, faces: FaceOptions, *, apart: bool = False) -> Iterator[Look]:
     """`look` for many pictures; with `apart` in a child process, which lives as long as the body.
 
+    Where nothing is decoded, the child is there for those alone whose headers native code reads.
     A picture that ends the child is looked at again without its faces, in another: where it can be decoded, it stays a
     picture, its faces uncounted; where that ends the child too, it is none. The others go on.
     """
     one = functools.partial(look, ingest=ingest, faces=faces)
-    if not apart:
+    inline = not decodes(ingest, faces)
+    if not apart and not inline:
         yield lambda bodies: [one(body) for body in bodies]
         return
     with Isolated(one, functools.partial(_died, ingest=ingest, faces=faces), seconds=_SECONDS) as child:
-        yield lambda bodies: child([bytes(body) for body in bodies])
+
+        def one_of_them(body: bytes | memoryview) -> Seen:
+            kind = kind_of(bytes(body[:_KIND_BYTES])) if inline else None
+            return one(body) if inline and (kind is None or kind in _HARMLESS_HEADERS) else child([bytes(body)])[0]
+
+        yield lambda bodies: [one_of_them(body) for body in bodies]
 
 
 def _died(body: bytes | memoryview, how: str, ingest: IngestOptions, faces: FaceOptions) -> Seen:

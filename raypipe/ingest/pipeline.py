@@ -22,12 +22,14 @@ from raypipe.config import Config
 from raypipe.errors import ConfigError, RaypipeError, StageError, one_line
 from raypipe.ingest.duplicates import duplicate_groups
 from raypipe.ingest.faces import check_detector
+from raypipe.ingest.here import fetch_here, is_enough, merge_here
 from raypipe.ingest.look import decodes
+from raypipe.ingest.note import Note
 from raypipe.ingest.posts import ingest_posts
 from raypipe.ingest.redo import Redo, plan_redo
 from raypipe.ingest.staged import drop_doubles, staged_columns, staged_ids, tally_staged
 from raypipe.ingest.tally import failures_in_words, funnel_in_words
-from raypipe.ingest.units import ORDER
+from raypipe.ingest.units import ORDER, batch_rows, shards
 from raypipe.parts import merge, merge_plan, settle
 from raypipe.progress import Progress, say
 from raypipe.records import RunRecord
@@ -37,8 +39,6 @@ from raypipe.tables import TableWriter
 
 _BYTES_AHEAD, _BYTES_AHEAD_A_CPU = 2**29, 2**26
 _RETRIES = 3
-_SHARD_ROWS = 500_000
-_FEWEST_ROWS, _BATCHES_AT_LEAST = 16, 64
 _FRUITLESS_ATTEMPTS = 3
 DUPLICATES = "_duplicates"
 """Folder of `images/` with the table of `duplicate_groups`."""
@@ -79,10 +79,16 @@ def _ingest_images(config: Config, storage: Storage, posts: RunRecord) -> RunRec
             return run.record
         started = time.monotonic()
         settle(run.writer)
-        with ray_session(config):
-            _stream(config, storage, run.writer, redo)
+        rows = tables.read_table(storage, "posts", ORDER.names)
+        if redo is None and is_enough(config):
+            fetch_here(config, rows, run.writer)
             streamed = time.monotonic()
-            _merge(config, run.writer)
+            merge_here(config, run.writer)
+        else:
+            with ray_session(config):
+                _stream(config, rows, run.writer, redo)
+                streamed = time.monotonic()
+                _merge(config, run.writer)
         tally = tally_staged(run.writer)
         facts = tally.facts() | {"duplicates": _mark_duplicates(config, run.writer)}
         seconds = tally.seconds | {"wall": streamed - started, "finish": time.monotonic() - streamed}
@@ -93,9 +99,8 @@ def _ingest_images(config: Config, storage: Storage, posts: RunRecord) -> RunRec
     return record
 
 
-def _stream(config: Config, storage: Storage, writer: TableWriter, redo: Redo | None) -> None:
+def _stream(config: Config, posts: pa.Table, writer: TableWriter, redo: Redo | None) -> None:
     """Stage a row for every post that has none yet, in as many attempts as lost workers and machines make necessary."""
-    posts = tables.read_table(storage, "posts", ["post_id", "image_url", "deleted"])
     import ray.data
     from ray.exceptions import RayError
 
@@ -103,9 +108,9 @@ def _stream(config: Config, storage: Storage, writer: TableWriter, redo: Redo | 
 
     ingest = config.ingest
     title = "Counting faces" if config.faces.only else "Fetching pictures"
-    fruitless = failures = 0
+    fruitless = 0
     with Progress(title, len(posts), "pictures") as progress, contextlib.ExitStack() as stack:
-        note, desk = _Note(progress), None
+        note, desk = Note(progress), None
         progress.begin(len(staged_ids(writer)))
         while True:
             done = staged_ids(writer)
@@ -125,14 +130,13 @@ def _stream(config: Config, storage: Storage, writer: TableWriter, redo: Redo | 
                     # One for all attempts: it remembers which hosts have asked to be left alone.
                     desk = desk or stack.enter_context(host_desk(ingest.per_host, ingest.per_host_rate, note.hosts))
                     ray.get(desk.begin.remote())
-                    _attempt(_dataset(config, writer, wanted, desk, failures > 0), progress, note)
+                    _attempt(_dataset(config, writer, wanted, desk), progress, note)
             except Exception as error:  # Ray wraps whatever a worker met; the line shows what that was
-                first, where = cause(error), storage.uri("images")
+                first, where = cause(error), writer.storage.uri("images")
                 if isinstance(first, RaypipeError):
                     raise first from error
                 if not isinstance(first, RayError):
                     raise StageError(f"{where}: unexpected {type(first).__name__}: {one_line(first)}") from error
-                failures += 1
                 fruitless = 0 if len(staged_ids(writer)) > before else fruitless + 1
                 if fruitless >= _FRUITLESS_ATTEMPTS:
                     raise StageError(
@@ -143,36 +147,15 @@ def _stream(config: Config, storage: Storage, writer: TableWriter, redo: Redo | 
     drop_doubles(writer, len(posts))
 
 
-def _attempt(dataset: Any, progress: Progress, note: _Note | None) -> None:
+def _attempt(dataset: Any, progress: Progress, note: Note | None) -> None:
     for summary in dataset.iter_rows():
         if note is not None:
-            note.statuses.update(json.loads(summary["statuses"]))
-        progress.set(progress.done + summary["rows"], note.text() if note else None)
+            note.add(summary["rows"], json.loads(summary["statuses"]))
+        else:
+            progress.advance(summary["rows"])
 
 
-class _Note:
-    """What stands behind the bar: shares by status, and the hosts that hold requests up."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.statuses: Counter[str] = Counter()
-        self._progress = progress
-        self._waiting = 0
-
-    def hosts(self, waiting: int, _running: int) -> None:
-        """Take the desk's totals, and show them."""
-        self._waiting = waiting
-        self._progress.note(self.text())
-
-    def text(self) -> str:
-        """``97% ok · 2% gone · 3 hosts waiting``."""
-        total = self.statuses.total()
-        parts = [f"{n / total:.0%} {status}" for status, n in self.statuses.most_common(3)]
-        if self._waiting:
-            parts.append(f"{self._waiting} host{'s' * (self._waiting > 1)} waiting")
-        return " · ".join(parts)
-
-
-def _dataset(config: Config, writer: TableWriter, wanted: pa.Table, desk: Any, again: bool) -> Any:
+def _dataset(config: Config, writer: TableWriter, wanted: pa.Table, desk: Any) -> Any:
     """A lazy Ray dataset with a row of numbers a unit; running it does the work."""
     import ray.data
     from ray.data import ActorPoolStrategy
@@ -182,10 +165,10 @@ def _dataset(config: Config, writer: TableWriter, wanted: pa.Table, desk: Any, a
     ingest, faces = config.ingest, config.faces
     machines = sum(1 for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU"))
     fetchers = min(ingest.fetchers or machines, len(wanted))
-    stream = _limited(ray.data.from_arrow(_shards(wanted, fetchers)))
+    stream = _limited(ray.data.from_arrow(shards(wanted, fetchers)))
     fetched = stream.map_batches(
         FetchShard,
-        fn_constructor_args=(ingest, faces, batch_rows(len(wanted), ingest.block_rows), writer, desk, fetchers, again),
+        fn_constructor_args=(ingest, faces, batch_rows(len(wanted), ingest.block_rows), writer, desk, fetchers),
         compute=ActorPoolStrategy(size=fetchers, max_tasks_in_flight_per_actor=1, enable_true_multi_threading=True),
         # Fetching waits more than it works: it takes no CPU from detection. But what asks for nothing at all, Ray puts
         # on any machine; only what asks for something is spread over them.
@@ -231,22 +214,6 @@ def _limited(stream: Any) -> Any:
         object_store_memory=_BYTES_AHEAD + cpus * _BYTES_AHEAD_A_CPU
     )
     return stream
-
-
-def batch_rows(n_posts: int, block_rows: int) -> int:
-    """Pictures in a batch: `block_rows`, or fewer where there are few posts, so that all CPUs have some."""
-    return min(block_rows, max(_FEWEST_ROWS, -(-n_posts // _BATCHES_AT_LEAST)))
-
-
-def _shards(wanted: pa.Table, fetchers: int) -> list[pa.Table]:
-    """The posts dealt out to the fetchers; each shard carries the prefix of its units' names."""
-    shards = max(fetchers, -(-len(wanted) // _SHARD_ROWS))
-    attempt = f"{time.time_ns() // 1_000_000:012x}"
-    found = []
-    for number in range(shards):
-        rows = wanted.select(ORDER.names).take(pa.array(range(number, len(wanted), shards))).combine_chunks()
-        found.append(rows.append_column("prefix", pa.repeat(pa.scalar(f"{attempt}-{number:03d}"), len(rows))))
-    return found
 
 
 def _merge(config: Config, writer: TableWriter) -> None:

@@ -17,6 +17,7 @@ from raypipe import tables
 from raypipe.config import Config, FaceOptions, IngestOptions
 from raypipe.errors import ConfigError, StageError
 from raypipe.ingest.look import looking
+from raypipe.ingest.shard import stage
 from raypipe.ingest.units import images_table, stored_table
 from raypipe.records import RunRecord, changes
 from raypipe.storage import Storage
@@ -119,16 +120,16 @@ def _row_groups(storage: Storage, path: str) -> Iterator[tuple[int, pa.Table]]:
 
 def carry(group: pa.Table, statuses: tuple[str, ...], writer: TableWriter) -> pa.Table:
     """Stage the rows of a row group that are not asked for again, as they are."""
-    from raypipe.ingest.ray_workers import stage
+    from raypipe.ingest.ray_workers import counted
 
     rows = _read(group, writer)
     kept = pc.invert(pc.is_in(rows["status"], pa.array(statuses, pa.string())))
-    return stage(group["unit"][0].as_py(), iter([rows.filter(kept).replace_schema_metadata(None)]), writer)
+    return counted(stage(group["unit"][0].as_py(), iter([rows.filter(kept).replace_schema_metadata(None)]), writer))
 
 
 def recount(group: pa.Table, ingest: IngestOptions, faces: FaceOptions, writer: TableWriter) -> pa.Table:
     """Stage the rows of a row group with their faces counted again."""
-    from raypipe.ingest.ray_workers import is_retry, stage
+    from raypipe.ingest.ray_workers import counted, is_retry
 
     rows = _read(group, writer)
     good = pc.equal(rows["status"], "ok")
@@ -136,7 +137,7 @@ def recount(group: pa.Table, ingest: IngestOptions, faces: FaceOptions, writer: 
         seen = images_table(stored_table(rows.filter(good)), look)
     others = rows.filter(pc.invert(good)).replace_schema_metadata(None)
     both = pa.concat_tables([seen.replace_schema_metadata(None), others]).replace_schema_metadata(seen.schema.metadata)
-    return stage(group["unit"][0].as_py(), iter([both]), writer)
+    return counted(stage(group["unit"][0].as_py(), iter([both]), writer))
 
 
 def _read(group: pa.Table, writer: TableWriter) -> pa.Table:

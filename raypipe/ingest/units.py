@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +21,9 @@ ORDER = pa.schema(
 )
 """What is asked for."""
 
+_SHARD_ROWS = 500_000
+_FEWEST_ROWS, _BATCHES_AT_LEAST = 16, 64
+
 STEPS = ("fetch", "decode", "detect", "write")
 """What the seconds of `images/` are spent on, summed over processes; `fetch` also over requests at a time."""
 
@@ -34,6 +38,22 @@ FETCHED = pa.schema(
     ]
 )
 """What came of asking: the first columns of `images/`, the bytes that arrived, and the seconds each took."""
+
+
+def batch_rows(n_posts: int, block_rows: int) -> int:
+    """Pictures in a batch: `block_rows`, or fewer where there are few posts, so that all CPUs have some."""
+    return min(block_rows, max(_FEWEST_ROWS, -(-n_posts // _BATCHES_AT_LEAST)))
+
+
+def shards(wanted: pa.Table, fetchers: int) -> list[pa.Table]:
+    """The posts dealt out to the fetchers; each shard carries the prefix of its units' names."""
+    n_shards = max(fetchers, -(-len(wanted) // _SHARD_ROWS))
+    attempt = f"{time.time_ns() // 1_000_000:012x}"
+    found = []
+    for number in range(n_shards):
+        rows = wanted.select(ORDER.names).take(pa.array(range(number, len(wanted), n_shards))).combine_chunks()
+        found.append(rows.append_column("prefix", pa.repeat(pa.scalar(f"{attempt}-{number:03d}"), len(rows))))
+    return found
 
 
 def fetched_table(results: Sequence[FetchResult]) -> pa.Table:

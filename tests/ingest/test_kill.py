@@ -127,7 +127,10 @@ def ended(process: psutil.Process) -> bool:
 
 @pytest.mark.parametrize(("which", "faces"), [("FetchShard", "true"), ("FetchShard", "false"), ("finish", "true")])
 def test_a_worker_is_killed(tmp_path: Path, slow: WebServer, which: str, faces: str) -> None:
-    words, log = command(tmp_path, tmp_path / "root", slow, "--faces.enabled", faces), tmp_path / "log"
+    # Without faces, one fetcher would work in the command's own process.
+    fetchers = "1" if faces == "true" else "2"
+    words = command(tmp_path, tmp_path / "root", slow, "--faces.enabled", faces, "--ingest.fetchers", fetchers)
+    log = tmp_path / "log"
     process = start(words, log)
     wait_for(lambda: asked(slow) > 60 and workers(process.pid, which), process, log)
     victim = workers(process.pid, which)[0]

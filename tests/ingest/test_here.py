@@ -1,0 +1,124 @@
+"""Fetching in the command's own process: the same rows as through Ray, and no Ray."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from raypipe import tables
+from raypipe.config import Config
+from raypipe.ingest.here import fetch_here, is_enough, merge_here
+from raypipe.ingest.shard import ShardFetcher
+from raypipe.ingest.staged import staged_columns, tally_staged
+from raypipe.ingest.units import ORDER
+from raypipe.options import load_config
+from raypipe.parts import staged_parts
+from tests.ingest.conftest import WebServer, body, picture, status
+
+
+def configure(tmp_path: Path, server: WebServer, **ingest: object) -> Config:
+    options = {"allow_private": True, "allow_ports": [server.port], "attempts": 1, **ingest}
+    return load_config(root=str(tmp_path / "root"), ray={"dashboard": False}, faces={"enabled": False}, ingest=options)
+
+
+def orders(server: WebServer, n: int, deleted: int = 0) -> pa.Table:
+    rows = [
+        {"post_id": f"p{i:03d}", "image_url": server.url(f"/{i}.jpg"), "deleted": i >= n} for i in range(n + deleted)
+    ]
+    return pa.Table.from_pylist(rows, schema=ORDER)
+
+
+def begin(config: Config) -> tables.TableRun:
+    return tables.begin(config.open_storage(), "images", command="ingest", config={}, inputs={})
+
+
+def test_every_post_gets_its_row(tmp_path: Path, server: WebServer, capsys: pytest.CaptureFixture[str]) -> None:
+    server.behave("/3.jpg", status(404))
+    server.behave("/4.jpg", body(picture("WEBP")))
+    config = configure(tmp_path, server)
+    with begin(config) as run:
+        fetch_here(config, orders(server, 30, deleted=2), run.writer)
+        tally = tally_staged(run.writer)
+        assert tally.statuses == {"ok": 29, "gone": 1, "deleted": 2}
+        assert tally.seconds["fetch"] > 0
+        assert tally.seconds["write"] > 0
+        rows = {row["post_id"]: row for row in staged_columns(run.writer, ["post_id", "format", "width"]).to_pylist()}
+        assert (rows["p004"]["format"], rows["p005"]["format"], rows["p005"]["width"]) == ("WEBP", "JPEG", 64)
+        run.commit(rows_in=32)
+    assert "Fetching pictures 32/32 pictures" in capsys.readouterr().out
+
+
+def test_what_is_staged_is_not_asked_for_again(tmp_path: Path, server: WebServer) -> None:
+    config = configure(tmp_path, server)
+    with begin(config) as run:
+        fetch_here(config, orders(server, 10), run.writer)
+        fetch_here(config, orders(server, 25), run.writer)
+        assert len(staged_parts(run.writer)) == 2
+        merge_here(config, run.writer)
+        assert len(staged_parts(run.writer)) == 1
+        run.commit(rows_in=25)
+    assert set(server.requests.values()) == {1}
+
+
+def test_slow_hosts_do_not_keep_rows_from_being_written(
+    tmp_path: Path, server: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raypipe.ingest.shard._BATCH_SECONDS", 0.1)
+    monkeypatch.setattr("raypipe.ingest.shard._FILE_SECONDS", 0.2)
+    server.behave("/0.jpg", status(429, times=1, data=picture(), Retry_After="2"))
+    config = configure(tmp_path, server, attempts=3, per_host=1)
+    with begin(config) as run, ShardFetcher(config.ingest, config.faces, 100) as fetcher:
+        staged = [summary.rows for summary in fetcher.stage_files(orders(server, 0, deleted=3), "a", run.writer)]
+        assert staged == [3]
+        posts = pa.concat_tables([orders(server, 1), orders(server, 0, deleted=5).slice(1)])
+        # Four are there at once; the fifth waits for its host.
+        assert [summary.rows for summary in fetcher.stage_files(posts, "b", run.writer)] == [4, 1]
+        run.commit(rows_in=8)
+
+
+@pytest.mark.parametrize(
+    ("change", "enough"),
+    [
+        ({}, True),
+        ({"faces": {"enabled": True}}, False),
+        ({"ingest": {"phash": True}}, False),
+        ({"ingest": {"fetchers": 2}}, False),
+        ({"ray": {"dashboard": True}}, False),
+    ],
+)
+def test_when_one_process_is_enough(monkeypatch: pytest.MonkeyPatch, change: dict[str, object], enough: bool) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    options: dict[str, object] = {"ray": {"dashboard": False}, "faces": {"enabled": False}, **change}
+    assert is_enough(load_config(**options)) == enough
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    assert not is_enough(load_config(**options))
+
+
+def test_the_command_starts_no_ray(tmp_path: Path, server: WebServer) -> None:
+    lines = ["post_id,image_url,likes,followers", *(f"p{i},{server.url(f'/{i}.jpg')},1,2" for i in range(20))]
+    (tmp_path / "posts.csv").write_text("\n".join(lines))
+    words = [
+        "ingest",
+        "--posts",
+        str(tmp_path / "posts.csv"),
+        "--root",
+        str(tmp_path / "root"),
+        "--faces.enabled=false",
+    ]
+    words += ["--ingest.allow_private", "--ingest.allow_ports", str(server.port), "--ray.dashboard", "false"]
+    program = (
+        "import sys\n"
+        "from raypipe.cli import main\n"
+        "code = main(sys.argv[1:])\n"
+        "print('ray' in sys.modules)\n"
+        "sys.exit(code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "False"
+    assert "20 fetched" in done.stdout
