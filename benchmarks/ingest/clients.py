@@ -40,12 +40,27 @@ class Stored:
 
 
 def raypipe(
-    posts: Path, root: Path, ports: Sequence[int], *, per_host: int, fan_out: int, more: str = "", faces: bool = False
+    posts: Path,
+    root: Path,
+    ports: Sequence[int],
+    *,
+    per_host: int,
+    fan_out: int,
+    more: str = "",
+    faces: bool = False,
+    dashboard: bool = False,
 ) -> list[str]:
-    """`raypipe ingest` of posts on loopback; `more` is appended."""
+    """`raypipe ingest` of posts on loopback; `more` is appended. With the dashboard it always works on Ray."""
     words = ["ingest", "--posts", str(posts), "--root", str(root), "--faces.enabled", str(faces).lower()]
     words += ["--ingest.allow_private", "--ingest.allow_ports", ",".join(map(str, ports))]
-    words += ["--ingest.per_host", str(per_host), "--ingest.fan_out", str(fan_out), "--ray.dashboard", "false"]
+    words += [
+        "--ingest.per_host",
+        str(per_host),
+        "--ingest.fan_out",
+        str(fan_out),
+        "--ray.dashboard",
+        str(dashboard).lower(),
+    ]
     return [sys.executable, "-m", "raypipe", *words, *shlex.split(more)]
 
 

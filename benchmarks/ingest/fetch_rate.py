@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks import pictures, processes, results, web
 from benchmarks.ingest import clients
 
-TOOLS = ("raypipe", *clients.IMG2DATASET, "plain_ray", "bare")
+TOOLS = ("raypipe", "raypipe_on_ray", *clients.IMG2DATASET, "plain_ray", "bare")
 _KEEPS_BYTES = frozenset(TOOLS) - {"img2dataset", "bare"}
 _GOAL_CPU, _STRETCH_CPU, _GOAL_WALL = 5.0, 8.0, 2.5
 
@@ -98,9 +98,15 @@ def _tool(name: str, given: argparse.Namespace, work: Path, posts: Path, port: i
     output = work / f"output-{name}"
     at_a_time = str(given.per_host)
     match name:
-        case "raypipe":
+        case "raypipe" | "raypipe_on_ray":
             command = clients.raypipe(
-                posts, output, [port], per_host=given.per_host, fan_out=given.fan_out, more=given.raypipe
+                posts,
+                output,
+                [port],
+                per_host=given.per_host,
+                fan_out=given.fan_out,
+                more=given.raypipe,
+                dashboard=name == "raypipe_on_ray",
             )
             return Tool(command, output, clients.stored_by_raypipe)
         case _ if name in clients.IMG2DATASET:

@@ -61,7 +61,9 @@ def _measured(given: argparse.Namespace, work: Path, posts: Path, port: int) -> 
     root = work / "output-raypipe"
     clients.clear(root)
     os.sync()
-    command = clients.raypipe(posts, root, [port], per_host=given.per_host, fan_out=given.fan_out, more=given.raypipe)
+    command = clients.raypipe(
+        posts, root, [port], per_host=given.per_host, fan_out=given.fan_out, more=given.raypipe, dashboard=True
+    )
     usage = processes.run(command, cwd=work, log=work / "log.txt", every=given.every)
     at = clients.when_fetched(root)
     clients.clear(root)
