@@ -20,6 +20,7 @@ from hypothesis import settings
 from PIL import Image
 
 from raypipe.config import IngestOptions
+from raypipe.ingest import hosts
 
 # How long one example takes says nothing on a machine that is busy with other things.
 settings.register_profile("no_deadline", deadline=None)
@@ -202,3 +203,9 @@ def options(server: WebServer) -> IngestOptions:
         deadline=5,
         max_bytes=1_000_000,
     )
+
+
+@pytest.fixture
+def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short waits before what failed is tried again."""
+    monkeypatch.setattr(hosts, "_FIRST_WAIT", 0.02)

@@ -12,26 +12,15 @@ import pytest
 from aiohttp import web
 
 from raypipe.config import IngestOptions
-from raypipe.ingest import hosts
 from raypipe.ingest.client import FetchResult
 from raypipe.ingest.fetch import Fetcher
 from raypipe.ingest.ledger import Grant, HostLedger, Report
+from tests.ingest.asking import fetch
 from tests.ingest.conftest import WebServer, body, drip, http_date, picture, status
 
+pytestmark = pytest.mark.usefixtures("little_patience")
+
 PICTURE = picture()
-
-
-@pytest.fixture(autouse=True)
-def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hosts, "_FIRST_WAIT", 0.02)
-
-
-def fetch(options: IngestOptions, *urls: str, **client: Any) -> list[FetchResult]:
-    async def work() -> list[FetchResult]:
-        async with Fetcher(options, **client) as fetcher:
-            return await fetcher.fetch_many([(f"p{i}", url) for i, url in enumerate(urls)])
-
-    return asyncio.run(work())
 
 
 @pytest.mark.parametrize("in_words", [False, True])
