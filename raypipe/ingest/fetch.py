@@ -71,10 +71,12 @@ class Fetcher:
     ) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        for task in [*self._tasks, *([self._reporter] if self._reporter else [])]:
+        # What ends now must not make room for more.
+        self._held_back = True
+        ending = [*self._tasks, *([self._reporter] if self._reporter else [])]
+        for task in ending:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*ending, return_exceptions=True)
         if self._exchange is not None:
             # What it held is free for the others.
             with contextlib.suppress(Exception):
@@ -225,8 +227,9 @@ class Fetcher:
             else:
                 if self._fetchers > 1:
                     frontier.allow(grant.limits)
-                    for host, seconds in grant.pauses.items():
-                        frontier.pause(host, seconds)
+                # Those of an earlier attempt's fetchers too.
+                for host, seconds in grant.pauses.items():
+                    frontier.pause(host, seconds)
                 self._pump()
             hungry = frontier.starved and len(self._tasks) < self._options.fan_out
             at_leisure = _REPORT_SECONDS if self._fetchers > 1 else _ALONE_SECONDS

@@ -12,7 +12,7 @@ from raypipe.config import Config
 from raypipe.ingest.look import decodes
 from raypipe.ingest.note import Note
 from raypipe.ingest.shard import ShardFetcher
-from raypipe.ingest.staged import staged_ids
+from raypipe.ingest.staged import drop_doubles, staged_ids
 from raypipe.ingest.units import batch_rows, shards
 from raypipe.parts import merge, merge_plan
 from raypipe.progress import Progress
@@ -35,12 +35,12 @@ def fetch_here(config: Config, posts: pa.Table, writer: TableWriter) -> None:
     with Progress("Fetching pictures", len(posts), "pictures") as progress:
         note = Note(progress)
         progress.begin(len(done))
-        if not len(wanted):
-            return
         with ShardFetcher(config.ingest, config.faces, rows) as fetcher:
-            for shard in shards(wanted, 1):
+            for shard in shards(wanted, 1) if len(wanted) else []:
                 for summary in fetcher.stage_files(shard, shard["prefix"][0].as_py(), writer):
                     note.add(summary.rows, summary.statuses, fetcher.hosts_waiting)
+    # An attempt on Ray may have been killed before it had dropped its own.
+    drop_doubles(writer, len(posts))
 
 
 def merge_here(config: Config, writer: TableWriter) -> None:

@@ -67,17 +67,24 @@ class ShardFetcher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        asyncio.run_coroutine_threadsafe(self._fetcher.__aexit__(kind, error, trace), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-        sys.setswitchinterval(self._switching)
-        gc.unfreeze()
+        try:
+            asyncio.run_coroutine_threadsafe(self._fetcher.__aexit__(kind, error, trace), self._loop).result()
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+            sys.setswitchinterval(self._switching)
+            gc.unfreeze()
 
     @property
     def hosts_waiting(self) -> int:
         """Hosts that hold requests up."""
-        return self._fetcher.hosts_waiting
+
+        async def count() -> int:
+            return self._fetcher.hosts_waiting
+
+        # The fetcher's own thread changes what is counted.
+        return asyncio.run_coroutine_threadsafe(count(), self._loop).result()
 
     def batches(self, posts: pa.Table) -> Iterator[list[FetchResult]]:
         """What came of `posts` (`units.ORDER`), as it comes; an empty batch where nothing has come for some seconds."""
@@ -131,12 +138,14 @@ def stage(unit: str, images: Iterator[pa.Table], writer: TableWriter) -> Summary
 
     def counted() -> Iterator[pa.Table]:
         nonlocal waited
-        asked = time.perf_counter()
-        for table in images:
+        while True:
+            asked = time.perf_counter()
+            table = next(images, None)
             waited += time.perf_counter() - asked
+            if table is None:
+                return
             summary.add(table)
             yield table.replace_schema_metadata(None)
-            asked = time.perf_counter()
 
     def seconds() -> dict[bytes, bytes]:
         # Asked for when all rows are written, before the file is closed.

@@ -146,6 +146,37 @@ def test_without_a_ledger_at_hand_nothing_more_is_asked(server: WebServer, optio
     assert asyncio.run(work()) == 0
 
 
+def test_a_lone_fetcher_heeds_what_others_were_asked_before(server: WebServer, options: IngestOptions) -> None:
+    ledger = HostLedger(options.per_host)
+    ledger.exchange("gone", Report({}, pauses={"127.0.0.1": 1.0}))
+    ledger.clear()
+
+    async def exchange(name: str, report: Report) -> Grant:
+        return ledger.exchange(name, report)
+
+    async def work() -> float:
+        started = time.monotonic()
+        async with Fetcher(options, exchange=exchange) as fetcher:
+            await asyncio.sleep(0.05)
+            assert (await fetcher.fetch("a", server.url("/a"))).status == "ok"
+        return time.monotonic() - started
+
+    assert asyncio.run(work()) >= 0.9
+
+
+def test_closing_starts_nothing_more(server: WebServer, options: IngestOptions) -> None:
+    server.delay = 0.3
+
+    async def work() -> set[asyncio.Task[Any]]:
+        async with Fetcher(options.model_copy(update={"per_host": 8})) as fetcher:
+            fetcher.submit([(f"p{i}", server.url(f"/{i}")) for i in range(200)], lambda _result: None)
+            await asyncio.sleep(0.1)
+        return asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
+
+    assert asyncio.run(work()) == set()
+    assert len(server.requests) == 8
+
+
 def test_holding_back(server: WebServer, options: IngestOptions) -> None:
     async def work() -> None:
         async with Fetcher(options) as fetcher:

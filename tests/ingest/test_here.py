@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pyarrow as pa
@@ -78,6 +79,36 @@ def test_slow_hosts_do_not_keep_rows_from_being_written(
         # Four are there at once; the fifth waits for its host.
         assert [summary.rows for summary in fetcher.stage_files(posts, "b", run.writer)] == [4, 1]
         run.commit(rows_in=8)
+
+
+def test_many_hosts_are_counted_while_they_change(tmp_path: Path, server: WebServer) -> None:
+    config = configure(tmp_path, server)
+    # Each name is refused at once, so that hosts come and go as fast as they can.
+    rows = [
+        {"post_id": f"p{i}", "image_url": f"http://10.{i // 256}.{i % 256}.1/", "deleted": False} for i in range(3000)
+    ]
+    refusing = config.model_copy(update={"ingest": config.ingest.model_copy(update={"allow_private": False})})
+    with begin(config) as run, ShardFetcher(refusing.ingest, config.faces, 16) as fetcher:
+        summaries = fetcher.stage_files(pa.Table.from_pylist(rows, schema=ORDER), "a", run.writer)
+        thread = threading.Thread(target=lambda: seen.extend(summaries))
+        seen: list[object] = []
+        thread.start()
+        counts = 0
+        while thread.is_alive():
+            assert fetcher.hosts_waiting >= 0
+            counts += 1
+        assert counts > 0
+        run.commit(rows_in=3000)
+
+
+def test_rows_that_were_staged_twice_stand_once(tmp_path: Path, server: WebServer) -> None:
+    config = configure(tmp_path, server)
+    with begin(config) as run:
+        with ShardFetcher(config.ingest, config.faces, 100) as fetcher:
+            for prefix in ("a", "b"):
+                assert len(list(fetcher.stage_files(orders(server, 0, deleted=4), prefix, run.writer))) == 1
+        fetch_here(config, orders(server, 0, deleted=4), run.writer)
+        run.commit(rows_in=4)
 
 
 @pytest.mark.parametrize(
