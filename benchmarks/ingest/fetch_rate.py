@@ -54,7 +54,9 @@ def main() -> int:
             for number in range(given.runs):
                 turn = number % len(names)
                 for name in names[turn:] + names[:turn]:
-                    start = processes.run(_tool(name, given, work, few, port).command, cwd=work, log=work / "log.txt")
+                    first = _tool(name, given, work, few, port)
+                    clients.clear(first.output)
+                    start = processes.run(first.command, cwd=work, log=work / "log.txt")
                     run = _measured(_tool(name, given, work, posts, port), work, nginx, digests)
                     run |= {"start_wall_s": start.wall, "start_cpu_s": start.cpu}
                     run["images_per_cpu_s_after_start"] = (given.images - given.start) / (run["cpu_s"] - start.cpu)
