@@ -38,6 +38,7 @@ class Arrivals:
         self._bytes = 0
         self._first_at = 0.0
         self._changed = threading.Condition()
+        self._error: BaseException | None = None
 
     def put(self, result: FetchResult) -> None:
         """Take one result."""
@@ -54,8 +55,17 @@ class Arrivals:
                 self._held = True
                 self._hold_back(True)
 
+    def fail(self, error: BaseException) -> None:
+        """Let the consumer have `error` instead of a batch: nothing more will come."""
+        with self._changed:
+            self._error = error
+            self._changed.notify()
+
     def batches(self) -> Iterator[list[FetchResult]]:
-        """Batches until all results have been taken; an empty one where nothing has come for `BatchLimits.seconds`."""
+        """Batches until all results have been taken; an empty one where nothing has come for `BatchLimits.seconds`.
+
+        Raises what `fail` was told.
+        """
         while self._left or self._results:
             yield self._next()
 
@@ -65,11 +75,13 @@ class Arrivals:
     def _next(self) -> list[FetchResult]:
         with self._changed:
             asked = time.monotonic()
-            while self._left and not self._full():
+            while self._left and not self._full() and self._error is None:
                 age = time.monotonic() - (self._first_at if self._results else asked)
                 if age >= self._limits.seconds:
                     break
                 self._changed.wait(self._limits.seconds - age)
+            if self._error is not None:
+                raise self._error
             batch = self._take()
             if self._held and self._bytes <= self._room / 2:
                 self._held = False

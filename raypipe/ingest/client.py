@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -88,6 +89,7 @@ class Client:
         self.agent = user_agent(options)
         self._resolver = resolver
         self._robots = RobotsCache() if options.robots else None
+        self._rests: dict[str, float] = {}
         self._whole = self._timeout(options.deadline)
         self._session: aiohttp.ClientSession | None = None
 
@@ -119,6 +121,15 @@ class Client:
     async def rules(self, target: URL) -> RobotsRules | None:
         """What the host's robots.txt says, None where it is not asked for."""
         return None if self._robots is None else await self._robots.rules(target, self._ask_robots)
+
+    def robots_rest(self, target: URL) -> float:
+        """Seconds for which the host's answer to robots.txt wants it left alone, else 0; that answer is forgotten."""
+        rest = self._rests.get(target.host or "", 0.0) - time.monotonic()
+        if rest <= 0:
+            return 0.0
+        if self._robots is not None:
+            self._robots.forget(target)
+        return rest
 
     async def get(self, target: URL, request: Request) -> Answer:
         """Ask for `target` on behalf of a picture; raises what aiohttp raises."""
@@ -170,7 +181,8 @@ class Client:
         """
         for attempt in range(1, self._options.attempts + 1):
             status, body = await self._ask_robots_once(url)
-            if attempt == self._options.attempts or not (status is None or status == 429 or status >= 500):
+            again = status is None or status == 429 or status >= 500
+            if attempt == self._options.attempts or not again or self.robots_rest(url):
                 break
             await asyncio.sleep(backoff(attempt))
         return status, body
@@ -185,6 +197,9 @@ class Client:
                     if response.status in REDIRECTS and location:
                         url = target.join(URL(location))
                         continue
+                    if response.status in (429, 503):
+                        rest = retry_after(response.headers.get("Retry-After")) or 0.0
+                        self._rests[target.host or ""] = time.monotonic() + rest
                     return response.status, await _first(response, READ_BYTES) if response.status == 200 else b""
         except (aiohttp.ClientError, OSError, RefusedURLError, ValueError):
             return None, b""

@@ -29,12 +29,17 @@ Exchange = Callable[[str, Report], Awaitable[Grant]]
 """Reports to a ledger of hosts (`HostLedger.exchange`), wherever it is."""
 
 
+def _raise(error: BaseException) -> None:
+    raise error
+
+
 class Fetcher:
     """Fetches pictures, many at a time: ``async with Fetcher(options) as f: results = await f.fetch_many(posts)``.
 
     Where several fetchers work side by side (`fetchers`), `exchange` shares each host's budget between them; without
     it, the whole budget is this fetcher's. `resolver` and `guard` replace the system's name lookup and the guard that
-    `options` describes. All methods belong to the event loop that it was entered on.
+    `options` describes. What should never be raised goes to `on_error`, for then some picture may never be delivered.
+    All methods belong to the event loop that it was entered on.
     """
 
     def __init__(
@@ -45,6 +50,7 @@ class Fetcher:
         fetchers: int = 1,
         resolver: AbstractResolver | None = None,
         guard: AddressGuard | None = None,
+        on_error: Callable[[BaseException], None] = _raise,
     ) -> None:
         self._options = options
         self._client = Client(options, resolver, guard)
@@ -57,6 +63,7 @@ class Fetcher:
         self._pauses: dict[str, float] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._held_back = False
+        self._on_error = on_error
         self._name = uuid.uuid4().hex
         self._reporter: asyncio.Task[None] | None = None
 
@@ -64,6 +71,7 @@ class Fetcher:
         await self._client.__aenter__()
         if self._exchange is not None:
             self._reporter = asyncio.create_task(self._report(self._exchange))
+            self._reporter.add_done_callback(self._watch)
         return self
 
     async def __aexit__(
@@ -120,13 +128,24 @@ class Fetcher:
                 self._give_up(turn)
                 continue
             task = asyncio.create_task(self._serve(turn.host, turn.item))
+            task.add_done_callback(self._watch)
             self._tasks.add(task)
         at = self._frontier.next_at()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if at is not None and len(self._tasks) < self._options.fan_out and not self._held_back:
-            self._timer = asyncio.get_running_loop().call_later(max(0.0, at - time.monotonic()), self._pump)
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, at - time.monotonic()), self._wake)
+
+    def _wake(self) -> None:
+        try:
+            self._pump()
+        except Exception as error:
+            self._on_error(error)
+
+    def _watch(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()):
+            self._on_error(error)
 
     async def _serve(self, host: str, request: Request) -> None:
         started = time.monotonic()
@@ -194,6 +213,11 @@ class Fetcher:
         pace = self._frontier.pace(host)
         rules = await self._client.rules(target)
         if rules is not None:
+            if rest := self._client.robots_rest(target):
+                # What was heard before does not count: after the rest, it is asked for again.
+                request.attempts += 1
+                self._rest(host, rest)
+                return Answer("server_error", f"{host} answers robots.txt with Retry-After: {rest:.0f} s", again=True)
             if rules.unreachable:
                 kind = "connection" if rules.status is None else "server_error"
                 said = "no answer" if rules.status is None else f"HTTP {rules.status}"
@@ -210,9 +234,12 @@ class Fetcher:
         if request.http_status == 429 and request.pause is None:
             request.pause = backoff(request.attempts)
         if request.pause is not None:
-            self._frontier.pause(host, request.pause)
-            self._pauses[host] = max(request.pause, self._pauses.get(host, 0.0))
+            self._rest(host, request.pause)
         return answer
+
+    def _rest(self, host: str, seconds: float) -> None:
+        self._frontier.pause(host, seconds)
+        self._pauses[host] = max(seconds, self._pauses.get(host, 0.0))
 
     async def _report(self, exchange: Exchange) -> None:
         """Tell the ledger what is wanted and running, and take what it grants, for as long as this fetcher lives."""

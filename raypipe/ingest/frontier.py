@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Generic, TypeVar
@@ -210,12 +210,6 @@ class Frontier(Generic[Item]):
         """Whether a host with waiting requests has no place granted."""
         return bool(self._wanting)
 
-    def __iter__(self) -> Iterator[Item]:
-        """All items that wait, in no particular order."""
-        for state in self._hosts.values():
-            yield from state.ready
-            yield from (item for _, _, item in state.later)
-
     def _state(self, host: str) -> _Host[Item]:
         state = self._hosts.get(host)
         if state is None:
@@ -253,8 +247,14 @@ class Frontier(Generic[Item]):
             else:
                 self._wanting.pop(host, None)
         if state.idle:
-            if max(state.next_at, state.paused_until) <= now and not state.queued:
+            if state.queued:
+                return
+            at = max(state.next_at, state.paused_until)
+            if at <= now:
                 del self._hosts[host]
+            else:
+                # Until then its pace and its pause are remembered, and no longer.
+                self._wake_at(at, host, state)
             return
         if state.queued or not state.waiting:
             return
@@ -266,6 +266,10 @@ class Frontier(Generic[Item]):
         if at <= now:
             state.queued = True
             self._turns.append(host)
-        elif at < state.timer:
+        else:
+            self._wake_at(at, host, state)
+
+    def _wake_at(self, at: float, host: str, state: _Host[Item]) -> None:
+        if at < state.timer:
             state.timer = at
             heapq.heappush(self._timers, (at, host))

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from raypipe.config import Config
 from raypipe.ingest.look import decodes
-from raypipe.ingest.note import Note
+from raypipe.ingest.note import Note, every_second
 from raypipe.ingest.shard import ShardFetcher
 from raypipe.ingest.staged import drop_doubles, staged_ids
 from raypipe.ingest.units import batch_rows, shards
@@ -22,7 +22,7 @@ from raypipe.tables import TableWriter
 def is_enough(config: Config) -> bool:
     """Whether one process does: nothing is decoded, Ray's dashboard is not wanted, and there is no Ray to join."""
     ray = sys.modules.get("ray")
-    joined = "RAY_ADDRESS" in os.environ or (ray is not None and ray.is_initialized())
+    joined = bool(os.environ.get("RAY_ADDRESS")) or (ray is not None and ray.is_initialized())
     several = (config.ingest.fetchers or 1) > 1
     return not (decodes(config.ingest, config.faces) or config.ray.dashboard or joined or several)
 
@@ -35,10 +35,13 @@ def fetch_here(config: Config, posts: pa.Table, writer: TableWriter) -> None:
     with Progress("Fetching pictures", len(posts), "pictures") as progress:
         note = Note(progress)
         progress.begin(len(done))
-        with ShardFetcher(config.ingest, config.faces, rows) as fetcher:
+        with (
+            ShardFetcher(config.ingest, config.faces, rows) as fetcher,
+            every_second(lambda: note.hosts(fetcher.hosts_waiting)),
+        ):
             for shard in shards(wanted, 1) if len(wanted) else []:
-                for summary in fetcher.stage_files(shard, shard["prefix"][0].as_py(), writer):
-                    note.add(summary.rows, summary.statuses, fetcher.hosts_waiting)
+                for _ in fetcher.stage_files(shard, shard["prefix"][0].as_py(), writer, note.add_table):
+                    pass
     # An attempt on Ray may have been killed before it had dropped its own.
     drop_doubles(writer, len(posts))
 

@@ -154,6 +154,11 @@ def _started(function: Callable[[Any], Any]) -> _Child:
     for attempt in range(_STARTS):
         try:
             return _Child(function)
+        except OSError as error:
+            raise StageError(
+                f"{sys.executable} -m {__name__}: the process to look into pictures apart cannot be started: "
+                f"{error.strerror}; allow more open files or memory, or lower --ingest.fan_out"
+            ) from error
         except _EndedError as ended:
             if attempt + 1 == _STARTS:
                 raise StageError(

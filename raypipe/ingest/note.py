@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+
+import pyarrow as pa
 
 from raypipe.progress import Progress
 
@@ -16,13 +20,16 @@ class Note:
         self._progress = progress
         self._waiting = 0
 
-    def add(self, rows: int, statuses: Mapping[str, int], waiting: int | None = None) -> None:
-        """Count rows that were staged, by status; `waiting` hosts hold requests up."""
+    def add(self, rows: int, statuses: Mapping[str, int]) -> None:
+        """Count rows, by status."""
         self._statuses.update(statuses)
-        self._waiting = self._waiting if waiting is None else waiting
         self._progress.advance(rows, self.text())
 
-    def hosts(self, waiting: int, _running: int) -> None:
+    def add_table(self, images: pa.Table) -> None:
+        """Count rows of `images/`."""
+        self.add(len(images), Counter(images["status"].to_pylist()))
+
+    def hosts(self, waiting: int, _running: int = 0) -> None:
         """Take the desk's totals, and show them; for any thread."""
         self._waiting = waiting
         self._progress.note(self.text())
@@ -34,3 +41,22 @@ class Note:
         if self._waiting:
             parts.append(f"{self._waiting} host{'s' * (self._waiting > 1)} waiting")
         return " · ".join(parts)
+
+
+@contextlib.contextmanager
+def every_second(show: Callable[[], object]) -> Iterator[None]:
+    """Call `show` each second of the body, in a thread; what it raises is passed over."""
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.wait(1.0):
+            with contextlib.suppress(Exception):  # a display is no reason to end a run
+                show()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

@@ -1,4 +1,5 @@
-"""The stage `ingest`: posts checked, pictures fetched and their faces counted in one streaming pipeline on Ray Data.
+"""The stage `ingest`: posts checked, pictures fetched and their faces counted in one streaming pipeline on Ray Data
+(fetching alone, where nobody watches, in this process: `here`).
 
 What is staged is known by its post_ids, not by how the work was cut: an attempt that ends early, for whatever reason,
 is followed by another over the posts that have no row yet, in this process or in the next.
@@ -108,7 +109,7 @@ def _stream(config: Config, posts: pa.Table, writer: TableWriter, redo: Redo | N
 
     ingest = config.ingest
     title = "Counting faces" if config.faces.only else "Fetching pictures"
-    fruitless = 0
+    fruitless = attempt = 0
     with Progress(title, len(posts), "pictures") as progress, contextlib.ExitStack() as stack:
         note, desk = Note(progress), None
         progress.begin(len(staged_ids(writer)))
@@ -129,8 +130,9 @@ def _stream(config: Config, posts: pa.Table, writer: TableWriter, redo: Redo | N
                 if len(wanted):
                     # One for all attempts: it remembers which hosts have asked to be left alone.
                     desk = desk or stack.enter_context(host_desk(ingest.per_host, ingest.per_host_rate, note.hosts))
-                    ray.get(desk.begin.remote())
-                    _attempt(_dataset(config, writer, wanted, desk), progress, note)
+                    attempt += 1
+                    ray.get(desk.begin.remote(attempt))
+                    _attempt(_dataset(config, writer, wanted, desk, attempt), progress, note)
             except Exception as error:  # Ray wraps whatever a worker met; the line shows what that was
                 first, where = cause(error), writer.storage.uri("images")
                 if isinstance(first, RaypipeError):
@@ -155,7 +157,7 @@ def _attempt(dataset: Any, progress: Progress, note: Note | None) -> None:
             progress.advance(summary["rows"])
 
 
-def _dataset(config: Config, writer: TableWriter, wanted: pa.Table, desk: Any) -> Any:
+def _dataset(config: Config, writer: TableWriter, wanted: pa.Table, desk: Any, attempt: int) -> Any:
     """A lazy Ray dataset with a row of numbers a unit; running it does the work."""
     import ray.data
     from ray.data import ActorPoolStrategy
@@ -168,7 +170,15 @@ def _dataset(config: Config, writer: TableWriter, wanted: pa.Table, desk: Any) -
     stream = _limited(ray.data.from_arrow(shards(wanted, fetchers)))
     fetched = stream.map_batches(
         FetchShard,
-        fn_constructor_args=(ingest, faces, batch_rows(len(wanted), ingest.block_rows), writer, desk, fetchers),
+        fn_constructor_args=(
+            ingest,
+            faces,
+            batch_rows(len(wanted), ingest.block_rows),
+            writer,
+            desk,
+            fetchers,
+            attempt,
+        ),
         compute=ActorPoolStrategy(size=fetchers, max_tasks_in_flight_per_actor=1, enable_true_multi_threading=True),
         # Fetching waits more than it works: it takes no CPU from detection. But what asks for nothing at all, Ray puts
         # on any machine; only what asks for something is spread over them.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +15,7 @@ from ray.util.metrics import Gauge
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raypipe.ingest.ledger import Grant, HostLedger, Report
+from raypipe.ingest.note import every_second
 
 _GRACE_SECONDS = 2.0
 
@@ -26,9 +26,12 @@ class HostDesk:
     def __init__(self, per_host: int, rate: float | None) -> None:
         again = ray.get_runtime_context().was_current_actor_reconstructed
         self._ledger = HostLedger(per_host, rate, grace=_GRACE_SECONDS if again else 0.0)
+        self._attempt = 0
 
-    def exchange(self, fetcher: str, report: Report) -> Grant:
-        """`HostLedger.exchange`."""
+    def exchange(self, fetcher: str, report: Report, attempt: int) -> Grant | None:
+        """`HostLedger.exchange`; None where the fetcher is one of an earlier attempt than the last that began."""
+        if attempt < self._attempt:
+            return None
         grant = self._ledger.exchange(fetcher, report)
         waiting, running = self._ledger.totals()
         gauges = _gauges()
@@ -40,8 +43,9 @@ class HostDesk:
         """`HostLedger.totals`."""
         return self._ledger.totals()
 
-    def begin(self) -> None:
-        """Another attempt begins: the fetchers of the last are gone, what hosts have asked for is not."""
+    def begin(self, attempt: int) -> None:
+        """Another attempt begins: the fetchers of the last have no budget any more, what hosts have asked for holds."""
+        self._attempt = attempt
         self._ledger.clear()
 
 
@@ -62,20 +66,8 @@ def host_desk(per_host: int, rate: float | None, show: Callable[[int, int], None
         .options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)
         .remote(per_host, rate)
     )
-    stop = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(desk, show, stop), daemon=True)
-    watcher.start()
     try:
-        yield desk
+        with every_second(lambda: show(*ray.get(desk.totals.remote(), timeout=5.0))):
+            yield desk
     finally:
-        stop.set()
-        watcher.join()
         ray.kill(desk)
-
-
-def _watch(desk: Any, show: Callable[[int, int], None], stop: threading.Event) -> None:
-    while not stop.wait(1.0):
-        try:
-            show(*ray.get(desk.totals.remote(), timeout=5.0))
-        except Exception:  # a desk whose process died starts again; a display is no reason to end a run
-            continue

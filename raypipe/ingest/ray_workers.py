@@ -6,6 +6,7 @@ Named so because it imports Ray, which the rest of `ingest` but its pipeline doe
 from __future__ import annotations
 
 import functools
+import os
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -31,10 +32,20 @@ class FetchShard:
     """
 
     def __init__(
-        self, ingest: IngestOptions, faces: FaceOptions, rows: int, writer: TableWriter, desk: Any, fetchers: int
+        self,
+        ingest: IngestOptions,
+        faces: FaceOptions,
+        rows: int,
+        writer: TableWriter,
+        desk: Any,
+        fetchers: int,
+        attempt: int,
     ) -> None:
         async def exchange(name: str, report: Report) -> Grant:
-            grant: Grant = await desk.exchange.remote(name, report)
+            grant: Grant | None = await desk.exchange.remote(name, report, attempt)
+            if grant is None:
+                # Nobody waits for it any more, and Ray leaves an actor whose attempt has failed to itself.
+                os._exit(0)
             return grant
 
         self._decodes, self._writer = decodes(ingest, faces), writer

@@ -170,5 +170,10 @@ class RobotsCache:
             self._forget(next(iter(self._kept)))
         return rules
 
+    def forget(self, url: URL) -> None:
+        """Ask again where the rules for `url` are wanted next."""
+        if robots_url(url) in self._kept:
+            self._forget(robots_url(url))
+
     def _forget(self, where: URL) -> None:
         self._bytes -= self._kept.pop(where)[2]

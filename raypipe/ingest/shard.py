@@ -7,7 +7,7 @@ import gc
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
@@ -38,6 +38,8 @@ class ShardFetcher:
     """``with ShardFetcher(ingest, faces, rows=256) as fetcher: for results in fetcher.batches(posts): …``
 
     Batches have `rows` results at most. `exchange` shares each host's budget with other fetchers (`fetchers` in all).
+    One stream of batches at a time; within the body, this process's threads take longer turns, and garbage that is
+    there already is not looked for.
     """
 
     def __init__(
@@ -51,7 +53,8 @@ class ShardFetcher:
     ) -> None:
         self._ingest, self._faces, self._rows = ingest, faces, rows
         self._loop = _new_loop()
-        self._fetcher = Fetcher(ingest, exchange=exchange, fetchers=fetchers)
+        self._arrivals: Arrivals | None = None
+        self._fetcher = Fetcher(ingest, exchange=exchange, fetchers=fetchers, on_error=self._fail)
 
     def __enter__(self) -> Self:
         # One thread fetches, one works on what came: both go on for longer before they hand the interpreter over.
@@ -93,7 +96,7 @@ class ShardFetcher:
         def hold_back(on: bool) -> None:
             self._loop.call_soon_threadsafe(self._fetcher.hold_back, on)
 
-        arrivals = Arrivals(len(posts), limits, _ROOM, hold_back)
+        arrivals = self._arrivals = Arrivals(len(posts), limits, _ROOM, hold_back)
         columns = (posts[name].to_pylist() for name in ("post_id", "image_url", "deleted"))
         wanted = []
         for post_id, url, deleted in zip(*columns, strict=True):
@@ -104,15 +107,24 @@ class ShardFetcher:
         self._loop.call_soon_threadsafe(self._submit, wanted, arrivals.put)
         return arrivals.batches()
 
-    def stage_files(self, posts: pa.Table, prefix: str, writer: TableWriter) -> Iterator[Summary]:
-        """Fetch `posts`, look at the pictures' headers, and stage the rows in files of about `ingest.file_mb`."""
+    def stage_files(
+        self, posts: pa.Table, prefix: str, writer: TableWriter, seen: Callable[[pa.Table], object] = len
+    ) -> Iterator[Summary]:
+        """Fetch `posts`, look at the pictures' headers, and stage the rows in files of about `ingest.file_mb`.
+
+        `seen` is told each batch of rows, before its file is whole. Raises StageError where rows cannot be written.
+        """
         batches = self.batches(posts)
         with looking(self._ingest, self._faces) as look:
             for number, first in enumerate(filter(None, batches)):
-                yield stage(f"{prefix}-{number:06d}", self._one_file(first, batches, look), writer)
+                yield stage(f"{prefix}-{number:06d}", self._one_file(first, batches, look, seen), writer)
 
     def _one_file(
-        self, results: list[FetchResult] | None, batches: Iterator[list[FetchResult]], look: Look
+        self,
+        results: list[FetchResult] | None,
+        batches: Iterator[list[FetchResult]],
+        look: Look,
+        seen: Callable[[pa.Table], object],
     ) -> Iterator[pa.Table]:
         """Rows as they come, until they are a file or have waited long enough: in pieces small enough that the memory
         of one serves the next.
@@ -121,12 +133,20 @@ class ShardFetcher:
         while results is not None:
             if results:
                 images = images_table(fetched_table(results), look)
+                seen(images)
                 yield images
                 room -= images.nbytes
             results = next(batches, None) if room > 0 and time.monotonic() < until else None
 
+    def _fail(self, error: BaseException) -> None:
+        if self._arrivals is not None:
+            self._arrivals.fail(error)
+
     def _submit(self, wanted: list[tuple[str, str]], deliver: Deliver) -> None:
-        self._fetcher.submit(wanted, deliver)
+        try:
+            self._fetcher.submit(wanted, deliver)
+        except Exception as error:
+            self._fail(error)
         # What waits is no garbage for a long time: the collector need not look at it again and again.
         gc.freeze()
 

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from raypipe.ingest.client import FetchResult
 from raypipe.ingest.hosts import host_of
 from raypipe.ingest.look import Look
+from raypipe.parts import SECONDS_KEY
 from raypipe.schemas import IMAGES
 
 ORDER = pa.schema(
@@ -29,7 +30,6 @@ STEPS = ("fetch", "decode", "detect", "write")
 
 _ANSWERED = ("post_id", "url", "status", "http_status", "attempts", "error", "host", "fetched_at")
 _LOOKED_UP = ("sha256", "phash", "n_bytes", "width", "height", "format")
-_SECONDS_KEY = b"raypipe.seconds"
 FETCHED = pa.schema(
     [
         *(IMAGES.field(name) for name in _ANSWERED),
@@ -115,13 +115,13 @@ def _typed(values: Any, kind: pa.DataType) -> Any:
 
 def seconds_of(metadata: Mapping[bytes, bytes] | None) -> dict[str, float]:
     """Seconds by step that a table's or a file's metadata names."""
-    found: dict[str, float] = json.loads((metadata or {}).get(_SECONDS_KEY, b"{}"))
+    found: dict[str, float] = json.loads((metadata or {}).get(SECONDS_KEY, b"{}"))
     return found
 
 
 def seconds_metadata(seconds: Mapping[str, float]) -> dict[bytes, bytes]:
     """Seconds spent on rows, by step, as the schema's or the file's metadata has them."""
-    return {_SECONDS_KEY: json.dumps({step: round(value, 4) for step, value in seconds.items()}).encode()}
+    return {SECONDS_KEY: json.dumps({step: round(value, 4) for step, value in seconds.items()}).encode()}
 
 
 class Summary:

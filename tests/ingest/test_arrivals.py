@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,6 +58,14 @@ def test_where_nothing_comes_that_is_said() -> None:
     assert next(batches) == []
     arrivals.put(result(0))
     assert [len(batch) for batch in batches] == [1]
+
+
+def test_what_fails_is_raised_to_who_waits() -> None:
+    arrivals = Arrivals(2, BatchLimits(100, 1000, 60), 1000, ignore)
+    arrivals.put(result(0))
+    threading.Timer(0.1, arrivals.fail, [KeyError("never meant to be")]).start()
+    with pytest.raises(KeyError, match="never meant to be"):
+        next(arrivals.batches())
 
 
 def test_holds_back_what_piles_up_and_goes_on_when_half_is_gone() -> None:

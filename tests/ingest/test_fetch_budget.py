@@ -228,6 +228,24 @@ def test_a_robots_txt_that_stumbles_is_asked_for_again(server: WebServer, option
     assert server.requests["/robots.txt"] == 3
 
 
+@pytest.mark.parametrize("code", [429, 503])
+def test_a_robots_txt_that_wants_rest_gets_it(server: WebServer, options: IngestOptions, code: int) -> None:
+    rules = b"User-agent: *\nDisallow: /b\n"
+    server.behave("/robots.txt", status(code, times=1, data=rules, Retry_After="0.6"))
+    first, second = fetch(options.model_copy(update={"robots": True}), server.url("/a"), server.url("/b"))
+    assert (first.status, second.status) == ("ok", "forbidden")
+    moments = [when for _, when, _ in server.asked]
+    assert [path for path, _, _ in server.asked] == ["/robots.txt", "/robots.txt", "/a"]
+    assert moments[1] - moments[0] >= 0.59
+
+
+def test_a_robots_txt_that_wants_rest_for_ever(server: WebServer, options: IngestOptions) -> None:
+    server.behave("/robots.txt", status(503, Retry_After="0.1"))
+    (result,) = fetch(options.model_copy(update={"robots": True}), server.url("/a"))
+    assert (result.status, result.attempts, server.requests["/a"]) == ("server_error", options.attempts, 0)
+    assert "answers robots.txt with Retry-After" in str(result.error)
+
+
 def test_all_of_a_robots_txt_is_read(server: WebServer, options: IngestOptions) -> None:
     rules = b"User-agent: *\n" + b"# nothing\n" * 20_000 + b"Disallow: /a\n"
     server.behave("/robots.txt", drip(rules, 0.01, pieces=20))

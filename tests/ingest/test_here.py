@@ -111,6 +111,18 @@ def test_rows_that_were_staged_twice_stand_once(tmp_path: Path, server: WebServe
         run.commit(rows_in=4)
 
 
+def test_what_nobody_foresaw_ends_the_stream(
+    tmp_path: Path, server: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("unforeseen")
+
+    monkeypatch.setattr("raypipe.ingest.fetch.Fetcher._settle", broken)
+    config = configure(tmp_path, server)
+    with pytest.raises(KeyError, match="unforeseen"), begin(config) as run:
+        fetch_here(config, orders(server, 3), run.writer)
+
+
 @pytest.mark.parametrize(
     ("change", "enough"),
     [
