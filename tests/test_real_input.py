@@ -144,15 +144,17 @@ def test_given_labels_and_split_of_ants_and_bees(shared_data: Path, nginx: int, 
     raypipe("ingest", "--posts", str(tmp_path / "posts.csv"), "--root", root, *fetching, *scheme)
     raypipe("label", "--root", root, *scheme)
     weights = str(shared_data / "vgg16_notop.h5")
-    raypipe("train", "--root", root, "--train.config", "A", "--train.weights", weights, "--train.save", "best")
+    # At half the side a picture costs a quarter: B on a slow machine took a quarter of an hour at 224 pixels.
+    side = ("--train.image_size", "128")
+    raypipe("train", "--root", root, "--train.config", "A", "--train.weights", weights, "--train.save", "best", *side)
     # B goes on from A's logistic layer: a random one makes gradients that ruin the loaded convolutions at once.
     probe = f"{root}/train/A/checkpoints/A-0/best.safetensors"
     raypipe(
         *("train", "--root", root, "--train.config", "B", "--train.weights", probe, "--train.save", "none"),
-        *("--train.learning_rate", "0.0001", "--train.epochs", "2"),
+        *("--train.learning_rate", "0.0001", "--train.epochs", "1", *side),
     )
     best = {name: max(row["val_accuracy"] for row in results(root, name)) for name in ("A", "B")}
-    assert best["A"] >= 0.90
+    assert best["A"] >= 0.84
     assert best["B"] >= best["A"] - 0.05
     counts = pd.read_parquet(f"{root}/labels").groupby("split").size()
     assert counts.to_dict() == {"train": 245, "val": 153}
