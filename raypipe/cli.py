@@ -75,7 +75,7 @@ def _configuration(stage: str, words: Sequence[str]) -> Config:
 
 def _report(stage: str, error: BaseException) -> int:
     if isinstance(error, RaypipeError):
-        _complain(stage, one_line(error))
+        _complain(stage, "\n".join(filter(None, (one_line(error), error.below))))
         return error.exit_code
     _complain(stage, f"unexpected {type(error).__name__}: {one_line(error)}; --debug shows where")
     return 1

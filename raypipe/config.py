@@ -28,6 +28,11 @@ def _split(value: Any) -> Any:
     return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
+def _split_formulas(value: Any) -> Any:
+    # Formulas have commas of their own.
+    return [item.strip() for item in value.split(";") if item.strip()] if isinstance(value, str) else value
+
+
 StringList = Annotated[list[str], BeforeValidator(_split)]
 IntList = Annotated[list[int], BeforeValidator(_split)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -190,9 +195,15 @@ class LabelOptions(Section):
     formula: str = option(
         "log10(1 + likes) ~ log10(1 + followers) + n_hashtags", "the paper's equation (1), in Wilkinson notation"
     )
+    weights: str | None = option(
+        None, "posts column of weights for the regression, above 0; all weigh the same where absent"
+    )
     quantile: float = option(0.1, "share of posts in each extreme class", gt=0, le=0.5)
     classes: int = option(4, "classes of the scheme `quantiles`", ge=2)
     group: int = option(100, "posts in a group of the scheme `karpathy`", ge=2)
+    outliers: float = option(
+        0.0, "share of posts at each end of followers and of likes that the scheme `karpathy` leaves out", ge=0, lt=0.5
+    )
     hashtags: StringList = option([], "tags of the scheme `hashtags`, without #")
     column: str | None = option(None, "posts column that holds the label, for the scheme `column`")
     eligible: Literal["one_face", "with_face", "image", "post"] = option("one_face", "which posts take part")
@@ -202,6 +213,22 @@ class LabelOptions(Section):
     split: str = option("random", "random, user, time, or a posts column that holds train, val, test")
     val: Share = option(0.25, "share of labelled posts held out for validation (paper, section 5.1)")
     test: Share = option(0.0, "share of labelled posts that training and choosing never look at")
+    on_ray: bool | None = option(
+        None,
+        "spread the passes over Ray's tasks instead of this process's threads; where absent, on a cluster "
+        "(RAY_ADDRESS) from 5 million posts on",
+        result=False,
+    )
+
+
+class JudgeOptions(Section):
+    """What labels are worth before any GPU is spent."""
+
+    sample: int = option(200_000, "eligible posts to judge by, about", ge=10)
+    bootstraps: int = option(100, "bootstrap samples of users", ge=2)
+    formulas: Annotated[list[str], BeforeValidator(_split_formulas)] = option(
+        [], "formulas to compare with label.formula, as a;b; the paper's outlook where absent"
+    )
 
 
 class TrainOptions(Section):
@@ -301,6 +328,7 @@ class Config(Section):
     ingest: IngestOptions = IngestOptions()
     faces: FaceOptions = FaceOptions()
     label: LabelOptions = LabelOptions()
+    judge: JudgeOptions = JudgeOptions()
     train: TrainOptions = TrainOptions()
     sweep: SweepOptions = SweepOptions()
     predict: PredictOptions = PredictOptions()

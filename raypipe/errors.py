@@ -4,9 +4,16 @@ from __future__ import annotations
 
 
 class RaypipeError(Exception):
-    """Base of all errors that the command line shows as one line, without a traceback."""
+    """Base of all errors that the command line shows as one line, without a traceback.
+
+    `below` is shown on the lines that follow: a formula with a caret below its culprit.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "", *, below: str = "") -> None:
+        super().__init__(message)
+        self.below = below
 
 
 class ConfigError(RaypipeError):

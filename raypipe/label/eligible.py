@@ -3,60 +3,104 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-IMAGE_COLUMNS = ("post_id", "status", "n_faces", "sha256")
+from raypipe.label.names import Words, name_hashes
+
+REASONS = ("deleted", "not_fetched", "faces_not_counted", "no_face", "several_faces")
+"""Why a post does not take part, by code from 1; 0 takes part."""
+
+_DELETED, _NOT_FETCHED, _NOT_COUNTED, _NO_FACE, _SEVERAL = range(1, 6)
+Codes = npt.NDArray[np.int8]
 
 
 @dataclass(frozen=True)
-class Eligible:
-    """The posts of a block that take part, their pictures' hashes (null: unknown), and the others by reason."""
+class Verdicts:
+    """What images/ says of each post, by the hash of its post_id: `keys` sorted, a code each (see `REASONS`)."""
 
-    posts: pa.Table
-    sha256: pa.ChunkedArray
-    dropped: Counter[str]
+    keys: Words
+    codes: Codes
+    salt: int
 
 
-def image_verdicts(images: pa.Table, rule: str) -> pa.Table:
-    """`post_id`, `reason` (null where the picture may take part) and `sha256` of each row of images/ under a rule.
+def image_columns(rule: str) -> list[str]:
+    """The columns of images/ that a rule reads."""
+    return ["post_id", "status"] + (["n_faces"] if rule in ("one_face", "with_face") else [])
+
+
+def image_codes(images: pa.Table, rule: str) -> Codes:
+    """The verdict on each row of images/ under a rule, int8 (n,).
 
     Reasons: ``deleted``, ``not_fetched``, and where faces are asked for ``faces_not_counted``, ``no_face``,
     ``several_faces``.
     """
-    status, faces = images["status"], images["n_faces"]
-    cases = [(pc.equal(status, "deleted"), "deleted"), (pc.not_equal(status, "ok"), "not_fetched")]
-    if rule in ("one_face", "with_face"):
-        cases += [(pc.is_null(faces), "faces_not_counted"), (pc.equal(faces, 0), "no_face")]
-    if rule == "one_face":
-        cases += [(pc.greater(faces, 1), "several_faces")]
+    codes = np.zeros(len(images), np.int8)
     if rule == "post":
-        cases = []
-    reason = pa.chunked_array([pa.nulls(len(images), pa.string())])
-    for applies, name in reversed(cases):
-        reason = pc.if_else(pc.fill_null(applies, False), name, reason)
-    return pa.table({"post_id": images["post_id"], "reason": reason, "sha256": images["sha256"]})
+        return codes
+    status = images["status"]
+    codes[~np.asarray(pc.equal(status, "ok"))] = _NOT_FETCHED
+    codes[np.asarray(pc.equal(status, "deleted"))] = _DELETED
+    if rule in ("one_face", "with_face"):
+        faces = np.asarray(pc.fill_null(images["n_faces"], -1))
+        fetched = codes == 0
+        codes[fetched & (faces < 0)] = _NOT_COUNTED
+        codes[fetched & (faces == 0)] = _NO_FACE
+        if rule == "one_face":
+            codes[fetched & (faces > 1)] = _SEVERAL
+    return codes
 
 
-def select(posts: pa.Table, verdicts: pa.Table | None) -> Eligible:
-    """The eligible rows of a block of posts; `verdicts` is None where no picture is asked for and none is known.
+def image_verdicts(over_images: Callable[[Callable[[pa.Table], Any]], Sequence[Any]], rule: str) -> Verdicts:
+    """The verdicts of all of images/; `over_images` applies a function to each block of it (see `image_columns`)."""
+    for salt in range(8):
+
+        def block(images: pa.Table, salt: int = salt) -> tuple[Words, Codes]:
+            return name_hashes(images["post_id"], salt), image_codes(images, rule)
+
+        parts = over_images(block)
+        keys = np.concatenate([np.empty(0, np.uint64), *(part[0] for part in parts)])
+        codes = np.concatenate([np.empty(0, np.int8), *(part[1] for part in parts)])
+        order = np.argsort(keys)
+        keys = keys[order]
+        # Two post_ids with one hash: seen once in 10,000 tables of 100 million posts, and then another salt parts them.
+        if len(keys) < 2 or (keys[1:] != keys[:-1]).all():
+            break
+    return Verdicts(keys, codes[order], salt)
+
+
+def post_columns(verdicts: Verdicts | None) -> list[str]:
+    """The columns of posts/ that `post_codes` reads."""
+    return ["deleted"] if verdicts is None else ["deleted", "post_id"]
+
+
+def post_codes(posts: pa.Table, verdicts: Verdicts | None) -> Codes:
+    """The verdict on each post, int8 (n,); `verdicts` is None where no picture is asked for and none is known.
 
     A post without a row in images/ counts as ``not_fetched``.
     """
-    deleted = posts["deleted"]
-    if verdicts is None:
-        reason = pc.if_else(deleted, "deleted", pa.scalar(None, pa.string()))
-        sha256 = pa.chunked_array([pa.nulls(len(posts), pa.string())])
-    else:
-        place = pc.index_in(posts["post_id"], value_set=verdicts["post_id"])
-        found = pc.if_else(pc.is_null(place), "not_fetched", verdicts["reason"].take(place))
-        reason = pc.if_else(deleted, "deleted", found)
-        sha256 = verdicts["sha256"].take(place)
-    kept = pc.is_null(reason)
-    counts = {item["values"]: item["counts"] for item in pc.value_counts(reason.drop_null()).to_pylist()}
-    return Eligible(posts.filter(kept), sha256.filter(kept), Counter(counts))
+    codes = np.zeros(len(posts), np.int8)
+    if verdicts is not None:
+        codes[:] = _NOT_FETCHED
+        if len(verdicts.keys):
+            keys = name_hashes(posts["post_id"], verdicts.salt)
+            place = np.minimum(np.searchsorted(verdicts.keys, keys), len(verdicts.keys) - 1)
+            found = verdicts.keys[place] == keys
+            codes[found] = verdicts.codes[place[found]]
+    codes[np.asarray(posts["deleted"])] = _DELETED
+    return codes
+
+
+def count(codes: Codes) -> Counter[str]:
+    """How many posts do not take part, by reason."""
+    counts = np.bincount(codes, minlength=len(REASONS) + 1)
+    return Counter({reason: int(counts[i]) for i, reason in enumerate(REASONS, 1) if counts[i]})
 
 
 def nothing_eligible(rule: str, n_posts: int, dropped: Counter[str]) -> str:

@@ -20,18 +20,22 @@ from raypipe.label.formula import Floats
 
 @dataclass(frozen=True)
 class Factor:
-    """R of ``[X | y | 1]`` for `n` rows: at most p+2 rows of p+2 columns.
+    """R of ``√w·[X | y | 1]`` for `n` rows: at most p+2 rows of p+2 columns; and Σ log w.
 
     The column of ones, last, tells whether X spans the constant, and carries the mean of y, without a second pass.
     """
 
     n: int
     R: Floats
+    log_weights: float = 0.0
 
 
 @dataclass(frozen=True)
 class Solution:
-    """The minimum of ‖y − Xβ‖²; `R` is X's own triangle (p, p), `ssr` the minimum."""
+    """The minimum of Σ w (y − Xβ)²; `R` is the triangle (p, p) of √w·X, `ssr` the minimum.
+
+    Sums of squares are weighted too. `log_weights` is Σ log w, 0 without weights.
+    """
 
     terms: tuple[str, ...]
     n: int
@@ -41,12 +45,28 @@ class Solution:
     uncentered_tss: float
     centered_tss: float
     has_constant: bool
+    log_weights: float = 0.0
+
+    @property
+    def condition_number(self) -> float:
+        """Of the columns of √w·X, each scaled to length 1: what no choice of units can mend."""
+        return float(np.linalg.cond(self.R / np.linalg.norm(self.R, axis=0)))
 
 
-def factor(X: Floats, y: Floats) -> Factor:
-    """The factor of one block: X of shape (n, p), y of shape (n,)."""
-    columns = np.column_stack([X, y, np.ones(len(y))])
-    return Factor(len(y), np.asarray(np.linalg.qr(columns, mode="r")))
+def factor(X: Floats, y: Floats, weights: Floats | None = None) -> Factor:
+    """The factor of one block: X of shape (n, p), y of shape (n,), positive weights of shape (n,)."""
+    n, p = X.shape
+    columns = np.empty((n, p + 2), order="F")
+    columns[:, :p], columns[:, p], columns[:, p + 1] = X, y, 1.0
+    if weights is None:
+        return Factor(n, triangle(columns))
+    columns *= np.sqrt(weights)[:, None]
+    return Factor(n, triangle(columns), float(np.sum(np.log(weights))))
+
+
+def triangle(columns: Floats) -> Floats:
+    """R of the QR factorisation of (n, m) columns, at most m rows, by Householder reflections."""
+    return np.asarray(np.linalg.qr(columns, mode="r"))
 
 
 def merge(factors: Sequence[Factor]) -> Factor:
@@ -59,7 +79,7 @@ def merge(factors: Sequence[Factor]) -> Factor:
 
 
 def _merge_pair(a: Factor, b: Factor) -> Factor:
-    return Factor(a.n + b.n, np.asarray(np.linalg.qr(np.vstack([a.R, b.R]), mode="r")))
+    return Factor(a.n + b.n, triangle(np.vstack([a.R, b.R])), a.log_weights + b.log_weights)
 
 
 def solve(whole: Factor, terms: tuple[str, ...]) -> Solution:
@@ -77,7 +97,8 @@ def solve(whole: Factor, terms: tuple[str, ...]) -> Solution:
     R[: len(whole.R)] = whole.R
     X_R, y_R, one_R = R[:p, :p], R[:, p], R[:, p + 1]
     _check_rank(X_R, terms, n)
-    mean = float(y_R @ one_R) / n
+    # The column of ones is as long as the root of the sum of weights.
+    mean = float(y_R @ one_R) / float(one_R @ one_R)
     return Solution(
         terms=terms,
         n=n,
@@ -86,7 +107,8 @@ def solve(whole: Factor, terms: tuple[str, ...]) -> Solution:
         ssr=float(y_R[p] ** 2),
         uncentered_tss=float(y_R @ y_R),
         centered_tss=float(np.sum((y_R - mean * one_R) ** 2)),
-        has_constant=bool(np.linalg.norm(one_R[p:]) <= _tolerance(p, n) ** 0.5 * n**0.5),
+        has_constant=bool(np.linalg.norm(one_R[p:]) <= _tolerance(p, n) ** 0.5 * np.linalg.norm(one_R)),
+        log_weights=whole.log_weights,
     )
 
 

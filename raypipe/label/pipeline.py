@@ -1,38 +1,50 @@
-"""`raypipe label`: the regression over Ray Data, then scores, labels and the split, written to ``labels/``."""
+"""`raypipe label`: the regression, then scores, labels and the split, written to ``labels/``.
+
+A few passes over the posts, block by block (`raypipe.label.blocks`): who takes part, the fit, the ranks, the split,
+the writing. What is kept between them is a bit a post and, for the labelled, some numbers.
+"""
 
 from __future__ import annotations
 
-import pickle
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
 
 from raypipe import tables
 from raypipe.config import Config, LabelOptions
-from raypipe.errors import InputError, RaypipeError, StageError, one_line
+from raypipe.errors import InputError
 from raypipe.label import formula as formulas
-from raypipe.label import model, schemes
-from raypipe.label.eligible import IMAGE_COLUMNS, Eligible, image_verdicts, nothing_eligible, select
+from raypipe.label import model, saved, schemes
+from raypipe.label.blocks import Block, open_engine
+from raypipe.label.derived import columns_of
+from raypipe.label.design import Design, is_number
 from raypipe.label.inference import Fit
-from raypipe.label.split import split, strata
-from raypipe.progress import Progress, say
+from raypipe.label.passes import (
+    Drawn,
+    Posts,
+    Scoring,
+    Written,
+    draw,
+    draw_columns,
+    eligible_posts,
+    labels_of,
+    picture_groups,
+    response_columns,
+    together,
+)
+from raypipe.label.schemes import Labeller, Scored
+from raypipe.label.split import SIDES, Sides, count_leaks, split, strata
+from raypipe.label.summary import summary
+from raypipe.progress import say
 from raypipe.records import RunRecord
-from raypipe.runtime import cause, ray_session
 from raypipe.schemas import labels_schema
 from raypipe.storage import Storage
-
-T = TypeVar("T")
-
-BLOCK_ROWS = 131_072
-"""Posts in one block: what a task holds in memory at a time."""
-
-_FILE_ROWS = 1_000_000
 
 
 def run(config: Config) -> RunRecord:
@@ -44,15 +56,15 @@ def run(config: Config) -> RunRecord:
     storage, options = config.open_storage(), config.label
     schemes.check_options(options)
     formula = _formula(options)
-    posts = tables.get_record(storage, "posts")
-    images = tables.find_record(storage, "images")
+    posts_record = tables.get_record(storage, "posts")
+    images_record = tables.find_record(storage, "images")
     if options.eligible != "post":
-        images = tables.get_record(storage, "images")
-    if posts.rows_out == 0:
+        images_record = tables.get_record(storage, "images")
+    if posts_record.rows_out == 0:
         raise InputError(f"{storage.uri('posts')}: holds no post; there is nothing to label")
     schema = tables.open_dataset(storage, "posts").schema
-    columns = _columns(options, formula, schema)
-    inputs = {"posts": posts.run_id} | ({"images": images.run_id} if images else {})
+    _check_columns(options, formula, schema)
+    inputs = {"posts": posts_record.run_id} | ({"images": images_record.run_id} if images_record else {})
     settings = config.result_options("seed", "label")
     with tables.begin(
         storage, "labels", command="label", config=settings, inputs=inputs, overwrite=config.overwrite
@@ -60,36 +72,40 @@ def run(config: Config) -> RunRecord:
         if labels.record:
             return labels.record
         clock = _Clock()
-        verdicts = None
-        if images:
-            verdicts = image_verdicts(tables.read_table(storage, "images", IMAGE_COLUMNS), options.eligible)
-        with ray_session(config):
-            blocks = _RayBlocks(storage, columns, posts.rows_out, options.eligible, verdicts)
+        with open_engine(config, storage, posts_record.rows_out) as engine:
             clock.lap("start")
-            design, fitted = _fit(blocks, formula, schema, options)
+            posts = eligible_posts(engine, storage, options)
+            clock.lap("eligible")
+            design, fitted = _fit(posts, formula, options)
             clock.lap("fit")
-            scored, sha256, dropped = _score(blocks, design, fitted)
-        clock.lap("score")
-        label = schemes.SCHEMES[options.scheme].label(scored, options)
-        clock.lap("label")
-        sides = split(
-            options.split, scored.posts, sha256, strata(label), val=options.val, test=options.test, seed=config.seed
-        )
-        clock.lap("split")
-        _write(labels.writer, scored, label, sides)
-        facts = _facts(options, label, sides, fitted.nobs if fitted else None)
+            work = _Labelling(posts, options, Scoring(design, fitted.params if fitted else None))
+            labeller = work.learn(fitted.nobs if fitted else None)
+            clock.lap("label")
+            drawn = work.draw(labeller, config.seed)
+            groups = picture_groups(engine, storage) if images_record else None
+            rows, _ = together(drawn, groups)
+            sides = split(options.split, rows, val=options.val, test=options.test)
+            clock.lap("split")
+            written = work.write(labels.writer, labeller, _by_block(sides, drawn))
+        facts = _facts(options, written, fitted.nobs if fitted else None)
+        facts["users_on_two_sides"] = count_leaks(sides, rows.users)
+        facts["warnings"] = _warnings(storage, formula) if fitted else []
         about = {
             "scheme": options.scheme,
             "formula": formula.text if formula and fitted else None,
             "response": formula.response if formula else None,
             "eligible": options.eligible,
             "quantile": facts["quantile"],
-            "thresholds": schemes.thresholds(label, scored.y if scored.score is None else scored.score),
-            "dropped": dict(dropped),
+            "thresholds": written.ranges,
+            "dropped": dict(written.dropped),
         }
-        labels.writer.write_file("_model.json", model.as_json(fitted, **about))
+        labels.writer.write_file(saved.MODEL_FILE, saved.as_json(fitted, design, **about))
+        if formula and fitted:
+            labels.writer.write_file("_summary.txt", summary(formula.response, fitted).encode())
         clock.lap("write")
-        record = labels.commit(rows_in=posts.rows_out, dropped=dropped, seconds=clock.seconds, facts=facts)
+        record = labels.commit(
+            rows_in=posts_record.rows_out, dropped=written.dropped, seconds=clock.seconds, facts=facts
+        )
     _tell(formula, fitted, facts)
     return record
 
@@ -102,12 +118,13 @@ def _formula(options: LabelOptions) -> formulas.Formula | None:
     return formula if scheme.regression else formula.response_only()
 
 
-def _columns(options: LabelOptions, formula: formulas.Formula | None, schema: pa.Schema) -> list[str]:
-    """The columns of posts/ that this run reads; InputError where one is not there."""
+def _check_columns(options: LabelOptions, formula: formulas.Formula | None, schema: pa.Schema) -> None:
+    """InputError where a column of posts/ that this run reads is not there, or weights are no numbers."""
     names = {"post_id": "", "user_id": "", "deleted": ""}
     if formula:
         formulas.check_columns(formula, schema)
-        names |= dict.fromkeys(formula.variables, "label.formula")
+        if options.weights:
+            names[options.weights] = "label.weights"
     names |= dict.fromkeys(schemes.SCHEMES[options.scheme].columns, f"label.scheme {options.scheme}")
     if options.scheme == "column":
         names[str(options.column)] = "label.column"
@@ -118,125 +135,148 @@ def _columns(options: LabelOptions, formula: formulas.Formula | None, schema: pa
     for name, option in names.items():
         if name not in schema.names:
             raise InputError(f"{option or 'posts/'}: posts/ has no column {name!r}; it has {', '.join(schema.names)}")
-    return list(names)
+    if formula and options.weights and not is_number(schema.field(options.weights).type):
+        kind = schema.field(options.weights).type
+        raise InputError(f"label.weights: column {options.weights!r} of posts/ holds {kind}, but weights are numbers")
 
 
-@dataclass
-class _RayBlocks:
-    """The posts of a root as a stream of blocks on Ray, read anew in each pass, so that memory stays bounded."""
-
-    storage: Storage
-    columns: list[str]
-    n_posts: int
-    rule: str
-    verdicts: pa.Table | None
-    dropped: Counter[str] = field(init=False, default_factory=Counter)
-    _shared: Any = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
-        import ray
-
-        self._shared = ray.put(self.verdicts)
-
-    def eligible(self, function: Callable[[Eligible], T], title: str) -> list[T]:
-        """`function` of each block's eligible posts, in order; InputError where no post at all is eligible."""
-        import ray
-        import ray.data
-
-        shared = self._shared
-
-        def block(rows: pa.Table) -> pa.Table:
-            found = select(rows, ray.get(shared))
-            result = pickle.dumps((function(found), len(found.posts), found.dropped), protocol=5)
-            return pa.table({"n": [len(rows)], "result": pa.array([result], pa.large_binary())})
-
-        stream = ray.data.read_parquet(
-            tables.data_paths(self.storage, "posts"), filesystem=self.storage.filesystem, columns=self.columns
-        ).map_batches(block, batch_size=BLOCK_ROWS, batch_format="pyarrow", zero_copy_batch=True)
-        stream.context.execution_options.preserve_order = True
-        results: list[tuple[T, int, Counter[str]]] = []
-        try:
-            with Progress(title, self.n_posts, "posts") as progress:
-                for batch in stream.iter_batches(batch_size=None, batch_format="pyarrow"):
-                    results += [pickle.loads(item) for item in batch["result"].to_pylist()]
-                    progress.advance(sum(batch["n"].to_pylist()))
-        except Exception as error:  # Ray wraps whatever a block met; the line shows what that was
-            first = cause(error)
-            if isinstance(first, RaypipeError):
-                raise first from error
-            raise StageError(f"{self.storage.uri('posts')}: cannot be processed: {one_line(first)}") from error
-        self.dropped = sum((dropped for _, _, dropped in results), Counter())
-        if not any(n for _, n, _ in results):
-            raise InputError(nothing_eligible(self.rule, self.n_posts, self.dropped))
-        return [result for result, _, _ in results]
-
-
-def _fit(
-    blocks: _RayBlocks, formula: formulas.Formula | None, schema: pa.Schema, options: LabelOptions
-) -> tuple[formulas.Design | None, Fit | None]:
+def _fit(posts: Posts, formula: formulas.Formula | None, options: LabelOptions) -> tuple[Design | None, Fit | None]:
     if formula is None:
         return None, None
+    timed = "created_at" in posts.schema.names
+    columns = [column for name in formula.variables for column in columns_of(name, posts.schema)]
+    if options.weights:
+        columns.append(options.weights)
 
-    def over(function: Callable[[pa.Table], T]) -> list[T]:
-        return blocks.eligible(lambda block: function(block.posts), "Fitting")
+    def over(function: Callable[[pa.Table], Any], more: tuple[str, ...] = ()) -> list[Any]:
+        return posts.over(lambda _, rows: function(rows), [*columns, *more], "Fitting")
 
-    design = model.make_design(over, formula, schema)
+    design = model.make_design(over, formula, posts.schema, options.weights)
     if not schemes.SCHEMES[options.scheme].regression:
         return design, None
-    return design, model.fit(over, design, options.cov_type)
+    return design, model.fit(over, design, options.cov_type, timed=timed)
 
 
-def _score(
-    blocks: _RayBlocks, design: formulas.Design | None, fitted: Fit | None
-) -> tuple[schemes.Scored, pa.ChunkedArray, Counter[str]]:
-    """Eligible posts with what the scheme needs, their pictures' hashes, and how many fell out, by reason."""
-    params = fitted.params if fitted else None
-
-    def score(block: Eligible) -> Any:
-        if design is None:
-            return block.posts, block.sha256, None, None, Counter()
-        matrices = design.matrices(block.posts)
-        kept = pa.array(matrices.kept)
-        explained = None if params is None else model.predict(matrices.X, params)
-        return block.posts.filter(kept), block.sha256.filter(kept), matrices.y, explained, matrices.dropped
-
-    posts, hashes, y, explained, counts = zip(*blocks.eligible(score, "Scoring"), strict=True)
-    sha256 = pa.chunked_array([chunk for part in hashes for chunk in part.chunks], pa.string())
-    all_y = np.concatenate(y) if design else None
-    all_fitted = np.concatenate(explained) if fitted else None
-    difference = all_y - all_fitted if all_y is not None and all_fitted is not None else None
-    scored = schemes.Scored(pa.concat_tables(posts), all_y, all_fitted, difference)
-    return scored, sha256, sum(counts, blocks.dropped)
-
-
-def _write(writer: tables.TableWriter, scored: schemes.Scored, label: pa.Array, sides: pa.Array) -> None:
-    n = len(scored.posts)
-    schema = labels_schema(label.type)
-    numbers = [
-        pa.nulls(n, pa.float64()) if values is None else pa.array(values)
-        for values in (scored.y, scored.fitted, scored.score)
+def _warnings(storage: Storage, formula: formulas.Formula | None) -> list[str]:
+    """What a reader of the fit should know: that likes were not read at one age, and the age is not in it."""
+    posts = tables.open_dataset(storage, "posts")
+    if formula is None or any("age" in name for name in formula.variables) or "revisited_at" not in posts.schema.names:
+        return []
+    with storage.errors("read", "posts"):
+        if posts.head(1, columns=["revisited_at"], filter=pads.field("revisited_at").is_valid()).num_rows:
+            return []
+    return [
+        "no post says when it was revisited: older posts had longer to be liked; "
+        "put age_days into --label.formula (configs/outlook-age.yaml)"
     ]
-    rows = pa.table([scored.posts["post_id"], scored.posts["user_id"], *numbers, label, sides], schema=schema)
-    for unit, start in enumerate(range(0, n, _FILE_ROWS)):
-        writer.write(f"{unit:05d}", rows.slice(start, _FILE_ROWS))
 
 
-def _facts(options: LabelOptions, label: pa.Array, sides: pa.Array, nobs: int | None) -> dict[str, Any]:
-    """Counts for the record and the report: labels by class, posts by split, and both together."""
-    counted = pa.table({"label": strata(label), "split": sides}).filter(pc.is_valid(sides))
+class _Labelling:
+    """The passes after the fit: what the scheme must know, what the split must know, and the writing."""
+
+    def __init__(self, posts: Posts, options: LabelOptions, scoring: Scoring) -> None:
+        self.posts, self.options, self.scoring = posts, options, scoring
+        self.scheme = schemes.SCHEMES[options.scheme]
+        self._columns = [*response_columns(scoring.design, posts.schema), *self.scheme.columns]
+        if options.scheme == "column":
+            self._columns.append(str(options.column))
+
+    def _over(self, function: Callable[[Scored], Any], columns: list[str], title: str) -> list[Any]:
+        scoring = self.scoring
+        return self.posts.over(lambda block, rows: function(scoring.score(block, rows)[0]), columns, title)
+
+    def learn(self, n: int | None) -> Labeller:
+        """The labeller of the scheme; `n` usable posts, counted first where no fit has done so."""
+        columns = response_columns(self.scoring.design, self.posts.schema)
+
+        def passes(function: Callable[[Scored], Any], more: tuple[str, ...] = ()) -> list[Any]:
+            return self._over(function, [*columns, *more], "Ranking")
+
+        if n is None:
+            n = sum(passes(lambda scored: len(scored.posts)))
+            if n == 0:
+                raise InputError("label: no eligible post has a y; see label.formula")
+        return self.scheme.learn(passes, n, self.options)
+
+    def draw(self, labeller: Labeller, seed: int) -> list[Drawn]:
+        """What the split must know of each block; InputError where there is nothing to learn, or a time is missing."""
+        options = self.options
+
+        def block(scored: Scored) -> Drawn:
+            return draw(scored, labeller(scored), options, seed)
+
+        parts = self._over(block, [*self._columns, *draw_columns(options, self.posts.schema)], "Splitting")
+        classes: Counter[str] = Counter()
+        for part in parts:
+            counted = np.bincount(part.strata.indices.to_numpy(), minlength=len(part.strata.dictionary))
+            classes.update(dict(zip(part.strata.dictionary.to_pylist(), counted.tolist(), strict=True)))
+        schemes.check_classes(options, classes, sum(part.n for part in parts))
+        if no_time := sum(part.no_time for part in parts):
+            raise InputError(f"label.split time: {no_time:,} labelled posts have no created_at; use random or user")
+        return parts
+
+    def write(self, writer: tables.TableWriter, labeller: Labeller, sides: list[Sides]) -> Written:
+        """Stage a file a block, and count what is in it."""
+        scoring, schema = self.scoring, labels_schema(self.scheme.label_type)
+
+        def block(part: Block, posts: pa.Table) -> Written:
+            scored, dropped = scoring.score(part, posts)
+            label, side = labels_of(scored, labeller, sides[part.number])
+            numbers = [
+                pa.nulls(len(label), pa.float64()) if values is None else pa.array(values)
+                for values in (scored.y, scored.fitted, scored.score)
+            ]
+            names = [scored.posts["post_id"], scored.posts["user_id"].cast(pa.string())]
+            if len(label):
+                writer.write(f"{part.number:05d}", pa.table([*names, *numbers, label, side], schema=schema))
+            return _count(scored, label, side, dropped)
+
+        columns = [*self._columns, "post_id", "user_id"]
+        parts = self.posts.over(block, columns, "Writing")
+        total = Written(Counter(), {}, Counter(self.posts.dropped), 0)
+        for part in parts:
+            total.counts += part.counts
+            total.dropped += part.dropped
+            total.n += part.n
+            for name, (low, high) in part.ranges.items():
+                known = total.ranges.setdefault(name, [low, high])
+                known[:] = min(known[0], low), max(known[1], high)
+        total.ranges = dict(sorted(total.ranges.items()))
+        return total
+
+
+def _count(scored: Scored, label: pa.Array, side: pa.Array, dropped: Counter[str]) -> Written:
+    classes = strata(label)
+    counted = pa.table({"label": classes, "split": side}).filter(pc.is_valid(side))
     groups = counted.group_by(["label", "split"]).aggregate([([], "count_all")]).to_pylist()
+    counts = Counter({(group["label"], group["split"]): group["count_all"] for group in groups})
+    ranges: dict[str, list[float]] = {}
+    values = scored.y if scored.score is None else scored.score
+    if values is not None and pa.types.is_string(label.type):
+        grouped = pa.table({"label": label, "value": values}).filter(pc.is_valid(label))
+        bounds = grouped.group_by("label").aggregate([("value", "min"), ("value", "max")])
+        ranges = {row["label"]: [row["value_min"], row["value_max"]] for row in bounds.to_pylist()}
+    return Written(counts, ranges, dropped, len(label))
+
+
+def _by_block(sides: Sides, drawn: list[Drawn]) -> list[Sides]:
+    return np.split(sides, np.cumsum([len(part.keys) for part in drawn])[:-1])
+
+
+def _facts(options: LabelOptions, written: Written, nobs: int | None) -> dict[str, Any]:
+    """Counts for the record and the report: labels by class, posts by split, and both together."""
     classes: Counter[str] = Counter()
     splits: Counter[str] = Counter()
     both: dict[str, dict[str, int]] = {}
-    for group in sorted(groups, key=lambda group: (group["label"], group["split"])):
-        classes[group["label"]] += group["count_all"]
-        splits[group["split"]] += group["count_all"]
-        both.setdefault(group["label"], {})[group["split"]] = group["count_all"]
+    for (label, side), n in sorted(written.counts.items()):
+        classes[label] += n
+        splits[side] += n
+        both.setdefault(label, {})[side] = n
     return {
         "scheme": options.scheme,
         "eligible": options.eligible,
-        "n_eligible": len(label),
-        "n_labelled": len(counted),
+        "n_eligible": written.n,
+        "n_labelled": written.counts.total(),
         "nobs": nobs,
         "quantile": options.quantile if options.scheme == "residual" else None,
         "labels": dict(classes),
@@ -250,10 +290,12 @@ def _tell(formula: formulas.Formula | None, fitted: Fit | None, facts: dict[str,
         say(f"  {model.describe(formula.response, fitted)}")
     named = {name or "none": n for name, n in list(facts["labels"].items())[:8]}
     classes = ", ".join(f"{n:,} {name}" for name, n in named.items()) + (" …" if len(facts["labels"]) > 8 else "")
-    splits = ", ".join(
-        f"{facts['splits'][side]:,} {side}" for side in ("train", "val", "test") if side in facts["splits"]
-    )
+    splits = ", ".join(f"{facts['splits'][side]:,} {side}" for side in SIDES if side in facts["splits"])
     say(f"  {facts['n_labelled']:,} labels of {facts['n_eligible']:,} eligible posts: {classes}; {splits}")
+    for warning in facts["warnings"]:
+        say(f"  {warning}")
+    if leaked := facts["users_on_two_sides"]:
+        say(f"  {leaked:,} users have posts on two sides; --label.split user keeps each on one")
 
 
 class _Clock:

@@ -1,79 +1,158 @@
-"""What the label is: one small function a scheme, from the eligible posts to their labels."""
+"""What the label is: for each scheme, what it has to know of all posts, and the label of each post then.
+
+`learn` looks at all usable posts, in passes; what it returns labels any block of them by itself.
+"""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from raypipe.config import LabelOptions
 from raypipe.errors import ConfigError, InputError
 from raypipe.label.formula import Floats
-from raypipe.label.ranks import class_bounds, extremes, rank
+from raypipe.label.ranks import class_bounds, exact, extremes, rank
+from raypipe.label.select import Cut, order_statistics
 from raypipe.schemas import LABEL_TYPES
 
 _TAG = re.compile(r"[#＃](\w+)")
-_EXTREMES = ["bottom", "top"]
+_EXTREMES = ("bottom", "top")
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Eligible posts with y, fitted and score = y − fitted of shape (n,), each None where the scheme has none."""
+    """Usable posts of a block with y, fitted and score = y − fitted of shape (n,), each None where there is none."""
 
     posts: pa.Table
     y: Floats | None = None
     fitted: Floats | None = None
     score: Floats | None = None
+    block: int = 0
+
+
+class Passes(Protocol):
+    """Applies a function to the usable posts of each block, in order; `columns` of posts/ are read."""
+
+    def __call__(self, function: Callable[[Scored], Any], columns: tuple[str, ...], /) -> list[Any]: ...
+
+
+Labeller = Callable[[Scored], pa.Array]
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """A scheme's labels from scored posts; whether it needs the regression or y alone; posts columns it reads."""
+    """How a scheme learns to label `n` usable posts; whether it needs the regression or y alone; columns it reads."""
 
-    label: Callable[[Scored, LabelOptions], pa.Array]
+    learn: Callable[[Passes, int, LabelOptions], Labeller]
     regression: bool = False
     response: bool = False
     columns: tuple[str, ...] = ()
     label_type: pa.DataType = LABEL_TYPES["class"]
 
 
-def residual(scored: Scored, options: LabelOptions) -> pa.Array:
+@dataclass(frozen=True)
+class _Ranked:
+    """Classes by rank of the score, or of y: `names[j]` up to and including `cuts[j]`, the last name beyond."""
+
+    cuts: tuple[Cut, ...]
+    names: tuple[str | None, ...]
+    of_score: bool
+
+    def __call__(self, scored: Scored) -> pa.Array:
+        values = scored.score if self.of_score else scored.y
+        assert values is not None
+        place = np.full(len(values), len(self.cuts))
+        for j in reversed(range(len(self.cuts))):
+            place[self.cuts[j].below(values, scored.posts["post_id"])] = j
+        return pa.array(self.names, pa.string()).take(pa.array(place))
+
+
+def _cuts(passes: Passes, ranks: list[int], n: int, of_score: bool) -> tuple[Cut, ...]:
+    def over(function: Callable[[Floats, pa.ChunkedArray], Any]) -> list[Any]:
+        def block(scored: Scored) -> Any:
+            values = scored.score if of_score else scored.y
+            return function(values, scored.posts["post_id"])  # type: ignore[arg-type]
+
+        return passes(block, ("post_id",))
+
+    return tuple(order_statistics(over, ranks, n))
+
+
+def residual(passes: Passes, n: int, options: LabelOptions) -> Labeller:
     """``top`` and ``bottom`` share `quantile` of the score, null between (paper, section 3.1)."""
-    assert scored.score is not None
-    n, q = len(scored.score), options.quantile
-    low, high = extremes(n, q)
+    low, high = extremes(n, options.quantile)
     if low == 0 or high == n:
+        q = options.quantile
         raise InputError(
             f"label.quantile {q}: leaves a class empty, as {q} of {n:,} posts is less than one; raise the quantile"
         )
-    ranks = rank(scored.score, scored.posts["post_id"])
-    return _classes([ranks <= low, ranks > high], _EXTREMES)
+    if low == high:
+        return _Ranked(_cuts(passes, [low], n, True), _EXTREMES, True)
+    return _Ranked(_cuts(passes, [low, high], n, True), ("bottom", None, "top"), True)
 
 
-def quantiles(scored: Scored, options: LabelOptions) -> pa.Array:
+def quantiles(passes: Passes, n: int, options: LabelOptions) -> Labeller:
     """`classes` classes of equal size by y, ``q1`` (lowest) to ``qK``."""
-    assert scored.y is not None
-    n, k = len(scored.y), options.classes
+    k = options.classes
     if n < k:
         raise InputError(f"label.classes {k}: leaves a class empty, as only {n:,} posts take part")
-    place = np.searchsorted(class_bounds(n, k), rank(scored.y, scored.posts["post_id"]))
-    return pa.array([f"q{j:0{len(str(k))}d}" for j in range(1, k + 1)]).take(pa.array(place))
+    names = tuple(f"q{j:0{len(str(k))}d}" for j in range(1, k + 1))
+    return _Ranked(_cuts(passes, class_bounds(n, k)[:-1], n, False), names, False)
 
 
-def karpathy(scored: Scored, options: LabelOptions) -> pa.Array:
+@dataclass(frozen=True)
+class _ByRow:
+    """Labels that were found for each usable row: codes into `names` by block, −1 for none."""
+
+    codes: tuple[npt.NDArray[np.int8], ...]
+    names: tuple[str, ...]
+
+    def __call__(self, scored: Scored) -> pa.Array:
+        codes = self.codes[scored.block]
+        return pa.array(self.names).take(pa.array(codes, mask=codes < 0))
+
+
+def karpathy(passes: Passes, n: int, options: LabelOptions) -> Labeller:
     """Posts sorted by followers in groups of `group`; ``top`` and ``bottom`` half of each by likes (paper, section 2).
 
-    The last group may be smaller; a post alone in it has no label.
+    The share `outliers` of posts with the fewest and with the most followers, and so of likes, has no label. The last
+    group may be smaller; a post alone in it has no label. All posts are sorted in memory: some 100 bytes each.
     """
-    posts, n, size = scored.posts, len(scored.posts), options.group
-    if n < 2:
-        raise InputError(f"label.scheme karpathy: {n} usable posts; two classes need two posts or more")
-    by_reach = rank(posts["followers"].to_numpy(), posts["post_id"]) - 1
-    group = by_reach // size
+    parts = passes(lambda scored: scored.posts, SCHEMES["karpathy"].columns)
+    posts = pa.concat_tables(parts)
+    codes = np.full(n, -1, np.int8)
+    inside = np.flatnonzero(_within(posts, n, options.outliers))
+    if len(inside) < 2:
+        raise InputError(f"label.scheme karpathy: {len(inside)} usable posts; two classes need two posts or more")
+    codes[inside] = halves(posts.take(pa.array(inside)), options.group)
+    bounds = np.cumsum([len(part) for part in parts])[:-1]
+    return _ByRow(tuple(np.split(codes, bounds)), _EXTREMES)
+
+
+def _within(posts: pa.Table, n: int, share: float) -> npt.NDArray[np.bool_]:
+    inside = np.ones(n, dtype=bool)
+    cut = int(exact(share) * n)
+    for name in ("followers", "likes") if cut else ():
+        ranks = rank(posts[name].to_numpy(), posts["post_id"])
+        inside &= (ranks > cut) & (ranks <= n - cut)
+    return inside
+
+
+def halves(posts: pa.Table, size: int) -> npt.NDArray[np.int8]:
+    """0 for the lower, 1 for the upper half by likes of each group of `size` posts by followers; −1 for one alone.
+
+    An odd group has one more in its upper half. Ties are broken by post_id.
+    """
+    n = len(posts)
+    group = (rank(posts["followers"].to_numpy(), posts["post_id"]) - 1) // size
     order = pc.sort_indices(
         pa.table({"group": group, "likes": posts["likes"], "post_id": posts["post_id"]}),
         [("group", "ascending"), ("likes", "ascending"), ("post_id", "ascending")],
@@ -81,28 +160,20 @@ def karpathy(scored: Scored, options: LabelOptions) -> pa.Array:
     within = np.empty(n, dtype=np.int64)
     within[order] = np.arange(n) % size + 1
     members = np.where(group == (n - 1) // size, n - (n - 1) // size * size, size)
-    return _classes([(within <= members // 2) & (members > 1), (within > members // 2) & (members > 1)], _EXTREMES)
+    return np.where(members > 1, within > members // 2, -1).astype(np.int8)
 
 
-def continuous(scored: Scored, options: LabelOptions) -> pa.Array:  # noqa: ARG001
+def continuous(passes: Passes, n: int, options: LabelOptions) -> Labeller:  # noqa: ARG001
     """The score itself."""
-    return pa.array(scored.score)
+    return lambda scored: pa.array(scored.score)
 
 
-def column(scored: Scored, options: LabelOptions) -> pa.Array:
+def column(passes: Passes, n: int, options: LabelOptions) -> Labeller:  # noqa: ARG001
     """The values of the posts column `column` as strings; null stays null."""
-    labels = _combined(pc.cast(scored.posts[options.column], pa.string()))
-    classes = pc.unique(labels.drop_null())
-    if len(classes) < 2:
-        what = f"the label {classes[0].as_py()!r}" if len(classes) else "no label"
-        raise InputError(
-            f"label.column {options.column}: all {len(labels):,} eligible posts have {what}; "
-            "training needs two classes or more"
-        )
-    return labels
+    return lambda scored: _combined(pc.cast(scored.posts[options.column], pa.string()))
 
 
-def hashtags(scored: Scored, options: LabelOptions) -> pa.Array:
+def hashtags(passes: Passes, n: int, options: LabelOptions) -> Labeller:  # noqa: ARG001
     """Which of the chosen `hashtags` the caption carries, letters' case aside; null where there is no caption."""
     chosen = {tag.lstrip("#").casefold(): tag.lstrip("#") for tag in options.hashtags}
 
@@ -112,23 +183,17 @@ def hashtags(scored: Scored, options: LabelOptions) -> pa.Array:
         found = {tag.casefold() for tag in _TAG.findall(caption)}
         return [tag for key, tag in chosen.items() if key in found]
 
-    labels = [carried(caption) for caption in scored.posts["caption"].to_pylist()]
-    counts = {tag: sum(tag in label for label in labels if label) for tag in chosen.values()}
-    known = sum(label is not None for label in labels)
-    for tag, count in counts.items():
-        if count in (0, known):
-            raise InputError(
-                f"label.hashtags {tag}: {'none' if count == 0 else 'each'} of {known:,} eligible posts with a caption "
-                "carries it, so there is nothing to learn; choose another tag"
-            )
-    return pa.array(labels, LABEL_TYPES["hashtags"])
+    def label(scored: Scored) -> pa.Array:
+        return pa.array(map(carried, scored.posts["caption"].to_pylist()), LABEL_TYPES["hashtags"])
+
+    return label
 
 
 SCHEMES = {
-    "residual": Scheme(residual, regression=True),
+    "residual": Scheme(residual, regression=True, columns=("post_id",)),
     "continuous": Scheme(continuous, regression=True, label_type=LABEL_TYPES["continuous"]),
-    "quantiles": Scheme(quantiles, response=True),
-    "karpathy": Scheme(karpathy, response=True, columns=("likes", "followers")),
+    "quantiles": Scheme(quantiles, response=True, columns=("post_id",)),
+    "karpathy": Scheme(karpathy, response=True, columns=("post_id", "likes", "followers")),
     "column": Scheme(column),
     "hashtags": Scheme(hashtags, columns=("caption",), label_type=LABEL_TYPES["hashtags"]),
 }
@@ -144,20 +209,23 @@ def check_options(options: LabelOptions) -> None:
         raise ConfigError(f"label.val {options.val} and label.test {options.test}: leave nothing to train on")
 
 
-def thresholds(labels: pa.Array, values: Floats | None) -> dict[str, list[float]]:
-    """Lowest and highest score (y where there is no score) of each class; empty where labels are not classes of it."""
-    if values is None or labels.type != LABEL_TYPES["class"]:
-        return {}
-    grouped = pa.table({"label": labels, "value": values}).filter(pc.is_valid(labels))
-    bounds = grouped.group_by("label").aggregate([("value", "min"), ("value", "max")]).sort_by("label")
-    return {row["label"]: [row["value_min"], row["value_max"]] for row in bounds.to_pylist()}
-
-
-def _classes(masks: list[np.ndarray], names: list[str]) -> pa.Array:
-    code = np.full(len(masks[0]), -1)
-    for i, mask in enumerate(masks):
-        code[mask] = i
-    return pa.array(names).take(pa.array(code, mask=code < 0))
+def check_classes(options: LabelOptions, classes: Counter[str], n: int) -> None:
+    """InputError where given labels of `n` usable posts leave nothing to learn; `classes` counts those of `strata`."""
+    if options.scheme == "column" and len(classes) < 2:
+        what = f"the label {next(iter(classes))!r}" if classes else "no label"
+        raise InputError(
+            f"label.column {options.column}: all {n:,} eligible posts have {what}; training needs two classes or more"
+        )
+    if options.scheme != "hashtags":
+        return
+    known = classes.total()
+    for tag in (tag.lstrip("#") for tag in options.hashtags):
+        count = sum(number for tags, number in classes.items() if tag in tags.split(","))
+        if count in (0, known):
+            raise InputError(
+                f"label.hashtags {tag}: {'none' if count == 0 else 'each'} of {known:,} eligible posts with a caption "
+                "carries it, so there is nothing to learn; choose another tag"
+            )
 
 
 def _combined(values: pa.ChunkedArray) -> pa.Array:

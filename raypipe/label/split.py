@@ -1,15 +1,15 @@
 """Who trains and who is held out: train, val and test of labelled posts.
 
-Posts with byte-for-byte the same picture stay on one side, and by user all posts of a user do. What decides is a hash
-of the seed and the post's name, so that neither order nor partitioning matters. Sizes are exact: ⌊share·n⌋ for test,
-then for val; only where whole users or duplicates do not fit may a side be short.
+Posts with the same picture (equal bytes, or near duplicates where `images/` marks them) stay on one side, and by user
+all posts of a user do. What decides is a hash of the seed and the post's name, so that neither order nor partitioning
+matters. Sizes are exact: ⌊share·n⌋ for test, then for val; only where whole users or duplicates do not fit may a side
+be short. Posts are arrays here, 8 bytes a column: a hundred million of them fit into memory.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +19,31 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from raypipe.errors import InputError
-from raypipe.label.ranks import exact, rank
+from raypipe.label.names import Words, mixed
+from raypipe.label.ranks import exact
 
 Ints = npt.NDArray[np.int64]
+Sides = npt.NDArray[np.int8]
+
 SIDES = ("train", "val", "test")
+_TRAIN, _VAL, _TEST = range(3)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The n labelled posts, each array of shape (n,).
+
+    `keys`: a seeded hash of each post_id. `classes`: a number a class, from 0. `users`: a hash of each user_id, 0 where
+    there is none. `pictures`: a number for each group of duplicates, −1 where a picture is like no other. `times`:
+    when it was posted, any unit; `given`: the side that a column of posts/ says.
+    """
+
+    keys: Words
+    classes: Ints
+    users: Words | None = None
+    pictures: Ints | None = None
+    times: Ints | None = None
+    given: Sides | None = None
 
 
 def strata(labels: pa.Array) -> pa.Array:
@@ -34,142 +55,136 @@ def strata(labels: pa.Array) -> pa.Array:
     return labels
 
 
-def split(
-    kind: str, posts: pa.Table, sha256: pa.ChunkedArray, classes: pa.Array, *, val: float, test: float, seed: int
-) -> pa.Array:
-    """``train``, ``val`` or ``test`` for each post, null where `classes` (see `strata`) is null.
+def split(kind: str, posts: Labelled, *, val: float, test: float) -> Sides:
+    """0, 1 or 2 (see `SIDES`) for each post.
 
     `kind` is ``random``, ``user`` (no user on two sides), ``time`` (the latest are test, those before val) or a posts
-    column that says it. Raises InputError where that column holds anything else, or a time is missing.
+    column, whose sides are `posts.given`.
     """
-    labelled = pc.is_valid(classes)
-    chosen = np.flatnonzero(labelled.to_numpy(zero_copy_only=False))
-    rows = posts.filter(labelled)
-    if kind not in ("random", "user", "time"):
-        sides: npt.NDArray[np.object_] = np.array(_by_column(kind, rows), dtype=object)
-    else:
-        # In order of post_id the result cannot depend on the order of the rows.
-        order = np.argsort(rank(np.zeros(len(rows)), rows["post_id"]))
-        rows, chosen = rows.take(pa.array(order)), chosen[order]
-        keys = [sha256.take(pa.array(chosen))] + ([rows["user_id"]] if kind == "user" else [])
-        units = group_units(len(rows), keys)
-        n_test, n_val = math.floor(exact(test) * len(rows)), math.floor(exact(val) * len(rows))
-        if kind == "time":
-            sides = _by_time(rows, units, n_val, n_test)
-        else:
-            codes = pc.rank(classes.take(pa.array(chosen)), tiebreaker="dense").to_numpy().astype(np.int64) - 1
-            sides = _by_hash(rows["post_id"], units, codes, n_val, n_test, seed)
-    split_of = np.full(len(posts), None, dtype=object)
-    split_of[chosen] = sides
-    return pa.array(split_of, pa.string())
+    if posts.given is not None:
+        return posts.given
+    n = len(posts.keys)
+    units = group_units(n, posts.pictures, posts.users if kind == "user" else None)
+    n_test, n_val = math.floor(exact(test) * n), math.floor(exact(val) * n)
+    if kind == "time":
+        assert posts.times is not None
+        return _by_time(posts.times, units, n_val, n_test)
+    return _by_key(posts.keys, posts.classes, units, n_val, n_test)
 
 
-def group_units(n: int, keys: Sequence[pa.ChunkedArray]) -> Ints:
-    """The unit of each of n rows, numbered by first appearance: rows that share any non-null key value are one unit."""
-    edges_from, edges_to, nodes = [], [], n
-    for key in keys:
-        coded = key.dictionary_encode().combine_chunks() if key.num_chunks else None
-        if coded is None:
-            continue
-        if isinstance(coded, pa.ChunkedArray):
-            coded = coded.chunk(0)
-        known = pc.is_valid(coded).to_numpy(zero_copy_only=False)
-        edges_from.append(np.flatnonzero(known))
-        edges_to.append(nodes + coded.indices.drop_null().to_numpy().astype(np.int64))
-        nodes += len(coded.dictionary)
-    start = np.concatenate([np.empty(0, np.int64), *edges_from])
-    end = np.concatenate([np.empty(0, np.int64), *edges_to])
-    graph = coo_array((np.ones(len(start), dtype=np.int8), (start, end)), shape=(nodes, nodes))
-    component = connected_components(graph, directed=False)[1][:n]
-    _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[inverse].astype(np.int64)
+def group_units(n: int, pictures: Ints | None, users: Words | None) -> Ints:
+    """The unit of each of n rows, from 0: rows that share a picture or a user, or a chain of these, are one unit."""
+    units = np.arange(n)
+    if users is not None:
+        named = users != 0
+        # Rows without a user are each a unit, numbered behind the users.
+        known, inverse = np.unique(users[named], return_inverse=True)
+        units[named] = inverse
+        units[~named] = len(known) + np.arange(n - int(named.sum()))
+    if pictures is None or not (several := pictures >= 0).any():
+        return units
+    # Only rows with duplicates join units: few, whatever n is.
+    ends = units[several], int(units.max()) + 1 + pictures[several]
+    nodes = int(ends[1].max()) + 1
+    graph = coo_array((np.ones(len(ends[0]), dtype=np.int8), ends), shape=(nodes, nodes))
+    component = connected_components(graph, directed=False)[1]
+    return np.unique(component[units], return_inverse=True)[1].astype(np.int64)
 
 
-def _by_column(name: str, rows: pa.Table) -> list[str]:
-    sides: list[str] = pc.cast(rows[name], pa.string()).to_pylist()
-    if wrong := sorted({str(side) for side in sides} - set(SIDES)):
-        shown = ", ".join(repr(value) for value in wrong[:5]) + (" …" if len(wrong) > 5 else "")
+def count_leaks(sides: Sides, users: Words | None) -> int:
+    """How many users have posts on two sides or more."""
+    if users is None:
+        return 0
+    named = users != 0
+    pairs = np.unique(np.column_stack([users[named], sides[named].astype(np.uint64)]), axis=0)
+    return int(np.sum(np.unique(pairs[:, 0], return_counts=True)[1] > 1))
+
+
+def sides_of(column: str, values: pa.ChunkedArray) -> Sides:
+    """The sides that a column of posts/ names; InputError where it holds anything else."""
+    text = pc.cast(values, pa.string())
+    found = pc.index_in(text, value_set=pa.array(SIDES))
+    if found.null_count:
+        wrong = sorted(map(str, pc.unique(text.filter(pc.is_null(found))).to_pylist()))
+        shown = ", ".join(map(repr, wrong[:5])) + (" …" if len(wrong) > 5 else "")
         raise InputError(
-            f"label.split {name}: that column of posts/ holds {shown} for labelled posts; only train, val, test are "
+            f"label.split {column}: that column of posts/ holds {shown} for labelled posts; only train, val, test are "
             "allowed"
         )
-    return sides
+    return np.asarray(found).astype(np.int8)
 
 
-def _by_time(rows: pa.Table, units: Ints, n_val: int, n_test: int) -> npt.NDArray[np.object_]:
-    times = rows["created_at"]
-    if times.null_count:
-        raise InputError(
-            f"label.split time: {times.null_count:,} labelled posts have no created_at; use random or user"
-        )
+def _by_time(times: Ints, units: Ints, n_val: int, n_test: int) -> Sides:
     # A unit goes where its latest post belongs: an early duplicate in val does no harm, a late one in train would.
-    latest = np.full(units.max(initial=-1) + 1, np.iinfo(np.int64).min)
-    np.maximum.at(latest, units, times.cast(pa.int64()).to_numpy())
+    size = np.bincount(units)
+    latest = np.full(len(size), np.iinfo(np.int64).min)
+    np.maximum.at(latest, units, times)
     order = np.argsort(-latest, kind="stable")
-    size = np.bincount(units, minlength=len(latest))
     upto = np.cumsum(size[order])
     in_test = upto <= n_test
     upto -= size[order][in_test].sum()
-    side = np.full(len(latest), "train", dtype=object)
-    side[order[~in_test & (upto <= n_val)]] = "val"
-    side[order[in_test]] = "test"
+    side = np.full(len(size), _TRAIN, dtype=np.int8)
+    side[order[~in_test & (upto <= n_val)]] = _VAL
+    side[order[in_test]] = _TEST
     return side[units]
 
 
-def _by_hash(
-    post_ids: pa.ChunkedArray, units: Ints, codes: Ints, n_val: int, n_test: int, seed: int
-) -> npt.NDArray[np.object_]:
-    n_units = int(units.max(initial=-1)) + 1
-    # Rows are in order of post_id, so a unit's first row names it whatever the order of the input.
-    first = np.unique(units, return_index=True)[1]
-    names = post_ids.take(pa.array(first)).to_pylist()
-    order = np.argsort(np.array([_key(seed, name) for name in names], dtype=np.uint64), kind="stable")
-    parts = _class_counts(units, codes, n_units)
-    per_class = np.bincount(codes)
-    side = np.full(n_units, "train", dtype=object)
-    for name, total in (("test", n_test), ("val", n_val)):
-        free = [unit for unit in order.tolist() if side[unit] == "train"]
-        side[_take(free, parts, _quotas(per_class, total), total)] = name
-    return side[units]
+def _by_key(keys: Words, classes: Ints, units: Ints, n_val: int, n_test: int) -> Sides:
+    # A unit is named by its smallest key, mixed anew: of many keys the smallest is small. Two posts with one key would
+    # stand in the order of the rows: among 20 million, once in a hundred thousand runs.
+    order = np.lexsort((keys, units))
+    first = np.flatnonzero(np.diff(units[order], prepend=-1))
+    place = np.empty(len(first), np.int64)
+    place[np.argsort(mixed(keys[order][first]), kind="stable")] = np.arange(len(first))
+    order = order[np.argsort(np.repeat(place, np.diff(first, append=len(order))), kind="stable")]
+    per_class = np.bincount(classes)
+    side = np.full(len(keys), _TRAIN, dtype=np.int8)
+    for name, total in ((_TEST, n_test), (_VAL, n_val)):
+        free = order[side[order] == _TRAIN]
+        side[free[_take(units[free], classes[free], _quotas(per_class, total), total)]] = name
+    return side
 
 
-def _key(seed: int, post_id: str) -> int:
-    digest = hashlib.blake2b(post_id.encode(), digest_size=8, key=str(seed).encode()).digest()
-    return int.from_bytes(digest, "big")
-
-
-def _class_counts(units: Ints, codes: Ints, n_units: int) -> list[list[tuple[int, int]]]:
-    """For each unit its classes and how many posts of each."""
-    width = int(codes.max(initial=0)) + 1
-    pairs, counts = np.unique(units * width + codes, return_counts=True)
-    parts: list[list[tuple[int, int]]] = [[] for _ in range(n_units)]
-    for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
-        parts[pair // width].append((pair % width, count))
-    return parts
-
-
-def _quotas(per_class: Ints, total: int) -> list[int]:
+def _quotas(per_class: Ints, total: int) -> Ints:
     """`total` shared among classes in proportion, whole numbers by largest remainder."""
     whole, rest = np.divmod(per_class * total, max(int(per_class.sum()), 1))
     extra = np.argsort(-rest, kind="stable")[: total - int(whole.sum())]
     whole[extra] += 1
-    return [int(n) for n in whole]
+    return np.asarray(whole, dtype=np.int64)
 
 
-def _take(free: list[int], parts: list[list[tuple[int, int]]], quotas: list[int], total: int) -> list[int]:
-    """Units, in the given order, that fill `total` posts; by class first, then whatever fits what is left."""
-    taken, left = set(), total
-    for unit in free:
-        if all(quotas[code] >= count for code, count in parts[unit]):
-            for code, count in parts[unit]:
-                quotas[code] -= count
-                left -= count
-            taken.add(unit)
-        if left == 0:
+def _take(units: Ints, classes: Ints, quotas: Ints, total: int) -> npt.NDArray[np.bool_]:
+    """Which of the rows, whose units lie together in the order of their drawing, fill `total` places.
+
+    First the units whose posts are all within their classes' quotas, then single posts of the classes that are short,
+    then whatever fits into what is left.
+    """
+    if not len(units) or not total:
+        return np.zeros(len(units), dtype=bool)
+    start = np.flatnonzero(np.diff(units, prepend=-1))
+    size = np.diff(start, append=len(units))
+    taken = np.repeat(np.logical_and.reduceat(_number_in_class(classes) < quotas[classes], start), size)
+    short = quotas - np.bincount(classes[taken], minlength=len(quotas))
+    alone = np.repeat(size == 1, size) & ~taken
+    fitting = np.flatnonzero(alone)
+    taken[fitting[_number_in_class(classes[fitting]) < short[classes[fitting]]]] = True
+    left = total - int(taken.sum())
+    while left:
+        fits = np.flatnonzero(~taken[start] & (size <= left))
+        if not len(fits):
             break
-    for unit in free if left else ():
-        size = sum(count for _, count in parts[unit])
-        if unit not in taken and size <= left:
-            taken.add(unit)
-            left -= size
-    return sorted(taken)
+        # As many as fit one after the other; the next round looks for smaller ones.
+        chosen = fits[np.cumsum(size[fits]) <= left]
+        for unit in chosen:
+            taken[start[unit] : start[unit] + size[unit]] = True
+        left = total - int(taken.sum())
+    return taken
+
+
+def _number_in_class(classes: Ints) -> Ints:
+    """How many rows of its class stand before each row."""
+    order = np.argsort(classes, kind="stable")
+    start = np.searchsorted(classes[order], np.arange(int(classes.max(initial=0)) + 1))
+    number = np.empty(len(classes), np.int64)
+    number[order] = np.arange(len(classes)) - start[classes[order]]
+    return number

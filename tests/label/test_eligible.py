@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import pyarrow as pa
 import pytest
 
-from raypipe.label.eligible import image_verdicts, nothing_eligible, select
+from raypipe.label.eligible import (
+    count,
+    image_columns,
+    image_verdicts,
+    nothing_eligible,
+    post_codes,
+    post_columns,
+)
 
 POSTS = pa.table({"post_id": list("abcdefgh"), "deleted": [False] * 7 + [True]})
 IMAGES = pa.table(
@@ -20,6 +28,7 @@ IMAGES = pa.table(
 )
 
 
+@pytest.mark.parametrize("cuts", [[0, 7], [0, 3, 3, 7]])
 @pytest.mark.parametrize(
     ("rule", "kept", "dropped"),
     [
@@ -30,28 +39,28 @@ IMAGES = pa.table(
         ),
         ("with_face", "cd", {"not_fetched": 2, "deleted": 2, "faces_not_counted": 1, "no_face": 1}),
         ("image", "cdef", {"not_fetched": 2, "deleted": 2}),
-        ("post", "bcdefg", {"not_fetched": 1, "deleted": 1}),
     ],
 )
-def test_rules(rule: str, kept: str, dropped: dict[str, int]) -> None:
-    found = select(POSTS, image_verdicts(IMAGES, rule))
-    assert found.posts["post_id"].to_pylist() == list(kept)
-    assert found.dropped == dropped
-    assert len(found.posts) + found.dropped.total() == len(POSTS)
-    hashes = dict(zip(IMAGES["post_id"].to_pylist(), IMAGES["sha256"].to_pylist(), strict=True))
-    assert found.sha256.to_pylist() == [hashes[post_id] for post_id in kept]
+def test_rules(rule: str, kept: str, dropped: dict[str, int], cuts: list[int]) -> None:
+    columns = image_columns(rule)
+    blocks = [IMAGES.select(columns).slice(a, b - a) for a, b in itertools.pairwise(cuts)]
+    verdicts = image_verdicts(lambda function: [function(block) for block in blocks], rule)
+    codes = post_codes(POSTS, verdicts)
+    assert [name for name, code in zip(POSTS["post_id"].to_pylist(), codes, strict=True) if code == 0] == list(kept)
+    assert count(codes) == dropped
+    assert len(kept) + count(codes).total() == len(POSTS)
 
 
-def test_without_images_only_the_deleted_go() -> None:
-    found = select(POSTS, None)
-    assert found.posts["post_id"].to_pylist() == list("abcdefg")
-    assert found.dropped == {"deleted": 1}
-    assert found.sha256.null_count == 7
+def test_where_no_picture_is_asked_for_only_the_deleted_go() -> None:
+    codes = post_codes(POSTS.select(post_columns(None)), None)
+    assert codes.tolist() == [0] * 7 + [1]
+    assert count(codes) == {"deleted": 1}
 
 
-def test_a_block_without_rows() -> None:
-    found = select(POSTS.slice(0, 0), image_verdicts(IMAGES, "one_face"))
-    assert len(found.posts) == len(found.sha256) == found.dropped.total() == 0
+def test_blocks_without_rows() -> None:
+    verdicts = image_verdicts(lambda _: [], "one_face")
+    assert count(post_codes(POSTS, verdicts)) == {"not_fetched": 7, "deleted": 1}
+    assert len(post_codes(POSTS.slice(0, 0), verdicts)) == 0
 
 
 def test_the_line_for_nobody() -> None:

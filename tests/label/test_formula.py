@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import formulaic
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from raypipe.errors import ConfigError, InputError
-from raypipe.label.formula import MAX_LEVELS, Design, check_columns, fixed_design, learn, parse
+from raypipe.label.design import MAX_LEVELS, Design, excerpt, fixed_design, join_excerpts, learn
+from raypipe.label.formula import check_columns, parse
 
 PAPER = "log10(1 + likes) ~ log10(1 + followers) + n_hashtags"
 
@@ -34,7 +38,10 @@ def posts() -> pa.Table:
 def design_of(text: str, posts: pa.Table) -> Design:
     formula = parse(text)
     check_columns(formula, posts.schema)
-    return fixed_design(formula, posts.schema) or learn(formula, posts)
+    if (fixed := fixed_design(formula, posts.schema)) is not None:
+        return fixed
+    parts = [excerpt(formula, posts.slice(0, 60)), excerpt(formula, posts.slice(60))]
+    return learn(formula, *join_excerpts(formula, parts))
 
 
 def test_the_papers_formula_is_fixed_by_the_columns_types_alone(posts: pa.Table) -> None:
@@ -91,29 +98,32 @@ def test_missing_and_infinite_values_are_counted_by_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "message", "culprit"),
     [
-        ("likes", "must have one y, one ~ and terms"),
-        ("", "must have one y"),
-        ("likes ~ a ~ b", "Operator `~` is incorrectly used"),
-        ("likes + kind ~ followers", "must have one y"),
-        ("likes ~ (followers", "Could not find matching context marker"),
-        ("likes ~ log10(a b", "Formula ended before"),
-        ("likes ~ log10(a b)", "invalid syntax"),
-        ("likes = followers", "Unknown operator '='"),
-        ("likes ~ followers | n_hashtags", "must have one y"),
-        ("likes ~ 0", "no term on the right"),
-        ("likes ~ .", "cannot be read"),
+        ("likes", "must have one y, one ~ and terms", None),
+        ("", "must have one y", None),
+        ("likes ~ a ~ b", "Operator `~` is incorrectly used", "~ b"),
+        ("likes + kind ~ followers", "must have one y", None),
+        ("likes ~ (followers", "Could not find matching context marker", "(followers"),
+        ("likes ~ log10(a b", "Formula ended before", "log10(a b"),
+        ("likes ~ a + log10(a b)", "invalid syntax", "a b)"),
+        ("likes ~ a +* b", "Operator `+*` is incorrectly used", "+* b"),
+        ("likes = followers", "Unknown operator '='", "= followers"),
+        ("likes ~ followers | n_hashtags", "must have one y", None),
+        ("likes ~ 0", "no term on the right", None),
+        ("likes ~ .", "cannot be read", None),
     ],
 )
-def test_a_formula_that_cannot_be_read(text: str, message: str) -> None:
+def test_a_formula_that_cannot_be_read(text: str, message: str, culprit: str | None) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(text)
-    line = str(caught.value)
+    line, shown = str(caught.value), caught.value.below.splitlines()
     assert line.startswith(f"label.formula: {text!r}")
     assert message in line
     assert "\n" not in line
     assert "\x1b" not in line
+    if culprit is not None:
+        assert shown == [f"  {text}", "  " + " " * text.index(culprit) + "^"]
 
 
 @pytest.mark.parametrize(
@@ -146,3 +156,62 @@ def test_the_response_alone(posts: pa.Table) -> None:
     design = design_of(parse(PAPER).response_only().text, posts)
     np.testing.assert_array_equal(design.matrices(posts).y, np.log10(1 + posts["likes"].to_numpy()))
     assert design.formula.variables == ("likes",)
+
+
+def test_a_caret_stands_below_a_column_that_is_not_there(posts: pa.Table) -> None:
+    text = "likes ~ n_hashtags + log10(1 + hashtags)"
+    with pytest.raises(InputError) as caught:
+        check_columns(parse(text), posts.schema)
+    assert "posts/ has no column 'hashtags'" in str(caught.value)
+    formula, caret = caught.value.below.split("\n")
+    assert formula[caret.index("^") :] == "hashtags)"
+    with pytest.raises(InputError, match=r"no column 'created_at' \(needed for age_days\)"):
+        check_columns(parse("likes ~ age_days"), posts.schema)
+
+
+def test_made_columns() -> None:
+    day = 86_400_000_000
+    when = pa.timestamp("us", "UTC")
+    made = pa.table(
+        {
+            "likes": [3, 4, 5],
+            # A Sunday, a Monday, and no time at all.
+            "created_at": pa.array([3 * day + day // 2, 4 * day, None], when),
+            "collected_at": pa.array([4 * day, 5 * day, 5 * day], when),
+            "revisited_at": pa.array([10 * day + day // 2, None, 9 * day], when),
+            "caption": ["#häh", None, ""],
+        }
+    )
+    design = design_of("likes ~ age_days + hour + weekday + caption_length - 1", made)
+    matrices = design.matrices(made)
+    np.testing.assert_allclose(matrices.X, [[7, 12, 6, 4], [1, 0, 0, 0]])
+    assert matrices.dropped == {"missing_value": 1}
+    own = made.append_column("hour", pa.array([23, 22, 21]))
+    np.testing.assert_allclose(design_of("likes ~ hour - 1", own).matrices(own).X, [[23], [22], [21]])
+
+
+def test_weights_are_taken_with_their_rows() -> None:
+    posts = pa.table({"likes": [1, 2, None, 4, 5, 6], "x": [1.0, 2, 3, 4, 5, 6], "w": [2, 0, 1, None, 3, -1]})
+    design = fixed_design(parse("likes ~ x"), posts.schema, "w")
+    assert design is not None
+    matrices = design.matrices(posts)
+    assert matrices.dropped == {"missing_value": 1, "no_weight": 3}
+    np.testing.assert_array_equal(matrices.weights, [2, 3])
+    np.testing.assert_array_equal(matrices.y, [1, 5])
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 60))
+def test_arithmetic_is_formulaics_to_the_last_bit(seed: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    posts = pa.table({name: rng.integers(-(10**6), 10**6, n) for name in "abc"} | {"y": rng.normal(size=n)})
+    for text in ("y ~ log10(1 + abs(a)) + a:b + I(c ** 2) / b", "a ~ b * c - 1", "exp(y) ~ a + I(a / b) + 1"):
+        design = fixed_design(parse(text), posts.schema)
+        assert design is not None
+        assert design.direct is not None
+        slow = replace(design, direct=None)
+        ours, theirs = design.matrices(posts), slow.matrices(posts)
+        np.testing.assert_array_equal(ours.X, theirs.X)
+        np.testing.assert_array_equal(ours.y, theirs.y)
+        assert ours.dropped == theirs.dropped
+    assert fixed_design(parse("y ~ I(a % b)"), posts.schema).direct is None  # type: ignore[union-attr]

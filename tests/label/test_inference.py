@@ -11,26 +11,41 @@ import pyarrow as pa
 import pytest
 import statsmodels.api as sm
 import statsmodels.datasets
+from statsmodels.stats.stattools import durbin_watson, jarque_bera, omni_normtest
 
 from raypipe.errors import InputError
 from raypipe.label.formula import Floats
-from raypipe.label.inference import Fit, cluster_scatter, group_sums, infer, scatter
+from raypipe.label.inference import Fit, infer
 from raypipe.label.lstsq import factor, merge, solve
+from raypipe.label.residuals import corrected, residual_sums, shape, total_scatter
 
 COV_TYPES = ("nonrobust", "HC0", "HC1", "HC2", "HC3", "cluster")
 Data = tuple[Floats, Floats, list[str], tuple[str, ...]]
 
 
-def fit(data: Data, cov_type: str, cuts: tuple[int, ...] = ()) -> Fit:
+def fit(data: Data, cov_type: str, cuts: tuple[int, ...] = (), weights: Floats | None = None) -> Fit:
     X, y, groups, terms = data
-    bounds = [0, *cuts, len(y)]
-    blocks = [(X[a:b], y[a:b], pa.chunked_array([groups[a:b]])) for a, b in itertools.pairwise(bounds)]
-    solution = solve(merge([factor(X, y) for X, y, _ in blocks]), terms)
-    if cov_type == "nonrobust":
-        return infer(solution, cov_type)
-    if cov_type == "cluster":
-        return infer(solution, cov_type, *cluster_scatter([group_sums(X, y, solution, g) for X, y, g in blocks]))
-    return infer(solution, cov_type, np.sum([scatter(X, y, solution, cov_type) for X, y, _ in blocks], axis=0))
+    blocks = [slice(a, b) for a, b in itertools.pairwise([0, *cuts, len(y)])]
+
+    def part(block: slice) -> Floats | None:
+        return None if weights is None else weights[block]
+
+    solution = solve(merge([factor(X[block], y[block], part(block)) for block in blocks]), terms)
+    sums = [
+        residual_sums(
+            X[block],
+            y[block],
+            part(block),
+            solution,
+            cov_type=cov_type,
+            groups=pa.chunked_array([groups[block]]) if cov_type == "cluster" else None,
+            times=pa.chunked_array([np.arange(len(y))[block]]),
+        )
+        for block in blocks
+    ]
+    meat, n_groups = total_scatter(sums, cov_type)
+    better = corrected(solution, sums)
+    return infer(better, cov_type, meat, n_groups, shape=shape(sums), weighted=weights is not None)
 
 
 @functools.cache
@@ -126,3 +141,64 @@ def test_clusters_that_cannot_be_told() -> None:
         fit((X, y, [None, *groups[1:-1], None], terms), "cluster", (300,))
     with pytest.raises(InputError, match="all posts are of one user"):
         fit((X, y, ["u"] * len(y), terms), "cluster")
+
+
+@pytest.mark.parametrize("cov_type", COV_TYPES)
+@pytest.mark.parametrize("data", [heteroscedastic, no_constant, implicit_constant])
+def test_weighted_fits_equal_statsmodels_wls(data: Callable[[], Data], cov_type: str) -> None:
+    X, y, groups, _ = data()
+    weights = np.random.default_rng(2).gamma(1.0, 3.0, len(y)) + 0.01
+    options = {"cov_kwds": {"groups": np.array(groups)}} if cov_type == "cluster" else {}
+    reference = sm.WLS(y, X, weights=weights).fit(cov_type=cov_type, **options)
+    for cuts in ((), (1, 300, 301)):
+        found = fit(data(), cov_type, cuts, weights)
+        for name in ("params", "bse", "tvalues", "pvalues", "rsquared", "rsquared_adj", "ssr", "llf", "aic", "bic"):
+            np.testing.assert_allclose(
+                getattr(found, name), getattr(reference, name), rtol=1e-9, atol=1e-14, err_msg=name
+            )
+        np.testing.assert_allclose([found.fvalue, found.f_pvalue], [reference.fvalue, reference.f_pvalue], rtol=1e-9)
+        assert found.shape is not None
+        assert found.shape.durbin_watson == pytest.approx(durbin_watson(reference.wresid), rel=1e-9)
+        assert found.scale == pytest.approx(reference.scale, rel=1e-9)
+
+
+def test_equal_weights_of_any_size_change_no_coefficient() -> None:
+    y = heteroscedastic()[1]
+    plain, weighted = fit(heteroscedastic(), "HC1"), fit(heteroscedastic(), "HC1", (5,), np.full(len(y), 1e7))
+    np.testing.assert_allclose(weighted.params, plain.params, rtol=1e-11)
+    np.testing.assert_allclose(weighted.bse, plain.bse, rtol=1e-9)
+
+
+@pytest.mark.parametrize("data", [heteroscedastic, no_constant, mean_alone])
+@pytest.mark.parametrize("cuts", [(), (1, 2, 350)])
+def test_the_residuals_shape_equals_statsmodels(data: Callable[[], Data], cuts: tuple[int, ...]) -> None:
+    X, y, *_ = data()
+    reference = sm.OLS(y, X).fit()
+    found = fit(data(), "nonrobust", cuts)
+    bera, bera_p, skew, kurtosis = jarque_bera(reference.resid)
+    omnibus, omnibus_p = omni_normtest(reference.resid)
+    assert found.shape is not None
+    wanted = [skew, kurtosis, bera, bera_p, omnibus, omnibus_p, durbin_watson(reference.resid)]
+    np.testing.assert_allclose(list(vars(found.shape).values()), wanted, rtol=1e-9)
+    assert found.condition_number == pytest.approx(reference.condition_number, rel=1e-9)
+
+
+def test_neighbours_mean_nothing_where_time_does_not_run_forward() -> None:
+    X, y, _, terms = heteroscedastic()
+    solution = solve(factor(X, y), terms)
+    days = np.arange(len(y))
+
+    def durbin(times: list[pa.Array], cuts: tuple[int, ...]) -> float | None:
+        blocks = [slice(a, b) for a, b in itertools.pairwise([0, *cuts, len(y)])]
+        sums = [
+            residual_sums(X[block], y[block], None, solution, times=pa.chunked_array([when]))
+            for block, when in zip(blocks, times, strict=True)
+        ]
+        return shape(sums).durbin_watson
+
+    assert durbin([pa.array(days)], ()) == pytest.approx(durbin_watson(y - X @ solution.params), rel=1e-9)
+    two = durbin([pa.array(days[:300]), pa.array(days[300:])], (300,))
+    assert two == pytest.approx(durbin([pa.array(days // 9)], ()), rel=1e-12)
+    assert durbin([pa.array(days[400:]), pa.array(days[:400])], (300,)) is None
+    assert durbin([pa.array(days[::-1])], ()) is None
+    assert durbin([pa.array(days, mask=days == 5)], ()) is None

@@ -15,7 +15,8 @@ import statsmodels.formula.api as smf
 
 from raypipe.errors import InputError
 from raypipe.label.formula import parse
-from raypipe.label.model import Over, as_json, describe, fit, make_design, predict
+from raypipe.label.model import Over, describe, fit, make_design, predict
+from raypipe.label.saved import as_json
 
 PAPER = "log10(1 + likes) ~ log10(1 + followers) + n_hashtags"
 
@@ -23,7 +24,7 @@ PAPER = "log10(1 + likes) ~ log10(1 + followers) + n_hashtags"
 def over_blocks(posts: pa.Table, size: int) -> Over:
     blocks = [posts.slice(start, size) for start in range(0, len(posts), size)]
 
-    def over(function: Callable[[pa.Table], Any]) -> list[Any]:
+    def over(function: Callable[[pa.Table], Any], more: tuple[str, ...] = ()) -> list[Any]:  # noqa: ARG001
         return [function(block) for block in blocks]
 
     return over

@@ -48,6 +48,7 @@ def made_posts(n: int = N, seed: int = 0) -> pa.Table:
         "one": ["same"] * n,
         "constant": np.full(n, 300),
         "text": [f"word {i}" for i in range(n)],
+        "comments_left": rng.integers(0, 5, n),
     }
     return pa.table({**{name: posts[name] for name in posts.column_names}, **extra})
 
@@ -172,6 +173,86 @@ def test_robust_errors_over_ray(world: tuple[Config, pa.Table, pa.Table], cov_ty
     assert (chosen.groupby("user_id")["split"].nunique() == 1).all()
 
 
+@pytest.mark.parametrize("scheme", ["residual", "karpathy", "continuous"])
+def test_ray_and_threads_write_the_same(world: tuple[Config, pa.Table, pa.Table], scheme: str) -> None:
+    config, *_ = world
+    found, models = [], []
+    for on_ray in (False, True):
+        options = {"scheme": scheme, "cov_type": "cluster", "split": "user", "test": 0.1, "on_ray": on_ray}
+        run(labelled(config, overwrite=True, **options))
+        found.append(read(config))
+        models.append(model_of(config))
+    assert found[0].equals(found[1])
+    assert models[0] == models[1]
+
+
+def test_weights(world: tuple[Config, pa.Table, pa.Table]) -> None:
+    config, posts, _ = world
+    run(labelled(config, weights="comments_left", eligible="post"))
+    frame = posts.filter(pc.invert(posts["deleted"])).to_pandas()
+    frame = frame[frame["comments_left"] > 0]
+    formula = "np.log10(1 + likes) ~ np.log10(1 + followers) + n_hashtags"
+    reference = smf.wls(formula, frame, weights=frame["comments_left"]).fit()
+    np.testing.assert_allclose(list(model_of(config)["params"].values()), reference.params, rtol=1e-9)
+    np.testing.assert_allclose(list(model_of(config)["bse"].values()), reference.bse, rtol=1e-9)
+    record = tables.get_record(config.open_storage(), "labels")
+    assert record.dropped["no_weight"] == np.sum(posts.to_pandas().query("not deleted")["comments_left"] <= 0)
+    text = config.open_storage().read("labels/_summary.txt").decode()
+    assert "WLS" in text
+    assert f"{reference.rsquared:#8.3f}".strip() in text
+
+
+def test_near_duplicates_stay_on_one_side_where_images_lists_them(config: Config) -> None:
+    posts = made_posts(600)
+    ids = posts["post_id"].to_pylist()
+    put(config, "posts", posts)
+    # Every third post looks like the one before it.
+    pairs = [(name, ids[i - i % 3], "near") for i, name in enumerate(ids) if i % 3 != 2]
+    with tables.begin(config.open_storage(), "images", command="world", config={}, inputs={}) as staged:
+        images = made_images(posts).set_column(2, IMAGES.field("status"), [pa.array(["ok"] * 600, pa.string())])
+        staged.writer.write("0", images)
+        listed = pa.table(dict(zip(("post_id", "group", "kind"), zip(*pairs, strict=True), strict=True)))
+        staged.writer.write("0", listed, folder="_duplicates")
+        staged.commit(rows_in=600)
+    record = run(labelled(config, scheme="karpathy", eligible="image"))
+    side = dict(zip(read(config)["post_id"].to_pylist(), read(config)["split"].to_pylist(), strict=True))
+    together = [(side[a], side[b]) for a, b, _ in pairs if a in side and b in side and a != b]
+    assert len(together) > 100
+    assert all(a == b for a, b in together)
+    assert {"train", "val"} == {a for a, _ in together}
+    assert record.facts["splits"]["val"] == len(side) // 4
+
+
+def test_how_many_users_a_random_split_lets_leak(
+    world: tuple[Config, pa.Table, pa.Table], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, *_ = world
+    record = run(labelled(config, eligible="post", scheme="karpathy"))
+    chosen = read(config).to_pandas().dropna(subset="split")
+    leaked = int((chosen.groupby("user_id")["split"].nunique() > 1).sum())
+    assert record.facts["users_on_two_sides"] == leaked > 100
+    assert f"{leaked:,} users have posts on two sides" in capsys.readouterr().out
+    record = run(labelled(config, eligible="post", scheme="karpathy", split="user", overwrite=True))
+    assert record.facts["users_on_two_sides"] == 0
+
+
+def test_no_revisit_is_a_warning(world: tuple[Config, pa.Table, pa.Table]) -> None:
+    config, posts, _ = world
+    assert "age_days" in run(labelled(config)).facts["warnings"][0]
+    when = posts["created_at"].cast(pa.int64()).to_numpy() + np.arange(N) * 86_400_000_000
+    revisited = pa.array(when, pa.timestamp("us", "UTC"))
+    column = posts.column_names.index("revisited_at")
+    other = load_config(root=f"{config.root}-other")
+    put(other, "posts", posts.set_column(column, "revisited_at", revisited))
+    assert run(labelled(other, eligible="post")).facts["warnings"] == []
+    formula = "log10(1 + likes) ~ log10(1 + followers) + age_days"
+    run(labelled(other, eligible="post", formula=formula, overwrite=True))
+    frame = posts.filter(pc.invert(posts["deleted"])).to_pandas()
+    frame["age_days"] = np.arange(N)[~posts["deleted"].to_numpy(zero_copy_only=False)]
+    reference = smf.ols("np.log10(1 + likes) ~ np.log10(1 + followers) + age_days", frame).fit()
+    np.testing.assert_allclose(list(model_of(other)["params"].values()), reference.params, rtol=1e-8)
+
+
 def test_terms_that_learn_from_all_posts(world: tuple[Config, pa.Table, pa.Table]) -> None:
     config, posts, _ = world
     run(labelled(config, formula="log10(1 + likes) ~ kind + center(n_hashtags)", eligible="post", scheme="continuous"))
@@ -219,6 +300,17 @@ def test_without_images(config: Config) -> None:
     record = run(labelled(config, eligible="post"))
     assert record.dropped == {"deleted": pc.sum(posts["deleted"]).as_py()}
     assert set(record.inputs) == {"posts"}
+
+
+def test_a_split_by_time_needs_times(config: Config) -> None:
+    posts = made_posts(400)
+    times = pa.array([*posts["created_at"].to_pylist()[:-2], None, None], pa.timestamp("us", "UTC"))
+    put(config, "posts", posts.set_column(posts.column_names.index("created_at"), "created_at", times))
+    given = {"eligible": "post", "scheme": "karpathy", "split": "time"}
+    missing = 2 - sum(posts["deleted"].to_pylist()[-2:])
+    with pytest.raises(InputError, match=rf"label.split time: {missing} labelled posts have no created_at"):
+        run(labelled(config, **given))
+    assert not config.open_storage().exists("labels")
 
 
 def test_missing_values_are_counted_out(config: Config) -> None:
@@ -269,6 +361,9 @@ def test_the_result_does_not_depend_on_files_or_order(config: Config, tmp_path: 
         ({"split": "folds"}, "label.split: posts/ has no column 'folds'"),
         ({"split": "kind"}, "label.split kind: that column of posts/ holds 'ant', 'bee' for labelled posts"),
         ({"quantile": 0.0001}, "label.quantile 0.0001: leaves a class empty"),
+        ({"weights": "text"}, "label.weights: column 'text' of posts/ holds string, but weights are numbers"),
+        ({"weights": "nope"}, "label.weights: posts/ has no column 'nope'"),
+        ({"scheme": "quantiles", "classes": 9999}, "label.classes 9999: leaves a class empty"),
         ({"val": 0.8, "test": 0.2}, "leave nothing to train on"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from typing import Any
 
@@ -13,11 +14,24 @@ from hypothesis import strategies as st
 
 from raypipe.config import LabelOptions
 from raypipe.errors import ConfigError, InputError
-from raypipe.label.schemes import SCHEMES, Scored, check_options, thresholds
+from raypipe.label.schemes import SCHEMES, Scored, check_classes, check_options
 
 
-def label(scored: Scored, scheme: str, **options: Any) -> pa.Array:
-    return SCHEMES[scheme].label(scored, LabelOptions(scheme=scheme, **options))  # type: ignore[arg-type]
+def label(scored: Scored, scheme: str, cut: int | None = None, **options: Any) -> pa.Array:
+    """The labels of posts that lie in one block, or in two, cut at some row."""
+    n = len(scored.posts)
+    bounds = [0, n] if cut is None else [0, min(cut, n), n]
+
+    def part(values: Any, a: int, b: int) -> Any:
+        return None if values is None else values[a:b]
+
+    blocks = [
+        Scored(scored.posts.slice(a, b - a), part(scored.y, a, b), None, part(scored.score, a, b), i)
+        for i, (a, b) in enumerate(itertools.pairwise(bounds))
+    ]
+    chosen = LabelOptions(scheme=scheme, **options)  # type: ignore[arg-type]
+    labeller = SCHEMES[scheme].learn(lambda function, _: [function(block) for block in blocks], n, chosen)
+    return pa.concat_arrays([labeller(block).cast(SCHEMES[scheme].label_type) for block in blocks])
 
 
 def scored(values: list[float], **columns: Any) -> Scored:
@@ -26,9 +40,9 @@ def scored(values: list[float], **columns: Any) -> Scored:
     return Scored(posts, y=numbers, score=numbers)
 
 
-@given(st.lists(st.integers(-5, 5), min_size=10, max_size=120), st.integers(10, 50))
-def test_residual_is_the_rule_of_ranks(values: list[int], percent: int) -> None:
-    labels = label(scored(values), "residual", quantile=percent / 100).to_pylist()  # type: ignore[arg-type]
+@given(st.lists(st.integers(-5, 5), min_size=10, max_size=120), st.integers(10, 50), st.integers(0, 120))
+def test_residual_is_the_rule_of_ranks(values: list[int], percent: int, cut: int) -> None:
+    labels = label(scored(values), "residual", cut, quantile=percent / 100).to_pylist()  # type: ignore[arg-type]
     n = len(values)
     in_order = [i for _, i in sorted((value, i) for i, value in enumerate(values))]
     expected: list[str | None] = [None] * n
@@ -72,16 +86,30 @@ def test_quantiles_need_a_post_a_class() -> None:
 @given(
     posts=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 5)), min_size=2, max_size=70),
     size=st.integers(2, 15),
+    cut=st.integers(0, 70),
 )
-def test_karpathy(posts: list[tuple[int, int]], size: int) -> None:
+def test_karpathy(posts: list[tuple[int, int]], size: int, cut: int) -> None:
     followers, likes = [f for f, _ in posts], [n for _, n in posts]
-    found = label(scored([0.0] * len(posts), followers=followers, likes=likes), "karpathy", group=size).to_pylist()
+    rows = scored([0.0] * len(posts), followers=followers, likes=likes)
+    found = label(rows, "karpathy", cut, group=size).to_pylist()
     by_reach = sorted(range(len(posts)), key=lambda i: (followers[i], i))
     for start in range(0, len(posts), size):
         group = sorted(by_reach[start : start + size], key=lambda i: (likes[i], i))
         half = len(group) // 2
         expected = ["bottom"] * half + ["top"] * (len(group) - half) if len(group) > 1 else [None]
         assert [found[i] for i in group] == expected
+
+
+def test_karpathy_without_outliers() -> None:
+    rng = np.random.default_rng(3)
+    followers, likes = rng.permutation(1_000), rng.permutation(1_000)
+    rows = scored([0.0] * 1_000, followers=followers, likes=likes)
+    found = label(rows, "karpathy", 333, group=50, outliers=0.05).to_pylist()
+    inside = (followers >= 50) & (followers < 950) & (likes >= 50) & (likes < 950)
+    assert [name is not None for name in found] == inside.tolist()
+    kept = np.flatnonzero(inside)
+    alone = scored([0.0] * len(kept), followers=followers[kept], likes=likes[kept])
+    assert label(alone, "karpathy", group=50).to_pylist() == [found[i] for i in kept]
 
 
 def test_karpathy_needs_two_posts() -> None:
@@ -98,11 +126,12 @@ def test_continuous_is_the_score() -> None:
 def test_column_gives_strings_and_keeps_nulls() -> None:
     posts = Scored(pa.table({"post_id": list("abc"), "kind": [1, None, 2], "same": ["x", "x", None]}))
     assert label(posts, "column", column="kind").to_pylist() == ["1", None, "2"]
+    options = LabelOptions(scheme="column", column="same")
+    check_classes(options, Counter(x=2, y=1), 3)
     with pytest.raises(InputError, match="all 3 eligible posts have the label 'x'"):
-        label(posts, "column", column="same")
-    empty = Scored(pa.table({"post_id": ["a"], "kind": pa.array([None], pa.string())}))
+        check_classes(options, Counter(x=2), 3)
     with pytest.raises(InputError, match="all 1 eligible posts have no label"):
-        label(empty, "column", column="kind")
+        check_classes(options, Counter(), 1)
 
 
 def test_hashtags() -> None:
@@ -111,8 +140,12 @@ def test_hashtags() -> None:
     labels = label(posts, "hashtags", hashtags=["beach", "#cat"])
     assert labels.to_pylist() == [["beach"], [], None, ["beach", "cat"], []]
     assert labels.type == SCHEMES["hashtags"].label_type
+    found = Counter({"beach": 1, "": 2, "beach,cat": 1})
+    check_classes(LabelOptions(scheme="hashtags", hashtags=["beach", "#cat"]), found, 5)
     with pytest.raises(InputError, match=r"label.hashtags dog: none of 4 eligible posts with a caption"):
-        label(posts, "hashtags", hashtags=["dog"])
+        check_classes(LabelOptions(scheme="hashtags", hashtags=["beach", "dog"]), found, 5)
+    with pytest.raises(InputError, match=r"label.hashtags beach: each of 2 eligible posts with a caption"):
+        check_classes(LabelOptions(scheme="hashtags", hashtags=["beach"]), Counter(beach=2), 5)
 
 
 @pytest.mark.parametrize(
@@ -126,11 +159,3 @@ def test_hashtags() -> None:
 def test_options_that_do_not_go_together(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_options(LabelOptions(**options))
-
-
-def test_thresholds_are_the_bounds_of_each_class() -> None:
-    labels = pa.array(["bottom", None, "top", "bottom", "top"])
-    values = np.array([-2.0, 0.0, 1.5, -3.0, 4.0])
-    assert thresholds(labels, values) == {"bottom": [-3.0, -2.0], "top": [1.5, 4.0]}
-    assert thresholds(labels, None) == {}
-    assert thresholds(pa.array(values), values) == {}

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raypipe.errors import InputError
-from raypipe.label.split import group_units, split, strata
+from raypipe.label.names import name_hashes
+from raypipe.label.split import SIDES, Labelled, count_leaks, group_units, sides_of, split, strata
 
 
 def posts(n: int, **columns: Any) -> pa.Table:
@@ -22,24 +23,38 @@ def posts(n: int, **columns: Any) -> pa.Table:
     )
 
 
-def no_hash(n: int) -> pa.ChunkedArray:
-    return pa.chunked_array([pa.nulls(n, pa.string())])
-
-
 def run(
     kind: str,
     rows: pa.Table,
     classes: list[str | None] | None = None,
     hashes: list[str | None] | None = None,
-    **how: Any,
+    *,
+    val: float = 0.25,
+    test: float = 0.0,
+    seed: int = 0,
 ) -> list[str | None]:
-    n = len(rows)
-    sha256 = no_hash(n) if hashes is None else pa.chunked_array([hashes], pa.string())
-    labels = pa.array(classes if classes is not None else ["a"] * n, pa.string())
-    result: list[str | None] = split(
-        kind, rows, sha256, labels, **{"val": 0.25, "test": 0.0, "seed": 0, **how}
-    ).to_pylist()
-    return result
+    """The side of each post by name; None where `classes` has none."""
+    labels = pa.array(classes if classes is not None else ["a"] * len(rows), pa.string())
+    known = np.flatnonzero(labels.is_valid())
+    chosen = rows.take(pa.array(known))
+    pictures = None
+    if hashes is not None:
+        named = pa.array(hashes, pa.string()).take(pa.array(known)).dictionary_encode().indices
+        pictures = np.asarray(named.fill_null(-1)).astype(np.int64)
+    given = kind not in ("random", "user", "time")
+    posts = Labelled(
+        keys=name_hashes(chosen["post_id"], seed + 1),
+        classes=np.unique(labels.drop_null().to_pylist(), return_inverse=True)[1],
+        users=name_hashes(chosen["user_id"].cast(pa.string())),
+        pictures=pictures,
+        times=np.asarray(chosen["created_at"].cast(pa.int64())) if kind == "time" else None,
+        given=sides_of(kind, chosen[kind]) if given else None,
+    )
+    sides = split(kind, posts, val=val, test=test)
+    found: list[str | None] = [None] * len(rows)
+    for row, side in zip(known.tolist(), sides.tolist(), strict=True):
+        found[row] = SIDES[side]
+    return found
 
 
 def test_the_papers_quarter() -> None:
@@ -141,13 +156,6 @@ def test_time_keeps_duplicates_with_the_latest() -> None:
     assert run("time", rows, hashes=["h", None, None, "h"], val=0.5) == ["val", "train", "train", "val"]
 
 
-def test_time_needs_a_time() -> None:
-    rows = posts(3, created_at=pa.array([1, None, 3], pa.timestamp("us", "UTC")))
-    with pytest.raises(InputError, match=r"label.split time: 1 labelled posts have no created_at"):
-        run("time", rows)
-    assert run("time", rows, ["a", None, "b"], val=0.5) == ["train", None, "val"]
-
-
 def test_a_column_says_it() -> None:
     rows = posts(4, fold=["val", "train", "nonsense", "test"])
     assert run("fold", rows, ["a", "b", None, "a"]) == ["val", "train", None, "test"]
@@ -160,10 +168,36 @@ def test_a_column_says_it() -> None:
 
 
 def test_units_join_what_shares_any_key() -> None:
-    users = pa.chunked_array([["a", "b"], ["b", "c", None, None]])
-    hashes = pa.chunked_array([[None, "x", "y", "x", "z", None]])
-    assert group_units(6, [users, hashes]).tolist() == [0, 1, 1, 1, 2, 3]
-    assert group_units(3, []).tolist() == [0, 1, 2]
+    users = np.array([7, 9, 9, 4, 0, 0], np.uint64)
+    pictures = np.array([-1, 0, 1, 0, 2, -1])
+    units = group_units(6, pictures, users)
+    assert len({int(units[i]) for i in (1, 2, 3)}) == 1
+    assert len(set(units.tolist())) == 4
+    assert group_units(3, None, None).tolist() == [0, 1, 2]
+    assert len(set(group_units(4, np.array([-1, 5, 5, -1]), None).tolist())) == 3
+
+
+def test_leaks_are_users_on_two_sides() -> None:
+    sides = np.array([0, 1, 0, 0, 2, 1, 0, 1], np.int8)
+    users = np.array([3, 3, 4, 4, 5, 0, 0, 5], np.uint64)
+    assert count_leaks(sides, users) == 2
+    assert count_leaks(sides, None) == 0
+
+
+def test_a_million_posts_in_a_moment_and_exactly() -> None:
+    rng = np.random.default_rng(4)
+    n = 1_000_000
+    pictures = np.where(rng.random(n) < 0.02, rng.integers(0, 5_000, n), -1)
+    users = rng.integers(1, 300_000, n).astype(np.uint64)
+    posts = Labelled(rng.permutation(n).astype(np.uint64), rng.integers(0, 2, n), users, pictures)
+    for kind in ("random", "user"):
+        sides = split(kind, posts, val=0.25, test=0.1)
+        assert np.bincount(sides).tolist() == [650_000, 250_000, 100_000]
+        for c in (0, 1):
+            assert np.mean(sides[posts.classes == c] == 1) == pytest.approx(0.25, abs=0.002)
+        same = np.unique(np.column_stack([pictures, sides])[pictures >= 0], axis=0)
+        assert len(same) == len(np.unique(pictures)) - 1
+        assert (count_leaks(sides, users) == 0) == (kind == "user")
 
 
 def test_strata() -> None:

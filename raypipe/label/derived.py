@@ -1,0 +1,59 @@
+"""Columns that formulas may name and that are made from the posts' own: age, hour, weekday, length of the caption.
+
+A column of posts/ with the same name goes before them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+_US_A_DAY = 86_400_000_000
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A made column: the columns of posts/ that it needs, its type, and how it is computed from a block."""
+
+    needs: tuple[str, ...]
+    type: pa.DataType
+    compute: Callable[[pa.Table], pa.ChunkedArray]
+
+
+def _age_days(posts: pa.Table) -> pa.ChunkedArray:
+    read = pc.coalesce(posts["revisited_at"], posts["collected_at"])
+    age = pc.subtract(read, posts["created_at"]).cast(pa.int64())
+    return pc.divide(age.cast(pa.float64()), float(_US_A_DAY))
+
+
+def _caption_length(posts: pa.Table) -> pa.ChunkedArray:
+    return pc.fill_null(pc.utf8_length(posts["caption"]), 0).cast(pa.int64())
+
+
+DERIVED = {
+    "age_days": Derived(("created_at", "collected_at", "revisited_at"), pa.float64(), _age_days),
+    "hour": Derived(("created_at",), pa.int64(), lambda posts: pc.hour(posts["created_at"])),
+    "weekday": Derived(("created_at",), pa.int64(), lambda posts: pc.day_of_week(posts["created_at"])),
+    "caption_length": Derived(("caption",), pa.int64(), _caption_length),
+}
+"""``age_days``: days from creation until likes were read (at the revisit, else when collected). ``hour`` (0–23, UTC)
+and ``weekday`` (0 is Monday) of the creation. ``caption_length`` in characters, 0 where there is no caption.
+"""
+
+
+def columns_of(name: str, schema: pa.Schema) -> tuple[str, ...]:
+    """The columns of posts/ from which the variable `name` of a formula comes."""
+    return DERIVED[name].needs if name in DERIVED and name not in schema.names else (name,)
+
+
+def type_of(name: str, schema: pa.Schema) -> pa.DataType:
+    """The Arrow type of a variable."""
+    return schema.field(name).type if name in schema.names else DERIVED[name].type
+
+
+def value_of(name: str, posts: pa.Table) -> pa.ChunkedArray:
+    """The values of a variable in a block of posts."""
+    return posts[name] if name in posts.column_names else DERIVED[name].compute(posts)

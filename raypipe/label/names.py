@@ -1,0 +1,85 @@
+"""Names (post_ids, user_ids) as numbers: 64-bit hashes of a whole column at a time, and their bytes as sortable words.
+
+100 million names do not fit into memory as strings; as hashes they take 8 bytes each. The hash is no secret and no
+checksum. Whoever joins by it makes sure that no two names share one, and takes another `salt` if they do.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+Words = npt.NDArray[np.uint64]
+
+_WORD = 8
+_FACTORS = (np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53))
+_GOLDEN = 0x9E3779B97F4A7C15
+_ALL = 2**64 - 1
+
+
+def name_hashes(names: pa.ChunkedArray, salt: int = 0) -> Words:
+    """A 64-bit hash of each string, uint64 (n,); equal strings have equal hashes, however they are chunked. Null: 0."""
+    parts = [_hashes(chunk, salt) for chunk in names.chunks]
+    return np.concatenate(parts) if parts else np.empty(0, np.uint64)
+
+
+def name_words(names: pa.ChunkedArray, number: int) -> Words:
+    """Bytes 8·`number` to 8·`number` + 7 of each string as one big-endian number, uint64 (n,); zeros behind its end.
+
+    Strings compare by code point as their words do, one after the other.
+    """
+    parts = []
+    for chunk in names.chunks:
+        starts, lengths, window = _bytes(chunk)
+        parts.append(_word(starts, lengths, window, number).byteswap())
+    return np.concatenate(parts) if parts else np.empty(0, np.uint64)
+
+
+def _bytes(names: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Words]:
+    """Where each string starts, its length in bytes, and the 8 bytes from any place on, as a little-endian number."""
+    kind = np.int64 if pa.types.is_large_string(names.type) else np.int32
+    _, offsets_buffer, data = names.buffers()
+    offsets = np.frombuffer(offsets_buffer, kind)[names.offset : names.offset + len(names) + 1].astype(np.int64)
+    first, last = (int(offsets[0]), int(offsets[-1])) if len(offsets) else (0, 0)
+    padded = np.zeros(last - first + _WORD, np.uint8)
+    if last > first:
+        padded[: last - first] = np.frombuffer(data, np.uint8)[first:last]
+    window = np.ndarray((last - first + 1,), np.dtype("<u8"), buffer=padded.data, strides=(1,))
+    return offsets[:-1] - first, np.diff(offsets), window
+
+
+def _word(starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], window: Words, number: int) -> Words:
+    left = np.clip(lengths - _WORD * number, 0, _WORD)
+    # A start behind the data belongs to an empty rest, of which nothing is kept.
+    place = np.minimum(starts + _WORD * number, len(window) - 1)
+    masks = np.array([(1 << 8 * k) - 1 for k in range(_WORD + 1)], np.uint64)
+    return window[place] & masks[left]
+
+
+def _hashes(names: pa.Array, salt: int) -> Words:
+    starts, lengths, window = _bytes(names)
+    state = lengths.astype(np.uint64) * np.uint64(_GOLDEN) + _salted(salt)
+    for number in range(-(-int(lengths.max(initial=0)) // _WORD)):
+        # Shorter names are done: mixing in zeros would do no harm, but which are there must not depend on the others.
+        more = lengths > _WORD * number
+        if more.all():
+            state = mixed(state ^ _word(starts, lengths, window, number))
+        else:
+            state[more] = mixed(state[more] ^ _word(starts[more], lengths[more], window, number))
+    state = mixed(state)
+    if names.null_count:
+        state[np.asarray(names.is_null())] = 0
+    return state
+
+
+def mixed(state: Words) -> Words:
+    """Each number for another, one to one, in which each bit depends on all bits (MurmurHash3's finaliser, Appleby)."""
+    with np.errstate(over="ignore"):
+        for factor in _FACTORS:
+            state = (state ^ (state >> np.uint64(33))) * factor
+        return np.asarray(state ^ (state >> np.uint64(33)))
+
+
+def _salted(salt: int) -> np.uint64:
+    return np.uint64(mixed(np.array([(salt + 1) * _GOLDEN & _ALL], np.uint64))[0])

@@ -1,0 +1,238 @@
+"""The passes of `label` over the posts: which take part, their y, score and label, and what the split must know."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raypipe import tables
+from raypipe.config import LabelOptions
+from raypipe.errors import InputError
+from raypipe.label.blocks import Block, Engine, plan_blocks
+from raypipe.label.derived import columns_of
+from raypipe.label.design import Design
+from raypipe.label.eligible import (
+    Verdicts,
+    count,
+    image_columns,
+    image_verdicts,
+    nothing_eligible,
+    post_codes,
+    post_columns,
+)
+from raypipe.label.formula import Floats
+from raypipe.label.model import predict
+from raypipe.label.names import Words, name_hashes
+from raypipe.label.schemes import Labeller, Scored
+from raypipe.label.split import Labelled, sides_of, strata
+from raypipe.storage import Storage
+
+T = TypeVar("T")
+
+_PICTURES = ["post_id", "sha256"]
+
+
+@dataclass(frozen=True)
+class Posts:
+    """The eligible posts of a root: their blocks, and for each block a bit a row (packed) that says who takes part."""
+
+    engine: Engine
+    schema: pa.Schema
+    blocks: list[Block]
+    masks: list[npt.NDArray[np.uint8]]
+    dropped: Counter[str]
+
+    def over(self, function: Callable[[Block, pa.Table], T], columns: Sequence[str], title: str) -> list[T]:
+        """`function` of each block's eligible posts, in order."""
+        masks = self.masks
+
+        def block(part: Block, rows: pa.Table) -> T:
+            kept = np.unpackbits(masks[part.number], count=part.rows).view(bool)
+            return function(part, rows if kept.all() else rows.filter(pa.array(kept)))
+
+        # A column is needed for the number of rows, whatever is read.
+        wanted = list(dict.fromkeys(columns)) or ["deleted"]
+        return self.engine.map(block, self.blocks, wanted, title)
+
+
+def eligible_posts(engine: Engine, storage: Storage, options: LabelOptions) -> Posts:
+    """Who takes part, in a pass over images/ (where the rule asks for pictures) and one over posts/.
+
+    InputError where nobody does.
+    """
+    rule = options.eligible
+    schema = tables.open_dataset(storage, "posts").schema
+    verdicts: Verdicts | None = None
+    if rule != "post":
+        images = plan_blocks(storage, "images")
+
+        def over_images(function: Callable[[pa.Table], Any]) -> list[Any]:
+            return engine.map(lambda _, rows: function(rows), images, image_columns(rule), "Reading images")
+
+        verdicts = image_verdicts(over_images, rule)
+    blocks = plan_blocks(storage, "posts")
+
+    def codes(_: Block, rows: pa.Table) -> tuple[npt.NDArray[np.uint8], Counter[str]]:
+        found = post_codes(rows, verdicts)
+        return np.packbits(found == 0), count(found)
+
+    parts = engine.map(codes, blocks, post_columns(verdicts), "Reading posts")
+    dropped = sum((part[1] for part in parts), Counter[str]())
+    n = sum(block.rows for block in blocks)
+    if dropped.total() == n:
+        raise InputError(nothing_eligible(rule, n, dropped))
+    return Posts(engine, schema, blocks, [part[0] for part in parts], dropped)
+
+
+def response_columns(design: Design | None, schema: pa.Schema) -> list[str]:
+    """The columns of posts/ from which y and the terms are computed."""
+    if design is None:
+        return []
+    names = [column for name in design.formula.variables for column in columns_of(name, schema)]
+    return names + ([design.weights] if design.weights else [])
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """y, fitted and score of the eligible posts of any block; `params` is None where there is no regression."""
+
+    design: Design | None
+    params: Floats | None
+
+    def score(self, block: Block, posts: pa.Table) -> tuple[Scored, Counter[str]]:
+        """The usable posts of a block, and how many are not, by reason."""
+        if self.design is None:
+            return Scored(posts, block=block.number), Counter()
+        found = self.design.matrices(posts)
+        usable = posts if found.kept.all() else posts.filter(pa.array(found.kept))
+        if self.params is None:
+            return Scored(usable, found.y, block=block.number), found.dropped
+        fitted = predict(found.X, self.params)
+        return Scored(usable, found.y, fitted, found.y - fitted, block.number), found.dropped
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What the split needs of one block's labelled posts, in order; `n` counts the block's usable posts."""
+
+    n: int
+    keys: Words
+    strata: pa.DictionaryArray
+    users: Words | None
+    names: Words | None
+    times: npt.NDArray[np.int64] | None
+    given: npt.NDArray[np.int8] | None
+    no_time: int
+
+
+def draw_columns(options: LabelOptions, schema: pa.Schema) -> list[str]:
+    """The columns of posts/ that `draw` reads besides those of y and of the scheme."""
+    names = ["post_id"] + (["user_id"] if not pa.types.is_null(schema.field("user_id").type) else [])
+    if options.split == "time":
+        return [*names, "created_at"]
+    return names if options.split in ("random", "user") else [*names, options.split]
+
+
+def draw(scored: Scored, label: pa.Array, options: LabelOptions, seed: int) -> Drawn:
+    """The labelled posts of a block as numbers."""
+    classes = strata(label)
+    known = pc.is_valid(classes)
+    posts = scored.posts.filter(known)
+    encoded = classes.filter(known).dictionary_encode()
+    times, given, no_time = None, None, 0
+    if options.split == "time":
+        no_time = posts["created_at"].null_count
+        times = np.asarray(pc.fill_null(posts["created_at"].cast(pa.int64()), 0))
+    elif options.split not in ("random", "user"):
+        given = sides_of(options.split, posts[options.split])
+    return Drawn(
+        n=len(label),
+        # Two hashes: one that draws, by the seed, one by which duplicates are found.
+        keys=name_hashes(posts["post_id"], seed + 1),
+        names=name_hashes(posts["post_id"]),
+        strata=encoded,
+        users=name_hashes(posts["user_id"], 1) if "user_id" in posts.column_names else None,
+        times=times,
+        given=given,
+        no_time=no_time,
+    )
+
+
+def together(parts: Sequence[Drawn], groups: tuple[Words, Words] | None) -> tuple[Labelled, list[str]]:
+    """All labelled posts, and the names of their classes; `groups` as from `picture_groups`."""
+    names = sorted({name for part in parts for name in part.strata.dictionary.to_pylist()})
+    number = {name: i for i, name in enumerate(names)}
+    classes = []
+    for part in parts:
+        codes = np.array([number[name] for name in part.strata.dictionary.to_pylist()], np.int64)
+        classes.append(codes[part.strata.indices.to_numpy()])
+    keys = np.concatenate([part.keys for part in parts])
+    pictures = None
+    if groups is not None and len(groups[0]):
+        own = np.concatenate([part.names for part in parts if part.names is not None])
+        place = np.minimum(np.searchsorted(groups[0], own), len(groups[0]) - 1)
+        pictures = np.where(groups[0][place] == own, groups[1][place].astype(np.int64), -1)
+
+    def joined(name: str) -> Any:
+        found = [getattr(part, name) for part in parts]
+        return None if any(item is None for item in found) else np.concatenate(found)
+
+    return Labelled(
+        keys=keys,
+        classes=np.concatenate(classes),
+        users=joined("users"),
+        pictures=pictures,
+        times=joined("times"),
+        given=joined("given"),
+    ), names
+
+
+def picture_groups(engine: Engine, storage: Storage) -> tuple[Words, Words]:
+    """Posts whose picture another post has too: sorted hashes of their post_ids, and a number a group.
+
+    Equal and nearly equal pictures where images/ lists them (`images/_duplicates/`), else equal bytes by SHA-256.
+    """
+    record = tables.get_record(storage, "images")
+    if any(file.path.startswith("_duplicates/") for file in record.files):
+        listed = tables.read_table(storage, "images", ["post_id", "group"], folder="_duplicates")
+        keys, found = name_hashes(listed["post_id"]), name_hashes(listed["group"], 1)
+    else:
+
+        def block(_: Block, rows: pa.Table) -> tuple[Words, Words]:
+            rows = rows.filter(pc.is_valid(rows["sha256"]))
+            return name_hashes(rows["post_id"]), name_hashes(rows["sha256"], 1)
+
+        parts = engine.map(block, plan_blocks(storage, "images"), _PICTURES, "Comparing pictures")
+        keys, found = (np.concatenate([np.empty(0, np.uint64), *(part[i] for part in parts)]) for i in (0, 1))
+        order = np.argsort(found, kind="stable")
+        same = found[order][1:] == found[order][:-1]
+        several = order[np.append(same, False) | np.insert(same, 0, False)] if len(order) else order
+        keys, found = keys[several], found[several]
+    order = np.argsort(keys)
+    return keys[order], np.unique(found, return_inverse=True)[1].astype(np.uint64)[order]
+
+
+@dataclass
+class Written:
+    """What the last pass has counted: posts by class and side, lowest and highest value by class, drops by reason."""
+
+    counts: Counter[tuple[str, str]]
+    ranges: dict[str, list[float]]
+    dropped: Counter[str]
+    n: int
+
+
+def labels_of(scored: Scored, labeller: Labeller, sides: npt.NDArray[np.int8]) -> tuple[pa.Array, pa.Array]:
+    """The labels of a block's usable posts, and their sides by name: null where there is no label."""
+    label = labeller(scored)
+    known = np.asarray(pc.is_valid(strata(label)))
+    codes = np.full(len(label), -1, np.int8)
+    codes[known] = sides
+    return label, pa.array(("train", "val", "test")).take(pa.array(codes, mask=codes < 0))

@@ -1,0 +1,53 @@
+"""Blocks of posts as Ray tasks. Named so because it imports Ray, which the rest of `label` does not."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import ray.data
+
+from raypipe.errors import RaypipeError, StageError, one_line
+from raypipe.label.blocks import Block, block_progress
+from raypipe.runtime import cause
+from raypipe.storage import Storage
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RayTasks:
+    """An `Engine` on Ray Data: a task a block."""
+
+    storage: Storage
+
+    def map(
+        self, function: Callable[[Block, pa.Table], T], blocks: Sequence[Block], columns: Sequence[str], title: str
+    ) -> list[T]:
+        """`function` of each block and its rows, in order; StageError where a task met what nobody foresaw."""
+        storage, wanted = self.storage, list(columns)
+
+        def one(row: dict[str, Any]) -> dict[str, Any]:
+            block: Block = pickle.loads(row["block"])
+            found = function(block, block.read(storage, wanted))
+            return {"number": block.number, "rows": block.rows, "result": pickle.dumps(found, protocol=5)}
+
+        if not blocks:
+            return []
+        items = [{"block": pickle.dumps(block)} for block in blocks]
+        stream = ray.data.from_items(items, override_num_blocks=len(items)).map(one)
+        results: dict[int, T] = {}
+        try:
+            with block_progress(title, blocks) as progress:
+                for row in stream.iter_rows():
+                    results[row["number"]] = pickle.loads(row["result"])
+                    progress.advance(row["rows"])
+        except Exception as error:  # Ray wraps whatever a block met; the line shows what that was
+            first = cause(error)
+            if isinstance(first, RaypipeError):
+                raise first from error
+            raise StageError(f"{storage.uri('posts')}: cannot be processed: {one_line(first)}") from error
+        return [results[block.number] for block in blocks]

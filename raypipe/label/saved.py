@@ -1,0 +1,207 @@
+"""``_model.json``: a fit and what its formula has learned, written so that new posts can be scored with it.
+
+Floats are kept to the last bit. Nothing in the file is executed but the formula itself, as when it was fitted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from formulaic import ModelSpec
+from formulaic.model_spec import ModelSpecs
+from formulaic.parser.types import Factor
+from scipy import stats
+
+from raypipe.errors import InputError
+from raypipe.label.design import Design
+from raypipe.label.formula import check_columns, parse
+from raypipe.label.inference import Fit
+from raypipe.label.residuals import Shape
+from raypipe.label.summary import summary
+from raypipe.storage import Storage
+
+MODEL_FILE = "_model.json"
+
+# Of shape (p,), kept by term name.
+_BY_TERM = ("params", "bse", "tvalues", "pvalues", "conf_int")
+_MATRICES = ("cov_params", "R")
+
+
+def as_json(fitted: Fit | None, design: Design | None = None, **more: Any) -> bytes:
+    """``_model.json``: the fit's statistics, those of terms by term name, after `more`; null where not finite."""
+    values = dict(more)
+    if fitted is not None:
+        found = asdict(fitted)
+        terms = found.pop("terms")
+        for name in _BY_TERM:
+            found[name] = dict(zip(terms, found[name].tolist(), strict=True))
+        for name in _MATRICES:
+            rows = found[name].tolist()
+            found[name] = {term: dict(zip(terms, row, strict=True)) for term, row in zip(terms, rows, strict=True)}
+        values |= found
+    if design is not None:
+        values |= {"weights": design.weights, "learned": _learned(design)}
+    return json.dumps(_finite(values), indent=2, ensure_ascii=False).encode()
+
+
+def _learned(design: Design) -> dict[str, Any]:
+    """What terms have learned: `transforms` (means, knots, …) and `levels` of categoricals, by factor."""
+    sides = (design.spec.lhs, design.spec.rhs)
+    levels = {
+        factor: [_plain(level) for level in state["categories"]]
+        for side in sides
+        for factor, (_, state) in side.encoder_state.items()
+        if "categories" in state
+    }
+    transforms = {name: _encoded(state) for side in sides for name, state in side.transform_state.items()}
+    return {"transforms": transforms, "levels": levels}
+
+
+def _encoded(value: Any) -> Any:
+    if isinstance(value, dict):
+        # Orthogonal polynomials number their coefficients.
+        if value and all(isinstance(key, int) for key in value):
+            return {"by_number": [_encoded(value[key]) for key in sorted(value)]}
+        return {str(key): _encoded(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return {"array": value.tolist()}
+    if isinstance(value, (list, tuple)):
+        return [_encoded(item) for item in value]
+    return _plain(value)
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_decoded(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if set(value) == {"by_number"}:
+        return dict(enumerate(map(_decoded, value["by_number"])))
+    if set(value) == {"array"}:
+        return np.array(value["array"])
+    return {key: _decoded(item) for key, item in value.items()}
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A fitted regression that was read back from ``labels/_model.json``."""
+
+    design: Design
+    fit: Fit
+
+    def summary(self) -> str:
+        """The fit as a table of text, laid out as statsmodels' `summary()`."""
+        return summary(self.design.formula.response, self.fit)
+
+    def predict(self, posts: pa.Table, alpha: float = 0.05) -> pd.DataFrame:
+        """y, score and statsmodels' `get_prediction().summary_frame()` for new posts, indexed by their row.
+
+        Columns: ``y``, ``mean`` (the fitted value), ``score`` = y − mean, ``mean_se``, ``mean_ci_lower``,
+        ``mean_ci_upper``, ``obs_ci_lower``, ``obs_ci_upper`` at 1 − `alpha`. Posts that cannot be predicted (see
+        `Design.matrices`) are left out. InputError where a column is not there or a value is beyond a spline's
+        bounds.
+        """
+        check_columns(self.design.formula, posts.schema)
+        try:
+            matrices = self.design.matrices(posts)
+        except Exception as error:
+            reason = str(error.__cause__ or error).partition("\n")[0]
+            raise InputError(
+                f"label.formula: {self.design.formula.text!r} cannot be applied to these posts: {reason}"
+            ) from error
+        X, fit = matrices.X, self.fit
+        mean = X @ fit.params
+        variance = np.einsum("ij,jk,ik->i", X, fit.cov_params, X)
+        weights = 1.0 if matrices.weights is None else matrices.weights
+        reference = stats.t(fit.df_resid) if fit.cov_type == "nonrobust" else stats.norm()
+        q = reference.ppf(1 - alpha / 2)
+        se, spread = np.sqrt(variance), np.sqrt(variance + fit.scale / weights)
+        return pd.DataFrame(
+            {
+                "y": matrices.y,
+                "mean": mean,
+                "score": matrices.y - mean,
+                "mean_se": se,
+                "mean_ci_lower": mean - q * se,
+                "mean_ci_upper": mean + q * se,
+                "obs_ci_lower": mean - q * spread,
+                "obs_ci_upper": mean + q * spread,
+            },
+            index=pd.Index(np.flatnonzero(matrices.kept), name="row"),
+        )
+
+
+def load_model(root: str | Storage) -> SavedModel:
+    """The regression of a run's ``labels/``. InputError where the scheme has fitted none."""
+    storage = root if isinstance(root, Storage) else Storage(root)
+    values = json.loads(storage.read(f"labels/{MODEL_FILE}"))
+    if values.get("params") is None:
+        raise InputError(
+            f"{storage.uri('labels', MODEL_FILE)}: the scheme {values.get('scheme')!r} fits no regression; "
+            "residual and continuous do"
+        )
+    return SavedModel(_design(values), _fit(values))
+
+
+def _fit(values: dict[str, Any]) -> Fit:
+    terms = tuple(values["params"])
+
+    def numbers(found: Any) -> Any:
+        # What was not finite is null in the file.
+        return np.array([np.nan if value is None else value for value in found], dtype=np.float64)
+
+    given: dict[str, Any] = {item.name: values.get(item.name) for item in fields(Fit)}
+    for name in ("params", "bse", "tvalues", "pvalues"):
+        given[name] = numbers(values[name].values())
+    given["conf_int"] = np.array([numbers(pair) for pair in values["conf_int"].values()])
+    for name in _MATRICES:
+        given[name] = np.array([numbers(row.values()) for row in values[name].values()])
+    for name in ("rsquared", "rsquared_adj", "fvalue", "f_pvalue", "llf", "aic", "bic", "condition_number"):
+        given[name] = math.nan if given[name] is None else given[name]
+    given["terms"] = terms
+    given["shape"] = Shape(**values["shape"]) if values.get("shape") else None
+    return Fit(**given)
+
+
+def _design(values: dict[str, Any]) -> Design:
+    formula = parse(values["formula"])
+    learned = values["learned"]
+    levels: dict[str, list[Any]] = learned["levels"]
+
+    def spec(side: Any) -> ModelSpec:
+        kinds = {name: (Factor.Kind.CATEGORICAL, {"categories": known}) for name, known in levels.items()}
+        return ModelSpec(
+            formula=side,
+            transform_state={name: _decoded(state) for name, state in learned["transforms"].items()},
+            encoder_state=kinds,
+            na_action="ignore",
+            output="numpy",
+        )
+
+    known = {name: frozenset(levels[factor]) for factor in levels for name in _one_variable(factor, formula.variables)}
+    specs = ModelSpecs(lhs=spec(formula.parsed.lhs), rhs=spec(formula.parsed.rhs))
+    return Design(formula, tuple(values["params"]), specs, values["weights"], None, known)
+
+
+def _one_variable(factor: str, variables: tuple[str, ...]) -> list[str]:
+    """The variable whose classes a categorical factor holds: ``kind`` of ``kind`` and of ``C(kind, contr.sum)``."""
+    inside = factor.removeprefix("C(").rstrip(")").partition(",")[0].strip().strip("`")
+    return [inside] if inside in variables else []

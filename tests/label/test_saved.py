@@ -1,0 +1,124 @@
+"""A model that was written and read again: the same fit, the same predictions for new posts, as statsmodels'."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import statsmodels.formula.api as smf
+
+from raypipe.errors import InputError
+from raypipe.label.formula import parse
+from raypipe.label.model import fit, make_design
+from raypipe.label.saved import MODEL_FILE, SavedModel, as_json, load_model
+from raypipe.label.summary import summary
+from raypipe.storage import Storage
+from tests.label.test_model import PAPER, made_posts, over_blocks
+
+LEARNED = (
+    "likes ~ bs(log10(1 + followers), df=5) + C(kind, contr.sum) * n_hashtags + poly(followers, 2)"
+    " + scale(log10(1 + n_hashtags))"
+)
+
+
+def saved(
+    posts: pa.Table, text: str, tmp_path: Path, cov_type: str = "nonrobust", weights: str | None = None
+) -> SavedModel:
+    over = over_blocks(posts, 90)
+    design = make_design(over, parse(text), posts.schema, weights)
+    found = fit(over, design, cov_type)
+    storage = Storage(str(tmp_path))
+    storage.write(f"labels/{MODEL_FILE}", as_json(found, design, formula=text))
+    return load_model(storage)
+
+
+@pytest.mark.parametrize("cov_type", ["nonrobust", "HC3"])
+@pytest.mark.parametrize("weights", [None, "w"])
+def test_predictions_are_statsmodels(tmp_path: Path, cov_type: str, weights: str | None) -> None:
+    rng = np.random.default_rng(0)
+    old = made_posts().append_column("w", pa.array(rng.random(400) + 0.5))
+    new = made_posts(900).slice(400).append_column("w", pa.array(rng.random(500) + 0.5))
+    text = "np.log10(1 + likes) ~ np.log10(1 + followers) + n_hashtags + C(kind)"
+    found = saved(old, text, tmp_path, cov_type, weights).predict(new)
+    frame = old.to_pandas()
+    model = smf.wls(text, frame, weights=frame["w"]) if weights else smf.ols(text, frame)
+    reference = model.fit(cov_type=cov_type)
+    wanted = reference.get_prediction(new.to_pandas(), weights=new["w"].to_numpy() if weights else None).summary_frame(
+        alpha=0.05
+    )
+    for column in wanted.columns:
+        np.testing.assert_allclose(found[column], wanted[column], rtol=1e-9, err_msg=column)
+    np.testing.assert_allclose(found["score"], np.log10(1 + new["likes"].to_numpy()) - wanted["mean"], atol=1e-10)
+
+
+@pytest.mark.parametrize("text", [PAPER, LEARNED])
+def test_what_was_learned_comes_back_to_the_last_bit(tmp_path: Path, text: str) -> None:
+    posts = made_posts()
+    over = over_blocks(posts, 90)
+    design = make_design(over, parse(text), posts.schema)
+    again = saved(posts, text, tmp_path)
+    assert again.design.terms == design.terms
+    # Blocks without some of the classes too.
+    for part in (posts, posts.slice(7, 3), posts.filter(pa.array(np.array(posts["kind"]) != "a"))):
+        ours, theirs = again.design.matrices(part), design.matrices(part)
+        np.testing.assert_array_equal(ours.X, theirs.X)
+        np.testing.assert_array_equal(ours.y, theirs.y)
+    first = fit(over, design)
+    assert again.summary() == summary("likes" if text == LEARNED else "log10(1 + likes)", first)
+    np.testing.assert_array_equal(again.fit.cov_params, first.cov_params)
+
+
+def test_posts_that_the_model_cannot_know(tmp_path: Path) -> None:
+    model = saved(made_posts(), LEARNED, tmp_path)
+    new = made_posts(6)
+    strange = new.set_column(new.column_names.index("kind"), "kind", pa.array(["a", "z", "b", None, "c", "z"]))
+    matrices = model.design.matrices(strange)
+    assert matrices.dropped == {"unknown_level": 2, "missing_value": 1}
+    assert model.predict(strange).index.tolist() == [0, 2, 4]
+    giant = new.set_column(new.column_names.index("followers"), "followers", pa.array([10**9] * 6))
+    with pytest.raises(InputError, match=r"cannot be applied to these posts: .*beyond upper and/or lower bounds"):
+        model.predict(giant)
+    with pytest.raises(InputError, match="posts/ has no column 'kind'"):
+        model.predict(new.drop_columns("kind"))
+
+
+def test_a_scheme_without_a_regression_has_no_model(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    storage.write(f"labels/{MODEL_FILE}", as_json(None, scheme="karpathy"))
+    with pytest.raises(InputError, match="the scheme 'karpathy' fits no regression"):
+        load_model(storage)
+
+
+@pytest.mark.parametrize("cov_type", ["nonrobust", "HC1", "cluster"])
+def test_the_summary_says_what_statsmodels_says(cov_type: str) -> None:
+    posts = made_posts()
+    over = over_blocks(posts, 64)
+    text = "np.log10(1 + likes) ~ np.log10(1 + followers) + n_hashtags"
+    found = summary("likes", fit(over, make_design(over, parse(text), posts.schema), cov_type))
+    frame = posts.to_pandas()
+    options = {"cov_kwds": {"groups": pd.factorize(frame["user_id"])[0]}} if cov_type == "cluster" else {}
+    theirs = str(smf.ols(text, frame).fit(cov_type=cov_type, **options).summary())
+    # Each number of theirs, but date, time and the order that means nothing here.
+    for name in (
+        "R-squared:",
+        "Adj. R-squared:",
+        "F-statistic:",
+        "Log-Likelihood:",
+        "AIC:",
+        "BIC:",
+        "Prob(JB):",
+        "Cond. No.",
+    ):
+        number = theirs.partition(name)[2].split()[0]
+        assert found.partition(name)[2].split()[0] == number, name
+    rows = {
+        line.split("  ")[0]: line.split()[-6:] for line in theirs.splitlines() if line.startswith(("np", "n_", "Int"))
+    }
+    ours = {
+        line.split("  ")[0]: line.split()[-6:] for line in found.splitlines() if line.startswith(("np", "n_", "Int"))
+    }
+    assert ours == rows
+    assert len(rows) == 3
