@@ -46,6 +46,11 @@ STAGES = {
         "raypipe.ingest.pipeline:run", "check posts, fetch pictures, count faces", ("columns", "ingest", "faces")
     ),
     "label": Stage("raypipe.label.pipeline:run", "fit the regression, score, label the extremes, split", ("label",)),
+    "judge": Stage(
+        "raypipe.judge.pipeline:run",
+        "judge the labels before training: leaks, agreement, stability",
+        ("judge", "label"),
+    ),
     "train": Stage("raypipe.train.sweep:run_one", "fine-tune VGG-16 in one configuration", ("train",)),
     "sweep": Stage("raypipe.train.sweep:run", "configurations A–D and seeds as Ray Tune trials", ("sweep", "train")),
     "predict": Stage("raypipe.predict.pipeline:run", "apply a trained model to pictures", ("predict",)),

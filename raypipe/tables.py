@@ -56,6 +56,7 @@ MADE_BY = {
     "posts_rejected": "raypipe ingest --posts FILE",
     "images": "raypipe ingest",
     "labels": "raypipe label",
+    "judge": "raypipe judge",
     "truth": "raypipe world",
     "pictures": "raypipe world",
     "snapshots": "raypipe collect",

@@ -1,0 +1,134 @@
+"""Can the label be told without looking at the picture? It should not.
+
+A logistic regression of each class on what is known of the post (reach, hashtags, hour, weekday), smooth in each, is
+fitted to four fifths of the users and asked about the others, five times. An area under the ROC curve of 0.5 means
+that nothing can be told; a classifier of pictures is worth what it has beyond that.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import formulaic
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import statsmodels.api as sm
+
+Floats = npt.NDArray[np.float64]
+
+FOLDS = 5
+_Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """How well one class is told from the others by metadata: the area under the ROC curve and its 95 % interval."""
+
+    label: str
+    n: int
+    positives: int
+    auc: float
+    low: float
+    high: float
+    covariates: tuple[str, ...]
+
+
+def baselines(posts: pd.DataFrame, seed: int) -> list[Baseline]:
+    """One for each class (of two, for the last in the alphabet); empty where labels are no classes."""
+    labelled = posts[posts["label"].notna()]
+    if labelled.empty or not isinstance(labelled["label"].iloc[0], str):
+        return []
+    X, covariates = _covariates(labelled)
+    folds = _folds(labelled, seed)
+    classes = sorted(labelled["label"].unique())
+    found = []
+    for name in classes[1:] if len(classes) == 2 else classes:
+        truth = labelled["label"].eq(name).to_numpy()
+        score = _held_out(X, truth, folds)
+        auc = area(score, truth)
+        error = delong_error(score, truth)
+        found.append(
+            Baseline(
+                label=name,
+                n=len(truth),
+                positives=int(truth.sum()),
+                auc=auc,
+                low=max(0.0, auc - _Z95 * error),
+                high=min(1.0, auc + _Z95 * error),
+                covariates=covariates,
+            )
+        )
+    return found
+
+
+def _covariates(posts: pd.DataFrame) -> tuple[Floats, tuple[str, ...]]:
+    known = {
+        "followers": np.log10(1 + posts["followers"].to_numpy(float)),
+        "n_hashtags": np.log10(1 + posts["n_hashtags"].to_numpy(float)),
+    }
+    when = posts["created_at"]
+    terms = ["bs(followers, df=5, extrapolation='clip')", "bs(n_hashtags, df=4, extrapolation='clip')"]
+    names = ["followers", "n_hashtags"]
+    frame = pd.DataFrame(known)
+    if when.notna().all():
+        # An hour is near its neighbours, midnight too.
+        hour = (when.dt.hour + when.dt.minute / 60).to_numpy(float) * 2 * np.pi / 24
+        frame = frame.assign(sin=np.sin(hour), cos=np.cos(hour), weekday=when.dt.weekday.astype(str).to_numpy())
+        terms += ["sin", "cos", "weekday"]
+        names += ["hour", "weekday"]
+    kept = [term for term, name in zip(terms, ("followers", "n_hashtags"), strict=False) if frame[name].nunique() > 9]
+    kept += [name for name in ("followers", "n_hashtags") if 1 < frame[name].nunique() <= 9]
+    kept += [term for term in terms[2:] if frame[term].nunique() > 1]
+    made = formulaic.model_matrix(" + ".join(kept) or "1", frame)
+    return np.asarray(made, dtype=np.float64), tuple(names)
+
+
+def _folds(posts: pd.DataFrame, seed: int) -> npt.NDArray[np.int64]:
+    # By user, as the posts of one have more in common than their metadata.
+    unit = posts["user_id"].fillna(posts["post_id"])
+    codes, units = pd.factorize(unit)
+    return np.random.default_rng(seed).integers(0, FOLDS, len(units))[codes]
+
+
+def _held_out(X: Floats, truth: npt.NDArray[np.bool_], folds: npt.NDArray[np.int64]) -> Floats:
+    """Each row's linear predictor from a fit to the other folds, centred by fold, so that folds are ranked together."""
+    score = np.zeros(len(truth))
+    for fold in range(FOLDS):
+        held = folds == fold
+        if not held.any() or truth[~held].all() or not truth[~held].any():
+            continue
+        with warnings.catch_warnings():
+            # A class that metadata separate wholly has no finite fit; its ranking stands all the same.
+            warnings.simplefilter("ignore")
+            fit = sm.GLM(truth[~held].astype(float), X[~held], family=sm.families.Binomial()).fit(maxiter=50)
+        score[held] = X[held] @ fit.params - np.mean(X[~held] @ fit.params)
+    return score
+
+
+def area(score: Floats, truth: npt.NDArray[np.bool_]) -> float:
+    """Area under the ROC curve: how often a positive outranks a negative, ties by half (Mann, Whitney 1947)."""
+    n1, n0 = int(truth.sum()), int((~truth).sum())
+    if not n1 or not n0:
+        return float("nan")
+    ranks = pd.Series(score).rank().to_numpy()
+    return float((ranks[truth].sum() - n1 * (n1 + 1) / 2) / (n1 * n0))
+
+
+def delong_error(score: Floats, truth: npt.NDArray[np.bool_]) -> float:
+    """Standard error of `area` (DeLong, DeLong, Clarke-Pearson 1988; by ranks: Sun, Xu 2014)."""
+    ones, zeros = score[truth], score[~truth]
+    n1, n0 = len(ones), len(zeros)
+    if n1 < 2 or n0 < 2:
+        return float("nan")
+    ranks = pd.Series(score).rank().to_numpy()
+    of_ones = (ranks[truth] - pd.Series(ones).rank().to_numpy()) / n0
+    of_zeros = 1 - (ranks[~truth] - pd.Series(zeros).rank().to_numpy()) / n1
+    return float(np.sqrt(np.var(of_ones, ddof=1) / n1 + np.var(of_zeros, ddof=1) / n0))
+
+
+def as_json(found: list[Baseline]) -> list[dict[str, Any]]:
+    """As `judge.json` holds them."""
+    return [{**vars(item), "covariates": list(item.covariates)} for item in found]

@@ -1,0 +1,146 @@
+"""`raypipe judge`: the labels of a root, judged before any GPU is spent on them, written to ``judge/``."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from raypipe import tables
+from raypipe.config import Config
+from raypipe.errors import InputError
+from raypipe.judge import baseline, overlap, refit
+from raypipe.judge.sample import draw_sample
+from raypipe.label.blocks import open_engine
+from raypipe.label.derived import columns_of
+from raypipe.label.formula import check_columns, parse
+from raypipe.progress import say
+from raypipe.records import RunRecord
+
+JUDGE_FILE = "judge.json"
+
+# Of the paper's outlook (section 6): comments, captions and time as covariates.
+_OUTLOOK = {
+    "comments": "log10(1 + comments)",
+    "caption": "log10(1 + caption_length)",
+    "created_at": "C(hour) + C(weekday)",
+}
+
+
+def run(config: Config) -> RunRecord:
+    """Judge the labels of a root: ``labels/`` and ``posts/`` → ``judge/judge.json``.
+
+    A metadata-only baseline, how far schemes agree, and how firmly labels stand under a bootstrap and under other
+    formulas, on a sample of `judge.sample` posts. Raises InputError where there is nothing to judge.
+    """
+    storage, options = config.open_storage(), config.judge
+    labels, posts = tables.get_record(storage, "labels"), tables.get_record(storage, "posts")
+    schema = tables.open_dataset(storage, "posts").schema
+    model = json.loads(storage.read("labels/_model.json"))
+    formulas = _formulas(config, model, schema)
+    columns = {"user_id", "followers", "likes", "n_hashtags", "created_at", "collected_at", "revisited_at", "comments"}
+    columns |= {column for text in formulas for name in parse(text).variables for column in columns_of(name, schema)}
+    settings = config.result_options("seed", "judge")
+    inputs = {"labels": labels.run_id, "posts": posts.run_id}
+    with tables.begin(
+        storage, "judge", command="judge", config=settings, inputs=inputs, overwrite=config.overwrite
+    ) as judging:
+        if judging.record:
+            return judging.record
+        started = time.perf_counter()
+        with open_engine(config, storage, posts.rows_out) as engine:
+            sample = draw_sample(engine, storage, options.sample, config.seed, sorted(columns & set(schema.names)))
+        if sample.empty:
+            raise InputError(f"{storage.uri('labels')}: holds no post; there is nothing to judge")
+        read = time.perf_counter()
+        found = _judge(config, model, sample, formulas)
+        judging.writer.write_file(JUDGE_FILE, json.dumps(_finite(found), indent=2, ensure_ascii=False).encode())
+        seconds = {"read": read - started, "judge": time.perf_counter() - read}
+        record = judging.commit(rows_in=0, rows_out=0, seconds=seconds, facts={"n": len(sample)})
+    _tell(found)
+    return record
+
+
+def _formulas(config: Config, model: dict[str, Any], schema: Any) -> list[str]:
+    """The fitted formula first, then those asked for, or those of the paper's outlook that the columns allow."""
+    first = model.get("formula")
+    if first is None:
+        return []
+    given = config.judge.formulas
+    if given:
+        for text in given:
+            check_columns(parse(text), schema)
+        return [first, *given]
+    known = [term for column, term in _OUTLOOK.items() if column in schema.names]
+    return [first, *(f"{first} + {term}" for term in known)]
+
+
+def _judge(config: Config, model: dict[str, Any], sample: pd.DataFrame, formulas: list[str]) -> dict[str, Any]:
+    scheme, q = str(model["scheme"]), config.label.quantile if model["quantile"] is None else float(model["quantile"])
+    found: dict[str, Any] = {
+        "scheme": scheme,
+        "formula": model.get("formula"),
+        "quantile": q,
+        "n": len(sample),
+        "baseline": baseline.as_json(baseline.baselines(sample, config.seed)),
+        "overlap": [],
+        "bootstrap": None,
+        "formulas": [],
+        "left_out": {},
+    }
+    scored = sample[sample["score"].notna()]
+    if not formulas or scored.empty:
+        return found
+    found["overlap"] = [asdict(item) for item in overlap.overlaps(overlap.schemes(scored, q, config.label.group))]
+    usable, found["left_out"] = _usable(config, formulas, scored, q)
+    found["formulas"] = [asdict(item) for item in refit.compare_formulas(scored, usable, q)]
+    found["bootstrap"] = asdict(refit.bootstrap(scored, formulas[0], q, config.judge.bootstraps, config.seed))
+    return found
+
+
+def _usable(config: Config, formulas: list[str], posts: pd.DataFrame, q: float) -> tuple[list[str], dict[str, str]]:
+    """The formulas that can be fitted to these posts, and why each other one, that nobody has asked for, cannot."""
+    if config.judge.formulas:
+        return formulas, {}
+    usable, left_out = formulas[:1], {}
+    for text in formulas[1:]:
+        try:
+            # A column that is empty or the same in all posts makes no formula.
+            refit.compare_formulas(posts, [formulas[0], text], q)
+            usable.append(text)
+        except InputError as error:
+            left_out[text] = str(error)
+    return usable, left_out
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _tell(found: dict[str, Any]) -> None:
+    for item in found["baseline"]:
+        say(
+            f"  metadata alone tells {item['label']} with an area of {item['auc']:.3f} "
+            f"({item['low']:.3f} to {item['high']:.3f}); 0.5 is by chance"
+        )
+    if found["bootstrap"]:
+        mean, low, high = found["bootstrap"]["same"]
+        say(
+            f"  {100 * mean:.1f} % of the labels stay under a bootstrap of {found['bootstrap']['unit']} "
+            f"({100 * low:.1f} to {100 * high:.1f} %)"
+        )
+    for item in found["overlap"]:
+        if item["first"] == "residual" and item["second"] == "karpathy":
+            say(f"  Karpathy's halves agree on {100 * item['same']:.1f} % of them")
+    for item in found["formulas"][1:]:
+        first = found["formulas"][0]
+        gain = "" if item["aic"] is None else f"AIC {item['aic'] - first['aic']:+,.1f}, "
+        say(f"  {item['formula']}: {gain}{100 * item['kept']['same']:.1f} % of the labels stay")

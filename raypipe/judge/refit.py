@@ -1,0 +1,161 @@
+"""Labels of a sample under other data and other formulas: how firmly does a label stand?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+from raypipe.label.formula import Floats, parse
+from raypipe.label.lstsq import factor, merge, solve
+from raypipe.label.model import fit, make_design, predict
+from raypipe.label.ranks import extremes, rank
+
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """Which posts are bottom and which are top."""
+
+    bottom: Bools
+    top: Bools
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Of the posts labelled one way, the shares that another way labels the same, the opposite, or not at all."""
+
+    same: float
+    opposite: float
+    unlabelled: float
+
+
+@dataclass(frozen=True)
+class FormulaResult:
+    """One formula on the posts that all compared formulas can use; `kept` is against the first."""
+
+    formula: str
+    nobs: int
+    n_terms: int
+    rsquared_adj: float
+    aic: float | None
+    bic: float | None
+    score_correlation: float
+    kept: Kept
+
+
+@dataclass(frozen=True)
+class Stability:
+    """Over bootstrap samples of users: mean, 5th and 95th percentile of the share of labels that stay."""
+
+    replicates: int
+    same: tuple[float, float, float]
+    opposite: float
+    unit: str
+
+
+def label_extremes(score: Floats, post_ids: pd.Series, q: float) -> Extremes:
+    """The scheme `residual` on a sample (see `raypipe.label.ranks.extremes`)."""
+    low, high = extremes(len(score), q)
+    ranks = rank(score, pa.chunked_array([pa.array(post_ids, pa.string())]))
+    return Extremes(ranks <= low, ranks > high)
+
+
+def compare(first: Extremes, other: Extremes) -> Kept:
+    """What becomes of the labels of `first` under `other`."""
+    n = int(first.bottom.sum() + first.top.sum())
+    if not n:
+        return Kept(0.0, 0.0, 0.0)
+    same = int((first.bottom & other.bottom).sum() + (first.top & other.top).sum())
+    opposite = int((first.bottom & other.top).sum() + (first.top & other.bottom).sum())
+    return Kept(same / n, opposite / n, (n - same - opposite) / n)
+
+
+def _matrices(posts: pa.Table, text: str) -> Any:
+    def over(function: Callable[[pa.Table], Any], more: tuple[str, ...] = ()) -> list[Any]:  # noqa: ARG001
+        return [function(posts)]
+
+    design = make_design(over, parse(text), posts.schema)
+    return over, design, design.matrices(posts)
+
+
+def compare_formulas(posts: pd.DataFrame, formulas: Sequence[str], q: float) -> list[FormulaResult]:
+    """Each formula fitted to the posts that all can use, so that AIC and BIC mean the same; none where y differs.
+
+    InputError or ConfigError, as from `label`, where a formula cannot be fitted.
+    """
+    table = pa.Table.from_pandas(posts, preserve_index=False)
+    usable = np.ones(len(posts), dtype=bool)
+    for text in formulas:
+        usable &= _matrices(table, text)[2].kept
+    table = table.filter(pa.array(usable))
+    ids = posts.loc[usable, "post_id"]
+    first: tuple[str, Floats, Extremes] | None = None
+    found = []
+    for text in formulas:
+        over, design, matrices = _matrices(table, text)
+        fitted = fit(over, design)
+        score = matrices.y - predict(matrices.X, fitted.params)
+        labels = label_extremes(score, ids, q)
+        first = first or (design.formula.response, score, labels)
+        alike = design.formula.response == first[0]
+        found.append(
+            FormulaResult(
+                formula=text,
+                nobs=fitted.nobs,
+                n_terms=len(fitted.terms),
+                rsquared_adj=fitted.rsquared_adj,
+                aic=fitted.aic if alike else None,
+                bic=fitted.bic if alike else None,
+                score_correlation=float(np.corrcoef(first[1], score)[0, 1]),
+                kept=compare(first[2], labels),
+            )
+        )
+    return found
+
+
+def bootstrap(posts: pd.DataFrame, formula: str, q: float, replicates: int, seed: int) -> Stability:
+    """Draw users with replacement (posts, where no user is known), refit, and label the sample's posts again.
+
+    Cluster bootstrap, as posts of a user depend on each other (Cameron, Gelbach, Miller 2008, section II).
+    """
+    table = pa.Table.from_pandas(posts, preserve_index=False)
+    _, _, matrices = _matrices(table, formula)
+    X, y = matrices.X, matrices.y
+    kept = posts[matrices.kept]
+    named = kept["user_id"].notna().any()
+    units = pd.factorize(kept["user_id"].fillna(kept["post_id"]) if named else kept["post_id"])[0]
+    n_units = int(units.max()) + 1
+    terms = tuple(f"x{j}" for j in range(X.shape[1]))
+    score = y - predict(X, solve(factor(X, y), terms).params)
+    first = label_extremes(score, kept["post_id"], q)
+    rng = np.random.default_rng(seed)
+    results = []
+    for _ in range(replicates):
+        weights = np.bincount(rng.integers(0, n_units, n_units), minlength=n_units)[units].astype(float)
+        drawn = weights > 0
+        solution = solve(merge([factor(X[drawn], y[drawn], weights[drawn])]), terms)
+        again = y - predict(X, solution.params)
+        low, high = _weighted_quantiles(again[drawn], weights[drawn], q)
+        results.append(compare(first, Extremes(again <= low, again > high)))
+    same = np.array([result.same for result in results])
+    low, high = np.percentile(same, [5, 95])
+    return Stability(
+        replicates=replicates,
+        same=(float(same.mean()), float(low), float(high)),
+        opposite=float(np.mean([result.opposite for result in results])),
+        unit="users" if named else "posts",
+    )
+
+
+def _weighted_quantiles(values: Floats, weights: Floats, q: float) -> tuple[float, float]:
+    order = np.argsort(values)
+    upto = np.cumsum(weights[order])
+    low, high = np.searchsorted(upto, [q * upto[-1], (1 - q) * upto[-1]])
+    return float(values[order[low]]), float(values[order[min(high, len(order) - 1)]])

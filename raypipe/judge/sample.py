@@ -1,0 +1,35 @@
+"""A sample of labelled posts that depends on the seed and their names alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from raypipe import tables
+from raypipe.label.blocks import Block, Engine, plan_blocks
+from raypipe.label.names import name_hashes
+from raypipe.storage import Storage
+
+_LABELS = ["post_id", "y", "fitted", "score", "label", "split"]
+
+
+def draw_sample(engine: Engine, storage: Storage, size: int, seed: int, columns: list[str]) -> pd.DataFrame:
+    """About `size` eligible posts (all, where there are fewer): the named columns of posts/ and those of labels/.
+
+    A post is drawn where the hash of its name is small, so that the same posts are drawn from any files.
+    """
+    n = tables.get_record(storage, "labels").rows_out
+    bound = np.uint64(min(2**64 - 1, int(2**64 * min(1.0, size / max(n, 1)))))
+
+    def drawn(_: Block, rows: pa.Table) -> pa.Table:
+        return rows.filter(pa.array(name_hashes(rows["post_id"], seed + 1) <= bound))
+
+    def table(name: str, wanted: list[str]) -> pd.DataFrame:
+        parts = engine.map(drawn, plan_blocks(storage, name), wanted, f"Reading {name}")
+        frame: pd.DataFrame = pa.concat_tables(parts).to_pandas()
+        return frame
+
+    posts = table("posts", list(dict.fromkeys(["post_id", "user_id", *columns])))
+    labels = table("labels", _LABELS)
+    return labels.merge(posts, on="post_id", how="left").sort_values("post_id", ignore_index=True)

@@ -1,0 +1,76 @@
+"""The metadata-only baseline: what leaks is seen, what does not is not, and areas are those of plain definitions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raypipe.judge.baseline import area, baselines, delong_error
+
+
+def posts(n: int = 3_000, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {
+            "post_id": [f"p{i}" for i in range(n)],
+            "user_id": [f"u{i}" for i in rng.integers(0, n // 3, n)],
+            "followers": (10 ** rng.normal(2.5, 0.7, n)).astype(int),
+            "n_hashtags": rng.geometric(0.12, n) - 1,
+            "created_at": pd.Timestamp("2016-05-01", tz="UTC")
+            + pd.to_timedelta(rng.integers(0, 14 * 24 * 60, n), "min"),
+            "label": rng.choice(["bottom", "top"], n),
+        }
+    )
+
+
+def test_nothing_is_told_where_nothing_leaks() -> None:
+    (found,) = baselines(posts(), seed=0)
+    assert found.label == "top"
+    assert found.low < 0.5 < found.high
+    assert found.high - found.low < 0.06
+    assert found.covariates == ("followers", "n_hashtags", "hour", "weekday")
+
+
+@pytest.mark.parametrize("leak", ["followers", "hour"])
+def test_a_leak_is_seen_whatever_its_shape(leak: str) -> None:
+    frame = posts()
+    rng = np.random.default_rng(1)
+    # High in the middle of followers, or at night: no straight line tells it.
+    x = (
+        np.abs(np.log10(1 + frame["followers"]) - 2.5)
+        if leak == "followers"
+        else np.cos(frame["created_at"].dt.hour * np.pi / 12)
+    )
+    told = x + rng.normal(0, x.std() * 0.7, len(x)) > x.median()
+    frame["label"] = np.where(told, "top", "bottom")
+    (found,) = baselines(frame, seed=0)
+    assert found.low > 0.75
+
+
+def test_each_of_several_classes_and_posts_without_a_time_or_user() -> None:
+    frame = posts(900).assign(created_at=pd.NaT, user_id=None)
+    frame["label"] = np.where(
+        frame["followers"] > frame["followers"].median(), "b", np.where(frame.index % 2, "a", "c")
+    )
+    found = baselines(frame, seed=3)
+    assert [item.label for item in found] == ["a", "b", "c"]
+    assert found[1].auc > 0.95
+    assert found[0].covariates == ("followers", "n_hashtags")
+    assert baselines(frame.assign(label=None), seed=0) == []
+    assert baselines(frame.assign(label=0.5), seed=0) == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=4, max_size=40))
+def test_area_and_its_error_by_their_definitions(rows: list[tuple[int, bool]]) -> None:
+    score, truth = np.array([s for s, _ in rows], float), np.array([t for _, t in rows])
+    if truth.sum() < 2 or (~truth).sum() < 2:
+        return
+    # ψ(x, y) of each pair of a positive and a negative: DeLong et al., equations 1 and 4.
+    psi = np.array([[1.0 if x > y else 0.5 if x == y else 0.0 for y in score[~truth]] for x in score[truth]])
+    assert area(score, truth) == pytest.approx(psi.mean())
+    variance = np.var(psi.mean(axis=1), ddof=1) / len(psi) + np.var(psi.mean(axis=0), ddof=1) / psi.shape[1]
+    assert delong_error(score, truth) == pytest.approx(np.sqrt(variance), abs=1e-12)

@@ -1,0 +1,101 @@
+"""`judge` from tables to its file: what it says, what it needs, and that it does nothing twice."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from raypipe.config import Config
+from raypipe.errors import ConfigError, InputError, StageError
+from raypipe.judge.pipeline import run
+from raypipe.label.pipeline import run as label
+from raypipe.options import load_config
+from tests.label.test_pipeline import labelled, made_posts, put
+
+
+def judged(config: Config, **options: Any) -> Config:
+    return load_config(root=config.root, ray={"dashboard": False}, judge={"bootstraps": 5, **options})
+
+
+def result(config: Config) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(config.open_storage().read("judge/judge.json"))
+    return found
+
+
+@pytest.fixture
+def root(config: Config) -> Config:
+    posts = made_posts()
+    put(
+        config, "posts", posts.set_column(posts.column_names.index("comments"), "comments", pa.array(range(len(posts))))
+    )
+    label(labelled(config, eligible="post"))
+    return config
+
+
+def test_all_of_it(root: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    record = run(judged(root))
+    found = result(root)
+    assert found["n"] == record.facts["n"] > 2_000
+    assert found["baseline"][0]["label"] == "top"
+    assert 0.4 < found["baseline"][0]["low"] < 0.5 < found["baseline"][0]["high"] < 0.6
+    assert {(item["first"], item["second"]) for item in found["overlap"]} > {("residual", "karpathy")}
+    assert [item["formula"].partition("n_hashtags")[2] for item in found["formulas"]] == [
+        "",
+        " + log10(1 + comments)",
+        " + C(hour) + C(weekday)",
+    ]
+    # All captions of these posts are of one length.
+    ((text, reason),) = found["left_out"].items()
+    assert text.endswith("caption_length)")
+    assert "is collinear with Intercept" in reason
+    assert found["bootstrap"]["same"][0] > 0.8
+    shown = capsys.readouterr().out
+    assert "metadata alone tells top with an area of 0." in shown
+    assert "of the labels stay under a bootstrap of users" in shown
+    assert run(judged(root)).run_id == record.run_id
+    with pytest.raises(StageError, match=r"judge.sample was 200000, is 500"):
+        run(judged(root, sample=500))
+
+
+def test_a_sample_is_the_same_posts_from_any_files(root: Config, tmp_path: Any) -> None:
+    other = load_config(root=str(tmp_path / "other"))
+    posts = made_posts()
+    put(
+        other,
+        "posts",
+        posts.set_column(posts.column_names.index("comments"), "comments", pa.array(range(len(posts)))),
+        parts=1,
+    )
+    label(labelled(other, eligible="post"))
+    run(judged(root, sample=600))
+    run(judged(other, sample=600))
+    assert result(root)["n"] == result(other)["n"]
+    assert 450 < result(root)["n"] < 750
+    assert result(root)["baseline"] == result(other)["baseline"]
+
+
+def test_formulas_of_ones_own(root: Config) -> None:
+    run(judged(root, formulas="log10(1 + likes) ~ bs(followers, df=4, degree=3); log10(1 + likes) ~ comments"))
+    assert len(result(root)["formulas"]) == 3
+    with pytest.raises(ConfigError, match="cannot be read"):
+        run(judged(root, formulas="likes ~ (followers"))
+    with pytest.raises(InputError, match="no column 'nope'"):
+        run(judged(root, formulas="likes ~ nope"))
+
+
+def test_a_scheme_without_a_score_has_its_baseline(config: Config) -> None:
+    put(config, "posts", made_posts())
+    label(labelled(config, eligible="post", scheme="column", column="kind"))
+    run(judged(config))
+    found = result(config)
+    assert [item["label"] for item in found["baseline"]] == ["bee"]
+    assert (found["overlap"], found["bootstrap"], found["formulas"]) == ([], None, [])
+
+
+def test_it_needs_labels(config: Config) -> None:
+    put(config, "posts", made_posts(100))
+    with pytest.raises(StageError, match="labels: is not there; run `raypipe label"):
+        run(judged(config))
