@@ -24,7 +24,19 @@ from benchmarks.web import program
 
 FOLDER = Path(__file__).parent / "results"
 REPOSITORY = Path(__file__).parents[1]
-_PACKAGES = ("raypipe", "ray", "aiohttp", "uvloop", "pyarrow", "pillow", "dlib-bin", "numpy")
+_PACKAGES = (
+    "raypipe",
+    "ray",
+    "aiohttp",
+    "uvloop",
+    "pyarrow",
+    "pillow",
+    "dlib-bin",
+    "numpy",
+    "formulaic",
+    "scipy",
+    "pandas",
+)
 
 
 def parser(description: str | None, images: int) -> argparse.ArgumentParser:
@@ -96,11 +108,11 @@ def said(found: Mapping[str, Any]) -> str:
     return f"{found['goal']}: {found['value']:.3g}, wanted {found['wanted']:g}: {'met' if found['met'] else 'missed'}"
 
 
-def write(folder: Path, what: str, content: Mapping[str, Any]) -> Path:
+def write(folder: Path, what: str, content: Mapping[str, Any], *, subject: str = "ingest") -> Path:
     """The result file of a benchmark: what was measured it with, then `content`; floats to 4 significant digits."""
     now = datetime.now(UTC)
     hardware = _hardware()
-    name = f"ingest_{what}_{_slug(hardware['cpu'])}_{hardware['cores']}cores_{now:%Y-%m-%d}.json"
+    name = f"{subject}_{what}_{_slug(hardware['cpu'])}_{hardware['cores']}cores_{now:%Y-%m-%d}.json"
     head = {"benchmark": what, "date": f"{now:%Y-%m-%d}", "hardware": hardware, "versions": versions()}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / name

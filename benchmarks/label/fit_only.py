@@ -1,0 +1,40 @@
+"""The fit alone, as `label` does it, in this process: prints its seconds as JSON. ``python -m … ROOT THREADS``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+
+from raypipe import tables
+from raypipe.label.blocks import open_engine
+from raypipe.label.formula import parse
+from raypipe.label.model import fit_coefficients, make_design
+from raypipe.label.passes import eligible_posts
+from raypipe.options import load_config
+
+
+def main() -> None:
+    """Time who takes part and the fit of the paper's formula."""
+    root, threads = sys.argv[1:]
+    config = load_config(root=root, ray={"num_cpus": int(threads)}, label={"eligible": "post"})
+    storage = config.open_storage()
+    n = tables.get_record(storage, "posts").rows_out
+    started = time.perf_counter()
+    with open_engine(config, storage, n) as engine:
+        posts = eligible_posts(engine, storage, config.label)
+        formula = parse(config.label.formula)
+
+        def over(function: Callable[[pa.Table], Any], more: tuple[str, ...] = ()) -> list[Any]:
+            return posts.over(lambda _, rows: function(rows), [*formula.variables, *more], "Fitting")
+
+        solution = fit_coefficients(over, make_design(over, formula, posts.schema))
+    print(json.dumps({"fit_s": time.perf_counter() - started, "n": solution.n, "params": solution.params.tolist()}))
+
+
+if __name__ == "__main__":
+    main()
