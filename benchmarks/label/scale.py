@@ -33,7 +33,7 @@ def main() -> int:
                 for kind in ("raypipe fit", "duckdb fit", "raypipe label", "duckdb label"):
                     if kind.startswith("duckdb") and not given.duckdb:
                         continue
-                    runs.append({"n": n, "round": number, "kind": kind, **_measured(given, kind, root, work)})
+                    runs.append({"posts": n, "round": number, "kind": kind, **_measured(given, kind, root, work)})
                     print(_line(runs[-1]), flush=True)
     _report(given, runs)
     return 0
@@ -84,14 +84,14 @@ def _measured(given: argparse.Namespace, kind: str, root: Path, work: Path) -> d
 
 def _line(run: dict[str, Any]) -> str:
     return (
-        f"{run['n']:,} {run['round'] + 1} {run['kind']}: {run['seconds']:.2f} s, command {run['wall_s']:.2f} s, "
+        f"{run['posts']:,} {run['round'] + 1} {run['kind']}: {run['seconds']:.2f} s, command {run['wall_s']:.2f} s, "
         f"{run['cpu_s']:.1f} CPU-s, {run['peak_pss_mb']:,.0f} MB"
     )
 
 
 def _report(given: argparse.Namespace, runs: list[dict[str, Any]]) -> None:
     def values(n: int, kind: str, key: str = "seconds") -> list[float]:
-        return [run[key] for run in runs if (run["n"], run["kind"]) == (n, kind)]
+        return [run[key] for run in runs if (run["posts"], run["kind"]) == (n, kind)]
 
     kinds = list(dict.fromkeys(run["kind"] for run in runs))
     rows = [
