@@ -10,7 +10,22 @@ import jinja2
 from markupsafe import Markup
 
 from raypipe.records import versions
-from raypipe.report import ceiling, examples, figures, funnel, headline, paper, people, provenance, regression, training
+from raypipe.report import (
+    ceiling,
+    diagnostic_figures,
+    diagnostics,
+    examples,
+    figures,
+    funnel,
+    headline,
+    paper,
+    people,
+    provenance,
+    regression,
+    training,
+    verdict,
+)
+from raypipe.report.diagnostics import Diagnostics
 from raypipe.report.examples import Examples
 from raypipe.report.funnel import Funnel
 from raypipe.report.people import Participant
@@ -19,6 +34,7 @@ from raypipe.report.regression import Regression
 from raypipe.report.sources import Sources
 from raypipe.report.style import Drawing, configuration_colour
 from raypipe.report.training import Training
+from raypipe.report.verdict import Verdict
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -30,6 +46,8 @@ class Content:
     sources: Sources
     funnel: Funnel
     regression: Regression | None
+    diagnostics: Diagnostics | None
+    verdict: Verdict | None
     training: Training | None
     people: list[Participant]
     people_ceiling: float | None
@@ -47,6 +65,8 @@ def gather(sources: Sources) -> Content:
         sources=sources,
         funnel=funnel.build(sources),
         regression=regression.build(sources),
+        diagnostics=diagnostics.build(sources),
+        verdict=verdict.build(sources),
         training=training.build(sources),
         people=people.build(sources),
         people_ceiling=judge.accuracy(held_out) if judge else None,
@@ -65,6 +85,8 @@ def draw(content: Content) -> dict[str, Drawing]:
             found.append(figures.draw_cloud(content.regression.cloud, content.regression.formula))
         if content.regression.scores.size:
             found.append(figures.draw_residuals(content.regression))
+    if content.diagnostics is not None:
+        found += diagnostic_figures.draw(content.diagnostics)
     if content.training is not None and any(content.training.trials.values()):
         found += [figures.draw_validation(content.training), figures.draw_overfitting(content.training)]
     if content.training is not None and any(row.measured for row in content.training.rows):

@@ -16,7 +16,7 @@ from raypipe import tables
 from raypipe.records import RunRecord
 from raypipe.storage import Storage
 
-_SINGLE_TABLES = ("posts", "posts_rejected", "pictures", "truth", "images", "labels", "sweep")
+_SINGLE_TABLES = ("posts", "posts_rejected", "pictures", "truth", "images", "labels", "judge", "sweep")
 _FAMILIES = ("train", "study")
 _POSTS = ("post_id", "likes", "followers", "n_hashtags", "deleted")
 _IMAGES = ("post_id", "status", "attempts", "n_bytes", "n_faces")

@@ -1,0 +1,160 @@
+"""What a statistician looks at after a fit: residuals against what they should not depend on, and who moves the fit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import stats
+
+from raypipe import tables
+from raypipe.errors import RaypipeError
+from raypipe.label.derived import columns_of, value_of
+from raypipe.label.influence import Influence, most_influential
+from raypipe.label.saved import SavedModel, load_model
+from raypipe.report.sources import Sources
+
+Floats = npt.NDArray[np.float64]
+
+_MOST_GROUPS = 24
+_QUANTILES = 199
+_Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The mean score of posts by something else, with its 95 % interval; `at` are the groups' places on the axis."""
+
+    name: str
+    at: Floats
+    mean: Floats
+    half: Floats
+    n: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """Residuals (scores) of a fit: against fitted values, against a normal distribution, by group, and by user.
+
+    `quantiles` are those of the normal distribution and of the standardised scores. `age_slope` is how the score
+    changes with each day of a post's age when its likes were read, and its p-value; None where no age is known.
+    """
+
+    fitted: Floats
+    scores: Floats
+    quantiles: tuple[Floats, Floats]
+    groups: list[Groups]
+    age_slope: tuple[float, float] | None
+    influences: list[Influence]
+    terms: tuple[str, ...]
+    shape: dict[str, Any]
+
+
+def build(sources: Sources) -> Diagnostics | None:
+    """The diagnostics of `labels/`; None where the scheme fitted no regression."""
+    labels = sources.labels
+    if sources.model is None or labels is None or "posts" not in sources:
+        return None
+    try:
+        model = load_model(sources.storage)
+    except (RaypipeError, KeyError):
+        # A fit of an earlier version, which kept less.
+        return None
+    joined = _posts(sources, labels)
+    scores = labels["score"].to_numpy(float)
+    groups = [
+        found for name, values in joined.items() if name != "age_days" if (found := _groups(name, values, scores))
+    ]
+    age = joined.get("age_days")
+    if age is not None and (found := _groups("age_days", _tenths(age), scores)):
+        groups.append(found)
+    shape = model.fit.shape
+    return Diagnostics(
+        fitted=labels["fitted"].to_numpy(float),
+        scores=scores,
+        quantiles=_quantiles(scores),
+        groups=groups,
+        age_slope=None if age is None else _slope(age, scores),
+        influences=_influences(sources, labels, model),
+        terms=model.fit.terms,
+        shape={} if shape is None else vars(shape),
+    )
+
+
+def _posts(sources: Sources, labels: pd.DataFrame) -> dict[str, Floats]:
+    """Columns of the labelled posts on which the score should not depend, in the labels' order; NaN: not known."""
+    schema = tables.open_dataset(sources.storage, "posts").schema
+    wanted = [name for name in ("hour", "age_days") if set(columns_of(name, schema)) <= set(schema.names)]
+    columns = {column for name in wanted for column in columns_of(name, schema)} | {"post_id", "n_hashtags"}
+    posts = tables.read_table(sources.storage, "posts", sorted(columns))
+    frame = pd.DataFrame({"post_id": posts["post_id"].to_pandas()})
+    for name in (*wanted, "n_hashtags"):
+        frame[name] = value_of(name, posts).to_pandas().to_numpy(dtype=float, na_value=np.nan)
+    joined = labels[["post_id"]].merge(frame, on="post_id", how="left")
+    return {name: joined[name].to_numpy(float) for name in (*wanted, "n_hashtags") if joined[name].notna().any()}
+
+
+def _groups(name: str, values: Floats, scores: Floats) -> Groups | None:
+    """Mean scores by value; the rare large values (hashtags) are one group, at its smallest."""
+    known = np.isfinite(values)
+    if not known.any():
+        return None
+    at = np.unique(values[known])
+    if len(at) > _MOST_GROUPS:
+        values = np.where(values > at[_MOST_GROUPS - 1], at[_MOST_GROUPS - 1], values)
+    grouped = pd.DataFrame({"at": values[known], "score": scores[known]}).groupby("at")["score"]
+    found = grouped.agg(["mean", "std", "size"]).reset_index()
+    if len(found) < 2:
+        return None
+    return Groups(
+        name=name,
+        at=found["at"].to_numpy(float),
+        mean=found["mean"].to_numpy(float),
+        half=(_Z95 * found["std"].fillna(0.0) / np.sqrt(found["size"])).to_numpy(float),
+        n=found["size"].to_numpy(np.int64),
+    )
+
+
+def _tenths(values: Floats) -> Floats:
+    """Each value's tenth, by the tenth's median."""
+    known = np.isfinite(values)
+    bounds = np.unique(np.quantile(values[known], np.linspace(0, 1, 11)[1:-1]))
+    place = np.searchsorted(bounds, values[known], side="left")
+    out = np.full(len(values), np.nan)
+    out[known] = pd.Series(values[known]).groupby(place).transform("median").to_numpy()
+    return out
+
+
+def _slope(age: Floats, scores: Floats) -> tuple[float, float] | None:
+    known = np.isfinite(age) & np.isfinite(scores)
+    if known.sum() < 3 or np.ptp(age[known]) == 0:
+        return None
+    found = stats.linregress(age[known], scores[known])
+    return (float(found.slope), float(found.pvalue)) if math.isfinite(found.pvalue) else None
+
+
+def _quantiles(scores: Floats) -> tuple[Floats, Floats]:
+    # As many as there are posts, where these are few: beyond the first and last of them nothing is known.
+    n = min(_QUANTILES, len(scores))
+    share = (np.arange(1, n + 1) - 0.5) / n
+    spread = float(np.std(scores)) or 1.0
+    return stats.norm.ppf(share), (np.quantile(scores, share) - scores.mean()) / spread
+
+
+def _influences(sources: Sources, labels: pd.DataFrame, model: SavedModel) -> list[Influence]:
+    schema = tables.open_dataset(sources.storage, "posts").schema
+    names = {column for name in model.design.formula.variables for column in columns_of(name, schema)}
+    names |= {"post_id", "user_id"} | ({model.design.weights} if model.design.weights else set())
+    posts = tables.read_table(sources.storage, "posts", sorted(names))
+    eligible = np.flatnonzero(posts["post_id"].to_pandas().isin(labels["post_id"]).to_numpy())
+    posts = posts.take(eligible)
+    matrices = model.design.matrices(posts)
+    users = posts["user_id"].to_pandas().to_numpy(object)[matrices.kept]
+    root = 1.0 if matrices.weights is None else np.sqrt(matrices.weights)
+    X = matrices.X * (root if matrices.weights is None else np.asarray(root)[:, None])
+    e = (matrices.y - matrices.X @ model.fit.params) * root
+    return most_influential(X, e, users, model.fit.R, model.fit.bse)

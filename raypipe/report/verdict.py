@@ -1,0 +1,50 @@
+"""What `raypipe judge` has found, in the words of the report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from raypipe.report.sources import Sources
+
+_TOLD = 0.6
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The contents of `judge/judge.json`, and a sentence for each of its parts."""
+
+    n: int
+    sentences: list[str]
+    overlap: list[dict[str, Any]] = field(default_factory=list)
+    formulas: list[dict[str, Any]] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def build(sources: Sources) -> Verdict | None:
+    """None where the labels have not been judged, or others than these were."""
+    found = sources.json("judge", "judge.json")
+    judged, labels = sources.records.get("judge"), sources.records.get("labels")
+    if not isinstance(found, dict) or judged is None or labels is None or judged.inputs.get("labels") != labels.run_id:
+        return None
+    sentences = [_baseline(item) for item in found["baseline"]]
+    if found["bootstrap"]:
+        mean, low, high = (f"{100 * share:.1f} %" for share in found["bootstrap"]["same"])
+        sentences.append(
+            f"When {found['bootstrap']['unit']} are drawn anew, {mean} of the labels stay "
+            f"(5th to 95th percentile of {found['bootstrap']['replicates']} draws: {low} to {high})."
+        )
+    return Verdict(found["n"], sentences, found["overlap"], found["formulas"], found.get("left_out", {}))
+
+
+def _baseline(item: dict[str, Any]) -> str:
+    words = ", ".join(name.replace("n_hashtags", "hashtags") for name in item["covariates"])
+    if item["auc"] is None:
+        return f"Whether {item['label']} can be told from {words} alone is not known: too few posts."
+    text = f"From {words} alone, {item['label']} is told with an area under the ROC curve of {item['auc']:.3f}"
+    if item["low"] is not None:
+        text += f" (95 % interval {item['low']:.3f} to {item['high']:.3f})"
+    if item["low"] is not None and item["low"] > 0.5:
+        much = "far" if item["auc"] > _TOLD else "a little"
+        return f"{text}: {much} above the 0.5 of chance, so that the label holds more than the picture."
+    return f"{text}: no better than the 0.5 of chance."

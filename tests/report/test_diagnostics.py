@@ -1,0 +1,136 @@
+"""The diagnostics and the verdict of the report, on posts whose faults are planted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import statsmodels.formula.api as smf
+
+from raypipe.config import Config
+from raypipe.judge.pipeline import run as judge
+from raypipe.label.pipeline import run as label
+from raypipe.options import load_config
+from raypipe.report import diagnostics, verdict
+from raypipe.report.pipeline import run
+from raypipe.report.sources import Sources
+from tests.label.test_pipeline import labelled, made_posts, put
+
+DAY_US = 86_400_000_000
+
+
+def with_faults(seed: int = 0) -> pa.Table:
+    """Posts that are liked more at night and when they were read late, and one user who is liked far too much."""
+    posts = made_posts(seed=seed)
+    n = len(posts)
+    rng = np.random.default_rng(seed)
+    created = rng.integers(0, 14 * DAY_US, n)
+    age = rng.uniform(1, 9, n)
+    hour = created // 3_600_000_000 % 24
+    users = np.array(posts["user_id"].to_pylist(), dtype=object)
+    users[:40] = "star"
+    factor = 10 ** (0.05 * (age - 5) + 0.15 * np.cos(hour * np.pi / 12))
+    factor[:40] *= 300
+    likes = (posts["likes"].to_numpy() * factor).astype(int)
+    when = pa.timestamp("us", "UTC")
+    changed = {
+        "created_at": pa.array(created, when),
+        "revisited_at": pa.array(created + (age * DAY_US).astype(int), when),
+        "user_id": pa.array(users, pa.string()),
+        "likes": pa.array(likes),
+    }
+    for name, values in changed.items():
+        posts = posts.set_column(posts.column_names.index(name), posts.schema.field(name), values)
+    return posts
+
+
+@pytest.fixture
+def root(config: Config) -> Config:
+    put(config, "posts", with_faults())
+    label(labelled(config, eligible="post"))
+    return config
+
+
+def test_planted_faults_are_seen(root: Config) -> None:
+    found = diagnostics.build(Sources.open(root.open_storage()))
+    assert found is not None
+    groups = {item.name: item for item in found.groups}
+    assert set(groups) == {"hour", "n_hashtags", "age_days"}
+    hours = groups["hour"]
+    assert hours.at.tolist() == list(range(24))
+    assert hours.mean[0] - hours.half[0] > 0 > hours.mean[12] + hours.half[12]
+    assert found.age_slope is not None
+    assert found.age_slope[0] == pytest.approx(0.05, abs=0.01)
+    assert found.age_slope[1] < 1e-6
+    assert len(groups["age_days"].at) == 10
+    assert (np.diff(groups["age_days"].at) > 0).all()
+    assert groups["n_hashtags"].n.sum() == len(found.scores)
+    assert found.influences[0].user == "star"
+    assert found.influences[0].posts > 30
+    assert found.influences[0].largest > 3 * found.influences[1].largest
+
+
+def test_means_and_influence_are_those_of_plain_code(root: Config) -> None:
+    found = diagnostics.build(Sources.open(root.open_storage()))
+    assert found is not None
+    frame = with_faults().filter(pc.invert(with_faults()["deleted"])).to_pandas()
+    formula = "np.log10(1 + likes) ~ np.log10(1 + followers) + n_hashtags"
+    fit = smf.ols(formula, frame).fit()
+    by_hour = fit.resid.groupby(frame["created_at"].dt.hour)
+    (hours,) = (item for item in found.groups if item.name == "hour")
+    np.testing.assert_allclose(hours.mean, by_hour.mean(), atol=1e-10)
+    np.testing.assert_allclose(hours.half, 1.959963984540054 * by_hour.std() / np.sqrt(by_hour.size()), rtol=1e-8)
+    without = smf.ols(formula, frame[frame["user_id"] != "star"]).fit()
+    np.testing.assert_allclose(found.influences[0].shift, (fit.params - without.params) / fit.bse, rtol=1e-6)
+    normal, seen = found.quantiles
+    assert len(normal) == len(seen) == 199
+    assert np.corrcoef(normal, seen)[0, 1] > 0.9
+
+
+def test_the_page_shows_them_and_the_verdict(root: Config) -> None:
+    run(load_config(root=root.root))
+    page = root.open_storage().read("report/index.html").decode()
+    assert "What the residuals show" in page
+    assert "Users who move the fit" in page
+    assert "The labels have not been judged" in page
+    judge(load_config(root=root.root, judge={"bootstraps": 4}))
+    run(load_config(root=root.root))
+    page = root.open_storage().read("report/index.html").decode()
+    assert "What the labels are worth" in page
+    assert "is told with an area under the ROC curve of 0." in page
+    assert "Cohen’s κ" in page
+    assert "have not been judged" not in page
+    # Labels made anew are not the ones that were judged.
+    label(labelled(root, eligible="post", quantile=0.2, overwrite=True))
+    assert verdict.build(Sources.open(root.open_storage())) is None
+
+
+def test_no_diagnostics_without_a_regression_or_a_time(config: Config) -> None:
+    posts = made_posts(300)
+    nothing = pa.nulls(300, pa.timestamp("us", "UTC"))
+    put(config, "posts", posts.set_column(posts.column_names.index("created_at"), "created_at", nothing))
+    label(labelled(config, eligible="post"))
+    found = diagnostics.build(Sources.open(config.open_storage()))
+    assert found is not None
+    assert [item.name for item in found.groups] == ["n_hashtags"]
+    assert found.age_slope is None
+    label(labelled(config, eligible="post", scheme="karpathy", overwrite=True))
+    assert diagnostics.build(Sources.open(config.open_storage())) is None
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ({"auc": 0.7, "low": 0.65, "high": 0.75}, "far above the 0.5 of chance"),
+        ({"auc": 0.55, "low": 0.52, "high": 0.58}, "a little above the 0.5 of chance"),
+        ({"auc": 0.51, "low": 0.48, "high": 0.54}, "no better than the 0.5 of chance"),
+        ({"auc": None, "low": None, "high": None}, "not known: too few posts"),
+    ],
+)
+def test_what_is_said_of_a_baseline(numbers: dict[str, Any], words: str) -> None:
+    text = verdict._baseline({"label": "top", "covariates": ["followers", "n_hashtags"], **numbers})
+    assert words in text
+    assert "followers, hashtags alone" in text
