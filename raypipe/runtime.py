@@ -9,12 +9,15 @@ import signal
 import socket
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 from raypipe.config import Config
 from raypipe.errors import RaypipeError, StageError, one_line
 from raypipe.progress import say
 
 _CONNECT_SECONDS = 10.0
+_STARTS = 3
+_TOO_BUSY = "timed out during startup"
 
 # Ray Data appends lines that begin so to the message of every error of a worker.
 _RAY_DATA_ADVICE = "\nFailed to apply UDF transform"
@@ -52,15 +55,7 @@ def ray_session(config: Config) -> Iterator[None]:
             _check_reachable(address)
             context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
         else:
-            context = ray.init(
-                # Without it Ray joins whatever cluster was last started on this machine.
-                address="local",
-                num_cpus=config.ray.num_cpus,
-                include_dashboard=config.ray.dashboard,
-                dashboard_port=config.ray.dashboard_port if config.ray.dashboard else None,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-            )
+            context = _start_here(config)
     except (Exception, SystemExit) as error:
         if isinstance(error, SystemExit) and error.code == signal.SIGTERM:
             # Ray's own handler, while it starts: somebody ends the command, nothing is wrong with Ray.
@@ -74,6 +69,28 @@ def ray_session(config: Config) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _start_here(config: Config) -> Any:
+    import ray
+
+    for attempt in range(_STARTS):
+        try:
+            return ray.init(
+                # Without it Ray joins whatever cluster was last started on this machine.
+                address="local",
+                num_cpus=config.ray.num_cpus,
+                include_dashboard=config.ray.dashboard,
+                dashboard_port=config.ray.dashboard_port if config.ray.dashboard else None,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
+        except Exception as error:
+            # Ray waits 30 s for its own processes, whatever else the machine is busy with.
+            if _TOO_BUSY not in str(error) or attempt + 1 == _STARTS:
+                raise
+            say("Ray did not come up in 30 s; the machine is busy: starting it again")
+    raise AssertionError
 
 
 def _check_reachable(address: str) -> None:

@@ -27,6 +27,24 @@ assert not ray.is_initialized()
 """
 
 
+BUSY = """
+import ray
+from raypipe import runtime
+from raypipe.options import load_config
+real, calls = ray.init, []
+def busy(**options):
+    # As on a machine where the node takes more than its 30 s.
+    calls.append(options)
+    if len(calls) < {failures}:
+        raise Exception("The current node timed out during startup. This could happen because some of the raylet …")
+    return real(**options)
+ray.init = busy
+with runtime.ray_session(load_config(ray={{"dashboard": False, "num_cpus": 1}})):
+    assert ray.cluster_resources()["CPU"] == 1
+print(len(calls))
+"""
+
+
 def raise_from(error: BaseException, inner: BaseException) -> BaseException:
     error.__cause__ = inner
     return error
@@ -108,3 +126,16 @@ def test_a_cluster_that_is_not_there_is_one_line(scheme: str, free_port: int) ->
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"raypipe.errors.StageError: cannot reach the cluster at RAY_ADDRESS={address}: ")
     assert last.endswith("; see `raypipe doctor`")
+
+
+@pytest.mark.parametrize(("failures", "code"), [(2, 0), (9, 1)])
+def test_a_busy_machine_is_given_more_time(failures: int, code: int) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-c", BUSY.format(failures=failures)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
+    assert done.returncode == code, done.stderr
+    if code == 0:
+        assert done.stdout.split()[-1] == "2"
+        assert "starting it again" in done.stdout
+    else:
+        assert "StageError: cannot start Ray on this machine: The current node timed out" in done.stderr
