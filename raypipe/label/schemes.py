@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,7 +104,7 @@ def column(scored: Scored, options: LabelOptions) -> pa.Array:
 
 def hashtags(scored: Scored, options: LabelOptions) -> pa.Array:
     """Which of the chosen `hashtags` the caption carries, letters' case aside; null where there is no caption."""
-    chosen = {tag.lstrip("#").casefold(): tag.lstrip("#") for tag in options.hashtags}
+    chosen = chosen_tags(options.hashtags)
 
     def carried(caption: str | None) -> list[str] | None:
         if caption is None:
@@ -132,6 +132,11 @@ SCHEMES = {
     "column": Scheme(column),
     "hashtags": Scheme(hashtags, columns=("caption",), label_type=LABEL_TYPES["hashtags"]),
 }
+
+
+def chosen_tags(hashtags: Sequence[str]) -> dict[str, str]:
+    """`label.hashtags` as labels spell them, without #, by what they are compared by; in the order given."""
+    return {tag.lstrip("#").casefold(): tag.lstrip("#") for tag in hashtags}
 
 
 def check_options(options: LabelOptions) -> None:
