@@ -29,6 +29,8 @@ class Head(ABC):
     dtype: ClassVar[torch.dtype] = torch.float32
     has_accuracy: ClassVar[bool] = True
     nothing_to_learn: ClassVar[str] = "are of one class"
+    max_gradient: ClassVar[float | None] = None
+    """A step's gradient is shortened to this norm where it is longer; None: never."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -157,11 +159,14 @@ class Score(Head):
 
     The loss is therefore 1 where a model says nothing but the mean. Metrics: R², root mean squared error in the
     score's unit, and Spearman's rank correlation.
+    Its gradient grows with the error, unlike that of a cross-entropy: on VGG-16's long feature vectors plain SGD at the
+    paper's learning rate would overshoot ever further. It is therefore clipped: Pascanu et al. (2013), algorithm 1.
     """
 
     dtype = torch.float64
     has_accuracy = False
     nothing_to_learn = "have the same score"
+    max_gradient = 1.0
 
     def __init__(self, target: Target, mean: float, sd: float) -> None:
         super().__init__(target)

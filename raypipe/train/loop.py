@@ -314,6 +314,8 @@ class _Run:
         hits = self.head.hits(outputs.detach(), targets).sum()
         totals = torch.stack([loss.detach(), hits.to(loss.dtype)])
         self.workers.sum([*(p.grad for p in self.parameters if p.grad is not None), totals])
+        if self.head.max_gradient is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.head.max_gradient)
         self.optimizer.step()
         return totals
 

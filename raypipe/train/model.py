@@ -93,8 +93,8 @@ def build_model(
 
     Layers that `weights` has are loaded; convolutions it lacks start by `init` (`lsuv` needs `unit_variance_init`
     afterwards, which sees data), FC layers likewise, and the last layer is Glorot-uniform with zero bias (paper,
-    section 4.1) unless `weights` are a raypipe checkpoint's of the same target whose last layer takes as many features:
-    B may go on from A.
+    section 4.1), for a score zero, unless `weights` are a raypipe checkpoint's of the same target whose last layer
+    takes as many features: B may go on from A.
     With loaded convolutions, fresh FC layers are Glorot-uniform too. `seed` fixes all that is random.
     Raises ConfigError where the image is too small, or where the configuration has FC layers, `weights` has
     convolutions without them, and `fresh_fc` is false; InputError where loaded FC layers do not fit `image_size`.
@@ -119,6 +119,9 @@ def build_model(
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear) and f"{name}.weight" not in state:
             initialise(layer, "glorot" if name == "logit" else scheme, generator)
+    if target.kind == "score" and "logit.weight" not in state:
+        # It then says the mean of all scores; random outputs of so long a feature vector would have to be unlearned.
+        nn.init.zeros_(model.logit.weight)
     return model
 
 

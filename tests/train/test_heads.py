@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from raypipe.errors import InputError
+from raypipe.errors import InputError, StageError
 from raypipe.train.configurations import A, D
 from raypipe.train.heads import head_from_metadata, head_of
 from raypipe.train.images import prepare_batch
@@ -54,16 +54,22 @@ def test_one_epoch_equals_plain_torch(kind: str) -> None:
     optimizer = torch.optim.SGD(theirs.parameters(), lr=0.02, momentum=0.9)
     order, flips = epoch_order(70, 7, 1), epoch_flips(70, 7, 1)
     inputs = prepare_batch(train.images, TORCHVISION, torch.from_numpy(flips))
-    losses, right = 0.0, 0.0
+    losses, right, clipped = 0.0, 0.0, 0
     for begin in range(0, 70, 16):
         rows = torch.from_numpy(order[begin : begin + 16])
         outputs = theirs(inputs[rows])
         loss = plain_losses(kind, outputs, train.labels[rows], mean, sd).mean()
         optimizer.zero_grad()
         loss.backward()
+        if kind == "score":
+            length = torch.sqrt(sum((p.grad**2).sum() for p in theirs.parameters()))
+            for parameter in theirs.parameters():
+                parameter.grad *= torch.clamp(1 / length, max=1)
+            clipped += int(length > 1)
         optimizer.step()
         losses += loss.item() * len(rows)
         right += 0 if kind == "score" else plain_hits(kind, outputs.detach().numpy(), train.labels[rows].numpy()).sum()
+    assert (clipped > 0) == (kind == "score")
     assert result.train_loss == pytest.approx(losses / 70, rel=1e-5)
     assert result.train_accuracy == (None if kind == "score" else pytest.approx(right / 70))
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
@@ -105,6 +111,30 @@ def test_it_learns_and_predicts_what_it_validated(kind: str) -> None:
         assert last.metrics["r2"] > 0.5
         assert last.metrics["rmse"] == pytest.approx(np.sqrt(np.mean((found - truth) ** 2)))
         assert last.metrics["spearman"] == pytest.approx(stats.spearmanr(found, truth).statistic)
+
+
+def test_a_score_does_not_diverge_where_plain_sgd_on_it_would() -> None:
+    target = TARGETS["score"]
+    train, val = draw_labelled(target, 64, 0), draw_labelled(target, 30, 1)
+
+    class Long(torch.nn.Module):
+        """A linear unit on 3 × 256 brightnesses, a vector of length 20 or so."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.logit = torch.nn.Linear(768, 1)
+            torch.nn.init.zeros_(self.logit.weight)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.logit(images.flatten(1)).squeeze(1)
+
+    head = head_of(target, train.labels)
+    options = replace(OPTIONS, epochs=10, learning_rate=0.02)
+    results = fit(Long(), A, train, val, options, preprocessing=TORCHVISION, head=head)
+    assert max(result.val_loss for result in results) < 2
+    head.max_gradient = None  # type: ignore[misc]
+    with pytest.raises(StageError, match="the loss is"):
+        fit(Long(), A, train, val, replace(options, epochs=30), preprocessing=TORCHVISION, head=head)
 
 
 def test_the_best_epoch_of_a_score_has_the_lowest_validation_loss() -> None:

@@ -165,6 +165,11 @@ def test_the_last_layer_is_as_wide_as_the_target_and_restored_so() -> None:
     assert torch.equal(model(images), restored(images))
 
 
+def test_a_score_s_unit_starts_with_the_mean_for_every_picture() -> None:
+    model = build_model(B, image_size=32, weights=RANDOM, seed=3, target=TARGETS["score"])
+    assert model(torch.randn(3, 3, 32, 32)).tolist() == [0, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("kept", "wanted", "goes_on"),
     [
@@ -180,7 +185,7 @@ def test_a_last_layer_goes_on_where_it_means_the_same_else_it_starts_fresh(
     kept: Target | None, wanted: Target, goes_on: bool
 ) -> None:
     state = build_model(B, image_size=32, weights=RANDOM, seed=4, target=kept or BINARY).state_dict()
-    last = {name: state[name] for name in ("logit.weight", "logit.bias")}
+    last = {name: state[name] + 0.5 for name in ("logit.weight", "logit.bias")}
     weights = LoadedWeights("old.safetensors", convolutions(), None, TORCHVISION, logit=last, target=kept)
     model = build_model(B, image_size=32, weights=weights, seed=0, target=wanted)
     assert torch.equal(model.features[0].weight, convolutions()["features.0.weight"])
