@@ -36,7 +36,18 @@ def tables(content: Content) -> dict[str, bytes]:
     if content.training is not None:
         rows["table1"] = (_header(content.training), [_table_1_row(row) for row in content.training.rows])
         rows["tags"] = (
-            ("configuration", "table", "split", "tag", "prevalence", "roc_auc", "low", "high", "average_precision"),
+            (
+                "configuration",
+                "table",
+                "split",
+                "tag",
+                "prevalence",
+                "roc_auc",
+                "low",
+                "high",
+                "average_precision",
+                "beats_chance",
+            ),
             [
                 (row.configuration, row.table, row.measured.split, *vars(tag).values())
                 for row in content.training.rows

@@ -41,7 +41,8 @@ class Tag:
     """How well one hashtag is told from its absence: the area under the ROC curve with its 95 % interval.
 
     `prevalence` is the share of the pictures that carry it, which is also the average precision of guessing. Areas
-    are None where all or none of the pictures carry it.
+    are None where all or none of the pictures carry it. `beats_chance`: whether the area is above that of guessing even
+    by an interval as wide as so many tags need for all of theirs to hold 19 times in 20 (Bonferroni).
     """
 
     name: str
@@ -50,11 +51,7 @@ class Tag:
     low: float | None
     high: float | None
     average_precision: float | None
-
-    @property
-    def beats_chance(self) -> bool:
-        """Whether the interval lies above the area of guessing."""
-        return self.low is not None and self.low > 0.5
+    beats_chance: bool
 
 
 @dataclass(frozen=True)
@@ -164,7 +161,7 @@ def _of_classes(
 
 
 def _of_tags(target: Target, split: str, seen: pd.DataFrame) -> Measured | None:
-    tags = tuple(_tag(name, seen[seen["class"] == name]) for name in target.names)
+    tags = tuple(_tag(name, seen[seen["class"] == name], len(target.names)) for name in target.names)
     known = [(tag.roc_auc, tag.low, tag.high) for tag in tags if tag.roc_auc is not None]
     if not known:
         return None
@@ -175,7 +172,7 @@ def _of_tags(target: Target, split: str, seen: pd.DataFrame) -> Measured | None:
     return Measured(split, value, int(seen["post_id"].nunique()), low, high, None, 0.5, ROC_AUC, further, tags)
 
 
-def _tag(name: str, rows: pd.DataFrame) -> Tag:
+def _tag(name: str, rows: pd.DataFrame, n_tags: int) -> Tag:
     carried = (rows["label"] == rows["class"]).to_numpy()
     each = rows.assign(carried=carried)
     posts = each.drop_duplicates("post_id")["carried"]
@@ -184,8 +181,12 @@ def _tag(name: str, rows: pd.DataFrame) -> Tag:
     precision = _over_seeds(
         each, lambda own: metrics.average_precision(own["probability"].to_numpy(), own["carried"].to_numpy())
     )
-    low, high = (None, None) if area is None else metrics.auc_interval(area, positive, negative)
-    return Tag(name, positive / max(len(posts), 1), area, low, high, precision)
+    prevalence = positive / max(len(posts), 1)
+    if area is None:
+        return Tag(name, prevalence, None, None, None, precision, False)
+    low, high = metrics.auc_interval(area, positive, negative)
+    surely, _ = metrics.auc_interval(area, positive, negative, 1 - 0.05 / n_tags)
+    return Tag(name, prevalence, area, low, high, precision, surely > 0.5)
 
 
 def _of_scores(split: str, seen: pd.DataFrame) -> Measured:

@@ -20,12 +20,13 @@ from raypipe.config import Config
 from raypipe.options import load_config
 from raypipe.report import columns, headline, page, training
 from raypipe.report.head_figures import confusion
+from raypipe.report.measured import measure
 from raypipe.report.sources import Sources
 from raypipe.report.summary import summary_lines
 from raypipe.schemas import LABEL_TYPES, labels_schema
 from raypipe.train.heads import head_of
 from raypipe.train.images import image_set
-from raypipe.train.metrics import spearman_interval, wilson_interval
+from raypipe.train.metrics import auc_interval, spearman_interval, wilson_interval
 from raypipe.train.plan import Trial
 from raypipe.train.results import TrialResult, prediction_rows, results_json, table1_csv
 from raypipe.train.target import Target
@@ -147,6 +148,8 @@ def test_the_measure_is_that_of_the_test_predictions(whole: tuple[str, Config, p
                 ]
                 assert tag.roc_auc == pytest.approx(np.mean(areas))
                 assert tag.prevalence == (each[0]["label"] == tag.name).mean()
+                low, _ = auc_interval(tag.roc_auc, *((each[0]["label"] == name).sum() for name in (tag.name, "")))
+                assert (tag.low, tag.beats_chance) == (pytest.approx(low), row.key == "B")
             assert seen.value == pytest.approx(np.mean([tag.roc_auc for tag in seen.tags]))
         else:
             ranks = np.mean([stats.spearmanr(rows["predicted"], rows["score"]).statistic for rows in by_seed])
@@ -237,6 +240,22 @@ def test_labels_made_anew_are_not_claimed_of_an_older_training(config: Config) -
     lines = [{"post_id": "p0", "label": "ants", "split": "val"}, {"post_id": "p1", "label": "bees", "split": "val"}]
     commit(config.open_storage(), "labels", pa.Table.from_pylist(lines, schema=labels_schema(pa.string())))
     assert title_of(config) == "An empty root"
+
+
+@pytest.mark.parametrize(("n_tags", "beats"), [(1, True), (20, False)])
+def test_a_tag_of_many_must_be_told_more_surely(n_tags: int, beats: bool) -> None:
+    """One of twenty is above chance by its own interval one time in forty, though there is nothing to tell."""
+    n, rng = 120, np.random.default_rng(0)
+    frames = []
+    for i in range(n_tags):
+        carried = np.arange(n) % 2 == 0
+        frame = pd.DataFrame({"class": f"t{i}", "label": np.where(carried, f"t{i}", ""), "split": "test", "seed": 0})
+        frames.append(frame.assign(post_id=[f"p{j}" for j in range(n)], probability=rng.random(n) + 0.17 * carried))
+    found = measure(Target("tags", tuple(f"t{i}" for i in range(n_tags))), {}, pd.concat(frames), None)
+    assert found is not None
+    assert found.tags[0].low is not None
+    assert found.tags[0].low > 0.5
+    assert found.tags[0].beats_chance == beats
 
 
 def test_confusion_counts_the_likeliest_class_once_a_picture_and_seed() -> None:
