@@ -249,7 +249,9 @@ class TrainOptions(Section):
     batch_size: int = option(32, "pictures in a step, over all workers", ge=1)
     learning_rate: float | dict[Letter, float] = option(0.001, "of SGD, one number or one a configuration")
     flips: bool = option(True, "random horizontal flips")
-    patience: int | None = option(None, "epochs without a better validation accuracy before stopping", ge=1)
+    patience: int | None = option(
+        None, "epochs without a better validation accuracy (loss, for the scheme continuous) before stopping", ge=1
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = option(
         "auto", "arithmetic; auto: bfloat16 where the hardware has it"
     )

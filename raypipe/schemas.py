@@ -112,3 +112,24 @@ PREDICTIONS = pa.schema(
     ]
 )
 """`predictions/` of `train/NAME/` and `sweep/`: the best epoch's probability of the positive class, a row an image."""
+
+
+TABLE1_COLUMNS = ("configuration", "seeds", "max_val_accuracy", "epochs", "final_val_accuracy", "test_accuracy")
+"""`table1.csv` of `train/NAME/` and `sweep/`; where the head has further measures, columns for them follow."""
+
+
+def predictions_schema(head: str) -> pa.Schema:
+    """`predictions/` by head (see `raypipe.train.target`): `PREDICTIONS` for two classes.
+
+    For more classes and for tags `class` follows, and an image has a row for each; for a score `score` and `predicted`
+    follow, and there is no probability.
+    """
+    if head in ("classes", "tags"):
+        return PREDICTIONS.append(pa.field("class", pa.string(), nullable=False))
+    if head == "score":
+        place = PREDICTIONS.get_field_index("probability")
+        schema = PREDICTIONS.set(place, pa.field("probability", pa.float64()))
+        for name in ("score", "predicted"):
+            schema = schema.append(pa.field(name, pa.float64(), nullable=False))
+        return schema
+    return PREDICTIONS

@@ -21,6 +21,16 @@ def test_the_published_columns_in_their_order(name: str, columns: str) -> None:
     assert getattr(schemas, name).names == columns.split()
 
 
+@pytest.mark.parametrize(
+    ("head", "further"),
+    [("binary", []), ("classes", ["class"]), ("tags", ["class"]), ("score", ["score", "predicted"])],
+)
+def test_predictions_keep_their_columns_whatever_the_head(head: str, further: list[str]) -> None:
+    found = schemas.predictions_schema(head)
+    assert found.names == [*schemas.PREDICTIONS.names, *further]
+    assert found.field("probability").nullable == (head == "score")
+
+
 def test_what_may_be_missing_in_posts() -> None:
     optional = {field.name for field in schemas.POSTS if field.nullable}
     assert optional == {"user_id", "comments", "caption", "created_at", "collected_at", "revisited_at"}

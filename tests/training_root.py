@@ -13,7 +13,7 @@ from PIL import Image
 from raypipe import tables
 from raypipe.config import Config
 from raypipe.options import load_config
-from raypipe.schemas import IMAGES, labels_schema
+from raypipe.schemas import IMAGES, LABEL_TYPES, labels_schema
 
 SPLITS = ["train"] * 24 + ["val"] * 8 + ["test"] * 8
 
@@ -45,10 +45,13 @@ def write_images(config: Config, images: dict[str, bytes | None], files: int = 2
         run.commit(rows_in=len(ids))
 
 
-def write_labels(config: Config, rows: list[dict[str, object]]) -> None:
+def write_labels(config: Config, rows: list[dict[str, object]], kind: str = "class", hashtags: str = "") -> None:
     """`labels/` as label leaves it."""
-    with tables.begin(config.open_storage(), "labels", command="label", config={}, inputs={}) as run:
-        run.writer.write("00000", pa.Table.from_pylist(rows, schema=labels_schema(pa.string())))
+    options = {"label": {"hashtags": hashtags.split()}}
+    with tables.begin(
+        config.open_storage(), "labels", command="label", config=options, inputs={}, overwrite=True
+    ) as run:
+        run.writer.write("00000", pa.Table.from_pylist(rows, schema=labels_schema(LABEL_TYPES[kind])))
         run.commit(rows_in=len(rows))
 
 
@@ -81,3 +84,19 @@ def training(tmp_path: Path) -> Config:
     write_images(config, images)
     write_labels(config, rows)
     return config
+
+
+def relabel(config: Config, head: str) -> None:
+    """Other labels for the same pictures, of which odd ones are bright and even ones dark, for a head of that name."""
+    labels = {
+        "binary": lambda i: ("bottom", "top")[i % 2],
+        "classes": lambda i: "dark" if i % 2 == 0 else ("bright", "brilliant")[i // 2 % 2],
+        "tags": lambda i: [tag for tag, on in (("Sun", i % 2), ("sea", i % 3 == 0)) if on],
+        "score": lambda i: 3.0 + 2.0 * (i % 2) + 0.01 * i,
+    }[head]
+    kind = {"tags": "hashtags", "score": "continuous"}.get(head, "class")
+    rows: list[dict[str, object]] = [
+        {"post_id": f"p{i:03d}", "label": labels(i), "split": split} for i, split in enumerate(SPLITS)
+    ]
+    unlabelled: list[dict[str, object]] = [{"post_id": f"u{i}", "label": None, "split": None} for i in range(4)]
+    write_labels(config, [*rows, *unlabelled], kind, hashtags="#Sun sea")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -175,7 +175,7 @@ def column(passes: Passes, n: int, options: LabelOptions) -> Labeller:  # noqa: 
 
 def hashtags(passes: Passes, n: int, options: LabelOptions) -> Labeller:  # noqa: ARG001
     """Which of the chosen `hashtags` the caption carries, letters' case aside; null where there is no caption."""
-    chosen = {tag.lstrip("#").casefold(): tag.lstrip("#") for tag in options.hashtags}
+    chosen = chosen_tags(options.hashtags)
 
     def carried(caption: str | None) -> list[str] | None:
         if caption is None:
@@ -197,6 +197,11 @@ SCHEMES = {
     "column": Scheme(column),
     "hashtags": Scheme(hashtags, columns=("caption",), label_type=LABEL_TYPES["hashtags"]),
 }
+
+
+def chosen_tags(hashtags: Sequence[str]) -> dict[str, str]:
+    """`label.hashtags` as labels spell them, without #, by what they are compared by; in the order given."""
+    return {tag.lstrip("#").casefold(): tag.lstrip("#") for tag in hashtags}
 
 
 def check_options(options: LabelOptions) -> None:

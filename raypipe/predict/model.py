@@ -15,6 +15,7 @@ from raypipe import tables
 from raypipe.errors import ConfigError, InputError, one_line
 from raypipe.storage import Storage
 from raypipe.train.configurations import CONFIGURATIONS
+from raypipe.train.heads import Head, Predictions, head_from_metadata
 from raypipe.train.loop import predict
 from raypipe.train.model import VGG16, restore_model
 from raypipe.train.trial import BEST, CHECKPOINTS
@@ -23,13 +24,18 @@ from raypipe.train.weights import Preprocessing
 
 @dataclass
 class TrainedModel:
-    """A network with what it needs to be used: picture size in pixels, normalisation, names of its classes."""
+    """A network with what it needs to be used: picture size in pixels, normalisation, what its outputs mean."""
 
     network: VGG16
     configuration: str
     image_size: int
-    classes: tuple[str, str]
+    head: Head
     preprocessing: Preprocessing
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes or tags, in the order of the predictions; of two classes, the last one is predicted."""
+        return self.head.target.names
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> TrainedModel:
@@ -38,16 +44,19 @@ class TrainedModel:
             length = int.from_bytes(data[:8], "little")
             kept = json.loads(data[8 : 8 + length])["__metadata__"]
             configuration, size = kept["configuration"], int(kept["image_size"])
-            classes, preprocessing = json.loads(kept["classes"]), Preprocessing.from_json(kept["preprocessing"])
+            head, preprocessing = head_from_metadata(kept), Preprocessing.from_json(kept["preprocessing"])
             state = load(data)
         except (KeyError, ValueError, UnicodeDecodeError, SafetensorError) as error:
             raise InputError(f"{where}: is not a checkpoint of raypipe: {one_line(error)}") from error
         network = restore_model(CONFIGURATIONS[configuration], image_size=size, state=state)
-        return cls(network, configuration, size, (classes[0], classes[1]), preprocessing)
+        if network.logit.out_features != head.target.n_outputs:
+            raise InputError(f"{where}: {network.logit.out_features} outputs are no head of {head.target}")
+        return cls(network, configuration, size, head, preprocessing)
 
-    def probabilities(self, images: NDArray[np.uint8], device: str = "cpu") -> NDArray[np.float32]:
-        """Probability of ``classes[1]``, [n], for pictures uint8 [n, 3, size, size]."""
-        return predict(self.network, torch.from_numpy(images), preprocessing=self.preprocessing, device=device)
+    def predictions(self, images: NDArray[np.uint8], device: str = "cpu") -> Predictions:
+        """Probabilities, or the score, for pictures uint8 [n, 3, size, size]: see `raypipe.train.heads`."""
+        pictures = torch.from_numpy(images)
+        return predict(self.network, pictures, preprocessing=self.preprocessing, head=self.head, device=device)
 
 
 def read_checkpoint(storage: Storage, model: str | None) -> tuple[str, bytes]:

@@ -7,7 +7,6 @@ import time
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from raypipe import tables
@@ -15,6 +14,7 @@ from raypipe.config import Config
 from raypipe.errors import InputError, one_line
 from raypipe.predict.inputs import find_pictures, open_filesystem
 from raypipe.predict.model import TrainedModel, read_checkpoint
+from raypipe.predict.rows import prediction_rows
 from raypipe.progress import Progress, say
 from raypipe.records import RunRecord
 from raypipe.runtime import ray_session
@@ -22,18 +22,10 @@ from raypipe.tables import TableWriter
 from raypipe.train.images import decode_and_resize
 
 _UNIT = 512
-_SCHEMA = pa.schema(
-    [
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("probability", pa.float64()),
-        pa.field("label", pa.string()),
-        pa.field("error", pa.string()),
-    ]
-)
 
 
 def run(config: Config) -> RunRecord:
-    """Write ``predict/NAME/``: `path`, `probability` of the positive class, the likelier `label`, or an `error`."""
+    """Write ``predict/NAME/``: for each picture what the model says of it, or an `error` (see docs/tables.md)."""
     storage = config.open_storage()
     paths = find_pictures(config.predict.inputs)
     name, checkpoint = read_checkpoint(storage, config.predict.model)
@@ -64,6 +56,7 @@ def run(config: Config) -> RunRecord:
             facts={
                 "model": name,
                 "configuration": model.configuration,
+                "head": model.head.target.kind,
                 "classes": list(model.classes),
                 "errors": errors,
             },
@@ -118,15 +111,7 @@ class _Predictor:
                 errors.append(None)
             except (OSError, InputError) as error:
                 errors.append(one_line(error))
-        found = self._model.probabilities(np.stack(images), self._device) if images else np.zeros(0, np.float32)
-        remaining = iter(found.astype(float).tolist())
-        probabilities = [None if error else next(remaining) for error in errors]
-        labels = [None if p is None else self._model.classes[int(p > 0.5)] for p in probabilities]
-        columns = [
-            pa.array(paths),
-            pa.array(probabilities, pa.float64()),
-            pa.array(labels),
-            pa.array(errors, pa.string()),
-        ]
-        self._writer.write(row["unit"], pa.table(columns, schema=_SCHEMA))
+        pictures = np.stack(images) if images else np.zeros((0, 3, size, size), np.uint8)
+        found = self._model.predictions(pictures, self._device)
+        self._writer.write(row["unit"], prediction_rows(self._model.head.target, paths, errors, found))
         return {"rows": len(paths)}

@@ -21,9 +21,9 @@ class PerfectJudge:
 
     @classmethod
     def of(cls, sources: Sources) -> PerfectJudge | None:
-        """The judge of a generated world; None where the posts are real or none is labelled top or bottom."""
+        """The judge of a generated world; None where the posts are real, or labels are not the residual's extremes."""
         truth, labels = sources.truth, sources.labels
-        if truth is None or labels is None:
+        if truth is None or labels is None or sources.scheme != "residual":
             return None
         judged = labels.loc[
             labels["label"].map(lambda label: isinstance(label, str) and label in _CLASSES), ["post_id", "label"]

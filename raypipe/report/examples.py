@@ -120,6 +120,8 @@ def _surest(training: Training | None, count: int) -> tuple[list[_Plan], str | N
     best = training.best if training else None
     if training is None or best is None or training.predictions is None or set(training.classes) != {"top", "bottom"}:
         return [], None, None
+    if training.target.kind != "binary":
+        return [], None, None
     own = training.predictions[training.predictions["key"] == best.key]
     own = own[own["seed"] == own["seed"].min()]
     split = next((name for name in ("val", "test") if own["split"].eq(name).any()), None)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from raypipe.report.page import Content
+from raypipe.report.training import Row, Training
 
 
 def tables(content: Content) -> dict[str, bytes]:
@@ -33,7 +34,27 @@ def tables(content: Content) -> dict[str, bytes]:
             ],
         )
     if content.training is not None:
-        rows["table1"] = (_TABLE_1, [_table_1_row(row) for row in content.training.rows])
+        rows["table1"] = (_header(content.training), [_table_1_row(row) for row in content.training.rows])
+        rows["tags"] = (
+            (
+                "configuration",
+                "table",
+                "split",
+                "tag",
+                "prevalence",
+                "roc_auc",
+                "low",
+                "high",
+                "average_precision",
+                "beats_chance",
+            ),
+            [
+                (row.configuration, row.table, row.measured.split, *vars(tag).values())
+                for row in content.training.rows
+                if row.measured is not None
+                for tag in row.measured.tags
+            ],
+        )
     return {f"{name}.csv": _csv(header, lines) for name, (header, lines) in rows.items() if lines}
 
 
@@ -43,12 +64,19 @@ _TABLE_1 = (
 )  # fmt: skip
 
 
-def _table_1_row(row: Any) -> Sequence[Any]:
+def _header(training: Training) -> Sequence[str]:
+    """The interval is of the head's measure, which gives its column the name; the measures of its own follow."""
+    column = next((row.measured.measure.column for row in training.rows if row.measured), "accuracy")
+    further = training.rows[0].further if training.rows else {}
+    return (*(column if name == "accuracy" else name for name in _TABLE_1), *further)
+
+
+def _table_1_row(row: Row) -> Sequence[Any]:
     seen = row.measured
-    measured = (seen.split, seen.accuracy, seen.n, seen.low, seen.high, seen.ceiling) if seen else (None,) * 6
+    measured = (seen.split, seen.value, seen.n, seen.low, seen.high, seen.ceiling) if seen else (None,) * 6
     return (
         row.configuration, row.table, row.seeds, row.max_val_accuracy, row.epochs, row.final_val_accuracy,
-        *measured, row.paper.max_val_accuracy if row.paper else None,
+        *measured, row.paper.max_val_accuracy if row.paper else None, *row.further.values(),
     )  # fmt: skip
 
 

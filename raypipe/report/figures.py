@@ -8,6 +8,7 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from raypipe.report.funnel import Funnel
+from raypipe.report.measured import ACCURACY
 from raypipe.report.regression import Cloud, FloatArray, Regression
 from raypipe.report.style import COLOURS, Drawing, canvas, configuration_colour, render
 from raypipe.report.training import Row, Training, Trial
@@ -96,24 +97,25 @@ def _score_edges(scores: FloatArray, thresholds: tuple[float, float] | None) -> 
 
 
 def draw_validation(training: Training) -> Drawing:
-    """The paper's figure 3: validation accuracy by epoch, a line a configuration, thin lines for single seeds."""
+    """The paper's figure 3: validation accuracy (for scores, loss) by epoch, a line a configuration, thin a seed's."""
+    best_of = np.argmin if training.curve == "loss" else np.argmax
     with canvas(_WIDE, 3.9) as (figure, axes):
         for key, trials in training.trials.items():
             colour = COLOURS[configuration_colour(key)]
             if len(trials) > 1:
                 for trial in trials:
-                    axes.plot(*_points(trial.epochs, trial.val_accuracy), color=colour, linewidth=0.8, alpha=0.4)
-            x, y = _mean(trials, "val_accuracy")
+                    axes.plot(*_points(trial.epochs, trial.val), color=colour, linewidth=0.8, alpha=0.4)
+            x, y = _mean(trials, "val")
             axes.plot(x, y, color=colour, linewidth=2.2, marker="o", markersize=3.2, label=key)
             if x:
-                best = int(np.argmax(y))
+                best = int(best_of(y))
                 axes.plot(x[best], y[best], "o", color=colour, markersize=7.5, markerfacecolor="none")
-        _accuracy_axis(axes)
-        return render(figure, "validation", "Validation accuracy by epoch, a line a configuration")
+        _curve_axis(axes, training)
+        return render(figure, "validation", f"Validation {training.curve} by epoch, a line a configuration")
 
 
 def draw_overfitting(training: Training) -> Drawing:
-    """The paper's figure 4, a panel a configuration: training accuracy dashed, validation accuracy solid."""
+    """The paper's figure 4, a panel a configuration: training accuracy (for scores, loss) dashed, validation solid."""
     keys = list(training.trials)
     rows, columns = -(-len(keys) // 2), min(2, len(keys))
     with canvas(_WIDE, 2.0 * rows if rows > 1 else 3.2, nrows=rows, ncols=columns, sharey=True, squeeze=False) as (
@@ -123,31 +125,34 @@ def draw_overfitting(training: Training) -> Drawing:
         panels: list[Axes] = list(np.asarray(grid).ravel())
         for axes, key in zip(panels, keys, strict=False):
             colour = COLOURS[configuration_colour(key)]
-            axes.plot(*_mean(training.trials[key], "train_accuracy"), color=colour, linewidth=1.6, dashes=(3, 1.6))
-            axes.plot(*_mean(training.trials[key], "val_accuracy"), color=colour, linewidth=2.2)
+            axes.plot(*_mean(training.trials[key], "train"), color=colour, linewidth=1.6, dashes=(3, 1.6))
+            axes.plot(*_mean(training.trials[key], "val"), color=colour, linewidth=2.2)
             axes.set_title(key, color=COLOURS["ink"])
-            _accuracy_axis(axes, label=axes in panels[-columns:])
+            _curve_axis(axes, training, label=axes in panels[-columns:])
         for axes in panels[len(keys) :]:
             axes.set_visible(False)
-        return render(figure, "overfitting", "Training accuracy against validation accuracy, a panel a configuration")
+        name = f"Training {training.curve} against validation {training.curve}, a panel a configuration"
+        return render(figure, "overfitting", name)
 
 
 def draw_intervals(rows: list[Row]) -> Drawing:
-    """Accuracy with its 95 % interval a configuration, beside chance, the ceiling and the paper's best validation."""
+    """The head's measure with its 95 % interval a configuration, beside chance, the ceiling and the paper's best."""
     seen = [row for row in rows if row.measured is not None]
+    shown = next((row.measured.measure for row in seen if row.measured), ACCURACY)
+    word = "chance" if shown.guess == "chance" else "guessing"
     with canvas(_WIDE, 0.6 * len(seen) + 0.8) as (figure, axes):
         chance = {row.measured.chance for row in seen if row.measured}
         for value in chance:
             axes.axvline(value, color=COLOURS["muted"], linewidth=1.2, dashes=(4, 3))
-            axes.annotate("chance", (value, -0.62), (4, 0), textcoords="offset points", color=COLOURS["muted"])
+            axes.annotate(word, (value, -0.62), (4, 0), textcoords="offset points", color=COLOURS["muted"])
         for place, row in enumerate(seen):
             measured, colour = row.measured, COLOURS[configuration_colour(row.key)]
             if measured is None:
                 continue
             axes.plot([measured.low, measured.high], [place] * 2, color=colour, linewidth=6, alpha=0.35)
-            axes.plot(measured.accuracy, place, "o", color=colour, markersize=8)
+            axes.plot(measured.value, place, "o", color=colour, markersize=8)
             axes.annotate(
-                f"{100 * measured.accuracy:.1f} %", (measured.accuracy, place), (0, 8), textcoords="offset points",
+                shown.text(measured.value), (measured.value, place), (0, 8), textcoords="offset points",
                 ha="center", fontweight="bold",
             )  # fmt: skip
             if measured.ceiling is not None:
@@ -156,20 +161,24 @@ def draw_intervals(rows: list[Row]) -> Drawing:
                 axes.plot(row.paper.max_val_accuracy, place, "D", color=COLOURS["faint"], markersize=4.5)
         axes.set_yticks(range(len(seen)), [row.key for row in seen], fontweight="bold", color=COLOURS["ink"])
         axes.set_ylim(len(seen) - 0.4, -0.85)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+        if shown.percent:
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axes.grid(axis="y", visible=False)
-        return render(figure, "accuracy", "Accuracy with 95 % intervals beside chance, ceiling and the paper")
+        name = shown.name[0].upper() + shown.name[1:]
+        return render(figure, "accuracy", f"{name} with 95 % intervals beside chance, ceiling and the paper")
 
 
-def _accuracy_axis(axes: Axes, *, label: bool = True) -> None:
+def _curve_axis(axes: Axes, training: Training, *, label: bool = True) -> None:
     low, high = axes.get_ylim()
-    # Never zoomed in so far that a wobble about chance looks like learning.
-    axes.set_ylim(min(low, 0.45), max(high, 0.6))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
+    if training.guess is not None:
+        # Never zoomed in so far that a wobble about chance looks like learning.
+        axes.set_ylim(min(low, training.guess - 0.05), max(high, training.guess + 0.1))
+        axes.axhline(training.guess, color=COLOURS["muted"], linewidth=1, dashes=(4, 3))
+    if training.curve == "accuracy":
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
     axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
-    axes.axhline(0.5, color=COLOURS["muted"], linewidth=1, dashes=(4, 3))
     axes.grid(axis="x", visible=False)
     if label:
         axes.set_xlabel("epochs of training")

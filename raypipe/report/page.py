@@ -12,11 +12,13 @@ from markupsafe import Markup
 from raypipe.records import versions
 from raypipe.report import (
     ceiling,
+    columns,
     diagnostic_figures,
     diagnostics,
     examples,
     figures,
     funnel,
+    head_figures,
     headline,
     paper,
     people,
@@ -91,6 +93,7 @@ def draw(content: Content) -> dict[str, Drawing]:
         found += [figures.draw_validation(content.training), figures.draw_overfitting(content.training)]
     if content.training is not None and any(row.measured for row in content.training.rows):
         found.append(figures.draw_intervals(content.training.rows))
+        found += head_figures.draw(content.training)
     return {drawing.name: drawing for drawing in found}
 
 
@@ -122,6 +125,7 @@ def render(content: Content, drawings: dict[str, Drawing], *, title: str, n_exam
         examples=shown,
         n_examples=n_examples,
         paper=paper,
+        columns=columns,
         versions=provenance.shared_versions(content.stages) or versions(),
         root=content.sources.storage.root,
         made_at=datetime.now(UTC),

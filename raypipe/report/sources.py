@@ -76,6 +76,12 @@ class Sources:
         return found if isinstance(found, dict) and found.get("params") else None
 
     @cached_property
+    def scheme(self) -> str | None:
+        """The scheme of the labels, as their ``_model.json`` has it."""
+        found = self.json("labels", "_model.json")
+        return found.get("scheme") if isinstance(found, dict) else None
+
+    @cached_property
     def truth(self) -> pd.DataFrame | None:
         """The planted effects of a generated world."""
         return self._frame("truth")

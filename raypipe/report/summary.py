@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raypipe.config import Config
-from raypipe.report import page, paper
+from raypipe.report import columns, page, paper
 from raypipe.report.funnel import Funnel
 from raypipe.report.headline import percent
 from raypipe.report.pipeline import INDEX
@@ -100,6 +100,12 @@ def _regression(fit: Regression) -> list[RenderableType]:
 
 
 def _training(training: Training) -> list[RenderableType]:
+    if names := columns.headings(training, narrow=True):
+        table = _grid("", *(f">{name}" for name in names), "")
+        for row in training.rows:
+            table.add_row(Text(row.key, style="bold"), *columns.cells(training, row, narrow=True), _verdict(row))
+        shown = sorted({row.measured.pictures for row in training.rows if row.measured is not None})
+        return [table, Text("; ".join(shown), style="dim")]
     measured = [row.measured for row in training.rows if row.measured is not None]
     with_ceiling = any(seen.ceiling is not None for seen in measured)
     split = "test" if any(seen.split == "test" for seen in measured) else "val"
@@ -121,12 +127,14 @@ def _line(row: Row, with_ceiling: bool) -> list[str | Text]:
     line: list[str | Text] = [Text(row.key, style="bold"), percent(row.max_val_accuracy), str(row.epochs)]
     if seen is None:
         return [*line, "–", "", *([""] if with_ceiling else []), ""]
-    line += [Text(percent(seen.accuracy), style="bold"), f"{100 * seen.low:.1f} to {100 * seen.high:.1f} %"]
+    line += [Text(percent(seen.value), style="bold"), f"{100 * seen.low:.1f} to {100 * seen.high:.1f} %"]
     if with_ceiling:
         line.append(percent(seen.ceiling))
-    if seen.low > seen.chance:
-        return [*line, Text("beats chance", style="green")]
-    return [*line, Text("below chance" if seen.high < seen.chance else "no better than chance", style="yellow")]
+    return [*line, _verdict(row)]
+
+
+def _verdict(row: Row) -> Text:
+    return Text(row.verdict, style="green" if row.verdict.startswith("beats") else "yellow")
 
 
 def _where(storage: Storage) -> str:

@@ -5,45 +5,30 @@ from __future__ import annotations
 import csv
 import io
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
 from raypipe.report import paper
 from raypipe.report.ceiling import PerfectJudge
+from raypipe.report.measured import Measured, guessing, measure
 from raypipe.report.sources import Sources
-from raypipe.train.metrics import wilson_interval
+from raypipe.schemas import TABLE1_COLUMNS
+from raypipe.train.metrics import figure_of_merit
+from raypipe.train.target import BINARY, Target
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One training run's accuracies by epoch; a value is None where it was not measured."""
+    """One training run's accuracies by epoch, its losses where it has none; None where a value was not measured."""
 
     key: str
     seed: int
     epochs: list[int]
-    train_accuracy: list[float | None]
-    val_accuracy: list[float | None]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Accuracy on `split`: on `n` pictures, with its 95 % interval, and what a perfect judge reaches on the same."""
-
-    split: str
-    accuracy: float
-    n: int
-    low: float
-    high: float
-    ceiling: float | None
-    chance: float
-
-    @property
-    def excludes_chance(self) -> bool:
-        """Whether the interval leaves out the accuracy of guessing."""
-        return self.low > self.chance or self.high < self.chance
+    train: list[float | None]
+    val: list[float | None]
 
 
 @dataclass(frozen=True)
@@ -60,64 +45,107 @@ class Row:
     measured: Measured | None
     paper: paper.Benchmark | None
     images_per_s: float | None
+    further: dict[str, float | None] = field(default_factory=dict)
+    """Table 1's columns after those that every head has."""
 
     @property
     def sentence(self) -> str:
         """What may be claimed of this configuration, in words."""
+        if self.measured is None:
+            return f"{self.key}: no predictions are stored, so nothing can be said of how good it is."
+        return f"{self.key} {self.measured.sentence}"
+
+    @property
+    def verdict(self) -> str:
+        """The same in a word or two."""
         seen = self.measured
         if seen is None:
-            return f"{self.key}: no predictions are stored, so nothing can be said about its accuracy."
-        where = "test" if seen.split == "test" else "validation"
-        number = f"{100 * seen.accuracy:.1f} % of {seen.n:,} {where} pictures"
-        interval = f"{100 * seen.low:.1f}–{100 * seen.high:.1f} %"
-        if seen.low > seen.chance:
-            verdict = f"beats chance: its 95 % interval, {interval}, excludes {seen.chance:.3g}"
-        elif seen.high < seen.chance:
-            verdict = f"is worse than chance: its 95 % interval, {interval}, lies below {seen.chance:.3g}"
-        else:
-            verdict = f"cannot be told from chance: its 95 % interval, {interval}, includes {seen.chance:.3g}"
-        caveat = "" if seen.split == "test" else " The best epoch was chosen on these very pictures, which flatters it."
-        return f"{self.key} gets {number} right and {verdict}.{caveat}"
+            return ""
+        chance = "chance" if seen.measure.guess == "chance" else "guessing"
+        if seen.excludes_chance:
+            return f"beats {chance}" if seen.low > seen.chance else f"below {chance}"
+        return f"no better than {chance}"
+
+    @property
+    def merit(self) -> float | None:
+        """What the best configuration is chosen by, on validation pictures alone; None where nothing was measured."""
+        loss = self.further.get("val_loss")
+        return None if self.max_val_accuracy is None and loss is None else figure_of_merit(self.max_val_accuracy, loss)
 
 
 @dataclass(frozen=True)
 class Training:
-    """All that was trained under a root."""
+    """All that was trained under a root on labels of one kind, that of the newest training.
+
+    `target`: what was learned. `guess`: what guessing gives where curves are drawn. `left_out`: tables of other labels.
+    """
 
     rows: list[Row]
     trials: dict[str, list[Trial]]
     predictions: pd.DataFrame | None
     classes: tuple[str, ...]
+    target: Target = BINARY
+    guess: float | None = 0.5
+    left_out: tuple[str, ...] = ()
 
     @property
     def best(self) -> Row | None:
-        """The row of the best validation accuracy: chosen without a look at the test pictures."""
-        rated = [row for row in self.rows if row.max_val_accuracy is not None]
-        return max(rated, key=lambda row: row.max_val_accuracy or 0.0, default=None)
+        """The row of the best validation accuracy, or loss: chosen without a look at the test pictures."""
+        rated = [(row.merit, row) for row in self.rows if row.merit is not None]
+        return max(rated, key=lambda pair: pair[0], default=(None, None))[1]
+
+    @property
+    def curve(self) -> Literal["accuracy", "loss"]:
+        """What `Trial` holds."""
+        return "loss" if self.target.kind == "score" else "accuracy"
+
+    @property
+    def best_predictions(self) -> pd.DataFrame | None:
+        """The best configuration's predictions for the pictures it was measured on."""
+        best = self.best
+        if best is None or best.measured is None or self.predictions is None:
+            return None
+        own = self.predictions["key"] == best.key
+        return self.predictions[own & (self.predictions["split"] == best.measured.split)]
 
 
 def build(sources: Sources) -> Training | None:
     """Everything under `sweep/` and `train/*/`; None where nothing is complete."""
     if not sources.training_tables:
         return None
-    judge = PerfectJudge.of(sources)
+    tables = sorted(sources.training_tables, key=lambda name: sources.records[name].finished_at)
+    target = _target(sources, tables[-1])
+    kept = [name for name in sources.training_tables if _alike(_target(sources, name), target)]
+    judge, curve = PerfectJudge.of(sources), "loss" if target.kind == "score" else "accuracy"
     rows: list[Row] = []
     trials: dict[str, list[Trial]] = {}
     frames: list[pd.DataFrame] = []
-    for table in sources.training_tables:
+    for table in kept:
         results = sources.json(table, "results.json") or []
         predictions = sources.frame(table, "predictions")
         for line in _table_1(sources, table):
             key = _key(line["configuration"], table)
-            measured = _measure(line, predictions, judge)
-            rows.append(_row(key, table, line, measured, results))
-            trials[key] = _trials(key, line["configuration"], results)
+            rows.append(_row(target, key, table, line, _measure(target, line, predictions, judge), results))
+            trials[key] = _trials(key, line["configuration"], results, curve)
         if predictions is not None:
             keys = predictions["configuration"].map(lambda name, table=table: _key(name, table))
             frames.append(predictions.assign(key=keys))
     predictions = pd.concat(frames, ignore_index=True) if frames else None
-    classes = tuple(sorted(predictions["label"].unique())) if predictions is not None else ()
-    return Training(rows, trials, predictions, classes)
+    classes = target.names
+    if target.kind == "binary":
+        classes = tuple(sorted(predictions["label"].unique())) if predictions is not None else ()
+    left_out = tuple(name for name in sources.training_tables if name not in kept)
+    return Training(rows, trials, predictions, classes, target, guessing(target, predictions), left_out)
+
+
+def _target(sources: Sources, table: str) -> Target:
+    facts = sources.records[table].facts
+    # Tables from before there were other heads say nothing of theirs: it is of two classes.
+    return Target(facts["head"], tuple(facts["classes"])) if "head" in facts else BINARY
+
+
+def _alike(one: Target, other: Target) -> bool:
+    return one.kind == other.kind and (one.kind == "binary" or one.names == other.names)
 
 
 def _key(configuration: str, table: str) -> str:
@@ -129,7 +157,14 @@ def _table_1(sources: Sources, table: str) -> list[dict[str, str]]:
     return [] if data is None else list(csv.DictReader(io.StringIO(data.decode())))
 
 
-def _row(key: str, table: str, line: dict[str, str], measured: Measured | None, results: list[dict[str, Any]]) -> Row:
+def _row(
+    target: Target,
+    key: str,
+    table: str,
+    line: dict[str, str],
+    measured: Measured | None,
+    results: list[dict[str, Any]],
+) -> Row:
     letter = line["configuration"]
     speeds = [float(entry["images_per_s"]) for entry in _entries(letter, results) if entry.get("images_per_s")]
     return Row(
@@ -141,33 +176,28 @@ def _row(key: str, table: str, line: dict[str, str], measured: Measured | None, 
         max_val_accuracy=_number(line["max_val_accuracy"]),
         final_val_accuracy=_number(line["final_val_accuracy"]),
         measured=measured,
-        paper=paper.TABLE_1.get(letter),
+        # The paper's numbers are of two classes.
+        paper=paper.TABLE_1.get(letter) if target.kind == "binary" else None,
         images_per_s=median(speeds) if speeds else None,
+        further={name: _number(value) for name, value in line.items() if name not in TABLE1_COLUMNS},
     )
 
 
-def _measure(line: dict[str, str], predictions: pd.DataFrame | None, judge: PerfectJudge | None) -> Measured | None:
-    """The accuracy on test pictures, or on validation pictures where no test pictures were set apart."""
+def _measure(
+    target: Target, line: dict[str, str], predictions: pd.DataFrame | None, judge: PerfectJudge | None
+) -> Measured | None:
     if predictions is None:
         return None
     own = predictions[predictions["configuration"] == line["configuration"]]
-    for split, accuracy in (("test", _number(line["test_accuracy"])), ("val", _number(line["max_val_accuracy"]))):
-        seen = own[own["split"] == split]
-        if accuracy is None or seen.empty:
-            continue
-        # Seeds share the pictures, so that more seeds do not narrow the interval.
-        n = int(seen["post_id"].nunique())
-        low, high = wilson_interval(round(accuracy * n), n)
-        ceiling = judge.accuracy(seen["post_id"]) if judge else None
-        return Measured(split, accuracy, n, low, high, ceiling, chance=1 / max(seen["label"].nunique(), 2))
-    return None
+    accuracies = {"test": _number(line["test_accuracy"]), "val": _number(line["max_val_accuracy"])}
+    return measure(target, accuracies, own, judge)
 
 
 def _entries(configuration: str, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [entry for entry in results if entry["configuration"] == configuration]
 
 
-def _trials(key: str, configuration: str, results: list[dict[str, Any]]) -> list[Trial]:
+def _trials(key: str, configuration: str, results: list[dict[str, Any]], curve: str) -> list[Trial]:
     by_trial: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for entry in _entries(configuration, results):
         by_trial[entry["trial"]].append(entry)
@@ -179,8 +209,8 @@ def _trials(key: str, configuration: str, results: list[dict[str, Any]]) -> list
                 key,
                 int(ordered[0]["seed"]),
                 [int(entry["epoch"]) for entry in ordered],
-                [_number(entry.get("train_accuracy")) for entry in ordered],
-                [_number(entry.get("val_accuracy")) for entry in ordered],
+                [_number(entry.get(f"train_{curve}")) for entry in ordered],
+                [_number(entry.get(f"val_{curve}")) for entry in ordered],
             )
         )
     return found

@@ -1,4 +1,5 @@
-"""What a step of training is given: pictures, or features of frozen convolutions computed once (configuration A)."""
+"""What a step of training is given: pictures, or features of frozen convolutions computed once (configuration A); and a
+pass over either without training."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from raypipe.train.images import ImageSet, prepare_batch
 from raypipe.train.model import VGG16
@@ -87,6 +88,29 @@ def extract_features(
             on_batch(start + len(batch), len(rows))
     part = torch.cat([torch.zeros((0, model.n_features), device=device), *found])
     return crew.gather(part, len(images))
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    forward: Callable[[Tensor], Tensor],
+    inputs: Inputs,
+    rows: Rows,
+    *,
+    device: torch.device,
+    dtype: DType,
+    n_outputs: int = 1,
+    on_batch: OnBatch | None = None,
+) -> Tensor:
+    """What `forward`, `model` or a part of it, gives for `rows`: float32 [n], or [n, n_outputs] of several outputs."""
+    model.eval()
+    found = [torch.zeros((0, n_outputs) if n_outputs > 1 else 0, device=device)]
+    for start in range(0, len(rows), EVALUATION_BATCH):
+        with arithmetic(device, dtype):
+            found.append(forward(inputs(rows[start : start + EVALUATION_BATCH])).float())
+        if on_batch:
+            on_batch(min(start + EVALUATION_BATCH, len(rows)), len(rows))
+    return torch.cat(found)
 
 
 def cache_features(

@@ -38,9 +38,11 @@ def decode_and_resize(image_bytes: bytes, size: int) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Labelled pictures in a fixed order: `images` uint8 [n, 3, s, s], `labels` float32 [n] of 0 and 1, `post_ids` [n].
+    """Labelled pictures in a fixed order: `images` uint8 [n, 3, s, s], `labels`, `post_ids` [n].
 
-    Raises InputError where the lengths, shapes or types do not fit.
+    The labels' type says what they are (see `raypipe.train.target`): float32 of 0 and 1, [n] for two classes and
+    [n, tags] for tags; int64 [n], the class's number from 0; float64 [n], scores.
+    Raises InputError where the lengths, shapes, types or values do not fit.
     """
 
     images: Tensor
@@ -55,8 +57,8 @@ class ImageSet:
             raise InputError(
                 f"images: {len(self.images)} pictures, {len(self.labels)} labels and {len(self.post_ids)} post_ids"
             )
-        if not bool(((self.labels == 0) | (self.labels == 1)).all()):
-            raise InputError("images: a label is neither 0 nor 1")
+        if complaint := _complaint(self.labels):
+            raise InputError(f"images: {complaint}")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -87,10 +89,25 @@ class ImageSet:
         return cls(torch.from_numpy(images), torch.from_numpy(labels), post_ids)
 
 
-def image_set(images: NDArray[np.uint8], labels: NDArray[Any], post_ids: NDArray[Any] | list[str]) -> ImageSet:
-    """An ImageSet over numpy arrays; `images` uint8 [n, 3, s, s] is not copied."""
+def _complaint(labels: Tensor) -> str | None:
+    if labels.dtype == torch.float32 and labels.dim() in (1, 2):
+        return None if bool(((labels == 0) | (labels == 1)).all()) else "a label is neither 0 nor 1"
+    if labels.dtype == torch.int64 and labels.dim() == 1:
+        return "a class has a negative number" if bool((labels < 0).any()) else None
+    if labels.dtype == torch.float64 and labels.dim() == 1:
+        return None if bool(labels.isfinite().all()) else "a score is not finite"
+    return f"labels must be float32 [n] or [n, tags], int64 [n] or float64 [n], found {labels.dtype} {[*labels.shape]}"
+
+
+def image_set(
+    images: NDArray[np.uint8],
+    labels: NDArray[Any],
+    post_ids: NDArray[Any] | list[str],
+    dtype: type[np.generic] = np.float32,
+) -> ImageSet:
+    """An ImageSet over numpy arrays, labels as `dtype`; `images` uint8 [n, 3, s, s] is not copied."""
     ids = np.asarray(post_ids, dtype=np.str_)
-    return ImageSet(torch.from_numpy(images), torch.from_numpy(np.asarray(labels, dtype=np.float32)), ids)
+    return ImageSet(torch.from_numpy(images), torch.from_numpy(np.asarray(labels, dtype=dtype)), ids)
 
 
 def prepare_batch(

@@ -32,13 +32,13 @@ def unit_variance_init(model: nn.Module, images: Tensor) -> None:
     """Scales and shifts each convolution and FC layer, in place and in the order in which they run, so that each of its
     units has mean 0 and variance 1 before its nonlinearity over `images` (float [n, 3, s, s], normalised).
 
-    One forward pass suffices: a layer's output is replaced by what its new weights would give. The output layer (one
-    unit) stays as it is. Raises ValueError on fewer than two images.
+    One forward pass suffices: a layer's output is replaced by what its new weights would give. The output layer, the
+    last of `model`'s modules, stays as it is. Raises ValueError on fewer than two images.
     """
     if len(images) < 2:
         raise ValueError(f"unit_variance_init needs at least 2 images, not {len(images)}")
     layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    hooks = [layer.register_forward_hook(_normalise) for layer in layers if layer.weight.shape[0] > 1]
+    hooks = [layer.register_forward_hook(_normalise) for layer in layers[:-1]]
     was_training = model.training
     try:
         model.eval()(images)

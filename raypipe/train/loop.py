@@ -8,9 +8,10 @@ each row once.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +19,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from raypipe.errors import ConfigError, InputError, StageError
 from raypipe.train.configurations import Configuration
-from raypipe.train.features import (
-    EVALUATION_BATCH,
-    DType,
-    ImageInputs,
-    Inputs,
-    OnBatch,
-    arithmetic,
-    cache_features,
-)
+from raypipe.train.features import DType, ImageInputs, Inputs, OnBatch, arithmetic, cache_features, evaluate
+from raypipe.train.heads import Head, Predictions, TwoClasses
 from raypipe.train.images import ImageSet
-from raypipe.train.metrics import binary_accuracy, peak_flops, training_flops
+from raypipe.train.metrics import figure_of_merit, peak_flops, training_flops
 from raypipe.train.model import VGG16, parameter_groups
+from raypipe.train.target import BINARY
 from raypipe.train.weights import Preprocessing
 from raypipe.train.workers import Rows, Workers
 
@@ -44,7 +38,7 @@ _BATCHES_BETWEEN_CHECKS_ON_GPU = 50
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """How long and on what to train; `batch_size` counts over all workers, `patience` epochs of validation accuracy."""
+    """How long and on what to train; `batch_size` counts over all workers, `patience` epochs since the best one."""
 
     epochs: int
     batch_size: int = 32
@@ -61,20 +55,23 @@ class LoopOptions:
 class EpochResult:
     """One epoch. Training loss and accuracy are means over the epoch's batches while the weights move, as in Keras.
 
+    Accuracies are None, and `metrics` more of the validation set, as the head has it (`raypipe.train.heads`).
     `images_per_s`: training pictures by seconds of training, validation not counted; the first epoch on cached
     features includes computing them. `data_wait`: share of that time in which no picture was ready. `mfu`: share of
-    the device's peak arithmetic, None where no peak is known. `val_probabilities`: float32 [n], in the set's order.
+    the device's peak arithmetic, None where no peak is known. `val_probabilities`: the head's predictions, float32 [n]
+    or [n, k], in the set's order.
     """
 
     epoch: int
     train_loss: float
-    train_accuracy: float
+    train_accuracy: float | None
     val_loss: float
-    val_accuracy: float
+    val_accuracy: float | None
     images_per_s: float
     data_wait: float
     mfu: float | None
-    val_probabilities: NDArray[np.float32]
+    val_probabilities: Predictions
+    metrics: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -86,11 +83,12 @@ class LoopState:
     model: dict[str, Tensor]
     optimizer: dict[str, Any]
     best_epoch: int
-    best_accuracy: float
+    best_merit: float
+    """See `raypipe.train.metrics.figure_of_merit`."""
 
     @property
     def is_best(self) -> bool:
-        """Whether no earlier epoch had this validation accuracy."""
+        """Whether no earlier epoch was as good on the validation set."""
         return self.epoch == self.best_epoch
 
     def save(self, path: str | Path) -> None:
@@ -111,40 +109,44 @@ def fit(
     options: LoopOptions,
     *,
     preprocessing: Preprocessing,
+    head: Head | None = None,
     group: Any | None = None,
     start: LoopState | None = None,
     on_epoch: Callable[[EpochResult, LoopState], bool] | None = None,
     on_batch: OnBatch | None = None,
 ) -> list[EpochResult]:
-    """Trains `model` (images to logits [n]) in place and returns the epochs that ran, those before `start` left out.
+    """Trains `model` (images to outputs, see `raypipe.train.heads`) in place and returns the epochs that ran, those
+    before `start` left out. `head` says what is learned: by default two classes.
 
     `on_epoch` sees each epoch; where it returns true on any worker, all stop. `on_batch` gets (done, total) pictures
     of the pass at hand. With a `group`, every worker calls `fit` with the same arguments and takes its part of each
     batch. A frozen VGG16 trains on features computed once, if `options.cache_features`.
-    Raises InputError on an empty set or one class only, ConfigError where `start` is another configuration's,
-    StageError naming epoch and batch where the loss is not finite.
+    Raises InputError on an empty set, one class only, or labels of another head, ConfigError where `start` is another
+    configuration's, StageError naming epoch and batch where the loss is not finite.
     """
-    _check(configuration, train, val, start)
+    head = head or TwoClasses(BINARY)
+    _check(configuration, train, val, head, start)
     device = torch.device(options.device)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = _Run(model, configuration, train, val, options, preprocessing, Workers(group), on_batch)
-    best_epoch, best_accuracy, first = 0, -1.0, 1
+    run = _Run(model, configuration, train, val, options, preprocessing, head, Workers(group), on_batch)
+    best_epoch, best_merit, first = 0, -math.inf, 1
     if start is not None:
         model.load_state_dict(start.model)
         run.optimizer.load_state_dict(start.optimizer)
-        best_epoch, best_accuracy, first = start.best_epoch, start.best_accuracy, start.epoch + 1
+        best_epoch, best_merit, first = start.best_epoch, start.best_merit, start.epoch + 1
     # The first weights may differ in their last bits between machines; the workers' must not.
     run.workers.broadcast(model.state_dict().values())
     results: list[EpochResult] = []
     for epoch in range(first, options.epochs + 1):
         result = run.epoch(epoch)
         results.append(result)
-        if result.val_accuracy > best_accuracy:
-            best_epoch, best_accuracy = epoch, result.val_accuracy
+        merit = figure_of_merit(result.val_accuracy, result.val_loss)
+        if best_epoch == 0 or merit > best_merit:
+            best_epoch, best_merit = epoch, merit
         stop = False
         if on_epoch is not None:
             weights, moments = model.state_dict(), run.optimizer.state_dict()
-            stop = on_epoch(result, LoopState(configuration.name, epoch, weights, moments, best_epoch, best_accuracy))
+            stop = on_epoch(result, LoopState(configuration.name, epoch, weights, moments, best_epoch, best_merit))
         if run.workers.any(bool(stop), device) or (options.patience and epoch - best_epoch >= options.patience):
             break
     return results
@@ -155,16 +157,28 @@ def predict(
     images: Tensor,
     *,
     preprocessing: Preprocessing,
+    head: Head | None = None,
     device: str = "cpu",
     dtype: DType = "float32",
     on_batch: OnBatch | None = None,
-) -> NDArray[np.float32]:
-    """Probabilities of label 1, float32 [n], for uint8 `images` [n, 3, s, s]; moves `model` to `device`."""
+) -> Predictions:
+    """What `head` makes of `model`'s outputs, float32 [n] or [n, k], for uint8 `images` [n, 3, s, s]; by default
+    probabilities of label 1, [n]. Moves `model` to `device`."""
+    head = head or TwoClasses(BINARY)
     target = torch.device(device)
     model.to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
     inputs = ImageInputs(images, preprocessing, target)
-    logits = _evaluate(model, model, inputs, np.arange(len(images)), target, dtype, on_batch)
-    return _probabilities(logits)
+    outputs = evaluate(
+        model,
+        model,
+        inputs,
+        np.arange(len(images)),
+        device=target,
+        dtype=dtype,
+        n_outputs=head.target.n_outputs,
+        on_batch=on_batch,
+    )
+    return head.predictions(outputs)
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> Rows:
@@ -177,11 +191,10 @@ def epoch_flips(n: int, seed: int, epoch: int) -> NDArray[np.bool_]:
     return np.random.default_rng([seed, epoch, _FLIPS]).random(n) < 0.5
 
 
-def _check(configuration: Configuration, train: ImageSet, val: ImageSet, start: LoopState | None) -> None:
+def _check(configuration: Configuration, train: ImageSet, val: ImageSet, head: Head, start: LoopState | None) -> None:
     if len(train) == 0 or len(val) == 0:
         raise InputError(f"training: {len(train)} training and {len(val)} validation images: both must have some")
-    if bool((train.labels == train.labels[0]).all()):
-        raise InputError(f"training: all {len(train)} training images are of one class: there is nothing to learn")
+    head.check(train.labels, val.labels)
     if start is not None and start.configuration != configuration.name:
         raise ConfigError(
             f"training: the checkpoint is of configuration {start.configuration}, not {configuration.name}: "
@@ -200,6 +213,7 @@ class _Run:
         val: ImageSet,
         options: LoopOptions,
         preprocessing: Preprocessing,
+        head: Head,
         workers: Workers,
         on_batch: OnBatch | None,
     ) -> None:
@@ -208,7 +222,8 @@ class _Run:
         groups = parameter_groups(model, configuration, options.learning_rate)
         self.optimizer = torch.optim.SGD(groups, fused=self.device.type in ("cpu", "cuda"))
         self.parameters = [parameter for g in self.optimizer.param_groups for parameter in g["params"]]
-        self.labels, self.val_labels = train.labels.to(self.device), val.labels.numpy()
+        self.head, self.n_train, self.val_labels = head, len(train), val.labels
+        self.targets = head.targets(train.labels).to(self.device)
         self.forward: Callable[[Tensor], Tensor] = model
         self.train_inputs: Inputs = ImageInputs(train.images, preprocessing, self.device)
         self.val_inputs: Inputs = ImageInputs(val.images, preprocessing, self.device)
@@ -236,27 +251,34 @@ class _Run:
         loss, accuracy, waited = self._train(epoch)
         seconds = time.perf_counter() - started + self.seconds_before
         self.seconds_before = 0.0
-        rate = len(self.labels) / seconds
-        rows = self.workers.share(np.arange(len(self.val_labels)))
-        part = _evaluate(self.model, self.forward, self.val_inputs, rows, self.device, self.options.dtype)
-        logits = self.workers.gather(part, len(self.val_labels)).double().cpu()
-        val_loss = binary_cross_entropy_with_logits(logits, torch.from_numpy(self.val_labels).double())
-        probabilities = _probabilities(logits)
+        rate = self.n_train / seconds
+        outputs = self._validate()
+        predictions, labels = self.head.predictions(outputs), self.val_labels.numpy()
         return EpochResult(
             epoch=epoch,
             train_loss=loss,
             train_accuracy=accuracy,
-            val_loss=float(val_loss),
-            val_accuracy=binary_accuracy(probabilities, self.val_labels),
+            val_loss=float(self.head.losses(outputs, self.head.targets(self.val_labels)).mean()),
+            val_accuracy=self.head.accuracy(predictions, labels),
             images_per_s=rate,
             data_wait=waited / seconds,
             mfu=rate * self.flops / self.workers.size / self.flops_per_s if self.flops_per_s else None,
-            val_probabilities=probabilities,
+            val_probabilities=predictions,
+            metrics=self.head.metrics(predictions, labels),
         )
 
-    def _train(self, epoch: int) -> tuple[float, float, float]:
+    def _validate(self) -> Tensor:
+        """Outputs for the validation set on the CPU, in double precision."""
+        n_outputs, dtype = self.head.target.n_outputs, self.options.dtype
+        rows = self.workers.share(np.arange(len(self.val_labels)))
+        part = evaluate(
+            self.model, self.forward, self.val_inputs, rows, device=self.device, dtype=dtype, n_outputs=n_outputs
+        )
+        return self.workers.gather(part, len(self.val_labels)).double().cpu()
+
+    def _train(self, epoch: int) -> tuple[float, float | None, float]:
         """Mean loss, accuracy and seconds of waiting for data."""
-        options, n = self.options, len(self.labels)
+        options, n = self.options, self.n_train
         order = epoch_order(n, options.seed, epoch)
         flips = epoch_flips(n, options.seed, epoch) if options.flips else None
         every = _BATCHES_BETWEEN_CHECKS.get(self.device.type, _BATCHES_BETWEEN_CHECKS_ON_GPU)
@@ -278,20 +300,22 @@ class _Run:
                     pending = []
                 if self.on_batch:
                     self.on_batch(min(begin + options.batch_size, n), n)
-        return float(sums[0] / n), float(sums[1] / n), waited
+        return float(sums[0] / n), float(sums[1] / n) if self.head.has_accuracy else None, waited
 
     def _step(self, inputs: Tensor, rows: Rows, n_batch: int) -> Tensor:
         """One step of SGD on this worker's `rows` of a batch of `n_batch`; the whole batch's summed loss and hits."""
-        labels = self.labels[torch.from_numpy(rows).to(self.device)]
+        targets = self.targets[torch.from_numpy(rows).to(self.device)]
         with arithmetic(self.device, self.options.dtype):
-            logits = self.forward(inputs)
+            outputs = self.forward(inputs)
         # Summed and divided by the whole batch: the workers' gradients add up to that of its mean, however it is cut.
-        loss = binary_cross_entropy_with_logits(logits.float(), labels, reduction="sum")
+        loss = self.head.losses(outputs.float(), targets).sum()
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss / n_batch)
-        hits = ((logits.detach() > 0) == (labels > 0.5)).sum()
+        hits = self.head.hits(outputs.detach(), targets).sum()
         totals = torch.stack([loss.detach(), hits.to(loss.dtype)])
         self.workers.sum([*(p.grad for p in self.parameters if p.grad is not None), totals])
+        if self.head.max_gradient is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.head.max_gradient)
         self.optimizer.step()
         return totals
 
@@ -306,31 +330,6 @@ class _Run:
             )
         total: NDArray[np.float64] = found.sum(axis=0)
         return total
-
-
-@torch.no_grad()
-def _evaluate(
-    model: nn.Module,
-    forward: Callable[[Tensor], Tensor],
-    inputs: Inputs,
-    rows: Rows,
-    device: torch.device,
-    dtype: DType,
-    on_batch: OnBatch | None = None,
-) -> Tensor:
-    """Logits, float32 [n], of `rows`."""
-    model.eval()
-    found = [torch.zeros(0, device=device)]
-    for start in range(0, len(rows), EVALUATION_BATCH):
-        with arithmetic(device, dtype):
-            found.append(forward(inputs(rows[start : start + EVALUATION_BATCH])).float())
-        if on_batch:
-            on_batch(min(start + EVALUATION_BATCH, len(rows)), len(rows))
-    return torch.cat(found)
-
-
-def _probabilities(logits: Tensor) -> NDArray[np.float32]:
-    return logits.cpu().double().sigmoid().float().numpy()
 
 
 def _dropout_seed(seed: int, epoch: int, rank: int) -> int:

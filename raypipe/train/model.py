@@ -1,4 +1,5 @@
-"""VGG-16 (Simonyan & Zisserman, 2014, column D) with one logistic output, as the paper's section 4.1 has it."""
+"""VGG-16 (Simonyan & Zisserman, 2014, column D) with a last layer of its own: for two classes one logistic unit, as the
+paper's section 4.1 has it; for other targets see `raypipe.train.heads`."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from torchvision.models import vgg16
 from raypipe.errors import ConfigError, InputError
 from raypipe.train.configurations import Configuration
 from raypipe.train.init import Scheme, initialise
+from raypipe.train.target import BINARY, Target
 from raypipe.train.weights import FC_WIDTH, POOLED_FEATURES, LoadedWeights
 
 _CHANNELS = 512
@@ -20,21 +22,21 @@ _HIDDEN = ("classifier.0", "classifier.3")
 
 
 class VGG16(nn.Module):
-    """Images, float [n, 3, s, s], to logits [n].
+    """Images, float [n, 3, s, s], to the outputs of the last layer: [n] of one unit, [n, k] of `n_outputs` = k.
 
-    Layers have torchvision's names (`features.*`, `classifier.0`, `classifier.3`); the logistic unit is `logit`.
+    Layers have torchvision's names (`features.*`, `classifier.0`, `classifier.3`); the last layer is `logit`.
     `full` adds the two hidden FC layers; `pooled` brings the last pooling layer to 7×7 by averaging, which FC layers
     trained at 224 pixels need and which changes nothing at 224.
     """
 
-    def __init__(self, configuration: Configuration, *, image_size: int, pooled: bool) -> None:
+    def __init__(self, configuration: Configuration, *, image_size: int, pooled: bool, n_outputs: int = 1) -> None:
         super().__init__()
         n_features = POOLED_FEATURES if pooled else flat_features(image_size)
         self.frozen, self.n_features = configuration.frozen, n_features
         self.features = vgg16(weights=None, init_weights=False).features
         self.pool = nn.AdaptiveAvgPool2d(7) if pooled else nn.Identity()
         self.classifier = _hidden_layers(n_features, configuration.dropout) if configuration.full else nn.Sequential()
-        self.logit = nn.Linear(FC_WIDTH if configuration.full else n_features, 1)
+        self.logit = nn.Linear(FC_WIDTH if configuration.full else n_features, n_outputs)
         if self.frozen:
             self.features.requires_grad_(False)
 
@@ -43,14 +45,15 @@ class VGG16(nn.Module):
         return torch.flatten(self.pool(self.features(images)), 1)
 
     def classify(self, features: Tensor) -> Tensor:
-        """Logits [n] of what `extract` gave; the logistic unit is always computed in float32."""
+        """Outputs [n] or [n, k] of what `extract` gave; the last layer is always computed in float32."""
         hidden = self.classifier(features)
         with torch.autocast(hidden.device.type, enabled=False):
+            # Of several units nothing is squeezed.
             logits: Tensor = self.logit(hidden.float()).squeeze(1)
         return logits
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits [n]."""
+        """Outputs [n] or [n, k]."""
         return self.classify(self.extract(images))
 
     def train(self, mode: bool = True) -> VGG16:
@@ -83,12 +86,15 @@ def build_model(
     seed: int,
     fresh_fc: bool = False,
     init: Scheme = "lsuv",
+    target: Target = BINARY,
 ) -> VGG16:
-    """VGG-16 in `configuration` for square images of `image_size` pixels, on the CPU, float32.
+    """VGG-16 in `configuration` for square images of `image_size` pixels, on the CPU, float32; for `target`, by default
+    two classes.
 
     Layers that `weights` has are loaded; convolutions it lacks start by `init` (`lsuv` needs `unit_variance_init`
-    afterwards, which sees data), FC layers likewise, and the logistic unit is Glorot-uniform with zero bias (paper,
-    section 4.1) unless `weights` are a raypipe checkpoint's whose unit takes as many features: B may go on from A.
+    afterwards, which sees data), FC layers likewise, and the last layer is Glorot-uniform with zero bias (paper,
+    section 4.1), for a score zero, unless `weights` are a raypipe checkpoint's of the same target whose last layer
+    takes as many features: B may go on from A.
     With loaded convolutions, fresh FC layers are Glorot-uniform too. `seed` fixes all that is random.
     Raises ConfigError where the image is too small, or where the configuration has FC layers, `weights` has
     convolutions without them, and `fresh_fc` is false; InputError where loaded FC layers do not fit `image_size`.
@@ -102,16 +108,20 @@ def build_model(
             "set --train.fresh_fc true to start them fresh, or choose weights that have them, such as imagenet"
         )
     pooled = loaded_fc is not None and _is_pooled(loaded_fc, image_size, weights.name)
-    model = _empty(configuration, image_size, pooled)
+    model = _empty(configuration, image_size, pooled, target.n_outputs)
     state = {**(weights.convolutions or {}), **(loaded_fc or {})}
-    if weights.logit is not None and weights.logit["logit.weight"].shape == model.logit.weight.shape:
-        state.update(weights.logit)
+    last = weights.logit if weights.suits(target) else None
+    if last is not None and last["logit.weight"].shape == model.logit.weight.shape:
+        state.update(last)
     model.load_state_dict(state, strict=False)
     scheme: Scheme = init if weights.convolutions is None else "glorot"
     generator = torch.Generator().manual_seed(seed)
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear) and f"{name}.weight" not in state:
             initialise(layer, "glorot" if name == "logit" else scheme, generator)
+    if target.kind == "score" and "logit.weight" not in state:
+        # It then says the mean of all scores; random outputs of so long a feature vector would have to be unlearned.
+        nn.init.zeros_(model.logit.weight)
     return model
 
 
@@ -121,7 +131,8 @@ def restore_model(configuration: Configuration, *, image_size: int, state: Mappi
     if has_fc != configuration.full:
         found = "with" if has_fc else "without"
         raise InputError(f"checkpoint: a network {found} FC layers is not configuration {configuration.name}")
-    model = _empty(configuration, image_size, has_fc and _is_pooled(state, image_size, "checkpoint"))
+    n_outputs = len(state["logit.weight"]) if "logit.weight" in state else 1
+    model = _empty(configuration, image_size, has_fc and _is_pooled(state, image_size, "checkpoint"), n_outputs)
     try:
         model.load_state_dict(dict(state))
     except RuntimeError as error:
@@ -132,10 +143,10 @@ def restore_model(configuration: Configuration, *, image_size: int, state: Mappi
     return model
 
 
-def _empty(configuration: Configuration, image_size: int, pooled: bool) -> VGG16:
+def _empty(configuration: Configuration, image_size: int, pooled: bool, n_outputs: int) -> VGG16:
     # On the meta device first: torch's own random initialisation of 134 million weights takes seconds.
     with torch.device("meta"):
-        model = VGG16(configuration, image_size=image_size, pooled=pooled)
+        model = VGG16(configuration, image_size=image_size, pooled=pooled, n_outputs=n_outputs)
     return model.to_empty(device="cpu")
 
 

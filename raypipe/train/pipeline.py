@@ -16,21 +16,15 @@ from raypipe import tables
 from raypipe.config import Config
 from raypipe.errors import InputError
 from raypipe.progress import Progress, say
+from raypipe.records import RunRecord
+from raypipe.schemas import LABEL_TYPES
 from raypipe.storage import Storage
 from raypipe.tables import TableWriter
 from raypipe.train.images import decode_and_resize
 from raypipe.train.plan import PictureTable
+from raypipe.train.target import Target
 
 TENSORS = "_tensors"
-_SCHEMA = pa.schema(
-    [
-        ("post_id", pa.string()),
-        ("split", pa.string()),
-        ("label", pa.string()),
-        ("pixels", pa.binary()),
-        ("error", pa.string()),
-    ]
-)
 
 
 def prepare_pictures(config: Config) -> PictureTable:
@@ -42,7 +36,7 @@ def prepare_pictures(config: Config) -> PictureTable:
     storage, size = config.open_storage(), config.train.image_size
     labels, images = tables.get_record(storage, "labels"), tables.get_record(storage, "images")
     wanted = tables.read_table(storage, "labels", ["post_id", "label", "split"])
-    classes = _two_classes(storage, wanted)
+    target = find_target(storage, labels, wanted["label"])
     inputs = {"labels": labels.run_id, "images": images.run_id}
     key = hashlib.sha256(json.dumps([inputs, size], sort_keys=True).encode()).hexdigest()[:8]
     table = f"{TENSORS}/{size}px-{key}"
@@ -51,33 +45,42 @@ def prepare_pictures(config: Config) -> PictureTable:
         if run.record is None:
             started = time.monotonic()
             counts = _decode(config, run.writer, wanted.filter(pc.field("label").is_valid()))
-            _require_pictures(storage, counts, classes)
+            _require_pictures(storage, counts, target)
             unlabelled = wanted["label"].null_count
             run.commit(
                 rows_in=len(wanted),
                 dropped={"unlabelled": unlabelled, "no_picture": len(wanted) - unlabelled - sum(counts.values())},
                 seconds={"decode": time.monotonic() - started},
-                facts={"undecodable": counts["undecodable"], "classes": list(classes)},
+                facts={"undecodable": counts["undecodable"], "classes": list(target.names)},
             )
             if counts["undecodable"]:
                 say(f"  {counts['undecodable']:,} pictures no longer decode and are left out")
-    return PictureTable(storage, table, size, classes)
+    return PictureTable(storage, table, size, target)
 
 
-def _two_classes(storage: Storage, wanted: pa.Table) -> tuple[str, str]:
-    where = storage.uri("labels")
-    if not pa.types.is_string(wanted.schema.field("label").type):
-        raise InputError(f"{where}: labels are not two classes; training needs a scheme with two, such as residual")
-    found = sorted(pc.unique(wanted["label"].drop_null()).to_pylist())
-    if len(found) != 2:
-        shown = ", ".join(map(repr, found[:5])) or "none"
+def find_target(storage: Storage, labels: RunRecord, column: pa.ChunkedArray) -> Target:
+    """What the labels are, from the type of their `column` and, for hashtags, the options they were made with.
+
+    Classes are in alphabetical order, tags in that of ``label.hashtags``. Raises InputError on fewer than two classes.
+    """
+    if column.type == LABEL_TYPES["continuous"]:
+        return Target("score", ())
+    if pa.types.is_list(column.type):
+        # Its formulas are slow to import, and no other head needs them.
+        from raypipe.label.schemes import chosen_tags
+
+        return Target("tags", tuple(chosen_tags(labels.config["label"]["hashtags"]).values()))
+    found = sorted(pc.unique(column.drop_null()).to_pylist())
+    if len(found) < 2:
+        shown = ", ".join(map(repr, found)) or "none"
         raise InputError(
-            f"{where}: training needs exactly two classes, found {len(found)} ({shown}); see --label.scheme"
+            f"{storage.uri('labels')}: training needs two classes or more, found {len(found)} ({shown}); "
+            "see --label.scheme"
         )
-    return found[0], found[1]
+    return Target("binary" if len(found) == 2 else "classes", tuple(found))
 
 
-def _require_pictures(storage: Storage, counts: Counter[str], classes: tuple[str, str]) -> None:
+def _require_pictures(storage: Storage, counts: Counter[str], target: Target) -> None:
     present = [tuple(key.split("/", 1)) for key in counts if key != "undecodable"]
     if not present:
         raise InputError(
@@ -89,9 +92,9 @@ def _require_pictures(storage: Storage, counts: Counter[str], classes: tuple[str
         if not found:
             hint = "set --label.val above 0 or mend --label.split"
             raise InputError(f"{storage.uri('labels')}: no picture in the split {split}; {hint}")
-        if split == "train" and len(found) < 2:
+        if split == "train" and target.kind in ("binary", "classes") and len(found) < 2:
             raise InputError(
-                f"{storage.uri('labels')}: all training pictures are {found.pop()!r}; {classes} are needed"
+                f"{storage.uri('labels')}: all training pictures are {found.pop()!r}; {target.names} are needed"
             )
 
 
@@ -134,7 +137,10 @@ def _decode_file(row: dict[str, Any], writer: TableWriter, wanted: Any, size: in
 
     labelled: pa.Table = ray.get(wanted)
     found = pq.read_table(row["path"], columns=["post_id", "image"], filesystem=writer.storage.filesystem)
-    found = found.filter(pc.field("image").is_valid()).join(labelled, "post_id", join_type="inner")
+    # By place and not by Acero's join, which takes no lists of hashtags.
+    place = pc.index_in(found["post_id"], value_set=labelled["post_id"].combine_chunks())
+    kept = pc.and_(pc.is_valid(place), pc.is_valid(found["image"]))
+    found, rows = found.filter(kept), labelled.take(place.filter(kept))
     pixels: list[bytes | None] = []
     errors: list[str | None] = []
     for image in found["image"]:
@@ -144,18 +150,16 @@ def _decode_file(row: dict[str, Any], writer: TableWriter, wanted: Any, size: in
         except InputError as error:
             pixels.append(None)
             errors.append(str(error))
-    columns = [
-        found["post_id"],
-        found["split"],
-        found["label"],
-        pa.array(pixels, pa.binary()),
-        pa.array(errors, pa.string()),
-    ]
-    table = pa.table(columns, schema=_SCHEMA)
+    table = rows.select(["post_id", "split", "label"])
+    table = table.append_column("pixels", pa.array(pixels, pa.binary()))
+    table = table.append_column("error", pa.array(errors, pa.string()))
     writer.write(row["unit"], table)
     return {"counts": json.dumps(_count(table))}
 
 
 def _count(table: pa.Table) -> Counter[str]:
-    keys = zip(table["split"].to_pylist(), table["label"].to_pylist(), table["error"].to_pylist(), strict=True)
+    """Pictures by split and class; tags and scores are not told apart."""
+    named = pa.types.is_string(table.schema.field("label").type)
+    labels = table["label"].to_pylist() if named else [""] * len(table)
+    keys = zip(table["split"].to_pylist(), labels, table["error"].to_pylist(), strict=True)
     return Counter("undecodable" if error else f"{split}/{label}" for split, label, error in keys)

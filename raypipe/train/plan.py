@@ -11,6 +11,7 @@ from raypipe import tables
 from raypipe.config import TrainOptions
 from raypipe.storage import Storage
 from raypipe.tables import TableWriter
+from raypipe.train.target import Target
 
 if TYPE_CHECKING:
     from raypipe.train.images import ImageSet
@@ -31,13 +32,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class PictureTable:
-    """Where the decoded pictures are: a table of `pixels` (uint8, [3, size, size]) by split, and the two classes."""
+    """Where the decoded pictures are: a table of `pixels` (uint8, [3, size, size]) by split, and what is learned."""
 
     storage: Storage
     table: str
     image_size: int
-    classes: tuple[str, str]
-    """The negative class and the positive one, whose probability the model gives."""
+    target: Target
 
     def load(self, split: str) -> ImageSet:
         """The pictures of a split, ordered by post_id so that no partitioning shows; shape [n, 3, size, size]."""
@@ -52,8 +52,8 @@ class PictureTable:
         flat = images.reshape(len(rows), 3 * self.image_size**2)
         for i, pixels in enumerate(rows["pixels"]):
             flat[i] = np.frombuffer(pixels.as_buffer(), np.uint8)
-        positive = pc.equal(rows["label"], self.classes[1]).to_numpy(zero_copy_only=False)
-        return image_set(images, positive, rows["post_id"].to_pylist())
+        labels = self.target.encode(rows["label"])
+        return image_set(images, labels, rows["post_id"].to_pylist(), labels.dtype.type)
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,9 @@ class Watch:
         self._epochs[trial] = epochs
         self._note = f"{trial} {note}"
 
-    def finish(self, trial: str, val_accuracy: float, test_accuracy: float | None) -> None:
+    def finish(self, trial: str, summary: str) -> None:
         """A trial is done."""
-        test = "" if test_accuracy is None else f", test {test_accuracy:.3f}"
-        self._lines.append(f"  {trial}: best validation accuracy {val_accuracy:.3f}{test}")
+        self._lines.append(f"  {trial}: {summary}")
 
     def fail(self, trial: str, reason: str) -> None:
         """A trial cannot go on."""

@@ -6,29 +6,33 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from raypipe.schemas import PREDICTIONS
+from raypipe.schemas import TABLE1_COLUMNS, predictions_schema
 from raypipe.train.images import ImageSet
+from raypipe.train.metrics import figure_of_merit
 from raypipe.train.plan import Trial
+from raypipe.train.target import Target
 
 TRIALS = "_trials"
-TABLE1_COLUMNS = ("configuration", "seeds", "max_val_accuracy", "epochs", "final_val_accuracy", "test_accuracy")
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What one trial came to: its rows of ``results.json`` and the accuracy of its best epoch on the test split."""
+    """What one trial came to: its rows of ``results.json``, and how good its best epoch is on the test split."""
 
     trial: str
     configuration: str
     seed: int
     rows: list[dict[str, Any]]
     test_accuracy: float | None
+    test_metrics: dict[str, Any] = field(default_factory=dict)
+    """As the head names them; empty without a test split."""
 
     def to_json(self) -> bytes:
         """As it is staged under ``_trials/``."""
@@ -41,27 +45,48 @@ class TrialResult:
 
     @property
     def best(self) -> dict[str, Any]:
-        """The row of the first epoch with the highest validation accuracy."""
-        return max(self.rows, key=lambda row: (row["val_accuracy"], -row["epoch"]))
+        """The row of the first epoch with the highest validation accuracy, without one with the lowest loss."""
+        return max(self.rows, key=lambda row: (figure_of_merit(row["val_accuracy"], row["val_loss"]), -row["epoch"]))
+
+    @property
+    def merit(self) -> float:
+        """What the best trial is chosen by; larger is better."""
+        return figure_of_merit(self.best["val_accuracy"], self.best["val_loss"])
+
+    @property
+    def summary(self) -> str:
+        """The best epoch in a few words."""
+        if self.best["val_accuracy"] is None:
+            name, best, test = "R²", self.best.get("val_r2"), self.test_metrics.get("r2")
+        else:
+            name, best, test = "accuracy", self.best["val_accuracy"], self.test_accuracy
+        text = f"best validation {name} {_three(best)}"
+        return text if test is None else f"{text}, test {_three(test)}"
 
 
 def prediction_rows(
-    trial: Trial, epoch: int, split: str, pictures: ImageSet, classes: tuple[str, str], probability: np.ndarray
+    trial: Trial, epoch: int, split: str, pictures: ImageSet, target: Target, predictions: NDArray[np.float32]
 ) -> pa.Table:
-    """Rows of ``predictions/`` for one split; `probability` [n] is of the positive class, ``classes[1]``."""
-    n = len(pictures)
-    truth = [classes[int(label)] for label in pictures.labels.tolist()]
-    columns = {
+    """Rows of ``predictions/`` for one split; `predictions` are the head's, [n] or [n, k]."""
+    labels, found = pictures.labels.numpy(), np.asarray(predictions, np.float64)
+    rows_each = found.shape[1] if found.ndim > 1 else 1
+    n = len(pictures) * rows_each
+    texts = target.texts(labels)
+    columns: dict[str, Any] = {
         "trial": [trial.name] * n,
         "configuration": [trial.configuration] * n,
         "seed": [trial.seed] * n,
         "epoch": [epoch] * n,
-        "post_id": list(pictures.post_ids),
+        "post_id": np.repeat(pictures.post_ids, rows_each).tolist(),
         "split": [split] * n,
-        "label": truth,
-        "probability": np.asarray(probability, np.float64),
+        "label": np.repeat(texts, rows_each).tolist() if target.kind == "classes" else texts,
+        "probability": pa.nulls(n, pa.float64()) if target.kind == "score" else found.ravel(),
     }
-    return pa.table(columns, schema=PREDICTIONS)
+    if target.kind in ("classes", "tags"):
+        columns["class"] = list(target.names) * len(pictures)
+    if target.kind == "score":
+        columns |= {"score": labels, "predicted": found}
+    return pa.table(columns, schema=predictions_schema(target.kind))
 
 
 def results_json(results: Sequence[TrialResult]) -> bytes:
@@ -70,13 +95,16 @@ def results_json(results: Sequence[TrialResult]) -> bytes:
 
 
 def table1_csv(results: Sequence[TrialResult]) -> bytes:
-    """The paper's table 1: a row a configuration, accuracies as means over its seeds."""
+    """The paper's table 1: a row a configuration, accuracies as means over its seeds.
+
+    Where the head has further measures, they follow: of the best epoch on the validation pictures and of the test.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(TABLE1_COLUMNS)
+    further = _further(results)
+    writer.writerow([*TABLE1_COLUMNS, *(f"val_{name}" for name in further), *(f"test_{name}" for name in further[1:])])
     for name in sorted({result.configuration for result in results}):
         mine = [result for result in results if result.configuration == name]
-        tests = [result.test_accuracy for result in mine if result.test_accuracy is not None]
         writer.writerow(
             [
                 name,
@@ -84,11 +112,26 @@ def table1_csv(results: Sequence[TrialResult]) -> bytes:
                 _mean([result.best["val_accuracy"] for result in mine]),
                 max(len(result.rows) for result in mine),
                 _mean([result.rows[-1]["val_accuracy"] for result in mine]),
-                _mean(tests) if tests else "",
+                _mean([result.test_accuracy for result in mine]),
+                *(_mean([result.best[f"val_{name}"] for result in mine]) for name in further),
+                *(_mean([result.test_metrics.get(name) for result in mine]) for name in further[1:]),
             ]
         )
     return text.getvalue().encode()
 
 
-def _mean(values: Sequence[float]) -> float:
-    return round(float(np.mean(values)), 6)
+def _further(results: Sequence[TrialResult]) -> list[str]:
+    """The loss and the head's measures that are one number; nothing for heads that have accuracy alone."""
+    shared = ("val_loss", "val_accuracy", "val_tags")
+    own = [name.removeprefix("val_") for name in results[0].best if name.startswith("val_") and name not in shared]
+    return ["loss", *own] if own else []
+
+
+def _mean(values: Sequence[float | None]) -> float | str:
+    """Over the seeds that have a value; empty where none has."""
+    known = [value for value in values if value is not None]
+    return round(float(np.mean(known)), 6) if known else ""
+
+
+def _three(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

@@ -58,8 +58,8 @@ def _run(config: Config, table: str, command: str, trials: list[Trial]) -> RunRe
             if run.record is not None:
                 return run.record
             weights = weights or load_weights(config.train.weights)
-            if weights.note:
-                say(f"  {weights.note}")
+            for note in filter(None, (weights.note, weights.note_for(pictures.target))):
+                say(f"  {note}")
             if not run.resumed:
                 _clear(run.writer)
             started = time.monotonic()
@@ -154,7 +154,7 @@ def _commit(
 ) -> RunRecord:
     writer, storage = run.writer, run.writer.storage
     results = [TrialResult.from_json(storage.read(f"{writer.staging}/{TRIALS}/{trial.name}.json")) for trial in trials]
-    winner = max(results, key=lambda result: result.best["val_accuracy"])
+    winner = max(results, key=lambda result: result.merit)
     if config.train.save == "winner":
         for result in results:
             if result is not winner:
@@ -170,7 +170,8 @@ def _commit(
         seconds={"decode": prepared.seconds.get("decode", 0.0), "train": seconds},
         facts={
             "weights": weights.name,
-            "classes": list(pictures.classes),
+            "head": pictures.target.kind,
+            "classes": list(pictures.target.names),
             "image_size": pictures.image_size,
             "winner": winner.trial,
         },

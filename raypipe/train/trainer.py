@@ -107,7 +107,7 @@ def _worker(loop_config: dict[str, Any]) -> None:
         ray.get(watch.fail.remote(plan.trial.name, one_line(error)))
         return
     if rank == 0:
-        ray.get(watch.finish.remote(plan.trial.name, result.best["val_accuracy"], result.test_accuracy))
+        ray.get(watch.finish.remote(plan.trial.name, result.summary))
 
 
 def _load(checkpoint: Any) -> Progressed | None:
@@ -142,6 +142,9 @@ class _Word:
         if not self._speaks:
             return
         self._epoch = row["epoch"] + 1
-        self._heard = f" · train {row['train_accuracy']:.3f} val {row['val_accuracy']:.3f}"
+        name = "loss" if row["val_accuracy"] is None else "accuracy"
+        train, val = row[f"train_{name}"], row[f"val_{name}"]
+        word = "loss " if name == "loss" else ""
+        self._heard = f" · {word}train {train:.3f} val " + ("–" if val is None else f"{val:.3f}")
         note = f"epoch {row['epoch']}/{self._epochs}{self._heard} · {row['images_per_s']:,.0f} pictures/s"
         self._watch.update.remote(self._trial, float(row["epoch"]), note)

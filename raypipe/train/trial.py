@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -15,10 +14,10 @@ from torch import Tensor
 
 from raypipe.train.configurations import CONFIGURATIONS
 from raypipe.train.features import DType, OnBatch
+from raypipe.train.heads import Head, Predictions, head_of
 from raypipe.train.images import ImageSet, prepare_batch
 from raypipe.train.init import unit_variance_init
 from raypipe.train.loop import EpochResult, LoopOptions, LoopState, fit, predict
-from raypipe.train.metrics import binary_accuracy
 from raypipe.train.model import VGG16, build_model
 from raypipe.train.plan import TrialPlan, for_configuration
 from raypipe.train.results import TRIALS, TrialResult, prediction_rows
@@ -81,6 +80,7 @@ def run_trial(
     """
     configuration = CONFIGURATIONS[plan.trial.configuration]
     train, val = plan.pictures.load("train"), plan.pictures.load("val")
+    head = head_of(plan.pictures.target, train.labels)
     model = build_model(
         configuration,
         image_size=plan.pictures.image_size,
@@ -88,12 +88,13 @@ def run_trial(
         seed=plan.trial.seed,
         fresh_fc=plan.options.fresh_fc or weights.convolutions is None,
         init=plan.options.init,
+        target=head.target,
     )
     if weights.convolutions is None and plan.options.init == "lsuv" and start is None:
         # Spread over the whole set, which may be ordered by class.
         rows = torch.linspace(0, len(train) - 1, min(len(train), _INIT_PICTURES)).long()
         unit_variance_init(model, prepare_batch(train.images[rows], weights.preprocessing))
-    keeper = _Keeper(plan, weights, val, rank, start, on_epoch)
+    keeper = _Keeper(plan, weights, head, val, rank, start, on_epoch)
     options = loop_options(plan, device)
     fit(
         model,
@@ -102,6 +103,7 @@ def run_trial(
         val,
         options,
         preprocessing=weights.preprocessing,
+        head=head,
         group=group,
         start=start.state if start else None,
         on_epoch=keeper.see,
@@ -117,13 +119,14 @@ class _Keeper:
         self,
         plan: TrialPlan,
         weights: LoadedWeights,
+        head: Head,
         val: ImageSet,
         rank: int,
         start: Progressed | None,
         on_epoch: Callable[[dict[str, Any], Progressed], None] | None,
     ) -> None:
-        self.plan, self.val, self.rank, self.on_epoch = plan, val, rank, on_epoch
-        self.metadata = checkpoint_metadata(plan, weights)
+        self.plan, self.head, self.val, self.rank, self.on_epoch = plan, head, val, rank, on_epoch
+        self.metadata = checkpoint_metadata(plan, weights, head)
         self.rows = list(start.rows) if start else []
         self.best: dict[str, Tensor] | None = None
 
@@ -151,25 +154,31 @@ class _Keeper:
         if self.rank != 0:
             return result
         test = self.plan.pictures.load("test")
-        accuracy = None
+        accuracy, metrics = None, dict[str, Any]()
         if len(test):
             model.load_state_dict(self.best if self.best is not None else self._read_best())
             # The one look at the test split, with the epoch that validation chose.
-            probability = predict(
-                model, test.images, preprocessing=weights.preprocessing, device=options.device, dtype=options.dtype
+            found = predict(
+                model,
+                test.images,
+                preprocessing=weights.preprocessing,
+                head=self.head,
+                device=options.device,
+                dtype=options.dtype,
             )
-            accuracy = binary_accuracy(probability, test.labels.numpy())
-            rows = self._predictions(result.best["epoch"], "test", test, probability)
+            truth = test.labels.numpy()
+            accuracy, metrics = self.head.accuracy(found, truth), self.head.metrics(found, truth)
+            rows = self._predictions(result.best["epoch"], "test", test, found)
             writer.write(f"{trial.name}-test", rows, folder="predictions")
         if self.plan.options.save in ("best", "winner") and self.best is not None:
             self._write_best()
-        result = TrialResult(trial.name, trial.configuration, trial.seed, self.rows, accuracy)
+        result = TrialResult(trial.name, trial.configuration, trial.seed, self.rows, accuracy, _finite(metrics))
         # Last: a trial whose file is there is done, and a resumed sweep leaves it out.
         writer.write_file(f"{TRIALS}/{trial.name}.json", result.to_json())
         return result
 
-    def _predictions(self, epoch: int, split: str, pictures: ImageSet, probability: Any) -> pa.Table:
-        return prediction_rows(self.plan.trial, epoch, split, pictures, self.plan.pictures.classes, probability)
+    def _predictions(self, epoch: int, split: str, pictures: ImageSet, found: Predictions) -> pa.Table:
+        return prediction_rows(self.plan.trial, epoch, split, pictures, self.head.target, found)
 
     @property
     def _best_file(self) -> str:
@@ -185,12 +194,12 @@ class _Keeper:
         return load(self.plan.writer.storage.read(f"{self.plan.writer.staging}/{self._best_file}"))
 
 
-def checkpoint_metadata(plan: TrialPlan, weights: LoadedWeights) -> dict[str, str]:
+def checkpoint_metadata(plan: TrialPlan, weights: LoadedWeights, head: Head) -> dict[str, str]:
     """What a checkpoint says of itself, as safetensors keeps it: strings."""
     return {
         "configuration": plan.trial.configuration,
         "image_size": str(plan.pictures.image_size),
-        "classes": json.dumps(list(plan.pictures.classes)),
+        **head.as_metadata(),
         "preprocessing": weights.preprocessing.to_json(),
         "weights": weights.name,
         "options": plan.options.model_dump_json(),
@@ -198,6 +207,14 @@ def checkpoint_metadata(plan: TrialPlan, weights: LoadedWeights) -> dict[str, st
 
 
 def _numbers(result: EpochResult) -> dict[str, Any]:
+    numbers = {name: value for name, value in vars(result).items() if name not in ("val_probabilities", "metrics")}
+    further = {f"val_{name}": value for name, value in result.metrics.items()}
+    found: dict[str, Any] = _finite({**numbers, **further})
+    return found
+
+
+def _finite(value: Any) -> Any:
     # JSON has no NaN, which a diverged validation loss can be.
-    numbers = {name: value for name, value in asdict(result).items() if name != "val_probabilities"}
-    return {name: value if value is None or math.isfinite(value) else None for name, value in numbers.items()}
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

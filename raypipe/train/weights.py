@@ -19,6 +19,7 @@ from torch import Tensor
 from torchvision.models import VGG16_Weights, vgg16
 
 from raypipe.errors import ConfigError, InputError
+from raypipe.train.target import BINARY, Target
 
 POOLED_FEATURES = 512 * 7 * 7
 FC_WIDTH = 4096
@@ -67,8 +68,8 @@ class LoadedWeights:
     """Weights under torchvision's names, float32; None for layers that must start fresh.
 
     `convolutions`: `features.N.weight` [out, in, 3, 3] and `.bias`; `fc`: `classifier.0`, `classifier.3`, [out, in],
-    inputs of the first in channel, height, width order; `logit`: the logistic unit [1, in], which only a checkpoint of
-    raypipe's has. `note` says what a person should know about the choice.
+    inputs of the first in channel, height, width order; `logit`: the last layer [outputs, in], which only a checkpoint
+    of raypipe's has, and the `target` it was trained on. `note` says what a person should know about the choice.
     """
 
     name: str
@@ -77,6 +78,19 @@ class LoadedWeights:
     preprocessing: Preprocessing
     note: str = ""
     logit: Mapping[str, Tensor] | None = None
+    target: Target | None = None
+
+    def suits(self, target: Target) -> bool:
+        """Whether the last layer means what `target` needs; a unit for two classes does, whatever these are called."""
+        own = self.target or BINARY
+        return own.kind == target.kind and (own.kind == "binary" or own.names == target.names)
+
+    def note_for(self, target: Target) -> str:
+        """What a person should know about training these weights on `target`; empty where there is nothing."""
+        if self.logit is None or self.suits(target):
+            return ""
+        own = self.target or BINARY
+        return f"weights: {self.name} was trained on {own}, this is {target}: the last layer starts fresh"
 
 
 def load_weights(name_or_path: str) -> LoadedWeights:
@@ -114,7 +128,8 @@ def _from_file(name: str) -> LoadedWeights:
         if suffix in (".h5", ".hdf5"):
             return _from_state(name, _read_keras(path), CAFFE_BGR)
         if suffix == ".safetensors":
-            return _from_state(name, *_read_safetensors(path))
+            loaded, preprocessing, target = _read_safetensors(path)
+            return replace(_from_state(name, loaded, preprocessing), target=target)
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
         raise InputError(f"train.weights: {path}: cannot be read as {suffix}: {_brief(error)}") from error
@@ -158,11 +173,13 @@ def _connect_timeout(seconds: float) -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Preprocessing]:
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Preprocessing, Target | None]:
     with safe_open(path, framework="pt") as file:
-        kept = (file.metadata() or {}).get("preprocessing")
+        kept = file.metadata() or {}
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (the file is no mapping)
-    return state, Preprocessing.from_json(kept) if kept else TORCHVISION
+    normalisation = kept.get("preprocessing")
+    preprocessing = Preprocessing.from_json(normalisation) if normalisation else TORCHVISION
+    return state, preprocessing, Target.from_metadata(kept) if "logit.weight" in state else None
 
 
 def _layer_names() -> dict[str, str]:

@@ -55,6 +55,7 @@ def commit(
     rows_in: int | None = None,
     dropped: dict[str, int] | None = None,
     inputs: dict[str, str] | None = None,
+    facts: dict[str, Any] | None = None,
 ) -> None:
     """Write a complete table the way a stage does."""
     with tables.begin(storage, table, command=table, config={"seed": 0}, inputs=inputs or {}, overwrite=True) as run:
@@ -70,7 +71,7 @@ def commit(
             rows_out=out,
             dropped=dropped,
             seconds={"work": 1.25},
-            facts={"pictures": 7},
+            facts={"pictures": 7, **(facts or {})},
         )
 
 

@@ -27,7 +27,7 @@ def test_it_names_the_best_configuration_and_its_accuracy(
     best = trained.best
     assert best is not None
     assert best.measured is not None
-    share = f"{100 * best.measured.accuracy:.1f} %"
+    share = f"{100 * best.measured.value:.1f} %"
     assert found.title == f"Configuration {best.key} tells top from bottom in {share} of unseen test pictures"
     assert share in [fact.value for fact in found.facts]
     assert fit is not None
@@ -41,7 +41,7 @@ def test_chance_is_called_chance(
     best = trained.best
     assert best is not None
     assert best.measured is not None
-    poor = replace(best, measured=replace(best.measured, accuracy=0.52, low=0.44, high=0.6))
+    poor = replace(best, measured=replace(best.measured, value=0.52, low=0.44, high=0.6))
     found = headline.build(counted, fit, replace(trained, rows=[poor]), ["bottom", "top"])
     assert found.title.endswith("no better than chance")
 

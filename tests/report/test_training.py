@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from raypipe import tables
 from raypipe.report import paper
 from raypipe.report.ceiling import PerfectJudge
 from raypipe.report.sources import Sources
 from raypipe.report.training import Measured, Row, Training, build
 from raypipe.train.metrics import wilson_interval
-from tests.report.root import Built, build_root, table_1, write_training
+from tests.report.root import Built, build_root, commit, table_1, write_training
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def test_rows_hold_table_1_and_the_interval_of_their_counts(training: Training, 
         right = int(((tests["probability"] > 0.5) == (tests["label"] == "top")).sum())
         assert row.measured is not None
         assert row.measured.n == len(tests)
-        assert row.measured.accuracy == line["test_accuracy"]
+        assert row.measured.value == line["test_accuracy"]
         assert (row.measured.low, row.measured.high) == wilson_interval(right, len(tests))
         assert row.paper == paper.TABLE_1[row.key]
         assert row.images_per_s == 77.0
@@ -41,6 +43,12 @@ def test_ceiling_is_the_judge_of_the_look_on_the_same_pictures(training: Trainin
     for row in training.rows:
         assert row.measured is not None
         assert row.measured.ceiling == pytest.approx(right.mean())
+
+
+def test_there_is_no_judge_of_labels_that_are_not_the_residual_s(built: Built) -> None:
+    model = json.dumps({**built.model, "scheme": "karpathy"}).encode()
+    commit(built.storage, "labels", tables.read_table(built.storage, "labels"), files={"_model.json": model})
+    assert PerfectJudge.of(Sources.open(built.storage)) is None
 
 
 def test_judge_knows_nothing_of_pictures_without_a_label(shared: Built) -> None:
@@ -60,7 +68,7 @@ def test_without_test_pictures_the_validation_pictures_speak_with_a_caveat(built
     for row in found.rows:
         assert row.measured is not None
         assert row.measured.split == "val"
-        assert row.measured.accuracy == row.max_val_accuracy
+        assert row.measured.value == row.max_val_accuracy
         assert "chosen on these very pictures" in row.sentence
 
 

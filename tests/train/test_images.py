@@ -11,7 +11,7 @@ from PIL import Image
 from raypipe.errors import InputError
 from raypipe.train.images import ImageSet, decode_and_resize, image_set, prepare_batch
 from raypipe.train.weights import CAFFE_BGR, TORCHVISION, Preprocessing
-from tests.train.small import draw
+from tests.train.small import TARGETS, draw, draw_labelled
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -86,14 +86,16 @@ def test_what_is_no_whole_picture_is_named_so(damage: str) -> None:
 
 
 @pytest.mark.parametrize("mmap", [True, False])
-def test_a_set_comes_back_as_it_was_saved(tmp_path: Path, mmap: bool) -> None:
-    before = draw(7, 3)
+@pytest.mark.parametrize("kind", TARGETS)
+def test_a_set_comes_back_as_it_was_saved(tmp_path: Path, mmap: bool, kind: str) -> None:
+    before = draw_labelled(TARGETS[kind], 7, 3)
     before.save(tmp_path / "set")
     after = ImageSet.load(tmp_path / "set", mmap=mmap)
     assert len(after) == 7
     assert after.image_size == 16
     assert torch.equal(after.images, before.images)
     assert torch.equal(after.labels, before.labels)
+    assert after.labels.dtype == before.labels.dtype
     assert after.post_ids.tolist() == before.post_ids.tolist()
 
 
@@ -115,6 +117,12 @@ def test_a_set_whose_parts_do_not_fit_is_refused() -> None:
         image_set(images, np.array([1.0]), ["a", "b"])
     with pytest.raises(InputError, match="neither 0 nor 1"):
         image_set(images, np.array([1.0, 0.5]), ["a", "b"])
+    with pytest.raises(InputError, match="a class has a negative number"):
+        image_set(images, np.array([1, -1]), ["a", "b"], np.int64)
+    with pytest.raises(InputError, match="a score is not finite"):
+        image_set(images, np.array([1.0, np.nan]), ["a", "b"], np.float64)
+    with pytest.raises(InputError, match=r"float64 \[n\], found torch.float64 \[2, 1\]"):
+        image_set(images, np.array([[1.0], [2.0]]), ["a", "b"], np.float64)
     with pytest.raises(InputError, match=r"uint8 \[n, 3, s, s\]"):
         image_set(images[:, :1], np.array([1.0, 0.0]), ["a", "b"])
 

@@ -7,7 +7,9 @@ from torch import Tensor, nn
 from raypipe.errors import ConfigError, InputError
 from raypipe.train.configurations import CONFIGURATIONS, A, B, C, Configuration, D
 from raypipe.train.model import VGG16, build_model, flat_features, parameter_groups, restore_model
+from raypipe.train.target import BINARY, Target
 from raypipe.train.weights import TORCHVISION, LoadedWeights, load_weights
+from tests.train.small import TARGETS
 
 RANDOM = load_weights("random")
 
@@ -151,6 +153,47 @@ def test_a_kept_model_is_restored(letter: str) -> None:
     restored = restore_model(configuration, image_size=64, state=model.state_dict()).eval()
     images = torch.randn(2, 3, 64, 64)
     assert torch.equal(model(images), restored(images))
+
+
+def test_the_last_layer_is_as_wide_as_the_target_and_restored_so() -> None:
+    model = build_model(B, image_size=32, weights=RANDOM, seed=3, target=TARGETS["classes"]).eval()
+    images = torch.randn(2, 3, 32, 32)
+    assert model(images).shape == (2, 3)
+    bound = (6 / (512 + 3)) ** 0.5
+    assert 0.95 * bound < model.logit.weight.abs().max().item() <= bound
+    restored = restore_model(B, image_size=32, state=model.state_dict()).eval()
+    assert torch.equal(model(images), restored(images))
+
+
+def test_a_score_s_unit_starts_with_the_mean_for_every_picture() -> None:
+    model = build_model(B, image_size=32, weights=RANDOM, seed=3, target=TARGETS["score"])
+    assert model(torch.randn(3, 3, 32, 32)).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("kept", "wanted", "goes_on"),
+    [
+        (TARGETS["classes"], TARGETS["classes"], True),
+        (TARGETS["classes"], Target("classes", ("ants", "bees", "flies")), False),
+        (TARGETS["classes"], TARGETS["tags"], False),
+        (TARGETS["binary"], Target("binary", ("ants", "bees")), True),
+        (None, TARGETS["binary"], True),
+        (TARGETS["binary"], TARGETS["score"], False),
+    ],
+)
+def test_a_last_layer_goes_on_where_it_means_the_same_else_it_starts_fresh(
+    kept: Target | None, wanted: Target, goes_on: bool
+) -> None:
+    state = build_model(B, image_size=32, weights=RANDOM, seed=4, target=kept or BINARY).state_dict()
+    last = {name: state[name] + 0.5 for name in ("logit.weight", "logit.bias")}
+    weights = LoadedWeights("old.safetensors", convolutions(), None, TORCHVISION, logit=last, target=kept)
+    model = build_model(B, image_size=32, weights=weights, seed=0, target=wanted)
+    assert torch.equal(model.features[0].weight, convolutions()["features.0.weight"])
+    assert (model.logit.weight.shape == last["logit.weight"].shape) == (wanted.n_outputs == (kept or wanted).n_outputs)
+    if model.logit.weight.shape == last["logit.weight"].shape:
+        assert torch.equal(model.logit.weight, last["logit.weight"]) == goes_on
+    line = f"weights: old.safetensors was trained on {kept}, this is {wanted}: the last layer starts fresh"
+    assert weights.note_for(wanted) == ("" if goes_on else line)
 
 
 def test_another_configuration_s_checkpoint_is_refused() -> None:

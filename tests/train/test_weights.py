@@ -15,6 +15,7 @@ from raypipe.train import weights as module
 from raypipe.train.configurations import A, B
 from raypipe.train.images import decode_and_resize, prepare_batch
 from raypipe.train.model import build_model
+from raypipe.train.target import Target
 from raypipe.train.weights import (
     CAFFE_BGR,
     CAFFE_RGB,
@@ -172,6 +173,20 @@ def test_a_checkpoint_brings_its_logistic_unit_along(tmp_path: Path) -> None:
     larger = build_model(B, image_size=96, weights=loaded, seed=0)
     assert larger.logit.in_features == 512 * 9
     assert torch.equal(larger.features[0].weight, trained.features[0].weight)
+
+
+def test_a_checkpoint_says_what_its_last_layer_was_trained_on(tmp_path: Path) -> None:
+    target = Target("classes", ("q1", "q2", "q3"))
+    state = {name: value.contiguous() for name, value in vgg_state(fc=False).items()}
+    state |= {"logit.weight": torch.zeros(3, 512), "logit.bias": torch.zeros(3)}
+    save_file(state, tmp_path / "best.safetensors", metadata=target.as_metadata())
+    loaded = load_weights(str(tmp_path / "best.safetensors"))
+    assert loaded.target == target
+    assert loaded.note_for(target) == ""
+    assert "trained on classes (q1, q2, q3), this is score" in loaded.note_for(Target("score", ()))
+    save_file(state, tmp_path / "odd.safetensors", metadata={"classes": "[", "head": "classes"})
+    with pytest.raises(InputError, match=r"odd.safetensors: cannot be read as .safetensors"):
+        load_weights(str(tmp_path / "odd.safetensors"))
 
 
 def test_a_normalisation_survives_json_and_anything_else_is_refused() -> None:

@@ -1,0 +1,206 @@
+"""What may be said of a model from its stored predictions: the measure of its head, with a 95 % interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from raypipe.report.ceiling import PerfectJudge
+from raypipe.train import metrics
+from raypipe.train.target import Target
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What is measured: its name, that of its column, what guessing is called, whether it is shown in percent."""
+
+    name: str
+    column: str
+    guess: str = "chance"
+    percent: bool = False
+
+    def text(self, value: float | None) -> str:
+        """A value of it; a dash where it is not known."""
+        if value is None:
+            return "–"
+        return f"{100 * value:.1f} %" if self.percent else f"{value:.3f}".replace("-", "−")
+
+
+ACCURACY = Measure("accuracy", "accuracy", percent=True)
+ACCURACY_OF_CLASSES = Measure("accuracy", "accuracy", "always naming the commonest class", percent=True)
+ROC_AUC = Measure("mean ROC AUC", "roc_auc")
+SPEARMAN = Measure("Spearman’s ρ", "spearman")
+
+
+@dataclass(frozen=True)
+class Tag:
+    """How well one hashtag is told from its absence: the area under the ROC curve with its 95 % interval.
+
+    `prevalence` is the share of the pictures that carry it, which is also the average precision of guessing. Areas
+    are None where all or none of the pictures carry it. `beats_chance`: whether the area is above that of guessing even
+    by an interval as wide as so many tags need for all of theirs to hold 19 times in 20 (Bonferroni).
+    """
+
+    name: str
+    prevalence: float
+    roc_auc: float | None
+    low: float | None
+    high: float | None
+    average_precision: float | None
+    beats_chance: bool
+
+
+@dataclass(frozen=True)
+class Measured:
+    """`measure` on the `n` pictures of `split`, with its 95 % interval and what guessing gives.
+
+    `ceiling` is what a perfect judge reaches on the same pictures, where one is known. `further` are other measures by
+    name, `tags` the hashtags one by one.
+    """
+
+    split: str
+    value: float
+    n: int
+    low: float
+    high: float
+    ceiling: float | None
+    chance: float
+    measure: Measure = ACCURACY
+    further: dict[str, float | None] = field(default_factory=dict)
+    tags: tuple[Tag, ...] = ()
+
+    @property
+    def excludes_chance(self) -> bool:
+        """Whether the interval leaves out what guessing gives."""
+        return self.low > self.chance or self.high < self.chance
+
+    @property
+    def pictures(self) -> str:
+        """How many pictures of which kind."""
+        return f"{self.n:,} {'test' if self.split == 'test' else 'validation'} pictures"
+
+    @property
+    def interval(self) -> str:
+        """The interval in words."""
+        if self.measure.percent:
+            return f"{100 * self.low:.1f}–{100 * self.high:.1f} %"
+        return f"{self.measure.text(self.low)} to {self.measure.text(self.high)}"
+
+    @property
+    def sentence(self) -> str:
+        """What may be claimed, without its subject."""
+        if self.measure.percent:
+            claim = f"gets {self.measure.text(self.value)} of {self.pictures} right"
+        else:
+            claim = f"has a {self.measure.name} of {self.measure.text(self.value)} on {self.pictures}"
+        guess = self.measure.guess
+        if self.low > self.chance:
+            verdict = f"beats {guess}: its 95 % interval, {self.interval}, excludes {self.chance:.3g}"
+        elif self.high < self.chance:
+            verdict = f"is worse than {guess}: its 95 % interval, {self.interval}, lies below {self.chance:.3g}"
+        else:
+            verdict = f"cannot be told from {guess}: its 95 % interval, {self.interval}, includes {self.chance:.3g}"
+        caveat = "" if self.split == "test" else " The best epoch was chosen on these very pictures, which flatters it."
+        return f"{claim} and {verdict}.{caveat}"
+
+
+def measure(
+    target: Target, accuracies: dict[str, float | None], predictions: pd.DataFrame, judge: PerfectJudge | None
+) -> Measured | None:
+    """The measure of `target`'s head over one configuration's rows of ``predictions/``; None where there are none.
+
+    Of test pictures, or of validation pictures where none were set apart. `accuracies` are those of table 1 by split.
+    Values are means over seeds; the seeds share the pictures, so that more of them do not narrow an interval.
+    """
+    for split in ("test", "val"):
+        seen = predictions[predictions["split"] == split]
+        if seen.empty:
+            continue
+        if target.kind == "tags":
+            return _of_tags(target, split, seen)
+        if target.kind == "score":
+            return _of_scores(split, seen)
+        accuracy = accuracies[split]
+        if accuracy is not None:
+            return _of_classes(target, split, accuracy, seen, judge)
+    return None
+
+
+def guessing(target: Target, predictions: pd.DataFrame | None) -> float | None:
+    """What guessing gives where curves are drawn: an accuracy, for scores a loss (1: saying the mean)."""
+    if target.kind == "binary":
+        return 0.5
+    if target.kind == "score":
+        return 1.0
+    if predictions is None or not predictions["split"].eq("val").any():
+        return None
+    seen = predictions[predictions["split"] == "val"]
+    if target.kind == "classes":
+        return _commonest(seen)
+    carried = (seen["label"] == seen["class"]).groupby(seen["class"]).mean()
+    return float(np.maximum(carried, 1 - carried).mean())
+
+
+def _commonest(seen: pd.DataFrame) -> float:
+    return float(seen.drop_duplicates("post_id")["label"].value_counts(normalize=True).max())
+
+
+def _of_classes(
+    target: Target, split: str, accuracy: float, seen: pd.DataFrame, judge: PerfectJudge | None
+) -> Measured:
+    n = int(seen["post_id"].nunique())
+    low, high = metrics.wilson_interval(round(accuracy * n), n)
+    if target.kind == "classes":
+        return Measured(split, accuracy, n, low, high, None, _commonest(seen), ACCURACY_OF_CLASSES)
+    ceiling = judge.accuracy(seen["post_id"]) if judge else None
+    return Measured(split, accuracy, n, low, high, ceiling, chance=1 / max(seen["label"].nunique(), 2))
+
+
+def _of_tags(target: Target, split: str, seen: pd.DataFrame) -> Measured | None:
+    tags = tuple(_tag(name, seen[seen["class"] == name], len(target.names)) for name in target.names)
+    known = [(tag.roc_auc, tag.low, tag.high) for tag in tags if tag.roc_auc is not None]
+    if not known:
+        return None
+    # Tags share the pictures: their errors may all point one way, so the mean's interval is no narrower than theirs.
+    value, low, high = (float(np.mean(column)) for column in zip(*known, strict=True))
+    precisions = [tag.average_precision for tag in tags if tag.average_precision is not None]
+    further = {"average_precision": float(np.mean(precisions)) if precisions else None}
+    return Measured(split, value, int(seen["post_id"].nunique()), low, high, None, 0.5, ROC_AUC, further, tags)
+
+
+def _tag(name: str, rows: pd.DataFrame, n_tags: int) -> Tag:
+    carried = (rows["label"] == rows["class"]).to_numpy()
+    each = rows.assign(carried=carried)
+    posts = each.drop_duplicates("post_id")["carried"]
+    positive, negative = int(posts.sum()), int((~posts).sum())
+    area = _over_seeds(each, lambda own: metrics.roc_auc(own["probability"].to_numpy(), own["carried"].to_numpy()))
+    precision = _over_seeds(
+        each, lambda own: metrics.average_precision(own["probability"].to_numpy(), own["carried"].to_numpy())
+    )
+    prevalence = positive / max(len(posts), 1)
+    if area is None:
+        return Tag(name, prevalence, None, None, None, precision, False)
+    low, high = metrics.auc_interval(area, positive, negative)
+    surely, _ = metrics.auc_interval(area, positive, negative, 1 - 0.05 / n_tags)
+    return Tag(name, prevalence, area, low, high, precision, surely > 0.5)
+
+
+def _of_scores(split: str, seen: pd.DataFrame) -> Measured:
+    def mean(function: Callable[[Any, Any], float | None]) -> float | None:
+        return _over_seeds(seen, lambda own: function(own["predicted"].to_numpy(), own["score"].to_numpy()))
+
+    n = int(seen["post_id"].nunique())
+    # A model that says one number for all pictures ranks nothing.
+    rho = mean(metrics.spearman) or 0.0
+    low, high = metrics.spearman_interval(rho, n)
+    further = {"r2": mean(metrics.r_squared), "rmse": mean(metrics.rmse)}
+    return Measured(split, rho, n, low, high, None, 0.0, SPEARMAN, further)
+
+
+def _over_seeds(rows: pd.DataFrame, function: Callable[[pd.DataFrame], float | None]) -> float | None:
+    found = [value for _, own in rows.groupby("seed") if (value := function(own)) is not None]
+    return float(np.mean(found)) if found else None

@@ -1,0 +1,63 @@
+"""What is learned, found in the labels; and the decoded pictures with labels of each kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from raypipe import tables
+from raypipe.config import Config
+from raypipe.errors import InputError
+from raypipe.train.pipeline import find_target, prepare_pictures
+from raypipe.train.target import Target
+from tests.training_root import SPLITS, relabel
+
+
+@pytest.mark.parametrize(
+    ("labels", "target"),
+    [
+        (pa.array(["top", None, "bottom", "top"]), Target("binary", ("bottom", "top"))),
+        (pa.array(["q3", "q1", "q2", None]), Target("classes", ("q1", "q2", "q3"))),
+        (pa.array([0.5, None]), Target("score", ())),
+        # In the order of the options, in which it is #Sun.
+        (pa.array([["sea"], [], None], pa.list_(pa.string())), Target("tags", ("Sun", "sea"))),
+    ],
+)
+def test_what_is_learned_follows_the_labels(training: Config, labels: pa.Array, target: Target) -> None:
+    relabel(training, "tags")
+    storage = training.open_storage()
+    assert find_target(storage, tables.get_record(storage, "labels"), pa.chunked_array([labels])) == target
+
+
+def test_one_class_is_no_task(training: Config) -> None:
+    storage = training.open_storage()
+    record = tables.get_record(storage, "labels")
+    with pytest.raises(InputError, match=r"training needs two classes or more, found 1 \('top'\); see --label.scheme"):
+        find_target(storage, record, pa.chunked_array([["top", None, "top"]]))
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize(
+    ("head", "label"),
+    [
+        ("classes", lambda i: 2 if i % 2 == 0 else i // 2 % 2 * 1),
+        ("tags", lambda i: [i % 2, int(i % 3 == 0)]),
+        ("score", lambda i: 3.0 + 2.0 * (i % 2) + 0.01 * i),
+    ],
+)
+def test_pictures_come_with_labels_of_each_kind(training: Config, head: str, label: Callable[[int], object]) -> None:
+    relabel(training, head)
+    pictures = prepare_pictures(training)
+    assert pictures.target.kind == head
+    for split in ("train", "val", "test"):
+        found = pictures.load(split)
+        numbers = [i for i, name in enumerate(SPLITS) if name == split]
+        assert found.post_ids.tolist() == [f"p{i:03d}" for i in numbers]
+        # Classes are in alphabetical order: bright, brilliant, dark.
+        assert found.labels.tolist() == np.array([label(i) for i in numbers]).tolist()
+        bright = found.images.float().mean(dim=(1, 2, 3)).numpy() > 128
+        assert bright.tolist() == [i % 2 == 1 for i in numbers]
+    assert len(pictures.load("none")) == 0
