@@ -101,12 +101,18 @@ def open_engine(config: Config, storage: Storage, n_rows: int) -> Iterator[Engin
     if on_ray is None:
         on_ray = bool(os.environ.get("RAY_ADDRESS")) and n_rows > RAY_ROWS
     if not on_ray:
-        yield _Threads(storage, config.ray.num_cpus or len(os.sched_getaffinity(0)))
+        yield _Threads(storage, config.ray.num_cpus or cpus())
         return
     from raypipe.label.ray_blocks import RayTasks
 
     with ray_session(config):
         yield RayTasks(storage)
+
+
+def cpus() -> int:
+    """CPUs that this process may use; all of the machine where the system does not say."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

@@ -55,5 +55,14 @@ def type_of(name: str, schema: pa.Schema) -> pa.DataType:
 
 
 def value_of(name: str, posts: pa.Table) -> pa.ChunkedArray:
-    """The values of a variable in a block of posts."""
-    return posts[name] if name in posts.column_names else DERIVED[name].compute(posts)
+    """The values of a variable in a block of posts.
+
+    Whole numbers are int64, in which 1 + 255 is 256 also where a column came as bytes; decimals are float64, and
+    encoded classes what they stand for.
+    """
+    values = posts[name] if name in posts.column_names else DERIVED[name].compute(posts)
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    if pa.types.is_integer(values.type):
+        return values.cast(pa.int64())
+    return values.cast(pa.float64()) if pa.types.is_decimal(values.type) else values

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from formulaic.parser.types import Factor
 from scipy import stats
 
 from raypipe.errors import InputError
+from raypipe.label.derived import columns_of
 from raypipe.label.design import Design
 from raypipe.label.formula import check_columns, parse
 from raypipe.label.inference import Fit
@@ -115,19 +116,22 @@ class SavedModel:
         """y, score and statsmodels' `get_prediction().summary_frame()` for new posts, indexed by their row.
 
         Columns: ``y``, ``mean`` (the fitted value), ``score`` = y − mean, ``mean_se``, ``mean_ci_lower``,
-        ``mean_ci_upper``, ``obs_ci_lower``, ``obs_ci_upper`` at 1 − `alpha`. Posts that cannot be predicted (see
-        `Design.matrices`) are left out. InputError where a column is not there or a value is beyond a spline's
+        ``mean_ci_upper``, ``obs_ci_lower``, ``obs_ci_upper`` at 1 − `alpha`. Where the posts have no column of y's
+        (likes), ``y`` and ``score`` are NaN. Posts that cannot be predicted (see `Design.matrices`) are left out.
+        InputError where a column is not there or a value is beyond a spline's
         bounds.
         """
-        check_columns(self.design.formula, posts.schema)
+        design = self.design if self._has_y(posts.schema) else _without_y(self.design)
+        check_columns(design.formula, posts.schema)
         try:
-            matrices = self.design.matrices(posts)
+            matrices = design.matrices(posts)
         except Exception as error:
             reason = str(error.__cause__ or error).partition("\n")[0]
             raise InputError(
                 f"label.formula: {self.design.formula.text!r} cannot be applied to these posts: {reason}"
             ) from error
         X, fit = matrices.X, self.fit
+        y = matrices.y if design is self.design else np.full(len(X), np.nan)
         mean = X @ fit.params
         variance = np.einsum("ij,jk,ik->i", X, fit.cov_params, X)
         weights = 1.0 if matrices.weights is None else matrices.weights
@@ -136,9 +140,9 @@ class SavedModel:
         se, spread = np.sqrt(variance), np.sqrt(variance + fit.scale / weights)
         return pd.DataFrame(
             {
-                "y": matrices.y,
+                "y": y,
                 "mean": mean,
-                "score": matrices.y - mean,
+                "score": y - mean,
                 "mean_se": se,
                 "mean_ci_lower": mean - q * se,
                 "mean_ci_upper": mean + q * se,
@@ -147,6 +151,20 @@ class SavedModel:
             },
             index=pd.Index(np.flatnonzero(matrices.kept), name="row"),
         )
+
+    def _has_y(self, schema: pa.Schema) -> bool:
+        return all(
+            column in schema.names
+            for name in parse(f"{self.design.formula.response} ~ 1").variables
+            for column in columns_of(name, schema)
+        )
+
+
+def _without_y(design: Design) -> Design:
+    """The same terms with 1 for y, for posts of which only these are known."""
+    formula = parse(f"1 ~ {design.formula.text.partition('~')[2]}")
+    lhs = ModelSpec(formula=formula.parsed.lhs, na_action="ignore", output="numpy")
+    return replace(design, formula=formula, spec=ModelSpecs(lhs=lhs, rhs=design.spec.rhs))
 
 
 def load_model(root: str | Storage) -> SavedModel:

@@ -96,8 +96,12 @@ def count_leaks(sides: Sides, users: Words | None) -> int:
     if users is None:
         return 0
     named = users != 0
-    pairs = np.unique(np.column_stack([users[named], sides[named].astype(np.uint64)]), axis=0)
-    return int(np.sum(np.unique(pairs[:, 0], return_counts=True)[1] > 1))
+    order = np.argsort(users[named])
+    who, where = users[named][order], sides[named][order]
+    if not len(who):
+        return 0
+    first = np.flatnonzero(np.append(True, who[1:] != who[:-1]))
+    return int(np.sum(np.minimum.reduceat(where, first) != np.maximum.reduceat(where, first)))
 
 
 def sides_of(column: str, values: pa.ChunkedArray) -> Sides:

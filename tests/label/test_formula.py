@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import pickle
 from dataclasses import replace
 
@@ -40,7 +41,7 @@ def design_of(text: str, posts: pa.Table) -> Design:
     check_columns(formula, posts.schema)
     if (fixed := fixed_design(formula, posts.schema)) is not None:
         return fixed
-    parts = [excerpt(formula, posts.slice(0, 60)), excerpt(formula, posts.slice(60))]
+    parts = [excerpt(formula, posts.slice(0, len(posts) // 3)), excerpt(formula, posts.slice(len(posts) // 3))]
     return learn(formula, *join_excerpts(formula, parts))
 
 
@@ -188,6 +189,20 @@ def test_made_columns() -> None:
     assert matrices.dropped == {"missing_value": 1}
     own = made.append_column("hour", pa.array([23, 22, 21]))
     np.testing.assert_allclose(design_of("likes ~ hour - 1", own).matrices(own).X, [[23], [22], [21]])
+
+
+def test_columns_of_other_types_are_what_they_stand_for() -> None:
+    posts = pa.table(
+        {
+            "likes": pa.array([255, 1, 7, 3], pa.uint8()),
+            "price": pa.array([decimal.Decimal("1.50"), decimal.Decimal("2.25"), None, decimal.Decimal("0.75")]),
+            "kind": pa.array(["a", "b", "a", "b"]).dictionary_encode(),
+        }
+    )
+    matrices = design_of("I(1 + likes) ~ price + kind", posts).matrices(posts)
+    np.testing.assert_array_equal(matrices.y, [256, 2, 4])
+    np.testing.assert_array_equal(matrices.X, [[1, 1.5, 0], [1, 2.25, 1], [1, 0.75, 1]])
+    assert matrices.dropped == {"missing_value": 1}
 
 
 def test_weights_are_taken_with_their_rows() -> None:

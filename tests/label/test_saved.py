@@ -55,6 +55,18 @@ def test_predictions_are_statsmodels(tmp_path: Path, cov_type: str, weights: str
 
 
 @pytest.mark.parametrize("text", [PAPER, LEARNED])
+def test_posts_without_likes_have_a_prediction_and_no_score(tmp_path: Path, text: str) -> None:
+    posts = made_posts()
+    model = saved(posts, text, tmp_path)
+    whole, bare = model.predict(posts), model.predict(posts.drop_columns("likes"))
+    for column in ("mean", "mean_se", "obs_ci_lower"):
+        np.testing.assert_array_equal(bare[column], whole[column])
+    assert bare[["y", "score"]].isna().all(axis=None)
+    with pytest.raises(InputError, match="posts/ has no column 'followers'"):
+        model.predict(posts.drop_columns(["likes", "followers"]))
+
+
+@pytest.mark.parametrize("text", [PAPER, LEARNED])
 def test_what_was_learned_comes_back_to_the_last_bit(tmp_path: Path, text: str) -> None:
     posts = made_posts()
     over = over_blocks(posts, 90)
