@@ -49,7 +49,7 @@ STAGES = {
     "judge": Stage(
         "raypipe.judge.pipeline:run",
         "judge the labels before training: leaks, agreement, stability",
-        ("judge", "label"),
+        ("judge",),
     ),
     "train": Stage("raypipe.train.sweep:run_one", "fine-tune VGG-16 in one configuration", ("train",)),
     "sweep": Stage("raypipe.train.sweep:run", "configurations A–D and seeds as Ray Tune trials", ("sweep", "train")),

@@ -20,6 +20,10 @@ import statsmodels.api as sm
 Floats = npt.NDArray[np.float64]
 
 FOLDS = 5
+MOST_CLASSES = 20
+"""Classes that are looked at, the most frequent first."""
+
+_FEW_VALUES = 9
 _Z95 = 1.959963984540054
 
 
@@ -37,7 +41,7 @@ class Baseline:
 
 
 def baselines(posts: pd.DataFrame, seed: int) -> list[Baseline]:
-    """One for each class (of two, for the last in the alphabet); empty where labels are no classes."""
+    """One for each class (of two, for the last in the alphabet); empty where labels are no classes, or of one."""
     labelled = posts[posts["label"].notna()]
     if labelled.empty or not isinstance(labelled["label"].iloc[0], str):
         return []
@@ -45,7 +49,8 @@ def baselines(posts: pd.DataFrame, seed: int) -> list[Baseline]:
     folds = _folds(labelled, seed)
     classes = sorted(labelled["label"].unique())
     found = []
-    for name in classes[1:] if len(classes) == 2 else classes:
+    asked = classes[1:] if len(classes) == 2 else list(labelled["label"].value_counts().index[:MOST_CLASSES])
+    for name in sorted(asked) if len(classes) > 1 else ():
         truth = labelled["label"].eq(name).to_numpy()
         score = _held_out(X, truth, folds)
         auc = area(score, truth)
@@ -56,8 +61,8 @@ def baselines(posts: pd.DataFrame, seed: int) -> list[Baseline]:
                 n=len(truth),
                 positives=int(truth.sum()),
                 auc=auc,
-                low=max(0.0, auc - _Z95 * error),
-                high=min(1.0, auc + _Z95 * error),
+                low=float(np.clip(auc - _Z95 * error, 0, 1)),
+                high=float(np.clip(auc + _Z95 * error, 0, 1)),
                 covariates=covariates,
             )
         )
@@ -71,19 +76,24 @@ def _covariates(posts: pd.DataFrame) -> tuple[Floats, tuple[str, ...]]:
     }
     when = posts["created_at"]
     terms = ["bs(followers, df=5, extrapolation='clip')", "bs(n_hashtags, df=4, extrapolation='clip')"]
-    names = ["followers", "n_hashtags"]
+    names, columns = ["followers", "n_hashtags"], ["followers", "n_hashtags"]
     frame = pd.DataFrame(known)
     if when.notna().all():
         # An hour is near its neighbours, midnight too.
         hour = (when.dt.hour + when.dt.minute / 60).to_numpy(float) * 2 * np.pi / 24
         frame = frame.assign(sin=np.sin(hour), cos=np.cos(hour), weekday=when.dt.weekday.astype(str).to_numpy())
         terms += ["sin", "cos", "weekday"]
-        names += ["hour", "weekday"]
-    kept = [term for term, name in zip(terms, ("followers", "n_hashtags"), strict=False) if frame[name].nunique() > 9]
-    kept += [name for name in ("followers", "n_hashtags") if 1 < frame[name].nunique() <= 9]
-    kept += [term for term in terms[2:] if frame[term].nunique() > 1]
+        names += ["hour", "hour", "weekday"]
+        columns += ["sin", "cos", "weekday"]
+    # A curve needs values to bend between; what is the same in all posts tells nothing.
+    kept = [
+        term if name not in known or frame[name].nunique() > _FEW_VALUES else name
+        for term, name in zip(terms, columns, strict=True)
+        if frame[name].nunique() > 1
+    ]
+    used = [said for said, name in zip(names, columns, strict=True) if frame[name].nunique() > 1]
     made = formulaic.model_matrix(" + ".join(kept) or "1", frame)
-    return np.asarray(made, dtype=np.float64), tuple(names)
+    return np.asarray(made, dtype=np.float64), tuple(dict.fromkeys(used))
 
 
 def _folds(posts: pd.DataFrame, seed: int) -> npt.NDArray[np.int64]:

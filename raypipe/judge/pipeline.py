@@ -23,6 +23,9 @@ from raypipe.records import RunRecord
 
 JUDGE_FILE = "judge.json"
 
+# The paper's, where the labels are of a scheme that has none.
+_QUANTILE, _GROUP = 0.1, 100
+
 # Of the paper's outlook (section 6): comments, captions and time as covariates.
 _OUTLOOK = {
     "comments": "log10(1 + comments)",
@@ -43,6 +46,7 @@ def run(config: Config) -> RunRecord:
     model = json.loads(storage.read("labels/_model.json"))
     formulas = _formulas(config, model, schema)
     columns = {"user_id", "followers", "likes", "n_hashtags", "created_at", "collected_at", "revisited_at", "comments"}
+    columns |= {model["weights"]} if model.get("weights") else set()
     columns |= {column for text in formulas for name in parse(text).variables for column in columns_of(name, schema)}
     settings = config.result_options("seed", "judge")
     inputs = {"labels": labels.run_id, "posts": posts.run_id}
@@ -80,7 +84,8 @@ def _formulas(config: Config, model: dict[str, Any], schema: Any) -> list[str]:
 
 
 def _judge(config: Config, model: dict[str, Any], sample: pd.DataFrame, formulas: list[str]) -> dict[str, Any]:
-    scheme, q = str(model["scheme"]), config.label.quantile if model["quantile"] is None else float(model["quantile"])
+    scheme, q = str(model["scheme"]), _QUANTILE if model["quantile"] is None else float(model["quantile"])
+    weights = model.get("weights")
     found: dict[str, Any] = {
         "scheme": scheme,
         "formula": model.get("formula"),
@@ -95,22 +100,27 @@ def _judge(config: Config, model: dict[str, Any], sample: pd.DataFrame, formulas
     scored = sample[sample["score"].notna()]
     if not formulas or scored.empty:
         return found
-    found["overlap"] = [asdict(item) for item in overlap.overlaps(overlap.schemes(scored, q, config.label.group))]
-    usable, found["left_out"] = _usable(config, formulas, scored, q)
-    found["formulas"] = [asdict(item) for item in refit.compare_formulas(scored, usable, q)]
-    found["bootstrap"] = asdict(refit.bootstrap(scored, formulas[0], q, config.judge.bootstraps, config.seed))
+    found["overlap"] = [
+        asdict(item) for item in overlap.overlaps(overlap.schemes(scored, q, model.get("group") or _GROUP))
+    ]
+    usable, found["left_out"] = _usable(config, formulas, scored, q, weights)
+    found["formulas"] = [asdict(item) for item in refit.compare_formulas(scored, usable, q, weights)]
+    stability = refit.bootstrap(scored, formulas[0], q, config.judge.bootstraps, config.seed, weights)
+    found["bootstrap"] = asdict(stability)
     return found
 
 
-def _usable(config: Config, formulas: list[str], posts: pd.DataFrame, q: float) -> tuple[list[str], dict[str, str]]:
+def _usable(
+    config: Config, formulas: list[str], posts: pd.DataFrame, q: float, weights: str | None
+) -> tuple[list[str], dict[str, str]]:
     """The formulas that can be fitted to these posts, and why each other one, that nobody has asked for, cannot."""
     if config.judge.formulas:
         return formulas, {}
-    usable, left_out = formulas[:1], {}
+    usable, left_out = formulas[:1], dict[str, str]()
     for text in formulas[1:]:
         try:
             # A column that is empty or the same in all posts makes no formula.
-            refit.compare_formulas(posts, [formulas[0], text], q)
+            refit.compare_formulas(posts, [*usable, text], q, weights)
             usable.append(text)
         except InputError as error:
             left_out[text] = str(error)

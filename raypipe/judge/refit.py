@@ -11,8 +11,9 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
+from raypipe.errors import InputError
 from raypipe.label.formula import Floats, parse
-from raypipe.label.lstsq import factor, merge, solve
+from raypipe.label.lstsq import factor, solve
 from raypipe.label.model import fit, make_design, predict
 from raypipe.label.ranks import extremes, rank
 
@@ -55,6 +56,7 @@ class Stability:
     """Over bootstrap samples of users: mean, 5th and 95th percentile of the share of labels that stay."""
 
     replicates: int
+    failed: int
     same: tuple[float, float, float]
     opposite: float
     unit: str
@@ -77,15 +79,17 @@ def compare(first: Extremes, other: Extremes) -> Kept:
     return Kept(same / n, opposite / n, (n - same - opposite) / n)
 
 
-def _matrices(posts: pa.Table, text: str) -> Any:
+def _matrices(posts: pa.Table, text: str, weights: str | None) -> Any:
     def over(function: Callable[[pa.Table], Any], more: tuple[str, ...] = ()) -> list[Any]:  # noqa: ARG001
         return [function(posts)]
 
-    design = make_design(over, parse(text), posts.schema)
+    design = make_design(over, parse(text), posts.schema, weights)
     return over, design, design.matrices(posts)
 
 
-def compare_formulas(posts: pd.DataFrame, formulas: Sequence[str], q: float) -> list[FormulaResult]:
+def compare_formulas(
+    posts: pd.DataFrame, formulas: Sequence[str], q: float, weights: str | None = None
+) -> list[FormulaResult]:
     """Each formula fitted to the posts that all can use, so that AIC and BIC mean the same; none where y differs.
 
     InputError or ConfigError, as from `label`, where a formula cannot be fitted.
@@ -93,13 +97,13 @@ def compare_formulas(posts: pd.DataFrame, formulas: Sequence[str], q: float) -> 
     table = pa.Table.from_pandas(posts, preserve_index=False)
     usable = np.ones(len(posts), dtype=bool)
     for text in formulas:
-        usable &= _matrices(table, text)[2].kept
+        usable &= _matrices(table, text, weights)[2].kept
     table = table.filter(pa.array(usable))
     ids = posts.loc[usable, "post_id"]
     first: tuple[str, Floats, Extremes] | None = None
     found = []
     for text in formulas:
-        over, design, matrices = _matrices(table, text)
+        over, design, matrices = _matrices(table, text, weights)
         fitted = fit(over, design)
         score = matrices.y - predict(matrices.X, fitted.params)
         labels = label_extremes(score, ids, q)
@@ -120,42 +124,56 @@ def compare_formulas(posts: pd.DataFrame, formulas: Sequence[str], q: float) -> 
     return found
 
 
-def bootstrap(posts: pd.DataFrame, formula: str, q: float, replicates: int, seed: int) -> Stability:
+def bootstrap(
+    posts: pd.DataFrame, formula: str, q: float, replicates: int, seed: int, weights: str | None = None
+) -> Stability:
     """Draw users with replacement (posts, where no user is known), refit, and label the sample's posts again.
 
-    Cluster bootstrap, as posts of a user depend on each other (Cameron, Gelbach, Miller 2008, section II).
+    Cluster bootstrap, as posts of a user depend on each other (Cameron, Gelbach, Miller 2008, section II). A draw in
+    which a coefficient cannot be told (its class was not drawn) is counted, not used. InputError where none could.
     """
     table = pa.Table.from_pandas(posts, preserve_index=False)
-    _, _, matrices = _matrices(table, formula)
+    _, design, matrices = _matrices(table, formula, weights)
     X, y = matrices.X, matrices.y
+    given = np.ones(len(y)) if matrices.weights is None else matrices.weights
     kept = posts[matrices.kept]
-    named = kept["user_id"].notna().any()
+    named = bool(kept["user_id"].notna().any())
     units = pd.factorize(kept["user_id"].fillna(kept["post_id"]) if named else kept["post_id"])[0]
     n_units = int(units.max()) + 1
-    terms = tuple(f"x{j}" for j in range(X.shape[1]))
-    score = y - predict(X, solve(factor(X, y), terms).params)
-    first = label_extremes(score, kept["post_id"], q)
+    ids = kept["post_id"]
+    first = label_extremes(y - predict(X, solve(factor(X, y, given), design.terms).params), ids, q)
     rng = np.random.default_rng(seed)
     results = []
     for _ in range(replicates):
-        weights = np.bincount(rng.integers(0, n_units, n_units), minlength=n_units)[units].astype(float)
-        drawn = weights > 0
-        solution = solve(merge([factor(X[drawn], y[drawn], weights[drawn])]), terms)
-        again = y - predict(X, solution.params)
-        low, high = _weighted_quantiles(again[drawn], weights[drawn], q)
-        results.append(compare(first, Extremes(again <= low, again > high)))
+        counts = np.bincount(rng.integers(0, n_units, n_units), minlength=n_units)[units]
+        drawn = counts > 0
+        try:
+            solution = solve(factor(X[drawn], y[drawn], (counts * given)[drawn]), design.terms)
+        except InputError:
+            continue
+        results.append(compare(first, drawn_extremes(y - predict(X, solution.params), ids, counts, q)))
+    if not results:
+        raise InputError(f"judge.bootstraps {replicates}: in no draw could {formula!r} be fitted")
     same = np.array([result.same for result in results])
     low, high = np.percentile(same, [5, 95])
     return Stability(
-        replicates=replicates,
+        replicates=len(results),
+        failed=replicates - len(results),
         same=(float(same.mean()), float(low), float(high)),
         opposite=float(np.mean([result.opposite for result in results])),
         unit="users" if named else "posts",
     )
 
 
-def _weighted_quantiles(values: Floats, weights: Floats, q: float) -> tuple[float, float]:
-    order = np.argsort(values)
-    upto = np.cumsum(weights[order])
-    low, high = np.searchsorted(upto, [q * upto[-1], (1 - q) * upto[-1]])
-    return float(values[order[low]]), float(values[order[min(high, len(order) - 1)]])
+def drawn_extremes(score: Floats, post_ids: pd.Series, counts: npt.NDArray[np.int64], q: float) -> Extremes:
+    """Where the deciles of a draw fall among all posts; `counts` (n,) is how often each was drawn.
+
+    The rule is that of `label_extremes` on the drawn posts, which it equals where each is drawn once.
+    """
+    order = np.argsort(rank(score, pa.chunked_array([pa.array(post_ids, pa.string())])))
+    upto = np.cumsum(counts[order])
+    low, high = extremes(int(upto[-1]), q)
+    bottom, top = np.zeros(len(score), dtype=bool), np.zeros(len(score), dtype=bool)
+    bottom[order[: int(np.searchsorted(upto, low)) + 1]] = low > 0
+    top[order[int(np.searchsorted(upto, high, side="right")) :]] = True
+    return Extremes(bottom, top)

@@ -54,15 +54,16 @@ def type_of(name: str, schema: pa.Schema) -> pa.DataType:
     return schema.field(name).type if name in schema.names else DERIVED[name].type
 
 
-def value_of(name: str, posts: pa.Table) -> pa.ChunkedArray:
-    """The values of a variable in a block of posts.
+def value_of(name: str, posts: pa.Table, as_class: bool = False) -> pa.ChunkedArray:
+    """The values of a variable in a block of posts: numbers as float64, encoded classes as what they stand for.
 
-    Whole numbers are int64, in which 1 + 255 is 256 also where a column came as bytes; decimals are float64, and
-    encoded classes what they stand for.
+    In float64 no product of counts overflows, and 1 − 2 is −1 also where a column came without signs. Whole numbers
+    that are classes (`as_class`) stay whole.
     """
     values = posts[name] if name in posts.column_names else DERIVED[name].compute(posts)
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
-    if pa.types.is_integer(values.type):
-        return values.cast(pa.int64())
-    return values.cast(pa.float64()) if pa.types.is_decimal(values.type) else values
+    if as_class:
+        return values
+    number = pa.types.is_integer(values.type) or pa.types.is_decimal(values.type)
+    return values.cast(pa.float64()) if number else values

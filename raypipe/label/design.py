@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,9 @@ MAX_LEVELS = 1_000
 """Classes of a column that may stand in a formula: each is a term, so more is a mistake (captions, names)."""
 
 _PROBE_ROWS = 64
+# Of a matrix: 64 MB.
+_NUMBERS = 2**23
+_FEWEST_ROWS = 1_024
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,11 @@ class Design:
     direct: Direct | None = field(default=None, repr=False, compare=False)
     levels: dict[str, frozenset[Any]] = field(default_factory=dict, repr=False)
 
+    def slices(self, posts: pa.Table) -> Iterator[pa.Table]:
+        """The posts of a block in parts of so many rows that a matrix of many terms fits into memory too."""
+        rows = max(_FEWEST_ROWS, _NUMBERS // (len(self.terms) + 1))
+        return (posts.slice(start, rows) for start in range(0, max(len(posts), 1), rows))
+
     def matrices(self, posts: pa.Table) -> Matrices:
         """y and X of the rows where each value is there and finite.
 
@@ -66,7 +74,7 @@ class Design:
         class that the design has not seen), ``no_weight`` (missing, 0 or less) or ``not_finite`` (infinite, or made
         so by a transform: the logarithm of 0, say).
         """
-        variables = {name: value_of(name, posts) for name in self.formula.variables}
+        variables = _values(self.formula, posts)
         kept = _complete(variables.values(), len(posts))
         dropped = Counter({"missing_value": int(np.sum(~kept))})
         for name, known in self.levels.items():
@@ -140,14 +148,18 @@ Excerpt = tuple[dict[str, pa.ChunkedArray], int]
 """What a block gives to `learn`: values of the formula's variables, and how many rows they were."""
 
 
-def excerpt(formula: Formula, posts: pa.Table) -> Excerpt:
+def excerpt(formula: Formula, posts: pa.Table, weights: str | None = None) -> Excerpt:
     """What terms can learn from a block: all numbers of its complete rows, and each class of a text column once."""
-    variables = {name: value_of(name, posts) for name in formula.variables}
+    variables = _values(formula, posts)
     kept = _complete(variables.values(), len(posts))
+    if weights is not None:
+        # What has no weight has nothing to teach.
+        given = posts[weights].cast(pa.float64()).to_numpy()
+        kept &= np.isfinite(given) & (given > 0)
     taken = {}
     for name, values in variables.items():
         values = values.filter(pa.array(kept))
-        taken[name] = values if is_number(values.type) else pa.chunked_array([pc.unique(values)])
+        taken[name] = pa.chunked_array([pc.unique(values)]) if _is_class(formula, name, values.type) else values
     return taken, int(kept.sum())
 
 
@@ -157,7 +169,7 @@ def join_excerpts(formula: Formula, parts: Sequence[Excerpt]) -> Excerpt:
     joined = {}
     for name in formula.variables:
         values = pa.chunked_array([chunk for part, _ in parts for chunk in part[name].chunks], parts[0][0][name].type)
-        if not is_number(values.type):
+        if _is_class(formula, name, values.type):
             levels = pc.unique(values)
             _check_levels(name, len(levels))
             values = pa.chunked_array([levels.take(pa.array(np.arange(n) % max(len(levels), 1)))])
@@ -174,9 +186,8 @@ def learn(formula: Formula, variables: dict[str, pa.ChunkedArray], n: int, weigh
     """
     if n == 0:
         raise InputError(f"label.formula: no post has a value in each of {', '.join(formula.variables)}")
-    for name, values in variables.items():
-        if f"C({name}" in formula.text.replace(" ", ""):
-            _check_levels(name, pc.count_distinct(values).as_py())
+    for name in formula.classes:
+        _check_levels(name, pc.count_distinct(variables[name]).as_py())
     frame = _frame(variables, n)
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
@@ -192,6 +203,16 @@ def learn(formula: Formula, variables: dict[str, pa.ChunkedArray], n: int, weigh
         raise InputError(f"label.formula: y must be a number, but {formula.response!r} is not one")
     _check_rowwise(formula, spec, frame.head(1_000))
     return Design(formula, tuple(spec.rhs.column_names), spec, weights)
+
+
+def _values(formula: Formula, posts: pa.Table) -> dict[str, pa.ChunkedArray]:
+    return {name: value_of(name, posts, name in formula.classes) for name in formula.variables}
+
+
+def _is_class(formula: Formula, name: str, kind: pa.DataType) -> bool:
+    """Whether only the classes of a variable matter to what terms learn, not how often each is there."""
+    # A number in C(…) may stand outside of one too, where its mean or its knots are learned.
+    return not is_number(kind) or (name in formula.classes and formula.text.count(name) == 1)
 
 
 def _check_levels(name: str, n: int) -> None:

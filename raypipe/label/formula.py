@@ -33,12 +33,14 @@ _MARK = re.compile(r"⧛(?:\x1b\[[0-9;]*m)?")
 class Formula:
     """A parsed formula: its text, the expression of y as written, and the columns of posts that it reads.
 
-    `variables` may name columns that are made from others (`raypipe.label.derived`).
+    `variables` may name columns that are made from others (`raypipe.label.derived`); `classes` are those that stand
+    in a ``C(…)``, where a number is a class like any other.
     """
 
     text: str
     response: str
     variables: tuple[str, ...]
+    classes: frozenset[str]
     parsed: Any = field(repr=False, compare=False)
 
     def response_only(self) -> Formula:
@@ -61,8 +63,9 @@ def parse(text: str) -> Formula:
         raise ConfigError(f"label.formula: {text!r} must have one y, one ~ and terms: y ~ a + b")
     if not len(parsed.rhs):
         raise ConfigError(f"label.formula: {text!r} has no term on the right; write y ~ 1 for the mean alone")
-    names = {name for side in sides for factor in _factors(side) for name in _variables(factor, text)}
-    return Formula(text, text.partition("~")[0].strip(), tuple(sorted(names)), parsed)
+    found = [_variables(factor, text) for side in sides for factor in _factors(side)]
+    names, classes = (frozenset[str]().union(*(pair[i] for pair in found)) for i in (0, 1))
+    return Formula(text, text.partition("~")[0].strip(), tuple(sorted(names)), classes, parsed)
 
 
 def _place(text: str, error: Exception) -> int | None:
@@ -84,11 +87,12 @@ def _factors(side: Any) -> Iterator[Factor]:
     return (factor for term in side for factor in term.factors)
 
 
-def _variables(factor: Factor, text: str) -> set[str]:
+def _variables(factor: Factor, text: str) -> tuple[set[str], set[str]]:
+    """The variables of a factor, and those among them that stand in a ``C(…)``."""
     if factor.eval_method is Factor.EvalMethod.LITERAL:
-        return set()
+        return set(), set()
     if factor.eval_method is Factor.EvalMethod.LOOKUP:
-        return {str(factor.expr)}
+        return {str(factor.expr)}, set()
     # formulaic's own search for variables fails where a transform stands in a transform: bs(log10(x)).
     aliases: dict[str, str] = {}
     try:
@@ -97,9 +101,15 @@ def _variables(factor: Factor, text: str) -> set[str]:
         raise ConfigError(
             f"label.formula: {text!r} cannot be read: {error.msg}", below=_caret(text, _place(text, error))
         ) from error
-    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and id(node) not in called}
-    return {aliases.get(name, name) for name in names} - set(TRANSFORMS)
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    called = {id(node.func) for node in calls}
+
+    def names(part: ast.AST) -> set[str]:
+        found = {node.id for node in ast.walk(part) if isinstance(node, ast.Name) and id(node) not in called}
+        return {aliases.get(name, name) for name in found} - set(TRANSFORMS)
+
+    coded = [node for node in calls if isinstance(node.func, ast.Name) and node.func.id == "C"]
+    return names(tree), {name for node in coded for argument in node.args[:1] for name in names(argument)}
 
 
 def check_columns(formula: Formula, schema: pa.Schema) -> None:

@@ -17,6 +17,9 @@ from scipy.linalg import solve_triangular
 from raypipe.errors import InputError
 from raypipe.label.formula import Floats
 
+_SHOWN = 5
+# Residuals below this part of y are what rounding leaves.
+_NOTHING = 1e-12
 _CACHED_ROWS = 16_384
 """Rows that are factored at a time: so many of a few columns stay in a processor's cache, four times as fast."""
 
@@ -97,7 +100,7 @@ def solve(whole: Factor, terms: tuple[str, ...]) -> Solution:
     p, n = len(terms), whole.n
     if n <= p:
         raise InputError(
-            f"label.formula: {n:,} usable posts for {p} terms ({', '.join(terms)}); a fit needs more posts than terms"
+            f"label.formula: {n:,} usable posts for {p} terms ({shown(terms)}); a fit needs more posts than terms"
         )
     R = np.zeros((p + 2, p + 2))
     R[: len(whole.R)] = whole.R
@@ -118,6 +121,22 @@ def solve(whole: Factor, terms: tuple[str, ...]) -> Solution:
     )
 
 
+def check_residuals(solution: Solution) -> None:
+    """InputError where the terms explain y to the last digit, or y is the same in all posts: no score is left."""
+    if solution.ssr > _NOTHING**2 * solution.uncentered_tss:
+        return
+    what = "y is the same" if solution.centered_tss <= _NOTHING**2 * solution.uncentered_tss else "the terms explain y"
+    raise InputError(
+        f"label.formula: {what} in all {solution.n:,} posts, so nothing is left over for a score; use another y or "
+        "leave out the term that holds it"
+    )
+
+
+def shown(terms: Sequence[str]) -> str:
+    """Terms for a line that a person reads: five of them."""
+    return ", ".join(terms[:_SHOWN]) + (f", … ({len(terms) - _SHOWN:,} more)" if len(terms) > _SHOWN else "")
+
+
 def _tolerance(p: int, n: int) -> float:
     # What rounding leaves of a column that the others explain, relative to its length, with some room.
     return 10 * p * float(np.sqrt(n)) * float(np.finfo(np.float64).eps)
@@ -135,6 +154,6 @@ def _check_rank(R: Floats, terms: tuple[str, ...], n: int) -> None:
         weights = np.abs(solve_triangular(R[:j, :j], R[:j, j])) * lengths[:j] / lengths[j]
         others = [name for name, weight in zip(terms, weights, strict=False) if weight > 1e-8]
         raise InputError(
-            f"label.formula: term {term} is collinear with {', '.join(others)} in all {n:,} posts, so their "
+            f"label.formula: term {term} is collinear with {shown(others)} in all {n:,} posts, so their "
             "coefficients cannot be told apart; drop one"
         )

@@ -6,6 +6,7 @@ order: over Ray, or a plain loop.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
@@ -16,7 +17,7 @@ from raypipe.errors import InputError
 from raypipe.label.design import Design, excerpt, fixed_design, join_excerpts, learn
 from raypipe.label.formula import Floats, Formula
 from raypipe.label.inference import Fit, infer
-from raypipe.label.lstsq import Factor, Solution, factor, merge, solve
+from raypipe.label.lstsq import Factor, Solution, check_residuals, factor, merge, solve
 from raypipe.label.residuals import ResidualSums, corrected, residual_sums, shape, total_scatter
 
 T = TypeVar("T")
@@ -36,18 +37,18 @@ def make_design(over: Over, formula: Formula, schema: pa.Schema, weights: str | 
     design = fixed_design(formula, schema, weights)
     if design is not None:
         return design
-    variables, n = join_excerpts(formula, over(lambda posts: excerpt(formula, posts)))
+    variables, n = join_excerpts(formula, over(lambda posts: excerpt(formula, posts, weights)))
     return learn(formula, variables, n, weights)
 
 
 def fit_coefficients(over: Over, design: Design) -> Solution:
     """The least squares solution, in one pass. InputError where there are too few posts or a term is collinear."""
 
-    def block_factor(posts: pa.Table) -> Factor:
-        matrices = design.matrices(posts)
-        return factor(matrices.X, matrices.y, matrices.weights)
+    def block_factors(posts: pa.Table) -> list[Factor]:
+        parts = map(design.matrices, design.slices(posts))
+        return [factor(part.X, part.y, part.weights) for part in parts]
 
-    factors = over(block_factor)
+    factors = list(itertools.chain.from_iterable(over(block_factors)))
     if not factors:
         raise InputError(f"label.formula: no post to fit {design.formula.text!r} on")
     return solve(merge(factors), design.terms)
@@ -60,8 +61,9 @@ def fit(over: Over, design: Design, cov_type: str = "nonrobust", *, timed: bool 
     term is collinear, or a cluster is unnamed.
     """
     solution = fit_coefficients(over, design)
+    check_residuals(solution)
 
-    def block_residuals(posts: pa.Table) -> ResidualSums:
+    def slice_residuals(posts: pa.Table) -> ResidualSums:
         matrices = design.matrices(posts)
         kept = pa.array(matrices.kept)
         groups = posts["user_id"].filter(kept) if cov_type == "cluster" else None
@@ -70,7 +72,11 @@ def fit(over: Over, design: Design, cov_type: str = "nonrobust", *, timed: bool 
             matrices.X, matrices.y, matrices.weights, solution, cov_type=cov_type, groups=groups, times=times
         )
 
-    sums = over(block_residuals, (("user_id",) if cov_type == "cluster" else ()) + (("created_at",) if timed else ()))
+    def block_residuals(posts: pa.Table) -> list[ResidualSums]:
+        return [slice_residuals(part) for part in design.slices(posts)]
+
+    parts = over(block_residuals, (("user_id",) if cov_type == "cluster" else ()) + (("created_at",) if timed else ()))
+    sums = list(itertools.chain.from_iterable(parts))
     meat, n_groups = total_scatter(sums, cov_type)
     solution = corrected(solution, sums)
     return infer(solution, cov_type, meat, n_groups, shape=shape(sums), weighted=design.weights is not None)

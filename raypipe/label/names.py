@@ -20,6 +20,8 @@ _ALL = 2**64 - 1
 
 def name_hashes(names: pa.ChunkedArray, salt: int = 0) -> Words:
     """A 64-bit hash of each string, uint64 (n,); equal strings have equal hashes, however they are chunked. Null: 0."""
+    if pa.types.is_null(names.type):
+        return np.zeros(len(names), np.uint64)
     parts = [_hashes(chunk, salt) for chunk in names.chunks]
     return np.concatenate(parts) if parts else np.empty(0, np.uint64)
 

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from raypipe import tables
 from raypipe.config import LabelOptions
-from raypipe.errors import InputError
+from raypipe.errors import InputError, StageError
 from raypipe.label.blocks import Block, Engine, plan_blocks
 from raypipe.label.derived import columns_of
 from raypipe.label.design import Design
@@ -110,12 +110,20 @@ class Scoring:
         """The usable posts of a block, and how many are not, by reason."""
         if self.design is None:
             return Scored(posts, block=block.number), Counter()
-        found = self.design.matrices(posts)
-        usable = posts if found.kept.all() else posts.filter(pa.array(found.kept))
+        kept, ys, means, dropped = [], [], [], Counter[str]()
+        for part in self.design.slices(posts):
+            found = self.design.matrices(part)
+            kept.append(found.kept)
+            ys.append(found.y)
+            if self.params is not None:
+                means.append(predict(found.X, self.params))
+            dropped += found.dropped
+        usable, y = np.concatenate(kept), np.concatenate(ys)
+        rows = posts if usable.all() else posts.filter(pa.array(usable))
         if self.params is None:
-            return Scored(usable, found.y, block=block.number), found.dropped
-        fitted = predict(found.X, self.params)
-        return Scored(usable, found.y, fitted, found.y - fitted, block.number), found.dropped
+            return Scored(rows, y, block=block.number), dropped
+        fitted = np.concatenate(means)
+        return Scored(rows, y, fitted, y - fitted, block.number), dropped
 
 
 @dataclass(frozen=True)
@@ -233,6 +241,11 @@ def labels_of(scored: Scored, labeller: Labeller, sides: npt.NDArray[np.int8]) -
     """The labels of a block's usable posts, and their sides by name: null where there is no label."""
     label = labeller(scored)
     known = np.asarray(pc.is_valid(strata(label)))
+    if int(known.sum()) != len(sides):
+        raise StageError(
+            f"labels: block {scored.block} has {known.sum():,} labels, but {len(sides):,} a pass before: machines that "
+            "compute differently cannot label together; use --label.on_ray false"
+        )
     codes = np.full(len(label), -1, np.int8)
     codes[known] = sides
     return label, pa.array(("train", "val", "test")).take(pa.array(codes, mask=codes < 0))

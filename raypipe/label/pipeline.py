@@ -39,7 +39,7 @@ from raypipe.label.passes import (
     together,
 )
 from raypipe.label.schemes import Labeller, Scored
-from raypipe.label.split import SIDES, Sides, count_leaks, split, strata
+from raypipe.label.split import SIDES, Sides, check_sides, count_leaks, split, strata
 from raypipe.label.summary import summary
 from raypipe.progress import say
 from raypipe.records import RunRecord
@@ -84,18 +84,23 @@ def run(config: Config) -> RunRecord:
             drawn = work.draw(labeller, config.seed)
             groups = picture_groups(engine, storage) if images_record else None
             rows, _ = together(drawn, groups)
-            sides = split(options.split, rows, val=options.val, test=options.test)
+            shares = {"val": options.val, "test": options.test}
+            sides = split(options.split, rows, **shares)
+            check_sides(options.split, rows, sides, **shares)
             clock.lap("split")
             written = work.write(labels.writer, labeller, _by_block(sides, drawn))
         facts = _facts(options, written, fitted.nobs if fitted else None)
         facts["users_on_two_sides"] = count_leaks(sides, rows.users)
-        facts["warnings"] = _warnings(storage, formula) if fitted else []
+        if options.split == "user":
+            facts["users_that_random_leaks"] = count_leaks(split("random", rows, **shares), rows.users)
+        facts["warnings"] = _warnings(storage, options, formula)
         about = {
             "scheme": options.scheme,
             "formula": formula.text if formula and fitted else None,
             "response": formula.response if formula else None,
             "eligible": options.eligible,
             "quantile": facts["quantile"],
+            "group": options.group if options.scheme == "karpathy" else None,
             "thresholds": written.ranges,
             "dropped": dict(written.dropped),
         }
@@ -135,6 +140,9 @@ def _check_columns(options: LabelOptions, formula: formulas.Formula | None, sche
     for name, option in names.items():
         if name not in schema.names:
             raise InputError(f"{option or 'posts/'}: posts/ has no column {name!r}; it has {', '.join(schema.names)}")
+    if options.scheme == "column" and pa.types.is_nested(schema.field(str(options.column)).type):
+        kind = schema.field(str(options.column)).type
+        raise InputError(f"label.column {options.column}: holds {kind}, but a label is one value")
     if formula and options.weights and not is_number(schema.field(options.weights).type):
         kind = schema.field(options.weights).type
         raise InputError(f"label.weights: column {options.weights!r} of posts/ holds {kind}, but weights are numbers")
@@ -157,18 +165,28 @@ def _fit(posts: Posts, formula: formulas.Formula | None, options: LabelOptions) 
     return design, model.fit(over, design, options.cov_type, timed=timed)
 
 
-def _warnings(storage: Storage, formula: formulas.Formula | None) -> list[str]:
-    """What a reader of the fit should know: that likes were not read at one age, and the age is not in it."""
+def _warnings(storage: Storage, options: LabelOptions, formula: formulas.Formula | None) -> list[str]:
+    """What a reader of the labels should know: that likes were not read at one age, and nothing accounts for it."""
     posts = tables.open_dataset(storage, "posts")
-    if formula is None or any("age" in name for name in formula.variables) or "revisited_at" not in posts.schema.names:
+    known = {"revisited_at", "collected_at", "created_at"} & set(posts.schema.names)
+    if formula is None or {"age_days", "revisited_at"} & set(formula.variables) or "revisited_at" not in known:
         return []
+
+    def has(name: str) -> bool:
+        # Statistics tell it where a column is empty.
+        found = posts.head(1, columns=[name], filter=pads.field(name).is_valid()) if name in known else None
+        return found is not None and found.num_rows > 0
+
     with storage.errors("read", "posts"):
-        if posts.head(1, columns=["revisited_at"], filter=pads.field("revisited_at").is_valid()).num_rows:
+        if has("revisited_at"):
             return []
-    return [
-        "no post says when it was revisited: older posts had longer to be liked; "
-        "put age_days into --label.formula (configs/outlook-age.yaml)"
-    ]
+        age = has("created_at") and has("collected_at")
+    way = "put age_days into --label.formula (configs/outlook-age.yaml)"
+    if not schemes.SCHEMES[options.scheme].regression:
+        way = f"label.scheme {options.scheme} cannot account for it, residual can (configs/outlook-age.yaml)"
+    elif not age:
+        way = "add a column of their age to the posts, and to --label.formula"
+    return [f"no post says when it was revisited: older posts had longer to be liked; {way}"]
 
 
 class _Labelling:
@@ -292,6 +310,8 @@ def _tell(formula: formulas.Formula | None, fitted: Fit | None, facts: dict[str,
     classes = ", ".join(f"{n:,} {name}" for name, n in named.items()) + (" …" if len(facts["labels"]) > 8 else "")
     splits = ", ".join(f"{facts['splits'][side]:,} {side}" for side in SIDES if side in facts["splits"])
     say(f"  {facts['n_labelled']:,} labels of {facts['n_eligible']:,} eligible posts: {classes}; {splits}")
+    if spared := facts.get("users_that_random_leaks"):
+        say(f"  no user is on two sides; a random split would have put {spared:,} there")
     for warning in facts["warnings"]:
         say(f"  {warning}")
     if leaked := facts["users_on_two_sides"]:

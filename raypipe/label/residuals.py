@@ -11,25 +11,29 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from scipy import stats
 from scipy.linalg import solve_triangular
 
 from raypipe.errors import InputError
 from raypipe.label.formula import Floats
-from raypipe.label.lstsq import Solution
+from raypipe.label.lstsq import Solution, shown
+from raypipe.label.names import Words, name_hashes
 
 _FEWEST_FOR_OMNIBUS = 8
 _ILL_CONDITIONED = 1e3
+# 1 − h of a post whose fitted value is its own y.
+_ALONE = 1e-12
 
 
 @dataclass(frozen=True)
 class GroupSums:
-    """Sums of eᵢ·zᵢ by group, of shape (groups, p), for one block; null groups counted apart."""
+    """Sums of eᵢ·zᵢ by group, of shape (groups, p), for one block; null groups counted apart.
 
-    groups: pa.Array
+    A group is the hash of its name: 100 million names would fill the memory.
+    """
+
+    groups: Words
     sums: Floats
     n_null: int
 
@@ -138,20 +142,32 @@ def _scatter(X: Floats, e: Floats, solution: Solution, cov_type: str) -> Floats:
     z = whiten(X, solution)
     u = e**2
     if cov_type in ("HC2", "HC3"):
-        u = u / (1 - np.sum(z**2, axis=1)) ** (1 if cov_type == "HC2" else 2)
+        rest = 1 - np.sum(z**2, axis=1)
+        if (alone := rest < _ALONE).any():
+            told = np.abs(solve_triangular(solution.R, z[alone][0])) * np.linalg.norm(solution.R, axis=0)
+            terms = [term for term, weight in zip(solution.terms, told, strict=True) if weight > 1e-6 * told.max()]
+            raise InputError(
+                f"label.cov_type {cov_type}: one post alone decides about {shown(terms)}, so that it has no residual "
+                "of its own; use HC1, or drop what only that post has"
+            )
+        u = u / rest ** (1 if cov_type == "HC2" else 2)
     return np.asarray((z * u[:, None]).T @ z)
 
 
 def _group_sums(X: Floats, e: Floats, solution: Solution, groups: pa.ChunkedArray) -> GroupSums:
-    encoded = pc.dictionary_encode(groups).combine_chunks()
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = pa.concat_arrays(encoded.chunks) if encoded.num_chunks else pa.array([], encoded.type)
-    codes = encoded.indices.to_numpy(zero_copy_only=False)
-    known = ~pc.is_null(encoded).to_numpy(zero_copy_only=False)
-    z = whiten(X, solution) * e[:, None]
-    sums = np.zeros((len(encoded.dictionary), len(solution.terms)))
-    np.add.at(sums, codes[known].astype(np.int64), z[known])
-    return GroupSums(encoded.dictionary, sums, int(np.sum(~known)))
+    names = name_hashes(groups)
+    known = names != 0
+    found, sums = _by_group(names[known], (whiten(X, solution) * e[:, None])[known])
+    return GroupSums(found, sums, int(np.sum(~known)))
+
+
+def _by_group(groups: Words, values: Floats) -> tuple[Words, Floats]:
+    """Each group once, in order, and the sums of its rows of values (n, p)."""
+    if not len(groups):
+        return groups, values
+    order = np.argsort(groups, kind="stable")
+    first = np.flatnonzero(np.append(True, np.diff(groups[order]) != 0))
+    return groups[order][first], np.add.reduceat(values[order], first, axis=0)
 
 
 def _sequence(e: Floats, times: pa.ChunkedArray) -> Neighbours | None:
@@ -178,8 +194,7 @@ def total_scatter(parts: Sequence[ResidualSums], cov_type: str) -> tuple[Floats 
         raise InputError(
             f"label.cov_type cluster: {n_null:,} posts have no user_id; choose HC3, or give every post one"
         )
-    keys = pd.concat([part.groups.to_pandas() for part in groups])
-    sums = pd.DataFrame(np.vstack([part.sums for part in groups])).groupby(keys.to_numpy()).sum().to_numpy()
+    _, sums = _by_group(np.concatenate([part.groups for part in groups]), np.vstack([part.sums for part in groups]))
     if len(sums) < 2:
         raise InputError("label.cov_type cluster: all posts are of one user; clusters need two users or more")
     return np.asarray(sums.T @ sums), len(sums)

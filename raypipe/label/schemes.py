@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from raypipe.config import LabelOptions
 from raypipe.errors import ConfigError, InputError
+from raypipe.label.design import MAX_LEVELS
 from raypipe.label.formula import Floats
 from raypipe.label.ranks import class_bounds, exact, extremes, rank
 from raypipe.label.select import Cut, order_statistics
@@ -169,8 +170,15 @@ def continuous(passes: Passes, n: int, options: LabelOptions) -> Labeller:  # no
 
 
 def column(passes: Passes, n: int, options: LabelOptions) -> Labeller:  # noqa: ARG001
-    """The values of the posts column `column` as strings; null stays null."""
-    return lambda scored: _combined(pc.cast(scored.posts[options.column], pa.string()))
+    """The values of the posts column `column` as strings; null, and what is no number, stays null."""
+
+    def label(scored: Scored) -> pa.Array:
+        values = scored.posts[options.column]
+        if pa.types.is_floating(values.type):
+            values = pc.if_else(pc.is_nan(values), None, values)
+        return _combined(pc.cast(values, pa.string()))
+
+    return label
 
 
 def hashtags(passes: Passes, n: int, options: LabelOptions) -> Labeller:  # noqa: ARG001
@@ -201,7 +209,7 @@ SCHEMES = {
 
 def chosen_tags(hashtags: Sequence[str]) -> dict[str, str]:
     """`label.hashtags` as labels spell them, without #, by what they are compared by; in the order given."""
-    return {tag.lstrip("#").casefold(): tag.lstrip("#") for tag in hashtags}
+    return {tag.lstrip("#＃").casefold(): tag.lstrip("#＃") for tag in hashtags}
 
 
 def check_options(options: LabelOptions) -> None:
@@ -216,6 +224,10 @@ def check_options(options: LabelOptions) -> None:
 
 def check_classes(options: LabelOptions, classes: Counter[str], n: int) -> None:
     """InputError where given labels of `n` usable posts leave nothing to learn; `classes` counts those of `strata`."""
+    if options.scheme == "column" and len(classes) > MAX_LEVELS:
+        raise InputError(
+            f"label.column {options.column}: has {len(classes):,} classes (at most {MAX_LEVELS:,}); use a column of few"
+        )
     if options.scheme == "column" and len(classes) < 2:
         what = f"the label {next(iter(classes))!r}" if classes else "no label"
         raise InputError(
@@ -224,7 +236,7 @@ def check_classes(options: LabelOptions, classes: Counter[str], n: int) -> None:
     if options.scheme != "hashtags":
         return
     known = classes.total()
-    for tag in (tag.lstrip("#") for tag in options.hashtags):
+    for tag in chosen_tags(options.hashtags).values():
         count = sum(number for tags, number in classes.items() if tag in tags.split(","))
         if count in (0, known):
             raise InputError(

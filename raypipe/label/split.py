@@ -68,7 +68,7 @@ def split(kind: str, posts: Labelled, *, val: float, test: float) -> Sides:
     n_test, n_val = math.floor(exact(test) * n), math.floor(exact(val) * n)
     if kind == "time":
         assert posts.times is not None
-        return _by_time(posts.times, units, n_val, n_test)
+        return _by_time(posts.times, posts.keys, units, n_val, n_test)
     return _by_key(posts.keys, posts.classes, units, n_val, n_test)
 
 
@@ -89,6 +89,23 @@ def group_units(n: int, pictures: Ints | None, users: Words | None) -> Ints:
     graph = coo_array((np.ones(len(ends[0]), dtype=np.int8), ends), shape=(nodes, nodes))
     component = connected_components(graph, directed=False)[1]
     return np.unique(component[units], return_inverse=True)[1].astype(np.int64)
+
+
+def check_sides(kind: str, posts: Labelled, sides: Sides, *, val: float, test: float) -> None:
+    """InputError where nobody trains, a side that was asked for got no post, or no user is known by whom to split."""
+    n = len(sides)
+    if kind == "user" and (posts.users is None or not posts.users.any()):
+        raise InputError(f"label.split user: none of {n:,} labelled posts has a user_id; use random or time")
+    counts = np.bincount(sides, minlength=len(SIDES))
+    wanted = {_TRAIN: True} | ({} if posts.given is not None else {_VAL: val > 0, _TEST: test > 0})
+    for side, is_wanted in wanted.items():
+        if is_wanted and not counts[side]:
+            users = len(np.unique(posts.users)) if kind == "user" and posts.users is not None else None
+            of = f" of {users:,} users" if users is not None else ""
+            raise InputError(
+                f"label.split {kind}: {n:,} labelled posts{of} leave no post for {SIDES[side]}; label more posts, "
+                "or use another split or share"
+            )
 
 
 def count_leaks(sides: Sides, users: Words | None) -> int:
@@ -118,12 +135,15 @@ def sides_of(column: str, values: pa.ChunkedArray) -> Sides:
     return np.asarray(found).astype(np.int8)
 
 
-def _by_time(times: Ints, units: Ints, n_val: int, n_test: int) -> Sides:
+def _by_time(times: Ints, keys: Words, units: Ints, n_val: int, n_test: int) -> Sides:
     # A unit goes where its latest post belongs: an early duplicate in val does no harm, a late one in train would.
     size = np.bincount(units)
     latest = np.full(len(size), np.iinfo(np.int64).min)
     np.maximum.at(latest, units, times)
-    order = np.argsort(-latest, kind="stable")
+    # Where several are equally late, the smallest key decides, not the order of the rows.
+    key = np.full(len(size), np.iinfo(np.uint64).max, np.uint64)
+    np.minimum.at(key, units, keys)
+    order = np.lexsort((mixed(key), -latest))
     upto = np.cumsum(size[order])
     in_test = upto <= n_test
     upto -= size[order][in_test].sum()

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+import statsmodels.api as sm
 from scipy import stats
 
 from raypipe import tables
@@ -41,7 +43,8 @@ class Diagnostics:
     """Residuals (scores) of a fit: against fitted values, against a normal distribution, by group, and by user.
 
     `quantiles` are those of the normal distribution and of the standardised scores. `age_slope` is how the score
-    changes with each day of a post's age when its likes were read, and its p-value; None where no age is known.
+    changes with each day of a post's age when its likes were read, all terms of the fit being equal, and its p-value;
+    None where no age is known.
     """
 
     fitted: Floats
@@ -69,6 +72,7 @@ def build(sources: Sources) -> Diagnostics | None:
     groups = [
         found for name, values in joined.items() if name != "age_days" if (found := _groups(name, values, scores))
     ]
+    used = _fitted(sources, labels, model)
     age = joined.get("age_days")
     if age is not None and (found := _groups("age_days", _tenths(age), scores)):
         groups.append(found)
@@ -78,8 +82,8 @@ def build(sources: Sources) -> Diagnostics | None:
         scores=scores,
         quantiles=_quantiles(scores),
         groups=groups,
-        age_slope=None if age is None else _slope(age, scores),
-        influences=_influences(sources, labels, model),
+        age_slope=None if age is None or "age_days" in model.design.formula.variables else _slope(age, used),
+        influences=most_influential(used.X, used.e, used.users, model.fit.R, model.fit.bse),
         terms=model.fit.terms,
         shape={} if shape is None else vars(shape),
     )
@@ -114,7 +118,8 @@ def _groups(name: str, values: Floats, scores: Floats) -> Groups | None:
         name=name,
         at=found["at"].to_numpy(float),
         mean=found["mean"].to_numpy(float),
-        half=(_Z95 * found["std"].fillna(0.0) / np.sqrt(found["size"])).to_numpy(float),
+        # Of one post no spread is known, and none is drawn.
+        half=(_Z95 * found["std"] / np.sqrt(found["size"])).to_numpy(float),
         n=found["size"].to_numpy(np.int64),
     )
 
@@ -129,12 +134,17 @@ def _tenths(values: Floats) -> Floats:
     return out
 
 
-def _slope(age: Floats, scores: Floats) -> tuple[float, float] | None:
-    known = np.isfinite(age) & np.isfinite(scores)
-    if known.sum() < 3 or np.ptp(age[known]) == 0:
+def _slope(age: Floats, used: _Fitted) -> tuple[float, float] | None:
+    """The coefficient of the age beside all terms of the fit, and its p-value with errors clustered by user."""
+    known = np.isfinite(age)
+    if known.sum() <= used.X.shape[1] + 1 or np.ptp(age[known]) == 0:
         return None
-    found = stats.linregress(age[known], scores[known])
-    return (float(found.slope), float(found.pvalue)) if math.isfinite(found.pvalue) else None
+    users = pd.Series(used.users[known])
+    groups = pd.factorize(users.where(users.notna(), "nobody " + users.index.astype(str)))[0]
+    columns = np.column_stack([used.X[known], age[known] * used.root[known]])
+    fit = sm.OLS(used.e[known], columns).fit(cov_type="cluster", cov_kwds={"groups": groups})
+    slope, p = float(fit.params[-1]), float(fit.pvalues[-1])
+    return (slope, p) if math.isfinite(p) else None
 
 
 def _quantiles(scores: Floats) -> tuple[Floats, Floats]:
@@ -142,19 +152,27 @@ def _quantiles(scores: Floats) -> tuple[Floats, Floats]:
     n = min(_QUANTILES, len(scores))
     share = (np.arange(1, n + 1) - 0.5) / n
     spread = float(np.std(scores)) or 1.0
-    return stats.norm.ppf(share), (np.quantile(scores, share) - scores.mean()) / spread
+    return stats.norm.ppf(share), (np.quantile(scores, share, method="hazen") - scores.mean()) / spread
 
 
-def _influences(sources: Sources, labels: pd.DataFrame, model: SavedModel) -> list[Influence]:
+@dataclass(frozen=True)
+class _Fitted:
+    """The posts of the fit in the labels' order: √w·X (n, p), √w·e (n,), √w (n,), and their users."""
+
+    X: Floats
+    e: Floats
+    root: Floats
+    users: npt.NDArray[np.object_]
+
+
+def _fitted(sources: Sources, labels: pd.DataFrame, model: SavedModel) -> _Fitted:
     schema = tables.open_dataset(sources.storage, "posts").schema
     names = {column for name in model.design.formula.variables for column in columns_of(name, schema)}
     names |= {"post_id", "user_id"} | ({model.design.weights} if model.design.weights else set())
     posts = tables.read_table(sources.storage, "posts", sorted(names))
-    eligible = np.flatnonzero(posts["post_id"].to_pandas().isin(labels["post_id"]).to_numpy())
-    posts = posts.take(eligible)
+    place = pd.Index(posts["post_id"].to_pandas()).get_indexer(pd.Index(labels["post_id"]))
+    posts = posts.take(pa.array(place))
     matrices = model.design.matrices(posts)
+    root = np.ones(len(matrices.y)) if matrices.weights is None else np.sqrt(matrices.weights)
     users = posts["user_id"].to_pandas().to_numpy(object)[matrices.kept]
-    root = 1.0 if matrices.weights is None else np.sqrt(matrices.weights)
-    X = matrices.X * (root if matrices.weights is None else np.asarray(root)[:, None])
-    e = (matrices.y - matrices.X @ model.fit.params) * root
-    return most_influential(X, e, users, model.fit.R, model.fit.bse)
+    return _Fitted(matrices.X * root[:, None], (matrices.y - matrices.X @ model.fit.params) * root, root, users)

@@ -47,4 +47,4 @@ def _baseline(item: dict[str, Any]) -> str:
     if item["low"] is not None and item["low"] > 0.5:
         much = "far" if item["auc"] > _TOLD else "a little"
         return f"{text}: {much} above the 0.5 of chance, so that the label holds more than the picture."
-    return f"{text}: no better than the 0.5 of chance."
+    return f"{text}: that cannot be told from the 0.5 of chance."

@@ -9,7 +9,7 @@ import statsmodels.formula.api as smf
 
 from raypipe.errors import InputError
 from raypipe.judge.overlap import overlaps, schemes
-from raypipe.judge.refit import Extremes, Kept, bootstrap, compare, compare_formulas, label_extremes
+from raypipe.judge.refit import Extremes, Kept, bootstrap, compare, compare_formulas, drawn_extremes, label_extremes
 
 PAPER = "log10(1 + likes) ~ log10(1 + followers) + n_hashtags"
 
@@ -71,6 +71,35 @@ def test_what_becomes_of_labels() -> None:
 
     assert compare(of([0, 1], [4, 5]), of([0, 4], [5])) == Kept(0.5, 0.25, 0.25)
     assert compare(of([], []), of([0], [1])) == Kept(0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(("n", "q"), [(205, 0.1), (100, 0.07), (10, 0.5), (33, 0.2)])
+def test_a_draw_of_everybody_once_moves_no_label(n: int, q: float) -> None:
+    rng = np.random.default_rng(n)
+    score, ids = rng.integers(0, 9, n).astype(float), pd.Series([f"p{i:03d}" for i in rng.permutation(n)])
+    first = label_extremes(score, ids, q)
+    again = drawn_extremes(score, ids, np.ones(n, np.int64), q)
+    np.testing.assert_array_equal(again.bottom, first.bottom)
+    np.testing.assert_array_equal(again.top, first.top)
+    # Each twice: the same deciles.
+    twice = drawn_extremes(score, ids, np.full(n, 2), q)
+    assert abs(int(twice.top.sum()) - int(first.top.sum())) <= 1
+
+
+def test_a_draw_without_a_class_is_counted_out() -> None:
+    frame = posts(400)
+    rare = np.where(np.arange(400) < 2, "rare", "usual")
+    found = bootstrap(frame.assign(kind=rare), f"{PAPER} + kind", 0.1, 40, seed=3)
+    assert found.failed > 0
+    assert found.failed + found.replicates == 40
+
+
+def test_weights_go_into_both() -> None:
+    frame = posts().assign(w=np.random.default_rng(5).gamma(1.0, 2.0, 2_000) + 0.01)
+    (found,) = compare_formulas(frame, [PAPER], 0.1, "w")
+    text = "np.log10(1 + likes) ~ np.log10(1 + followers) + n_hashtags"
+    assert found.aic == pytest.approx(smf.wls(text, frame, weights=frame["w"]).fit().aic, rel=1e-9)
+    assert bootstrap(frame, PAPER, 0.1, 5, 1, "w") != bootstrap(frame, PAPER, 0.1, 5, 1)
 
 
 def test_a_bootstrap_moves_few_labels_and_each_seed_the_same_ones() -> None:

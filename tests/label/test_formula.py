@@ -205,6 +205,43 @@ def test_columns_of_other_types_are_what_they_stand_for() -> None:
     assert matrices.dropped == {"missing_value": 1}
 
 
+def test_products_of_counts_do_not_overflow() -> None:
+    posts = pa.table(
+        {
+            "likes": [1, 2, 3],
+            "followers": [5_000_000, 10, 4_000_000_000],
+            "n_hashtags": pa.array([2**16, 1, 3], pa.int32()),
+            "up": pa.array([1, 2, 9], pa.uint32()),
+        }
+    )
+    text = "likes ~ I(followers ** 3) + I(n_hashtags * n_hashtags) + I(up - 2) + I(n_hashtags ** -1) - 1"
+    X = design_of(text, posts).matrices(posts).X
+    wanted = [[1.25e20, 2.0**32, -1, 2.0**-16], [1e3, 1, 0, 1], [6.4e28, 9, 7, 1 / 3]]
+    np.testing.assert_allclose(X, wanted, rtol=1e-15)
+
+
+def test_classes_are_counted_of_the_columns_in_c_alone() -> None:
+    n = MAX_LEVELS + 5
+    posts = pa.table(
+        {"likes": range(n), "followers": [i * 7 for i in range(n)], "followers_tenth": [i % 10 for i in range(n)]}
+    )
+    design = design_of("likes ~ followers + C(followers_tenth)", posts)
+    assert len(design.terms) == 11
+    assert parse("y ~ C(`a b`) * x + C(log10(z)) + x").classes == {"a b", "z"}
+    with pytest.raises(InputError, match="column 'followers' has 1,005 classes"):
+        design_of("likes ~ C(log10(1 + followers))", posts)
+
+
+def test_what_has_no_weight_teaches_nothing() -> None:
+    posts = pa.table(
+        {"likes": [1.0, 2, 4, 3], "x": [1.0, 2, 3, 100], "kind": ["a", "b", "a", "rare"], "w": [1, 1, 2, 0]}
+    )
+    formula = parse("likes ~ center(x) + kind")
+    design = learn(formula, *join_excerpts(formula, [excerpt(formula, posts, "w")]), "w")
+    assert design.terms == ("Intercept", "center(x)", "kind[T.b]")
+    np.testing.assert_allclose(design.matrices(posts).X[:, 1], [-1, 0, 1])
+
+
 def test_weights_are_taken_with_their_rows() -> None:
     posts = pa.table({"likes": [1, 2, None, 4, 5, 6], "x": [1.0, 2, 3, 4, 5, 6], "w": [2, 0, 1, None, 3, -1]})
     design = fixed_design(parse("likes ~ x"), posts.schema, "w")

@@ -202,3 +202,23 @@ def test_neighbours_mean_nothing_where_time_does_not_run_forward() -> None:
     assert durbin([pa.array(days[400:]), pa.array(days[:400])], (300,)) is None
     assert durbin([pa.array(days[::-1])], ()) is None
     assert durbin([pa.array(days, mask=days == 5)], ()) is None
+
+
+def test_one_post_that_decides_alone_has_no_robust_error() -> None:
+    X, y, groups, _ = heteroscedastic()
+    alone = np.column_stack([X, np.arange(len(y)) == 5])
+    data = (alone, y, groups, ("Intercept", "x", "h", "kind[T.rare]"))
+    assert np.isfinite(fit(data, "HC1").bse).all()
+    for cov_type in ("HC2", "HC3"):
+        with pytest.raises(
+            InputError, match=rf"label.cov_type {cov_type}: one post alone decides about kind\[T.rare\]"
+        ):
+            fit(data, cov_type, (100, 300))
+
+
+def test_the_partition_does_not_matter_to_twelve_digits() -> None:
+    whole = fit(heteroscedastic(), "HC3")
+    for cuts in ((1,), (350,), tuple(range(7, 700, 7))):
+        found = fit(heteroscedastic(), "HC3", cuts)
+        for name in ("params", "bse", "cov_params", "conf_int", "rsquared", "llf", "fvalue"):
+            np.testing.assert_allclose(getattr(found, name), getattr(whole, name), rtol=1e-12, err_msg=name)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from raypipe.errors import InputError
 from raypipe.label.formula import Floats
-from raypipe.label.lstsq import Solution, factor, merge, solve
+from raypipe.label.lstsq import Solution, check_residuals, factor, merge, solve
 
 # NIST StRD, Longley: certified estimates, in the order of statsmodels' columns.
 LONGLEY = {
@@ -126,3 +126,18 @@ def test_no_more_posts_than_terms(n: int) -> None:
     X = np.random.default_rng(5).normal(size=(n, 3))
     with pytest.raises(InputError, match=rf"{n} usable posts for 3 terms \(x0, x1, x2\)"):
         fit(X, np.zeros(n))
+
+
+def test_nothing_left_for_a_score() -> None:
+    rng = np.random.default_rng(6)
+    X = np.column_stack([np.ones(60), rng.normal(size=60)])
+    with pytest.raises(InputError, match="y is the same in all 60 posts, so nothing is left over for a score"):
+        check_residuals(fit(X, np.full(60, 3.7)))
+    with pytest.raises(InputError, match="the terms explain y in all 60 posts"):
+        check_residuals(fit(X, X @ [0.3, 0.7], [20]))
+    check_residuals(fit(X, X @ [0.3, 0.7] + 1e-6 * rng.normal(size=60)))
+
+
+def test_long_lists_of_terms_are_cut() -> None:
+    with pytest.raises(InputError, match=r"9 terms \(x0, x1, x2, x3, x4, … \(4 more\)\)"):
+        fit(np.ones((3, 9)), np.zeros(3))

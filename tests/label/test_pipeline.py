@@ -234,11 +234,15 @@ def test_how_many_users_a_random_split_lets_leak(
     assert f"{leaked:,} users have posts on two sides" in capsys.readouterr().out
     record = run(labelled(config, eligible="post", scheme="karpathy", split="user", overwrite=True))
     assert record.facts["users_on_two_sides"] == 0
+    assert record.facts["users_that_random_leaks"] == leaked
+    assert f"a random split would have put {leaked:,} there" in capsys.readouterr().out
 
 
 def test_no_revisit_is_a_warning(world: tuple[Config, pa.Table, pa.Table]) -> None:
     config, posts, _ = world
-    assert "age_days" in run(labelled(config)).facts["warnings"][0]
+    assert "add a column of their age" in run(labelled(config)).facts["warnings"][0]
+    record = run(labelled(config, scheme="karpathy", overwrite=True))
+    assert "label.scheme karpathy cannot account for it" in record.facts["warnings"][0]
     when = posts["created_at"].cast(pa.int64()).to_numpy() + np.arange(N) * 86_400_000_000
     revisited = pa.array(when, pa.timestamp("us", "UTC"))
     column = posts.column_names.index("revisited_at")
@@ -282,7 +286,7 @@ def test_schemes_without_a_regression(
     record = run(labelled(config, **options))
     labels, model = read(config), model_of(config)
     assert set(record.facts["labels"]) == classes
-    assert record.facts["n_labelled"] == len(labels) == labels["split"].length()
+    assert record.facts["n_labelled"] == len(labels) == len(labels["split"].drop_null())
     assert labels["score"].null_count == labels["fitted"].null_count == len(labels)
     assert labels["y"].null_count == (0 if y else len(labels))
     assert (model["scheme"], model["formula"]) == (options["scheme"], None)
@@ -365,6 +369,9 @@ def test_the_result_does_not_depend_on_files_or_order(config: Config, tmp_path: 
         ({"weights": "nope"}, "label.weights: posts/ has no column 'nope'"),
         ({"scheme": "quantiles", "classes": 9999}, "label.classes 9999: leaves a class empty"),
         ({"val": 0.8, "test": 0.2}, "leave nothing to train on"),
+        ({"formula": "likes ~ likes"}, "the terms explain y in all"),
+        ({"formula": "constant ~ followers"}, "y is the same in all"),
+        ({"scheme": "column", "column": "post_id"}, "label.column post_id: has 1,"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(

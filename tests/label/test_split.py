@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from raypipe.errors import InputError
 from raypipe.label.names import name_hashes
-from raypipe.label.split import SIDES, Labelled, count_leaks, group_units, sides_of, split, strata
+from raypipe.label.split import SIDES, Labelled, check_sides, count_leaks, group_units, sides_of, split, strata
 
 
 def posts(n: int, **columns: Any) -> pa.Table:
@@ -149,6 +149,33 @@ def test_time_trains_on_the_past() -> None:
     sides = run("time", rows, test=0.1)
     by_time = [sides[i] for i in np.argsort(seconds)]
     assert by_time == ["train"] * 65 + ["val"] * 25 + ["test"] * 10
+
+
+def test_equal_times_are_not_split_by_the_order_of_the_rows() -> None:
+    rows = posts(40, created_at=pa.array([7] * 20 + [9] * 20, pa.timestamp("us", "UTC")))
+    sides = run("time", rows, val=0.3, test=0.1)
+    order = np.random.default_rng(2).permutation(40)
+    assert run("time", rows.take(pa.array(order)), val=0.3, test=0.1) == [sides[i] for i in order]
+    assert Counter(sides[20:]) == {"test": 4, "val": 12, "train": 4}
+
+
+def test_sides_that_nobody_is_on() -> None:
+    def check(kind: str, sides: list[int], users: list[int] | None = None, **given: Any) -> None:
+        n = len(sides)
+        who = None if users is None else np.array(users, np.uint64)
+        posts = Labelled(np.arange(n).astype(np.uint64), np.zeros(n, np.int64), who, **given)
+        check_sides(kind, posts, np.array(sides, np.int8), val=0.25, test=0.0)
+
+    check("random", [0, 0, 1])
+    with pytest.raises(InputError, match=r"label.split random: 2 labelled posts leave no post for val"):
+        check("random", [0, 0])
+    with pytest.raises(InputError, match=r"label.split user: 3 labelled posts of 1 users leave no post for val"):
+        check("user", [0, 0, 0], [5, 5, 5])
+    with pytest.raises(InputError, match=r"label.split user: none of 2 labelled posts has a user_id"):
+        check("user", [0, 1], [0, 0])
+    with pytest.raises(InputError, match=r"label.split fold: 2 labelled posts leave no post for train"):
+        check("fold", [1, 1], given=np.array([1, 1], np.int8))
+    check("fold", [0, 0], given=np.array([0, 0], np.int8))
 
 
 def test_time_keeps_duplicates_with_the_latest() -> None:

@@ -126,7 +126,7 @@ def test_no_diagnostics_without_a_regression_or_a_time(config: Config) -> None:
     [
         ({"auc": 0.7, "low": 0.65, "high": 0.75}, "far above the 0.5 of chance"),
         ({"auc": 0.55, "low": 0.52, "high": 0.58}, "a little above the 0.5 of chance"),
-        ({"auc": 0.51, "low": 0.48, "high": 0.54}, "no better than the 0.5 of chance"),
+        ({"auc": 0.51, "low": 0.48, "high": 0.54}, "cannot be told from the 0.5 of chance"),
         ({"auc": None, "low": None, "high": None}, "not known: too few posts"),
     ],
 )
