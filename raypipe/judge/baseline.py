@@ -41,17 +41,14 @@ class Baseline:
 
 
 def baselines(posts: pd.DataFrame, seed: int) -> list[Baseline]:
-    """One for each class (of two, for the last in the alphabet); empty where labels are no classes, or of one."""
+    """One for each class (of two, for the last in the alphabet) or hashtag; empty where labels are numbers or alike."""
     labelled = posts[posts["label"].notna()]
-    if labelled.empty or not isinstance(labelled["label"].iloc[0], str):
+    if labelled.empty or isinstance(labelled["label"].iloc[0], float):
         return []
     X, covariates = _covariates(labelled)
     folds = _folds(labelled, seed)
-    classes = sorted(labelled["label"].unique())
     found = []
-    asked = classes[1:] if len(classes) == 2 else list(labelled["label"].value_counts().index[:MOST_CLASSES])
-    for name in sorted(asked) if len(classes) > 1 else ():
-        truth = labelled["label"].eq(name).to_numpy()
+    for name, truth in _questions(labelled["label"]).items():
         score = _held_out(X, truth, folds)
         auc = area(score, truth)
         error = delong_error(score, truth)
@@ -67,6 +64,38 @@ def baselines(posts: pd.DataFrame, seed: int) -> list[Baseline]:
             )
         )
     return found
+
+
+def explained(posts: pd.DataFrame, seed: int) -> float | None:
+    """Share of the variance of numeric labels that metadata explain in users that the fit has not seen (R², which is
+    below 0 where a fit says less than the mean); None where labels are no numbers.
+    """
+    labelled = posts[posts["label"].notna()]
+    if labelled.empty or not isinstance(labelled["label"].iloc[0], float):
+        return None
+    X, _ = _covariates(labelled)
+    y, folds = labelled["label"].to_numpy(float), _folds(labelled, seed)
+    error = total = 0.0
+    for fold in range(FOLDS):
+        held = folds == fold
+        if not held.any() or held.all():
+            continue
+        params = np.linalg.lstsq(X[~held], y[~held], rcond=None)[0]
+        error += float(np.sum((y[held] - X[held] @ params) ** 2))
+        total += float(np.sum((y[held] - y[~held].mean()) ** 2))
+    return 1 - error / total if total else None
+
+
+def _questions(labels: pd.Series) -> dict[str, npt.NDArray[np.bool_]]:
+    """What is asked of each post, by name: is it of this class, does it carry this hashtag?"""
+    if isinstance(labels.iloc[0], str):
+        counts = labels.value_counts()
+        asked = sorted(counts.index)[1:] if len(counts) == 2 else sorted(counts.index[:MOST_CLASSES])
+        return {name: labels.eq(name).to_numpy() for name in asked} if len(counts) > 1 else {}
+    tags = labels.map(set)
+    names = tags.explode().value_counts().index[:MOST_CLASSES]
+    carried = {str(tag): np.array([tag in own for own in tags]) for tag in sorted(names)}
+    return {tag: truth for tag, truth in carried.items() if not truth.all()}
 
 
 def _covariates(posts: pd.DataFrame) -> tuple[Floats, tuple[str, ...]]:

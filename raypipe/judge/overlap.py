@@ -28,7 +28,9 @@ class Overlap:
 
 
 def schemes(posts: pd.DataFrame, q: float, group: int) -> dict[str, Extremes]:
-    """The extremes of the posts with a score under three schemes: the score, likes alone (y), Karpathy's groups."""
+    """The extremes of posts with y and score under three schemes on this sample (the score, likes alone, Karpathy's
+    groups), after those that `labels/` gives them (``labels``), where these are top and bottom.
+    """
     table = pa.table(
         {
             "post_id": pa.array(posts["post_id"], pa.string()),
@@ -37,7 +39,10 @@ def schemes(posts: pd.DataFrame, q: float, group: int) -> dict[str, Extremes]:
         }
     )
     codes = halves(table, group)
-    return {
+    given = {}
+    if set(posts["label"].dropna()) == {"bottom", "top"}:
+        given["labels"] = Extremes(posts["label"].eq("bottom").to_numpy(), posts["label"].eq("top").to_numpy())
+    return given | {
         "residual": label_extremes(posts["score"].to_numpy(float), posts["post_id"], q),
         "likes": label_extremes(posts["y"].to_numpy(float), posts["post_id"], q),
         "karpathy": Extremes(codes == 0, codes == 1),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from dataclasses import asdict
 from typing import Any
@@ -11,13 +10,14 @@ from typing import Any
 import pandas as pd
 
 from raypipe import tables
-from raypipe.config import Config
+from raypipe.config import Config, LabelOptions
 from raypipe.errors import InputError
 from raypipe.judge import baseline, overlap, refit
 from raypipe.judge.sample import draw_sample
 from raypipe.label.blocks import open_engine
 from raypipe.label.derived import columns_of
 from raypipe.label.formula import check_columns, parse
+from raypipe.label.saved import MODEL_FILE, finite
 from raypipe.progress import say
 from raypipe.records import RunRecord
 
@@ -43,7 +43,7 @@ def run(config: Config) -> RunRecord:
     storage, options = config.open_storage(), config.judge
     labels, posts = tables.get_record(storage, "labels"), tables.get_record(storage, "posts")
     schema = tables.open_dataset(storage, "posts").schema
-    model = json.loads(storage.read("labels/_model.json"))
+    model = json.loads(storage.read(f"labels/{MODEL_FILE}"))
     formulas = _formulas(config, model, schema)
     columns = {"user_id", "followers", "likes", "n_hashtags", "created_at", "collected_at", "revisited_at", "comments"}
     columns |= {model["weights"]} if model.get("weights") else set()
@@ -62,7 +62,7 @@ def run(config: Config) -> RunRecord:
             raise InputError(f"{storage.uri('labels')}: holds no post; there is nothing to judge")
         read = time.perf_counter()
         found = _judge(config, model, sample, formulas)
-        judging.writer.write_file(JUDGE_FILE, json.dumps(_finite(found), indent=2, ensure_ascii=False).encode())
+        judging.writer.write_file(JUDGE_FILE, json.dumps(finite(found), indent=2, ensure_ascii=False).encode())
         seconds = {"read": read - started, "judge": time.perf_counter() - read}
         record = judging.commit(rows_in=0, rows_out=0, seconds=seconds, facts={"n": len(sample)})
     _tell(found)
@@ -92,17 +92,23 @@ def _judge(config: Config, model: dict[str, Any], sample: pd.DataFrame, formulas
         "quantile": q,
         "n": len(sample),
         "baseline": baseline.as_json(baseline.baselines(sample, config.seed)),
+        "explained": baseline.explained(sample, config.seed),
         "overlap": [],
         "bootstrap": None,
         "formulas": [],
         "left_out": {},
     }
     scored = sample[sample["score"].notna()]
-    if not formulas or scored.empty:
+    if not formulas:
+        # A scheme that fits nothing is compared with what the paper's formula would have given.
+        scored = refit.score_by(sample, LabelOptions().formula) if sample["y"].notna().any() else sample.head(0)
+    if scored.empty:
         return found
     found["overlap"] = [
         asdict(item) for item in overlap.overlaps(overlap.schemes(scored, q, model.get("group") or _GROUP))
     ]
+    if not formulas:
+        return found
     usable, found["left_out"] = _usable(config, formulas, scored, q, weights)
     found["formulas"] = [asdict(item) for item in refit.compare_formulas(scored, usable, q, weights)]
     stability = refit.bootstrap(scored, formulas[0], q, config.judge.bootstraps, config.seed, weights)
@@ -127,20 +133,14 @@ def _usable(
     return usable, left_out
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _tell(found: dict[str, Any]) -> None:
     for item in found["baseline"]:
         say(
             f"  metadata alone tells {item['label']} with an area of {item['auc']:.3f} "
             f"({item['low']:.3f} to {item['high']:.3f}); 0.5 is by chance"
         )
+    if found["explained"] is not None:
+        say(f"  metadata alone explain {100 * found['explained']:.1f} % of the labels' variance; it should be none")
     if found["bootstrap"]:
         mean, low, high = found["bootstrap"]["same"]
         say(
@@ -148,8 +148,10 @@ def _tell(found: dict[str, Any]) -> None:
             f"({100 * low:.1f} to {100 * high:.1f} %)"
         )
     for item in found["overlap"]:
-        if item["first"] == "residual" and item["second"] == "karpathy":
-            say(f"  Karpathy's halves agree on {100 * item['same']:.1f} % of them")
+        if item["first"] == "labels" and item["second"] in ("karpathy", "likes") and item["second"] != found["scheme"]:
+            by = "Karpathy's halves" if item["second"] == "karpathy" else "deciles of likes alone"
+            same, other = f"{100 * item['same']:.1f} %", f"{100 * item['opposite']:.1f} %"
+            say(f"  {by} give {same} of them the same label, {other} the other")
     for item in found["formulas"][1:]:
         first = found["formulas"][0]
         gain = "" if item["aic"] is None else f"AIC {item['aic'] - first['aic']:+,.1f}, "

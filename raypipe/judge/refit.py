@@ -87,6 +87,14 @@ def _matrices(posts: pa.Table, text: str, weights: str | None) -> Any:
     return over, design, design.matrices(posts)
 
 
+def score_by(posts: pd.DataFrame, formula: str) -> pd.DataFrame:
+    """The posts that a formula can use, with its `y` and `score`."""
+    _, design, matrices = _matrices(pa.Table.from_pandas(posts, preserve_index=False), formula, None)
+    solution = solve(factor(matrices.X, matrices.y), design.terms)
+    kept: pd.DataFrame = posts[matrices.kept]
+    return kept.assign(y=matrices.y, score=matrices.y - predict(matrices.X, solution.params))
+
+
 def compare_formulas(
     posts: pd.DataFrame, formulas: Sequence[str], q: float, weights: str | None = None
 ) -> list[FormulaResult]:

@@ -23,7 +23,7 @@ from formulaic.parser.types import Factor
 from raypipe.errors import ConfigError, InputError, one_line
 from raypipe.label.derived import type_of, value_of
 from raypipe.label.direct import Direct, compile_direct
-from raypipe.label.formula import Floats, Formula
+from raypipe.label.formula import Floats, Formula, point_at
 
 MAX_LEVELS = 1_000
 """Classes of a column that may stand in a formula: each is a term, so more is a mistake (captions, names)."""
@@ -196,7 +196,10 @@ def learn(formula: Formula, variables: dict[str, pa.ChunkedArray], n: int, weigh
     except Exception as error:  # whatever numpy or a transform raises on these values
         cause = error.__cause__ or error
         if isinstance(cause, NameError):
-            raise ConfigError(f"label.formula: {formula.text!r}: {one_line(cause).rstrip('.')}") from error
+            raise ConfigError(
+                f"label.formula: {formula.text!r}: {one_line(cause).rstrip('.')}",
+                below=point_at(formula.text, getattr(cause, "name", None)),
+            ) from error
         raise InputError(f"label.formula: {formula.text!r} does not suit the posts: {one_line(error)}") from error
     spec = made.model_spec
     if len(spec.lhs.column_names) != 1:

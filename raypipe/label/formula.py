@@ -123,10 +123,11 @@ def check_columns(formula: Formula, schema: pa.Schema) -> None:
         raise InputError(
             f"label.formula: posts/ has no column {missing[0]!r}{made}; it has {', '.join(schema.names)}, "
             f"and from these come {also}",
-            below=_caret(formula.text, _name_place(formula.text, name)),
+            below=point_at(formula.text, name),
         )
 
 
-def _name_place(text: str, name: str) -> int | None:
-    found = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text)
-    return found.start() if found else None
+def point_at(text: str, name: str | None) -> str:
+    """The formula with a caret below the first place where it names `name`; empty where it does not."""
+    found = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) if name else None
+    return _caret(text, found.start() if found else None)

@@ -18,6 +18,7 @@ from formulaic.model_spec import ModelSpecs
 from formulaic.parser.types import Factor
 from scipy import stats
 
+from raypipe import tables
 from raypipe.errors import InputError
 from raypipe.label.derived import columns_of
 from raypipe.label.design import Design
@@ -48,7 +49,7 @@ def as_json(fitted: Fit | None, design: Design | None = None, **more: Any) -> by
         values |= found
     if design is not None:
         values |= {"weights": design.weights, "learned": _learned(design)}
-    return json.dumps(_finite(values), indent=2, ensure_ascii=False).encode()
+    return json.dumps(finite(values), indent=2, ensure_ascii=False).encode()
 
 
 def _learned(design: Design) -> dict[str, Any]:
@@ -93,11 +94,12 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A value for JSON, which knows no infinity: null where a number is not finite."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -122,6 +124,9 @@ class SavedModel:
         bounds.
         """
         design = self.design if self._has_y(posts.schema) else _without_y(self.design)
+        if design.weights not in posts.schema.names:
+            # All weigh 1 where nothing else is said.
+            design = replace(design, weights=None)
         check_columns(design.formula, posts.schema)
         try:
             matrices = design.matrices(posts)
@@ -131,7 +136,7 @@ class SavedModel:
                 f"label.formula: {self.design.formula.text!r} cannot be applied to these posts: {reason}"
             ) from error
         X, fit = matrices.X, self.fit
-        y = matrices.y if design is self.design else np.full(len(X), np.nan)
+        y = matrices.y if self._has_y(posts.schema) else np.full(len(X), np.nan)
         mean = X @ fit.params
         variance = np.einsum("ij,jk,ik->i", X, fit.cov_params, X)
         weights = 1.0 if matrices.weights is None else matrices.weights
@@ -168,8 +173,9 @@ def _without_y(design: Design) -> Design:
 
 
 def load_model(root: str | Storage) -> SavedModel:
-    """The regression of a run's ``labels/``. InputError where the scheme has fitted none."""
+    """The regression of a run's ``labels/``. InputError where the scheme has fitted none, StageError without labels."""
     storage = root if isinstance(root, Storage) else Storage(root)
+    tables.get_record(storage, "labels")
     values = json.loads(storage.read(f"labels/{MODEL_FILE}"))
     if values.get("params") is None:
         raise InputError(

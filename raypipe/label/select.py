@@ -115,7 +115,9 @@ def _count(values: Floats, ids: pa.ChunkedArray, prefix: tuple[int, ...]) -> tup
     """The 16-bit pieces that follow `prefix` and how often each does."""
     _, word = _matching(values, ids, prefix)
     pieces = _piece(word, len(prefix))
-    return np.unique(pieces, return_counts=True)
+    counts = np.bincount(pieces, minlength=2**_BITS)
+    found = np.flatnonzero(counts)
+    return found, counts[found]
 
 
 def _taken(values: Floats, ids: pa.ChunkedArray, prefix: tuple[int, ...]) -> pa.Table:

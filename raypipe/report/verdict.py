@@ -28,6 +28,9 @@ def build(sources: Sources) -> Verdict | None:
     if not isinstance(found, dict) or judged is None or labels is None or judged.inputs.get("labels") != labels.run_id:
         return None
     sentences = [_baseline(item) for item in found["baseline"]]
+    if found.get("explained") is not None:
+        share = f"{100 * found['explained']:.1f} %"
+        sentences.append(f"Metadata alone explain {share} of the labels’ variance in users that were not fitted to.")
     if found["bootstrap"]:
         mean, low, high = (f"{100 * share:.1f} %" for share in found["bootstrap"]["same"])
         sentences.append(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raypipe.judge.baseline import area, baselines, delong_error
+from raypipe.judge.baseline import area, baselines, delong_error, explained
 
 
 def posts(n: int = 3_000, seed: int = 0) -> pd.DataFrame:
@@ -61,6 +61,30 @@ def test_each_of_several_classes_and_posts_without_a_time_or_user() -> None:
     assert found[0].covariates == ("followers", "n_hashtags")
     assert baselines(frame.assign(label=None), seed=0) == []
     assert baselines(frame.assign(label=0.5), seed=0) == []
+
+
+def test_what_metadata_explain_of_a_score() -> None:
+    frame = posts()
+    rng = np.random.default_rng(4)
+    reach = np.log10(1 + frame["followers"])
+    told = (reach - reach.mean()) / reach.std()
+    found = explained(frame.assign(label=told + rng.normal(size=len(frame))), seed=0)
+    assert found == pytest.approx(0.5, abs=0.05)
+    nothing = explained(frame.assign(label=rng.normal(size=len(frame))), seed=0)
+    assert nothing == pytest.approx(0, abs=0.03)
+    assert explained(frame, seed=0) is None
+    assert baselines(frame.assign(label=rng.normal(size=len(frame))), seed=0) == []
+
+
+def test_each_hashtag_is_asked_for() -> None:
+    frame = posts(1_500)
+    rain = np.random.default_rng(1).random(1_500) < 0.3
+    carried = [["far"] * int(f) + ["rain"] * int(r) for f, r in zip(frame["followers"] > 400, rain, strict=True)]
+    first, second = baselines(frame.assign(label=carried), seed=0)
+    assert (first.label, second.label) == ("far", "rain")
+    assert first.low > 0.95
+    assert second.low < 0.5
+    assert second.auc < 0.55
 
 
 @settings(max_examples=60, deadline=None)

@@ -41,7 +41,9 @@ def test_all_of_it(root: Config, capsys: pytest.CaptureFixture[str]) -> None:
     assert found["n"] == record.facts["n"] > 2_000
     assert found["baseline"][0]["label"] == "top"
     assert 0.4 < found["baseline"][0]["low"] < 0.5 < found["baseline"][0]["high"] < 0.6
-    assert {(item["first"], item["second"]) for item in found["overlap"]} > {("residual", "karpathy")}
+    pairs = {(item["first"], item["second"]): item for item in found["overlap"]}
+    assert len(pairs) == 12
+    assert pairs["labels", "residual"]["same"] == 1.0
     assert [item["formula"].partition("n_hashtags")[2] for item in found["formulas"]] == [
         "",
         " + log10(1 + comments)",
@@ -93,6 +95,34 @@ def test_a_scheme_without_a_score_has_its_baseline(config: Config) -> None:
     found = result(config)
     assert [item["label"] for item in found["baseline"]] == ["bee"]
     assert (found["overlap"], found["bootstrap"], found["formulas"]) == ([], None, [])
+
+
+def test_a_karpathy_root_is_compared_with_the_residual(config: Config) -> None:
+    put(config, "posts", made_posts())
+    label(labelled(config, eligible="post", scheme="karpathy", group=40))
+    run(judged(config))
+    found = result(config)
+    table = {(item["first"], item["second"]): item for item in found["overlap"]}
+    # All posts are in the sample, so that its groups are those of the labels.
+    assert table["labels", "karpathy"]["same"] == 1.0
+    assert table["residual", "labels"]["same"] > 0.9
+    assert table["labels", "residual"]["same"] < 0.3
+    assert (found["bootstrap"], found["formulas"]) == (None, [])
+
+
+def test_scores_and_hashtags_have_a_baseline_too(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    put(config, "posts", made_posts())
+    label(labelled(config, eligible="post", scheme="continuous"))
+    run(judged(config))
+    assert -0.05 < result(config)["explained"] < 0.05
+    assert "metadata alone explain" in capsys.readouterr().out
+    label(labelled(config, eligible="post", scheme="hashtags", hashtags=["sun"], overwrite=True))
+    run(load_config(root=config.root, overwrite=True, judge={"bootstraps": 5}))
+    (found,) = result(config)["baseline"]
+    assert found["label"] == "sun"
+    assert found["low"] < 0.5
+    assert found["auc"] < 0.55
+    assert result(config)["explained"] is None
 
 
 def test_it_needs_labels(config: Config) -> None:

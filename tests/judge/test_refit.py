@@ -118,7 +118,7 @@ def test_a_bootstrap_moves_few_labels_and_each_seed_the_same_ones() -> None:
 
 def test_schemes_agree_with_themselves_and_by_counting() -> None:
     frame = posts()
-    found = schemes(frame, 0.1, 100)
+    found = schemes(frame.assign(label=None), 0.1, 100)
     assert {name: int((e.top | e.bottom).sum()) for name, e in found.items()} == {
         "residual": 400,
         "likes": 400,

@@ -166,6 +166,10 @@ def test_a_caret_stands_below_a_column_that_is_not_there(posts: pa.Table) -> Non
     assert "posts/ has no column 'hashtags'" in str(caught.value)
     formula, caret = caught.value.below.split("\n")
     assert formula[caret.index("^") :] == "hashtags)"
+    with pytest.raises(ConfigError, match="name 'lgo10' is not defined") as wrong:
+        design_of("likes ~ n_hashtags + lgo10(followers)", posts)
+    formula, caret = wrong.value.below.split("\n")
+    assert formula[caret.index("^") :] == "lgo10(followers)"
     with pytest.raises(InputError, match=r"no column 'created_at' \(needed for age_days\)"):
         check_columns(parse("likes ~ age_days"), posts.schema)
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -410,3 +414,38 @@ def test_posts_that_are_not_enough(config: Config, n: int, faces: int | None, me
         run(labelled(config))
     assert message in str(caught.value)
     assert not config.open_storage().exists("labels")
+
+
+def test_few_posts_start_no_ray(world: tuple[Config, pa.Table, pa.Table]) -> None:
+    config, *_ = world
+    program = (
+        "import sys; from raypipe.cli import main; "
+        f"assert main(['label', '--root', {config.root!r}]) == 0; print('ray' in sys.modules)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=120)
+    assert done.stdout.split()[-1] == "False", done.stderr
+
+
+@pytest.mark.parametrize("name", ["age", "comments", "time", "caption"])
+def test_the_papers_outlook_can_be_fitted(config: Config, name: str) -> None:
+    rng = np.random.default_rng(3)
+    posts = made_posts(800)
+    created = posts["created_at"].cast(pa.int64()).to_numpy()
+    changed = {
+        "created_at": created + rng.integers(0, 10**12, 800),
+        "revisited_at": created + 2 * 10**12 + rng.integers(0, 10**11, 800),
+        "comments": rng.poisson(3, 800),
+        "caption": [f"#selfie {'x' * int(n)}" for n in rng.integers(0, 30, 800)],
+    }
+    for column, values in changed.items():
+        kind = posts.schema.field(column)
+        posts = posts.set_column(posts.column_names.index(column), kind, pa.array(values).cast(kind.type))
+    put(config, "posts", posts)
+    file = Path(__file__).parents[2] / "configs" / f"outlook-{name}.yaml"
+    run(load_config(str(file), root=config.root, label={"eligible": "post"}))
+    model = model_of(config)
+    assert model["cov_type"] == "cluster"
+    assert len(model["params"]) > 3
+    chosen = read(config).to_pandas().dropna(subset="split")
+    assert (chosen.groupby("user_id")["split"].nunique() == 1).all()

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 import statsmodels.formula.api as smf
 
-from raypipe.errors import InputError
+from raypipe import tables
+from raypipe.errors import InputError, StageError
 from raypipe.label.formula import parse
 from raypipe.label.model import fit, make_design
 from raypipe.label.saved import MODEL_FILE, SavedModel, as_json, load_model
@@ -30,9 +31,16 @@ def saved(
     over = over_blocks(posts, 90)
     design = make_design(over, parse(text), posts.schema, weights)
     found = fit(over, design, cov_type)
-    storage = Storage(str(tmp_path))
-    storage.write(f"labels/{MODEL_FILE}", as_json(found, design, formula=text))
-    return load_model(storage)
+    return load_model(put_model(tmp_path, as_json(found, design, formula=text)))
+
+
+def put_model(root: Path, model: bytes) -> Storage:
+    """Labels without a row, and their model."""
+    storage = Storage(str(root))
+    with tables.begin(storage, "labels", command="label", config={}, inputs={}, overwrite=True) as run:
+        run.writer.write_file(MODEL_FILE, model)
+        run.commit(rows_in=0, rows_out=0)
+    return storage
 
 
 @pytest.mark.parametrize("cov_type", ["nonrobust", "HC3"])
@@ -62,6 +70,8 @@ def test_posts_without_likes_have_a_prediction_and_no_score(tmp_path: Path, text
     for column in ("mean", "mean_se", "obs_ci_lower"):
         np.testing.assert_array_equal(bare[column], whole[column])
     assert bare[["y", "score"]].isna().all(axis=None)
+    weighted = saved(posts.append_column("w", pa.array(np.arange(1.0, 401.0))), text, tmp_path, weights="w")
+    assert len(weighted.predict(posts)) == len(whole)
     with pytest.raises(InputError, match="posts/ has no column 'followers'"):
         model.predict(posts.drop_columns(["likes", "followers"]))
 
@@ -98,10 +108,10 @@ def test_posts_that_the_model_cannot_know(tmp_path: Path) -> None:
 
 
 def test_a_scheme_without_a_regression_has_no_model(tmp_path: Path) -> None:
-    storage = Storage(str(tmp_path))
-    storage.write(f"labels/{MODEL_FILE}", as_json(None, scheme="karpathy"))
     with pytest.raises(InputError, match="the scheme 'karpathy' fits no regression"):
-        load_model(storage)
+        load_model(put_model(tmp_path, as_json(None, scheme="karpathy")))
+    with pytest.raises(StageError, match="labels: is not there; run `raypipe label"):
+        load_model(str(tmp_path / "nothing"))
 
 
 @pytest.mark.parametrize("cov_type", ["nonrobust", "HC1", "cluster"])
