@@ -66,6 +66,7 @@ def test_a_finished_trial_is_not_trained_again(training: Config) -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
+@pytest.mark.cluster
 def test_train_writes_one_configuration_with_two_workers_alike(training: Config) -> None:
     one = sweep.run_one(change(training, train={"config": "C", "name": "one", "save": "none"}))
     two = sweep.run_one(change(training, train={"config": "C", "name": "two", "workers": 2, "save": "all"}))
