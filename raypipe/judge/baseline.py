@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 import statsmodels.api as sm
 
-Floats = npt.NDArray[np.float64]
+from raypipe.label.formula import Floats
 
 FOLDS = 5
 MOST_CLASSES = 20

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from raypipe.judge.refit import Extremes, label_extremes
+from raypipe.judge.refit import Extremes, compare, label_extremes
 from raypipe.label.schemes import halves
 
 
@@ -58,13 +58,12 @@ def overlaps(found: dict[str, Extremes]) -> list[Overlap]:
 
 def _overlap(first: str, a: Extremes, second: str, b: Extremes) -> Overlap:
     n = int((a.top | a.bottom).sum())
-    same = int((a.top & b.top).sum() + (a.bottom & b.bottom).sum())
-    opposite = int((a.top & b.bottom).sum() + (a.bottom & b.top).sum())
-    both = same + opposite
+    kept = compare(a, b)
+    both = kept.same + kept.opposite
     kappa = None
     if both:
         shared = (a.top | a.bottom) & (b.top | b.bottom)
         p, r = float(np.mean(a.top[shared])), float(np.mean(b.top[shared]))
         chance = p * r + (1 - p) * (1 - r)
-        kappa = (same / both - chance) / (1 - chance) if chance < 1 else None
-    return Overlap(first, second, n, same / max(n, 1), opposite / max(n, 1), kappa)
+        kappa = (kept.same / both - chance) / (1 - chance) if chance < 1 else None
+    return Overlap(first, second, n, kept.same, kept.opposite, kappa)

@@ -15,7 +15,7 @@ from raypipe.errors import InputError
 from raypipe.judge import baseline, overlap, refit
 from raypipe.judge.sample import draw_sample
 from raypipe.label.blocks import open_engine
-from raypipe.label.derived import columns_of
+from raypipe.label.derived import columns_of_all
 from raypipe.label.formula import check_columns, parse
 from raypipe.label.saved import MODEL_FILE, finite
 from raypipe.progress import say
@@ -47,7 +47,7 @@ def run(config: Config) -> RunRecord:
     formulas = _formulas(config, model, schema)
     columns = {"user_id", "followers", "likes", "n_hashtags", "created_at", "collected_at", "revisited_at", "comments"}
     columns |= {model["weights"]} if model.get("weights") else set()
-    columns |= {column for text in formulas for name in parse(text).variables for column in columns_of(name, schema)}
+    columns |= {column for text in formulas for column in columns_of_all(parse(text).variables, schema)}
     settings = config.result_options("seed", "judge")
     inputs = {"labels": labels.run_id, "posts": posts.run_id}
     with tables.begin(

@@ -5,7 +5,7 @@ A column of posts/ with the same name goes before them.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -47,6 +47,11 @@ and ``weekday`` (0 is Monday) of the creation. ``caption_length`` in characters,
 def columns_of(name: str, schema: pa.Schema) -> tuple[str, ...]:
     """The columns of posts/ from which the variable `name` of a formula comes."""
     return DERIVED[name].needs if name in DERIVED and name not in schema.names else (name,)
+
+
+def columns_of_all(names: Iterable[str], schema: pa.Schema) -> list[str]:
+    """The columns of posts/ from which several variables come."""
+    return [column for name in names for column in columns_of(name, schema)]
 
 
 def type_of(name: str, schema: pa.Schema) -> pa.DataType:

@@ -83,8 +83,7 @@ class Design:
             kept &= found
         weights = None
         if self.weights is not None:
-            weights = posts[self.weights].cast(pa.float64()).to_numpy()
-            usable = np.isfinite(weights) & (weights > 0)
+            weights, usable = _weights(posts, self.weights)
             dropped["no_weight"] = int(np.sum(kept & ~usable))
             kept &= usable
         if not kept.all():
@@ -154,8 +153,7 @@ def excerpt(formula: Formula, posts: pa.Table, weights: str | None = None) -> Ex
     kept = _complete(variables.values(), len(posts))
     if weights is not None:
         # What has no weight has nothing to teach.
-        given = posts[weights].cast(pa.float64()).to_numpy()
-        kept &= np.isfinite(given) & (given > 0)
+        kept &= _weights(posts, weights)[1]
     taken = {}
     for name, values in variables.items():
         values = values.filter(pa.array(kept))
@@ -210,6 +208,12 @@ def learn(formula: Formula, variables: dict[str, pa.ChunkedArray], n: int, weigh
 
 def _values(formula: Formula, posts: pa.Table) -> dict[str, pa.ChunkedArray]:
     return {name: value_of(name, posts, name in formula.classes) for name in formula.variables}
+
+
+def _weights(posts: pa.Table, name: str) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """The weights of a block, and which of them are there and above 0."""
+    values = posts[name].cast(pa.float64()).to_numpy()
+    return values, np.isfinite(values) & (values > 0)
 
 
 def _is_class(formula: Formula, name: str, kind: pa.DataType) -> bool:

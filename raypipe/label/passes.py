@@ -16,7 +16,7 @@ from raypipe import tables
 from raypipe.config import LabelOptions
 from raypipe.errors import InputError, StageError
 from raypipe.label.blocks import Block, Engine, plan_blocks
-from raypipe.label.derived import columns_of
+from raypipe.label.derived import columns_of_all
 from raypipe.label.design import Design
 from raypipe.label.eligible import (
     Verdicts,
@@ -31,7 +31,7 @@ from raypipe.label.formula import Floats
 from raypipe.label.model import predict
 from raypipe.label.names import Words, name_hashes
 from raypipe.label.schemes import Labeller, Scored
-from raypipe.label.split import Labelled, sides_of, strata
+from raypipe.label.split import SIDES, Labelled, sides_of, strata
 from raypipe.storage import Storage
 
 T = TypeVar("T")
@@ -95,8 +95,7 @@ def response_columns(design: Design | None, schema: pa.Schema) -> list[str]:
     """The columns of posts/ from which y and the terms are computed."""
     if design is None:
         return []
-    names = [column for name in design.formula.variables for column in columns_of(name, schema)]
-    return names + ([design.weights] if design.weights else [])
+    return columns_of_all(design.formula.variables, schema) + ([design.weights] if design.weights else [])
 
 
 @dataclass(frozen=True)
@@ -173,8 +172,8 @@ def draw(scored: Scored, label: pa.Array, options: LabelOptions, seed: int) -> D
     )
 
 
-def together(parts: Sequence[Drawn], groups: tuple[Words, Words] | None) -> tuple[Labelled, list[str]]:
-    """All labelled posts, and the names of their classes; `groups` as from `picture_groups`."""
+def together(parts: Sequence[Drawn], groups: tuple[Words, Words] | None) -> Labelled:
+    """All labelled posts; `groups` as from `picture_groups`."""
     names = sorted({name for part in parts for name in part.strata.dictionary.to_pylist()})
     number = {name: i for i, name in enumerate(names)}
     classes = []
@@ -199,7 +198,7 @@ def together(parts: Sequence[Drawn], groups: tuple[Words, Words] | None) -> tupl
         pictures=pictures,
         times=joined("times"),
         given=joined("given"),
-    ), names
+    )
 
 
 def picture_groups(engine: Engine, storage: Storage) -> tuple[Words, Words]:
@@ -248,4 +247,4 @@ def labels_of(scored: Scored, labeller: Labeller, sides: npt.NDArray[np.int8]) -
         )
     codes = np.full(len(label), -1, np.int8)
     codes[known] = sides
-    return label, pa.array(("train", "val", "test")).take(pa.array(codes, mask=codes < 0))
+    return label, pa.array(SIDES).take(pa.array(codes, mask=codes < 0))

@@ -22,7 +22,7 @@ from raypipe.errors import InputError
 from raypipe.label import formula as formulas
 from raypipe.label import model, saved, schemes
 from raypipe.label.blocks import Block, open_engine
-from raypipe.label.derived import columns_of
+from raypipe.label.derived import columns_of_all
 from raypipe.label.design import Design, is_number
 from raypipe.label.inference import Fit
 from raypipe.label.passes import (
@@ -83,7 +83,7 @@ def run(config: Config) -> RunRecord:
             clock.lap("label")
             drawn = work.draw(labeller, config.seed)
             groups = picture_groups(engine, storage) if images_record else None
-            rows, _ = together(drawn, groups)
+            rows = together(drawn, groups)
             shares = {"val": options.val, "test": options.test}
             sides = split(options.split, rows, **shares)
             check_sides(options.split, rows, sides, **shares)
@@ -152,7 +152,7 @@ def _fit(posts: Posts, formula: formulas.Formula | None, options: LabelOptions) 
     if formula is None:
         return None, None
     timed = "created_at" in posts.schema.names
-    columns = [column for name in formula.variables for column in columns_of(name, posts.schema)]
+    columns = columns_of_all(formula.variables, posts.schema)
     if options.weights:
         columns.append(options.weights)
 

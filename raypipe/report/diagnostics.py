@@ -15,12 +15,11 @@ from scipy import stats
 
 from raypipe import tables
 from raypipe.errors import RaypipeError
-from raypipe.label.derived import columns_of, value_of
+from raypipe.label.derived import columns_of, columns_of_all, value_of
+from raypipe.label.formula import Floats
 from raypipe.label.influence import Influence, most_influential
 from raypipe.label.saved import SavedModel, load_model
 from raypipe.report.sources import Sources
-
-Floats = npt.NDArray[np.float64]
 
 _MOST_GROUPS = 24
 _QUANTILES = 199
@@ -167,7 +166,7 @@ class _Fitted:
 
 def _fitted(sources: Sources, labels: pd.DataFrame, model: SavedModel) -> _Fitted:
     schema = tables.open_dataset(sources.storage, "posts").schema
-    names = {column for name in model.design.formula.variables for column in columns_of(name, schema)}
+    names = set(columns_of_all(model.design.formula.variables, schema))
     names |= {"post_id", "user_id"} | ({model.design.weights} if model.design.weights else set())
     posts = tables.read_table(sources.storage, "posts", sorted(names))
     place = pd.Index(posts["post_id"].to_pandas()).get_indexer(pd.Index(labels["post_id"]))
