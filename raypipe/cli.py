@@ -13,12 +13,13 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from raypipe.config import Config, Section
+from raypipe.config import Config
 from raypipe.errors import ConfigError, RaypipeError, one_line
 from raypipe.options import TOP_LEVEL, load_config, parse_arguments
 from raypipe.progress import console, say
 from raypipe.records import RunRecord
 from raypipe.runtime import cause
+from raypipe.sections.base import Section
 from raypipe.stages import COMMON_SECTIONS, STAGES
 
 _INTERRUPTED = 130

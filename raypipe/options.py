@@ -12,8 +12,9 @@ import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from raypipe.config import Config, Section
+from raypipe.config import Config
 from raypipe.errors import ConfigError
+from raypipe.sections.base import Section
 
 TOP_LEVEL = ("config", "root", "seed", "posts", "limit", "overwrite", "debug")
 

@@ -9,9 +9,11 @@ import pytest
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from raypipe.config import Config, LabelOptions, Section
+from raypipe.config import Config
 from raypipe.errors import ConfigError
 from raypipe.options import load_config
+from raypipe.sections.base import Section
+from raypipe.sections.learning import LabelOptions
 
 SECTIONS: dict[str, type[Section]] = {
     name: info.annotation

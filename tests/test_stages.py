@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import raypipe
-from raypipe.config import Config, Section
+from raypipe.config import Config
+from raypipe.sections.base import Section
 from raypipe.stages import COMMON_SECTIONS, STAGES
 
 PACKAGES = [name for name, stage in STAGES.items() if stage.target.startswith((f"raypipe.{name}.", f"raypipe.{name}:"))]

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from raypipe import tables
-from raypipe.config import Config, ExportOptions
+from raypipe.config import Config
 from raypipe.errors import ConfigError, InputError
 from raypipe.export import parquet, tar
 from raypipe.export.card import dataset_card
@@ -18,6 +18,7 @@ from raypipe.export.samples import as_json
 from raypipe.export.shards import write_shards
 from raypipe.progress import Progress, say
 from raypipe.records import RunRecord
+from raypipe.sections.data import ExportOptions
 from raypipe.storage import Storage
 from raypipe.tables import TableWriter
 

@@ -15,11 +15,11 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from raypipe.config import IngestOptions
 from raypipe.ingest.answers import REDIRECTS, Answer, for_http_status
 from raypipe.ingest.guard import AddressGuard, RefusedURLError
 from raypipe.ingest.hosts import backoff, host_of, retry_after
 from raypipe.ingest.robots import READ_BYTES, RobotsCache, RobotsRules, refused_by_tag
+from raypipe.sections.data import IngestOptions
 
 _DNS_SECONDS = 300
 _CHUNK = 2**18

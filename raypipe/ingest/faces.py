@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from raypipe.config import FaceOptions
 from raypipe.errors import ConfigError
+from raypipe.sections.data import FaceOptions
 
 _WHERE = (
     "dlib's is mmod_human_face_detector.dat: unpack the .bz2 from github.com/davisking/dlib-models, "

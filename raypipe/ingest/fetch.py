@@ -12,7 +12,6 @@ from typing import Self
 
 from aiohttp.abc import AbstractResolver
 
-from raypipe.config import IngestOptions
 from raypipe.errors import one_line
 from raypipe.ingest.answers import Answer, for_exception
 from raypipe.ingest.client import Client, Deliver, FetchResult, Request
@@ -20,6 +19,7 @@ from raypipe.ingest.frontier import Frontier, Turn
 from raypipe.ingest.guard import AddressGuard
 from raypipe.ingest.hosts import backoff
 from raypipe.ingest.ledger import Grant, Report
+from raypipe.sections.data import IngestOptions
 
 # How often a fetcher reports to a shared budget: at leisure, while a host waits for its first place, and where it has
 # nobody to share with and only says how it goes.

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from raypipe.config import FaceOptions, IngestOptions
 from raypipe.errors import one_line
 from raypipe.ingest.endings import kind_of
 from raypipe.ingest.faces import FaceDetector
 from raypipe.ingest.isolate import Isolated, in_child
 from raypipe.ingest.pictures import Picture, examine
+from raypipe.sections.data import FaceOptions, IngestOptions
 
 # For one picture in a process of its own: the CNN on a slow machine takes minutes.
 _SECONDS = 600.0

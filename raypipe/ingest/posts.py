@@ -13,13 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raypipe import tables
-from raypipe.config import ColumnOptions, Config
+from raypipe.config import Config
 from raypipe.errors import InputError
 from raypipe.ingest.sources import Raw, Source, open_source, text_column
 from raypipe.ingest.values import Parsed, booleans, count_hashtags, texts, times, whole_numbers
 from raypipe.progress import say
 from raypipe.records import RunRecord, differences
 from raypipe.schemas import POSTS
+from raypipe.sections.data import ColumnOptions
 from raypipe.storage import Storage
 
 _ROWS_A_FILE = 100_000

@@ -15,11 +15,11 @@ import pyarrow as pa
 import ray
 from ray.util.metrics import Counter
 
-from raypipe.config import FaceOptions, IngestOptions
 from raypipe.ingest.ledger import Grant, Report
 from raypipe.ingest.look import decodes, looking
 from raypipe.ingest.shard import ShardFetcher, stage
 from raypipe.ingest.units import Summary, fetched_table, images_table
+from raypipe.sections.data import FaceOptions, IngestOptions
 from raypipe.tables import TableWriter
 
 

@@ -14,12 +14,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raypipe import tables
-from raypipe.config import Config, FaceOptions, IngestOptions
+from raypipe.config import Config
 from raypipe.errors import ConfigError, StageError
 from raypipe.ingest.look import looking
 from raypipe.ingest.shard import stage
 from raypipe.ingest.units import images_table, stored_table
 from raypipe.records import RunRecord, changes
+from raypipe.sections.data import FaceOptions, IngestOptions
 from raypipe.storage import Storage
 from raypipe.tables import TableWriter
 

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raypipe import tables
-from raypipe.config import LabelOptions
 from raypipe.errors import InputError, StageError
 from raypipe.label.blocks import Block, Engine, plan_blocks
 from raypipe.label.derived import columns_of_all
@@ -32,6 +31,7 @@ from raypipe.label.model import predict
 from raypipe.label.names import Words, name_hashes
 from raypipe.label.schemes import Labeller, Scored
 from raypipe.label.split import SIDES, Labelled, sides_of, strata
+from raypipe.sections.learning import LabelOptions
 from raypipe.storage import Storage
 
 T = TypeVar("T")

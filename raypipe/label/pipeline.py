@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from raypipe import tables
-from raypipe.config import Config, LabelOptions
+from raypipe.config import Config
 from raypipe.errors import InputError
 from raypipe.label import formula as formulas
 from raypipe.label import model, saved, schemes
@@ -44,6 +44,7 @@ from raypipe.label.summary import summary
 from raypipe.progress import say
 from raypipe.records import RunRecord
 from raypipe.schemas import labels_schema
+from raypipe.sections.learning import LabelOptions
 from raypipe.storage import Storage
 
 

@@ -16,13 +16,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raypipe.config import LabelOptions
 from raypipe.errors import ConfigError, InputError
 from raypipe.label.design import MAX_LEVELS
 from raypipe.label.formula import Floats
 from raypipe.label.ranks import class_bounds, exact, extremes, rank
 from raypipe.label.select import Cut, order_statistics
 from raypipe.schemas import LABEL_TYPES
+from raypipe.sections.learning import LabelOptions
 
 _TAG = re.compile(r"[#＃](\w+)")
 _EXTREMES = ("bottom", "top")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 
 from raypipe import tables
-from raypipe.config import TrainOptions
+from raypipe.sections.learning import TrainOptions
 from raypipe.storage import Storage
 from raypipe.tables import TableWriter
 from raypipe.train.target import Target

@@ -7,11 +7,12 @@ import time
 from typing import Any
 
 from raypipe import tables
-from raypipe.config import Config, Letter
+from raypipe.config import Config
 from raypipe.errors import StageError, one_line
 from raypipe.progress import say
 from raypipe.records import RunRecord
 from raypipe.runtime import cause, ray_session
+from raypipe.sections.base import Letter
 from raypipe.tables import TableRun, TableWriter
 from raypipe.train.pipeline import prepare_pictures
 from raypipe.train.plan import PictureTable, Trial, TrialPlan

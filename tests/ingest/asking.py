@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from raypipe.config import IngestOptions
 from raypipe.ingest.client import FetchResult
 from raypipe.ingest.fetch import Fetcher
+from raypipe.sections.data import IngestOptions
 
 
 def fetch(options: IngestOptions, *urls: str, **client: Any) -> list[FetchResult]:

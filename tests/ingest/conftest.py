@@ -19,8 +19,8 @@ from aiohttp import web
 from hypothesis import settings
 from PIL import Image
 
-from raypipe.config import IngestOptions
 from raypipe.ingest import hosts
+from raypipe.sections.data import IngestOptions
 
 # How long one example takes says nothing on a machine that is busy with other things.
 settings.register_profile("no_deadline", deadline=None)

@@ -8,8 +8,8 @@ import time
 import aiohttp
 import pytest
 
-from raypipe.config import IngestOptions
 from raypipe.ingest.client import Client, user_agent
+from raypipe.sections.data import IngestOptions
 from tests.ingest.asking import fetch, fetch_one
 from tests.ingest.conftest import (
     WebServer,

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from raypipe.config import IngestOptions
 from raypipe.ingest.client import FetchResult
 from raypipe.ingest.fetch import Fetcher
 from raypipe.ingest.ledger import Grant, HostLedger, Report
+from raypipe.sections.data import IngestOptions
 from tests.ingest.asking import fetch
 from tests.ingest.conftest import WebServer, body, drip, http_date, picture, status
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from raypipe.config import IngestOptions
 from raypipe.ingest.client import FetchResult
 from raypipe.ingest.fetch import Fetcher
 from raypipe.ingest.guard import Address, AddressGuard
+from raypipe.sections.data import IngestOptions
 from tests.ingest.asking import fetch_one
 from tests.ingest.conftest import (
     WebServer,

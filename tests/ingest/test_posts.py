@@ -14,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raypipe import tables
-from raypipe.config import ColumnOptions, Config
+from raypipe.config import Config
 from raypipe.errors import InputError, StageError
 from raypipe.ingest import posts as module
 from raypipe.ingest.posts import Checked, check_posts, ingest_posts
 from raypipe.ingest.sources import Raw
 from raypipe.options import load_config
 from raypipe.schemas import POSTS
+from raypipe.sections.data import ColumnOptions
 
 GOOD = {"post_id": "a", "image_url": "http://x.example/a.jpg", "likes": 5, "followers": 10}
 

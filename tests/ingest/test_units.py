@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from raypipe.config import FaceOptions, IngestOptions
 from raypipe.ingest.client import FetchResult
 from raypipe.ingest.faces import FaceDetector
 from raypipe.ingest.look import looking
 from raypipe.ingest.tally import Tally, failures_in_words, funnel_in_words
 from raypipe.ingest.units import Summary, fetched_table, images_table, stored_table
 from raypipe.schemas import IMAGES, STATUSES
+from raypipe.sections.data import FaceOptions, IngestOptions
 from tests.ingest.conftest import picture
 
 

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from raypipe.config import Config, WorldOptions
+from raypipe.config import Config
 from raypipe.errors import InputError, StageError
+from raypipe.sections.data import WorldOptions
 from raypipe.storage import Storage
 from raypipe.world.posts import Posts, generate_posts
 from raypipe.world.truth import TRUTH, ceiling, describe_truth, judge_accuracy, read_truth, truth_table

@@ -1,0 +1,136 @@
+"""Options of the stages from the labels on: what is learned, how it is judged, shown and used."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, field_validator
+
+from raypipe.sections.base import Letter, Section, Share, StringList, option, split_formulas, split_list
+
+
+class LabelOptions(Section):
+    """From engagement to labels (paper, section 3.1)."""
+
+    scheme: Literal["residual", "karpathy", "quantiles", "continuous", "column", "hashtags"] = option(
+        "residual", "what the label is: the paper's residual deciles by default"
+    )
+    formula: str = option(
+        "log10(1 + likes) ~ log10(1 + followers) + n_hashtags", "the paper's equation (1), in Wilkinson notation"
+    )
+    weights: str | None = option(
+        None, "posts column of weights for the regression, above 0; all weigh the same where absent"
+    )
+    quantile: float = option(0.1, "share of posts in each extreme class", gt=0, le=0.5)
+    classes: int = option(4, "classes of the scheme `quantiles`", ge=2)
+    group: int = option(100, "posts in a group of the scheme `karpathy`", ge=2)
+    outliers: float = option(
+        0.0, "share of posts at each end of followers and of likes that the scheme `karpathy` leaves out", ge=0, lt=0.5
+    )
+    hashtags: StringList = option([], "tags of the scheme `hashtags`, without #")
+    column: str | None = option(None, "posts column that holds the label, for the scheme `column`")
+    eligible: Literal["one_face", "with_face", "image", "post"] = option("one_face", "which posts take part")
+    cov_type: Literal["nonrobust", "HC0", "HC1", "HC2", "HC3", "cluster"] = option(
+        "nonrobust", "standard errors; cluster is by user"
+    )
+    split: str = option("random", "random, user, time, or a posts column that holds train, val, test")
+    val: Share = option(0.25, "share of labelled posts held out for validation (paper, section 5.1)")
+    test: Share = option(0.0, "share of labelled posts that training and choosing never look at")
+    on_ray: bool | None = option(
+        None,
+        "spread the passes over Ray's tasks instead of this process's threads; where absent, on a cluster "
+        "(RAY_ADDRESS) from 5 million posts on",
+        result=False,
+    )
+
+
+class JudgeOptions(Section):
+    """What labels are worth before any GPU is spent."""
+
+    sample: int = option(200_000, "eligible posts to judge by, about", ge=10)
+    bootstraps: int = option(100, "bootstrap samples of users", ge=2)
+    formulas: Annotated[list[str], BeforeValidator(split_formulas)] = option(
+        [], "formulas to compare with label.formula, as a;b; the paper's outlook where absent"
+    )
+
+
+class TrainOptions(Section):
+    """Fine-tuning VGG-16 (paper, section 5)."""
+
+    config: Letter = option("A", "the paper's configuration")
+    name: str | None = option(None, "folder under train/; the configuration's letter where absent")
+    weights: str = option(
+        "auto", "imagenet, imagenet-caffe, random, auto, or the path of a .h5, .pth or .safetensors file"
+    )
+    fresh_fc: bool = option(False, "start C's and D's FC layers fresh where the weights have none")
+    init: Literal["lsuv", "he", "glorot"] = option("lsuv", "initialisation of random convolutions")
+    form: Literal["paper", "modern"] = option("paper", "the paper's recipe or today's")
+    image_size: int = option(224, "pixels of a side", ge=32)
+    epochs: int | dict[Letter, int] = option(
+        {"A": 12, "B": 9, "C": 8, "D": 20}, "epochs, one number or one a configuration"
+    )
+    batch_size: int = option(32, "pictures in a step, over all workers", ge=1)
+    learning_rate: float | dict[Letter, float] = option(0.001, "of SGD, one number or one a configuration")
+    flips: bool = option(True, "random horizontal flips")
+    patience: int | None = option(
+        None, "epochs without a better validation accuracy (loss, for the scheme continuous) before stopping", ge=1
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = option(
+        "auto", "arithmetic; auto: bfloat16 where the hardware has it"
+    )
+    workers: int = option(1, "data-parallel workers of one trial; results do not depend on it", ge=1, result=False)
+    gpu: bool | None = option(None, "use GPUs; where absent, if the cluster has any", result=False)
+    max_failures: int = option(2, "lost workers or nodes that a trial survives", ge=0, result=False)
+    save: Literal["all", "best", "winner", "none"] = option(
+        "all", "checkpoints to keep: last and best of each trial, best of each, best of all, none", result=False
+    )
+
+    @field_validator("epochs")
+    @classmethod
+    def _positive(cls, value: int | dict[str, int]) -> int | dict[str, int]:
+        if any(number < 1 for number in (value.values() if isinstance(value, dict) else [value])):
+            raise ValueError("epochs must be 1 or more")
+        return value
+
+
+class SweepOptions(Section):
+    """Configurations and seeds as Ray Tune trials (paper, table 1)."""
+
+    configs: Annotated[list[Letter], BeforeValidator(split_list)] = option(
+        ["A", "B", "C", "D"], "configurations to train", min_length=1
+    )
+    seeds: int = option(1, "seeds of each configuration", ge=1)
+    concurrent: int | None = option(
+        None, "trials at a time; as many as the hardware allows where absent", ge=1, result=False
+    )
+
+
+class PredictOptions(Section):
+    """Applying a trained model."""
+
+    model: str | None = option(
+        None, "a train/NAME or sweep trial folder or a checkpoint file; the sweep's best where absent"
+    )
+    inputs: StringList = option([], "pictures, folders, or manifests: CSV, JSONL or Parquet with a column path")
+    name: str = option("default", "folder under predict/")
+
+
+class ReportOptions(Section):
+    """The HTML report."""
+
+    examples: int = option(12, "pictures shown of each kind", ge=0)
+    title: str = option("raypipe report", "title of the page")
+
+
+class BoardOptions(Section):
+    """TensorBoard on what was trained."""
+
+    port: int = option(6006, "port of the page on loopback", ge=0, le=65535, result=False)
+
+
+class StudyOptions(Section):
+    """People classify pictures (paper, table 2)."""
+
+    pictures: int = option(50, "pictures a person is shown", ge=1)
+    participant: str = option("", "name written beside the answers")
+    port: int = option(8472, "port of the page on loopback", ge=1, le=65535, result=False)
