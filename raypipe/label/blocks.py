@@ -44,10 +44,13 @@ class Block:
     pieces: tuple[tuple[str, int, int], ...]
 
     def read(self, storage: Storage, columns: Sequence[str]) -> pa.Table:
-        """The named columns of the block's rows."""
+        """The named columns of the block's rows. StorageError where a file cannot be read."""
         parts = []
         for path, first, last in self.pieces:
-            with pq.ParquetFile(path, filesystem=storage.filesystem, pre_buffer=not storage.is_local) as file:
+            with (
+                storage.errors("read", path),
+                pq.ParquetFile(path, filesystem=storage.filesystem, pre_buffer=not storage.is_local) as file,
+            ):
                 parts.append(file.read_row_groups(range(first, last), columns=list(columns), use_threads=False))
         return pa.concat_tables(parts).select(list(columns))
 
@@ -124,9 +127,7 @@ class _Threads:
         self, function: Callable[[Block, pa.Table], T], blocks: Sequence[Block], columns: Sequence[str], title: str
     ) -> list[T]:
         def one(block: Block) -> T:
-            with self.storage.errors("read", block.pieces[0][0]):
-                rows = block.read(self.storage, columns)
-            return function(block, rows)
+            return function(block, block.read(self.storage, columns))
 
         results: list[T] = []
         with block_progress(title, blocks) as progress, ThreadPoolExecutor(self.n) as pool:

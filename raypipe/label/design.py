@@ -7,7 +7,6 @@ blocks.
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,13 +23,14 @@ from raypipe.errors import ConfigError, InputError, one_line
 from raypipe.label.derived import type_of, value_of
 from raypipe.label.direct import Direct, compile_direct
 from raypipe.label.formula import Floats, Formula, point_at
+from raypipe.label.rowwise import finite_rows
 
 MAX_LEVELS = 1_000
 """Classes of a column that may stand in a formula: each is a term, so more is a mistake (captions, names)."""
 
 _PROBE_ROWS = 64
 # Of a matrix: 64 MB.
-_NUMBERS = 2**23
+_MATRIX_NUMBERS = 2**23
 _FEWEST_ROWS = 1_024
 
 
@@ -64,7 +64,7 @@ class Design:
 
     def slices(self, posts: pa.Table) -> Iterator[pa.Table]:
         """The posts of a block in parts of so many rows that a matrix of many terms fits into memory too."""
-        rows = max(_FEWEST_ROWS, _NUMBERS // (len(self.terms) + 1))
+        rows = max(_FEWEST_ROWS, _MATRIX_NUMBERS // (len(self.terms) + 1))
         return (posts.slice(start, rows) for start in range(0, max(len(posts), 1), rows))
 
     def matrices(self, posts: pa.Table) -> Matrices:
@@ -89,10 +89,16 @@ class Design:
         if not kept.all():
             mask = pa.array(kept)
             variables = {name: values.filter(mask) for name, values in variables.items()}
+        if self.direct is None:
+            # Terms that learn were not taught by these, and may refuse them: a spline has its bounds.
+            finite = finite_rows(self.formula, _numbers(variables), int(kept.sum()))
+            dropped["not_finite"] = int(np.sum(~finite))
+            variables = {name: values.filter(pa.array(finite)) for name, values in variables.items()}
+            kept[kept] = finite
         y, X = self._evaluate(variables, int(kept.sum()))
         finite = np.isfinite(y) & np.isfinite(X).all(axis=1)
         if not finite.all():
-            dropped["not_finite"] = int(np.sum(~finite))
+            dropped["not_finite"] += int(np.sum(~finite))
             y, X = y[finite], X[finite]
             kept[kept] = finite
         return Matrices(y, X, None if weights is None else weights[kept], kept, +dropped)
@@ -148,12 +154,16 @@ Excerpt = tuple[dict[str, pa.ChunkedArray], int]
 
 
 def excerpt(formula: Formula, posts: pa.Table, weights: str | None = None) -> Excerpt:
-    """What terms can learn from a block: all numbers of its complete rows, and each class of a text column once."""
+    """What terms can learn from a block: all numbers of its usable rows, and each class of a text column once.
+
+    Rows are usable where they are complete, have a weight where there are weights, and compute nothing infinite.
+    """
     variables = _values(formula, posts)
     kept = _complete(variables.values(), len(posts))
     if weights is not None:
         # What has no weight has nothing to teach.
         kept &= _weights(posts, weights)[1]
+    kept &= finite_rows(formula, _numbers(variables), len(posts))
     taken = {}
     for name, values in variables.items():
         values = values.filter(pa.array(kept))
@@ -188,8 +198,7 @@ def learn(formula: Formula, variables: dict[str, pa.ChunkedArray], n: int, weigh
         _check_levels(name, pc.count_distinct(variables[name]).as_py())
     frame = _frame(variables, n)
     try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")
+        with np.errstate(all="ignore"):
             made = formula.parsed.get_model_matrix(frame, context={}, na_action="ignore", output="numpy")
     except Exception as error:  # whatever numpy or a transform raises on these values
         cause = error.__cause__ or error
@@ -208,6 +217,10 @@ def learn(formula: Formula, variables: dict[str, pa.ChunkedArray], n: int, weigh
 
 def _values(formula: Formula, posts: pa.Table) -> dict[str, pa.ChunkedArray]:
     return {name: value_of(name, posts, name in formula.classes) for name in formula.variables}
+
+
+def _numbers(variables: dict[str, pa.ChunkedArray]) -> dict[str, npt.NDArray[Any]]:
+    return {name: values.to_numpy() for name, values in variables.items() if is_number(values.type)}
 
 
 def _weights(posts: pa.Table, name: str) -> tuple[Floats, npt.NDArray[np.bool_]]:
@@ -244,9 +257,8 @@ def _check_rowwise(formula: Formula, spec: Any, frame: Any) -> None:
 
 
 def _materialise(spec: Any, frame: Any) -> tuple[Floats, Floats]:
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        # The logarithm of 0 is counted out by the caller.
-        warnings.simplefilter("ignore")
+    # The logarithm of 0 is counted out by the caller. Filters of warnings belong to all threads: none is set here.
+    with np.errstate(all="ignore"):
         made = spec.get_model_matrix(frame, context={})
     return np.asarray(made.lhs, dtype=np.float64)[:, 0], np.asarray(made.rhs, dtype=np.float64)
 

@@ -43,6 +43,11 @@ class Formula:
     classes: frozenset[str]
     parsed: Any = field(repr=False, compare=False)
 
+    @property
+    def factors(self) -> Iterator[Factor]:
+        """The factors of y and of all terms."""
+        return (factor for side in (self.parsed.lhs, self.parsed.rhs) for factor in _factors(side))
+
     def response_only(self) -> Formula:
         """The formula ``response ~ 1``, for schemes that need y and no regression."""
         return parse(f"{self.response} ~ 1")

@@ -17,6 +17,9 @@ from raypipe.label.formula import Floats
 from raypipe.label.lstsq import Solution
 from raypipe.label.residuals import Shape
 
+Z95 = 1.959963984540054
+"""Half the width of a 95 % interval in standard errors, where these are of a normal distribution."""
+
 
 @dataclass(frozen=True)
 class Fit:

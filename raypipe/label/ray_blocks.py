@@ -49,5 +49,5 @@ class RayTasks:
             first = cause(error)
             if isinstance(first, RaypipeError):
                 raise first from error
-            raise StageError(f"{storage.uri('posts')}: cannot be processed: {one_line(first)}") from error
+            raise StageError(f"{title}, {blocks[0].pieces[0][0]} and others: {one_line(first)}") from error
         return [results[block.number] for block in blocks]

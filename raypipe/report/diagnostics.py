@@ -17,13 +17,13 @@ from raypipe import tables
 from raypipe.errors import RaypipeError
 from raypipe.label.derived import columns_of, columns_of_all, value_of
 from raypipe.label.formula import Floats
+from raypipe.label.inference import Z95
 from raypipe.label.influence import Influence, most_influential
 from raypipe.label.saved import SavedModel, load_model
 from raypipe.report.sources import Sources
 
 _MOST_GROUPS = 24
 _QUANTILES = 199
-_Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def _groups(name: str, values: Floats, scores: Floats) -> Groups | None:
         at=found["at"].to_numpy(float),
         mean=found["mean"].to_numpy(float),
         # Of one post no spread is known, and none is drawn.
-        half=(_Z95 * found["std"] / np.sqrt(found["size"])).to_numpy(float),
+        half=(Z95 * found["std"] / np.sqrt(found["size"])).to_numpy(float),
         n=found["size"].to_numpy(np.int64),
     )
 

@@ -271,3 +271,22 @@ def test_arithmetic_is_formulaics_to_the_last_bit(seed: int, n: int) -> None:
         np.testing.assert_array_equal(ours.y, theirs.y)
         assert ours.dropped == theirs.dropped
     assert fixed_design(parse("y ~ I(a % b)"), posts.schema).direct is None  # type: ignore[union-attr]
+
+
+def test_one_post_without_likes_does_not_spoil_what_is_learned() -> None:
+    posts = pa.table(
+        {
+            "y": [1.0, 2, 4, 8, np.inf, 3],
+            "likes": [10, 0, 1000, 100, 10**9, 10],
+            "a b": [1.0, 2, 3, 4, 5, -1],
+            "kind": ["a", "b", "a", "b", "c", "a"],
+        }
+    )
+    design = design_of("y ~ center(log10(likes)) + scale(`a b`) + C(kind)", posts)
+    found = design.matrices(posts)
+    # Post 1 has no logarithm, and post 4 no finite y: neither moves the mean, nor is it used.
+    np.testing.assert_array_equal(found.kept, [True, False, True, True, False, True])
+    np.testing.assert_allclose(found.X[:, design.terms.index("center(log10(likes))")], [-0.75, 1.25, 0.25, -0.75])
+    assert found.dropped == {"not_finite": 2}
+    spline = design_of("y ~ bs(log10(`a b`), df=4)", posts)
+    assert np.isfinite(spline.matrices(posts).X).all()
