@@ -7,6 +7,7 @@ that nothing can be told; a classifier of pictures is worth what it has beyond t
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -18,13 +19,13 @@ import pandas as pd
 import statsmodels.api as sm
 
 from raypipe.label.formula import Floats
+from raypipe.label.inference import Z95
 
 FOLDS = 5
 MOST_CLASSES = 20
 """Classes that are looked at, the most frequent first."""
 
 _FEW_VALUES = 9
-_Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -46,20 +47,21 @@ def baselines(posts: pd.DataFrame, seed: int) -> list[Baseline]:
     if labelled.empty or isinstance(labelled["label"].iloc[0], float):
         return []
     X, covariates = _covariates(labelled)
-    folds = _folds(labelled, seed)
+    users = _users(labelled)
+    folds = _folds(users, seed)
     found = []
     for name, truth in _questions(labelled["label"]).items():
         score = _held_out(X, truth, folds)
         auc = area(score, truth)
-        error = delong_error(score, truth)
+        error = area_error(score, truth, users)
         found.append(
             Baseline(
                 label=name,
                 n=len(truth),
                 positives=int(truth.sum()),
                 auc=auc,
-                low=float(np.clip(auc - _Z95 * error, 0, 1)),
-                high=float(np.clip(auc + _Z95 * error, 0, 1)),
+                low=float(np.clip(auc - Z95 * error, 0, 1)),
+                high=float(np.clip(auc + Z95 * error, 0, 1)),
                 covariates=covariates,
             )
         )
@@ -74,7 +76,7 @@ def explained(posts: pd.DataFrame, seed: int) -> float | None:
     if labelled.empty or not isinstance(labelled["label"].iloc[0], float):
         return None
     X, _ = _covariates(labelled)
-    y, folds = labelled["label"].to_numpy(float), _folds(labelled, seed)
+    y, folds = labelled["label"].to_numpy(float), _folds(_users(labelled), seed)
     error = total = 0.0
     for fold in range(FOLDS):
         held = folds == fold
@@ -104,13 +106,16 @@ def _covariates(posts: pd.DataFrame) -> tuple[Floats, tuple[str, ...]]:
         "n_hashtags": np.log10(1 + posts["n_hashtags"].to_numpy(float)),
     }
     when = posts["created_at"]
+    known_time = when.notna().to_numpy()
     terms = ["bs(followers, df=5, extrapolation='clip')", "bs(n_hashtags, df=4, extrapolation='clip')"]
     names, columns = ["followers", "n_hashtags"], ["followers", "n_hashtags"]
     frame = pd.DataFrame(known)
-    if when.notna().all():
-        # An hour is near its neighbours, midnight too.
-        hour = (when.dt.hour + when.dt.minute / 60).to_numpy(float) * 2 * np.pi / 24
-        frame = frame.assign(sin=np.sin(hour), cos=np.cos(hour), weekday=when.dt.weekday.astype(str).to_numpy())
+    if known_time.any():
+        # An hour is near its neighbours, midnight too. Posts of no known time are a day of the week by themselves.
+        angle = (when.dt.hour + when.dt.minute / 60).to_numpy(float) * 2 * np.pi / 24
+        weekday = when.dt.weekday.map(str, na_action="ignore").fillna("unknown").to_numpy()
+        sin, cos = (np.where(known_time, wave(angle), 0.0) for wave in (np.sin, np.cos))
+        frame = frame.assign(sin=sin, cos=cos, weekday=weekday)
         terms += ["sin", "cos", "weekday"]
         names += ["hour", "hour", "weekday"]
         columns += ["sin", "cos", "weekday"]
@@ -125,11 +130,14 @@ def _covariates(posts: pd.DataFrame) -> tuple[Floats, tuple[str, ...]]:
     return np.asarray(made, dtype=np.float64), tuple(dict.fromkeys(used))
 
 
-def _folds(posts: pd.DataFrame, seed: int) -> npt.NDArray[np.int64]:
+def _users(posts: pd.DataFrame) -> npt.NDArray[np.int64]:
+    """A number for each user, from 0; a post without one stands for itself."""
+    return pd.factorize(posts["user_id"].fillna("post " + posts["post_id"]))[0]
+
+
+def _folds(users: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
     # By user, as the posts of one have more in common than their metadata.
-    unit = posts["user_id"].fillna(posts["post_id"])
-    codes, units = pd.factorize(unit)
-    return np.random.default_rng(seed).integers(0, FOLDS, len(units))[codes]
+    return np.random.default_rng(seed).integers(0, FOLDS, int(users.max()) + 1)[users]
 
 
 def _held_out(X: Floats, truth: npt.NDArray[np.bool_], folds: npt.NDArray[np.int64]) -> Floats:
@@ -156,16 +164,27 @@ def area(score: Floats, truth: npt.NDArray[np.bool_]) -> float:
     return float((ranks[truth].sum() - n1 * (n1 + 1) / 2) / (n1 * n0))
 
 
-def delong_error(score: Floats, truth: npt.NDArray[np.bool_]) -> float:
-    """Standard error of `area` (DeLong, DeLong, Clarke-Pearson 1988; by ranks: Sun, Xu 2014)."""
-    ones, zeros = score[truth], score[~truth]
-    n1, n0 = len(ones), len(zeros)
+def area_error(score: Floats, truth: npt.NDArray[np.bool_], users: npt.NDArray[np.int64]) -> float:
+    """Standard error of `area` where posts of a user may be alike (Obuchowski 1997, section 3).
+
+    `users` numbers them from 0. Where each has one post it is the error of DeLong, DeLong and Clarke-Pearson (1988).
+    """
+    n1, n0 = int(truth.sum()), int((~truth).sum())
     if n1 < 2 or n0 < 2:
         return float("nan")
     ranks = pd.Series(score).rank().to_numpy()
-    of_ones = (ranks[truth] - pd.Series(ones).rank().to_numpy()) / n0
-    of_zeros = 1 - (ranks[~truth] - pd.Series(zeros).rank().to_numpy()) / n1
-    return float(np.sqrt(np.var(of_ones, ddof=1) / n1 + np.var(of_zeros, ddof=1) / n0))
+    # How often each positive outranks the negatives, and each negative is outranked (by ranks: Sun, Xu 2014).
+    above = (ranks[truth] - pd.Series(score[truth]).rank().to_numpy()) / n0
+    below = 1 - (ranks[~truth] - pd.Series(score[~truth]).rank().to_numpy()) / n1
+    auc = above.mean()
+    ones = np.bincount(users[truth], above - auc, int(users.max()) + 1)
+    zeros = np.bincount(users[~truth], below - auc, len(ones))
+    k1, k0, k = len(np.unique(users[truth])), len(np.unique(users[~truth])), len(np.unique(users))
+    if k1 < 2 or k0 < 2:
+        return float("nan")
+    variance = ones @ ones * k1 / (k1 - 1) / n1**2 + zeros @ zeros * k0 / (k0 - 1) / n0**2
+    shared = float(2 * (ones @ zeros) * k / (k - 1) / (n1 * n0))
+    return math.sqrt(max(0.0, float(variance) + shared))
 
 
 def as_json(found: list[Baseline]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from raypipe import tables
-from raypipe.config import Config, LabelOptions
+from raypipe.config import Config
 from raypipe.errors import InputError
 from raypipe.judge import baseline, overlap, refit
 from raypipe.judge.sample import draw_sample
@@ -20,18 +20,16 @@ from raypipe.label.formula import check_columns, parse
 from raypipe.label.saved import MODEL_FILE, finite
 from raypipe.progress import say
 from raypipe.records import RunRecord
+from raypipe.sections.learning import LabelOptions
 
 JUDGE_FILE = "judge.json"
 
 # The paper's, where the labels are of a scheme that has none.
 _QUANTILE, _GROUP = 0.1, 100
+_FEWEST_OF_ALL = 0.9
 
-# Of the paper's outlook (section 6): comments, captions and time as covariates.
-_OUTLOOK = {
-    "comments": "log10(1 + comments)",
-    "caption": "log10(1 + caption_length)",
-    "created_at": "C(hour) + C(weekday)",
-}
+# Of the paper's outlook (section 6): comments, captions and time as covariates; and the age when likes were read.
+_OUTLOOK = ("log10(1 + comments)", "log10(1 + caption_length)", "C(hour) + C(weekday)", "age_days")
 
 
 def run(config: Config) -> RunRecord:
@@ -79,8 +77,9 @@ def _formulas(config: Config, model: dict[str, Any], schema: Any) -> list[str]:
         for text in given:
             check_columns(parse(text), schema)
         return [first, *given]
-    known = [term for column, term in _OUTLOOK.items() if column in schema.names]
-    return [first, *(f"{first} + {term}" for term in known)]
+    names = set(schema.names)
+    known = [term for term in _OUTLOOK if set(columns_of_all(parse(f"1 ~ {term}").variables, schema)) <= names]
+    return [first, *(f"{first} + {term}" for term in known if term not in first)]
 
 
 def _judge(config: Config, model: dict[str, Any], sample: pd.DataFrame, formulas: list[str]) -> dict[str, Any]:
@@ -125,9 +124,13 @@ def _usable(
     usable, left_out = formulas[:1], dict[str, str]()
     for text in formulas[1:]:
         try:
-            # A column that is empty or the same in all posts makes no formula.
-            refit.compare_formulas(posts, [*usable, text], q, weights)
-            usable.append(text)
+            # A column that is empty or the same in all posts makes no formula, and one that few posts have would make
+            # all formulas be compared on these few.
+            results = refit.compare_formulas(posts, [*usable, text], q, weights)
+            if results[0].nobs < _FEWEST_OF_ALL * len(posts):
+                left_out[text] = f"only {results[0].nobs:,} of {len(posts):,} posts have a value in each of its columns"
+            else:
+                usable.append(text)
         except InputError as error:
             left_out[text] = str(error)
     return usable, left_out

@@ -106,6 +106,8 @@ def compare_formulas(
     usable = np.ones(len(posts), dtype=bool)
     for text in formulas:
         usable &= _matrices(table, text, weights)[2].kept
+        if not usable.any():
+            raise InputError(f"judge.formulas: no post has a value in each column of {text!r} and of those before it")
     table = table.filter(pa.array(usable))
     ids = posts.loc[usable, "post_id"]
     first: tuple[str, Floats, Extremes] | None = None

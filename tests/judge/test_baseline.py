@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raypipe.judge.baseline import area, baselines, delong_error, explained
+from raypipe.judge.baseline import area, area_error, baselines, explained
 
 
 def posts(n: int = 3_000, seed: int = 0) -> pd.DataFrame:
@@ -87,14 +87,55 @@ def test_each_hashtag_is_asked_for() -> None:
     assert second.auc < 0.55
 
 
+def test_hours_and_days_are_asked_for_where_a_few_posts_have_no_time() -> None:
+    frame = posts()
+    frame["label"] = np.where(frame["created_at"].dt.hour < 12, "top", "bottom")
+    frame.loc[:9, "created_at"] = pd.NaT
+    (found,) = baselines(frame, seed=0)
+    assert found.covariates == ("followers", "n_hashtags", "hour", "weekday")
+    assert found.low > 0.9
+
+
 @settings(max_examples=60, deadline=None)
-@given(rows=st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=4, max_size=40))
-def test_area_and_its_error_by_their_definitions(rows: list[tuple[int, bool]]) -> None:
-    score, truth = np.array([s for s, _ in rows], float), np.array([t for _, t in rows])
+@given(rows=st.lists(st.tuples(st.integers(0, 6), st.booleans(), st.integers(0, 9)), min_size=4, max_size=40))
+def test_area_and_its_error_by_their_definitions(rows: list[tuple[int, bool, int]]) -> None:
+    score, truth = np.array([s for s, _, _ in rows], float), np.array([t for _, t, _ in rows])
     if truth.sum() < 2 or (~truth).sum() < 2:
         return
     # ψ(x, y) of each pair of a positive and a negative: DeLong et al., equations 1 and 4.
     psi = np.array([[1.0 if x > y else 0.5 if x == y else 0.0 for y in score[~truth]] for x in score[truth]])
     assert area(score, truth) == pytest.approx(psi.mean())
     variance = np.var(psi.mean(axis=1), ddof=1) / len(psi) + np.var(psi.mean(axis=0), ddof=1) / psi.shape[1]
-    assert delong_error(score, truth) == pytest.approx(np.sqrt(variance), abs=1e-12)
+    assert area_error(score, truth, np.arange(len(score))) == pytest.approx(np.sqrt(variance), abs=1e-12)
+    users = np.array([u for _, _, u in rows])
+    if min(len(set(users[truth])), len(set(users[~truth]))) < 2:
+        return
+    # Sums of a user's components: Obuchowski, section 3.
+    m, n = psi.shape
+    ones, zeros = psi.mean(axis=1) - psi.mean(), psi.mean(axis=0) - psi.mean()
+    own = [(ones[users[truth] == u], zeros[users[~truth] == u]) for u in sorted(set(users))]
+    many = sum(len(a) > 0 for a, _ in own), sum(len(b) > 0 for _, b in own), len(own)
+    s10, s01, s11 = (
+        k / (k - 1) / count * sum(terms)
+        for k, count, terms in (
+            (many[0], m, [a.sum() ** 2 for a, _ in own]),
+            (many[1], n, [b.sum() ** 2 for _, b in own]),
+            (many[2], 1, [a.sum() * b.sum() for a, b in own]),
+        )
+    )
+    expected = max(0.0, s10 / m + s01 / n + 2 * s11 / (m * n))
+    assert area_error(score, truth, users) == pytest.approx(np.sqrt(expected), abs=1e-7)
+
+
+def test_the_error_is_that_of_repetition_where_posts_of_a_user_are_alike() -> None:
+    rng, users = np.random.default_rng(0), np.repeat(np.arange(120), 5)
+    areas, errors = [], []
+    for _ in range(300):
+        # Both the score and the class are mostly the user's.
+        taste = rng.normal(size=120)[users]
+        truth = taste + rng.normal(0, 0.7, len(users)) > 0
+        score = rng.normal(size=120)[users] + 0.5 * taste + rng.normal(0, 0.3, len(users))
+        areas.append(area(score, truth))
+        errors.append(area_error(score, truth, users))
+    assert np.mean(errors) == pytest.approx(np.std(areas), rel=0.12)
+    assert np.mean(errors) > 1.5 * area_error(score, truth, np.arange(len(users)))

@@ -13,7 +13,7 @@ from raypipe.errors import ConfigError, InputError, StageError
 from raypipe.judge.pipeline import run
 from raypipe.label.pipeline import run as label
 from raypipe.options import load_config
-from tests.label.test_pipeline import labelled, made_posts, put
+from tests.label.roots import labelled, made_posts, put
 
 
 def judged(config: Config, **options: Any) -> Config:
@@ -49,10 +49,11 @@ def test_all_of_it(root: Config, capsys: pytest.CaptureFixture[str]) -> None:
         " + log10(1 + comments)",
         " + C(hour) + C(weekday)",
     ]
-    # All captions of these posts are of one length.
-    ((text, reason),) = found["left_out"].items()
-    assert text.endswith("caption_length)")
-    assert "is collinear with Intercept" in reason
+    # All captions of these posts are of one length, and nobody knows when they were collected.
+    reasons = {text.partition("n_hashtags + ")[2]: reason for text, reason in found["left_out"].items()}
+    assert set(reasons) == {"log10(1 + caption_length)", "age_days"}
+    assert "is collinear with Intercept" in reasons["log10(1 + caption_length)"]
+    assert "no post has a value in each column of" in reasons["age_days"]
     assert found["bootstrap"]["same"][0] > 0.8
     shown = capsys.readouterr().out
     assert "metadata alone tells top with an area of 0." in shown
