@@ -6,6 +6,7 @@ Data: https://www.itl.nist.gov/div898/strd/lls/lls.shtml (public domain). The ce
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -111,13 +112,32 @@ def _problems() -> list[Callable[[], Problem]]:
 PROBLEMS = [make() for make in _problems()]
 
 
+@dataclass(frozen=True)
+class Exact:
+    """The solution in rational numbers: `params` (p), the sum of squared residuals, the diagonal of (XᵀX)⁻¹ (p).
+
+    `unexplained` is 1 − R², about the mean where the terms have a constant.
+    """
+
+    params: tuple[Fraction, ...]
+    ssr: Fraction
+    inverse: tuple[Fraction, ...]
+    unexplained: float
+
+    def bse(self, n: int) -> list[float]:
+        """Standard errors of the coefficients of n rows, rounded once or twice."""
+        scale = self.ssr / (n - len(self.params))
+        return [math.sqrt(scale * value) for value in self.inverse]
+
+
 @cache
-def exact(problem: Problem) -> tuple[tuple[Fraction, ...], Fraction]:
-    """The coefficients and the sum of squared residuals, by the normal equations in rational numbers."""
+def exact(problem: Problem) -> Exact:
+    """By the normal equations in rational numbers."""
     p = len(problem.X[0])
     A = [
         [sum((row[i] * row[j] for row in problem.X), Fraction()) for j in range(p)]
         + [sum((row[i] * y for row, y in zip(problem.X, problem.y, strict=True)), Fraction())]
+        + [Fraction(i == j) for j in range(p)]
         for i in range(p)
     ]
     for i in range(p):
@@ -127,8 +147,12 @@ def exact(problem: Problem) -> tuple[tuple[Fraction, ...], Fraction]:
         for k in range(p):
             if k != i:
                 A[k] = [a - A[k][i] * b for a, b in zip(A[k], A[i], strict=True)]
-    params = tuple(row[-1] for row in A)
+    params = tuple(row[p] for row in A)
     residuals = [
         y - sum(b * x for b, x in zip(params, row, strict=True)) for row, y in zip(problem.X, problem.y, strict=True)
     ]
-    return params, sum((e * e for e in residuals), Fraction())
+    ssr = sum((e * e for e in residuals), Fraction())
+    constant = any(all(row[j] == 1 for row in problem.X) for j in range(p))
+    mean = sum(problem.y, Fraction()) / len(problem.y) if constant else Fraction()
+    total = sum(((y - mean) ** 2 for y in problem.y), Fraction())
+    return Exact(params, ssr, tuple(row[p + 1 + i] for i, row in enumerate(A)), float(ssr / total))

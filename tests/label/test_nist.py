@@ -16,6 +16,8 @@ from raypipe.label.residuals import corrected, residual_sums
 from tests.label.nist import PROBLEMS, Problem, exact
 
 ROUNDING = 0.5
+# Of standard errors, which no label depends on.
+ENOUGH = 12
 MOST_DIGITS = 15.0
 
 
@@ -35,25 +37,27 @@ def partitions(n: int) -> list[list[int]]:
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.name)
 def test_the_exact_solution_is_the_certified_one(problem: Problem) -> None:
     which, value = problem.certified
-    assert float(exact(problem)[0][which]) == pytest.approx(value, rel=1e-14)
+    assert float(exact(problem).params[which]) == pytest.approx(value, rel=1e-14)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.name)
 def test_as_many_digits_as_statsmodels_in_any_partition(problem: Problem) -> None:
     X, y = problem.floats
-    params, ssr = exact(problem)
-    true = [float(value) for value in params]
-    reference = digits(sm.OLS(y, X).fit(method="qr").params, true)
+    n = len(y)
+    true = exact(problem)
+    params, bse = [float(value) for value in true.params], true.bse(n)
+    reference = sm.OLS(y, X).fit(method="qr")
     terms = tuple(f"b{j}" for j in range(X.shape[1]))
-    for cuts in partitions(len(y)):
-        blocks = [factor(X[a:b], y[a:b]) for a, b in itertools.pairwise([0, *cuts, len(y)])]
-        first = solve(merge(blocks), terms)
-        sums = [residual_sums(X[a:b], y[a:b], None, first) for a, b in itertools.pairwise([0, *cuts, len(y)])]
-        solution = corrected(first, sums)
-        assert digits(solution.params, true) >= reference - ROUNDING, cuts
-        fit = infer(solution, "nonrobust")
-        assert fit.df_resid == len(y) - len(terms)
-        if ssr:
-            # A residual is known as well as y is: to 1e-16 of the largest y.
-            noise = len(y) * (1e-13 * max(abs(y))) ** 2
-            assert fit.ssr == pytest.approx(float(ssr), rel=1e-6, abs=noise)
+    for cuts in partitions(n):
+        blocks = [slice(a, b) for a, b in itertools.pairwise([0, *cuts, n])]
+        first = solve(merge([factor(X[block], y[block]) for block in blocks]), terms)
+        sums = [residual_sums(X[block], y[block], None, first) for block in blocks]
+        found = infer(corrected(first, sums), "nonrobust")
+        assert digits(found.params, params) >= digits(reference.params, params) - ROUNDING, cuts
+        assert found.df_resid == n - len(terms)
+        if true.ssr:
+            # A residual is known as well as y is: to 1e-16 of the largest y. So are the standard errors.
+            noise = n * (1e-13 * max(abs(y))) ** 2
+            assert found.ssr == pytest.approx(float(true.ssr), rel=1e-6, abs=noise)
+            assert digits(found.bse, bse) >= min(digits(reference.bse, bse), ENOUGH) - ROUNDING, cuts
+        assert 1 - found.rsquared == pytest.approx(true.unexplained, rel=1e-6, abs=1e-13)

@@ -1,8 +1,7 @@
-"""`label` from tables to tables: counts, files, every scheme, every mistake, and nothing written after a mistake."""
+"""`label` from tables to tables: counts, files, every scheme, the same from any files, on Ray and in threads."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -18,90 +17,13 @@ import statsmodels.formula.api as smf
 
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.errors import InputError, RaypipeError, StageError
+from raypipe.errors import InputError, StageError
 from raypipe.label.pipeline import run
 from raypipe.options import load_config
-from raypipe.schemas import IMAGES, POSTS, labels_schema
+from raypipe.schemas import IMAGES, labels_schema
+from tests.label.roots import N, labelled, made_images, made_posts, model_of, put, read
 
 pytestmark = pytest.mark.usefixtures("ray_session")
-
-N = 3_000
-
-
-def made_posts(n: int = N, seed: int = 0) -> pa.Table:
-    rng = np.random.default_rng(seed)
-    followers = (10 ** rng.normal(2.5, 0.7, n)).astype(int)
-    hashtags = rng.geometric(0.12, n) - 1
-    likes = 10 ** (0.35 + 0.45 * np.log10(1 + followers) + 0.012 * hashtags + rng.normal(0, 0.4, n)) - 1
-    seconds = rng.integers(0, 10**6, n)
-    given = {
-        "post_id": [f"p{i:05d}" for i in range(n)],
-        "image_url": [f"http://127.0.0.1/{i}.jpg" for i in range(n)],
-        "user_id": [f"u{i}" for i in rng.integers(0, n // 2, n)],
-        "likes": np.maximum(0, likes.round()).astype(int),
-        "followers": followers,
-        "caption": [f"#selfie {'#sun' if tag else 'rain'}" for tag in rng.integers(0, 2, n)],
-        "n_hashtags": pa.array(hashtags, pa.int32()),
-        "created_at": pa.array(seconds * 10**6, pa.timestamp("us", "UTC")),
-        "deleted": rng.random(n) < 0.117,
-    }
-    posts = pa.table({field.name: given.get(field.name, pa.nulls(n, field.type)) for field in POSTS}).cast(POSTS)
-    extra = {
-        "kind": rng.choice(["ant", "bee"], n),
-        "fold": rng.choice(["train", "val"], n, p=[0.7, 0.3]),
-        "one": ["same"] * n,
-        "constant": np.full(n, 300),
-        "text": [f"word {i}" for i in range(n)],
-        "comments_left": rng.integers(0, 5, n),
-    }
-    return pa.table({**{name: posts[name] for name in posts.column_names}, **extra})
-
-
-def made_images(posts: pa.Table, seed: int = 1) -> pa.Table:
-    rng, n = np.random.default_rng(seed), len(posts)
-    deleted = posts["deleted"].to_numpy(zero_copy_only=False)
-    status = np.where(deleted, "deleted", np.where(rng.random(n) < 0.05, "timeout", "ok"))
-    hashes = np.array([f"{i:064x}" for i in range(n)], dtype=object)
-    hashes[1::50] = hashes[::50][: len(hashes[1::50])]
-    given = {
-        "post_id": posts["post_id"],
-        "url": posts["image_url"],
-        "status": status,
-        "attempts": pa.array(np.ones(n), pa.int32()),
-        "sha256": pa.array(hashes, pa.string(), mask=status != "ok"),
-        "n_faces": pa.array(rng.choice([0, 1, 2], n, p=[0.45, 0.47, 0.08]), pa.int32(), mask=status != "ok"),
-    }
-    return pa.table({field.name: given.get(field.name, pa.nulls(n, field.type)) for field in IMAGES}).cast(IMAGES)
-
-
-def put(config: Config, table: str, rows: pa.Table, parts: int = 3) -> None:
-    with tables.begin(config.open_storage(), table, command="world", config={}, inputs={}) as staged:
-        size = -(-max(len(rows), 1) // parts)
-        for unit in range(parts):
-            staged.writer.write(f"{unit:05d}", rows.slice(unit * size, size))
-        staged.commit(rows_in=len(rows))
-
-
-def labelled(config: Config, *, overwrite: bool = False, seed: int = 0, **options: Any) -> Config:
-    return load_config(root=config.root, overwrite=overwrite, seed=seed, ray={"dashboard": False}, label=options)
-
-
-@pytest.fixture
-def world(config: Config) -> tuple[Config, pa.Table, pa.Table]:
-    posts = made_posts()
-    images = made_images(posts)
-    put(config, "posts", posts)
-    put(config, "images", images)
-    return config, posts, images
-
-
-def read(config: Config) -> pa.Table:
-    return tables.read_table(config.open_storage(), "labels")
-
-
-def model_of(config: Config) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(config.open_storage().read("labels/_model.json"))
-    return values
 
 
 def test_the_papers_way(world: tuple[Config, pa.Table, pa.Table], capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,7 +89,7 @@ def test_again_does_nothing_and_another_way_is_refused(world: tuple[Config, pa.T
 @pytest.mark.parametrize("cov_type", ["HC3", "cluster"])
 def test_robust_errors_over_ray(world: tuple[Config, pa.Table, pa.Table], cov_type: str) -> None:
     config, posts, _ = world
-    run(labelled(config, cov_type=cov_type, eligible="post", split="user"))
+    run(labelled(config, cov_type=cov_type, eligible="post", split="user", on_ray=True))
     frame = posts.filter(pc.invert(posts["deleted"])).to_pandas()
     options = {"cov_kwds": {"groups": frame["user_id"].factorize()[0]}} if cov_type == "cluster" else {}
     formula = "np.log10(1 + likes) ~ np.log10(1 + followers) + n_hashtags"
@@ -310,17 +232,6 @@ def test_without_images(config: Config) -> None:
     assert set(record.inputs) == {"posts"}
 
 
-def test_a_split_by_time_needs_times(config: Config) -> None:
-    posts = made_posts(400)
-    times = pa.array([*posts["created_at"].to_pylist()[:-2], None, None], pa.timestamp("us", "UTC"))
-    put(config, "posts", posts.set_column(posts.column_names.index("created_at"), "created_at", times))
-    given = {"eligible": "post", "scheme": "karpathy", "split": "time"}
-    missing = 2 - sum(posts["deleted"].to_pylist()[-2:])
-    with pytest.raises(InputError, match=rf"label.split time: {missing} labelled posts have no created_at"):
-        run(labelled(config, **given))
-    assert not config.open_storage().exists("labels")
-
-
 def test_missing_values_are_counted_out(config: Config) -> None:
     posts = made_posts(400)
     comments = pa.array(np.arange(400), mask=np.arange(400) % 4 == 0)
@@ -353,67 +264,6 @@ def test_the_result_does_not_depend_on_files_or_order(config: Config, tmp_path: 
     assert found[0]["label"].equals(found[1]["label"])
     assert found[0]["split"].equals(found[1]["split"])
     np.testing.assert_allclose(found[0]["score"], found[1]["score"], rtol=1e-9, atol=1e-13)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"formula": "likes ~ folowers"}, "label.formula: posts/ has no column 'folowers'"),
-        ({"formula": "likes ~ (followers"}, "cannot be read: Could not find matching context marker"),
-        ({"formula": "likes ~ log10(kind)"}, "does not suit the posts"),
-        ({"formula": "likes ~ text"}, "column 'text' has"),
-        ({"formula": "likes ~ log10(1 + constant)"}, "log10(1 + constant) is collinear with Intercept"),
-        ({"scheme": "column", "column": "one"}, "eligible posts have the label 'same'; training needs two classes"),
-        ({"scheme": "column", "column": "nope"}, "label.column: posts/ has no column 'nope'"),
-        ({"scheme": "column"}, "label.column: is needed"),
-        ({"split": "folds"}, "label.split: posts/ has no column 'folds'"),
-        ({"split": "kind"}, "label.split kind: that column of posts/ holds 'ant', 'bee' for labelled posts"),
-        ({"quantile": 0.0001}, "label.quantile 0.0001: leaves a class empty"),
-        ({"weights": "text"}, "label.weights: column 'text' of posts/ holds string, but weights are numbers"),
-        ({"weights": "nope"}, "label.weights: posts/ has no column 'nope'"),
-        ({"scheme": "quantiles", "classes": 9999}, "label.classes 9999: leaves a class empty"),
-        ({"val": 0.8, "test": 0.2}, "leave nothing to train on"),
-        ({"formula": "likes ~ likes"}, "the terms explain y in all"),
-        ({"formula": "constant ~ followers"}, "y is the same in all"),
-        ({"scheme": "column", "column": "post_id"}, "label.column post_id: has 1,"),
-    ],
-)
-def test_a_mistake_is_one_line_and_nothing_is_written(
-    world: tuple[Config, pa.Table, pa.Table], options: dict[str, Any], message: str
-) -> None:
-    config, *_ = world
-    with pytest.raises(RaypipeError) as caught:
-        run(labelled(config, **options))
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert not config.open_storage().exists("labels")
-
-
-@pytest.mark.parametrize(
-    ("n", "faces", "message"),
-    [
-        (0, 1, "posts: holds no post"),
-        (30, 0, "label.eligible one_face: none of 30 posts takes part"),
-        (30, None, "run ingest with --faces.enabled true"),
-        (3, 1, "3 usable posts for 3 terms (Intercept, log10(1 + followers), n_hashtags)"),
-    ],
-)
-def test_posts_that_are_not_enough(config: Config, n: int, faces: int | None, message: str) -> None:
-    posts = made_posts(max(n, 2)).slice(0, n)
-    posts = posts.set_column(
-        posts.column_names.index("deleted"), POSTS.field("deleted"), [pa.array([False] * n, pa.bool_())]
-    )
-    images = made_images(posts)
-    images = images.set_column(images.column_names.index("n_faces"), "n_faces", [pa.array([faces] * n, pa.int32())])
-    images = images.set_column(
-        images.column_names.index("status"), IMAGES.field("status"), [pa.array(["ok"] * n, pa.string())]
-    )
-    put(config, "posts", posts, parts=1)
-    put(config, "images", images, parts=1)
-    with pytest.raises(InputError) as caught:
-        run(labelled(config))
-    assert message in str(caught.value)
-    assert not config.open_storage().exists("labels")
 
 
 def test_few_posts_start_no_ray(world: tuple[Config, pa.Table, pa.Table]) -> None:

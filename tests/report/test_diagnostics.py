@@ -17,7 +17,7 @@ from raypipe.options import load_config
 from raypipe.report import diagnostics, verdict
 from raypipe.report.pipeline import run
 from raypipe.report.sources import Sources
-from tests.label.test_pipeline import labelled, made_posts, put
+from tests.label.roots import labelled, made_posts, put
 
 DAY_US = 86_400_000_000
 

@@ -1,0 +1,86 @@
+"""What `label` refuses: one line for each mistake, and nothing written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from raypipe.config import Config
+from raypipe.errors import InputError, RaypipeError
+from raypipe.label.pipeline import run
+from raypipe.schemas import IMAGES, POSTS
+from tests.label.roots import labelled, made_images, made_posts, put
+
+
+def test_a_split_by_time_needs_times(config: Config) -> None:
+    posts = made_posts(400)
+    times = pa.array([*posts["created_at"].to_pylist()[:-2], None, None], pa.timestamp("us", "UTC"))
+    put(config, "posts", posts.set_column(posts.column_names.index("created_at"), "created_at", times))
+    given = {"eligible": "post", "scheme": "karpathy", "split": "time"}
+    missing = 2 - sum(posts["deleted"].to_pylist()[-2:])
+    with pytest.raises(InputError, match=rf"label.split time: {missing} labelled posts have no created_at"):
+        run(labelled(config, **given))
+    assert not config.open_storage().exists("labels")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"formula": "likes ~ folowers"}, "label.formula: posts/ has no column 'folowers'"),
+        ({"formula": "likes ~ (followers"}, "cannot be read: Could not find matching context marker"),
+        ({"formula": "likes ~ log10(kind)"}, "does not suit the posts"),
+        ({"formula": "likes ~ text"}, "column 'text' has"),
+        ({"formula": "likes ~ log10(1 + constant)"}, "log10(1 + constant) is collinear with Intercept"),
+        ({"scheme": "column", "column": "one"}, "eligible posts have the label 'same'; training needs two classes"),
+        ({"scheme": "column", "column": "nope"}, "label.column: posts/ has no column 'nope'"),
+        ({"scheme": "column"}, "label.column: is needed"),
+        ({"split": "folds"}, "label.split: posts/ has no column 'folds'"),
+        ({"split": "kind"}, "label.split kind: that column of posts/ holds 'ant', 'bee' for labelled posts"),
+        ({"quantile": 0.0001}, "label.quantile 0.0001: leaves a class empty"),
+        ({"weights": "text"}, "label.weights: column 'text' of posts/ holds string, but weights are numbers"),
+        ({"weights": "nope"}, "label.weights: posts/ has no column 'nope'"),
+        ({"scheme": "quantiles", "classes": 9999}, "label.classes 9999: leaves a class empty"),
+        ({"val": 0.8, "test": 0.2}, "leave nothing to train on"),
+        ({"formula": "likes ~ likes"}, "the terms explain y in all"),
+        ({"formula": "constant ~ followers"}, "y is the same in all"),
+        ({"scheme": "column", "column": "post_id"}, "label.column post_id: has 1,"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_written(
+    world: tuple[Config, pa.Table, pa.Table], options: dict[str, Any], message: str
+) -> None:
+    config, *_ = world
+    with pytest.raises(RaypipeError) as caught:
+        run(labelled(config, **options))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not config.open_storage().exists("labels")
+
+
+@pytest.mark.parametrize(
+    ("n", "faces", "message"),
+    [
+        (0, 1, "posts: holds no post"),
+        (30, 0, "label.eligible one_face: none of 30 posts takes part"),
+        (30, None, "run ingest with --faces.enabled true"),
+        (3, 1, "3 usable posts for 3 terms (Intercept, log10(1 + followers), n_hashtags)"),
+    ],
+)
+def test_posts_that_are_not_enough(config: Config, n: int, faces: int | None, message: str) -> None:
+    posts = made_posts(max(n, 2)).slice(0, n)
+    posts = posts.set_column(
+        posts.column_names.index("deleted"), POSTS.field("deleted"), [pa.array([False] * n, pa.bool_())]
+    )
+    images = made_images(posts)
+    images = images.set_column(images.column_names.index("n_faces"), "n_faces", [pa.array([faces] * n, pa.int32())])
+    images = images.set_column(
+        images.column_names.index("status"), IMAGES.field("status"), [pa.array(["ok"] * n, pa.string())]
+    )
+    put(config, "posts", posts, parts=1)
+    put(config, "images", images, parts=1)
+    with pytest.raises(InputError) as caught:
+        run(labelled(config))
+    assert message in str(caught.value)
+    assert not config.open_storage().exists("labels")
