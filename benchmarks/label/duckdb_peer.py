@@ -1,6 +1,6 @@
 """The peer: DuckDB doing the same in SQL. Run by an interpreter that has duckdb; prints its seconds as JSON.
 
-``python duckdb_peer.py fit|label POSTS_GLOB OUTPUT THREADS MEMORY_GB``
+``python duckdb_peer.py fit|label POSTS_GLOB OUTPUT THREADS MEMORY_GB [IMAGES_GLOB]``: with images, posts with one face
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ _POSTS = """
     SELECT post_id, user_id, log10(1 + likes) AS y, log10(1 + followers) AS x1, n_hashtags::DOUBLE AS x2
     FROM read_parquet('{posts}') WHERE NOT deleted
 """
+
+_ONE_FACE = "AND post_id IN (SELECT post_id FROM read_parquet('{images}') WHERE status = 'ok' AND n_faces = 1)"
 
 # The normal equations' sums: what a regression needs at the least.
 _SUMS = (
@@ -45,13 +47,13 @@ _LABEL = """
 
 def main() -> None:
     """Run one job and print what it took."""
-    what, posts, output, threads, memory = sys.argv[1:]
+    what, posts, output, threads, memory, *images = sys.argv[1:]
     connection = duckdb.connect()
     connection.execute(
         f"SET threads = {threads}; SET memory_limit = '{memory}GB'; SET preserve_insertion_order = false"
     )
     connection.execute(f"SET temp_directory = '{Path(output).parent}'")
-    rows = _POSTS.format(posts=posts)
+    rows = _POSTS.format(posts=posts) + "".join(_ONE_FACE.format(images=glob) for glob in images)
     started = time.perf_counter()
     n, *sums = connection.execute(_SUMS.format(posts=rows)).fetchone()
     a, b, c = _solve(n, *sums)

@@ -1,4 +1,7 @@
-"""The fit alone, as `label` does it, in this process: prints its seconds as JSON. ``python -m … ROOT THREADS``."""
+"""Who takes part, and the coefficients, by the functions that `label` uses: prints the seconds as JSON.
+
+``python -m benchmarks.label.fit_only ROOT THREADS ELIGIBLE``. The statistics, which take another pass, are in `label`.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,9 @@ from raypipe.options import load_config
 
 
 def main() -> None:
-    """Time who takes part and the fit of the paper's formula."""
-    root, threads = sys.argv[1:]
-    config = load_config(root=root, ray={"num_cpus": int(threads)}, label={"eligible": "post"})
+    """Time both for the paper's formula."""
+    root, threads, eligible = sys.argv[1:]
+    config = load_config(root=root, ray={"num_cpus": int(threads)}, label={"eligible": eligible})
     storage = config.open_storage()
     n = tables.get_record(storage, "posts").rows_out
     started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Generated posts as a complete table of a root, any number of them, a million rows at a time."""
+"""Generated posts, and what is known of their pictures, as complete tables of any size, a million rows at a time."""
 
 from __future__ import annotations
 
@@ -8,32 +8,54 @@ import numpy as np
 import pyarrow as pa
 
 from raypipe import tables
-from raypipe.schemas import POSTS
+from raypipe.schemas import IMAGES, POSTS
 from raypipe.storage import Storage
 
 _CHUNK = 1_000_000
 _SELFIE_DAY_US = 1_462_060_800_000_000
 
 
-def write(root: Path, n: int) -> None:
-    """`posts/` under `root` unless it is there already: likes follow followers and hashtags as in the paper."""
-    storage = Storage(str(root))
-    with tables.begin(storage, "posts", command="benchmark", config={"n": n}, inputs={}) as run:
-        if run.record:
-            return
-        for unit, start in enumerate(range(0, n, _CHUNK)):
-            run.writer.write(f"{unit:05d}", _rows(start, min(start + _CHUNK, n)))
-        run.commit(rows_in=n)
+def write(root: Path, n: int, pictures: bool = False) -> None:
+    """`posts/` under `root`, and with `pictures` also `images/`, unless they are there already.
+
+    Likes follow followers and hashtags, and faces are as frequent, as in the paper.
+    """
+    for name, rows in (("posts", _posts), ("images", _images))[: 1 + pictures]:
+        with tables.begin(Storage(str(root)), name, command="benchmark", config={"n": n}, inputs={}) as run:
+            if run.record:
+                continue
+            for unit, start in enumerate(range(0, n, _CHUNK)):
+                run.writer.write(f"{unit:05d}", rows(start, min(start + _CHUNK, n)))
+            run.commit(rows_in=n)
 
 
-def _rows(start: int, stop: int) -> pa.Table:
+def _names(start: int, stop: int) -> pa.Array:
+    return pa.array(np.char.add("p", np.char.zfill(np.arange(start, stop).astype("U9"), 9)))
+
+
+def _images(start: int, stop: int) -> pa.Table:
+    rng, n = np.random.default_rng([1, start]), stop - start
+    ok = rng.random(n) < 0.98
+    given = {
+        "post_id": _names(start, stop),
+        "url": pa.array(["https://example.org/picture.jpg"]).take(pa.array(np.zeros(n, np.int8))),
+        "status": pa.array(np.where(ok, "ok", "gone")),
+        "attempts": pa.array(np.ones(n), pa.int32()),
+        # Of a thousand pictures one is another's.
+        "sha256": pa.array([f"{number:064x}" for number in rng.integers(0, 1000 * n, n)], pa.string(), mask=~ok),
+        "n_faces": pa.array(rng.choice([0, 1, 2], n, p=[0.45, 0.47, 0.08]), pa.int32(), mask=~ok),
+    }
+    columns = [given.get(field.name, pa.nulls(n, field.type)) for field in IMAGES]
+    return pa.table(columns, schema=IMAGES)
+
+
+def _posts(start: int, stop: int) -> pa.Table:
     rng, n = np.random.default_rng(start), stop - start
     followers = (10 ** rng.normal(2.5, 0.7, n)).astype(np.int64)
     hashtags = (rng.geometric(0.12, n) - 1).astype(np.int32)
     likes = 10 ** (0.35 + 0.45 * np.log10(1 + followers) + 0.012 * hashtags + rng.normal(0, 0.4, n)) - 1
-    numbers = np.char.zfill(np.arange(start, stop).astype("U9"), 9)
     given = {
-        "post_id": pa.array(np.char.add("p", numbers)),
+        "post_id": _names(start, stop),
         "image_url": pa.array(["https://example.org/picture.jpg"]).take(pa.array(np.zeros(n, np.int8))),
         "user_id": pa.array(np.char.add("u", rng.integers(0, 10**8, n).astype("U9"))),
         "likes": pa.array(np.maximum(0, likes.round()).astype(np.int64)),

@@ -1,7 +1,8 @@
 """`raypipe label` of 1, 10 and 100 million generated posts, against DuckDB doing the same in SQL.
 
-Two jobs, on as many threads each: the fit (DuckDB: the cross-products of the normal equations), and the whole of
-`label`: fit, scores, exact deciles, a stratified split, the table written. Memory is the highest sum of PSS.
+Two jobs, on as many threads each: the fit (its coefficients; DuckDB: the cross-products of the normal equations), and
+the whole of `label`: fit with all its statistics, scores, exact deciles, a stratified split, the table written. Memory
+is the highest sum of PSS. With pictures, equal ones stay on one side of the split, which DuckDB is not asked for.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ def main() -> int:
     runs: list[dict[str, Any]] = []
     with results.work_folder(given.work) as work:
         for n in given.sizes:
-            root = work / f"posts-{n}"
-            posts.write(root, n)
+            root = work / f"{'pictures' if given.pictures else 'posts'}-{n}"
+            posts.write(root, n, given.pictures)
             for number in range(given.runs):
                 for kind in ("raypipe fit", "duckdb fit", "raypipe label", "duckdb label"):
                     if kind.startswith("duckdb") and not given.duckdb:
@@ -44,6 +45,9 @@ def _arguments() -> argparse.Namespace:
     made.add_argument(
         "--sizes", type=lambda text: [int(float(word)) for word in text.split(",")], default="1e6,1e7,1e8"
     )
+    made.add_argument(
+        "--pictures", action="store_true", help="of posts whose picture shows one face: images/ is read too"
+    )
     made.add_argument("--duckdb", type=Path, help="a Python that has duckdb; without it the peer is left out")
     made.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     made.add_argument("--duckdb-memory", type=int, default=16, help="GB that DuckDB may use; it spills beyond")
@@ -53,15 +57,17 @@ def _arguments() -> argparse.Namespace:
 def _measured(given: argparse.Namespace, kind: str, root: Path, work: Path) -> dict[str, Any]:
     output, log = work / "duckdb.parquet", work / "log.txt"
     program, job = kind.split()
+    eligible = "one_face" if given.pictures else "post"
     if program == "duckdb":
         glob = f"{root}/posts/*.parquet"
         peer = [given.duckdb, _PEER, job, glob, output, given.threads, given.duckdb_memory]
+        peer += [f"{root}/images/*.parquet"] if given.pictures else []
         command = [str(word) for word in peer]
     elif job == "fit":
-        command = [sys.executable, "-m", "benchmarks.label.fit_only", str(root), str(given.threads)]
+        command = [sys.executable, "-m", "benchmarks.label.fit_only", str(root), str(given.threads), eligible]
     else:
         shutil.rmtree(root / "labels", ignore_errors=True)
-        words = ["label", "--root", str(root), "--label.eligible", "post", "--ray.num_cpus", str(given.threads)]
+        words = ["label", "--root", str(root), "--label.eligible", eligible, "--ray.num_cpus", str(given.threads)]
         command = [sys.executable, "-m", "raypipe", *words]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     usage = processes.run(command, cwd=results.REPOSITORY, log=log, env=environment, every=0.2)
@@ -117,6 +123,7 @@ def _report(given: argparse.Namespace, runs: list[dict[str, Any]]) -> None:
         print(results.said(found))
     content = {
         "configuration": {
+            "eligible": "one_face" if given.pictures else "post",
             "sizes": given.sizes,
             "runs": given.runs,
             "threads": given.threads,
@@ -126,7 +133,7 @@ def _report(given: argparse.Namespace, runs: list[dict[str, Any]]) -> None:
         "goals": goals,
         "runs": runs,
     }
-    print(results.write(given.results, "scale", content, subject="label").name)
+    print(results.write(given.results, "scale_one_face" if given.pictures else "scale", content, subject="label").name)
 
 
 if __name__ == "__main__":
