@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raypipe.label.names import Words, name_hashes
+from raypipe.label.names import Words, look_up, name_hashes
 
 REASONS = ("deleted", "not_fetched", "faces_not_counted", "no_face", "several_faces")
 """Why a post does not take part, by code from 1; 0 takes part."""
@@ -86,11 +86,8 @@ def post_codes(posts: pa.Table, verdicts: Verdicts | None) -> Codes:
     codes = np.zeros(len(posts), np.int8)
     if verdicts is not None:
         codes[:] = _NOT_FETCHED
-        if len(verdicts.keys):
-            keys = name_hashes(posts["post_id"], verdicts.salt)
-            place = np.minimum(np.searchsorted(verdicts.keys, keys), len(verdicts.keys) - 1)
-            found = verdicts.keys[place] == keys
-            codes[found] = verdicts.codes[place[found]]
+        place, found = look_up(verdicts.keys, name_hashes(posts["post_id"], verdicts.salt))
+        codes[found] = verdicts.codes[place[found]]
     codes[np.asarray(posts["deleted"])] = _DELETED
     return codes
 

@@ -26,6 +26,19 @@ def name_hashes(names: pa.ChunkedArray, salt: int = 0) -> Words:
     return np.concatenate(parts) if parts else np.empty(0, np.uint64)
 
 
+def look_up(known: Words, names: Words) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """The place of each name (n,) among `known`, which is sorted, and whether it is there (or its place says nothing).
+
+    Looked up in their own order: a search that jumps about so much memory takes five times as long.
+    """
+    place = np.zeros(len(names), np.int64)
+    if not len(known):
+        return place, np.zeros(len(names), bool)
+    order = np.argsort(names)
+    place[order] = np.minimum(np.searchsorted(known, names[order]), len(known) - 1)
+    return place, known[place] == names
+
+
 def name_words(names: pa.ChunkedArray, number: int) -> Words:
     """Bytes 8·`number` to 8·`number` + 7 of each string as one big-endian number, uint64 (n,); zeros behind its end.
 
