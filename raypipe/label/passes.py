@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,7 +28,7 @@ from raypipe.label.eligible import (
 )
 from raypipe.label.formula import Floats
 from raypipe.label.model import predict
-from raypipe.label.names import Words, name_hashes
+from raypipe.label.names import Words, look_up, name_hashes
 from raypipe.label.schemes import Labeller, Scored
 from raypipe.label.split import SIDES, Labelled, sides_of, strata
 from raypipe.sections.learning import LabelOptions
@@ -184,8 +184,8 @@ def together(parts: Sequence[Drawn], groups: tuple[Words, Words] | None) -> Labe
     pictures = None
     if groups is not None and len(groups[0]):
         own = np.concatenate([part.names for part in parts if part.names is not None])
-        place = np.minimum(np.searchsorted(groups[0], own), len(groups[0]) - 1)
-        pictures = np.where(groups[0][place] == own, groups[1][place].astype(np.int64), -1)
+        place, found = look_up(groups[0], own)
+        pictures = np.where(found, groups[1][place].astype(np.int64), -1)
 
     def joined(name: str) -> Any:
         found = [getattr(part, name) for part in parts]
@@ -228,12 +228,17 @@ def picture_groups(engine: Engine, storage: Storage) -> tuple[Words, Words]:
 
 @dataclass
 class Written:
-    """What the last pass has counted: posts by class and side, lowest and highest value by class, drops by reason."""
+    """What the last pass has counted: posts by class and side, lowest and highest value by class, drops by reason.
+
+    `ties` as `Ranked.ties` has them; `tied` are the posts that share their value with one of another class.
+    """
 
     counts: Counter[tuple[str, str]]
     ranges: dict[str, list[float]]
     dropped: Counter[str]
     n: int
+    ties: Counter[tuple[int, bool]] = field(default_factory=Counter)
+    tied: int = 0
 
 
 def labels_of(scored: Scored, labeller: Labeller, sides: npt.NDArray[np.int8]) -> tuple[pa.Array, pa.Array]:

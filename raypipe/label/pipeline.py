@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 
 from raypipe import tables
 from raypipe.config import Config
 from raypipe.errors import InputError
 from raypipe.label import formula as formulas
 from raypipe.label import model, saved, schemes
+from raypipe.label.age import age_warnings
 from raypipe.label.blocks import Block, open_engine
-from raypipe.label.derived import columns_of_all
-from raypipe.label.design import Design, is_number
+from raypipe.label.derived import columns_of_all, is_number
+from raypipe.label.design import Design
 from raypipe.label.inference import Fit
 from raypipe.label.passes import (
     Drawn,
@@ -45,7 +45,6 @@ from raypipe.progress import say
 from raypipe.records import RunRecord
 from raypipe.schemas import labels_schema
 from raypipe.sections.learning import LabelOptions
-from raypipe.storage import Storage
 
 
 def run(config: Config) -> RunRecord:
@@ -78,6 +77,7 @@ def run(config: Config) -> RunRecord:
             posts = eligible_posts(engine, storage, options)
             clock.lap("eligible")
             design, fitted = _fit(posts, formula, options)
+            warnings = age_warnings(posts, options, formula)
             clock.lap("fit")
             work = _Labelling(posts, options, Scoring(design, fitted.params if fitted else None))
             labeller = work.learn(fitted.nobs if fitted else None)
@@ -92,9 +92,13 @@ def run(config: Config) -> RunRecord:
             written = work.write(labels.writer, labeller, _by_block(sides, drawn))
         facts = _facts(options, written, fitted.nobs if fitted else None)
         facts["users_on_two_sides"] = count_leaks(sides, rows.users)
+        if rows.given is not None and rows.pictures is not None:
+            # A column that says the sides is obeyed, duplicates or not.
+            facts["duplicates_on_two_sides"] = count_leaks(sides, rows.pictures.astype(np.uint64) + np.uint64(1))
         if options.split == "user":
             facts["users_that_random_leaks"] = count_leaks(split("random", rows, **shares), rows.users)
-        facts["warnings"] = _warnings(storage, options, formula)
+        facts["posts_decided_by_post_id"] = written.tied
+        facts["warnings"] = warnings
         about = {
             "scheme": options.scheme,
             "formula": formula.text if formula and fitted else None,
@@ -141,9 +145,13 @@ def _check_columns(options: LabelOptions, formula: formulas.Formula | None, sche
     for name, option in names.items():
         if name not in schema.names:
             raise InputError(f"{option or 'posts/'}: posts/ has no column {name!r}; it has {', '.join(schema.names)}")
-    if options.scheme == "column" and pa.types.is_nested(schema.field(str(options.column)).type):
-        kind = schema.field(str(options.column)).type
-        raise InputError(f"label.column {options.column}: holds {kind}, but a label is one value")
+    given = {"label.column": str(options.column)} if options.scheme == "column" else {}
+    if options.split not in ("random", "user", "time"):
+        given["label.split"] = options.split
+    for option, name in given.items():
+        kind = schema.field(name).type
+        if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+            raise InputError(f"{option} {name}: that column of posts/ holds {kind}, but one value of text is due")
     if formula and options.weights and not is_number(schema.field(options.weights).type):
         kind = schema.field(options.weights).type
         raise InputError(f"label.weights: column {options.weights!r} of posts/ holds {kind}, but weights are numbers")
@@ -164,30 +172,6 @@ def _fit(posts: Posts, formula: formulas.Formula | None, options: LabelOptions) 
     if not schemes.SCHEMES[options.scheme].regression:
         return design, None
     return design, model.fit(over, design, options.cov_type, timed=timed)
-
-
-def _warnings(storage: Storage, options: LabelOptions, formula: formulas.Formula | None) -> list[str]:
-    """What a reader of the labels should know: that likes were not read at one age, and nothing accounts for it."""
-    posts = tables.open_dataset(storage, "posts")
-    known = {"revisited_at", "collected_at", "created_at"} & set(posts.schema.names)
-    if formula is None or {"age_days", "revisited_at"} & set(formula.variables) or "revisited_at" not in known:
-        return []
-
-    def has(name: str) -> bool:
-        # Statistics tell it where a column is empty.
-        found = posts.head(1, columns=[name], filter=pads.field(name).is_valid()) if name in known else None
-        return found is not None and found.num_rows > 0
-
-    with storage.errors("read", "posts"):
-        if has("revisited_at"):
-            return []
-        age = has("created_at") and has("collected_at")
-    way = "put age_days into --label.formula (configs/outlook-age.yaml)"
-    if not schemes.SCHEMES[options.scheme].regression:
-        way = f"label.scheme {options.scheme} cannot account for it, residual can (configs/outlook-age.yaml)"
-    elif not age:
-        way = "add a column of their age to the posts, and to --label.formula"
-    return [f"no post says when it was revisited: older posts had longer to be liked; {way}"]
 
 
 class _Labelling:
@@ -248,19 +232,25 @@ class _Labelling:
             names = [scored.posts["post_id"], scored.posts["user_id"].cast(pa.string())]
             if len(label):
                 writer.write(f"{part.number:05d}", pa.table([*names, *numbers, label, side], schema=schema))
-            return _count(scored, label, side, dropped)
+            counted = _count(scored, label, side, dropped)
+            counted.ties = labeller.ties(scored) if isinstance(labeller, schemes.Ranked) else Counter()
+            return counted
 
         columns = [*self._columns, "post_id", "user_id"]
         parts = self.posts.over(block, columns, "Writing")
-        total = Written(Counter(), {}, Counter(self.posts.dropped), 0)
+        total, ties = Written(Counter(), {}, Counter(self.posts.dropped), 0), Counter[tuple[int, bool]]()
         for part in parts:
             total.counts += part.counts
             total.dropped += part.dropped
+            ties += part.ties
             total.n += part.n
             for name, (low, high) in part.ranges.items():
                 known = total.ranges.setdefault(name, [low, high])
                 known[:] = min(known[0], low), max(known[1], high)
         total.ranges = dict(sorted(total.ranges.items()))
+        # A value that stands on one side of a threshold alone decides by itself.
+        cuts = {cut for cut, _ in ties}
+        total.tied = sum(ties[cut, False] + ties[cut, True] for cut in cuts if ties[cut, False] and ties[cut, True])
         return total
 
 
@@ -294,6 +284,7 @@ def _facts(options: LabelOptions, written: Written, nobs: int | None) -> dict[st
     return {
         "scheme": options.scheme,
         "eligible": options.eligible,
+        "split": options.split,
         "n_eligible": written.n,
         "n_labelled": written.counts.total(),
         "nobs": nobs,
@@ -315,6 +306,10 @@ def _tell(formula: formulas.Formula | None, fitted: Fit | None, facts: dict[str,
         say(f"  no user is on two sides; a random split would have put {spared:,} there")
     for warning in facts["warnings"]:
         say(f"  {warning}")
+    if tied := facts["posts_decided_by_post_id"]:
+        say(f"  {tied:,} posts have the same value as one of another class: post_id decides among them")
+    if copies := facts.get("duplicates_on_two_sides"):
+        say(f"  {copies:,} pictures are on two sides by {facts['split']}; random, user and time keep each on one")
     if leaked := facts["users_on_two_sides"]:
         say(f"  {leaked:,} users have posts on two sides; --label.split user keeps each on one")
 

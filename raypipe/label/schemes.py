@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,11 @@ from raypipe.label.select import Cut, order_statistics
 from raypipe.schemas import LABEL_TYPES
 from raypipe.sections.learning import LabelOptions
 
-_TAG = re.compile(r"[#＃](\w+)")
+# A tag ends at a space, another tag or punctuation; marks and emoji belong to it. Inside of a word, or of an HTML
+# entity (&#39;), none begins.
+_END = r"""\s#＃!"$%&'()*+,\-./:;<=>?@\[\\\]^`{|}~…“”‘’«»‹›、。，！？：；（）「」·•"""
+_TAGS = re.compile(rf"(?<![\w&])(?:[#＃][^{_END}]+)+")
+_SIGN = re.compile("[#＃]")
 _EXTREMES = ("bottom", "top")
 
 
@@ -60,7 +65,7 @@ class Scheme:
 
 
 @dataclass(frozen=True)
-class _Ranked:
+class Ranked:
     """Classes by rank of the score, or of y: `names[j]` up to and including `cuts[j]`, the last name beyond."""
 
     cuts: tuple[Cut, ...]
@@ -74,6 +79,17 @@ class _Ranked:
         for j in reversed(range(len(self.cuts))):
             place[self.cuts[j].below(values, scored.posts["post_id"])] = j
         return pa.array(self.names, pa.string()).take(pa.array(place))
+
+    def ties(self, scored: Scored) -> Counter[tuple[int, bool]]:
+        """How many posts have the very value of a threshold: (its number, whether they are beyond it) → posts."""
+        values = scored.score if self.of_score else scored.y
+        assert values is not None
+        found = Counter[tuple[int, bool]]()
+        for number, cut in enumerate(self.cuts):
+            equal = values == cut.value
+            below = int(np.sum(equal & cut.below(values, scored.posts["post_id"]))) if equal.any() else 0
+            found[number, False], found[number, True] = below, int(equal.sum()) - below
+        return found
 
 
 def _cuts(passes: Passes, ranks: list[int], n: int, of_score: bool) -> tuple[Cut, ...]:
@@ -96,8 +112,8 @@ def residual(passes: Passes, n: int, options: LabelOptions) -> Labeller:
             f"label.quantile {q}: leaves a class empty, as {q} of {n:,} posts is less than one; raise the quantile"
         )
     if low == high:
-        return _Ranked(_cuts(passes, [low], n, True), _EXTREMES, True)
-    return _Ranked(_cuts(passes, [low, high], n, True), ("bottom", None, "top"), True)
+        return Ranked(_cuts(passes, [low], n, True), _EXTREMES, True)
+    return Ranked(_cuts(passes, [low, high], n, True), ("bottom", None, "top"), True)
 
 
 def quantiles(passes: Passes, n: int, options: LabelOptions) -> Labeller:
@@ -106,7 +122,10 @@ def quantiles(passes: Passes, n: int, options: LabelOptions) -> Labeller:
     if n < k:
         raise InputError(f"label.classes {k}: leaves a class empty, as only {n:,} posts take part")
     names = tuple(f"q{j:0{len(str(k))}d}" for j in range(1, k + 1))
-    return _Ranked(_cuts(passes, class_bounds(n, k)[:-1], n, False), names, False)
+    first, *cuts, last = _cuts(passes, [1, *class_bounds(n, k)[:-1], n], n, False)
+    if first.value == last.value:
+        raise InputError(f"label.scheme quantiles: y is {first.value:g} in all {n:,} posts; there is nothing to rank")
+    return Ranked(tuple(cuts), names, False)
 
 
 @dataclass(frozen=True)
@@ -133,6 +152,10 @@ def karpathy(passes: Passes, n: int, options: LabelOptions) -> Labeller:
     inside = np.flatnonzero(_within(posts, n, options.outliers))
     if len(inside) < 2:
         raise InputError(f"label.scheme karpathy: {len(inside)} usable posts; two classes need two posts or more")
+    if pc.count_distinct(posts["likes"]).as_py() == 1:
+        raise InputError(
+            f"label.scheme karpathy: likes are {posts['likes'][0]} in all {n:,} posts; there is nothing to rank"
+        )
     codes[inside] = halves(posts.take(pa.array(inside)), options.group)
     bounds = np.cumsum([len(part) for part in parts])[:-1]
     return _ByRow(tuple(np.split(codes, bounds)), _EXTREMES)
@@ -188,7 +211,7 @@ def hashtags(passes: Passes, n: int, options: LabelOptions) -> Labeller:  # noqa
     def carried(caption: str | None) -> list[str] | None:
         if caption is None:
             return None
-        found = {tag.casefold() for tag in _TAG.findall(caption)}
+        found = {_folded(tag) for run in _TAGS.findall(caption) for tag in _SIGN.split(run)}
         return [tag for key, tag in chosen.items() if key in found]
 
     def label(scored: Scored) -> pa.Array:
@@ -209,7 +232,12 @@ SCHEMES = {
 
 def chosen_tags(hashtags: Sequence[str]) -> dict[str, str]:
     """`label.hashtags` as labels spell them, without #, by what they are compared by; in the order given."""
-    return {tag.lstrip("#＃").casefold(): tag.lstrip("#＃") for tag in hashtags}
+    return {_folded(tag.lstrip("#＃")): tag.lstrip("#＃") for tag in hashtags}
+
+
+def _folded(tag: str) -> str:
+    # The same letter may be written as one character or as two.
+    return unicodedata.normalize("NFC", tag).casefold()
 
 
 def check_options(options: LabelOptions) -> None:
@@ -218,6 +246,9 @@ def check_options(options: LabelOptions) -> None:
         raise ConfigError("label.column: is needed by label.scheme column: the posts column that holds the label")
     if options.scheme == "hashtags" and not options.hashtags:
         raise ConfigError("label.hashtags: is needed by label.scheme hashtags: the tags to tell apart, as a,b")
+    for tag in options.hashtags if options.scheme == "hashtags" else ():
+        if not _TAGS.fullmatch(f"#{tag.lstrip('#＃')}"):
+            raise ConfigError(f"label.hashtags {tag!r}: is no hashtag; give its letters, as in sun,rain")
     if options.val + options.test >= 1:
         raise ConfigError(f"label.val {options.val} and label.test {options.test}: leave nothing to train on")
 

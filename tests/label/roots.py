@@ -40,6 +40,7 @@ def made_posts(n: int = N, seed: int = 0) -> pa.Table:
         "one": ["same"] * n,
         "constant": np.full(n, 300),
         "text": [f"word {i}" for i in range(n)],
+        "tags": [["sun"]] * n,
         "comments_left": rng.integers(0, 5, n),
     }
     return pa.table({**{name: posts[name] for name in posts.column_names}, **extra})

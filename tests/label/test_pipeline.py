@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -174,13 +175,55 @@ def test_no_revisit_is_a_warning(world: tuple[Config, pa.Table, pa.Table]) -> No
     column = posts.column_names.index("revisited_at")
     other = load_config(root=f"{config.root}-other")
     put(other, "posts", posts.set_column(column, "revisited_at", revisited))
-    assert run(labelled(other, eligible="post")).facts["warnings"] == []
+    (spread,) = run(labelled(other, eligible="post")).facts["warnings"]
+    assert re.match(r"likes were read 1\d{3}\.\d days after posting, give or take 8\d\d\.\d: put age_days", spread)
     formula = "log10(1 + likes) ~ log10(1 + followers) + age_days"
     run(labelled(other, eligible="post", formula=formula, overwrite=True))
     frame = posts.filter(pc.invert(posts["deleted"])).to_pandas()
     frame["age_days"] = np.arange(N)[~posts["deleted"].to_numpy(zero_copy_only=False)]
     reference = smf.ols("np.log10(1 + likes) ~ np.log10(1 + followers) + age_days", frame).fit()
+    assert tables.get_record(other.open_storage(), "labels").facts["warnings"] == []
     np.testing.assert_allclose(list(model_of(other)["params"].values()), reference.params, rtol=1e-8)
+
+
+def test_posts_that_were_not_revisited_are_counted_among_those_that_take_part(
+    world: tuple[Config, pa.Table, pa.Table],
+) -> None:
+    config, posts, _ = world
+    week_later = pc.add(posts["created_at"], pa.scalar(7 * 86_400_000_000, pa.duration("us")))
+    column = posts.column_names.index("revisited_at")
+    deleted = posts["deleted"].to_numpy(zero_copy_only=False)
+
+    def warnings(name: str, absent: np.ndarray[Any, Any]) -> list[str]:
+        other = load_config(root=f"{config.root}-{name}")
+        revisited = pc.if_else(pa.array(absent), None, week_later)
+        put(other, "posts", posts.set_column(column, "revisited_at", revisited))
+        found: list[str] = run(labelled(other, eligible="post")).facts["warnings"]
+        return found
+
+    assert warnings("all", np.zeros(N, bool)) == []
+    # The deleted ones could not be revisited, and do not take part.
+    assert warnings("living", deleted) == []
+    absent = deleted | (np.arange(N) < 10)
+    n_absent, n = int(np.sum(absent & ~deleted)), int(np.sum(~deleted))
+    (said,) = warnings("most", absent)
+    assert said.startswith(f"{n_absent} of {n:,} posts do not say when they were revisited")
+
+
+def test_ties_and_duplicates_on_two_sides_are_counted(
+    world: tuple[Config, pa.Table, pa.Table], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, _, images = world
+    record = run(labelled(config, scheme="quantiles", split="fold", eligible="image"))
+    labels = read(config).to_pandas()
+    classes = labels.groupby("y")["label"].nunique()
+    expected = int(labels["y"].isin(classes[classes > 1].index).sum())
+    assert record.facts["posts_decided_by_post_id"] == expected > 10
+    sides = labels.merge(images.select(["post_id", "sha256"]).to_pandas(), on="post_id").groupby("sha256")["split"]
+    assert record.facts["duplicates_on_two_sides"] == int((sides.nunique() > 1).sum()) > 0
+    shown = capsys.readouterr().out
+    assert f"{expected:,} posts have the same value as one of another class" in shown
+    assert "pictures are on two sides by fold" in shown
 
 
 def test_terms_that_learn_from_all_posts(world: tuple[Config, pa.Table, pa.Table]) -> None:

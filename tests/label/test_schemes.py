@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,10 @@ def test_quantiles_need_a_post_a_class() -> None:
 def test_karpathy(posts: list[tuple[int, int]], size: int, cut: int) -> None:
     followers, likes = [f for f, _ in posts], [n for _, n in posts]
     rows = scored([0.0] * len(posts), followers=followers, likes=likes)
+    if len(set(likes)) == 1:
+        with pytest.raises(InputError, match=f"likes are {likes[0]} in all {len(likes)} posts"):
+            label(rows, "karpathy", cut, group=size)
+        return
     found = label(rows, "karpathy", cut, group=size).to_pylist()
     by_reach = sorted(range(len(posts)), key=lambda i: (followers[i], i))
     for start in range(0, len(posts), size):
@@ -149,8 +154,34 @@ def test_hashtags() -> None:
 
 
 @pytest.mark.parametrize(
+    ("caption", "carried"),
+    [
+        ("#हिन्दी!", ["हिन्दी"]),
+        ("so (#😍), #été", ["😍", "été"]),
+        ("#e\u0301te\u0301", ["été"]),
+        ("a#sun &#39; #39", ["39"]),
+        ("#sun_set #Sun.", ["sun"]),
+        ("#sun#39", ["sun", "39"]),
+        ("# sun ##", []),
+    ],
+)
+def test_what_is_a_hashtag(caption: str, carried: list[str]) -> None:
+    posts = Scored(pa.table({"post_id": ["p"], "caption": [caption]}))
+    labels = label(posts, "hashtags", hashtags=["sun", "39", "हिन्दी", "😍", "été"])
+    assert sorted(labels.to_pylist()[0]) == sorted(carried)
+
+
+def test_values_that_are_all_alike_have_no_rank() -> None:
+    posts = scored([0.0] * 6, likes=[3] * 6, followers=range(6))
+    with pytest.raises(InputError, match=r"label.scheme quantiles: y is 3 in all 6 posts"):
+        label(replace(posts, y=np.full(6, 3.0)), "quantiles", classes=2)
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"scheme": "hashtags", "hashtags": ["sun", "#"]}, "label.hashtags '#': is no hashtag"),
+        ({"scheme": "hashtags", "hashtags": ["sun set"]}, "label.hashtags 'sun set': is no hashtag"),
         ({"scheme": "column"}, "label.column: is needed"),
         ({"scheme": "hashtags"}, "label.hashtags: is needed"),
         ({"val": 0.6, "test": 0.4}, "leave nothing to train on"),

@@ -1,0 +1,63 @@
+"""How old posts were when their likes were read: the paper came back to each after exactly seven days."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from raypipe.label import schemes
+from raypipe.label.derived import DERIVED, value_of
+from raypipe.label.formula import Formula
+from raypipe.label.passes import Posts
+from raypipe.sections.learning import LabelOptions
+
+_SPREAD_DAYS = 0.5
+"""Standard deviation of the ages from which on a reader should know of it."""
+
+
+@dataclass(frozen=True)
+class _Ages:
+    """Of a block: posts, those without a revisit, those of known age, and sums over these."""
+
+    n: int
+    not_revisited: int
+    known: int
+    total: float
+    squares: float
+
+
+def age_warnings(posts: Posts, options: LabelOptions, formula: Formula | None) -> list[str]:
+    """What a reader of the labels should know: that likes were not read at one age, and nothing accounts for it."""
+    needs = DERIVED["age_days"].needs
+    names = set(posts.schema.names)
+    if formula is None or {"age_days", *needs} & set(formula.variables) or "revisited_at" not in names:
+        return []
+    columns = [name for name in needs if name in names]
+    parts = posts.over(lambda _, rows: _ages(rows), columns, "Reading ages")
+    n, missing = sum(part.n for part in parts), sum(part.not_revisited for part in parts)
+    known = sum(part.known for part in parts)
+    way = "put age_days into --label.formula (configs/outlook-age.yaml)"
+    if not schemes.SCHEMES[options.scheme].regression:
+        way = f"label.scheme {options.scheme} cannot account for it, residual can (configs/outlook-age.yaml)"
+    elif not known:
+        way = "add a column of their age to the posts, and to --label.formula"
+    if missing:
+        who = "no post says when it was" if missing == n else f"{missing:,} of {n:,} posts do not say when they were"
+        return [f"{who} revisited: older posts had longer to be liked; {way}"]
+    if known:
+        mean = sum(part.total for part in parts) / known
+        spread = math.sqrt(max(0.0, sum(part.squares for part in parts) / known - mean**2))
+        if spread > _SPREAD_DAYS:
+            return [f"likes were read {mean:.1f} days after posting, give or take {spread:.1f}: {way}"]
+    return []
+
+
+def _ages(posts: pa.Table) -> _Ages:
+    ages = np.empty(0)
+    if set(DERIVED["age_days"].needs) <= set(posts.column_names):
+        ages = value_of("age_days", posts).drop_null().to_numpy()
+    n_missing = posts["revisited_at"].null_count
+    return _Ages(len(posts), n_missing, len(ages), float(ages.sum()), float(ages @ ages))
