@@ -68,7 +68,16 @@ def value_of(name: str, posts: pa.Table, as_class: bool = False) -> pa.ChunkedAr
     values = posts[name] if name in posts.column_names else DERIVED[name].compute(posts)
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
-    if as_class:
+    if not is_number(values.type) or (as_class and pa.types.is_integer(values.type)):
         return values
-    number = pa.types.is_integer(values.type) or pa.types.is_decimal(values.type)
-    return values.cast(pa.float64()) if number else values
+    return as_floats(values)
+
+
+def as_floats(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Numbers as float64; whole ones beyond 2⁵³ are rounded."""
+    return values.cast(pa.float64(), safe=False)
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Whether values of an Arrow type stand in a formula as numbers."""
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))

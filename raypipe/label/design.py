@@ -7,6 +7,8 @@ blocks.
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,10 +22,10 @@ import pyarrow.compute as pc
 from formulaic.parser.types import Factor
 
 from raypipe.errors import ConfigError, InputError, one_line
-from raypipe.label.derived import type_of, value_of
+from raypipe.label.derived import as_floats, is_number, type_of, value_of
 from raypipe.label.direct import Direct, compile_direct
 from raypipe.label.formula import Floats, Formula, point_at
-from raypipe.label.rowwise import finite_rows
+from raypipe.label.rowwise import classes_of, finite_rows, learns_numbers
 
 MAX_LEVELS = 1_000
 """Classes of a column that may stand in a formula: each is a term, so more is a mistake (captions, names)."""
@@ -52,7 +54,7 @@ class Matrices:
 class Design:
     """A formula with what its terms have learned, and the column of weights where there is one; picklable.
 
-    `levels` holds the known classes of text variables, for posts that the design has not learned from.
+    `levels` holds the known classes of each categorical factor.
     """
 
     formula: Formula
@@ -60,7 +62,7 @@ class Design:
     spec: Any = field(repr=False)
     weights: str | None = None
     direct: Direct | None = field(default=None, repr=False, compare=False)
-    levels: dict[str, frozenset[Any]] = field(default_factory=dict, repr=False)
+    levels: dict[str, tuple[Any, ...]] = field(default_factory=dict, repr=False)
 
     def slices(self, posts: pa.Table) -> Iterator[pa.Table]:
         """The posts of a block in parts of so many rows that a matrix of many terms fits into memory too."""
@@ -77,10 +79,17 @@ class Design:
         variables = _values(self.formula, posts)
         kept = _complete(variables.values(), len(posts))
         dropped = Counter({"missing_value": int(np.sum(~kept))})
-        for name, known in self.levels.items():
-            found = pc.is_in(variables[name], value_set=pa.array(sorted(known))).to_numpy()
-            dropped["unknown_level"] += int(np.sum(kept & ~found))
-            kept &= found
+        if self.direct is None:
+            # Terms that learn were not taught by these, and may refuse them: a spline has its bounds.
+            finite = finite_rows(self.formula, _numbers(variables), len(posts))
+            dropped["not_finite"] = int(np.sum(kept & ~finite))
+            kept &= finite
+        for factor, known in self.levels.items():
+            values = classes_of(factor, variables, _numbers(variables))
+            if values is not None:
+                found = pc.is_in(values, value_set=pa.array(known, values.type)).to_numpy()
+                dropped["unknown_level"] += int(np.sum(kept & ~found))
+                kept &= found
         weights = None
         if self.weights is not None:
             weights, usable = _weights(posts, self.weights)
@@ -89,12 +98,6 @@ class Design:
         if not kept.all():
             mask = pa.array(kept)
             variables = {name: values.filter(mask) for name, values in variables.items()}
-        if self.direct is None:
-            # Terms that learn were not taught by these, and may refuse them: a spline has its bounds.
-            finite = finite_rows(self.formula, _numbers(variables), int(kept.sum()))
-            dropped["not_finite"] = int(np.sum(~finite))
-            variables = {name: values.filter(pa.array(finite)) for name, values in variables.items()}
-            kept[kept] = finite
         y, X = self._evaluate(variables, int(kept.sum()))
         finite = np.isfinite(y) & np.isfinite(X).all(axis=1)
         if not finite.all():
@@ -134,15 +137,15 @@ def fixed_design(formula: Formula, schema: pa.Schema, weights: str | None = None
     found = compile_direct(formula, design.spec)
     if found is not None:
         arrays = {name: values.to_numpy() for name, values in probe.items()}
-        ours, theirs = found.evaluate(arrays, _PROBE_ROWS), _materialise(design.spec, _frame(probe, _PROBE_ROWS))
-        if not all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True)):
+        theirs = _materialise(design.spec, _frame(probe, _PROBE_ROWS))
+        try:
+            ours = found.evaluate(arrays, _PROBE_ROWS)
+        except AttributeError:
+            # A method of a pandas column, which an array has not.
             found = None
+        else:
+            found = found if all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True)) else None
     return Design(formula, design.terms, design.spec, weights, found)
-
-
-def is_number(kind: pa.DataType) -> bool:
-    """Whether values of an Arrow type stand in a formula as numbers."""
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
 def _probe(seed: int) -> Floats:
@@ -154,7 +157,8 @@ Excerpt = tuple[dict[str, pa.ChunkedArray], int]
 
 
 def excerpt(formula: Formula, posts: pa.Table, weights: str | None = None) -> Excerpt:
-    """What terms can learn from a block: all numbers of its usable rows, and each class of a text column once.
+    """What terms can learn from a block: each class of a column once, and the numbers of its usable rows (of which a
+    few do where no term learns from them).
 
     Rows are usable where they are complete, have a weight where there are weights, and compute nothing infinite.
     """
@@ -164,20 +168,24 @@ def excerpt(formula: Formula, posts: pa.Table, weights: str | None = None) -> Ex
         # What has no weight has nothing to teach.
         kept &= _weights(posts, weights)[1]
     kept &= finite_rows(formula, _numbers(variables), len(posts))
+    n, few = int(kept.sum()), not learns_numbers(formula)
     taken = {}
     for name, values in variables.items():
         values = values.filter(pa.array(kept))
-        taken[name] = pa.chunked_array([pc.unique(values)]) if _is_class(formula, name, values.type) else values
-    return taken, int(kept.sum())
+        if _is_class(formula, name, values.type, few):
+            taken[name] = pa.chunked_array([pc.unique(values)])
+        else:
+            taken[name] = values.slice(0, MAX_LEVELS) if few else values
+    return taken, min(n, MAX_LEVELS) if few else n
 
 
 def join_excerpts(formula: Formula, parts: Sequence[Excerpt]) -> Excerpt:
     """The excerpt of all blocks: classes are repeated to the number of rows, as which row has which teaches nothing."""
-    n = sum(rows for _, rows in parts)
+    n, few = sum(rows for _, rows in parts), not learns_numbers(formula)
     joined = {}
     for name in formula.variables:
         values = pa.chunked_array([chunk for part, _ in parts for chunk in part[name].chunks], parts[0][0][name].type)
-        if _is_class(formula, name, values.type):
+        if _is_class(formula, name, values.type, few):
             levels = pc.unique(values)
             _check_levels(name, len(levels))
             values = pa.chunked_array([levels.take(pa.array(np.arange(n) % max(len(levels), 1)))])
@@ -193,26 +201,44 @@ def learn(formula: Formula, variables: dict[str, pa.ChunkedArray], n: int, weigh
     depend on how posts are cut into blocks.
     """
     if n == 0:
-        raise InputError(f"label.formula: no post has a value in each of {', '.join(formula.variables)}")
+        also = f", and a weight in {weights}" if weights else ""
+        raise InputError(f"label.formula: no post has a usable value in each of {', '.join(formula.variables)}{also}")
     for name in formula.classes:
         _check_levels(name, pc.count_distinct(variables[name]).as_py())
     frame = _frame(variables, n)
     try:
-        with np.errstate(all="ignore"):
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            # Classes that a formula leaves out on purpose are counted out below.
+            warnings.simplefilter("ignore")
             made = formula.parsed.get_model_matrix(frame, context={}, na_action="ignore", output="numpy")
     except Exception as error:  # whatever numpy or a transform raises on these values
         cause = error.__cause__ or error
         if isinstance(cause, NameError):
+            unknown = getattr(cause, "name", None)
+            hint = f"; write np.{unknown}" if unknown and hasattr(np, unknown) else ""
             raise ConfigError(
-                f"label.formula: {formula.text!r}: {one_line(cause).rstrip('.')}",
-                below=point_at(formula.text, getattr(cause, "name", None)),
+                f"label.formula: {formula.text!r}: {one_line(cause).rstrip('.')}{hint}",
+                below=point_at(formula.text, unknown),
             ) from error
+        _check_text(formula, variables)
         raise InputError(f"label.formula: {formula.text!r} does not suit the posts: {one_line(error)}") from error
     spec = made.model_spec
     if len(spec.lhs.column_names) != 1:
         raise InputError(f"label.formula: y must be a number, but {formula.response!r} is not one")
-    _check_rowwise(formula, spec, frame.head(1_000))
-    return Design(formula, tuple(spec.rhs.column_names), spec, weights)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _check_rowwise(formula, spec, frame.head(1_000))
+    return Design(formula, tuple(spec.rhs.column_names), spec, weights, levels=levels_of(spec))
+
+
+def levels_of(spec: Any) -> dict[str, tuple[Any, ...]]:
+    """The classes that each categorical factor of a materialised formula knows."""
+    return {
+        factor: tuple(level.item() if isinstance(level, np.generic) else level for level in state["categories"])
+        for side in (spec.lhs, spec.rhs)
+        for factor, (_, state) in side.encoder_state.items()
+        if "categories" in state
+    }
 
 
 def _values(formula: Formula, posts: pa.Table) -> dict[str, pa.ChunkedArray]:
@@ -225,14 +251,31 @@ def _numbers(variables: dict[str, pa.ChunkedArray]) -> dict[str, npt.NDArray[Any
 
 def _weights(posts: pa.Table, name: str) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """The weights of a block, and which of them are there and above 0."""
-    values = posts[name].cast(pa.float64()).to_numpy()
+    values = as_floats(posts[name]).to_numpy()
     return values, np.isfinite(values) & (values > 0)
 
 
-def _is_class(formula: Formula, name: str, kind: pa.DataType) -> bool:
-    """Whether only the classes of a variable matter to what terms learn, not how often each is there."""
-    # A number in C(…) may stand outside of one too, where its mean or its knots are learned.
-    return not is_number(kind) or (name in formula.classes and formula.text.count(name) == 1)
+def _is_class(formula: Formula, name: str, kind: pa.DataType, few: bool) -> bool:
+    """Whether only the classes of a variable matter to what terms learn, not how often each is there, and with what."""
+    if name in formula.joint:
+        return False
+    # A number in C(…) may stand outside of one too, where its mean or its knots are learned (unless `few` rows do).
+    return not is_number(kind) or (name in formula.classes and (few or formula.text.count(name) == 1))
+
+
+def _check_text(formula: Formula, variables: dict[str, pa.ChunkedArray]) -> None:
+    """InputError where a term computes with a column of text."""
+    for factor in formula.factors:
+        if factor.eval_method is not Factor.EvalMethod.PYTHON:
+            continue
+        for name, values in variables.items():
+            named = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", str(factor.expr))
+            if named and name not in formula.classes and not is_number(values.type):
+                raise InputError(
+                    f"label.formula: column {name!r} holds {values.type}, but {factor.expr} takes a number; use the "
+                    "column by itself, whose classes then are terms",
+                    below=point_at(formula.text, name),
+                )
 
 
 def _check_levels(name: str, n: int) -> None:

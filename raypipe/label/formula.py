@@ -21,7 +21,7 @@ from formulaic.transforms import TRANSFORMS
 from formulaic.utils.code import sanitize_variable_names
 
 from raypipe.errors import ConfigError, InputError
-from raypipe.label.derived import DERIVED, columns_of
+from raypipe.label.derived import DERIVED, columns_of, is_number, type_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -34,13 +34,15 @@ class Formula:
     """A parsed formula: its text, the expression of y as written, and the columns of posts that it reads.
 
     `variables` may name columns that are made from others (`raypipe.label.derived`); `classes` are those that stand
-    in a ``C(…)``, where a number is a class like any other.
+    in a ``C(…)``, where a number is a class like any other, and `joint` those of them that share one with another
+    column, so that it matters which of their values occur together.
     """
 
     text: str
     response: str
     variables: tuple[str, ...]
     classes: frozenset[str]
+    joint: frozenset[str]
     parsed: Any = field(repr=False, compare=False)
 
     @property
@@ -69,8 +71,10 @@ def parse(text: str) -> Formula:
     if not len(parsed.rhs):
         raise ConfigError(f"label.formula: {text!r} has no term on the right; write y ~ 1 for the mean alone")
     found = [_variables(factor, text) for side in sides for factor in _factors(side)]
-    names, classes = (frozenset[str]().union(*(pair[i] for pair in found)) for i in (0, 1))
-    return Formula(text, text.partition("~")[0].strip(), tuple(sorted(names)), classes, parsed)
+    names, classes = frozenset[str]().union(*(names for names, _ in found)), [c for _, calls in found for c in calls]
+    joint = frozenset[str]().union(*(columns for columns in classes if len(columns) > 1))
+    response = text.partition("~")[0].strip()
+    return Formula(text, response, tuple(sorted(names)), frozenset[str]().union(*classes), joint, parsed)
 
 
 def _place(text: str, error: Exception) -> int | None:
@@ -92,12 +96,12 @@ def _factors(side: Any) -> Iterator[Factor]:
     return (factor for term in side for factor in term.factors)
 
 
-def _variables(factor: Factor, text: str) -> tuple[set[str], set[str]]:
-    """The variables of a factor, and those among them that stand in a ``C(…)``."""
+def _variables(factor: Factor, text: str) -> tuple[set[str], list[set[str]]]:
+    """The variables of a factor, and those of each ``C(…)`` in it."""
     if factor.eval_method is Factor.EvalMethod.LITERAL:
-        return set(), set()
+        return set(), []
     if factor.eval_method is Factor.EvalMethod.LOOKUP:
-        return {str(factor.expr)}, set()
+        return {str(factor.expr)}, []
     # formulaic's own search for variables fails where a transform stands in a transform: bs(log10(x)).
     aliases: dict[str, str] = {}
     try:
@@ -114,14 +118,23 @@ def _variables(factor: Factor, text: str) -> tuple[set[str], set[str]]:
         return {aliases.get(name, name) for name in found} - set(TRANSFORMS)
 
     coded = [node for node in calls if isinstance(node.func, ast.Name) and node.func.id == "C"]
-    return names(tree), {name for node in coded for argument in node.args[:1] for name in names(argument)}
+    return names(tree), [names(argument) for node in coded for argument in node.args[:1]]
 
 
 def check_columns(formula: Formula, schema: pa.Schema) -> None:
-    """InputError, with a caret below the name, where the formula needs a column that posts/ does not have."""
+    """InputError, with a caret below the name, where the formula needs a column that posts/ does not have, or one that
+    holds neither numbers nor text.
+    """
     for name in formula.variables:
         missing = [column for column in columns_of(name, schema) if column not in schema.names]
         if not missing:
+            if not _is_usable(type_of(name, schema)):
+                made = ", ".join(DERIVED)
+                raise InputError(
+                    f"label.formula: column {name!r} of posts/ holds {type_of(name, schema)}, but a formula takes "
+                    f"numbers and text (made of the posts' times and captions: {made})",
+                    below=point_at(formula.text, name),
+                )
             continue
         made = f" (needed for {name})" if missing != [name] else ""
         also = ", ".join(name for name in DERIVED if name not in schema.names)
@@ -130,6 +143,14 @@ def check_columns(formula: Formula, schema: pa.Schema) -> None:
             f"and from these come {also}",
             below=point_at(formula.text, name),
         )
+
+
+def _is_usable(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return is_number(kind) or any(
+        check(kind) for check in (pa.types.is_string, pa.types.is_large_string, pa.types.is_boolean, pa.types.is_null)
+    )
 
 
 def point_at(text: str, name: str | None) -> str:

@@ -8,7 +8,7 @@ factorizations", section 2.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,8 @@ from raypipe.label.formula import Floats
 _SHOWN = 5
 # Residuals below this part of y are what rounding leaves.
 _NOTHING = 1e-12
+# Squares of what is longer overflow.
+_TOO_LARGE = 1e140
 _CACHED_ROWS = 16_384
 """Rows that are factored at a time: so many of a few columns stay in a processor's cache, four times as fast."""
 
@@ -91,17 +93,20 @@ def _merge_pair(a: Factor, b: Factor) -> Factor:
     return Factor(a.n + b.n, triangle(np.vstack([a.R, b.R])), a.log_weights + b.log_weights)
 
 
-def solve(whole: Factor, terms: tuple[str, ...]) -> Solution:
-    """The regression of a merged factor.
+def solve(whole: Factor, terms: tuple[str, ...], dropped: Mapping[str, int] | None = None) -> Solution:
+    """The regression of a merged factor; `dropped` are the posts left out, by reason, for whoever reads an error.
 
-    Raises InputError where there are not more posts than terms, or a term is a linear combination of those before it
-    (naming them).
+    Raises InputError where there are not more posts than terms, a term is a linear combination of those before it
+    (naming them), or a term is too large to compute with.
     """
     p, n = len(terms), whole.n
     if n <= p:
+        left_out = ", ".join(f"{count:,} {reason}" for reason, count in (dropped or {}).items())
         raise InputError(
             f"label.formula: {n:,} usable posts for {p} terms ({shown(terms)}); a fit needs more posts than terms"
+            + (f" (left out: {left_out})" if left_out else "")
         )
+    _check_size(whole.R, terms)
     R = np.zeros((p + 2, p + 2))
     R[: len(whole.R)] = whole.R
     X_R, y_R, one_R = R[:p, :p], R[:, p], R[:, p + 1]
@@ -137,6 +142,13 @@ def shown(terms: Sequence[str]) -> str:
     return ", ".join(terms[:_SHOWN]) + (f", … ({len(terms) - _SHOWN:,} more)" if len(terms) > _SHOWN else "")
 
 
+def _check_size(R: Floats, terms: tuple[str, ...]) -> None:
+    largest = np.abs(R).max(axis=0)
+    for name, value in zip((*terms, "y"), largest, strict=False):
+        if not value < _TOO_LARGE:
+            raise InputError(f"label.formula: {name} is too large to compute with ({value:.0e}); take its logarithm")
+
+
 def _tolerance(p: int, n: int) -> float:
     # What rounding leaves of a column that the others explain, relative to its length, with some room.
     return 10 * p * float(np.sqrt(n)) * float(np.finfo(np.float64).eps)
@@ -155,5 +167,11 @@ def _check_rank(R: Floats, terms: tuple[str, ...], n: int) -> None:
         others = [name for name, weight in zip(terms, weights, strict=False) if weight > 1e-8]
         raise InputError(
             f"label.formula: term {term} is collinear with {shown(others)} in all {n:,} posts, so their "
-            "coefficients cannot be told apart; drop one"
+            f"coefficients cannot be told apart; {_way_out(term)}"
         )
+
+
+def _way_out(term: str) -> str:
+    if term.startswith(("cr(", "cs(", "cc(")):
+        return "give the spline constraints='center', or leave out the intercept (- 1)"
+    return "drop one"

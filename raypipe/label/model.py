@@ -7,6 +7,7 @@ order: over Ray, or a plain loop.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
@@ -44,14 +45,15 @@ def make_design(over: Over, formula: Formula, schema: pa.Schema, weights: str | 
 def fit_coefficients(over: Over, design: Design) -> Solution:
     """The least squares solution, in one pass. InputError where there are too few posts or a term is collinear."""
 
-    def block_factors(posts: pa.Table) -> list[Factor]:
+    def block_factors(posts: pa.Table) -> list[tuple[Factor, Counter[str]]]:
         parts = map(design.matrices, design.slices(posts))
-        return [factor(part.X, part.y, part.weights) for part in parts]
+        return [(factor(part.X, part.y, part.weights), part.dropped) for part in parts]
 
-    factors = list(itertools.chain.from_iterable(over(block_factors)))
-    if not factors:
+    found = list(itertools.chain.from_iterable(over(block_factors)))
+    if not found:
         raise InputError(f"label.formula: no post to fit {design.formula.text!r} on")
-    return solve(merge(factors), design.terms)
+    dropped = sum((part[1] for part in found), Counter[str]())
+    return solve(merge([part[0] for part in found]), design.terms, dropped)
 
 
 def fit(over: Over, design: Design, cov_type: str = "nonrobust", *, timed: bool = False) -> Fit:

@@ -1,4 +1,4 @@
-"""Which rows a formula can learn from: those where all that a row computes by itself is finite.
+"""The parts of a formula that a row computes by itself: what terms can learn from, and of which class a row is.
 
 `center(log10(likes))` learns a mean. One post without a like would make it −∞, and with it every term.
 """
@@ -7,60 +7,99 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from formulaic.parser.types import Factor
 from formulaic.transforms import TRANSFORMS
 from formulaic.utils.code import sanitize_variable_names
 
 from raypipe.label.formula import Formula
 
-_LEARNING = {name for name, made in TRANSFORMS.items() if getattr(made, "__is_stateful_transform__", False)} | {"C"}
+_LEARNING = {name for name, made in TRANSFORMS.items() if getattr(made, "__is_stateful_transform__", False)}
+Columns = Mapping[str, npt.NDArray[Any]]
 
 
-def finite_rows(formula: Formula, columns: Mapping[str, npt.NDArray[Any]], n: int) -> npt.NDArray[np.bool_]:
+def finite_rows(formula: Formula, columns: Columns, n: int) -> npt.NDArray[np.bool_]:
     """Where the parts of a formula that learn nothing are finite, of shape (n,); `columns` are those of numbers."""
     finite = np.ones(n, dtype=bool)
-    for expression, names in _parts(formula):
-        if not set(names.values()) <= set(columns):
-            continue
-        given = {name: columns[column] for name, column in names.items()}
-        try:
-            with np.errstate(all="ignore"):
-                # As formulaic evaluates it: the user's own formula, on the user's own machine.
-                values = np.asarray(eval(expression, {}, {**TRANSFORMS, **given}), dtype=np.float64)
-        except Exception:
-            continue
-        if values.shape in ((), (n,)):
-            finite &= np.isfinite(values)
+    for factor in formula.factors:
+        for expression, names in _parts(factor):
+            values = _evaluate(expression, names, columns)
+            if values is not None and values.shape in ((), (n,)) and values.dtype.kind in "fiub":
+                finite &= np.isfinite(values.astype(np.float64))
     return finite
 
 
-def _parts(formula: Formula) -> Iterator[tuple[str, dict[str, str]]]:
-    """The largest parts of a formula's factors that hold no transform which learns, each with its columns by name."""
-    for factor in formula.factors:
-        if factor.eval_method is Factor.EvalMethod.LITERAL:
-            continue
-        aliases: dict[str, str] = {}
-        text = str(factor.expr)
-        if factor.eval_method is Factor.EvalMethod.LOOKUP:
-            yield "column", {"column": text}
-            continue
-        tree = ast.parse(sanitize_variable_names(text, {}, aliases).strip(), mode="eval").body
-        for part in _plain(tree):
-            found = {node.id for node in ast.walk(part) if isinstance(node, ast.Name)}
-            names = {name: aliases.get(name, name) for name in found}
-            yield ast.unparse(part), {name: column for name, column in names.items() if column in formula.variables}
+def learns_numbers(formula: Formula) -> bool:
+    """Whether a term learns more than the classes that occur: a mean, knots, which ones of several columns occur."""
+    if formula.joint:
+        return True
+    texts = [str(factor.expr) for factor in formula.factors if factor.eval_method is Factor.EvalMethod.PYTHON]
+    return any(_calls(_parsed(text)[0], _LEARNING) for text in texts)
+
+
+def classes_of(factor: str, variables: Mapping[str, pa.ChunkedArray], columns: Columns) -> pa.ChunkedArray | None:
+    """What a categorical factor (``kind``, ``C(hour)``, ``C(n // 2)``) has for each row, before it is encoded; None
+    where that cannot be told. `columns` are the variables that are numbers.
+    """
+    tree, aliases = _parsed(factor)
+    if isinstance(tree, ast.Call) and _name(tree) == "C" and tree.args:
+        tree = tree.args[0]
+    if isinstance(tree, ast.Name):
+        return variables.get(aliases.get(tree.id, tree.id))
+    names = {node.id: aliases.get(node.id, node.id) for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    values = _evaluate(ast.unparse(tree), {name: own for name, own in names.items() if own in variables}, columns)
+    return None if values is None or values.ndim != 1 else pa.chunked_array([pa.array(values)])
+
+
+def _evaluate(expression: str, names: dict[str, str], columns: Columns) -> npt.NDArray[Any] | None:
+    if not set(names.values()) <= set(columns):
+        return None
+    given = {name: columns[column] for name, column in names.items()}
+    try:
+        with np.errstate(all="ignore"):
+            # As formulaic evaluates it: the user's own formula, on the user's own machine.
+            return np.asarray(eval(expression, {}, {**TRANSFORMS, **given}))
+    except Exception:
+        # Whatever a user's expression raises: learning says it, with the whole formula.
+        return None
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> tuple[ast.expr, dict[str, str]]:
+    aliases: dict[str, str] = {}
+    return ast.parse(sanitize_variable_names(text, {}, aliases).strip(), mode="eval").body, aliases
+
+
+def _parts(factor: Factor) -> Iterator[tuple[str, dict[str, str]]]:
+    """The largest parts of a factor that hold no transform which learns, each with its columns by name."""
+    if factor.eval_method is Factor.EvalMethod.LITERAL:
+        return
+    text = str(factor.expr)
+    if factor.eval_method is Factor.EvalMethod.LOOKUP:
+        yield "column", {"column": text}
+        return
+    tree, aliases = _parsed(text)
+    for part in _plain(tree):
+        calls = {id(node.func) for node in ast.walk(part) if isinstance(node, ast.Call)}
+        found = {node.id for node in ast.walk(part) if isinstance(node, ast.Name) and id(node) not in calls}
+        yield ast.unparse(part), {name: aliases.get(name, name) for name in found if name not in TRANSFORMS}
+
+
+def _calls(tree: ast.AST, names: set[str]) -> list[ast.Call]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _name(node) in names]
 
 
 def _plain(node: ast.AST) -> Iterator[ast.AST]:
-    learning = [call for call in ast.walk(node) if isinstance(call, ast.Call) and _name(call) in _LEARNING]
-    if not learning:
+    apart = _LEARNING | {"C"}
+    if not _calls(node, apart):
         if isinstance(node, ast.expr):
             yield node
-    elif isinstance(node, ast.Call) and _name(node) in _LEARNING:
+    elif isinstance(node, ast.Call) and _name(node) in apart:
         # Classes need not be finite; of the others what they learn from comes first, and the rest are settings.
         if _name(node) != "C":
             yield from (part for argument in node.args[:1] for part in _plain(argument))

@@ -20,9 +20,9 @@ from scipy import stats
 
 from raypipe import tables
 from raypipe.errors import InputError
-from raypipe.label.derived import columns_of
-from raypipe.label.design import Design
-from raypipe.label.formula import check_columns, parse
+from raypipe.label.derived import columns_of_all
+from raypipe.label.design import Design, levels_of
+from raypipe.label.formula import Floats, check_columns, parse
 from raypipe.label.inference import Fit
 from raypipe.label.residuals import Shape
 from raypipe.label.summary import summary
@@ -55,14 +55,11 @@ def as_json(fitted: Fit | None, design: Design | None = None, **more: Any) -> by
 def _learned(design: Design) -> dict[str, Any]:
     """What terms have learned: `transforms` (means, knots, …) and `levels` of categoricals, by factor."""
     sides = (design.spec.lhs, design.spec.rhs)
-    levels = {
-        factor: [_plain(level) for level in state["categories"]]
-        for side in sides
-        for factor, (_, state) in side.encoder_state.items()
-        if "categories" in state
-    }
     transforms = {name: _encoded(state) for side in sides for name, state in side.transform_state.items()}
-    return {"transforms": transforms, "levels": levels}
+    return {
+        "transforms": transforms,
+        "levels": {factor: list(known) for factor, known in levels_of(design.spec).items()},
+    }
 
 
 def _encoded(value: Any) -> Any:
@@ -114,29 +111,31 @@ class SavedModel:
         """The fit as a table of text, laid out as statsmodels' `summary()`."""
         return summary(self.design.formula.response, self.fit)
 
-    def predict(self, posts: pa.Table, alpha: float = 0.05) -> pd.DataFrame:
+    def predict(self, posts: pa.Table | pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
         """y, score and statsmodels' `get_prediction().summary_frame()` for new posts, indexed by their row.
 
         Columns: ``y``, ``mean`` (the fitted value), ``score`` = y − mean, ``mean_se``, ``mean_ci_lower``,
-        ``mean_ci_upper``, ``obs_ci_lower``, ``obs_ci_upper`` at 1 − `alpha`. Where the posts have no column of y's
-        (likes), ``y`` and ``score`` are NaN. Posts that cannot be predicted (see `Design.matrices`) are left out.
+        ``mean_ci_upper``, ``obs_ci_lower``, ``obs_ci_upper`` at 1 − `alpha`. Where a post has no y,
+        ``y`` and ``score`` are NaN. Posts that cannot be predicted (see `Design.matrices`) are left out.
         InputError where a column is not there or a value is beyond a spline's
         bounds.
         """
-        design = self.design if self._has_y(posts.schema) else _without_y(self.design)
+        if isinstance(posts, pd.DataFrame):
+            posts = pa.Table.from_pandas(posts, preserve_index=False)
+        design = _without_y(self.design)
         if design.weights not in posts.schema.names:
             # All weigh 1 where nothing else is said.
             design = replace(design, weights=None)
         check_columns(design.formula, posts.schema)
         try:
             matrices = design.matrices(posts)
+            y = self._known_y(posts)[matrices.kept]
         except Exception as error:
             reason = str(error.__cause__ or error).partition("\n")[0]
             raise InputError(
                 f"label.formula: {self.design.formula.text!r} cannot be applied to these posts: {reason}"
             ) from error
         X, fit = matrices.X, self.fit
-        y = matrices.y if self._has_y(posts.schema) else np.full(len(X), np.nan)
         mean = X @ fit.params
         variance = np.einsum("ij,jk,ik->i", X, fit.cov_params, X)
         weights = 1.0 if matrices.weights is None else matrices.weights
@@ -157,12 +156,16 @@ class SavedModel:
             index=pd.Index(np.flatnonzero(matrices.kept), name="row"),
         )
 
-    def _has_y(self, schema: pa.Schema) -> bool:
-        return all(
-            column in schema.names
-            for name in parse(f"{self.design.formula.response} ~ 1").variables
-            for column in columns_of(name, schema)
-        )
+    def _known_y(self, posts: pa.Table) -> Floats:
+        """y of each post, NaN where it is not known."""
+        y = np.full(len(posts), np.nan)
+        alone = self.design.formula.response_only()
+        if set(columns_of_all(alone.variables, posts.schema)) <= set(posts.schema.names):
+            lhs = self.design.spec.lhs
+            rhs = ModelSpec(formula=alone.parsed.rhs, na_action="ignore", output="numpy")
+            found = Design(alone, ("Intercept",), ModelSpecs(lhs=lhs, rhs=rhs)).matrices(posts)
+            y[found.kept] = found.y
+        return y
 
 
 def _without_y(design: Design) -> Design:
@@ -220,12 +223,11 @@ def _design(values: dict[str, Any]) -> Design:
             output="numpy",
         )
 
-    known = {name: frozenset(levels[factor]) for factor in levels for name in _one_variable(factor, formula.variables)}
     specs = ModelSpecs(lhs=spec(formula.parsed.lhs), rhs=spec(formula.parsed.rhs))
-    return Design(formula, tuple(values["params"]), specs, values["weights"], None, known)
-
-
-def _one_variable(factor: str, variables: tuple[str, ...]) -> list[str]:
-    """The variable whose classes a categorical factor holds: ``kind`` of ``kind`` and of ``C(kind, contr.sum)``."""
-    inside = factor.removeprefix("C(").rstrip(")").partition(",")[0].strip().strip("`")
-    return [inside] if inside in variables else []
+    return Design(
+        formula,
+        tuple(values["params"]),
+        specs,
+        values["weights"],
+        levels={factor: tuple(known) for factor, known in levels.items()},
+    )

@@ -7,6 +7,7 @@ import math
 from raypipe.label.inference import Fit
 
 _WIDTH = 78
+_LARGE_CONDITION = 1_000
 _NOTES = {
     "nonrobust": "Standard errors assume that the errors are independent and of one variance.",
     "cluster": "Standard errors allow for posts of one user to be alike (clustered by user).",
@@ -54,11 +55,23 @@ def summary(response: str, fit: Fit) -> str:
         ]
         lines += [*_two_columns(left, right), "=" * _WIDTH]
     note = _NOTES.get(fit.cov_type, f"Standard errors are robust to unequal variances ({fit.cov_type}).")
-    return "\n".join([*lines, "", note, ""])
+    notes = [note]
+    if fit.condition_number > _LARGE_CONDITION:
+        notes.append(
+            f"The condition number is large, {fit.condition_number:.3g}: terms may be nearly collinear, or of very "
+            "different size."
+        )
+    return "\n".join([*lines, "", *notes, ""])
 
 
 def _number(value: float | None, form: str) -> str:
     return "n/a" if value is None or math.isnan(value) else format(value, form)
+
+
+def _fixed(value: float, places: int = 3) -> str:
+    # As statsmodels has it: what fixed places would show as 0, or as a row of digits, is shown by powers of ten.
+    is_plain = value == 0 or math.isnan(value) or 1e-4 <= abs(value) < 1e4
+    return f"{value:.{places}f}" if is_plain else f"{value:.{places}g}"
 
 
 def _two_columns(left: list[tuple[str, str]], right: list[tuple[str, str]]) -> list[str]:
@@ -77,7 +90,7 @@ def _terms(fit: Fit) -> list[str]:
     for j, term in enumerate(fit.terms):
         low, high = fit.conf_int[j]
         rows.append(
-            f"{term:{first}}{fit.params[j]:>10.4f}{fit.bse[j]:>11.3f}{fit.tvalues[j]:>11.3f}{fit.pvalues[j]:>11.3f}"
-            f"{low:>12.3f}{high:>12.3f}"
+            f"{term:{first}}{_fixed(fit.params[j], 4):>10}{_fixed(fit.bse[j]):>11}{_fixed(fit.tvalues[j]):>11}"
+            f"{fit.pvalues[j]:>11.3f}{_fixed(low):>12}{_fixed(high):>12}"
         )
     return [header, "-" * max(_WIDTH, len(header)), *rows]

@@ -132,7 +132,8 @@ def test_a_formula_that_cannot_be_read(text: str, message: str, culprit: str | N
     [
         ("likes ~ folowers", InputError, "posts/ has no column 'folowers'"),
         ("likes ~ lgo10(followers)", ConfigError, "name 'lgo10' is not defined"),
-        ("likes ~ log10(kind)", InputError, "does not suit the posts"),
+        ("likes ~ log10(kind)", InputError, r"column 'kind' holds string, but log10\(kind\) takes a number"),
+        ("likes ~ sqrt(likes)", ConfigError, "'sqrt' is not defined; write np.sqrt"),
         ("kind ~ followers", InputError, "y must be a number, but 'kind' is not one"),
         ("likes ~ lag(followers)", ConfigError, "not computed from its own row alone"),
         ("likes ~ I(followers - followers.mean())", ConfigError, "not computed from its own row alone"),
@@ -149,7 +150,7 @@ def test_a_column_of_captions_is_refused_before_it_becomes_a_matrix() -> None:
     for text in ("likes ~ caption", "likes ~ C(followers)"):
         with pytest.raises(InputError, match="1,001 classes"):
             design_of(text, posts)
-    with pytest.raises(InputError, match="no post has a value in each of comments, likes"):
+    with pytest.raises(InputError, match="no post has a usable value in each of comments, likes"):
         design_of("likes ~ comments", pa.table({"likes": [1], "comments": pa.nulls(1)}))
 
 
@@ -290,3 +291,33 @@ def test_one_post_without_likes_does_not_spoil_what_is_learned() -> None:
     assert found.dropped == {"not_finite": 2}
     spline = design_of("y ~ bs(log10(`a b`), df=4)", posts)
     assert np.isfinite(spline.matrices(posts).X).all()
+
+
+def test_few_rows_are_learned_from_where_only_classes_are_learned() -> None:
+    n = 5_000
+    posts = pa.table(
+        {"likes": np.arange(n), "x": np.arange(n) % 7, "z": np.arange(n) % 24, "kind": ["b", "a"] * (n // 2)}
+    )
+    formula = parse("likes ~ x + C(z) + C(x // 3) + kind")
+    variables, rows = excerpt(formula, posts)
+    assert rows == MAX_LEVELS == len(variables["likes"])
+    assert (len(variables["z"]), len(variables["x"]), len(variables["kind"])) == (24, 7, 2)
+    design = design_of(formula.text, posts)
+    whole = learn(formula, {name: posts[name] for name in formula.variables}, n)
+    assert design.terms == whole.terms
+    np.testing.assert_array_equal(design.matrices(posts).X, whole.matrices(posts).X)
+
+
+def test_classes_of_two_columns_are_those_that_occur_together() -> None:
+    posts = pa.table({"likes": np.arange(12), "a": [0, 0, 0, 4] * 3, "b": [0, 1, 2, 7] * 3})
+    design = design_of("likes ~ C(a + b)", posts)
+    assert design.terms == ("Intercept", "C(a + b)[T.1]", "C(a + b)[T.2]", "C(a + b)[T.11]")
+    new = pa.table({"likes": [1, 2], "a": [0, 4], "b": [1, 0]})
+    assert design.matrices(new).dropped == {"unknown_level": 1}
+
+
+def test_classes_that_a_formula_leaves_out_are_counted_out() -> None:
+    posts = pa.table({"likes": [1, 2, 3, 5, 8], "kind": ["a", "b", "c", "a", "b"]})
+    found = design_of("likes ~ C(kind, levels=['a', 'b'])", posts).matrices(posts)
+    assert found.dropped == {"unknown_level": 1}
+    np.testing.assert_array_equal(found.y, [1, 2, 5, 8])

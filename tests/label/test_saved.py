@@ -107,6 +107,32 @@ def test_posts_that_the_model_cannot_know(tmp_path: Path) -> None:
         model.predict(new.drop_columns("kind"))
 
 
+def test_classes_of_an_expression_that_were_not_seen_are_counted_out(tmp_path: Path) -> None:
+    posts = made_posts()
+    model = saved(posts, "likes ~ C(n_hashtags // 3) + followers", tmp_path)
+    new = pa.table({"followers": [10, 20], "n_hashtags": [4, 99]})
+    assert model.predict(new).index.tolist() == [0]
+    assert model.predict(new.to_pandas()).equals(model.predict(new))
+
+
+def test_one_post_without_likes_among_others_is_predicted_too(tmp_path: Path) -> None:
+    posts = made_posts()
+    new = posts.slice(0, 3).set_column(0, "likes", pa.array([5, None, 7], pa.int64()))
+    found = saved(posts, LEARNED, tmp_path).predict(new)
+    assert found["score"].isna().tolist() == [False, True, False]
+    assert found["mean"].notna().all()
+
+
+def test_small_coefficients_are_shown(tmp_path: Path) -> None:
+    posts = made_posts()
+    text = saved(posts, "likes ~ I(followers ** 2) + I(followers ** 3)", tmp_path).summary()
+    reference = smf.ols("likes ~ I(followers ** 2) + I(followers ** 3)", posts.to_pandas()).fit()
+    line = next(line for line in text.splitlines() if line.startswith("I(followers ** 2)"))
+    assert float(line.split()[3]) == pytest.approx(reference.params.iloc[1], rel=1e-3)
+    assert "e-" in line
+    assert "The condition number is large" in text
+
+
 def test_a_scheme_without_a_regression_has_no_model(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the scheme 'karpathy' fits no regression"):
         load_model(put_model(tmp_path, as_json(None, scheme="karpathy")))
