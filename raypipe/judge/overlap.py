@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -14,17 +13,13 @@ from raypipe.label.schemes import halves
 
 @dataclass(frozen=True)
 class Overlap:
-    """Two schemes on the same posts: of those that `first` labels, the shares that `second` labels same or opposite.
-
-    `kappa` is Cohen's (1960), over the posts that both label; None where these are all of one class.
-    """
+    """Two schemes on the same posts: of those that `first` labels, the shares that `second` labels same or opposite."""
 
     first: str
     second: str
     n_first: int
     same: float
     opposite: float
-    kappa: float | None
 
 
 def schemes(posts: pd.DataFrame, q: float, group: int) -> dict[str, Extremes]:
@@ -40,13 +35,18 @@ def schemes(posts: pd.DataFrame, q: float, group: int) -> dict[str, Extremes]:
     )
     codes = halves(table, group)
     given = {}
-    if set(posts["label"].dropna()) == {"bottom", "top"}:
+    if are_extremes(posts["label"]):
         given["labels"] = Extremes(posts["label"].eq("bottom").to_numpy(), posts["label"].eq("top").to_numpy())
     return given | {
         "residual": label_extremes(posts["score"].to_numpy(float), posts["post_id"], q),
         "likes": label_extremes(posts["y"].to_numpy(float), posts["post_id"], q),
         "karpathy": Extremes(codes == 0, codes == 1),
     }
+
+
+def are_extremes(labels: pd.Series) -> bool:
+    """Whether labels are ``top`` and ``bottom``, so that they can be compared with the schemes that give these."""
+    return set(labels.dropna().map(str)) == {"bottom", "top"}
 
 
 def overlaps(found: dict[str, Extremes]) -> list[Overlap]:
@@ -59,11 +59,4 @@ def overlaps(found: dict[str, Extremes]) -> list[Overlap]:
 def _overlap(first: str, a: Extremes, second: str, b: Extremes) -> Overlap:
     n = int((a.top | a.bottom).sum())
     kept = compare(a, b)
-    both = kept.same + kept.opposite
-    kappa = None
-    if both:
-        shared = (a.top | a.bottom) & (b.top | b.bottom)
-        p, r = float(np.mean(a.top[shared])), float(np.mean(b.top[shared]))
-        chance = p * r + (1 - p) * (1 - r)
-        kappa = (kept.same / both - chance) / (1 - chance) if chance < 1 else None
-    return Overlap(first, second, n, kept.same, kept.opposite, kappa)
+    return Overlap(first, second, n, kept.same, kept.opposite)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -11,7 +13,7 @@ import pandas as pd
 
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.errors import InputError
+from raypipe.errors import ConfigError, InputError
 from raypipe.judge import baseline, overlap, refit
 from raypipe.judge.sample import draw_sample
 from raypipe.label.blocks import open_engine
@@ -28,8 +30,10 @@ JUDGE_FILE = "judge.json"
 _QUANTILE, _GROUP = 0.1, 100
 _FEWEST_OF_ALL = 0.9
 
-# Of the paper's outlook (section 6): comments, captions and time as covariates; and the age when likes were read.
-_OUTLOOK = ("log10(1 + comments)", "log10(1 + caption_length)", "C(hour) + C(weekday)", "age_days")
+OUTLOOK = ("log10(1 + comments)", "log10(1 + caption_length)", "C(hour) + C(weekday)", "log10(1 + age_days)")
+"""Terms of the paper's outlook (section 6): comments, captions, time, and the age when likes were read. The files
+configs/outlook-*.yaml add each to the paper's formula.
+"""
 
 
 def run(config: Config) -> RunRecord:
@@ -42,6 +46,10 @@ def run(config: Config) -> RunRecord:
     labels, posts = tables.get_record(storage, "labels"), tables.get_record(storage, "posts")
     schema = tables.open_dataset(storage, "posts").schema
     model = json.loads(storage.read(f"labels/{MODEL_FILE}"))
+    if labels.inputs["posts"] != posts.run_id:
+        raise InputError(
+            f"{storage.uri('labels')}: is made of posts that {storage.uri('posts')} no longer holds; run label again"
+        )
     formulas = _formulas(config, model, schema)
     columns = {"user_id", "followers", "likes", "n_hashtags", "created_at", "collected_at", "revisited_at", "comments"}
     columns |= {model["weights"]} if model.get("weights") else set()
@@ -74,11 +82,12 @@ def _formulas(config: Config, model: dict[str, Any], schema: Any) -> list[str]:
         return []
     given = config.judge.formulas
     if given:
-        for text in given:
-            check_columns(parse(text), schema)
+        with _of_judge():
+            for text in given:
+                check_columns(parse(text), schema)
         return [first, *given]
     names = set(schema.names)
-    known = [term for term in _OUTLOOK if set(columns_of_all(parse(f"1 ~ {term}").variables, schema)) <= names]
+    known = [term for term in OUTLOOK if set(columns_of_all(parse(f"1 ~ {term}").variables, schema)) <= names]
     return [first, *(f"{first} + {term}" for term in known if term not in first)]
 
 
@@ -99,8 +108,9 @@ def _judge(config: Config, model: dict[str, Any], sample: pd.DataFrame, formulas
     }
     scored = sample[sample["score"].notna()]
     if not formulas:
-        # A scheme that fits nothing is compared with what the paper's formula would have given.
-        scored = refit.score_by(sample, LabelOptions().formula) if sample["y"].notna().any() else sample.head(0)
+        # Hashtags and other classes have no counterpart among the schemes.
+        comparable = overlap.are_extremes(sample["label"]) or sample["y"].notna().any()
+        scored = _by_the_paper(sample) if comparable else sample.head(0)
     if scored.empty:
         return found
     found["overlap"] = [
@@ -109,10 +119,31 @@ def _judge(config: Config, model: dict[str, Any], sample: pd.DataFrame, formulas
     if not formulas:
         return found
     usable, found["left_out"] = _usable(config, formulas, scored, q, weights)
-    found["formulas"] = [asdict(item) for item in refit.compare_formulas(scored, usable, q, weights)]
+    with _of_judge():
+        found["formulas"] = [asdict(item) for item in refit.compare_formulas(scored, usable, q, weights)]
     stability = refit.bootstrap(scored, formulas[0], q, config.judge.bootstraps, config.seed, weights)
     found["bootstrap"] = asdict(stability)
     return found
+
+
+@contextmanager
+def _of_judge() -> Iterator[None]:
+    """What is wrong with a formula, said of the option that gave it."""
+    try:
+        yield
+    except (ConfigError, InputError) as error:
+        raise type(error)(str(error).replace("label.formula", "judge.formulas"), below=error.below) from error
+
+
+def _by_the_paper(sample: pd.DataFrame) -> pd.DataFrame:
+    """What the paper's formula would have given, where the scheme of the labels fits none; no row where it cannot."""
+    if sample[["likes", "followers", "n_hashtags"]].isna().all().any():
+        return sample.head(0)
+    try:
+        return refit.score_by(sample, LabelOptions().formula)
+    except InputError:
+        # Followers all alike, or too few posts: nothing to compare with.
+        return sample.head(0)
 
 
 def _usable(
@@ -157,5 +188,5 @@ def _tell(found: dict[str, Any]) -> None:
             say(f"  {by} give {same} of them the same label, {other} the other")
     for item in found["formulas"][1:]:
         first = found["formulas"][0]
-        gain = "" if item["aic"] is None else f"AIC {item['aic'] - first['aic']:+,.1f}, "
+        gain = "another y, " if item["aic"] is None else f"AIC {item['aic'] - first['aic']:+,.1f}, "
         say(f"  {item['formula']}: {gain}{100 * item['kept']['same']:.1f} % of the labels stay")

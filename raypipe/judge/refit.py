@@ -118,7 +118,7 @@ def compare_formulas(
         score = matrices.y - predict(matrices.X, fitted.params)
         labels = label_extremes(score, ids, q)
         first = first or (design.formula.response, score, labels)
-        alike = design.formula.response == first[0]
+        alike = design.formula.response.replace(" ", "") == first[0].replace(" ", "")
         found.append(
             FormulaResult(
                 formula=text,

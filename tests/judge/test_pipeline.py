@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
+from raypipe import tables
 from raypipe.config import Config
 from raypipe.errors import ConfigError, InputError, StageError
-from raypipe.judge.pipeline import run
+from raypipe.judge.pipeline import OUTLOOK, run
 from raypipe.label.pipeline import run as label
 from raypipe.options import load_config
+from raypipe.sections.learning import LabelOptions
 from tests.label.roots import labelled, made_posts, put
 
 
@@ -51,9 +55,9 @@ def test_all_of_it(root: Config, capsys: pytest.CaptureFixture[str]) -> None:
     ]
     # All captions of these posts are of one length, and nobody knows when they were collected.
     reasons = {text.partition("n_hashtags + ")[2]: reason for text, reason in found["left_out"].items()}
-    assert set(reasons) == {"log10(1 + caption_length)", "age_days"}
+    assert set(reasons) == {"log10(1 + caption_length)", "log10(1 + age_days)"}
     assert "is collinear with Intercept" in reasons["log10(1 + caption_length)"]
-    assert "no post has a value in each column of" in reasons["age_days"]
+    assert "no post has a value in each column of" in reasons["log10(1 + age_days)"]
     assert found["bootstrap"]["same"][0] > 0.8
     shown = capsys.readouterr().out
     assert "metadata alone tells top with an area of 0." in shown
@@ -85,7 +89,7 @@ def test_formulas_of_ones_own(root: Config) -> None:
     assert len(result(root)["formulas"]) == 3
     with pytest.raises(ConfigError, match="cannot be read"):
         run(judged(root, formulas="likes ~ (followers"))
-    with pytest.raises(InputError, match="no column 'nope'"):
+    with pytest.raises(InputError, match=r"judge.formulas: posts/ has no column 'nope'"):
         run(judged(root, formulas="likes ~ nope"))
 
 
@@ -130,3 +134,29 @@ def test_it_needs_labels(config: Config) -> None:
     put(config, "posts", made_posts(100))
     with pytest.raises(StageError, match="labels: is not there; run `raypipe label"):
         run(judged(config))
+
+
+def test_the_ready_made_formulas_are_those_that_are_compared() -> None:
+    folder = Path(__file__).parents[2] / "configs"
+    ready = {load_config(str(file)).label.formula for file in folder.glob("outlook-*.yaml")}
+    assert ready == {f"{LabelOptions().formula} + {term}" for term in OUTLOOK}
+
+
+def test_labels_of_other_posts_are_not_judged(root: Config) -> None:
+    with tables.begin(root.open_storage(), "posts", command="world", config={}, inputs={}, overwrite=True) as staged:
+        staged.writer.write("00000", made_posts(100, seed=9))
+        staged.commit(rows_in=100)
+    with pytest.raises(InputError, match="no longer holds; run label again"):
+        run(judged(root))
+
+
+def test_given_labels_are_compared_with_the_residuals(config: Config) -> None:
+    posts = made_posts()
+    likes = posts["likes"].to_numpy()
+    given = np.where(likes > np.quantile(likes, 0.8), "top", np.where(likes < np.quantile(likes, 0.2), "bottom", None))
+    put(config, "posts", posts.append_column("people", pa.array(given, pa.string())))
+    label(labelled(config, eligible="post", scheme="column", column="people"))
+    run(judged(config))
+    pairs = {(item["first"], item["second"]): item for item in result(config)["overlap"]}
+    assert pairs["likes", "labels"]["same"] == 1.0
+    assert 0.2 < pairs["labels", "residual"]["same"] < 0.9
