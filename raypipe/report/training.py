@@ -16,6 +16,7 @@ from raypipe.report.ceiling import PerfectJudge
 from raypipe.report.measured import Measured, guessing, measure
 from raypipe.report.sources import Sources
 from raypipe.schemas import TABLE1_COLUMNS
+from raypipe.train import compare
 from raypipe.train.metrics import figure_of_merit
 from raypipe.train.target import BINARY, Target
 
@@ -74,6 +75,19 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """Two configurations: how much better the second is, as a mean over `seeds`, and whether that is noise."""
+
+    first: str
+    second: str
+    seeds: int
+    n: int
+    mean: float
+    least_p: float
+    verdict: str
+
+
+@dataclass(frozen=True)
 class Training:
     """All that was trained under a root on labels of one kind, that of the newest training.
 
@@ -87,6 +101,7 @@ class Training:
     target: Target = BINARY
     guess: float | None = 0.5
     left_out: tuple[str, ...] = ()
+    differences: tuple[Difference, ...] = ()
 
     @property
     def best(self) -> Row | None:
@@ -135,7 +150,26 @@ def build(sources: Sources) -> Training | None:
     if target.kind == "binary":
         classes = tuple(sorted(predictions["label"].unique())) if predictions is not None else ()
     left_out = tuple(name for name in sources.training_tables if name not in kept)
-    return Training(rows, trials, predictions, classes, target, guessing(target, predictions), left_out)
+    differences = _differences(sources) if "sweep" in kept else ()
+    return Training(rows, trials, predictions, classes, target, guessing(target, predictions), left_out, differences)
+
+
+def _differences(sources: Sources) -> tuple[Difference, ...]:
+    data = sources.file("sweep", "comparisons.csv")
+    found = compare.from_csv(data) if data else []
+    said = compare.verdicts(found)
+    return tuple(
+        Difference(
+            first=first,
+            second=second,
+            seeds=len(items),
+            n=items[0].n,
+            mean=sum(item.difference for item in items) / len(items),
+            least_p=min(item.p_holm for item in items),
+            verdict=said[first, second],
+        )
+        for (first, second), items in compare.by_pair(found).items()
+    )
 
 
 def _target(sources: Sources, table: str) -> Target:

@@ -75,6 +75,9 @@ class TrainOptions(Section):
     patience: int | None = option(
         None, "epochs without a better validation accuracy (loss, for the scheme continuous) before stopping", ge=1
     )
+    saturation: float | None = option(
+        None, "training accuracy from which on an epoch is the last (paper, section 5.2)", gt=0, le=1
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = option(
         "auto", "arithmetic; auto: bfloat16 where the hardware has it"
     )

@@ -11,8 +11,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +25,7 @@ from raypipe.train.heads import Head, Predictions, TwoClasses
 from raypipe.train.images import ImageSet
 from raypipe.train.metrics import figure_of_merit, peak_flops, training_flops
 from raypipe.train.model import VGG16, parameter_groups
+from raypipe.train.state import EpochResult, LoopOptions, LoopState
 from raypipe.train.target import BINARY
 from raypipe.train.weights import Preprocessing
 from raypipe.train.workers import Rows, Workers
@@ -34,71 +33,6 @@ from raypipe.train.workers import Rows, Workers
 _ORDER, _FLIPS, _DROPOUT = range(3)
 _BATCHES_BETWEEN_CHECKS = {"cpu": 1}
 _BATCHES_BETWEEN_CHECKS_ON_GPU = 50
-
-
-@dataclass(frozen=True)
-class LoopOptions:
-    """How long and on what to train; `batch_size` counts over all workers, `patience` epochs since the best one."""
-
-    epochs: int
-    batch_size: int = 32
-    learning_rate: float = 0.001
-    flips: bool = True
-    seed: int = 0
-    dtype: DType = "float32"
-    patience: int | None = None
-    device: str = "cpu"
-    cache_features: bool = True
-
-
-@dataclass(frozen=True)
-class EpochResult:
-    """One epoch. Training loss and accuracy are means over the epoch's batches while the weights move, as in Keras.
-
-    Accuracies are None, and `metrics` more of the validation set, as the head has it (`raypipe.train.heads`).
-    `images_per_s`: training pictures by seconds of training, validation not counted; the first epoch on cached
-    features includes computing them. `data_wait`: share of that time in which no picture was ready. `mfu`: share of
-    the device's peak arithmetic, None where no peak is known. `val_probabilities`: the head's predictions, float32 [n]
-    or [n, k], in the set's order.
-    """
-
-    epoch: int
-    train_loss: float
-    train_accuracy: float | None
-    val_loss: float
-    val_accuracy: float | None
-    images_per_s: float
-    data_wait: float
-    mfu: float | None
-    val_probabilities: Predictions
-    metrics: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class LoopState:
-    """All that resuming needs after `epoch` epochs. Its tensors are the live ones: save or copy them."""
-
-    configuration: str
-    epoch: int
-    model: dict[str, Tensor]
-    optimizer: dict[str, Any]
-    best_epoch: int
-    best_merit: float
-    """See `raypipe.train.metrics.figure_of_merit`."""
-
-    @property
-    def is_best(self) -> bool:
-        """Whether no earlier epoch was as good on the validation set."""
-        return self.epoch == self.best_epoch
-
-    def save(self, path: str | Path) -> None:
-        """Writes one file."""
-        torch.save(vars(self), path)
-
-    @classmethod
-    def load(cls, path: str | Path) -> LoopState:
-        """What `save` wrote, on the CPU; executes no code from the file."""
-        return cls(**torch.load(path, map_location="cpu", weights_only=True))
 
 
 def fit(
@@ -138,18 +72,27 @@ def fit(
     run.workers.broadcast(model.state_dict().values())
     results: list[EpochResult] = []
     for epoch in range(first, options.epochs + 1):
+        if start is not None and start.ended:
+            break
         result = run.epoch(epoch)
         results.append(result)
         merit = figure_of_merit(result.val_accuracy, result.val_loss)
         if best_epoch == 0 or merit > best_merit:
             best_epoch, best_merit = epoch, merit
-        stop = False
+        stop, ended = False, is_saturated(options, result, best_epoch)
         if on_epoch is not None:
             weights, moments = model.state_dict(), run.optimizer.state_dict()
-            stop = on_epoch(result, LoopState(configuration.name, epoch, weights, moments, best_epoch, best_merit))
-        if run.workers.any(bool(stop), device) or (options.patience and epoch - best_epoch >= options.patience):
+            state = LoopState(configuration.name, epoch, weights, moments, best_epoch, best_merit, ended)
+            stop = on_epoch(result, state)
+        if run.workers.any(bool(stop), device) or ended:
             break
     return results
+
+
+def is_saturated(options: LoopOptions, result: EpochResult, best_epoch: int) -> bool:
+    """Whether training goes no further by the paper's rules; the same on all workers, as the numbers are."""
+    overfits = options.saturation is not None and (result.train_accuracy or 0.0) >= options.saturation
+    return overfits or (options.patience is not None and result.epoch - best_epoch >= options.patience)
 
 
 def predict(

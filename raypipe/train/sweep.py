@@ -6,18 +6,24 @@ import os
 import time
 from typing import Any
 
+import pyarrow as pa
+
 from raypipe import tables
 from raypipe.config import Config
 from raypipe.errors import StageError, one_line
 from raypipe.progress import say
 from raypipe.records import RunRecord
 from raypipe.runtime import cause, ray_session
+from raypipe.schemas import predictions_schema
 from raypipe.sections.base import Letter
 from raypipe.tables import TableRun, TableWriter
+from raypipe.train.compare import answers, compare, comparisons_csv, verdicts
+from raypipe.train.configurations import CONFIGURATIONS
 from raypipe.train.pipeline import prepare_pictures
-from raypipe.train.plan import PictureTable, Trial, TrialPlan
+from raypipe.train.plan import PictureTable, Trial, TrialPlan, for_configuration
 from raypipe.train.ray_watch import Watch, training_progress
 from raypipe.train.results import TRIALS, TrialResult, results_json, table1_csv
+from raypipe.train.target import Target
 from raypipe.train.trainer import Hardware, train_on_ray
 from raypipe.train.trial import CHECKPOINTS
 from raypipe.train.weights import LoadedWeights, load_weights
@@ -86,7 +92,8 @@ def _tune(config: Config, run: TableRun, pictures: PictureTable, weights: Loaded
         os.environ.setdefault(name, value)
     writer = run.writer
     done = {trial.name for trial in trials if writer.storage.exists(f"{writer.staging}/{TRIALS}/{trial.name}.json")}
-    left = [trial for trial in trials if trial.name not in done]
+    # The longest first: what is short fills the gaps, and no long one runs alone at the end.
+    left = sorted((trial for trial in trials if trial.name not in done), key=lambda trial: _shortness(trial, config))
     if done:
         say(f"  {len(done)} of {len(trials)} trials are done already")
     if not left:
@@ -130,6 +137,23 @@ def _tune(config: Config, run: TableRun, pictures: PictureTable, weights: Loaded
         raise StageError(f"{writer.table}: trial {trial} failed: {reason}{others}; finished trials are kept")
 
 
+def _compare(writer: TableWriter, results: list[TrialResult], target: Target) -> None:
+    """``comparisons.csv``: which configurations differ by more than noise; where there are several to compare."""
+    split = "val" if results[0].test_accuracy is None else "test"
+    columns = predictions_schema(target.kind).names
+    rows = [tables.read_staged(writer, f"{result.trial}-{split}", columns, folder="predictions") for result in results]
+    found = compare(answers(pa.concat_tables(rows), target))
+    if found:
+        writer.write_file("comparisons.csv", comparisons_csv(found))
+        for (first, second), said in verdicts(found).items():
+            say(f"  {first} and {second}: {said}")
+
+
+def _shortness(trial: Trial, config: Config) -> tuple[bool, int]:
+    epochs = int(for_configuration(config.train.epochs, trial.configuration))
+    return CONFIGURATIONS[trial.configuration].frozen, -epochs
+
+
 def _hardware(config: Config) -> tuple[Hardware, int]:
     """What a trial gets, and how many run at a time."""
     import ray
@@ -162,6 +186,7 @@ def _commit(
                 storage.delete_directory(f"{writer.staging}/{CHECKPOINTS}/{result.trial}")
     writer.write_file("results.json", results_json(results))
     writer.write_file("table1.csv", table1_csv(results))
+    _compare(writer, results, pictures.target)
     prepared = tables.get_record(storage, pictures.table)
     undecodable = int(prepared.facts["undecodable"])
     record = run.commit(

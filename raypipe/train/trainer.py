@@ -113,7 +113,7 @@ def _worker(loop_config: dict[str, Any]) -> None:
 def _load(checkpoint: Any) -> Progressed | None:
     import torch
 
-    from raypipe.train.loop import LoopState
+    from raypipe.train.state import LoopState
     from raypipe.train.trial import Progressed
 
     if checkpoint is None:

@@ -17,10 +17,11 @@ from raypipe.train.features import DType, OnBatch
 from raypipe.train.heads import Head, Predictions, head_of
 from raypipe.train.images import ImageSet, prepare_batch
 from raypipe.train.init import unit_variance_init
-from raypipe.train.loop import EpochResult, LoopOptions, LoopState, fit, predict
+from raypipe.train.loop import fit, predict
 from raypipe.train.model import VGG16, build_model
 from raypipe.train.plan import TrialPlan, for_configuration
 from raypipe.train.results import TRIALS, TrialResult, prediction_rows
+from raypipe.train.state import EpochResult, LoopOptions, LoopState
 from raypipe.train.weights import LoadedWeights
 
 CHECKPOINTS = "checkpoints"
@@ -39,6 +40,7 @@ def loop_options(plan: TrialPlan, device: str) -> LoopOptions:
         seed=plan.trial.seed,
         dtype=arithmetic_for(options.dtype, device),
         patience=options.patience,
+        saturation=options.saturation,
         device=device,
     )
 

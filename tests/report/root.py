@@ -20,6 +20,8 @@ from raypipe.config import Config
 from raypipe.options import load_config
 from raypipe.schemas import IMAGES, POSTS, PREDICTIONS, labels_schema
 from raypipe.storage import Storage
+from raypipe.train.compare import answers, compare, comparisons_csv
+from raypipe.train.target import Target
 
 POSTS_N = 1200
 TERMS = ("Intercept", "log10(1 + followers)", "n_hashtags")
@@ -238,10 +240,10 @@ def write_training(
     writer.writeheader()
     writer.writerows(rows)
     parts = {"predictions": pa.Table.from_pandas(predictions, schema=PREDICTIONS, preserve_index=False)}
-    commit(
-        storage, table, parts=parts,
-        files={"results.json": json.dumps(results).encode(), "table1.csv": text.getvalue().encode()}, rows_in=0,
-    )  # fmt: skip
+    files = {"results.json": json.dumps(results).encode(), "table1.csv": text.getvalue().encode()}
+    if compared := compare(answers(parts["predictions"], Target("binary", ("bottom", "top")))):
+        files["comparisons.csv"] = comparisons_csv(compared)
+    commit(storage, table, parts=parts, files=files, rows_in=0)
 
 
 def build_root(folder: Path, *, seeds: int = 1) -> Built:

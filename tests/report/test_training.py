@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -35,6 +36,21 @@ def test_rows_hold_table_1_and_the_interval_of_their_counts(training: Training, 
         assert (row.measured.low, row.measured.high) == wilson_interval(right, len(tests))
         assert row.paper == paper.TABLE_1[row.key]
         assert row.images_per_s == 77.0
+
+
+def test_differences_are_those_of_the_test_pictures(training: Training, shared: Built) -> None:
+    assert [(pair.first, pair.second) for pair in training.differences] == [
+        (a, b) for a, b in itertools.combinations("ABCD", 2)
+    ]
+    tests = shared.predictions.query("split == 'test'")
+    right = (tests["probability"] > 0.5) == (tests["label"] == "top")
+    share = right.groupby(tests["configuration"]).mean()
+    for pair in training.differences:
+        assert pair.mean == pytest.approx(share[pair.second] - share[pair.first])
+        assert pair.n == len(tests) / 4
+    # A was drawn without skill, D with the most.
+    (far,) = (pair for pair in training.differences if (pair.first, pair.second) == ("A", "D"))
+    assert far.verdict == "D is better in 1 of 1 seed"
 
 
 def test_ceiling_is_the_judge_of_the_look_on_the_same_pictures(training: Training, shared: Built) -> None:

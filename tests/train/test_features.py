@@ -6,8 +6,9 @@ from raypipe.train.configurations import A, B, C
 from raypipe.train.features import FeatureInputs, ImageInputs, extract_features
 from raypipe.train.images import prepare_batch
 from raypipe.train.init import unit_variance_init
-from raypipe.train.loop import EpochResult, LoopOptions, fit
+from raypipe.train.loop import fit
 from raypipe.train.model import VGG16, build_model
+from raypipe.train.state import EpochResult, LoopOptions
 from raypipe.train.weights import TORCHVISION, load_weights
 from tests.train.small import draw
 

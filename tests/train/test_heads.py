@@ -15,8 +15,9 @@ from raypipe.train.configurations import A, D
 from raypipe.train.heads import head_from_metadata, head_of
 from raypipe.train.images import prepare_batch
 from raypipe.train.init import unit_variance_init
-from raypipe.train.loop import EpochResult, LoopOptions, LoopState, epoch_flips, epoch_order, fit, predict
+from raypipe.train.loop import epoch_flips, epoch_order, fit, predict
 from raypipe.train.model import build_model
+from raypipe.train.state import EpochResult, LoopOptions, LoopState
 from raypipe.train.target import Target
 from raypipe.train.weights import TORCHVISION, load_weights
 from tests.train.small import TARGETS, Tiny, draw_labelled

@@ -14,9 +14,10 @@ from raypipe.errors import ConfigError, InputError, StageError
 from raypipe.train.configurations import A, B, D
 from raypipe.train.images import ImageSet, image_set, prepare_batch
 from raypipe.train.init import unit_variance_init
-from raypipe.train.loop import EpochResult, LoopOptions, LoopState, epoch_flips, epoch_order, fit, predict
+from raypipe.train.loop import epoch_flips, epoch_order, fit, predict
 from raypipe.train.metrics import binary_accuracy
 from raypipe.train.model import build_model
+from raypipe.train.state import EpochResult, LoopOptions, LoopState
 from raypipe.train.weights import TORCHVISION, load_weights
 from tests.train.small import Tiny, draw
 
@@ -146,6 +147,24 @@ def test_patience_counts_from_the_best_epoch_also_over_a_resume() -> None:
     assert len(train(Tiny(), options, on_epoch=keep)) == 4
     assert [state.is_best for state in states] == [True, False, False, False]
     assert len(train(Tiny(), options, start=states[1])) == 2
+    assert train(Tiny(), options, start=states[3]) == []
+
+
+def test_an_epoch_that_is_right_on_enough_training_pictures_is_the_last() -> None:
+    states: list[LoopState] = []
+
+    def keep(_: EpochResult, state: LoopState) -> bool:
+        states.append(copy.deepcopy(state))
+        return False
+
+    options = replace(OPTIONS, epochs=30)
+    accuracies = [result.train_accuracy for result in train(Tiny(), options)]
+    bound = sorted(accuracy for accuracy in accuracies if accuracy is not None)[10]
+    found = train(Tiny(), replace(options, saturation=bound), on_epoch=keep)
+    first = next(i for i, accuracy in enumerate(accuracies, 1) if accuracy is not None and accuracy >= bound)
+    assert len(found) == first < 30
+    assert [state.ended for state in states] == [False] * (first - 1) + [True]
+    assert train(Tiny(), replace(options, saturation=bound), start=states[-1]) == []
 
 
 def test_progress_within_an_epoch() -> None:

@@ -17,8 +17,9 @@ from raypipe.train.configurations import CONFIGURATIONS
 from raypipe.train.heads import head_of
 from raypipe.train.images import prepare_batch
 from raypipe.train.init import unit_variance_init
-from raypipe.train.loop import EpochResult, LoopOptions, fit
+from raypipe.train.loop import fit
 from raypipe.train.model import build_model
+from raypipe.train.state import EpochResult, LoopOptions
 from raypipe.train.weights import TORCHVISION, load_weights
 from tests.train.small import TARGETS, Tiny, draw, draw_labelled
 

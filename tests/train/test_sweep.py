@@ -38,6 +38,14 @@ def test_sweep_writes_the_tables_of_the_contract(training: Config) -> None:
         assert float(line["max_val_accuracy"]) == pytest.approx(right[mine.split == "val"].mean(), abs=1e-6)
         assert float(line["test_accuracy"]) == pytest.approx(right[mine.split == "test"].mean(), abs=1e-6)
         assert line["epochs"] == "2"
+    (pair,) = csv.DictReader(io.StringIO(storage.read("sweep/comparisons.csv").decode()))
+    asked = predictions[predictions.split == "test"].assign(
+        right=lambda rows: (rows.probability > 0.5) == (rows.label == "top")
+    )
+    right = asked.pivot(index="post_id", columns="configuration", values="right")
+    assert (pair["first"], pair["second"], pair["split"], pair["n"]) == ("A", "B", "test", "8")
+    assert int(pair["only_first"]) == int((right.A & ~right.B).sum())
+    assert int(pair["only_second"]) == int((right.B & ~right.A).sum())
     assert record.rows_in == 44
     assert record.rows_out == 40
     assert record.dropped == {"unlabelled": 4, "no_picture": 0, "undecodable": 0}

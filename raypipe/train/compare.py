@@ -1,0 +1,156 @@
+"""Which differences between configurations are more than noise: McNemar's test on the pictures that they share.
+
+Two classifiers that were shown the same pictures are compared on those that exactly one of them gets right (McNemar
+1947; Dietterich 1998, "Approximate statistical tests for comparing supervised classification learning algorithms",
+section 3.1). Intervals of two accuracies that overlap say less: their errors are mostly on the same pictures.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields, replace
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+
+from raypipe.train.target import Target
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one trial said of the pictures of a split: whether it was `right`, bool [n], in the order of `post_ids`."""
+
+    configuration: str
+    seed: int
+    split: str
+    post_ids: tuple[str, ...]
+    right: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two configurations trained with one seed, on the same `n` pictures.
+
+    `only_first` and `only_second` are those that one alone gets right; `p` is McNemar's exact two-sided p-value, and
+    `p_holm` the same held to all comparisons of the sweep (Holm 1979).
+    """
+
+    first: str
+    second: str
+    seed: int
+    split: str
+    n: int
+    only_first: int
+    only_second: int
+    p: float
+    p_holm: float
+
+    @property
+    def difference(self) -> float:
+        """Accuracy of the second less that of the first."""
+        return (self.only_second - self.only_first) / self.n
+
+
+def answers(rows: pa.Table, target: Target) -> list[Answers]:
+    """Each trial's answers from ``predictions/``: of the test pictures, or where there are none of the validation
+    pictures. Empty for targets that have no right answer (tags, scores).
+    """
+    if target.kind not in ("binary", "classes"):
+        return []
+    frame = rows.to_pandas()
+    split = "test" if frame["split"].eq("test").any() else "val"
+    frame = frame[frame["split"] == split]
+    if target.kind == "binary":
+        frame["right"] = (frame["probability"] > 0.5) == (frame["label"] == target.names[1])
+    else:
+        # The likeliest class of each picture; the first in the alphabet where two are.
+        frame = frame.sort_values(["probability", "class"], ascending=[False, True], kind="stable")
+        frame = frame.drop_duplicates(["configuration", "seed", "post_id"])
+        frame["right"] = frame["class"] == frame["label"]
+    found = []
+    for (configuration, seed), own in frame.groupby(["configuration", "seed"], sort=True):
+        own = own.sort_values("post_id")
+        found.append(Answers(str(configuration), int(seed), split, tuple(own["post_id"]), own["right"].to_numpy(bool)))
+    return found
+
+
+def compare(found: Sequence[Answers]) -> list[Comparison]:
+    """Each pair of configurations that were trained with the same seed. Raises ValueError where pictures differ."""
+    by_seed: dict[int, dict[str, Answers]] = {}
+    for item in found:
+        by_seed.setdefault(item.seed, {})[item.configuration] = item
+    pairs = [
+        _pair(own[first], own[second])
+        for _, own in sorted(by_seed.items())
+        for first, second in itertools.combinations(sorted(own), 2)
+    ]
+    if not pairs:
+        return []
+    held = multipletests([pair.p for pair in pairs], method="holm")[1]
+    return [replace(pair, p_holm=float(p)) for pair, p in zip(pairs, held, strict=True)]
+
+
+def _pair(first: Answers, second: Answers) -> Comparison:
+    if first.post_ids != second.post_ids:
+        raise ValueError(f"{first.configuration} and {second.configuration} were shown different pictures")
+    only_first, only_second = int(np.sum(first.right & ~second.right)), int(np.sum(second.right & ~first.right))
+    p = float(mcnemar([[0, only_first], [only_second, 0]], exact=True).pvalue) if only_first + only_second else 1.0
+    return Comparison(
+        first.configuration,
+        second.configuration,
+        first.seed,
+        first.split,
+        len(first.right),
+        only_first,
+        only_second,
+        p,
+        p,
+    )
+
+
+def comparisons_csv(found: Sequence[Comparison]) -> bytes:
+    """A row a comparison, with the difference of the accuracies."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*(item.name for item in fields(Comparison)), "difference"])
+    for item in found:
+        writer.writerow([*astuple(item), round(item.difference, 6)])
+    return text.getvalue().encode()
+
+
+def from_csv(data: bytes) -> list[Comparison]:
+    """Back from `comparisons_csv`."""
+    kinds = {"first": str, "second": str, "split": str, "p": float, "p_holm": float}
+    rows = csv.DictReader(io.StringIO(data.decode()))
+    return [
+        Comparison(**{item.name: kinds.get(item.name, int)(row[item.name]) for item in fields(Comparison)})
+        for row in rows
+    ]
+
+
+def by_pair(found: Sequence[Comparison]) -> dict[tuple[str, str], list[Comparison]]:
+    """The comparisons of each pair of configurations, a seed each."""
+    pairs: dict[tuple[str, str], list[Comparison]] = {}
+    for item in sorted(found, key=lambda item: (item.first, item.second, item.seed)):
+        pairs.setdefault((item.first, item.second), []).append(item)
+    return pairs
+
+
+def verdicts(found: Sequence[Comparison], level: float = 0.05) -> dict[tuple[str, str], str]:
+    """For each pair of configurations in words: in how many seeds one is better by more than noise."""
+    said = {}
+    for (first, second), items in by_pair(found).items():
+        better = {
+            name: sum(item.p_holm < level and sign * item.difference > 0 for item in items)
+            for name, sign in ((first, -1), (second, 1))
+        }
+        seeds = f"{len(items)} seed{'s' if len(items) > 1 else ''}"
+        clear = [f"{name} is better in {n} of {seeds}" for name, n in better.items() if n]
+        said[first, second] = ", ".join(clear) or f"no difference beyond noise in {seeds}"
+    return said
