@@ -22,6 +22,7 @@ _TOO_BUSY = "timed out during startup"
 # Ray Data appends lines that begin so to the message of every error of a worker.
 _RAY_DATA_ADVICE = "\nFailed to apply UDF transform"
 
+_FEWEST_STARTING = 4
 _RAY_DATA_MARKS = ("SystemException", "UserCodeException")
 
 # Set before Ray is imported anywhere: Ray reads them at import.
@@ -74,6 +75,9 @@ def ray_session(config: Config) -> Iterator[None]:
 def _start_here(config: Config) -> Any:
     import ray
 
+    # On a machine of few cores Ray speaks of every other process that it starts as one too many.
+    processes = max(_FEWEST_STARTING, config.ray.num_cpus or os.cpu_count() or 1)
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(processes))
     for attempt in range(_STARTS):
         try:
             return ray.init(
