@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, LogNorm, to_rgb
+from matplotlib.ticker import MaxNLocator
 
 from raypipe.report.diagnostics import Diagnostics, Groups
 from raypipe.report.style import COLOURS, Drawing, canvas, render
@@ -66,6 +67,7 @@ def draw_groups(groups: Groups) -> Drawing:
             linewidth=4,
         )
         axes.plot(groups.at, groups.mean, "o", color=COLOURS["blue"], markersize=4)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.set_xlabel(_AXES.get(groups.name, groups.name))
         axes.set_ylabel("mean residual")
         return render(figure, NAMES.get(groups.name, groups.name), f"Mean residual by {groups.name}")

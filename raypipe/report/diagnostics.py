@@ -24,6 +24,7 @@ from raypipe.report.sources import Sources
 
 _MOST_GROUPS = 24
 _QUANTILES = 199
+_ONE_AGE_DAYS = 0.1
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,9 @@ def build(sources: Sources) -> Diagnostics | None:
     ]
     used = _fitted(sources, labels, model)
     age = joined.get("age_days")
+    if age is not None and np.nanmax(age) - np.nanmin(age) < _ONE_AGE_DAYS:
+        # Minutes between visits tell nothing of what a day does.
+        age = None
     if age is not None and (found := _groups("age_days", _tenths(age), scores)):
         groups.append(found)
     shape = model.fit.shape
