@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
 
 from raypipe.train.target import Target
 
@@ -92,7 +91,12 @@ def compare(found: Sequence[Answers]) -> list[Comparison]:
     ]
     if not pairs:
         return []
-    held = multipletests([pair.p for pair in pairs], method="holm")[1]
+    order = np.argsort([pair.p for pair in pairs], kind="stable")
+    held, least = np.empty(len(pairs)), 0.0
+    for i, place in enumerate(order):
+        # The smallest p times as many as there are, the next times one less, and none below the one before.
+        least = max(least, min(1.0, (len(pairs) - i) * pairs[place].p))
+        held[place] = least
     return [replace(pair, p_holm=float(p)) for pair, p in zip(pairs, held, strict=True)]
 
 
