@@ -44,7 +44,7 @@ def test_defaults_are_the_papers() -> None:
     assert config.label.formula == "log10(1 + likes) ~ log10(1 + followers) + n_hashtags"
     assert (config.label.quantile, config.label.val, config.label.test) == (0.1, 0.25, 0.0)
     assert (config.label.scheme, config.label.eligible, config.label.split) == ("residual", "one_face", "random")
-    assert (config.train.batch_size, config.train.learning_rate, config.train.image_size) == (32, 0.001, 224)
+    assert (config.train.batch_size, config.train.learning_rate, config.train.image_size) == (32, None, 224)
     assert config.train.epochs == {"A": 12, "B": 9, "C": 8, "D": 20}
     assert config.sweep.configs == ["A", "B", "C", "D"]
 

@@ -64,13 +64,17 @@ class TrainOptions(Section):
     )
     fresh_fc: bool = option(False, "start C's and D's FC layers fresh where the weights have none")
     init: Literal["lsuv", "he", "glorot"] = option("lsuv", "initialisation of random convolutions")
-    form: Literal["paper", "modern"] = option("paper", "the paper's recipe or today's")
+    form: Literal["paper", "modern"] = option(
+        "paper", "the paper's SGD, or today's: AdamW, cosine, smoothed labels, random crops, averaged weights"
+    )
     image_size: int = option(224, "pixels of a side", ge=32)
     epochs: int | dict[Letter, int] = option(
         {"A": 12, "B": 9, "C": 8, "D": 20}, "epochs, one number or one a configuration"
     )
     batch_size: int = option(32, "pictures in a step, over all workers", ge=1)
-    learning_rate: float | dict[Letter, float] = option(0.001, "of SGD, one number or one a configuration")
+    learning_rate: float | dict[Letter, float] | None = option(
+        None, "one number or one a configuration; 0.001 for the paper's form, 0.0001 for the modern, where absent"
+    )
     flips: bool = option(True, "random horizontal flips")
     patience: int | None = option(
         None, "epochs without a better validation accuracy (loss, for the scheme continuous) before stopping", ge=1

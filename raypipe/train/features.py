@@ -28,9 +28,14 @@ def arithmetic(device: torch.device, dtype: DType) -> AbstractContextManager[obj
 
 
 class Inputs(Protocol):
-    """Rows of a data set, mirrored where `flips` (bool [n]) says so, as the network or its head takes them."""
+    """Rows of a data set as the network or its head takes them.
 
-    def __call__(self, rows: Rows, flips: NDArray[np.bool_] | None = None) -> Tensor: ...
+    Mirrored where `flips` (bool [n]) says so; of pictures only the square that `crops` (see `epoch_crops`) names.
+    """
+
+    def __call__(
+        self, rows: Rows, flips: NDArray[np.bool_] | None = None, crops: NDArray[np.float32] | None = None
+    ) -> Tensor: ...
 
 
 class ImageInputs:
@@ -39,10 +44,13 @@ class ImageInputs:
     def __init__(self, images: Tensor, preprocessing: Preprocessing, device: torch.device) -> None:
         self.images, self.preprocessing, self.device = images, preprocessing, device
 
-    def __call__(self, rows: Rows, flips: NDArray[np.bool_] | None = None) -> Tensor:
+    def __call__(
+        self, rows: Rows, flips: NDArray[np.bool_] | None = None, crops: NDArray[np.float32] | None = None
+    ) -> Tensor:
         picked = self.images[torch.from_numpy(rows)]
         mask = None if flips is None else torch.from_numpy(flips)
-        return prepare_batch(picked, self.preprocessing, mask, self.device)
+        squares = None if crops is None else torch.from_numpy(crops)
+        return prepare_batch(picked, self.preprocessing, mask, self.device, crops=squares)
 
 
 class FeatureInputs:
@@ -51,7 +59,12 @@ class FeatureInputs:
     def __init__(self, plain: Tensor, flipped: Tensor | None = None) -> None:
         self.plain, self.flipped = plain, flipped
 
-    def __call__(self, rows: Rows, flips: NDArray[np.bool_] | None = None) -> Tensor:
+    def __call__(
+        self,
+        rows: Rows,
+        flips: NDArray[np.bool_] | None = None,
+        crops: NDArray[np.float32] | None = None,  # noqa: ARG002
+    ) -> Tensor:
         index = torch.from_numpy(rows).to(self.plain.device)
         if flips is None or self.flipped is None:
             return self.plain[index]

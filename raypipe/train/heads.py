@@ -39,6 +39,10 @@ class Head(ABC):
         """Labels as `losses` and `hits` take them."""
         return labels
 
+    def smoothed(self, targets: Tensor, share: float) -> Tensor:
+        """Targets of which a `share` is spread over both answers or all classes (Szegedy et al. 2016, equation 10)."""
+        return targets * (1 - share) + share / 2 if share else targets
+
     @abstractmethod
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of each picture, [n], in the outputs' type."""
@@ -93,6 +97,12 @@ class Classes(Head):
     """k softmax units, cross-entropy. Accuracy: the share of pictures whose likeliest class is theirs."""
 
     dtype = torch.int64
+
+    def smoothed(self, targets: Tensor, share: float) -> Tensor:
+        if not share:
+            return targets
+        k = len(self.target.names)
+        return F.one_hot(targets, k) * (1 - share) + share / k
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(outputs, targets, reduction="none")
@@ -174,6 +184,9 @@ class Score(Head):
 
     def targets(self, labels: Tensor) -> Tensor:
         return ((labels - self.mean) / self.sd).float()
+
+    def smoothed(self, targets: Tensor, share: float) -> Tensor:  # noqa: ARG002
+        return targets
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.mse_loss(outputs, targets.to(outputs.dtype), reduction="none")

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample
 
 from raypipe.errors import InputError
 from raypipe.ingest.pictures import shrink_on_load, to_rgb
@@ -116,16 +117,31 @@ def prepare_batch(
     flip_mask: Tensor | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    crops: Tensor | None = None,
 ) -> Tensor:
-    """uint8 [n, 3, s, s] to the network's input on `device`, channels last; rows of `flip_mask` (bool [n]) mirrored."""
+    """uint8 [n, 3, s, s] to the network's input on `device`, channels last; rows of `flip_mask` (bool [n]) mirrored.
+
+    `crops` (float32 [n, 3], side and centre, see `raypipe.train.recipe.epoch_crops`) are cut out and enlarged to s × s,
+    bilinearly.
+    """
     target = torch.device(device)
     batch = images.to(target, non_blocking=True).contiguous(memory_format=torch.channels_last)
     if flip_mask is not None:
         mask = flip_mask.to(target, non_blocking=True).view(-1, 1, 1, 1)
         batch = torch.where(mask, batch.flip(3), batch)
+    if crops is not None:
+        batch = _cut(batch.float(), crops.to(target, non_blocking=True))
     if preprocessing.channel_order == "bgr":
         batch = batch.flip(1)
     mean = torch.tensor(preprocessing.mean, device=target).view(3, 1, 1)
     std = torch.tensor(preprocessing.std, device=target).view(3, 1, 1)
     normalised = (batch.float() * preprocessing.scale - mean) / std
     return normalised.to(dtype, memory_format=torch.channels_last)
+
+
+def _cut(batch: Tensor, crops: Tensor) -> Tensor:
+    side, x, y = crops.unbind(1)
+    none = torch.zeros_like(side)
+    affine = torch.stack([torch.stack([side, none, x], 1), torch.stack([none, side, y], 1)], 1)
+    grid = affine_grid(affine, list(batch.shape), align_corners=False)
+    return grid_sample(batch, grid, mode="bilinear", padding_mode="border", align_corners=False)

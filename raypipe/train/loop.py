@@ -24,7 +24,8 @@ from raypipe.train.features import DType, ImageInputs, Inputs, OnBatch, arithmet
 from raypipe.train.heads import Head, Predictions, TwoClasses
 from raypipe.train.images import ImageSet
 from raypipe.train.metrics import figure_of_merit, peak_flops, training_flops
-from raypipe.train.model import VGG16, parameter_groups
+from raypipe.train.model import VGG16
+from raypipe.train.recipe import Average, epoch_crops
 from raypipe.train.state import EpochResult, LoopOptions, LoopState
 from raypipe.train.target import BINARY
 from raypipe.train.weights import Preprocessing
@@ -67,9 +68,11 @@ def fit(
     if start is not None:
         model.load_state_dict(start.model)
         run.optimizer.load_state_dict(start.optimizer)
+        if run.average is not None and start.average is not None:
+            run.average.load(start.average)
         best_epoch, best_merit, first = start.best_epoch, start.best_merit, start.epoch + 1
     # The first weights may differ in their last bits between machines; the workers' must not.
-    run.workers.broadcast(model.state_dict().values())
+    run.workers.broadcast([*model.state_dict().values(), *(run.average.tensors if run.average else [])])
     results: list[EpochResult] = []
     for epoch in range(first, options.epochs + 1):
         if start is not None and start.ended:
@@ -82,7 +85,8 @@ def fit(
         stop, ended = False, is_saturated(options, result, best_epoch)
         if on_epoch is not None:
             weights, moments = model.state_dict(), run.optimizer.state_dict()
-            state = LoopState(configuration.name, epoch, weights, moments, best_epoch, best_merit, ended)
+            average = run.average.state() if run.average else None
+            state = LoopState(configuration.name, epoch, weights, moments, best_epoch, best_merit, ended, average)
             stop = on_epoch(result, state)
         if run.workers.any(bool(stop), device) or ended:
             break
@@ -162,8 +166,10 @@ class _Run:
     ) -> None:
         self.model, self.options, self.workers, self.on_batch = model, options, workers, on_batch
         self.device = torch.device(options.device)
-        groups = parameter_groups(model, configuration, options.learning_rate)
-        self.optimizer = torch.optim.SGD(groups, fused=self.device.type in ("cpu", "cuda"))
+        self.recipe = options.recipe
+        fused = self.device.type in ("cpu", "cuda")
+        self.optimizer = self.recipe.optimizer(model, configuration, options.learning_rate, fused)
+        self.average = Average(model, self.recipe.average) if self.recipe.average is not None else None
         self.parameters = [parameter for g in self.optimizer.param_groups for parameter in g["params"]]
         self.head, self.n_train, self.val_labels = head, len(train), val.labels
         self.targets = head.targets(train.labels).to(self.device)
@@ -195,7 +201,11 @@ class _Run:
         seconds = time.perf_counter() - started + self.seconds_before
         self.seconds_before = 0.0
         rate = self.n_train / seconds
+        if self.average:
+            self.average.swap()
         outputs = self._validate()
+        if self.average:
+            self.average.swap()
         predictions, labels = self.head.predictions(outputs), self.val_labels.numpy()
         return EpochResult(
             epoch=epoch,
@@ -224,6 +234,8 @@ class _Run:
         options, n = self.options, self.n_train
         order = epoch_order(n, options.seed, epoch)
         flips = epoch_flips(n, options.seed, epoch) if options.flips else None
+        crop = self.recipe.crop
+        crops = None if crop is None else epoch_crops(n, options.seed, epoch, crop)
         every = _BATCHES_BETWEEN_CHECKS.get(self.device.type, _BATCHES_BETWEEN_CHECKS_ON_GPU)
         waited, sums, pending = 0.0, np.zeros(2), list[Tensor]()
         self.model.train()
@@ -232,10 +244,13 @@ class _Run:
             torch.manual_seed(_dropout_seed(options.seed, epoch, self.workers.rank))
             starts = range(0, n, options.batch_size)
             for batch, begin in enumerate(starts, 1):
+                self._set_rate((epoch - 1) * len(starts) + batch - 1, options.epochs * len(starts))
                 rows = order[begin : begin + options.batch_size]
                 mine = self.workers.share(rows)
                 asked = time.perf_counter()
-                inputs = self.train_inputs(mine, None if flips is None else flips[mine])
+                inputs = self.train_inputs(
+                    mine, None if flips is None else flips[mine], None if crops is None else crops[mine]
+                )
                 waited += time.perf_counter() - asked
                 pending.append(self._step(inputs, mine, len(rows)))
                 if len(pending) == every or batch == len(starts):
@@ -246,12 +261,13 @@ class _Run:
         return float(sums[0] / n), float(sums[1] / n) if self.head.has_accuracy else None, waited
 
     def _step(self, inputs: Tensor, rows: Rows, n_batch: int) -> Tensor:
-        """One step of SGD on this worker's `rows` of a batch of `n_batch`; the whole batch's summed loss and hits."""
+        """One step on this worker's `rows` of a batch of `n_batch`; the whole batch's summed loss and hits."""
         targets = self.targets[torch.from_numpy(rows).to(self.device)]
         with arithmetic(self.device, self.options.dtype):
             outputs = self.forward(inputs)
         # Summed and divided by the whole batch: the workers' gradients add up to that of its mean, however it is cut.
-        loss = self.head.losses(outputs.float(), targets).sum()
+        soft = self.head.smoothed(targets, self.recipe.smoothing)
+        loss = self.head.losses(outputs.float(), soft).sum()
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss / n_batch)
         hits = self.head.hits(outputs.detach(), targets).sum()
@@ -260,7 +276,14 @@ class _Run:
         if self.head.max_gradient is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.head.max_gradient)
         self.optimizer.step()
+        if self.average:
+            self.average.follow()
         return totals
+
+    def _set_rate(self, step: int, steps: int) -> None:
+        rate = self.options.learning_rate * self.recipe.rate(step, steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
 
     def _collect(self, pending: list[Tensor], epoch: int, batch: int, n_batches: int) -> NDArray[np.float64]:
         found = torch.stack(pending).double().cpu().numpy()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from raypipe.train.features import DType
 from raypipe.train.heads import Predictions
+from raypipe.train.recipe import PAPER, Recipe
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,13 @@ class LoopOptions:
 
     epochs: int
     batch_size: int = 32
-    learning_rate: float = 0.001
+    learning_rate: float = PAPER.learning_rate
     flips: bool = True
     seed: int = 0
     dtype: DType = "float32"
     patience: int | None = None
     saturation: float | None = None
+    recipe: Recipe = PAPER
     device: str = "cpu"
     cache_features: bool = True
 
@@ -69,6 +71,13 @@ class LoopState:
     """See `raypipe.train.metrics.figure_of_merit`."""
     ended: bool = False
     """Whether training went no further, though epochs were left."""
+    average: dict[str, Any] | None = None
+    """The moving average of the weights, where the recipe keeps one."""
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The model to use: with averaged weights, where there are such."""
+        return {**self.model, **(self.average["weights"] if self.average else {})}
 
     @property
     def is_best(self) -> bool:

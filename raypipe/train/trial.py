@@ -20,6 +20,7 @@ from raypipe.train.init import unit_variance_init
 from raypipe.train.loop import fit, predict
 from raypipe.train.model import VGG16, build_model
 from raypipe.train.plan import TrialPlan, for_configuration
+from raypipe.train.recipe import RECIPES
 from raypipe.train.results import TRIALS, TrialResult, prediction_rows
 from raypipe.train.state import EpochResult, LoopOptions, LoopState
 from raypipe.train.weights import LoadedWeights
@@ -31,16 +32,18 @@ _INIT_PICTURES = 128
 
 def loop_options(plan: TrialPlan, device: str) -> LoopOptions:
     """The loop's options of a trial: numbers given by configuration are looked up."""
-    options = plan.options
+    options, recipe = plan.options, RECIPES[plan.options.form]
+    rate = for_configuration(options.learning_rate, plan.trial.configuration)
     return LoopOptions(
         epochs=plan.epochs,
         batch_size=options.batch_size,
-        learning_rate=for_configuration(options.learning_rate, plan.trial.configuration),
+        learning_rate=recipe.learning_rate if rate is None else rate,
         flips=options.flips,
         seed=plan.trial.seed,
         dtype=arithmetic_for(options.dtype, device),
         patience=options.patience,
         saturation=options.saturation,
+        recipe=recipe,
         device=device,
     )
 
@@ -140,7 +143,7 @@ class _Keeper:
             # A copy: the loop goes on changing these tensors.
             self.best = {
                 name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-                for name, value in state.model.items()
+                for name, value in state.weights.items()
             }
             predictions = self._predictions(result.epoch, "val", self.val, result.val_probabilities)
             writer.write(f"{trial.name}-val", predictions, folder="predictions")
