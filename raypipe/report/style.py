@@ -74,9 +74,9 @@ _RC = {
 
 
 def configuration_colour(key: str) -> str:
-    """The role of a configuration's colour, by its letter."""
-    letter = key[:1].lower()
-    return letter if letter in "abcd" else _SPARE[_stable_index(key)]
+    """The role of a configuration's colour: its letter in the paper's form, else one of the spare colours."""
+    letter, _, form = key.partition(" ")
+    return letter.lower() if letter in ("A", "B", "C", "D") and form != "modern" else _SPARE[_stable_index(key)]
 
 
 def _stable_index(key: str) -> int:

@@ -106,6 +106,9 @@ class SweepOptions(Section):
     configs: Annotated[list[Letter], BeforeValidator(split_list)] = option(
         ["A", "B", "C", "D"], "configurations to train", min_length=1
     )
+    forms: Annotated[list[Literal["paper", "modern"]], BeforeValidator(split_list)] = option(
+        [], "forms of each configuration, side by side: paper,modern; that of train.form where absent"
+    )
     seeds: int = option(1, "seeds of each configuration", ge=1)
     concurrent: int | None = option(
         None, "trials at a time; as many as the hardware allows where absent", ge=1, result=False

@@ -19,15 +19,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trial:
-    """One configuration with one seed."""
+    """One configuration in one form (see `raypipe.train.recipe`) with one seed."""
 
     configuration: str
     seed: int
+    form: str = "paper"
+
+    @property
+    def label(self) -> str:
+        """As tables call the configuration: its letter alone for the paper's form."""
+        return self.configuration if self.form == "paper" else f"{self.configuration} {self.form}"
 
     @property
     def name(self) -> str:
         """As files and logs call it."""
-        return f"{self.configuration}-{self.seed}"
+        return f"{self.label.replace(' ', '-')}-{self.seed}"
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def prediction_rows(
     texts = target.texts(labels)
     columns: dict[str, Any] = {
         "trial": [trial.name] * n,
-        "configuration": [trial.configuration] * n,
+        "configuration": [trial.label] * n,
         "seed": [trial.seed] * n,
         "epoch": [epoch] * n,
         "post_id": np.repeat(pictures.post_ids, rows_each).tolist(),

@@ -41,13 +41,16 @@ _ENVIRONMENT = {
 def run_one(config: Config) -> RunRecord:
     """Train one configuration: ``train/NAME/``."""
     letter: Letter = config.train.config
-    return _run(config, f"train/{config.train.name or letter}", "train", [Trial(letter, config.seed)])
+    trial = Trial(letter, config.seed, config.train.form)
+    return _run(config, f"train/{config.train.name or letter}", "train", [trial])
 
 
 def run(config: Config) -> RunRecord:
-    """Train every configuration of the sweep with every seed: ``sweep/``."""
+    """Train every configuration of the sweep in every form with every seed: ``sweep/``."""
     seeds = range(config.seed, config.seed + config.sweep.seeds)
-    return _run(config, "sweep", "sweep", [Trial(letter, seed) for letter in config.sweep.configs for seed in seeds])
+    forms = config.sweep.forms or [config.train.form]
+    trials = [Trial(letter, seed, form) for form in forms for letter in config.sweep.configs for seed in seeds]
+    return _run(config, "sweep", "sweep", trials)
 
 
 def _run(config: Config, table: str, command: str, trials: list[Trial]) -> RunRecord:

@@ -32,7 +32,7 @@ _INIT_PICTURES = 128
 
 def loop_options(plan: TrialPlan, device: str) -> LoopOptions:
     """The loop's options of a trial: numbers given by configuration are looked up."""
-    options, recipe = plan.options, RECIPES[plan.options.form]
+    options, recipe = plan.options, RECIPES[plan.trial.form]
     rate = for_configuration(options.learning_rate, plan.trial.configuration)
     return LoopOptions(
         epochs=plan.epochs,
@@ -137,7 +137,7 @@ class _Keeper:
 
     def see(self, result: EpochResult, state: LoopState) -> bool:
         trial, writer = self.plan.trial, self.plan.writer
-        row = {"trial": trial.name, "configuration": trial.configuration, "seed": trial.seed, **_numbers(result)}
+        row = {"trial": trial.name, "configuration": trial.label, "seed": trial.seed, **_numbers(result)}
         self.rows.append(row)
         if state.is_best and self.rank == 0:
             # A copy: the loop goes on changing these tensors.
@@ -155,7 +155,7 @@ class _Keeper:
 
     def finish(self, model: VGG16, options: LoopOptions, weights: LoadedWeights) -> TrialResult:
         trial, writer = self.plan.trial, self.plan.writer
-        result = TrialResult(trial.name, trial.configuration, trial.seed, self.rows, None)
+        result = TrialResult(trial.name, trial.label, trial.seed, self.rows, None)
         if self.rank != 0:
             return result
         test = self.plan.pictures.load("test")
@@ -177,7 +177,7 @@ class _Keeper:
             writer.write(f"{trial.name}-test", rows, folder="predictions")
         if self.plan.options.save in ("best", "winner") and self.best is not None:
             self._write_best()
-        result = TrialResult(trial.name, trial.configuration, trial.seed, self.rows, accuracy, _finite(metrics))
+        result = TrialResult(trial.name, trial.label, trial.seed, self.rows, accuracy, _finite(metrics))
         # Last: a trial whose file is there is done, and a resumed sweep leaves it out.
         writer.write_file(f"{TRIALS}/{trial.name}.json", result.to_json())
         return result

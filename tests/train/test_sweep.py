@@ -56,6 +56,19 @@ def test_sweep_writes_the_tables_of_the_contract(training: Config) -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
+def test_both_forms_side_by_side(training: Config) -> None:
+    config = change(training, sweep={"configs": ["A"], "forms": ["paper", "modern"]}, train={"save": "none"})
+    sweep.run(config)
+    storage = config.open_storage()
+    rows = json.loads(storage.read("sweep/results.json"))
+    assert {(row["trial"], row["configuration"]) for row in rows} == {("A-0", "A"), ("A-modern-0", "A modern")}
+    table1 = list(csv.DictReader(io.StringIO(storage.read("sweep/table1.csv").decode())))
+    assert [line["configuration"] for line in table1] == ["A", "A modern"]
+    (pair,) = csv.DictReader(io.StringIO(storage.read("sweep/comparisons.csv").decode()))
+    assert (pair["first"], pair["second"]) == ("A", "A modern")
+
+
+@pytest.mark.usefixtures("ray_session")
 def test_a_finished_trial_is_not_trained_again(training: Config) -> None:
     config = change(
         training, sweep={"configs": ["A", "B"], "concurrent": 2}, train={"learning_rate": {"A": 0.01, "B": 1e30}}
