@@ -6,7 +6,7 @@ import csv
 import io
 from collections import defaultdict
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import median, stdev
 from typing import Any, Literal
 
 import pandas as pd
@@ -48,6 +48,8 @@ class Row:
     images_per_s: float | None
     further: dict[str, float | None] = field(default_factory=dict)
     """Table 1's columns after those that every head has."""
+    val_sd: float | None = None
+    """Standard deviation of `max_val_accuracy` over the seeds; None of one seed."""
 
     @property
     def sentence(self) -> str:
@@ -200,7 +202,12 @@ def _row(
     results: list[dict[str, Any]],
 ) -> Row:
     letter = line["configuration"]
-    speeds = [float(entry["images_per_s"]) for entry in _entries(letter, results) if entry.get("images_per_s")]
+    own = _entries(letter, results)
+    speeds = [float(entry["images_per_s"]) for entry in own if entry.get("images_per_s")]
+    best: dict[str, float] = {}
+    for entry in own:
+        if (accuracy := _number(entry.get("val_accuracy"))) is not None:
+            best[entry["trial"]] = max(accuracy, best.get(entry["trial"], 0.0))
     return Row(
         key=key,
         table=table,
@@ -214,6 +221,7 @@ def _row(
         paper=paper.TABLE_1.get(letter) if target.kind == "binary" else None,
         images_per_s=median(speeds) if speeds else None,
         further={name: _number(value) for name, value in line.items() if name not in TABLE1_COLUMNS},
+        val_sd=stdev(best.values()) if len(best) > 1 else None,
     )
 
 

@@ -98,6 +98,8 @@ def test_more_seeds_share_the_pictures_and_do_not_narrow_the_interval(tmp_path: 
         assert row.measured is not None
         assert row.measured.n == n_test
         assert len(found.trials[row.key]) == 3
+        best = [max(value or 0.0 for value in trial.val) for trial in found.trials[row.key]]
+        assert row.val_sd == pytest.approx(np.std(best, ddof=1))
 
 
 def test_best_is_chosen_on_validation_never_on_test(training: Training) -> None:

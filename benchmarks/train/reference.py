@@ -1,0 +1,77 @@
+"""The peer: torchvision's reference recipe for classification, on the same pictures in memory.
+
+What its ``references/classification/train.py`` does: a DataLoader of worker processes that transform picture by picture
+on the CPU and pin their batches, SGD, autocast, channels last. The pictures are decoded already, for both.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.models import vgg16
+from torchvision.transforms import v2
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Pictures(Dataset[tuple[Tensor, Tensor]]):
+    """uint8 [n, 3, s, s] and labels [n], each picture flipped at random and normalised when it is asked for."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images, self.labels = images, labels
+        steps = [v2.RandomHorizontalFlip(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(_MEAN, _STD)]
+        self.transform = v2.Compose(steps)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.transform(self.images[index]), self.labels[index]
+
+
+def model_of(configuration: Any, size: int) -> nn.Module:
+    """VGG-16 with one output: all of it where the configuration is full, else the convolutions and a linear layer."""
+    network = vgg16(weights=None, init_weights=False)
+    if configuration.full:
+        network.classifier[6] = nn.Linear(4096, 1)
+        for place in (2, 5):
+            network.classifier[place] = nn.Dropout(configuration.dropout)
+        return network
+    network.features.requires_grad_(not configuration.frozen)
+    return nn.Sequential(network.features, nn.Flatten(), nn.Linear(512 * (size // 32) ** 2, 1))
+
+
+def seconds_of_epoch(
+    configuration: Any, images: Tensor, labels: Tensor, batch: int, device: str, dtype: str, workers: int
+) -> float:
+    """Seconds of the second of two epochs of training; the first one warms up."""
+    model = model_of(configuration, images.shape[-1]).to(device, memory_format=torch.channels_last)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(parameters, lr=1e-4, momentum=configuration.momentum)
+    loader = DataLoader(
+        Pictures(images, labels),
+        batch_size=batch,
+        shuffle=True,
+        num_workers=workers,
+        pin_memory=device.startswith("cuda"),
+        persistent_workers=workers > 0,
+    )
+    loss_of = nn.BCEWithLogitsLoss()
+    enabled = dtype == "bfloat16"
+    seconds = 0.0
+    for _ in range(2):
+        started = time.perf_counter()
+        for pictures, truth in loader:
+            pictures = pictures.to(device, memory_format=torch.channels_last, non_blocking=True)
+            with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=enabled):
+                loss = loss_of(model(pictures).squeeze(1).float(), truth.to(device, non_blocking=True))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        float(loss)
+        seconds = time.perf_counter() - started
+    return seconds
