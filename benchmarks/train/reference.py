@@ -72,6 +72,6 @@ def seconds_of_epoch(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        float(loss)
+        loss.item()
         seconds = time.perf_counter() - started
     return seconds

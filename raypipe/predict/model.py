@@ -17,7 +17,8 @@ from raypipe.storage import Storage
 from raypipe.train.configurations import CONFIGURATIONS
 from raypipe.train.heads import Head, Predictions, head_from_metadata
 from raypipe.train.loop import predict
-from raypipe.train.model import VGG16, restore_model
+from raypipe.train.model import Network
+from raypipe.train.networks import VGG, restore_network
 from raypipe.train.trial import BEST, CHECKPOINTS
 from raypipe.train.weights import Preprocessing
 
@@ -26,7 +27,7 @@ from raypipe.train.weights import Preprocessing
 class TrainedModel:
     """A network with what it needs to be used: picture size in pixels, normalisation, what its outputs mean."""
 
-    network: VGG16
+    network: Network
     configuration: str
     image_size: int
     head: Head
@@ -48,7 +49,8 @@ class TrainedModel:
             state = load(data)
         except (KeyError, ValueError, UnicodeDecodeError, SafetensorError) as error:
             raise InputError(f"{where}: is not a checkpoint of raypipe: {one_line(error)}") from error
-        network = restore_model(CONFIGURATIONS[configuration], image_size=size, state=state)
+        model = kept.get("model", VGG)
+        network = restore_network(model, CONFIGURATIONS[configuration], image_size=size, state=state)
         if network.logit.out_features != head.target.n_outputs:
             raise InputError(f"{where}: {network.logit.out_features} outputs are no head of {head.target}")
         return cls(network, configuration, size, head, preprocessing)

@@ -59,6 +59,7 @@ class TrainOptions(Section):
 
     config: Letter = option("A", "the paper's configuration")
     name: str | None = option(None, "folder under train/; the configuration's letter where absent")
+    model: str = option("vgg16", "vgg16, or another classifier of torchvision (resnet50), or timm/NAME")
     weights: str = option(
         "auto", "imagenet, imagenet-caffe, random, auto, or the path of a .h5, .pth or .safetensors file"
     )

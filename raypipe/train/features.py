@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raypipe.train.images import ImageSet, prepare_batch
-from raypipe.train.model import VGG16
+from raypipe.train.model import Network
 from raypipe.train.weights import Preprocessing
 from raypipe.train.workers import Rows, Workers
 
@@ -74,7 +74,7 @@ class FeatureInputs:
 
 @torch.no_grad()
 def extract_features(
-    model: VGG16,
+    model: Network,
     images: Tensor,
     preprocessing: Preprocessing,
     *,
@@ -127,7 +127,7 @@ def evaluate(
 
 
 def cache_features(
-    model: VGG16,
+    model: Network,
     train: ImageSet,
     val: ImageSet,
     preprocessing: Preprocessing,

@@ -24,7 +24,7 @@ from raypipe.train.features import DType, ImageInputs, Inputs, OnBatch, arithmet
 from raypipe.train.heads import Head, Predictions, TwoClasses
 from raypipe.train.images import ImageSet
 from raypipe.train.metrics import figure_of_merit, peak_flops, training_flops
-from raypipe.train.model import VGG16
+from raypipe.train.model import Network
 from raypipe.train.recipe import Average, epoch_crops
 from raypipe.train.state import EpochResult, LoopOptions, LoopState
 from raypipe.train.target import BINARY
@@ -55,7 +55,7 @@ def fit(
 
     `on_epoch` sees each epoch; where it returns true on any worker, all stop. `on_batch` gets (done, total) pictures
     of the pass at hand. With a `group`, every worker calls `fit` with the same arguments and takes its part of each
-    batch. A frozen VGG16 trains on features computed once, if `options.cache_features`.
+    batch. A frozen `Network` trains on features computed once, if `options.cache_features`.
     Raises InputError on an empty set, one class only, or labels of another head, ConfigError where `start` is another
     configuration's, StageError naming epoch and batch where the loss is not finite.
     """
@@ -178,7 +178,7 @@ class _Run:
         self.val_inputs: Inputs = ImageInputs(val.images, preprocessing, self.device)
         self.flops_per_s = peak_flops(self.device, options.dtype)
         self.seconds_before = 0.0
-        if configuration.frozen and options.cache_features and isinstance(model, VGG16):
+        if configuration.frozen and options.cache_features and isinstance(model, Network):
             started = time.perf_counter()
             self.forward, self.flops_per_s = model.classify, None
             self.train_inputs, self.val_inputs = cache_features(
@@ -222,6 +222,8 @@ class _Run:
 
     def _validate(self) -> Tensor:
         """Outputs for the validation set on the CPU, in double precision."""
+        # Running means of normalised batches are each worker's own.
+        self.workers.broadcast(self.model.buffers())
         n_outputs, dtype = self.head.target.n_outputs, self.options.dtype
         rows = self.workers.share(np.arange(len(self.val_labels)))
         part = evaluate(

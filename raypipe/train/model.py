@@ -3,8 +3,9 @@ paper's section 4.1 has it; for other targets see `raypipe.train.heads`."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,50 @@ _STRIDE = 32
 _HIDDEN = ("classifier.0", "classifier.3")
 
 
-class VGG16(nn.Module):
+class Network(nn.Module, ABC):
+    """Images, float [n, 3, s, s], to the outputs of a last layer `logit`: [n] of one unit, [n, k] of k.
+
+    `frozen`: what comes before does not learn, so that its `n_features` can be computed once for each picture.
+    """
+
+    frozen: bool
+    n_features: int
+    logit: nn.Linear
+
+    @property
+    @abstractmethod
+    def frozen_part(self) -> nn.Module:
+        """What stays in evaluation mode where the network is frozen."""
+
+    @abstractmethod
+    def extract(self, images: Tensor) -> Tensor:
+        """Features [n, n_features] of images."""
+
+    def hidden(self, features: Tensor) -> Tensor:
+        """What stands between the features and the last layer."""
+        return features
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Outputs [n] or [n, k] of what `extract` gave; the last layer is always computed in float32."""
+        hidden = self.hidden(features)
+        with torch.autocast(hidden.device.type, enabled=False):
+            # Of several units nothing is squeezed.
+            logits: Tensor = self.logit(hidden.float()).squeeze(1)
+        return logits
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Outputs [n] or [n, k]."""
+        return self.classify(self.extract(images))
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode; what is frozen stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.frozen_part.eval()
+        return self
+
+
+class VGG16(Network):
     """Images, float [n, 3, s, s], to the outputs of the last layer: [n] of one unit, [n, k] of `n_outputs` = k.
 
     Layers have torchvision's names (`features.*`, `classifier.0`, `classifier.3`); the last layer is `logit`.
@@ -44,24 +88,16 @@ class VGG16(nn.Module):
         """The flattened last pooling layer, [n, 512·(s/32)²], in channel, height, width order."""
         return torch.flatten(self.pool(self.features(images)), 1)
 
-    def classify(self, features: Tensor) -> Tensor:
-        """Outputs [n] or [n, k] of what `extract` gave; the last layer is always computed in float32."""
-        hidden = self.classifier(features)
-        with torch.autocast(hidden.device.type, enabled=False):
-            # Of several units nothing is squeezed.
-            logits: Tensor = self.logit(hidden.float()).squeeze(1)
-        return logits
+    def hidden(self, features: Tensor) -> Tensor:
+        """The hidden FC layers, where the configuration has them."""
+        hidden: Tensor = self.classifier(features)
+        return hidden
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Outputs [n] or [n, k]."""
-        return self.classify(self.extract(images))
-
-    def train(self, mode: bool = True) -> VGG16:
-        """Training mode; frozen convolutions stay in evaluation mode."""
-        super().train(mode)
-        if self.frozen:
-            self.features.eval()
-        return self
+    @property
+    def frozen_part(self) -> nn.Module:
+        """The convolutions."""
+        convolutions: nn.Module = self.features
+        return convolutions
 
 
 def _hidden_layers(n_features: int, dropout: float) -> nn.Sequential:

@@ -19,6 +19,7 @@ from raypipe.sections.base import Letter
 from raypipe.tables import TableRun, TableWriter
 from raypipe.train.compare import answers, compare, comparisons_csv, verdicts
 from raypipe.train.configurations import CONFIGURATIONS
+from raypipe.train.networks import load_network_weights
 from raypipe.train.pipeline import prepare_pictures
 from raypipe.train.plan import PictureTable, Trial, TrialPlan, for_configuration
 from raypipe.train.ray_watch import Watch, training_progress
@@ -26,7 +27,7 @@ from raypipe.train.results import TRIALS, TrialResult, results_json, table1_csv
 from raypipe.train.target import Target
 from raypipe.train.trainer import Hardware, train_on_ray
 from raypipe.train.trial import CHECKPOINTS
-from raypipe.train.weights import LoadedWeights, load_weights
+from raypipe.train.weights import LoadedWeights
 
 _ENVIRONMENT = {
     # Let Ctrl-C reach the command instead of ending Tune quietly with half the trials.
@@ -59,7 +60,7 @@ def _run(config: Config, table: str, command: str, trials: list[Trial]) -> RunRe
     options = {**config.result_options("seed", "train"), "trials": [trial.name for trial in trials]}
     inputs = {"labels": labels.run_id, "images": images.run_id}
     found = tables.find_record(storage, table)
-    weights = None if found is not None else load_weights(config.train.weights)
+    weights = None if found is not None else load_network_weights(config.train.model, config.train.weights)
     with ray_session(config):
         pictures = prepare_pictures(config)
         with tables.begin(
@@ -67,7 +68,7 @@ def _run(config: Config, table: str, command: str, trials: list[Trial]) -> RunRe
         ) as run:
             if run.record is not None:
                 return run.record
-            weights = weights or load_weights(config.train.weights)
+            weights = weights or load_network_weights(config.train.model, config.train.weights)
             for note in filter(None, (weights.note, weights.note_for(pictures.target))):
                 say(f"  {note}")
             if not run.resumed:

@@ -18,7 +18,8 @@ from raypipe.train.heads import Head, Predictions, head_of
 from raypipe.train.images import ImageSet, prepare_batch
 from raypipe.train.init import unit_variance_init
 from raypipe.train.loop import fit, predict
-from raypipe.train.model import VGG16, build_model
+from raypipe.train.model import VGG16, Network
+from raypipe.train.networks import build_network
 from raypipe.train.plan import TrialPlan, for_configuration
 from raypipe.train.recipe import RECIPES
 from raypipe.train.results import TRIALS, TrialResult, prediction_rows
@@ -86,7 +87,8 @@ def run_trial(
     configuration = CONFIGURATIONS[plan.trial.configuration]
     train, val = plan.pictures.load("train"), plan.pictures.load("val")
     head = head_of(plan.pictures.target, train.labels)
-    model = build_model(
+    model = build_network(
+        plan.options.model,
         configuration,
         image_size=plan.pictures.image_size,
         weights=weights,
@@ -95,7 +97,8 @@ def run_trial(
         init=plan.options.init,
         target=head.target,
     )
-    if weights.convolutions is None and plan.options.init == "lsuv" and start is None:
+    scaled = isinstance(model, VGG16) and weights.convolutions is None and plan.options.init == "lsuv"
+    if scaled and start is None:
         # Spread over the whole set, which may be ordered by class.
         rows = torch.linspace(0, len(train) - 1, min(len(train), _INIT_PICTURES)).long()
         unit_variance_init(model, prepare_batch(train.images[rows], weights.preprocessing))
@@ -153,7 +156,7 @@ class _Keeper:
             self.on_epoch(row, Progressed(state, self.rows))
         return False
 
-    def finish(self, model: VGG16, options: LoopOptions, weights: LoadedWeights) -> TrialResult:
+    def finish(self, model: Network, options: LoopOptions, weights: LoadedWeights) -> TrialResult:
         trial, writer = self.plan.trial, self.plan.writer
         result = TrialResult(trial.name, trial.label, trial.seed, self.rows, None)
         if self.rank != 0:
@@ -203,6 +206,7 @@ def checkpoint_metadata(plan: TrialPlan, weights: LoadedWeights, head: Head) -> 
     """What a checkpoint says of itself, as safetensors keeps it: strings."""
     return {
         "configuration": plan.trial.configuration,
+        "model": plan.options.model,
         "image_size": str(plan.pictures.image_size),
         **head.as_metadata(),
         "preprocessing": weights.preprocessing.to_json(),

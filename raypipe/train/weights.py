@@ -79,6 +79,8 @@ class LoadedWeights:
     note: str = ""
     logit: Mapping[str, Tensor] | None = None
     target: Target | None = None
+    body: Mapping[str, Tensor] | None = None
+    """Of a network that is no VGG-16: all but its last layer, under its library's names."""
 
     def suits(self, target: Target) -> bool:
         """Whether the last layer means what `target` needs; a unit for two classes does, whatever these are called."""
