@@ -7,7 +7,6 @@ blocks.
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -81,15 +80,16 @@ class Design:
         dropped = Counter({"missing_value": int(np.sum(~kept))})
         if self.direct is None:
             # Terms that learn were not taught by these, and may refuse them: a spline has its bounds.
-            finite = finite_rows(self.formula, _numbers(variables), len(posts))
+            numbers = _numbers(variables)
+            finite = finite_rows(self.formula, numbers, len(posts))
             dropped["not_finite"] = int(np.sum(kept & ~finite))
             kept &= finite
-        for factor, known in self.levels.items():
-            values = classes_of(factor, variables, _numbers(variables))
-            if values is not None:
-                found = pc.is_in(values, value_set=pa.array(known, values.type)).to_numpy()
-                dropped["unknown_level"] += int(np.sum(kept & ~found))
-                kept &= found
+            for factor, known in self.levels.items():
+                values = classes_of(factor, variables, numbers)
+                if values is not None:
+                    found = pc.is_in(values, value_set=pa.array(known, values.type)).to_numpy()
+                    dropped["unknown_level"] += int(np.sum(kept & ~found))
+                    kept &= found
         weights = None
         if self.weights is not None:
             weights, usable = _weights(posts, self.weights)
@@ -269,8 +269,7 @@ def _check_text(formula: Formula, variables: dict[str, pa.ChunkedArray]) -> None
         if factor.eval_method is not Factor.EvalMethod.PYTHON:
             continue
         for name, values in variables.items():
-            named = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", str(factor.expr))
-            if named and name not in formula.classes and not is_number(values.type):
+            if point_at(str(factor.expr), name) and name not in formula.classes and not is_number(values.type):
                 raise InputError(
                     f"label.formula: column {name!r} holds {values.type}, but {factor.expr} takes a number; use the "
                     "column by itself, whose classes then are terms",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import CodeType
 from typing import Any
 
@@ -40,8 +41,7 @@ class Direct:
             if expression in columns:
                 return columns[expression]
             if expression not in known:
-                # The user's own formula, on the user's own machine: formulaic evaluates it in the same way.
-                known[expression] = np.asarray(eval(_code(expression), {}, names))
+                known[expression] = evaluate(expression, names)
             return known[expression]
 
         with np.errstate(all="ignore"):
@@ -53,13 +53,15 @@ class Direct:
             return np.array(np.broadcast_to(value(self.response), n), dtype=np.float64), X
 
 
-_CODES: dict[str, CodeType] = {}
+def evaluate(expression: str, names: Mapping[str, Any]) -> npt.NDArray[Any]:
+    """The value of an expression; raises whatever it raises."""
+    # The user's own formula, on the user's own machine: formulaic evaluates it in the same way.
+    return np.asarray(eval(_code(expression), {}, names))
 
 
+@lru_cache(maxsize=256)
 def _code(expression: str) -> CodeType:
-    if expression not in _CODES:
-        _CODES[expression] = compile(expression, "label.formula", "eval")
-    return _CODES[expression]
+    return compile(expression, "label.formula", "eval")
 
 
 def compile_direct(formula: Formula, spec: Any) -> Direct | None:

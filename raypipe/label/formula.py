@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
-from typing import Any
+from functools import lru_cache
+from typing import Any, TypeGuard
 
 import formulaic
 import numpy as np
@@ -103,9 +104,8 @@ def _variables(factor: Factor, text: str) -> tuple[set[str], list[set[str]]]:
     if factor.eval_method is Factor.EvalMethod.LOOKUP:
         return {str(factor.expr)}, []
     # formulaic's own search for variables fails where a transform stands in a transform: bs(log10(x)).
-    aliases: dict[str, str] = {}
     try:
-        tree = ast.parse(sanitize_variable_names(factor.expr, {}, aliases).strip(), mode="eval")
+        tree, aliases = syntax(str(factor.expr))
     except SyntaxError as error:
         raise ConfigError(
             f"label.formula: {text!r} cannot be read: {error.msg}", below=_caret(text, _place(text, error))
@@ -117,8 +117,27 @@ def _variables(factor: Factor, text: str) -> tuple[set[str], list[set[str]]]:
         found = {node.id for node in ast.walk(part) if isinstance(node, ast.Name) and id(node) not in called}
         return {aliases.get(name, name) for name in found} - set(TRANSFORMS)
 
-    coded = [node for node in calls if isinstance(node.func, ast.Name) and node.func.id == "C"]
-    return names(tree), [names(argument) for node in coded for argument in node.args[:1]]
+    return names(tree), [names(argument) for node in calls_of(tree, {"C"}) for argument in node.args[:1]]
+
+
+@lru_cache(maxsize=256)
+def syntax(expression: str) -> tuple[ast.expr, dict[str, str]]:
+    """A factor's expression as Python reads it, and the columns whose names it could not read, by what stands for them.
+
+    Raises SyntaxError where it is none.
+    """
+    aliases: dict[str, str] = {}
+    return ast.parse(sanitize_variable_names(expression, {}, aliases).strip(), mode="eval").body, aliases
+
+
+def calls_of(tree: ast.AST, functions: Set[str]) -> list[ast.Call]:
+    """The calls of the named functions anywhere in a tree."""
+    return [node for node in ast.walk(tree) if is_call(node, functions)]
+
+
+def is_call(node: ast.AST, functions: Set[str]) -> TypeGuard[ast.Call]:
+    """Whether a node of a tree calls one of the named functions."""
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in functions
 
 
 def check_columns(formula: Formula, schema: pa.Schema) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,9 @@ import numpy.typing as npt
 import pyarrow as pa
 from formulaic.parser.types import Factor
 from formulaic.transforms import TRANSFORMS
-from formulaic.utils.code import sanitize_variable_names
 
-from raypipe.label.formula import Formula
+from raypipe.label.direct import evaluate
+from raypipe.label.formula import Formula, calls_of, is_call, syntax
 
 _LEARNING = {name for name, made in TRANSFORMS.items() if getattr(made, "__is_stateful_transform__", False)}
 Columns = Mapping[str, npt.NDArray[Any]]
@@ -39,15 +38,15 @@ def learns_numbers(formula: Formula) -> bool:
     if formula.joint:
         return True
     texts = [str(factor.expr) for factor in formula.factors if factor.eval_method is Factor.EvalMethod.PYTHON]
-    return any(_calls(_parsed(text)[0], _LEARNING) for text in texts)
+    return any(calls_of(syntax(text)[0], _LEARNING) for text in texts)
 
 
 def classes_of(factor: str, variables: Mapping[str, pa.ChunkedArray], columns: Columns) -> pa.ChunkedArray | None:
     """What a categorical factor (``kind``, ``C(hour)``, ``C(n // 2)``) has for each row, before it is encoded; None
     where that cannot be told. `columns` are the variables that are numbers.
     """
-    tree, aliases = _parsed(factor)
-    if isinstance(tree, ast.Call) and _name(tree) == "C" and tree.args:
+    tree, aliases = syntax(factor)
+    if is_call(tree, {"C"}) and tree.args:
         tree = tree.args[0]
     if isinstance(tree, ast.Name):
         return variables.get(aliases.get(tree.id, tree.id))
@@ -62,17 +61,10 @@ def _evaluate(expression: str, names: dict[str, str], columns: Columns) -> npt.N
     given = {name: columns[column] for name, column in names.items()}
     try:
         with np.errstate(all="ignore"):
-            # As formulaic evaluates it: the user's own formula, on the user's own machine.
-            return np.asarray(eval(expression, {}, {**TRANSFORMS, **given}))
+            return evaluate(expression, {**TRANSFORMS, **given})
     except Exception:
         # Whatever a user's expression raises: learning says it, with the whole formula.
         return None
-
-
-@lru_cache(maxsize=256)
-def _parsed(text: str) -> tuple[ast.expr, dict[str, str]]:
-    aliases: dict[str, str] = {}
-    return ast.parse(sanitize_variable_names(text, {}, aliases).strip(), mode="eval").body, aliases
 
 
 def _parts(factor: Factor) -> Iterator[tuple[str, dict[str, str]]]:
@@ -83,30 +75,22 @@ def _parts(factor: Factor) -> Iterator[tuple[str, dict[str, str]]]:
     if factor.eval_method is Factor.EvalMethod.LOOKUP:
         yield "column", {"column": text}
         return
-    tree, aliases = _parsed(text)
+    tree, aliases = syntax(text)
     for part in _plain(tree):
         calls = {id(node.func) for node in ast.walk(part) if isinstance(node, ast.Call)}
         found = {node.id for node in ast.walk(part) if isinstance(node, ast.Name) and id(node) not in calls}
         yield ast.unparse(part), {name: aliases.get(name, name) for name in found if name not in TRANSFORMS}
 
 
-def _calls(tree: ast.AST, names: set[str]) -> list[ast.Call]:
-    return [node for node in ast.walk(tree) if isinstance(node, ast.Call) and _name(node) in names]
-
-
 def _plain(node: ast.AST) -> Iterator[ast.AST]:
     apart = _LEARNING | {"C"}
-    if not _calls(node, apart):
+    if not calls_of(node, apart):
         if isinstance(node, ast.expr):
             yield node
-    elif isinstance(node, ast.Call) and _name(node) in apart:
+    elif is_call(node, apart):
         # Classes need not be finite; of the others what they learn from comes first, and the rest are settings.
-        if _name(node) != "C":
+        if not is_call(node, {"C"}):
             yield from (part for argument in node.args[:1] for part in _plain(argument))
     else:
         for child in ast.iter_child_nodes(node):
             yield from _plain(child)
-
-
-def _name(call: ast.Call) -> str:
-    return call.func.id if isinstance(call.func, ast.Name) else ""

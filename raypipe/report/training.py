@@ -142,8 +142,9 @@ def build(sources: Sources) -> Training | None:
         predictions = sources.frame(table, "predictions")
         for line in _table_1(sources, table):
             key = _key(line["configuration"], table)
-            rows.append(_row(target, key, table, line, _measure(target, line, predictions, judge), results))
             trials[key] = _trials(key, line["configuration"], results, curve)
+            measured = _measure(target, line, predictions, judge)
+            rows.append(_row(target, key, table, line, measured, results, trials[key]))
         if predictions is not None:
             keys = predictions["configuration"].map(lambda name, table=table: _key(name, table))
             frames.append(predictions.assign(key=keys))
@@ -200,14 +201,13 @@ def _row(
     line: dict[str, str],
     measured: Measured | None,
     results: list[dict[str, Any]],
+    trials: list[Trial],
 ) -> Row:
     letter = line["configuration"]
-    own = _entries(letter, results)
-    speeds = [float(entry["images_per_s"]) for entry in own if entry.get("images_per_s")]
-    best: dict[str, float] = {}
-    for entry in own:
-        if (accuracy := _number(entry.get("val_accuracy"))) is not None:
-            best[entry["trial"]] = max(accuracy, best.get(entry["trial"], 0.0))
+    speeds = [float(entry["images_per_s"]) for entry in _entries(letter, results) if entry.get("images_per_s")]
+    # Of a score, whose trials hold losses, there is no accuracy to spread.
+    known = [[value for value in trial.val if value is not None] for trial in trials if target.kind != "score"]
+    best = [max(values) for values in known if values]
     return Row(
         key=key,
         table=table,
@@ -221,7 +221,7 @@ def _row(
         paper=paper.TABLE_1.get(letter) if target.kind == "binary" else None,
         images_per_s=median(speeds) if speeds else None,
         further={name: _number(value) for name, value in line.items() if name not in TABLE1_COLUMNS},
-        val_sd=stdev(best.values()) if len(best) > 1 else None,
+        val_sd=stdev(best) if len(best) > 1 else None,
     )
 
 

@@ -63,10 +63,13 @@ def fit(
     _check(configuration, train, val, head, start)
     device = torch.device(options.device)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if start is not None:
+        model.load_state_dict(start.model)
+        if start.ended:
+            return []
     run = _Run(model, configuration, train, val, options, preprocessing, head, Workers(group), on_batch)
     best_epoch, best_merit, first = 0, -math.inf, 1
     if start is not None:
-        model.load_state_dict(start.model)
         run.optimizer.load_state_dict(start.optimizer)
         if run.average is not None and start.average is not None:
             run.average.load(start.average)
@@ -75,8 +78,6 @@ def fit(
     run.workers.broadcast([*model.state_dict().values(), *(run.average.tensors if run.average else [])])
     results: list[EpochResult] = []
     for epoch in range(first, options.epochs + 1):
-        if start is not None and start.ended:
-            break
         result = run.epoch(epoch)
         results.append(result)
         merit = figure_of_merit(result.val_accuracy, result.val_loss)

@@ -153,12 +153,21 @@ def build_model(
     scheme: Scheme = init if weights.convolutions is None else "glorot"
     generator = torch.Generator().manual_seed(seed)
     for name, layer in model.named_modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear) and f"{name}.weight" not in state:
-            initialise(layer, "glorot" if name == "logit" else scheme, generator)
-    if target.kind == "score" and "logit.weight" not in state:
-        # It then says the mean of all scores; random outputs of so long a feature vector would have to be unlearned.
-        nn.init.zeros_(model.logit.weight)
+        if not isinstance(layer, nn.Conv2d | nn.Linear) or f"{name}.weight" in state:
+            continue
+        if name == "logit":
+            start_last_layer(layer, target, generator)
+        else:
+            initialise(layer, scheme, generator)
     return model
+
+
+def start_last_layer(layer: nn.Conv2d | nn.Linear, target: Target, generator: torch.Generator) -> None:
+    """A fresh last layer, in place: Glorot-uniform with zero bias (paper, section 4.1), for a score zero."""
+    initialise(layer, "glorot", generator)
+    if target.kind == "score":
+        # It then says the mean of all scores; random outputs of so long a feature vector would have to be unlearned.
+        nn.init.zeros_(layer.weight)
 
 
 def restore_model(configuration: Configuration, *, image_size: int, state: Mapping[str, Tensor]) -> VGG16:

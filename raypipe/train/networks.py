@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,10 +18,10 @@ from torchvision import models
 
 from raypipe.errors import ConfigError, InputError, one_line
 from raypipe.train.configurations import Configuration
-from raypipe.train.init import Scheme, initialise
-from raypipe.train.model import Network, build_model, restore_model
+from raypipe.train.init import Scheme
+from raypipe.train.model import Network, build_model, restore_model, start_last_layer
 from raypipe.train.target import BINARY, Target
-from raypipe.train.weights import TORCHVISION, LoadedWeights, Preprocessing, load_weights
+from raypipe.train.weights import TORCHVISION, LoadedWeights, Preprocessing, imagenet_or_random, load_weights
 
 VGG = "vgg16"
 _TIMM = "timm/"
@@ -67,11 +68,7 @@ def load_network_weights(model: str, weights: str) -> LoadedWeights:
             f"(files of weights are read for {VGG})"
         )
     if weights == "auto":
-        try:
-            return load_network_weights(model, "imagenet")
-        except InputError as error:
-            note = f"weights: auto falls back to random, nothing is pretrained ({error})"
-            return replace(load_network_weights(model, "random"), note=note)
+        return imagenet_or_random(partial(load_network_weights, model))
     try:
         body, _, preprocessing = _body(model, weights == "imagenet")
     except (OSError, RuntimeError) as error:
@@ -79,7 +76,7 @@ def load_network_weights(model: str, weights: str) -> LoadedWeights:
             f"train.weights: {weights} of {model} cannot be fetched: {one_line(error)}; choose random, or auto"
         ) from error
     if weights == "random":
-        return LoadedWeights("random", None, None, preprocessing, "random weights: nothing is pretrained")
+        return replace(load_weights("random"), preprocessing=preprocessing)
     return LoadedWeights(f"{weights} of {model}", None, None, preprocessing, body=body.state_dict())
 
 
@@ -115,9 +112,7 @@ def build_network(
     if weights.body is not None:
         body.load_state_dict(dict(weights.body))
     network = Classifier(body, n_features, configuration, target.n_outputs)
-    initialise(network.logit, "glorot", torch.Generator().manual_seed(seed))
-    if target.kind == "score":
-        nn.init.zeros_(network.logit.weight)
+    start_last_layer(network.logit, target, torch.Generator().manual_seed(seed))
     return network
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -104,17 +104,22 @@ def load_weights(name_or_path: str) -> LoadedWeights:
     if name_or_path == "random":
         return LoadedWeights("random", None, None, TORCHVISION, "random weights: nothing is pretrained")
     if name_or_path == "auto":
-        try:
-            return load_weights("imagenet")
-        except InputError as error:
-            found = load_weights("random")
-            return replace(found, note=f"weights: auto falls back to random, nothing is pretrained ({error})")
+        return imagenet_or_random(load_weights)
     if name_or_path in _URLS:
         state = _download(name_or_path)
         if name_or_path == "imagenet-caffe":
             return _from_state(name_or_path, {k: v for k, v in state.items() if k.startswith("features.")}, CAFFE_RGB)
         return _from_state(name_or_path, state, TORCHVISION)
     return _from_file(name_or_path)
+
+
+def imagenet_or_random(load: Callable[[str], LoadedWeights]) -> LoadedWeights:
+    """What `load` gives for ``imagenet``, or for ``random``, with a note, where InputError says that it has none."""
+    try:
+        return load("imagenet")
+    except InputError as error:
+        note = f"weights: auto falls back to random, nothing is pretrained ({error})"
+        return replace(load("random"), note=note)
 
 
 def _from_file(name: str) -> LoadedWeights:
