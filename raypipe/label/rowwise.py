@@ -45,6 +45,8 @@ def classes_of(factor: str, variables: Mapping[str, pa.ChunkedArray], columns: C
     """What a categorical factor (``kind``, ``C(hour)``, ``C(n // 2)``) has for each row, before it is encoded; None
     where that cannot be told. `columns` are the variables that are numbers.
     """
+    if factor in variables:
+        return variables[factor]
     tree, aliases = syntax(factor)
     if is_call(tree, {"C"}) and tree.args:
         tree = tree.args[0]

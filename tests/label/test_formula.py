@@ -321,3 +321,12 @@ def test_classes_that_a_formula_leaves_out_are_counted_out() -> None:
     found = design_of("likes ~ C(kind, levels=['a', 'b'])", posts).matrices(posts)
     assert found.dropped == {"unknown_level": 1}
     np.testing.assert_array_equal(found.y, [1, 2, 5, 8])
+
+
+@pytest.mark.parametrize("text", ["likes ~ `my kind`", "likes ~ C(`my kind`)", "likes ~ C(`x y`) + `my kind`"])
+def test_classes_of_a_column_whose_name_is_no_identifier(text: str) -> None:
+    posts = pa.table({"likes": range(12), "my kind": ["a", "b"] * 6, "x y": [0, 1, 2] * 4})
+    design = design_of(text, posts)
+    assert design.matrices(posts).dropped == {}
+    new = pa.table({"likes": [1, 2], "my kind": ["a", "new"], "x y": [1, 2]})
+    assert design.matrices(new).dropped == {"unknown_level": 1}
