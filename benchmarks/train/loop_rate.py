@@ -16,12 +16,12 @@ import torch
 
 from benchmarks import results
 from benchmarks.train.reference import seconds_of_epoch
+from raypipe.train.choices import arithmetic_for
 from raypipe.train.configurations import CONFIGURATIONS
 from raypipe.train.images import ImageSet, image_set
 from raypipe.train.loop import fit
 from raypipe.train.model import build_model
 from raypipe.train.state import EpochResult, LoopOptions
-from raypipe.train.trial import arithmetic_for
 from raypipe.train.weights import load_weights
 
 _TRAIN, _VAL = 30_082, 10_027

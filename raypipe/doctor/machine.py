@@ -26,7 +26,7 @@ def check_processors() -> Check:
     """CPUs, GPUs and whether each does bfloat16 natively, as `train.dtype auto` decides it."""
     import torch
 
-    from raypipe.train.trial import arithmetic_for
+    from raypipe.train.choices import arithmetic_for
 
     cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     seen = [f"{cpus} CPU cores ({arithmetic_for('auto', 'cpu')})"]

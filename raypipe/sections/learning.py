@@ -86,6 +86,24 @@ class TrainOptions(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = option(
         "auto", "arithmetic; auto: bfloat16 where the hardware has it"
     )
+    compile: Literal["none", "default", "reduce-overhead"] = option(
+        "none", "torch.compile of the network; reduce-overhead uses CUDA graphs; pays where epochs are long"
+    )
+    micro_batch: int | None = option(
+        None,
+        "pictures of a batch in the network at a time, gradients added up; halved by itself where memory is short",
+        ge=1,
+        result=False,
+    )
+    pictures: Literal["auto", "local", "stream"] = option(
+        "auto",
+        "decoded pictures of a root that is no disk: copied to each machine once, or streamed in every epoch; "
+        "auto: copied where there is room",
+        result=False,
+    )
+    keep_features: bool = option(
+        True, "keep A's features beside the decoded pictures for other seeds: 0.05 to 0.1 MB each", result=False
+    )
     workers: int = option(1, "data-parallel workers of one trial; results do not depend on it", ge=1, result=False)
     gpu: bool | None = option(None, "use GPUs; where absent, if the cluster has any", result=False)
     max_failures: int = option(2, "lost workers or nodes that a trial survives", ge=0, result=False)

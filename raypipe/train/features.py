@@ -3,7 +3,7 @@ pass over either without training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Literal, Protocol
 
@@ -12,8 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from raypipe.train.images import ImageSet, prepare_batch
+from raypipe.train.feed import Feed, pieces
+from raypipe.train.images import prepare_batch
 from raypipe.train.model import Network
+from raypipe.train.shards import RowSource
 from raypipe.train.weights import Preprocessing
 from raypipe.train.workers import Rows, Workers
 
@@ -28,54 +30,116 @@ def arithmetic(device: torch.device, dtype: DType) -> AbstractContextManager[obj
 
 
 class Inputs(Protocol):
-    """Rows of a data set as the network or its head takes them.
+    """Rows of a data set as the network or its head takes them, batch by batch."""
 
-    Mirrored where `flips` (bool [n]) says so; of pictures only the square that `crops` (see `epoch_crops`) names.
-    """
+    @property
+    def waited(self) -> float:
+        """Seconds in which no batch was ready, so far."""
+        ...
 
-    def __call__(
-        self, rows: Rows, flips: NDArray[np.bool_] | None = None, crops: NDArray[np.float32] | None = None
-    ) -> Tensor: ...
+    def batches(
+        self,
+        plan: Sequence[Rows],
+        flips: NDArray[np.bool_] | None = None,
+        crops: NDArray[np.float32] | None = None,
+    ) -> Iterator[Tensor]:
+        """The rows of each batch of `plan`.
+
+        Row i is mirrored where `flips[i]` (bool [n]) says so; of a picture only the square ``crops[i]`` (see
+        `raypipe.train.draws.epoch_crops`) is shown.
+        """
+        ...
 
 
 class ImageInputs:
-    """Pictures, normalised on the device: float [n, 3, s, s]."""
+    """Pictures, uint8 [n, 3, s, s], normalised on the device: float [n, 3, s, s]."""
 
-    def __init__(self, images: Tensor, preprocessing: Preprocessing, device: torch.device) -> None:
-        self.images, self.preprocessing, self.device = images, preprocessing, device
+    def __init__(self, images: RowSource, preprocessing: Preprocessing, device: torch.device) -> None:
+        self._feed, self.preprocessing, self.device = Feed(images, device), preprocessing, device
 
-    def __call__(
-        self, rows: Rows, flips: NDArray[np.bool_] | None = None, crops: NDArray[np.float32] | None = None
-    ) -> Tensor:
-        picked = self.images[torch.from_numpy(rows)]
-        mask = None if flips is None else torch.from_numpy(flips)
-        squares = None if crops is None else torch.from_numpy(crops)
-        return prepare_batch(picked, self.preprocessing, mask, self.device, crops=squares)
+    @property
+    def waited(self) -> float:
+        """See `Inputs`."""
+        return self._feed.waited
+
+    def batches(
+        self,
+        plan: Sequence[Rows],
+        flips: NDArray[np.bool_] | None = None,
+        crops: NDArray[np.float32] | None = None,
+    ) -> Iterator[Tensor]:
+        """See `Inputs`."""
+        if not plan:
+            return
+        rows, sizes = np.concatenate(plan), [len(rows) for rows in plan]
+        masks = None if flips is None else pieces(torch.from_numpy(flips[rows]).to(self.device), sizes)
+        squares = None if crops is None else pieces(torch.from_numpy(crops[rows]).to(self.device), sizes)
+        for i, raw in enumerate(self._feed.batches(plan)):
+            mask = None if masks is None else masks[i]
+            square = None if squares is None else squares[i]
+            yield prepare_batch(raw, self.preprocessing, mask, self.device, crops=square)
 
 
 class FeatureInputs:
-    """Cached features, float32 [n, d], with a second set for the mirrored pictures where training mirrors."""
+    """Cached features [n, d], given as float32; a second set for the mirrored pictures where training mirrors."""
 
-    def __init__(self, plain: Tensor, flipped: Tensor | None = None) -> None:
-        self.plain, self.flipped = plain, flipped
+    def __init__(self, plain: RowSource, flipped: RowSource | None, device: torch.device) -> None:
+        self._n, self._mirrors = len(plain), flipped is not None
+        self._feed = Feed(plain if flipped is None else Both(plain, flipped), device)
 
-    def __call__(
+    @property
+    def waited(self) -> float:
+        """See `Inputs`."""
+        return self._feed.waited
+
+    def batches(
         self,
-        rows: Rows,
+        plan: Sequence[Rows],
         flips: NDArray[np.bool_] | None = None,
         crops: NDArray[np.float32] | None = None,  # noqa: ARG002
-    ) -> Tensor:
-        index = torch.from_numpy(rows).to(self.plain.device)
-        if flips is None or self.flipped is None:
-            return self.plain[index]
-        mask = torch.from_numpy(flips).to(self.plain.device).view(-1, 1)
-        return torch.where(mask, self.flipped[index], self.plain[index])
+    ) -> Iterator[Tensor]:
+        """See `Inputs`; there are no crops of features."""
+        if flips is not None and self._mirrors:
+            plan = [rows + self._n * flips[rows] for rows in plan]
+        for features in self._feed.batches(plan):
+            yield features.float()
+
+
+class Both:
+    """Two sources of n rows each as one of 2n."""
+
+    def __init__(self, first: RowSource, second: RowSource) -> None:
+        self._first, self._second = first, second
+        self.shape = torch.Size((2 * len(first), *first.shape[1:]))
+        self.dtype = first.dtype
+        if isinstance(first, Tensor) and isinstance(second, Tensor):
+            self.device = first.device
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        n = len(self._first)
+        in_second = rows >= n
+        if isinstance(self._first, Tensor):
+            # Both are looked up, as to pick by a mask would make a GPU's host wait.
+            mask = in_second.view(-1, *[1] * (len(self.shape) - 1))
+            return torch.where(mask, self._second[rows % n], self._first[rows % n])
+        found = torch.empty((len(rows), *self.shape[1:]), dtype=self.dtype)
+        found[~in_second] = self._first[rows[~in_second]]
+        found[in_second] = self._second[rows[in_second] - n]
+        return found
+
+
+def in_batches(rows: Rows, size: int) -> list[Rows]:
+    """`rows` in order, `size` at a time."""
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 @torch.no_grad()
 def extract_features(
     model: Network,
-    images: Tensor,
+    images: RowSource,
     preprocessing: Preprocessing,
     *,
     device: torch.device,
@@ -84,22 +148,22 @@ def extract_features(
     workers: Workers | None = None,
     on_batch: OnBatch | None = None,
 ) -> Tensor:
-    """What `model.extract` gives for uint8 `images` [n, 3, s, s], all mirrored if `flip`: float32 [n, d] on `device`.
+    """What `model.extract` gives for uint8 `images` [n, 3, s, s], all mirrored if `flip`: `dtype` [n, d] on `device`.
 
-    The workers share the pass, and each has all rows at its end.
+    The workers share the pass, and each has all rows at its end. Nothing is lost by bfloat16 where the arithmetic is.
     """
     crew = workers or Workers()
     model.eval()
     inputs = ImageInputs(images, preprocessing, device)
     rows = crew.share(np.arange(len(images)))
-    found = []
-    for start in range(0, len(rows), EVALUATION_BATCH):
-        batch = rows[start : start + EVALUATION_BATCH]
+    part = torch.empty((len(rows), model.n_features), dtype=getattr(torch, dtype), device=device)
+    done = 0
+    for batch in inputs.batches(in_batches(rows, EVALUATION_BATCH), np.full(len(images), flip)):
         with arithmetic(device, dtype):
-            found.append(model.extract(inputs(batch, np.full(len(batch), flip))).float())
+            part[done : done + len(batch)] = model.extract(batch)
+        done += len(batch)
         if on_batch:
-            on_batch(start + len(batch), len(rows))
-    part = torch.cat([torch.zeros((0, model.n_features), device=device), *found])
+            on_batch(done, len(rows))
     return crew.gather(part, len(images))
 
 
@@ -118,32 +182,11 @@ def evaluate(
     """What `forward`, `model` or a part of it, gives for `rows`: float32 [n], or [n, n_outputs] of several outputs."""
     model.eval()
     found = [torch.zeros((0, n_outputs) if n_outputs > 1 else 0, device=device)]
-    for start in range(0, len(rows), EVALUATION_BATCH):
+    done = 0
+    for batch in inputs.batches(in_batches(rows, EVALUATION_BATCH)):
         with arithmetic(device, dtype):
-            found.append(forward(inputs(rows[start : start + EVALUATION_BATCH])).float())
+            found.append(forward(batch).float())
+        done += len(batch)
         if on_batch:
-            on_batch(min(start + EVALUATION_BATCH, len(rows)), len(rows))
+            on_batch(done, len(rows))
     return torch.cat(found)
-
-
-def cache_features(
-    model: Network,
-    train: ImageSet,
-    val: ImageSet,
-    preprocessing: Preprocessing,
-    *,
-    device: torch.device,
-    dtype: DType,
-    flips: bool,
-    workers: Workers,
-    on_batch: OnBatch | None = None,
-) -> tuple[FeatureInputs, FeatureInputs]:
-    """Features of the training set, for both flips if `flips`, and of the validation set."""
-
-    def extract(images: Tensor, flip: bool) -> Tensor:
-        return extract_features(
-            model, images, preprocessing, device=device, dtype=dtype, flip=flip, workers=workers, on_batch=on_batch
-        )
-
-    mirrored = extract(train.images, True) if flips else None
-    return FeatureInputs(extract(train.images, False), mirrored), FeatureInputs(extract(val.images, False))

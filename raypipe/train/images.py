@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +15,8 @@ from torch.nn.functional import affine_grid, grid_sample
 
 from raypipe.errors import InputError
 from raypipe.ingest.pictures import shrink_on_load, to_rgb
+from raypipe.train.shards import RowSource
 from raypipe.train.weights import Preprocessing
-
-_IMAGES, _LABELS, _POST_IDS = "images.npy", "labels.npy", "post_ids.npy"
 
 
 def decode_and_resize(image_bytes: bytes, size: int) -> NDArray[np.uint8]:
@@ -41,12 +39,14 @@ def decode_and_resize(image_bytes: bytes, size: int) -> NDArray[np.uint8]:
 class ImageSet:
     """Labelled pictures in a fixed order: `images` uint8 [n, 3, s, s], `labels`, `post_ids` [n].
 
+    `images` is a Tensor, or rows on a disk.
+
     The labels' type says what they are (see `raypipe.train.target`): float32 of 0 and 1, [n] for two classes and
     [n, tags] for tags; int64 [n], the class's number from 0; float64 [n], scores.
     Raises InputError where the lengths, shapes, types or values do not fit.
     """
 
-    images: Tensor
+    images: RowSource
     labels: Tensor
     post_ids: NDArray[np.str_]
 
@@ -69,26 +69,6 @@ class ImageSet:
         """Pixels of a side."""
         return self.images.shape[-1]
 
-    def save(self, directory: str | Path) -> None:
-        """Writes three .npy files, which `load` can map into memory."""
-        folder = Path(directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        np.save(folder / _IMAGES, self.images.numpy())
-        np.save(folder / _LABELS, self.labels.numpy())
-        np.save(folder / _POST_IDS, np.asarray(self.post_ids, dtype=np.str_))
-
-    @classmethod
-    def load(cls, directory: str | Path, mmap: bool = True) -> ImageSet:
-        """What `save` wrote; with `mmap`, pictures are read from disk when used. Raises InputError where absent."""
-        folder = Path(directory)
-        try:
-            # "c": the pages stay shared and the file is never written, while torch gets the writable array it wants.
-            images = np.load(folder / _IMAGES, mmap_mode="c" if mmap else None)
-            labels, post_ids = np.load(folder / _LABELS), np.load(folder / _POST_IDS)
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"{folder}: holds no set of images: {error}") from error
-        return cls(torch.from_numpy(images), torch.from_numpy(labels), post_ids)
-
 
 def _complaint(labels: Tensor) -> str | None:
     if labels.dtype == torch.float32 and labels.dim() in (1, 2):
@@ -101,14 +81,15 @@ def _complaint(labels: Tensor) -> str | None:
 
 
 def image_set(
-    images: NDArray[np.uint8],
+    images: NDArray[np.uint8] | RowSource,
     labels: NDArray[Any],
     post_ids: NDArray[Any] | list[str],
     dtype: type[np.generic] = np.float32,
 ) -> ImageSet:
-    """An ImageSet over numpy arrays, labels as `dtype`; `images` uint8 [n, 3, s, s] is not copied."""
+    """An ImageSet over arrays, labels as `dtype`; `images` uint8 [n, 3, s, s] is not copied."""
     ids = np.asarray(post_ids, dtype=np.str_)
-    return ImageSet(torch.from_numpy(images), torch.from_numpy(np.asarray(labels, dtype=dtype)), ids)
+    rows = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
+    return ImageSet(rows, torch.from_numpy(np.asarray(labels, dtype=dtype)), ids)
 
 
 def prepare_batch(
@@ -121,7 +102,7 @@ def prepare_batch(
 ) -> Tensor:
     """uint8 [n, 3, s, s] to the network's input on `device`, channels last; rows of `flip_mask` (bool [n]) mirrored.
 
-    `crops` (float32 [n, 3], side and centre, see `raypipe.train.recipe.epoch_crops`) are cut out and enlarged to s × s,
+    `crops` (float32 [n, 3], side and centre, see `raypipe.train.draws.epoch_crops`) are cut out and enlarged to s × s,
     bilinearly.
     """
     target = torch.device(device)

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -22,9 +23,12 @@ from raypipe.storage import Storage
 from raypipe.tables import TableWriter
 from raypipe.train.images import decode_and_resize
 from raypipe.train.plan import PictureTable
+from raypipe.train.shards import to_npy
 from raypipe.train.target import Target
 
 TENSORS = "_tensors"
+# Changes with what the files hold: a root made by another version decodes again.
+_LAYOUT = 2
 
 
 def prepare_pictures(config: Config) -> PictureTable:
@@ -38,10 +42,11 @@ def prepare_pictures(config: Config) -> PictureTable:
     wanted = tables.read_table(storage, "labels", ["post_id", "label", "split"])
     target = find_target(storage, labels, wanted["label"])
     inputs = {"labels": labels.run_id, "images": images.run_id}
-    key = hashlib.sha256(json.dumps([inputs, size], sort_keys=True).encode()).hexdigest()[:8]
+    key = hashlib.sha256(json.dumps([inputs, size, _LAYOUT], sort_keys=True).encode()).hexdigest()[:8]
     table = f"{TENSORS}/{size}px-{key}"
     _drop_stale(storage, inputs)
-    with tables.begin(storage, table, command="train", config={"image_size": size}, inputs=inputs) as run:
+    layout = {"image_size": size, "layout": _LAYOUT}
+    with tables.begin(storage, table, command="train", config=layout, inputs=inputs) as run:
         if run.record is None:
             started = time.monotonic()
             counts = _decode(config, run.writer, wanted.filter(pc.field("label").is_valid()))
@@ -102,7 +107,7 @@ def _drop_stale(storage: Storage, inputs: dict[str, str]) -> None:
     # A cache of labels or images that have since been replaced helps nobody and costs the size of the data set.
     for name in {path.split("/")[0] for path in storage.files(TENSORS)}:
         record = tables.find_record(storage, f"{TENSORS}/{name}")
-        if record is not None and record.inputs != inputs:
+        if record is not None and (record.inputs != inputs or record.config.get("layout") != _LAYOUT):
             storage.delete_directory(f"{TENSORS}/{name}")
 
 
@@ -141,17 +146,26 @@ def _decode_file(row: dict[str, Any], writer: TableWriter, wanted: Any, size: in
     place = pc.index_in(found["post_id"], value_set=labelled["post_id"].combine_chunks())
     kept = pc.and_(pc.is_valid(place), pc.is_valid(found["image"]))
     found, rows = found.filter(kept), labelled.take(place.filter(kept))
-    pixels: list[bytes | None] = []
+    pixels = np.empty((len(found), 3, size, size), np.uint8)
+    places: list[int | None] = []
     errors: list[str | None] = []
+    n_decoded = 0
     for image in found["image"]:
         try:
-            pixels.append(decode_and_resize(image.as_py(), size).tobytes())
-            errors.append(None)
+            pixels[n_decoded] = decode_and_resize(image.as_py(), size)
         except InputError as error:
-            pixels.append(None)
+            places.append(None)
             errors.append(str(error))
+        else:
+            places.append(n_decoded)
+            errors.append(None)
+            n_decoded += 1
+    name = f"pixels-{writer.run_id}-{row['unit']}.npy"
+    # Before the rows that point to it: where these are, it is.
+    writer.write_file(name, to_npy(pixels[:n_decoded]))
     table = rows.select(["post_id", "split", "label"])
-    table = table.append_column("pixels", pa.array(pixels, pa.binary()))
+    table = table.append_column("shard", pa.array([name] * len(table), pa.string()))
+    table = table.append_column("place", pa.array(places, pa.int32()))
     table = table.append_column("error", pa.array(errors, pa.string()))
     writer.write(row["unit"], table)
     return {"counts": json.dumps(_count(table))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,9 @@ from raypipe.tables import TableWriter
 from raypipe.train.target import Target
 
 if TYPE_CHECKING:
+    from raypipe.train.feature_cache import FeatureCache
     from raypipe.train.images import ImageSet
+    from raypipe.train.shards import RowSource, Shards
 
 
 @dataclass(frozen=True)
@@ -38,27 +41,44 @@ class Trial:
 
 @dataclass(frozen=True)
 class PictureTable:
-    """Where the decoded pictures are: a table of `pixels` (uint8, [3, size, size]) by split, and what is learned."""
+    """Where the decoded pictures are: a table of `shard` (the ``.npy`` file) and `place` in it by split, and what is
+    learned."""
 
     storage: Storage
     table: str
     image_size: int
     target: Target
 
-    def load(self, split: str) -> ImageSet:
-        """The pictures of a split, ordered by post_id so that no partitioning shows; shape [n, 3, size, size]."""
+    @property
+    def features(self) -> FeatureCache:
+        """Where features of these pictures are kept."""
+        from raypipe.train.feature_cache import FeatureCache
+
+        inputs = tables.get_record(self.storage, self.table).inputs
+        return FeatureCache(self.storage, self.table, f"{self.image_size} {sorted(inputs.items())}")
+
+    def load(self, split: str, open_shards: Callable[[Shards], RowSource] | None = None) -> ImageSet:
+        """The pictures of a split, ordered by post_id so that no partitioning shows; mapped into memory unless
+        `open_shards` says otherwise."""
         import numpy as np
 
         from raypipe.train.images import image_set
+        from raypipe.train.shards import MappedRows, Shards
 
-        columns = ["post_id", "label", "pixels"]
+        columns = ["post_id", "label", "shard", "place"]
         where = (pc.field("split") == split) & pc.field("error").is_null()
         rows = tables.read_table(self.storage, self.table, columns, where=where).sort_by("post_id")
-        images = np.empty((len(rows), 3, self.image_size, self.image_size), np.uint8)
-        flat = images.reshape(len(rows), 3 * self.image_size**2)
-        for i, pixels in enumerate(rows["pixels"]):
-            flat[i] = np.frombuffer(pixels.as_buffer(), np.uint8)
+        names = pc.unique(rows["shard"]).sort()
+        shards = Shards(
+            self.storage,
+            self.table,
+            tuple(names.to_pylist()),
+            np.asarray(pc.index_in(rows["shard"], value_set=names).to_numpy(), np.int64),
+            np.asarray(rows["place"].to_numpy(), np.int64),
+            (3, self.image_size, self.image_size),
+        )
         labels = self.target.encode(rows["label"])
+        images = (open_shards or MappedRows)(shards)
         return image_set(images, labels, rows["post_id"].to_pylist(), labels.dtype.type)
 
 

@@ -20,6 +20,7 @@ class Watch:
         self._note = ""
         self._lines: list[str] = []
         self._failures: dict[str, str] = {}
+        self._choices: dict[str, list[str]] = {}
 
     def update(self, trial: str, epochs: float, note: str) -> None:
         """`epochs` done by a trial so far, whole and part."""
@@ -29,6 +30,16 @@ class Watch:
     def finish(self, trial: str, summary: str) -> None:
         """A trial is done."""
         self._lines.append(f"  {trial}: {summary}")
+
+    def choose(self, trial: str, choice: str) -> None:
+        """A trial has chosen something for speed or for want of memory; each choice is shown once, not once a trial."""
+        if all(choice not in known for known in self._choices.values()):
+            self._lines.append(f"  {trial}: {choice}")
+        self._choices.setdefault(trial, []).append(choice)
+
+    def choices(self) -> dict[str, list[str]]:
+        """What trials have chosen."""
+        return self._choices
 
     def fail(self, trial: str, reason: str) -> None:
         """A trial cannot go on."""

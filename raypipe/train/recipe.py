@@ -11,16 +11,13 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raypipe.train.configurations import Configuration
 from raypipe.train.model import parameter_groups
 
 Form = Literal["paper", "modern"]
-_CROPS = 3
 
 
 @dataclass(frozen=True)
@@ -81,16 +78,6 @@ MODERN = Recipe(
 )
 
 RECIPES: dict[str, Recipe] = {recipe.form: recipe for recipe in (PAPER, MODERN)}
-
-
-def epoch_crops(n: int, seed: int, epoch: int, smallest: float) -> NDArray[np.float32]:
-    """Squares cut out of `n` training pictures in `epoch`, by row: [n, 3], side and centre (x, y) in the coordinates of
-    `torch.nn.functional.affine_grid`, in which a picture reaches from −1 to 1.
-    """
-    drawn = np.random.default_rng([seed, epoch, _CROPS]).random((n, 3))
-    side = np.sqrt(smallest + (1 - smallest) * drawn[:, 0])
-    centre = (1 - side)[:, None] * (2 * drawn[:, 1:] - 1)
-    return np.column_stack([side, centre]).astype(np.float32)
 
 
 class Average:

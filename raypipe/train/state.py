@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from raypipe.train.choices import Compile
 from raypipe.train.features import DType
 from raypipe.train.heads import Predictions
 from raypipe.train.recipe import PAPER, Recipe
@@ -33,6 +34,11 @@ class LoopOptions:
     recipe: Recipe = PAPER
     device: str = "cpu"
     cache_features: bool = True
+    micro_batch: int | None = None
+    """Pictures of a batch that go through the network at a time on one worker; all of them where absent. Halved where
+    the device's memory does not suffice."""
+    compile: Compile = "none"
+    """torch.compile's mode; not for frozen networks."""
 
 
 @dataclass(frozen=True)

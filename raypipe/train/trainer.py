@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from raypipe.errors import RaypipeError, one_line
 from raypipe.train.plan import TrialPlan
 
 if TYPE_CHECKING:
+    from raypipe.train.choices import Choice
+    from raypipe.train.shards import RowSource, Shards
     from raypipe.train.trial import Progressed
 
 _SECONDS_BETWEEN_WORDS = 1.0
@@ -99,8 +102,10 @@ def _worker(loop_config: dict[str, Any]) -> None:
             group=torch.distributed.group.WORLD if many else None,
             rank=rank,
             start=_load(ray.train.get_checkpoint()),
+            open_shards=partial(_open, plan),
             on_epoch=on_epoch,
             on_batch=word.batch,
+            on_choice=word.choice,
         )
     except RaypipeError as error:
         # Trying again would only meet it again: the trial ends here, and the sweep says why.
@@ -108,6 +113,15 @@ def _worker(loop_config: dict[str, Any]) -> None:
         return
     if rank == 0:
         ray.get(watch.finish.remote(plan.trial.name, result.summary))
+
+
+def _open(plan: TrialPlan, shards: Shards) -> RowSource:
+    from raypipe.train.ray_stream import StreamedRows
+    from raypipe.train.shards import MappedRows, fits_here
+
+    wanted = plan.options.pictures
+    local = fits_here(shards) if wanted == "auto" else wanted == "local"
+    return MappedRows(shards) if local else StreamedRows(shards)
 
 
 def _load(checkpoint: Any) -> Progressed | None:
@@ -138,6 +152,10 @@ class _Word:
             note = f"epoch {self._epoch}/{self._epochs} {done:,}/{total:,}{self._heard}"
             self._watch.update.remote(self._trial, self._epoch - 1 + done / total, note)
 
+    def choice(self, choice: Choice) -> None:
+        if self._speaks:
+            self._watch.choose.remote(self._trial, str(choice))
+
     def epoch(self, row: dict[str, Any]) -> None:
         if not self._speaks:
             return
@@ -146,5 +164,11 @@ class _Word:
         train, val = row[f"train_{name}"], row[f"val_{name}"]
         word = "loss " if name == "loss" else ""
         self._heard = f" · {word}train {train:.3f} val " + ("–" if val is None else f"{val:.3f}")
-        note = f"epoch {row['epoch']}/{self._epochs}{self._heard} · {row['images_per_s']:,.0f} pictures/s"
+        note = f"epoch {row['epoch']}/{self._epochs}{self._heard} · {row['images_per_s']:,.0f} pictures/s{_spent(row)}"
         self._watch.update.remote(self._trial, float(row["epoch"]), note)
+
+
+def _spent(row: dict[str, Any]) -> str:
+    """What an epoch made of the hardware, for people."""
+    mfu = "" if row["mfu"] is None else f", MFU {100 * row['mfu']:.0f} %"
+    return f"{mfu}, {100 * row['data_wait']:.1f} % waiting for data"

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from raypipe.train.choices import OnChoice, arithmetic_choice, arithmetic_for
 from raypipe.train.configurations import CONFIGURATIONS
-from raypipe.train.features import DType, OnBatch
+from raypipe.train.features import OnBatch
 from raypipe.train.heads import Head, Predictions, head_of
 from raypipe.train.images import ImageSet, prepare_batch
 from raypipe.train.init import unit_variance_init
@@ -23,6 +24,7 @@ from raypipe.train.networks import build_network
 from raypipe.train.plan import TrialPlan, for_configuration
 from raypipe.train.recipe import RECIPES
 from raypipe.train.results import TRIALS, TrialResult, prediction_rows
+from raypipe.train.shards import RowSource, Shards
 from raypipe.train.state import EpochResult, LoopOptions, LoopState
 from raypipe.train.weights import LoadedWeights
 
@@ -42,22 +44,13 @@ def loop_options(plan: TrialPlan, device: str) -> LoopOptions:
         flips=options.flips,
         seed=plan.trial.seed,
         dtype=arithmetic_for(options.dtype, device),
+        micro_batch=options.micro_batch,
+        compile=options.compile,
         patience=options.patience,
         saturation=options.saturation,
         recipe=recipe,
         device=device,
     )
-
-
-def arithmetic_for(wanted: str, device: str) -> DType:
-    """`auto` means bfloat16 where the hardware multiplies it natively, else float32."""
-    if wanted != "auto":
-        return "bfloat16" if wanted == "bfloat16" else "float32"
-    if device.startswith("cuda"):
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    flags = torch.backends.cpu.get_cpu_capability()
-    has_bf16 = bool(torch.cpu._is_avx512_bf16_supported()) or bool(torch.cpu._is_amx_tile_supported())
-    return "bfloat16" if flags.startswith("AVX512") and has_bf16 else "float32"
 
 
 @dataclass
@@ -76,16 +69,19 @@ def run_trial(
     group: Any | None = None,
     rank: int = 0,
     start: Progressed | None = None,
+    open_shards: Callable[[Shards], RowSource] | None = None,
     on_epoch: Callable[[dict[str, Any], Progressed], None] | None = None,
     on_batch: OnBatch | None = None,
+    on_choice: OnChoice | None = None,
 ) -> TrialResult:
     """Train one configuration with one seed, and stage its best weights, its predictions and its rows.
 
     Every worker of `group` calls it; the one of `rank` 0 writes. `on_epoch` sees each epoch's row of results.json on
-    every worker. Raises what `build_model` and `fit` raise.
+    every worker, `on_choice` what was chosen for speed, and why. `open_shards`: see `PictureTable.load`. Raises what
+    `build_model` and `fit` raise.
     """
     configuration = CONFIGURATIONS[plan.trial.configuration]
-    train, val = plan.pictures.load("train"), plan.pictures.load("val")
+    train, val = (plan.pictures.load(split, open_shards) for split in ("train", "val"))
     head = head_of(plan.pictures.target, train.labels)
     model = build_network(
         plan.options.model,
@@ -104,6 +100,8 @@ def run_trial(
         unit_variance_init(model, prepare_batch(train.images[rows], weights.preprocessing))
     keeper = _Keeper(plan, weights, head, val, rank, start, on_epoch)
     options = loop_options(plan, device)
+    if on_choice:
+        on_choice(arithmetic_choice(plan.options.dtype, device))
     fit(
         model,
         configuration,
@@ -114,8 +112,10 @@ def run_trial(
         head=head,
         group=group,
         start=start.state if start else None,
+        cache=plan.pictures.features if plan.options.keep_features else None,
         on_epoch=keeper.see,
         on_batch=on_batch,
+        on_choice=on_choice,
     )
     return keeper.finish(model, options, weights)
 

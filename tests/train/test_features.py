@@ -61,14 +61,20 @@ def test_features_are_those_of_the_network_in_order(configuration: object) -> No
 
 def test_a_mirrored_row_takes_the_mirrored_feature() -> None:
     plain, flipped = torch.arange(4.0).view(4, 1), torch.arange(4.0).view(4, 1) + 10
-    inputs = FeatureInputs(plain, flipped)
-    assert inputs(np.array([3, 0, 2]), np.array([True, False, True])).flatten().tolist() == [13, 0, 12]
-    assert inputs(np.array([3, 0])).flatten().tolist() == [3, 0]
-    assert FeatureInputs(plain)(np.array([1]), np.array([True])).tolist() == [[1]]
+    inputs = FeatureInputs(plain, flipped, CPU)
+    plan, flips = [np.array([3, 0, 2]), np.array([1])], np.array([False, True, True, True])
+    assert [found.flatten().tolist() for found in inputs.batches(plan, flips)] == [[13, 0, 12], [11]]
+    assert [found.flatten().tolist() for found in inputs.batches(plan)] == [[3, 0, 2], [1]]
+    alone = FeatureInputs(plain, None, CPU)
+    assert [found.tolist() for found in alone.batches([np.array([1])], flips)] == [[[1]]]
 
 
 def test_pictures_are_picked_by_row_and_mirrored() -> None:
     inputs = ImageInputs(TRAIN.images, TORCHVISION, CPU)
-    found = inputs(np.array([5, 2]), np.array([False, True]))
-    torch.testing.assert_close(found[1].flip(2), inputs(np.array([2]))[0])
-    torch.testing.assert_close(found[0], inputs(np.array([5]))[0])
+    flips = np.arange(len(TRAIN)) == 2
+    first, second = inputs.batches([np.array([5, 2]), np.array([2])], flips)
+    five, two = inputs.batches([np.array([5]), np.array([2])])
+    torch.testing.assert_close(first[1].flip(2), two[0])
+    torch.testing.assert_close(first[0], five[0])
+    torch.testing.assert_close(second[0], first[1])
+    assert list(inputs.batches([])) == []

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from raypipe.errors import InputError, StageError
 from raypipe.train.configurations import A, D
+from raypipe.train.draws import epoch_flips, epoch_order
 from raypipe.train.heads import head_from_metadata, head_of
 from raypipe.train.images import prepare_batch
 from raypipe.train.init import unit_variance_init
-from raypipe.train.loop import epoch_flips, epoch_order, fit, predict
+from raypipe.train.loop import fit, predict
 from raypipe.train.model import build_model
 from raypipe.train.state import EpochResult, LoopOptions, LoopState
 from raypipe.train.target import Target

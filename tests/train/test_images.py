@@ -1,5 +1,4 @@
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from raypipe.errors import InputError
-from raypipe.train.images import ImageSet, decode_and_resize, image_set, prepare_batch
+from raypipe.train.images import decode_and_resize, image_set, prepare_batch
 from raypipe.train.weights import CAFFE_BGR, TORCHVISION, Preprocessing
-from tests.train.small import TARGETS, draw, draw_labelled
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -83,32 +81,6 @@ def test_what_is_no_whole_picture_is_named_so(damage: str) -> None:
     data = {"empty": b"", "text": b"<html>not found</html>", "truncated": whole[: len(whole) // 2]}[damage]
     with pytest.raises(InputError, match="cannot be decoded"):
         decode_and_resize(data, 32)
-
-
-@pytest.mark.parametrize("mmap", [True, False])
-@pytest.mark.parametrize("kind", TARGETS)
-def test_a_set_comes_back_as_it_was_saved(tmp_path: Path, mmap: bool, kind: str) -> None:
-    before = draw_labelled(TARGETS[kind], 7, 3)
-    before.save(tmp_path / "set")
-    after = ImageSet.load(tmp_path / "set", mmap=mmap)
-    assert len(after) == 7
-    assert after.image_size == 16
-    assert torch.equal(after.images, before.images)
-    assert torch.equal(after.labels, before.labels)
-    assert after.labels.dtype == before.labels.dtype
-    assert after.post_ids.tolist() == before.post_ids.tolist()
-
-
-def test_writing_to_a_mapped_set_leaves_the_file_alone(tmp_path: Path) -> None:
-    before = draw(3, 0)
-    before.save(tmp_path)
-    ImageSet.load(tmp_path).images.zero_()
-    assert torch.equal(ImageSet.load(tmp_path).images, before.images)
-
-
-def test_an_absent_set_is_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=f"{tmp_path}: holds no set of images"):
-        ImageSet.load(tmp_path)
 
 
 def test_a_set_whose_parts_do_not_fit_is_refused() -> None:

@@ -12,9 +12,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from raypipe.errors import ConfigError, InputError, StageError
 from raypipe.train.configurations import A, B, D
+from raypipe.train.draws import epoch_flips, epoch_order
 from raypipe.train.images import ImageSet, image_set, prepare_batch
 from raypipe.train.init import unit_variance_init
-from raypipe.train.loop import epoch_flips, epoch_order, fit, predict
+from raypipe.train.loop import fit, predict
 from raypipe.train.metrics import binary_accuracy
 from raypipe.train.model import build_model
 from raypipe.train.state import EpochResult, LoopOptions, LoopState

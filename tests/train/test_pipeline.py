@@ -58,6 +58,6 @@ def test_pictures_come_with_labels_of_each_kind(training: Config, head: str, lab
         assert found.post_ids.tolist() == [f"p{i:03d}" for i in numbers]
         # Classes are in alphabetical order: bright, brilliant, dark.
         assert found.labels.tolist() == np.array([label(i) for i in numbers]).tolist()
-        bright = found.images.float().mean(dim=(1, 2, 3)).numpy() > 128
+        bright = found.images[:].float().mean(dim=(1, 2, 3)).numpy() > 128
         assert bright.tolist() == [i % 2 == 1 for i in numbers]
     assert len(pictures.load("none")) == 0

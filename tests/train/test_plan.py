@@ -29,7 +29,7 @@ def test_pictures_come_by_split_in_the_order_of_their_posts(training: Config) ->
         assert found.post_ids.tolist() == wanted
         assert found.labels.tolist() == [int(post_id[1:]) % 2 for post_id in wanted]
         assert found.images.shape == (len(wanted), 3, 32, 32)
-        bright = found.images.float().mean(dim=(1, 2, 3)).numpy()
+        bright = found.images[:].float().mean(dim=(1, 2, 3)).numpy()
         np.testing.assert_array_equal(bright > 128, found.labels.numpy() == 1)
 
 

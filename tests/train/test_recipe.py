@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from raypipe.train.configurations import A, C, D
+from raypipe.train.draws import epoch_crops, epoch_flips, epoch_order
 from raypipe.train.heads import Classes, Score, TwoClasses
 from raypipe.train.images import prepare_batch
-from raypipe.train.loop import epoch_flips, epoch_order, fit
+from raypipe.train.loop import fit
 from raypipe.train.model import build_model
-from raypipe.train.recipe import MODERN, PAPER, RECIPES, Average, epoch_crops
+from raypipe.train.recipe import MODERN, PAPER, RECIPES, Average
 from raypipe.train.state import EpochResult, LoopOptions, LoopState
 from raypipe.train.target import BINARY
 from raypipe.train.weights import TORCHVISION, load_weights

@@ -45,7 +45,7 @@ def test_a_trial_stages_its_predictions_and_a_checkpoint_that_repeats_them(train
         columns = predictions_schema(head).names
         rows = tables.read_staged(plan.writer, f"A-0-{split}", columns, folder="predictions").to_pandas()
         assert set(rows["epoch"]) == {result.best["epoch"]}
-        found = model.predictions(pictures.load(split).images.numpy())
+        found = model.predictions(pictures.load(split).images[:].numpy())
         shown = rows["predicted" if head == "score" else "probability"].to_numpy()
         np.testing.assert_allclose(shown, found.ravel(), rtol=1e-4, atol=1e-5)
         check(head, rows, result.best if split == "val" else {f"val_{k}": v for k, v in result.test_metrics.items()})

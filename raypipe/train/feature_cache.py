@@ -1,0 +1,98 @@
+"""Features of frozen convolutions, kept beside the decoded pictures: a second seed of A starts in seconds.
+
+What they are is in their key: the network and its weights, the normalisation, the pictures and their order, mirrored or
+not, and the arithmetic. Files appear whole, and the list of them comes last; whoever finds no list computes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raypipe.errors import StageError
+from raypipe.storage import Storage
+from raypipe.train.features import DType
+from raypipe.train.model import Network
+from raypipe.train.shards import MappedRows, RowSource, Shards, to_npy
+from raypipe.train.weights import Preprocessing
+from raypipe.train.workers import Workers
+
+FOLDER = "_features"
+_FILE_BYTES = 2**28
+_STORED = {"float32": "float32", "bfloat16": "uint16"}
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """Where features are kept: a folder of decoded pictures and what these are (`fingerprint`)."""
+
+    storage: Storage
+    folder: str
+    fingerprint: str
+
+    def key(self, model: Network, preprocessing: Preprocessing, device: torch.device, dtype: DType) -> str:
+        """Of everything that features of these pictures depend on, 16 hexadecimal digits."""
+        digest = hashlib.sha256()
+        # Between kinds of devices, the last bits differ.
+        for text in (self.fingerprint, type(model).__name__, preprocessing.to_json(), device.type, dtype):
+            digest.update(f"{text}\0".encode())
+        for name, value in sorted(model.frozen_part.state_dict().items()):
+            digest.update(f"{name}{tuple(value.shape)}\0".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
+
+    def get(
+        self,
+        name: str,
+        shape: tuple[int, int],
+        dtype: DType,
+        *,
+        workers: Workers,
+        device: torch.device,
+        compute: Callable[[], Tensor],
+    ) -> tuple[RowSource, str]:
+        """Features of `shape` [n, d] called `name` (key and part), and in a few words where they are from.
+
+        Where there are none, `compute` gives them on every worker, and the first keeps them if there is room.
+        """
+        found = workers.rank == 0 and self.storage.exists(self._list(name))
+        if workers.any(found, device):
+            names = tuple(json.loads(self.storage.read(self._list(name))))
+            return MappedRows(self._shards(name, names, dtype, shape)), "found on disk"
+        features = compute()
+        if workers.rank == 0:
+            try:
+                self._keep(name, features)
+            except StageError as error:
+                # They can be computed again; the training goes on.
+                return features, f"computed, not kept: {error}"
+        return features, "computed and kept"
+
+    def _list(self, name: str) -> str:
+        return f"{self.folder}/{FOLDER}/{name}/_files.json"
+
+    def _shards(self, name: str, names: tuple[str, ...], dtype: DType, shape: tuple[int, int]) -> Shards:
+        rows, each = np.arange(shape[0]), _rows_a_file(shape[1], dtype)
+        folder = f"{self.folder}/{FOLDER}/{name}"
+        return Shards(self.storage, folder, names, rows // each, rows % each, (shape[1],), _STORED[dtype])
+
+    def _keep(self, name: str, features: Tensor) -> None:
+        dtype: DType = "bfloat16" if features.dtype == torch.bfloat16 else "float32"
+        each = _rows_a_file(features.shape[1], dtype)
+        names = []
+        for start in range(0, len(features), each):
+            part = features[start : start + each].cpu()
+            stored = part.view(torch.uint16).numpy() if dtype == "bfloat16" else part.numpy()
+            names.append(f"{start // each:04d}.npy")
+            self.storage.write(f"{self.folder}/{FOLDER}/{name}/{names[-1]}", to_npy(stored))
+        self.storage.write(self._list(name), json.dumps(names).encode())
+
+
+def _rows_a_file(n_features: int, dtype: DType) -> int:
+    return max(1, _FILE_BYTES // (n_features * (2 if dtype == "bfloat16" else 4)))

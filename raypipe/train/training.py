@@ -1,0 +1,266 @@
+"""One worker's part of a training: what stays the same from epoch to epoch, and an epoch's steps and validation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from raypipe.errors import StageError
+from raypipe.train.choices import Choice, OnChoice, compile_choice, micro_choice, optimizer_choice, rows_choice
+from raypipe.train.configurations import Configuration
+from raypipe.train.draws import dropout_seed, epoch_crops, epoch_flips, epoch_order
+from raypipe.train.feature_cache import FeatureCache
+from raypipe.train.features import (
+    FeatureInputs,
+    ImageInputs,
+    Inputs,
+    OnBatch,
+    arithmetic,
+    evaluate,
+    extract_features,
+    in_batches,
+)
+from raypipe.train.feed import pieces, resident, room_on
+from raypipe.train.heads import Head
+from raypipe.train.images import ImageSet
+from raypipe.train.metrics import peak_flops, training_flops
+from raypipe.train.model import Network
+from raypipe.train.recipe import Average
+from raypipe.train.shards import RowSource
+from raypipe.train.state import EpochResult, LoopOptions
+from raypipe.train.weights import Preprocessing
+from raypipe.train.workers import Workers
+
+# To look at a loss makes a GPU's host wait for it.
+_BATCHES_BETWEEN_CHECKS = {"cpu": 1}
+_BATCHES_BETWEEN_CHECKS_ON_GPU = 50
+
+
+class Training:
+    """A model with its optimizer and its data on one device, one of `workers`; see `raypipe.train.loop.fit`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        configuration: Configuration,
+        train: ImageSet,
+        val: ImageSet,
+        options: LoopOptions,
+        *,
+        preprocessing: Preprocessing,
+        head: Head,
+        workers: Workers,
+        cache: FeatureCache | None = None,
+        on_batch: OnBatch | None = None,
+        on_choice: OnChoice | None = None,
+    ) -> None:
+        self.model, self.options, self.workers = model, options, workers
+        self.on_batch, self.on_choice = on_batch, on_choice
+        self.device, self.recipe = torch.device(options.device), options.recipe
+        fused = self.device.type in ("cpu", "cuda")
+        self.optimizer = self.recipe.optimizer(model, configuration, options.learning_rate, fused)
+        self.tell(optimizer_choice(self.optimizer, fused))
+        self.average = Average(model, self.recipe.average) if self.recipe.average is not None else None
+        self.parameters = [parameter for g in self.optimizer.param_groups for parameter in g["params"]]
+        self.head, self.n_train, self.val_labels = head, len(train), val.labels
+        self.targets = head.targets(train.labels).to(self.device)
+        self.micro = options.micro_batch or options.batch_size
+        self.seconds_before = 0.0
+        self.forward: Callable[[Tensor], Tensor] = model
+        self.train_inputs: Inputs
+        self.val_inputs: Inputs
+        frozen = configuration.frozen and options.cache_features and isinstance(model, Network)
+        if frozen and isinstance(model, Network):
+            started = time.perf_counter()
+            self.forward, self.flops_per_s = model.classify, None
+            self._take_features(model, train, val, preprocessing, cache)
+            self.seconds_before = time.perf_counter() - started
+        else:
+            self.flops_per_s = peak_flops(self.device, options.dtype)
+            self.train_inputs = self._pictures("training pictures", train, preprocessing)
+            self.val_inputs = self._pictures("validation pictures", val, preprocessing)
+            self.tell(Choice("memory", "channels last", "convolutions are fastest so"))
+        self.tell(compile_choice(options.compile, frozen))
+        if options.compile != "none" and not frozen:
+            self.forward = torch.compile(model, mode=options.compile)
+        one = next(iter(self.train_inputs.batches([np.arange(1)])))
+        self.flops = training_flops(model, one) if self.flops_per_s else 0.0
+
+    def tell(self, choice: Choice) -> None:
+        """One choice to whoever listens."""
+        if self.on_choice:
+            self.on_choice(choice)
+
+    def _placed(self, what: str, source: RowSource) -> RowSource:
+        room = room_on(self.device)
+        placed = resident(source, self.device, room)
+        self.tell(rows_choice(what, placed, room))
+        return placed
+
+    def _pictures(self, what: str, pictures: ImageSet, preprocessing: Preprocessing) -> ImageInputs:
+        return ImageInputs(self._placed(what, pictures.images), preprocessing, self.device)
+
+    def _take_features(
+        self,
+        model: Network,
+        train: ImageSet,
+        val: ImageSet,
+        preprocessing: Preprocessing,
+        cache: FeatureCache | None,
+    ) -> None:
+        """Inputs of features: of the training set, for both flips if there are any, and of the validation set."""
+        dtype = self.options.dtype
+        key = cache.key(model, preprocessing, self.device, dtype) if cache else ""
+
+        def features(name: str, images: RowSource, flip: bool) -> RowSource:
+            def compute() -> Tensor:
+                return extract_features(
+                    model,
+                    images,
+                    preprocessing,
+                    device=self.device,
+                    dtype=dtype,
+                    flip=flip,
+                    workers=self.workers,
+                    on_batch=self.on_batch,
+                )
+
+            found: RowSource
+            if cache is None:
+                found, origin = compute(), "computed"
+            else:
+                shape = (len(images), model.n_features)
+                found, origin = cache.get(
+                    f"{key}-{name}", shape, dtype, workers=self.workers, device=self.device, compute=compute
+                )
+            self.tell(Choice(f"features of {name}", origin, "the convolutions are frozen"))
+            return self._placed(f"features of {name}", found)
+
+        mirrored = features("train-mirrored", train.images, True) if self.options.flips else None
+        self.train_inputs = FeatureInputs(features("train", train.images, False), mirrored, self.device)
+        self.val_inputs = FeatureInputs(features("val", val.images, False), None, self.device)
+
+    def epoch(self, epoch: int) -> EpochResult:
+        """Train one epoch, then judge what came of it."""
+        started = time.perf_counter()
+        loss, accuracy, waited = self._train(epoch)
+        seconds = time.perf_counter() - started + self.seconds_before
+        self.seconds_before = 0.0
+        rate = self.n_train / seconds
+        if self.average:
+            self.average.swap()
+        outputs = self._validate()
+        if self.average:
+            self.average.swap()
+        predictions, labels = self.head.predictions(outputs), self.val_labels.numpy()
+        return EpochResult(
+            epoch=epoch,
+            train_loss=loss,
+            train_accuracy=accuracy,
+            val_loss=float(self.head.losses(outputs, self.head.targets(self.val_labels)).mean()),
+            val_accuracy=self.head.accuracy(predictions, labels),
+            images_per_s=rate,
+            data_wait=waited / seconds,
+            mfu=rate * self.flops / self.workers.size / self.flops_per_s if self.flops_per_s else None,
+            val_probabilities=predictions,
+            metrics=self.head.metrics(predictions, labels),
+        )
+
+    def _validate(self) -> Tensor:
+        """Outputs for the validation set on the CPU, in double precision."""
+        # Running means of normalised batches are each worker's own.
+        self.workers.broadcast(self.model.buffers())
+        n_outputs, dtype = self.head.target.n_outputs, self.options.dtype
+        rows = self.workers.share(np.arange(len(self.val_labels)))
+        part = evaluate(
+            self.model, self.forward, self.val_inputs, rows, device=self.device, dtype=dtype, n_outputs=n_outputs
+        )
+        return self.workers.gather(part, len(self.val_labels)).double().cpu()
+
+    def _train(self, epoch: int) -> tuple[float, float | None, float]:
+        """Mean loss, accuracy and seconds of waiting for data."""
+        options, n = self.options, self.n_train
+        flips = epoch_flips(n, options.seed, epoch) if options.flips else None
+        crop = self.recipe.crop
+        crops = None if crop is None else epoch_crops(n, options.seed, epoch, crop)
+        batches = in_batches(epoch_order(n, options.seed, epoch), options.batch_size)
+        plan = [self.workers.share(rows) for rows in batches]
+        mine = torch.from_numpy(np.concatenate(plan)).to(self.device)
+        targets = pieces(self.targets[mine], [len(rows) for rows in plan])
+        every = _BATCHES_BETWEEN_CHECKS.get(self.device.type, _BATCHES_BETWEEN_CHECKS_ON_GPU)
+        waited, sums, pending = self.train_inputs.waited, np.zeros(2), list[Tensor]()
+        self.model.train()
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(dropout_seed(options.seed, epoch, self.workers.rank))
+            for batch, inputs in enumerate(self.train_inputs.batches(plan, flips, crops), 1):
+                self._set_rate((epoch - 1) * len(plan) + batch - 1, options.epochs * len(plan))
+                pending.append(self._step(inputs, targets[batch - 1], len(batches[batch - 1])))
+                if len(pending) == every or batch == len(plan):
+                    sums += self._collect(pending, epoch, batch, len(plan))
+                    pending = []
+                if self.on_batch:
+                    self.on_batch(min(batch * options.batch_size, n), n)
+        waited = self.train_inputs.waited - waited
+        return float(sums[0] / n), float(sums[1] / n) if self.head.has_accuracy else None, waited
+
+    def _step(self, inputs: Tensor, targets: Tensor, n_batch: int) -> Tensor:
+        """One step on this worker's part of a batch of `n_batch`; the whole batch's summed loss and hits."""
+        totals = self._gradients(inputs, targets, n_batch)
+        self.workers.sum([*(p.grad for p in self.parameters if p.grad is not None), totals])
+        if self.head.max_gradient is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.head.max_gradient)
+        self.optimizer.step()
+        if self.average:
+            self.average.follow()
+        return totals
+
+    def _gradients(self, inputs: Tensor, targets: Tensor, n_batch: int) -> Tensor:
+        """Gradients of this worker's part, in pieces that the device's memory holds; its summed loss and hits."""
+        while True:
+            self.optimizer.zero_grad(set_to_none=True)
+            try:
+                parts = zip(pieces(inputs, self.micro), pieces(targets, self.micro), strict=True)
+                return torch.stack([self._piece(part, wanted, n_batch) for part, wanted in parts]).sum(0)
+            except torch.OutOfMemoryError as error:
+                if self.micro == 1:
+                    raise StageError(
+                        f"training: one picture of {tuple(inputs.shape[2:])} pixels is too much for the memory of "
+                        f"{self.device}; lower --train.image_size, or end what else uses it"
+                    ) from error
+            self.micro = (min(self.micro, len(inputs)) + 1) // 2
+            self.tell(micro_choice(self.micro, n_batch))
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _piece(self, inputs: Tensor, targets: Tensor, n_batch: int) -> Tensor:
+        with arithmetic(self.device, self.options.dtype):
+            outputs = self.forward(inputs)
+        # Summed and divided by the whole batch: the workers' gradients add up to that of its mean, however it is cut.
+        soft = self.head.smoothed(targets, self.recipe.smoothing)
+        loss = self.head.losses(outputs.float(), soft).sum()
+        torch.autograd.backward(loss / n_batch)
+        hits = self.head.hits(outputs.detach(), targets).sum()
+        return torch.stack([loss.detach(), hits.to(loss.dtype)])
+
+    def _set_rate(self, step: int, steps: int) -> None:
+        rate = self.options.learning_rate * self.recipe.rate(step, steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def _collect(self, pending: list[Tensor], epoch: int, batch: int, n_batches: int) -> NDArray[np.float64]:
+        found = torch.stack(pending).double().cpu().numpy()
+        bad = np.flatnonzero(~np.isfinite(found[:, 0]))
+        if len(bad):
+            where = batch - len(pending) + 1 + int(bad[0])
+            raise StageError(
+                f"training: the loss is {found[bad[0], 0]} in epoch {epoch}, batch {where} of {n_batches}; "
+                f"lower --train.learning_rate (now {self.options.learning_rate:g})"
+            )
+        total: NDArray[np.float64] = found.sum(axis=0)
+        return total

@@ -1,0 +1,131 @@
+"""Features of frozen convolutions, computed once for all seeds and found again only where nothing has changed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from raypipe.storage import Storage
+from raypipe.train.choices import Choice
+from raypipe.train.configurations import A
+from raypipe.train.feature_cache import FOLDER, FeatureCache
+from raypipe.train.loop import fit
+from raypipe.train.model import VGG16, build_model
+from raypipe.train.state import EpochResult, LoopOptions
+from raypipe.train.weights import CAFFE_RGB, TORCHVISION, load_weights
+from raypipe.train.workers import Workers
+from tests.train.small import draw
+
+CPU = torch.device("cpu")
+TRAIN, VAL = draw(18, 0, size=32), draw(7, 1, size=32)
+OPTIONS = LoopOptions(epochs=2, learning_rate=0.01, seed=3)
+
+
+def network(seed: int = 0) -> VGG16:
+    return build_model(A, image_size=32, weights=load_weights("random"), seed=seed)
+
+
+def train(cache: FeatureCache | None, **options: Any) -> tuple[list[EpochResult], dict[str, str]]:
+    said: list[Choice] = []
+    results = fit(
+        network(),
+        A,
+        TRAIN,
+        VAL,
+        replace(OPTIONS, **options),
+        preprocessing=TORCHVISION,
+        cache=cache,
+        on_choice=said.append,
+    )
+    return results, {choice.what: choice.value for choice in said if choice.what.startswith("features")}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_second_training_finds_them_and_comes_to_the_same(tmp_path: Path, dtype: str) -> None:
+    cache = FeatureCache(Storage(str(tmp_path)), "tensors", "pictures 1")
+    plain, _ = train(None, dtype=dtype)
+    first, computed = train(cache, dtype=dtype)
+    second, found = train(cache, dtype=dtype)
+    parts = {"features of train", "features of train-mirrored", "features of val"}
+    assert set(computed) == set(found) == parts
+    # The later of each part's two choices says where the features now lie.
+    assert set(found.values()) == {"mapped from files, read ahead"}
+    assert set(computed.values()) == {"in main memory"}
+    for results in (first, second):
+        assert [row.train_loss for row in results] == [row.train_loss for row in plain]
+        for mine, other in zip(results, plain, strict=True):
+            np.testing.assert_array_equal(mine.val_probabilities, other.val_probabilities)
+    assert sum(file.stat().st_size for file in (tmp_path / "tensors" / FOLDER).rglob("*.npy")) > 43 * 512 * (
+        2 if dtype == "bfloat16" else 4
+    )
+
+
+def test_another_seed_needs_no_convolutions(tmp_path: Path) -> None:
+    cache = FeatureCache(Storage(str(tmp_path)), "tensors", "pictures 1")
+    train(cache)
+    said: list[Choice] = []
+    model = network()
+    model.features.forward = None  # type: ignore[assignment]
+    fit(
+        model,
+        A,
+        TRAIN,
+        VAL,
+        replace(OPTIONS, seed=4),
+        preprocessing=TORCHVISION,
+        cache=cache,
+        on_choice=said.append,
+    )
+    assert [choice.value for choice in said if choice.why == "the convolutions are frozen"] == ["found on disk"] * 3
+
+
+def test_the_key_holds_all_that_features_depend_on() -> None:
+    storage, model = Storage("/nowhere"), network()
+    cache = FeatureCache(storage, "tensors", "pictures 1")
+    key = cache.key(model, TORCHVISION, CPU, "float32")
+    assert key == cache.key(network(), TORCHVISION, CPU, "float32")
+    others = {
+        cache.key(network(seed=1), TORCHVISION, CPU, "float32"),
+        cache.key(model, CAFFE_RGB, CPU, "float32"),
+        cache.key(model, TORCHVISION, CPU, "bfloat16"),
+        cache.key(model, TORCHVISION, torch.device("cuda"), "float32"),
+        FeatureCache(storage, "tensors", "pictures 2").key(model, TORCHVISION, CPU, "float32"),
+    }
+    assert len({key, *others}) == 6
+    # The last layer is no part of what is frozen.
+    torch.nn.init.ones_(model.logit.weight)
+    assert key == cache.key(model, TORCHVISION, CPU, "float32")
+
+
+def test_features_cut_off_before_their_list_are_computed_again(tmp_path: Path) -> None:
+    cache = FeatureCache(Storage(str(tmp_path)), "tensors", "pictures 1")
+    train(cache)
+    for listed in (tmp_path / "tensors" / FOLDER).rglob("_files.json"):
+        listed.unlink()
+    _, again = train(cache)
+    assert set(again.values()) == {"in main memory"}
+
+
+def test_where_they_cannot_be_kept_the_training_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "tensors").write_text("in the way")
+    cache = FeatureCache(Storage(str(tmp_path)), "tensors", "pictures 1")
+    found, origin = cache.get("x", (2, 3), "float32", workers=Workers(), device=CPU, compute=lambda: torch.ones(2, 3))
+    assert torch.equal(found[:], torch.ones(2, 3))
+    assert origin.startswith("computed, not kept: ")
+
+
+def test_large_sets_are_kept_in_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raypipe.train.feature_cache._FILE_BYTES", 4 * 3 * 4)
+    cache = FeatureCache(Storage(str(tmp_path)), "tensors", "pictures 1")
+    features = torch.arange(30.0).view(10, 3)
+    shape = (10, 3)
+    cache.get("x", shape, "float32", workers=Workers(), device=CPU, compute=lambda: features)
+    found, origin = cache.get("x", shape, "float32", workers=Workers(), device=CPU, compute=lambda: features * 0)
+    assert origin == "found on disk"
+    assert torch.equal(found[:], features)
+    assert len(list((tmp_path / "tensors" / FOLDER / "x").glob("*.npy"))) == 3
