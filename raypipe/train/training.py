@@ -88,8 +88,10 @@ class Training:
         self.tell(compile_choice(options.compile, frozen))
         if options.compile != "none" and not frozen:
             self.forward = torch.compile(model, mode=options.compile)
-        one = next(iter(self.train_inputs.batches([np.arange(1)])))
-        self.flops = training_flops(model, one) if self.flops_per_s else 0.0
+        self.flops = 0.0
+        if self.flops_per_s:
+            (one,) = self.train_inputs.batches([np.arange(1)])
+            self.flops = training_flops(model, one)
 
     def tell(self, choice: Choice) -> None:
         """One choice to whoever listens."""
