@@ -36,15 +36,17 @@ _PACKAGES = (
     "formulaic",
     "scipy",
     "pandas",
+    "torch",
+    "torchvision",
 )
 
 
-def parser(description: str | None, images: int) -> argparse.ArgumentParser:
+def parser(description: str | None, images: int, what: str = "pictures to fetch") -> argparse.ArgumentParser:
     """The options that every benchmark has."""
     made = argparse.ArgumentParser(
         description=(description or "").split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    made.add_argument("--images", type=int, default=images, help="pictures to fetch")
+    made.add_argument("--images", type=int, default=images, help=what)
     made.add_argument("--runs", type=int, default=3, help="runs of each kind")
     made.add_argument("--work", type=Path, help="folder for pictures (kept and used again) and output; else a new one")
     made.add_argument("--results", type=Path, default=FOLDER, help="folder for the result file")

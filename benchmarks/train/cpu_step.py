@@ -1,0 +1,247 @@
+"""A training step of C and a feature pass of A on a CPU, against the best plain torch script for the same work.
+
+First a short probe of how the script is written best here: arithmetic, memory layout, SGD's implementation, batch,
+torch.compile. Then the loop itself runs, and after each of its batches every peer does one of the same size, so that
+whatever else the machine does meets all of them alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmarks import results
+from benchmarks.processes import machine_busy
+from benchmarks.train.plain_torch import PlainPass, PlainStep, Writing
+from raypipe.train.configurations import CONFIGURATIONS
+from raypipe.train.features import EVALUATION_BATCH, DType, extract_features
+from raypipe.train.images import ImageSet, image_set
+from raypipe.train.loop import fit
+from raypipe.train.model import build_model
+from raypipe.train.state import LoopOptions
+from raypipe.train.trial import arithmetic_for
+from raypipe.train.weights import load_weights
+
+_GOAL = 1.02
+_MUCH_SLOWER = 2.0
+_CLOSE = 1.05
+_MOST_PEERS = 2
+_OURS, _OTHERS = "raypipe", "others_cpu_s"
+
+Work = Callable[[], object]
+
+
+def main() -> int:
+    """Measure, print, write."""
+    given = _arguments()
+    dtypes = _dtypes()
+    own = arithmetic_for("auto", "cpu")
+    print(f"arithmetic worth a try: {', '.join(dtypes)}; the loop chooses {own}", flush=True)
+    found = {"step of C": _step(given, dtypes, own), "feature pass of A": _pass(given, dtypes, own)}
+    _report(given, dtypes, found)
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    made = results.parser(__doc__, EVALUATION_BATCH, "pictures of the feature pass in a round")
+    made.add_argument("--size", type=int, default=224, help="pixels of a side")
+    made.add_argument("--batch", type=int, default=32, help="pictures in a step")
+    made.add_argument(
+        "--probe", type=int, default=8, help="pictures in a step of the probe; a pass has four times as many"
+    )
+    made.add_argument("--no-compile", action="store_true", help="leave torch.compile out of the probe")
+    made.set_defaults(runs=5)
+    return made.parse_args()
+
+
+def _pictures(n: int, size: int) -> ImageSet:
+    pixels = np.random.default_rng(0).integers(0, 256, (n, 3, size, size), np.uint8)
+    return image_set(pixels, (np.arange(n) % 2).astype(np.float32), [str(i) for i in range(n)])
+
+
+def _dtypes() -> list[str]:
+    """float32, and bfloat16 unless a convolution in it takes far longer: without instructions of its own, 100 times."""
+    layer, pictures = nn.Conv2d(64, 64, 3, padding=1), torch.randn(2, 64, 56, 56)
+
+    def convolve(dtype: str) -> None:
+        with Writing(dtype).arithmetic():
+            layer(pictures).float().sum().backward()
+
+    seconds = {dtype: _best_of(lambda dtype=dtype: convolve(dtype), 3) for dtype in ("float32", "bfloat16")}
+    return [dtype for dtype, taken in seconds.items() if taken < _MUCH_SLOWER * seconds["float32"]]
+
+
+def _best_of(work: Work, times: int) -> float:
+    """Least seconds of some calls after a first one."""
+    work()
+    taken = []
+    for _ in range(times):
+        started = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - started)
+    return min(taken)
+
+
+def _step(given: argparse.Namespace, dtypes: list[str], own: DType) -> dict[str, Any]:
+    train = _pictures((given.runs + 1) * given.batch, given.size)
+
+    def make(writing: Writing, batch: int) -> Work:
+        return PlainStep(writing, train.images, train.labels, batch)
+
+    same = Writing(own, update="fused")
+    choices = {"dtype": dtypes, "layout": ["contiguous"], "update": ["foreach", "single"]}
+    probed = _search("step", same, choices, lambda writing: make(writing, given.probe), given)
+    alternation = _Alternation({peer: make(peer, given.batch) for peer in _finalists(probed, same)})
+    configuration, weights = CONFIGURATIONS["C"], load_weights("random")
+    model = build_model(configuration, image_size=given.size, weights=weights, seed=0, init="he")
+    options = LoopOptions(epochs=1, batch_size=given.batch, learning_rate=1e-5, dtype=own)
+    val = _pictures(2, given.size)
+    see = alternation.after_batch
+    fit(model, configuration, train, val, options, preprocessing=weights.preprocessing, on_batch=see)
+    return _found(alternation, probed, same, given.batch, warm=1, rounds=given.runs)
+
+
+def _pass(given: argparse.Namespace, dtypes: list[str], own: DType) -> dict[str, Any]:
+    batch = min(given.images, EVALUATION_BATCH)
+    if given.images % batch:
+        raise SystemExit(f"--images: {given.images} is no multiple of {EVALUATION_BATCH}, the loop's batch")
+    pictures = _pictures(given.images, given.size).images
+    few = pictures[: 4 * given.probe]
+    same = Writing(own, grad="no_grad", batch=batch)
+    smaller = [size for size in (8, 16) if size < len(few)]
+    choices = {"dtype": dtypes, "layout": ["contiguous"], "grad": ["inference_mode"], "batch": smaller}
+    probed = _search("pass", same, choices, lambda writing: PlainPass(writing, few), given)
+    alternation = _Alternation({peer: PlainPass(peer, pictures[:batch]) for peer in _finalists(probed, same)})
+    weights, device = load_weights("random"), torch.device("cpu")
+    model = build_model(CONFIGURATIONS["A"], image_size=given.size, weights=weights, seed=0, init="he")
+    see, batches = alternation.after_batch, given.images // batch
+    for _ in range(given.runs + 1):
+        alternation.begin()
+        extract_features(model, pictures, weights.preprocessing, device=device, dtype=own, on_batch=see)
+    return _found(alternation, probed, same, batch, warm=batches, rounds=given.runs * batches)
+
+
+def _search(
+    what: str, start: Writing, choices: dict[str, list[Any]], make: Callable[[Writing], Work], given: argparse.Namespace
+) -> dict[Writing, float]:
+    """Least seconds by writing: from `start` one choice after the other, each from the best so far."""
+    if not given.no_compile:
+        choices = {**choices, "compiled": [True]}
+    probed: dict[Writing, float] = {}
+
+    def probe(writing: Writing) -> None:
+        if writing in probed:
+            return
+        try:
+            probed[writing] = _best_of(make(writing), 1)
+        except Exception as error:
+            # What torch.compile needs, a compiler foremost, is not everywhere.
+            if not writing.compiled:
+                raise
+            print(f"probe, {what}, {writing}: does not work here: {type(error).__name__}", flush=True)
+            return
+        print(f"probe, {what}, {writing}: {probed[writing]:.3g} s", flush=True)
+
+    probe(start)
+    for name, values in choices.items():
+        best = min(probed, key=lambda writing: probed[writing])
+        for value in values:
+            probe(replace(best, **{name: value}))
+    return probed
+
+
+def _finalists(probed: dict[Writing, float], same: Writing) -> list[Writing]:
+    """What is compared in full: the script written as the loop is, and what was fastest, or nearly, in the probe."""
+    by_speed = sorted(probed, key=lambda writing: probed[writing])
+    close = [writing for writing in by_speed if probed[writing] <= _CLOSE * probed[by_speed[0]]]
+    return list(dict.fromkeys([same, *close[:_MOST_PEERS]]))
+
+
+class _Alternation:
+    """After each of the loop's batches, one of each peer; seconds of all of them by round."""
+
+    def __init__(self, peers: dict[Writing, Work]) -> None:
+        self.peers = peers
+        self.rounds: list[dict[str, float]] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """The loop's next batch begins now."""
+        self._busy, self._used = machine_busy(), time.process_time()
+        self._began = time.perf_counter()
+
+    def after_batch(self, _done: int, _total: int) -> None:
+        """The loop's batch is done: the peers' turn, each first in turn."""
+        seconds = {_OURS: time.perf_counter() - self._began}
+        turn = len(self.rounds) % len(self.peers)
+        peers = list(self.peers.items())
+        for writing, work in [*peers[turn:], *peers[:turn]]:
+            started = time.perf_counter()
+            work()
+            seconds[str(writing)] = time.perf_counter() - started
+        others = machine_busy() - self._busy - (time.process_time() - self._used)
+        self.rounds.append({**seconds, _OTHERS: max(0.0, others)})
+        self.begin()
+
+
+def _found(
+    alternation: _Alternation, probed: dict[Writing, float], same: Writing, pictures: int, *, warm: int, rounds: int
+) -> dict[str, Any]:
+    """What the rounds came to, the first `warm` of them left out: compiled, allocated and set up in those."""
+    kept = alternation.rounds[warm:]
+    if len(kept) != rounds:
+        raise RuntimeError(f"the loop told of {len(alternation.rounds)} batches, not of {warm + rounds}")
+    best = min(map(str, alternation.peers), key=lambda name: statistics.median(row[name] for row in kept))
+    return {
+        "pictures_a_batch": pictures,
+        "probe_s": {str(writing): seconds for writing, seconds in probed.items()},
+        "as_the_loop": str(same),
+        "best": best,
+        "times_best": results.spread([row[_OURS] / row[best] for row in kept]),
+        "overhead": results.spread([row[_OURS] / row[str(same)] - 1 for row in kept]),
+        "rounds": kept,
+    }
+
+
+def _report(given: argparse.Namespace, dtypes: list[str], found: dict[str, dict[str, Any]]) -> None:
+    rows, goals = [], []
+    for work, what in found.items():
+        for name in (key for key in what["rounds"][0] if key != _OTHERS):
+            seconds = [row[name] for row in what["rounds"]]
+            rows.append(
+                {
+                    "work": f"{work}, {what['pictures_a_batch']} pictures",
+                    "program": name,
+                    "s": results.shown(seconds, 3),
+                    "images/s": f"{what['pictures_a_batch'] / statistics.median(seconds):.3g}",
+                    "others' CPU-s a round": results.shown([row[_OTHERS] for row in what["rounds"]], 1),
+                }
+            )
+        text = f"seconds of a {work}, times those of the best plain script ({what['best']})"
+        goals.append(results.goal(text, what["times_best"]["median"], _GOAL, at_least=False))
+        text = f"the loop's overhead in a {work} over a plain script written as it is ({what['as_the_loop']})"
+        goals.append(results.goal(text, what["overhead"]["median"], _GOAL - 1, at_least=False))
+    print("\n" + results.table(rows))
+    for one in goals:
+        print(results.said(one))
+    keys = ("images", "size", "batch", "probe", "runs")
+    content = {
+        "configuration": {key: getattr(given, key) for key in keys} | {"threads": torch.get_num_threads()},
+        "arithmetic": dtypes,
+        "goals": goals,
+        "found": found,
+    }
+    print(results.write(given.results, "cpu_step", content, subject="train").name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
