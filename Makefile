@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ROOT ?= runs/demo
+# Processes of `make test`, of about 2 GB each; Ray is started in one of them.
+JOBS ?= 2
 
 .PHONY: demo install test test-cluster lint format clean
 
@@ -19,7 +21,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 
 test-cluster: install
 	$(BIN)/python -m pytest -m cluster

@@ -19,6 +19,23 @@ from tests.s3_faults import S3Faults
 
 # Of the S3 server of the tests. Before Ray is started, whose workers have the environment of then.
 os.environ.update(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_EC2_METADATA_DISABLED="true")
+# Of small networks, several threads wait for each other most of the time, and for other processes more.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Fixtures of the session that cost seconds: of several processes, one runs all tests that use the same.
+_COSTLY = ("ray_session", "s3_endpoint", "hf", "shared", "world", "instance")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Under `-n`, share out the tests by file and by costly fixture; Ray's first, which take longest."""
+    if not getattr(config.option, "loadgroup", False):
+        return
+    for item in items:
+        used = getattr(item, "fixturenames", ())
+        group = next((name for name in _COSTLY if name in used), item.nodeid.partition("::")[0])
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: "ray_session" not in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +59,17 @@ def ray_session() -> Iterator[None]:
 def config(tmp_path: Path) -> Config:
     """Default options over an empty root."""
     return load_config(root=str(tmp_path / "root"), ray={"dashboard": False, "num_cpus": 2})
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Arithmetic of torch on two threads, as it is outside of the tests."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

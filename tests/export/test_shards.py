@@ -14,7 +14,7 @@ from tests.export.conftest import Made
 
 
 def test_one_shard_a_split_is_in_memory(make: Callable[..., Made]) -> None:
-    made = make(side=250)
+    made = make(side=250, formats=("jpg", "png"))
     storage = made.config.open_storage()
     plan = make_plan(storage, labelled=True, shard_bytes=300_000)
     alive: weakref.WeakSet[TarShard] = weakref.WeakSet()

@@ -126,8 +126,8 @@ def test_blank_pictures_are_one_group_and_cost_nothing() -> None:
 
 @pytest.mark.parametrize("alike", ["one crowd", "few bits"])
 def test_memory_does_not_grow_with_how_many_are_alike(alike: str) -> None:
-    # All pairs of these would be 5,000,000,000.
-    random, n = np.random.default_rng(3), 100_000
+    # All pairs of these would be 450,000,000; the near ones of few bits alone are 7,000,000, some 110 MB.
+    random, n = np.random.default_rng(3), 30_000
     if alike == "few bits":
         hashes = random.permutation(2**18)[:n].astype(np.uint64) << np.uint64(17)
     else:
@@ -139,7 +139,7 @@ def test_memory_does_not_grow_with_how_many_are_alike(alike: str) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert np.bincount(component).max() > 10_000
-    assert peak < 100e6
+    assert peak < 60e6
 
 
 @pytest.mark.parametrize(("lengths", "distance"), [((2, 1, 2), 4), ((2, 2, 1), 4), ((2, 2, 2), -1)])

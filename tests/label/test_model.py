@@ -65,9 +65,9 @@ def test_real_posts_fit_as_in_statsmodels(shared_data: Path, size: int, cov_type
 
 @pytest.mark.parametrize("text", [PAPER, "likes ~ kind * n_hashtags", "likes ~ bs(followers, df=4) + C(n_hashtags)"])
 def test_blocks_do_not_matter(text: str) -> None:
-    posts = made_posts()
+    posts = made_posts(120)
     fits = []
-    for size in (400, 37, 1):
+    for size in (120, 37, 1):
         over = over_blocks(posts, size)
         fits.append(fit(over, make_design(over, parse(text), posts.schema), "HC2"))
     for other in fits[1:]:

@@ -41,6 +41,7 @@ def test_it_learns() -> None:
     assert [r.epoch for r in results] == list(range(1, 13))
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
     first, second = train(Tiny(dropout=0.3)), train(Tiny(dropout=0.3))
     assert numbers(first) == numbers(second)
@@ -48,14 +49,16 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
     assert numbers(train(Tiny(dropout=0.3), replace(OPTIONS, seed=8))) != numbers(first)
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_vgg_in_bfloat16_is_deterministic_too() -> None:
-    pictures = draw(40, 0, size=32)
-    options = replace(OPTIONS, epochs=1, dtype="bfloat16", learning_rate=0.001)
+    # Few pictures: many processors emulate this arithmetic.
+    pictures = draw(4, 0, size=32)
+    options = replace(OPTIONS, epochs=1, batch_size=2, dtype="bfloat16", learning_rate=0.001)
 
     def run() -> list[tuple[float, ...]]:
         model = build_model(B, image_size=32, weights=load_weights("random"), seed=0)
         unit_variance_init(model, prepare_batch(pictures.images, TORCHVISION))
-        return numbers(fit(model, B, pictures, draw(9, 1, size=32), options, preprocessing=TORCHVISION))
+        return numbers(fit(model, B, pictures, draw(2, 1, size=32), options, preprocessing=TORCHVISION))
 
     assert run() == run()
 

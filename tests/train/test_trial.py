@@ -21,9 +21,8 @@ from tests.training_root import change
 
 
 @pytest.fixture
-def pictures(training: Config, request: pytest.FixtureRequest) -> PictureTable:
-    """The decoded pictures of the small root."""
-    request.getfixturevalue("ray_session")
+def pictures(training: Config) -> PictureTable:
+    """The decoded pictures of the small root; needs Ray."""
     return prepare_pictures(training)
 
 
@@ -36,6 +35,7 @@ class InterruptedTrialError(Exception):
     """Stands for a lost machine."""
 
 
+@pytest.mark.usefixtures("ray_session")
 def test_interrupted_after_an_epoch_it_ends_as_if_nothing_had_been(
     training: Config, pictures: PictureTable, tmp_path: Any
 ) -> None:
@@ -59,6 +59,7 @@ def test_interrupted_after_an_epoch_it_ends_as_if_nothing_had_been(
     assert whole.test_accuracy == resumed.test_accuracy
 
 
+@pytest.mark.usefixtures("ray_session")
 def test_what_is_staged_says_what_it_is(training: Config, pictures: PictureTable) -> None:
     config = change(training, train={"save": "best"})
     mine = plan(config, pictures, "B")
