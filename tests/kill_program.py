@@ -1,15 +1,17 @@
 """Writes a small table by the commit protocol and kills itself at a chosen change of the storage.
 
-For a process of its own that starts with `main`.
+For a process of its own that starts with `main`; and finding the processes of Ray that a test kills.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 import pyarrow as pa
 
 from raypipe import parts, s3, tables
@@ -61,6 +63,21 @@ def _stage(writer: TableWriter, value: int, old: int | None) -> None:
             assert carried.issuperset(ids), "the old table is not whole"
         if not done.intersection(ids):
             writer.write(f"{unit:05d}", pa.table({"id": ids}))
+
+
+def ray_processes(root: int, which: str) -> list[psutil.Process]:
+    """Ray's processes below the process `root` that run `which`."""
+    found = []
+    for child in psutil.Process(root).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if which in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
+def ended(process: psutil.Process) -> bool:
+    """Whether it is gone, waited for or not."""
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 def die() -> None:

@@ -18,9 +18,9 @@ from raypipe.train.configurations import CONFIGURATIONS
 from raypipe.train.heads import Head, Predictions, head_from_metadata
 from raypipe.train.loop import predict
 from raypipe.train.model import Network
-from raypipe.train.networks import VGG, restore_network
+from raypipe.train.networks import restore_network
 from raypipe.train.trial import BEST, CHECKPOINTS
-from raypipe.train.weights import Preprocessing
+from raypipe.train.weights import VGG16, Preprocessing
 
 
 @dataclass
@@ -49,7 +49,7 @@ class TrainedModel:
             state = load(data)
         except (KeyError, ValueError, UnicodeDecodeError, SafetensorError) as error:
             raise InputError(f"{where}: is not a checkpoint of raypipe: {one_line(error)}") from error
-        model = kept.get("model", VGG)
+        model = kept.get("model", VGG16)
         network = restore_network(model, CONFIGURATIONS[configuration], image_size=size, state=state)
         if network.logit.out_features != head.target.n_outputs:
             raise InputError(f"{where}: {network.logit.out_features} outputs are no head of {head.target}")

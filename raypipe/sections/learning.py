@@ -59,7 +59,7 @@ class TrainOptions(Section):
 
     config: Letter = option("A", "the paper's configuration")
     name: str | None = option(None, "folder under train/; the configuration's letter where absent")
-    model: str = option("vgg16", "vgg16, or another classifier of torchvision (resnet50), or timm/NAME")
+    model: str = option("vgg16", "vgg16, vgg19, or another classifier of torchvision (resnet50), or timm/NAME")
     weights: str = option(
         "auto", "imagenet, imagenet-caffe, random, auto, or the path of a .h5, .pth or .safetensors file"
     )
@@ -106,9 +106,18 @@ class TrainOptions(Section):
     )
     workers: int = option(1, "data-parallel workers of one trial; results do not depend on it", ge=1, result=False)
     gpu: bool | None = option(None, "use GPUs; where absent, if the cluster has any", result=False)
-    max_failures: int = option(2, "lost workers or nodes that a trial survives", ge=0, result=False)
+    max_failures: int = option(
+        2,
+        "how often in turn a trial may lose workers or nodes without an epoch finished in between; announced ends of "
+        "spot nodes do not count",
+        ge=0,
+        result=False,
+    )
     save: Literal["all", "best", "winner", "none"] = option(
-        "all", "checkpoints to keep: last and best of each trial, best of each, best of all, none", result=False
+        "all",
+        "checkpoints to keep: last and best of each trial, best of each, best of all, none (an interrupted trial then "
+        "begins again)",
+        result=False,
     )
 
     @field_validator("epochs")

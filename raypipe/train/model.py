@@ -1,5 +1,5 @@
-"""VGG-16 (Simonyan & Zisserman, 2014, column D) with a last layer of its own: for two classes one logistic unit, as the
-paper's section 4.1 has it; for other targets see `raypipe.train.heads`."""
+"""VGG-16 (Simonyan & Zisserman, 2014, column D) and its kin with a last layer of their own: for two classes one
+logistic unit, as the paper's section 4.1 has it; for other targets see `raypipe.train.heads`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import vgg16
+from torchvision.models import get_model
 
 from raypipe.errors import ConfigError, InputError
 from raypipe.train.configurations import Configuration
 from raypipe.train.init import Scheme, initialise
+from raypipe.train.keras_file import POOLED_FEATURES
 from raypipe.train.target import BINARY, Target
-from raypipe.train.weights import FC_WIDTH, POOLED_FEATURES, LoadedWeights
+from raypipe.train.weights import FC_WIDTH, VGG16, LoadedWeights, title
 
 _CHANNELS = 512
 _STRIDE = 32
@@ -65,19 +66,22 @@ class Network(nn.Module, ABC):
         return self
 
 
-class VGG16(Network):
-    """Images, float [n, 3, s, s], to the outputs of the last layer: [n] of one unit, [n, k] of `n_outputs` = k.
+class VGG(Network):
+    """The VGG of that `name`, by default VGG-16: images, float [n, 3, s, s], to the outputs of the last layer, [n] of
+    one unit, [n, k] of `n_outputs` = k.
 
     Layers have torchvision's names (`features.*`, `classifier.0`, `classifier.3`); the last layer is `logit`.
     `full` adds the two hidden FC layers; `pooled` brings the last pooling layer to 7×7 by averaging, which FC layers
     trained at 224 pixels need and which changes nothing at 224.
     """
 
-    def __init__(self, configuration: Configuration, *, image_size: int, pooled: bool, n_outputs: int = 1) -> None:
+    def __init__(
+        self, configuration: Configuration, *, image_size: int, pooled: bool, n_outputs: int = 1, name: str = VGG16
+    ) -> None:
         super().__init__()
         n_features = POOLED_FEATURES if pooled else flat_features(image_size)
         self.frozen, self.n_features = configuration.frozen, n_features
-        self.features = vgg16(weights=None, init_weights=False).features
+        self.features = get_model(name, weights=None, init_weights=False).features
         self.pool = nn.AdaptiveAvgPool2d(7) if pooled else nn.Identity()
         self.classifier = _hidden_layers(n_features, configuration.dropout) if configuration.full else nn.Sequential()
         self.logit = nn.Linear(FC_WIDTH if configuration.full else n_features, n_outputs)
@@ -123,9 +127,10 @@ def build_model(
     fresh_fc: bool = False,
     init: Scheme = "lsuv",
     target: Target = BINARY,
-) -> VGG16:
-    """VGG-16 in `configuration` for square images of `image_size` pixels, on the CPU, float32; for `target`, by default
-    two classes.
+    name: str = VGG16,
+) -> VGG:
+    """VGG-16, or the VGG of another `name`, in `configuration` for square images of `image_size` pixels, on the CPU,
+    float32; for `target`, by default two classes.
 
     Layers that `weights` has are loaded; convolutions it lacks start by `init` (`lsuv` needs `unit_variance_init`
     afterwards, which sees data), FC layers likewise, and the last layer is Glorot-uniform with zero bias (paper,
@@ -136,7 +141,9 @@ def build_model(
     convolutions without them, and `fresh_fc` is false; InputError where loaded FC layers do not fit `image_size`.
     """
     if image_size < _STRIDE:
-        raise ConfigError(f"train.image_size: {image_size} is not allowed: VGG-16 needs at least {_STRIDE} pixels")
+        raise ConfigError(
+            f"train.image_size: {image_size} is not allowed: {title(name)} needs at least {_STRIDE} pixels"
+        )
     loaded_fc = weights.fc if configuration.full else None
     if configuration.full and loaded_fc is None and weights.convolutions is not None and not fresh_fc:
         raise ConfigError(
@@ -144,18 +151,16 @@ def build_model(
             "set --train.fresh_fc true to start them fresh, or choose weights that have them, such as imagenet"
         )
     pooled = loaded_fc is not None and _is_pooled(loaded_fc, image_size, weights.name)
-    model = _empty(configuration, image_size, pooled, target.n_outputs)
+    model = _empty(name, configuration, image_size, pooled, target.n_outputs)
     state = {**(weights.convolutions or {}), **(loaded_fc or {})}
-    last = weights.logit if weights.suits(target) else None
-    if last is not None and last["logit.weight"].shape == model.logit.weight.shape:
-        state.update(last)
+    state.update(weights.last_layer_for(target, model.logit))
     model.load_state_dict(state, strict=False)
     scheme: Scheme = init if weights.convolutions is None else "glorot"
     generator = torch.Generator().manual_seed(seed)
-    for name, layer in model.named_modules():
-        if not isinstance(layer, nn.Conv2d | nn.Linear) or f"{name}.weight" in state:
+    for path, layer in model.named_modules():
+        if not isinstance(layer, nn.Conv2d | nn.Linear) or f"{path}.weight" in state:
             continue
-        if name == "logit":
+        if path == "logit":
             start_last_layer(layer, target, generator)
         else:
             initialise(layer, scheme, generator)
@@ -170,14 +175,17 @@ def start_last_layer(layer: nn.Conv2d | nn.Linear, target: Target, generator: to
         nn.init.zeros_(layer.weight)
 
 
-def restore_model(configuration: Configuration, *, image_size: int, state: Mapping[str, Tensor]) -> VGG16:
+def restore_model(
+    configuration: Configuration, *, image_size: int, state: Mapping[str, Tensor], name: str = VGG16
+) -> VGG:
     """The model whose `state_dict` was kept as `state`. Raises InputError where it is another configuration's."""
     has_fc = "classifier.0.weight" in state
     if has_fc != configuration.full:
         found = "with" if has_fc else "without"
         raise InputError(f"checkpoint: a network {found} FC layers is not configuration {configuration.name}")
     n_outputs = len(state["logit.weight"]) if "logit.weight" in state else 1
-    model = _empty(configuration, image_size, has_fc and _is_pooled(state, image_size, "checkpoint"), n_outputs)
+    pooled = has_fc and _is_pooled(state, image_size, "checkpoint")
+    model = _empty(name, configuration, image_size, pooled, n_outputs)
     try:
         model.load_state_dict(dict(state))
     except RuntimeError as error:
@@ -188,10 +196,10 @@ def restore_model(configuration: Configuration, *, image_size: int, state: Mappi
     return model
 
 
-def _empty(configuration: Configuration, image_size: int, pooled: bool, n_outputs: int) -> VGG16:
+def _empty(name: str, configuration: Configuration, image_size: int, pooled: bool, n_outputs: int) -> VGG:
     # On the meta device first: torch's own random initialisation of 134 million weights takes seconds.
     with torch.device("meta"):
-        model = VGG16(configuration, image_size=image_size, pooled=pooled, n_outputs=n_outputs)
+        model = VGG(configuration, image_size=image_size, pooled=pooled, n_outputs=n_outputs, name=name)
     return model.to_empty(device="cpu")
 
 

@@ -14,8 +14,6 @@ from raypipe.train.workers import Rows
 
 _BATCHES_A_TASK = 4
 _TASKS = 4
-# The workers of a trial hold all CPUs but for a few hundredths; reading waits for the store, not for a processor.
-_CPUS_A_TASK = 0.005
 
 
 class StreamedRows:
@@ -54,7 +52,8 @@ class StreamedRows:
         data = data.map(
             _read,
             fn_kwargs={"shards": self._reference},
-            num_cpus=_CPUS_A_TASK,
+            # The workers of a trial hold all CPUs; reading waits for the store, not for one of them.
+            num_cpus=0,
             compute=ray.data.TaskPoolStrategy(size=min(_TASKS, n_tasks)),
         )
         data.context.execution_options.preserve_order = True

@@ -21,6 +21,19 @@ class Watch:
         self._lines: list[str] = []
         self._failures: dict[str, str] = {}
         self._choices: dict[str, list[str]] = {}
+        self._begun: dict[str, int] = {}
+
+    def begin(self, trial: str, epoch: int) -> None:
+        """A trial's workers are up, and `epoch` is the first that they train."""
+        self._begun[trial] = epoch
+
+    def begun(self, trial: str) -> int:
+        """From which epoch on a trial's workers last trained; 0 before there were any."""
+        return self._begun.get(trial, 0)
+
+    def tell(self, line: str) -> None:
+        """A line for the person."""
+        self._lines.append(line)
 
     def update(self, trial: str, epochs: float, note: str) -> None:
         """`epochs` done by a trial so far, whole and part."""

@@ -103,7 +103,8 @@ def _tune(config: Config, run: TableRun, pictures: PictureTable, weights: Loaded
     if not left:
         return
     hardware, concurrent = _hardware(config)
-    watch = ray.remote(num_cpus=0)(Watch).remote()
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    watch = ray.remote(num_cpus=0, label_selector=here)(Watch).remote()
     reference = ray.put(weights)
     plans = {trial.name: TrialPlan(trial, config.train, pictures, writer) for trial in left}
 
@@ -112,7 +113,13 @@ def _tune(config: Config, run: TableRun, pictures: PictureTable, weights: Loaded
 
     parent, _, name = writer.table.rpartition("/")
     tuner = tune.Tuner(
-        tune.with_resources(driver, {"CPU": 0.01}),
+        # What only follows a trial stays on this machine, so that no other one's loss ends it, and takes no CPU of it.
+        tune.with_resources(
+            driver,
+            tune.PlacementGroupFactory(
+                [{f"node:{ray.util.get_node_ip_address()}": 0.001}], bundle_label_selector=[here]
+            ),
+        ),
         param_space={"trial": tune.grid_search([trial.name for trial in left])},
         tune_config=tune.TuneConfig(
             max_concurrent_trials=concurrent,

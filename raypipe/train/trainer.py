@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raypipe.errors import RaypipeError, one_line
+from raypipe.runtime import cause
 from raypipe.train.plan import TrialPlan
 
 if TYPE_CHECKING:
@@ -31,18 +33,65 @@ class Hardware:
 
 
 def train_on_ray(plan: TrialPlan, hardware: Hardware, weights: Any, watch: Any) -> None:
-    """Train one trial and return when its results are staged; called inside a Tune trial.
+    """Train one trial and return when its results are staged, or when the watch knows why it failed; called inside a
+    Tune trial.
 
-    `weights` is a reference to LoadedWeights in Ray's object store, `watch` the actor that is told of progress.
-    Raises RaypipeError with the cause where the trial itself failed, ray.train's error where workers were lost.
+    `weights` is a reference to LoadedWeights in Ray's object store, `watch` the actor that is told of progress. Where
+    workers or their nodes are lost, the trial goes on from its last checkpoint, for as long as it gets anywhere: it
+    fails when `max_failures` + 1 losses in turn come without a new checkpoint between them.
     """
+    import ray
+    from ray.train import TrainingFailedError
+
+    name, most = plan.trial.name, plan.options.max_failures
+    losses, before = 0, None
+    while True:
+        try:
+            _attempt(plan, hardware, weights, watch)
+            return
+        except TrainingFailedError as error:
+            failures = getattr(error, "worker_failures", {})
+            # Trying again would only meet it again. Other workers fail for want of the one that met it.
+            final = next((failure for failure in failures.values() if isinstance(failure, RaypipeError)), None)
+            reason = one_line(final) if final else _loss(failures, error)
+        begun = ray.get(watch.begun.remote(name))
+        losses, before = (losses + 1 if begun == before else 1), begun
+        if final or losses > most:
+            often = "" if final else f" ({losses} times from epoch {begun} on; --train.max_failures is {most})"
+            ray.get(watch.fail.remote(name, reason + often + _kept(plan)))
+            return
+        ray.get(watch.tell.remote(f"  {name}: {reason}; it goes on from its last checkpoint"))
+
+
+def _loss(failures: Mapping[int, Exception], error: Exception) -> str:
+    """What became of the workers, in one line."""
+    from ray.exceptions import RayActorError
+
+    own = {rank: getattr(failure, "health_check_failure", failure) for rank, failure in failures.items()}
+    lost = sorted(rank for rank, failure in own.items() if isinstance(failure, RayActorError))
+    if lost:
+        who = f"worker {lost[0]}" if len(lost) == 1 else f"workers {', '.join(map(str, lost))}"
+        return f"{who} of {max(own) + 1 if len(own) > 1 else 1} lost: its process was killed, or its machine is gone"
+    return f"a worker failed: {one_line(cause(next(iter(own.values()), error)))}"
+
+
+def _kept(plan: TrialPlan) -> str:
+    """Where the best epoch of a trial that failed is, for whom it is good enough."""
+    from raypipe.train.trial import BEST, CHECKPOINTS
+
+    path = f"{plan.writer.staging}/{CHECKPOINTS}/{plan.trial.name}/{BEST}"
+    storage = plan.writer.storage
+    return f"; its best epoch so far: --predict.model {storage.uri(path)}" if storage.exists(path) else ""
+
+
+def _attempt(plan: TrialPlan, hardware: Hardware, weights: Any, watch: Any) -> None:
+    """One run of Ray Train from the trial's last checkpoint on. Raises ray.train.TrainingFailedError."""
     import ray.train
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    storage, options = plan.writer.storage, plan.options
-    # A little less than whole CPUs: the trial's driver holds a hundredth of one.
-    resources: dict[str, float] = {"CPU": hardware.cpus_per_worker - 0.05}
+    storage = plan.writer.storage
+    resources: dict[str, float] = {"CPU": hardware.cpus_per_worker}
     if hardware.gpu:
         resources["GPU"] = 1
     TorchTrainer(
@@ -56,7 +105,9 @@ def train_on_ray(plan: TrialPlan, hardware: Hardware, weights: Any, watch: Any) 
             name=f"train-{plan.writer.run_id}-{plan.trial.name}",
             storage_path=storage.path(plan.writer.table),
             storage_filesystem=storage.filesystem,
-            failure_config=ray.train.FailureConfig(max_failures=options.max_failures),
+            # Nodes that announce their end are Ray's own to replace. All else comes back to `train_on_ray`, since
+            # Ray would count losses over the whole of a training, however long it is.
+            failure_config=ray.train.FailureConfig(max_failures=0),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             callbacks=[TuneReportCallback()],
         ),
@@ -83,7 +134,7 @@ def _worker(loop_config: dict[str, Any]) -> None:
 
     def on_epoch(row: dict[str, Any], progressed: Progressed) -> None:
         word.epoch(row)
-        if plan.options.save != "all":
+        if plan.options.save == "none":
             ray.train.report(row)
             return
         with tempfile.TemporaryDirectory() as folder:
@@ -94,23 +145,21 @@ def _worker(loop_config: dict[str, Any]) -> None:
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
             ray.train.report(row, checkpoint=checkpoint)
 
-    try:
-        result = run_trial(
-            plan,
-            weights,
-            device=str(ray.train.torch.get_device()),
-            group=torch.distributed.group.WORLD if many else None,
-            rank=rank,
-            start=_load(ray.train.get_checkpoint()),
-            open_shards=partial(_open, plan),
-            on_epoch=on_epoch,
-            on_batch=word.batch,
-            on_choice=word.choice,
-        )
-    except RaypipeError as error:
-        # Trying again would only meet it again: the trial ends here, and the sweep says why.
-        ray.get(watch.fail.remote(plan.trial.name, one_line(error)))
-        return
+    start = _load(ray.train.get_checkpoint())
+    if rank == 0:
+        ray.get(watch.begin.remote(plan.trial.name, start.state.epoch + 1 if start else 1))
+    result = run_trial(
+        plan,
+        weights,
+        device=str(ray.train.torch.get_device()),
+        group=torch.distributed.group.WORLD if many else None,
+        rank=rank,
+        start=start,
+        open_shards=partial(_open, plan),
+        on_epoch=on_epoch,
+        on_batch=word.batch,
+        on_choice=word.choice,
+    )
     if rank == 0:
         ray.get(watch.finish.remote(plan.trial.name, result.summary))
 

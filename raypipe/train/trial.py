@@ -19,7 +19,7 @@ from raypipe.train.heads import Head, Predictions, head_of
 from raypipe.train.images import ImageSet, prepare_batch
 from raypipe.train.init import unit_variance_init
 from raypipe.train.loop import fit, predict
-from raypipe.train.model import VGG16, Network
+from raypipe.train.model import VGG, Network
 from raypipe.train.networks import build_network
 from raypipe.train.plan import TrialPlan, for_configuration
 from raypipe.train.recipe import RECIPES
@@ -93,7 +93,7 @@ def run_trial(
         init=plan.options.init,
         target=head.target,
     )
-    scaled = isinstance(model, VGG16) and weights.convolutions is None and plan.options.init == "lsuv"
+    scaled = isinstance(model, VGG) and weights.convolutions is None and plan.options.init == "lsuv"
     if scaled and start is None:
         # Spread over the whole set, which may be ordered by class.
         rows = torch.linspace(0, len(train) - 1, min(len(train), _INIT_PICTURES)).long()
@@ -150,7 +150,7 @@ class _Keeper:
             }
             predictions = self._predictions(result.epoch, "val", self.val, result.val_probabilities)
             writer.write(f"{trial.name}-val", predictions, folder="predictions")
-            if self.plan.options.save == "all":
+            if self.plan.options.save != "none":
                 self._write_best()
         if self.on_epoch:
             self.on_epoch(row, Progressed(state, self.rows))
@@ -178,8 +178,6 @@ class _Keeper:
             accuracy, metrics = self.head.accuracy(found, truth), self.head.metrics(found, truth)
             rows = self._predictions(result.best["epoch"], "test", test, found)
             writer.write(f"{trial.name}-test", rows, folder="predictions")
-        if self.plan.options.save in ("best", "winner") and self.best is not None:
-            self._write_best()
         result = TrialResult(trial.name, trial.label, trial.seed, self.rows, accuracy, _finite(metrics))
         # Last: a trial whose file is there is done, and a resumed sweep leaves it out.
         writer.write_file(f"{TRIALS}/{trial.name}.json", result.to_json())

@@ -1,4 +1,5 @@
-"""Pretrained VGG-16 weights from torchvision, Keras, safetensors, and how images must be normalised for each."""
+"""Pretrained weights of VGG-16 and its kin from torchvision, Keras, safetensors, and how images must be normalised for
+each."""
 
 from __future__ import annotations
 
@@ -8,24 +9,35 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import h5py
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
-from torchvision.models import VGG16_Weights, vgg16
+from torch import Tensor, nn
+from torchvision.models import VGG16_Weights, get_model, get_model_weights
 
 from raypipe.errors import ConfigError, InputError
+from raypipe.train.keras_file import KERAS, read_keras
 from raypipe.train.target import BINARY, Target
 
-POOLED_FEATURES = 512 * 7 * 7
 FC_WIDTH = 4096
+VGG16 = "vgg16"
+BLOCKS = {
+    "vgg11": (1, 1, 2, 2, 2),
+    "vgg13": (2, 2, 2, 2, 2),
+    VGG16: (2, 2, 3, 3, 3),
+    "vgg19": (2, 2, 4, 4, 4),
+}
+"""Convolutions before each pooling: Simonyan & Zisserman (2014), table 1, columns A, B, D and E."""
 _NAMES = ("imagenet", "imagenet-caffe", "random", "auto")
-_SUFFIXES = (".h5", ".hdf5", ".pth", ".pt", ".safetensors")
-_URLS = {"imagenet": VGG16_Weights.IMAGENET1K_V1.url, "imagenet-caffe": VGG16_Weights.IMAGENET1K_FEATURES.url}
+_SUFFIXES = (*KERAS, ".pth", ".pt", ".safetensors")
+_CAFFE = "imagenet-caffe"
+_URLS = {
+    **{("imagenet", name): get_model_weights(name).IMAGENET1K_V1.url for name in BLOCKS},
+    (_CAFFE, VGG16): VGG16_Weights.IMAGENET1K_FEATURES.url,
+}
 _CONNECT_SECONDS = 20.0
 _WAYS_OUT = "give the path of a .h5, .pth or .safetensors file, or choose random, or auto"
 
@@ -87,6 +99,12 @@ class LoadedWeights:
         own = self.target or BINARY
         return own.kind == target.kind and (own.kind == "binary" or own.names == target.names)
 
+    def last_layer_for(self, target: Target, layer: nn.Linear) -> dict[str, Tensor]:
+        """The last layer as it was trained, where it means what `target` needs and fits `layer`; else empty."""
+        if self.logit is None or not self.suits(target) or self.logit["logit.weight"].shape != layer.weight.shape:
+            return {}
+        return dict(self.logit)
+
     def note_for(self, target: Target) -> str:
         """What a person should know about training these weights on `target`; empty where there is nothing."""
         if self.logit is None or self.suits(target):
@@ -95,8 +113,8 @@ class LoadedWeights:
         return f"weights: {self.name} was trained on {own}, this is {target}: the last layer starts fresh"
 
 
-def load_weights(name_or_path: str) -> LoadedWeights:
-    """The weights called `imagenet`, `imagenet-caffe`, `random` or `auto`, or those of a file.
+def load_weights(name_or_path: str, model: str = VGG16) -> LoadedWeights:
+    """The weights `imagenet`, `imagenet-caffe`, `random` or `auto`, or those of a file, for a `model` of `BLOCKS`.
 
     `auto` is `imagenet`, or `random` with a `note` where that cannot be reached. Raises ConfigError on an unknown
     name; InputError where a download fails, a file cannot be read, or a layer is missing or of the wrong shape.
@@ -104,13 +122,28 @@ def load_weights(name_or_path: str) -> LoadedWeights:
     if name_or_path == "random":
         return LoadedWeights("random", None, None, TORCHVISION, "random weights: nothing is pretrained")
     if name_or_path == "auto":
-        return imagenet_or_random(load_weights)
-    if name_or_path in _URLS:
-        state = _download(name_or_path)
-        if name_or_path == "imagenet-caffe":
-            return _from_state(name_or_path, {k: v for k, v in state.items() if k.startswith("features.")}, CAFFE_RGB)
-        return _from_state(name_or_path, state, TORCHVISION)
-    return _from_file(name_or_path)
+        return imagenet_or_random(partial(load_weights, model=model))
+    if name_or_path == _CAFFE and model != VGG16:
+        raise ConfigError(f"train.weights: {_CAFFE} is not allowed for train.model {model}: there are those of {VGG16}")
+    if name_or_path == _CAFFE:
+        convolutions = {k: v for k, v in _download(_CAFFE, model).items() if k.startswith("features.")}
+        return _from_state(_CAFFE, convolutions, CAFFE_RGB, model)
+    if name_or_path == "imagenet":
+        return _from_state(name_or_path, _download(name_or_path, model), TORCHVISION, model)
+    return _from_file(name_or_path, model)
+
+
+def _from_file(name: str, model: str) -> LoadedWeights:
+    if Path(name).suffix.lower() in KERAS:
+        path = _existing(name)
+        try:
+            return _from_state(name, read_keras(path, _layer_names(model)), CAFFE_BGR, model)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise _unreadable(path, error) from error
+    file = read_file(name, model)
+    state, preprocessing = _without_empty_classifier(file.state)
+    loaded = _from_state(name, state, file.preprocessing or preprocessing, model)
+    return replace(loaded, target=file.target)
 
 
 def imagenet_or_random(load: Callable[[str], LoadedWeights]) -> LoadedWeights:
@@ -122,27 +155,44 @@ def imagenet_or_random(load: Callable[[str], LoadedWeights]) -> LoadedWeights:
         return replace(load("random"), note=note)
 
 
-def _from_file(name: str) -> LoadedWeights:
+@dataclass(frozen=True)
+class WeightFile:
+    """A state dict as a file has it; of a checkpoint of raypipe's also its normalisation and target."""
+
+    state: Mapping[str, Any]
+    preprocessing: Preprocessing | None = None
+    target: Target | None = None
+
+
+def read_file(name: str, model: str) -> WeightFile:
+    """A .pth, .pt or .safetensors file. Raises ConfigError on another kind, InputError where it is absent, cannot be
+    read, or says that it is a checkpoint of another network than `model`.
+    """
+    path = _existing(name)
+    try:
+        if path.suffix.lower() == ".safetensors":
+            return _read_safetensors(path, model)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
+    if not isinstance(state, Mapping):
+        raise InputError(f"train.weights: {path}: holds a {type(state).__name__}, not a state dict")
+    return WeightFile(state)
+
+
+def _existing(name: str) -> Path:
     path = Path(name).expanduser()
-    suffix = path.suffix.lower()
-    if suffix not in _SUFFIXES:
+    if path.suffix.lower() not in _SUFFIXES:
         raise ConfigError(
             f"train.weights: {name!r} is not allowed: {', '.join(_NAMES)}, or a file ({', '.join(_SUFFIXES)})"
         )
     if not path.is_file():
         raise InputError(f"train.weights: {path}: there is no such file")
-    try:
-        if suffix in (".h5", ".hdf5"):
-            return _from_state(name, _read_keras(path), CAFFE_BGR)
-        if suffix == ".safetensors":
-            loaded, preprocessing, target = _read_safetensors(path)
-            return replace(_from_state(name, loaded, preprocessing), target=target)
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise InputError(f"train.weights: {path}: cannot be read as {suffix}: {_brief(error)}") from error
-    if not isinstance(state, Mapping):
-        raise InputError(f"train.weights: {path}: holds a {type(state).__name__}, not a state dict")
-    return _from_state(name, *_without_empty_classifier(state))
+    return path
+
+
+def _unreadable(path: Path, error: BaseException) -> InputError:
+    return InputError(f"train.weights: {path}: cannot be read as {path.suffix.lower()}: {_brief(error)}")
 
 
 def _brief(error: BaseException) -> str:
@@ -157,10 +207,10 @@ def _without_empty_classifier(state: Mapping[str, Tensor]) -> tuple[Mapping[str,
     return state, TORCHVISION
 
 
-def _download(name: str) -> dict[str, Tensor]:
-    url = _URLS[name]
+def _download(name: str, model: str) -> dict[str, Tensor]:
+    url = _URLS[name, model]
     try:
-        with _connect_timeout(_CONNECT_SECONDS):
+        with connect_timeout():
             state: dict[str, Tensor] = torch.hub.load_state_dict_from_url(
                 url, map_location="cpu", progress=False, check_hash=True, weights_only=True
             )
@@ -170,110 +220,99 @@ def _download(name: str) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _connect_timeout(seconds: float) -> Iterator[None]:
-    # torch.hub sets none, so that a firewall that drops packets would hold the stage for minutes.
+def connect_timeout() -> Iterator[None]:
+    """A limit for downloads in the body: torch.hub sets none, and a firewall that drops packets would hold the stage
+    for minutes."""
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
+    socket.setdefaulttimeout(_CONNECT_SECONDS)
     try:
         yield
     finally:
         socket.setdefaulttimeout(before)
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Preprocessing, Target | None]:
+def _read_safetensors(path: Path, model: str) -> WeightFile:
     with safe_open(path, framework="pt") as file:
         kept = file.metadata() or {}
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (the file is no mapping)
-    normalisation = kept.get("preprocessing")
-    preprocessing = Preprocessing.from_json(normalisation) if normalisation else TORCHVISION
-    return state, preprocessing, Target.from_metadata(kept) if "logit.weight" in state else None
+    normalisation, of = kept.get("preprocessing"), kept.get("model", VGG16)
+    preprocessing = Preprocessing.from_json(normalisation) if normalisation else None
+    if "logit.weight" not in state:
+        return WeightFile(state, preprocessing)
+    if of != model:
+        raise InputError(f"train.weights: {path}: is a checkpoint of {of}, not of {model}; see --train.model")
+    return WeightFile(state, preprocessing, Target.from_metadata(kept))
 
 
-def _layer_names() -> dict[str, str]:
+def _layer_names(model: str) -> dict[str, str]:
     """Keras' names by torchvision's."""
-    keras = [f"block{b}_conv{c}" for b, n in enumerate((2, 2, 3, 3, 3), 1) for c in range(1, n + 1)]
-    torchvision = [n.removesuffix(".weight") for n in _expected() if n.startswith("features.") and n.endswith("weight")]
+    keras = [f"block{b}_conv{c}" for b, n in enumerate(BLOCKS[model], 1) for c in range(1, n + 1)]
+    names = [name.removesuffix(".weight") for name in _expected(model) if name.endswith(".weight")]
+    torchvision = [name for name in names if name.startswith("features.")]
     return {**dict(zip(torchvision, keras, strict=True)), "classifier.0": "fc1", "classifier.3": "fc2"}
 
 
-def _expected() -> dict[str, tuple[int, ...]]:
+def _expected(model: str = VGG16) -> dict[str, tuple[int, ...]]:
     """Shapes by torchvision's names, the last layer left out."""
     with torch.device("meta"):
-        state = vgg16(weights=None, init_weights=False).state_dict()
+        state = get_model(model, weights=None, init_weights=False).state_dict()
     return {name: tuple(value.shape) for name, value in state.items() if not name.startswith("classifier.6")}
 
 
-def _read_keras(path: Path) -> dict[str, Tensor]:
-    state = {}
-    with h5py.File(path, "r") as file:
-        layers = next((file[group] for group in ("model_weights", "layers") if group in file), file)
-        for name, keras_name in _layer_names().items():
-            if keras_name not in layers:
-                continue
-            kernel, bias = _keras_layer(layers[keras_name], f"train.weights: {path}: layer {keras_name}")
-            state[f"{name}.weight"] = _keras_kernel(kernel, keras_name)
-            state[f"{name}.bias"] = torch.from_numpy(bias)
-    return state
-
-
-def _keras_layer(group: Any, where: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    # Names of the data sets changed between versions of Keras; what they hold is told by its dimensions.
-    found: dict[bool, Any] = {}
-
-    def visit(_name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            found[item.ndim > 1] = item
-
-    group.visititems(visit)
-    if len(found) != 2:
-        raise InputError(f"{where}: must hold a kernel and a bias")
-    return np.asarray(found[True], dtype=np.float32), np.asarray(found[False], dtype=np.float32)
-
-
-def _keras_kernel(kernel: np.ndarray[Any, Any], keras_name: str) -> Tensor:
-    tensor = torch.from_numpy(kernel)
-    if tensor.dim() == 4:
-        return tensor.permute(3, 2, 0, 1).contiguous()
-    if keras_name == "fc1" and len(tensor) == POOLED_FEATURES:
-        tensor = rows_by_channel(tensor, side=7)
-    return tensor.t().contiguous()
-
-
-def rows_by_channel(kernel: Tensor, side: int) -> Tensor:
-    """The rows of an FC `kernel` [side·side·channels, out] that takes a flattened height, width, channel map, in the
-    order of a flattened channel, height, width map."""
-    n_out = kernel.shape[1]
-    return kernel.reshape(side, side, -1, n_out).permute(2, 0, 1, 3).reshape(-1, n_out)
-
-
-def _from_state(name: str, state: Mapping[str, Any], preprocessing: Preprocessing) -> LoadedWeights:
-    expected = _expected()
-    convolutions = _checked(name, state, {k: v for k, v in expected.items() if k.startswith("features.")}, exact=True)
-    fc_shapes = {k: v for k, v in expected.items() if k.startswith("classifier.")}
+def _from_state(name: str, state: Mapping[str, Any], preprocessing: Preprocessing, model: str) -> LoadedWeights:
+    shapes = _expected(model)
+    deeper = [key for key in state if key.startswith("features.") and key not in shapes]
+    if deeper:
+        raise InputError(f"train.weights: {name}: layer {deeper[0]} is none of {title(model)}; see --train.model")
+    keras = _layer_names(model)
+    known = {key: f"{key} ({keras[key.rpartition('.')[0]]} in Keras)" for key in shapes}
+    convolutions = check_layers(
+        name, state, {k: v for k, v in shapes.items() if k.startswith("features.")}, title(model), known
+    )
     fc = None
+    fc_shapes: dict[str, tuple[int | None, ...]] = {k: v for k, v in shapes.items() if k.startswith("classifier.")}
     if any(key in state for key in fc_shapes):
-        fc = _checked(name, state, fc_shapes, exact=False)
+        # A checkpoint of raypipe's at another image size has another number of inputs to its first FC layer.
+        fc_shapes["classifier.0.weight"] = (FC_WIDTH, None)
+        fc = check_layers(name, state, fc_shapes, title(model), known)
+    return LoadedWeights(name, convolutions, fc, preprocessing, logit=kept_last_layer(state))
+
+
+def kept_last_layer(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """The last layer of a checkpoint of raypipe's, None in other files."""
     kept = {key: state[key].float() for key in ("logit.weight", "logit.bias") if key in state}
-    return LoadedWeights(name, convolutions, fc, preprocessing, logit=kept if len(kept) == 2 else None)
+    return kept if len(kept) == 2 else None
 
 
-def _checked(
-    name: str, state: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], *, exact: bool
+def title(model: str) -> str:
+    """VGG-16 for ``vgg16``; others as their library calls them."""
+    return model.replace("vgg", "VGG-") if model in BLOCKS else model
+
+
+def check_layers(
+    name: str,
+    state: Mapping[str, Any],
+    shapes: Mapping[str, tuple[int | None, ...]],
+    network: str,
+    known: Mapping[str, str] | None = None,
 ) -> dict[str, Tensor]:
-    # A checkpoint of raypipe's at another image size has another number of inputs to its first FC layer.
-    def compare(shape: tuple[int, ...], key: str) -> tuple[int, ...]:
-        return shape[:1] if not exact and key == "classifier.0.weight" else shape
-
-    keras = _layer_names()
+    """The layers of `shapes` out of `state`, of the file `name`; None in a shape is any number. `known` are fuller
+    names of the layers. Raises InputError naming the layer that is missing, not finite, or of another shape than
+    `network` has.
+    """
     found = {}
     for key, shape in shapes.items():
-        layer = f"layer {key} ({keras[key.rpartition('.')[0]]} in Keras)"
+        layer = f"layer {(known or {}).get(key, key)}"
         value = state.get(key)
         if not isinstance(value, Tensor):
-            raise InputError(f"train.weights: {name}: {layer} is missing: this is not a VGG-16")
-        if value.dim() != len(shape) or compare(tuple(value.shape), key) != compare(shape, key):
-            raise InputError(f"train.weights: {name}: {layer} has the shape {tuple(value.shape)}; VGG-16 has {shape}")
+            raise InputError(f"train.weights: {name}: {layer} is missing: this is not a {network}")
+        same = all(size in (own, None) for own, size in zip(value.shape, shape, strict=False))
+        if value.dim() != len(shape) or not same:
+            wanted = str(shape).replace("None", "any")
+            raise InputError(
+                f"train.weights: {name}: {layer} has the shape {tuple(value.shape)}; {network} has {wanted}"
+            )
         if not bool(value.isfinite().all()):
             raise InputError(f"train.weights: {name}: {layer} holds values that are not finite")
-        found[key] = value.float()
+        found[key] = value.float() if value.is_floating_point() else value
     return found

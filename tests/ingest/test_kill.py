@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import signal
@@ -13,13 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
-import psutil
 import pyarrow.parquet as pq
 import pytest
 
 from raypipe import tables
 from raypipe.storage import Storage
 from tests.ingest.conftest import WebServer, body, picture
+from tests.kill_program import ended, ray_processes
 
 POSTS = 600
 SECONDS = 240
@@ -111,20 +110,6 @@ def test_the_driver_is_killed_at_a_random_moment(tmp_path: Path, slow: WebServer
     assert {path: slow.requests[path] for path in once} == once
 
 
-def workers(root: int, which: str) -> list[psutil.Process]:
-    """Ray's workers below the process `root` that run `which`."""
-    found = []
-    for child in psutil.Process(root).children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if which in " ".join(child.cmdline()):
-                found.append(child)
-    return found
-
-
-def ended(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-
-
 @pytest.mark.parametrize(("which", "faces"), [("FetchShard", "true"), ("FetchShard", "false"), ("finish", "true")])
 def test_a_worker_is_killed(tmp_path: Path, slow: WebServer, which: str, faces: str) -> None:
     # Without faces, one fetcher would work in the command's own process.
@@ -132,8 +117,8 @@ def test_a_worker_is_killed(tmp_path: Path, slow: WebServer, which: str, faces: 
     words = command(tmp_path, tmp_path / "root", slow, "--faces.enabled", faces, "--ingest.fetchers", fetchers)
     log = tmp_path / "log"
     process = start(words, log)
-    wait_for(lambda: asked(slow) > 60 and workers(process.pid, which), process, log)
-    victim = workers(process.pid, which)[0]
+    wait_for(lambda: asked(slow) > 60 and ray_processes(process.pid, which), process, log)
+    victim = ray_processes(process.pid, which)[0]
     victim.send_signal(signal.SIGKILL)
     assert process.wait(SECONDS) == 0, log.read_text()[-2000:]
     assert ended(victim)
@@ -159,11 +144,11 @@ def test_a_whole_node_is_lost(tmp_path: Path, slow: WebServer, two_nodes: object
     words, log = command(tmp_path, tmp_path / "root", slow, "--ingest.fetchers", "2"), tmp_path / "log"
     process = start(words, log, RAY_ADDRESS=two_nodes.address, RAY_AUTH_MODE="disabled")  # type: ignore[attr-defined]
     (raylet,) = two_nodes.second.all_processes["raylet"]  # type: ignore[attr-defined]
-    wait_for(lambda: asked(slow) > 100 and workers(raylet.process.pid, "FetchShard"), process, log)
+    wait_for(lambda: asked(slow) > 100 and ray_processes(raylet.process.pid, "FetchShard"), process, log)
     # One fetch actor a machine; the desk is where the driver is.
-    victims = workers(raylet.process.pid, "FetchShard")
+    victims = ray_processes(raylet.process.pid, "FetchShard")
     assert len(victims) == 1
-    assert not workers(raylet.process.pid, "HostDesk")
+    assert not ray_processes(raylet.process.pid, "HostDesk")
     two_nodes.remove_node(two_nodes.second, allow_graceful=False)  # type: ignore[attr-defined]
     assert process.wait(SECONDS) == 0, log.read_text()[-2000:]
     assert all(ended(victim) for victim in victims)

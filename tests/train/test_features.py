@@ -7,7 +7,7 @@ from raypipe.train.features import FeatureInputs, ImageInputs, extract_features
 from raypipe.train.images import prepare_batch
 from raypipe.train.init import unit_variance_init
 from raypipe.train.loop import fit
-from raypipe.train.model import VGG16, build_model
+from raypipe.train.model import VGG, build_model
 from raypipe.train.state import EpochResult, LoopOptions
 from raypipe.train.weights import TORCHVISION, load_weights
 from tests.train.small import draw
@@ -16,13 +16,13 @@ CPU = torch.device("cpu")
 TRAIN, VAL = draw(66, 0, size=32), draw(7, 1, size=32)
 
 
-def network() -> VGG16:
+def network() -> VGG:
     model = build_model(A, image_size=32, weights=load_weights("random"), seed=0)
     unit_variance_init(model, prepare_batch(TRAIN.images, TORCHVISION))
     return model
 
 
-def train(model: VGG16, *, cached: bool, flips: bool = True) -> list[EpochResult]:
+def train(model: VGG, *, cached: bool, flips: bool = True) -> list[EpochResult]:
     options = LoopOptions(epochs=2, learning_rate=0.01, flips=flips, seed=3, cache_features=cached)
     return fit(model, A, TRAIN, VAL, options, preprocessing=TORCHVISION)
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from raypipe.train.configurations import B, C
 from raypipe.train.init import initialise, unit_variance_init
-from raypipe.train.model import VGG16, build_model
+from raypipe.train.model import VGG, build_model
 from raypipe.train.weights import load_weights
 
 
@@ -65,7 +65,7 @@ def test_without_it_the_signal_hardly_tells_pictures_apart() -> None:
     weights = load_weights("random")
     images = torch.randn(32, 3, 32, 32, generator=generator())
 
-    def spread(model: VGG16) -> float:
+    def spread(model: VGG) -> float:
         with torch.no_grad():
             features = model.eval().extract(images)
         return float(features.std(0).mean() / features.mean().clamp_min(1e-30))

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from raypipe.errors import ConfigError, InputError
 from raypipe.train.configurations import CONFIGURATIONS, A, B, C, Configuration, D
-from raypipe.train.model import VGG16, build_model, flat_features, parameter_groups, restore_model
+from raypipe.train.model import VGG, build_model, flat_features, parameter_groups, restore_model
 from raypipe.train.target import BINARY, Target
 from raypipe.train.weights import TORCHVISION, LoadedWeights, load_weights
 from tests.train.small import TARGETS
@@ -40,7 +40,7 @@ def fc(n_inputs: int) -> dict[str, Tensor]:
 )
 def test_parameters_at_224_are_the_paper_s(configuration: Configuration, expected: int) -> None:
     with torch.device("meta"):
-        model = VGG16(configuration, image_size=224, pooled=False)
+        model = VGG(configuration, image_size=224, pooled=False)
     assert count(model.features) == 14_714_688
     assert count(model) == expected
 

@@ -14,6 +14,7 @@ from raypipe.errors import ConfigError, InputError
 from raypipe.train import weights as module
 from raypipe.train.configurations import A, B
 from raypipe.train.images import decode_and_resize, prepare_batch
+from raypipe.train.keras_file import rows_by_channel
 from raypipe.train.model import build_model
 from raypipe.train.target import Target
 from raypipe.train.weights import (
@@ -22,16 +23,15 @@ from raypipe.train.weights import (
     TORCHVISION,
     Preprocessing,
     load_weights,
-    rows_by_channel,
 )
 from tests.train import reference
 
 CONVOLUTIONS = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]
 
 
-def vgg_state(*, fc: bool = True, fill: float = 0.5) -> dict[str, Tensor]:
+def vgg_state(model: str = "vgg16", *, fc: bool = True, fill: float = 0.5) -> dict[str, Tensor]:
     """A state dict of torchvision's shape, each tensor one number stretched, so that files stay small."""
-    shapes = {name: shape for name, shape in module._expected().items() if fc or name.startswith("features.")}
+    shapes = {name: shape for name, shape in module._expected(model).items() if fc or name.startswith("features.")}
     return {name: torch.tensor(fill).expand(shape) for name, shape in shapes.items()}
 
 
@@ -53,12 +53,12 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int) -> Call
 
     def serve(name: str, state: object | None) -> None:
         if state is None:
-            monkeypatch.setitem(module._URLS, name, f"http://127.0.0.1:{free_port}/vgg16-397923af.pth")
+            monkeypatch.setitem(module._URLS, (name, "vgg16"), f"http://127.0.0.1:{free_port}/vgg16-397923af.pth")
             return
         torch.save(state, tmp_path / "served")
         digest = hashlib.sha256((tmp_path / "served").read_bytes()).hexdigest()[:8]
         shutil.move(tmp_path / "served", tmp_path / f"vgg16-{digest}.pth")
-        monkeypatch.setitem(module._URLS, name, (tmp_path / f"vgg16-{digest}.pth").as_uri())
+        monkeypatch.setitem(module._URLS, (name, "vgg16"), (tmp_path / f"vgg16-{digest}.pth").as_uri())
 
     return serve
 
@@ -235,7 +235,7 @@ def test_auto_falls_back_to_random_with_a_line_that_says_so(hub: Callable[..., N
 
 def test_a_damaged_download_is_refused(hub: Callable[..., None], tmp_path: Path) -> None:
     hub("imagenet", vgg_state())
-    served = Path(module._URLS["imagenet"].removeprefix("file://"))
+    served = Path(module._URLS["imagenet", "vgg16"].removeprefix("file://"))
     served.write_bytes(served.read_bytes()[:-100])
     with pytest.raises(InputError, match="hash"):
         load_weights("imagenet")
@@ -248,6 +248,26 @@ def test_a_layer_of_the_wrong_shape_is_named(save_pth: Callable[..., str]) -> No
         InputError, match=r"features.10.weight \(block3_conv1 in Keras\) has the shape \(256, 64, 3, 3\)"
     ):
         load_weights(save_pth(state))
+
+
+def test_vgg_19_s_file_is_read_for_vgg_19_alone(save_pth: Callable[..., str]) -> None:
+    deep = save_pth(vgg_state("vgg19"), "vgg19.pth")
+    loaded = load_weights(deep, "vgg19")
+    assert loaded.convolutions is not None
+    assert loaded.fc is not None
+    assert loaded.convolutions["features.34.weight"].shape == (512, 512, 3, 3)
+    with pytest.raises(InputError, match=r"vgg19.pth: layer features.16.weight is none of VGG-16; see --train.model"):
+        load_weights(deep)
+    with pytest.raises(InputError, match=r"vgg16.pth: layer features.17.weight is none of VGG-19"):
+        load_weights(save_pth(vgg_state()), "vgg19")
+    with pytest.raises(ConfigError, match=r"imagenet-caffe is not allowed for train.model vgg19"):
+        load_weights("imagenet-caffe", "vgg19")
+
+
+def test_another_network_s_checkpoint_is_refused(tmp_path: Path) -> None:
+    save_file({"logit.weight": torch.zeros(1, 512)}, tmp_path / "best.safetensors", metadata={"model": "resnet18"})
+    with pytest.raises(InputError, match=r"best.safetensors: is a checkpoint of resnet18, not of vgg16"):
+        load_weights(str(tmp_path / "best.safetensors"))
 
 
 def test_a_missing_layer_is_named(save_pth: Callable[..., str]) -> None:

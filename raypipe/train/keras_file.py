@@ -1,0 +1,66 @@
+"""A VGG's weights out of Keras' files, in torch's order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from raypipe.errors import InputError
+
+KERAS = (".h5", ".hdf5")
+POOLED_FEATURES = 512 * 7 * 7
+
+
+def read_keras(path: Path, names: Mapping[str, str]) -> dict[str, Tensor]:
+    """Weights and biases of the layers that `path` has, by torchvision's names; `names` are Keras' by these.
+
+    Kernels [height, width, in, out] become [out, in, height, width], those of FC layers [out, in]; the inputs of the
+    first FC layer, a flattened height, width, channel map, come in channel, height, width order. Raises InputError
+    where a layer has no kernel or no bias, OSError or ValueError where the file is none of HDF5.
+    """
+    state = {}
+    with h5py.File(path, "r") as file:
+        layers = next((file[group] for group in ("model_weights", "layers") if group in file), file)
+        for name, keras_name in names.items():
+            if keras_name not in layers:
+                continue
+            kernel, bias = _keras_layer(layers[keras_name], f"train.weights: {path}: layer {keras_name}")
+            state[f"{name}.weight"] = _keras_kernel(kernel, keras_name)
+            state[f"{name}.bias"] = torch.from_numpy(bias)
+    return state
+
+
+def _keras_layer(group: Any, where: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    # Names of the data sets changed between versions of Keras; what they hold is told by its dimensions.
+    found: dict[bool, Any] = {}
+
+    def visit(_name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            found[item.ndim > 1] = item
+
+    group.visititems(visit)
+    if len(found) != 2:
+        raise InputError(f"{where}: must hold a kernel and a bias")
+    return np.asarray(found[True], dtype=np.float32), np.asarray(found[False], dtype=np.float32)
+
+
+def _keras_kernel(kernel: np.ndarray[Any, Any], keras_name: str) -> Tensor:
+    tensor = torch.from_numpy(kernel)
+    if tensor.dim() == 4:
+        return tensor.permute(3, 2, 0, 1).contiguous()
+    if keras_name == "fc1" and len(tensor) == POOLED_FEATURES:
+        tensor = rows_by_channel(tensor, side=7)
+    return tensor.t().contiguous()
+
+
+def rows_by_channel(kernel: Tensor, side: int) -> Tensor:
+    """The rows of an FC `kernel` [side·side·channels, out] that takes a flattened height, width, channel map, in the
+    order of a flattened channel, height, width map."""
+    n_out = kernel.shape[1]
+    return kernel.reshape(side, side, -1, n_out).permute(2, 0, 1, 3).reshape(-1, n_out)
