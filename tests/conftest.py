@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,20 +24,29 @@ os.environ.update(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_EC
 # Of small networks, several threads wait for each other most of the time, and for other processes more.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Fixtures of the session that cost seconds: of several processes, one runs all tests that use the same.
-_COSTLY = ("ray_session", "s3_endpoint", "hf", "shared", "world", "instance")
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Under `-n 2 --dist loadfile`: a file goes to one process, and all files that use Ray go to the same."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    @functools.cache
+    def group(file: str) -> str:
+        return "ray" if "ray_session" in (config.rootpath / file).read_text() else file
+
+    class OneRay(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid.partition("::")[0])
+
+    return OneRay(config, log)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Under `-n`, share out the tests by file and by costly fixture; Ray's first, which take longest."""
-    if not getattr(config.option, "loadgroup", False):
-        return
-    for item in items:
-        used = getattr(item, "fixturenames", ())
-        group = next((name for name in _COSTLY if name in used), item.nodeid.partition("::")[0])
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: "ray_session" not in getattr(item, "fixturenames", ()))
+    """In one of several processes, Ray's tests come first: they take longest."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: "ray_session" not in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session")
