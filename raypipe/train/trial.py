@@ -76,13 +76,13 @@ def run_trial(
     group: Any | None = None,
     rank: int = 0,
     start: Progressed | None = None,
-    on_epoch: Callable[[dict[str, Any], Progressed], None] | None = None,
+    on_epoch: Callable[[dict[str, Any], Progressed], bool] | None = None,
     on_batch: OnBatch | None = None,
 ) -> TrialResult:
     """Train one configuration with one seed, and stage its best weights, its predictions and its rows.
 
     Every worker of `group` calls it; the one of `rank` 0 writes. `on_epoch` sees each epoch's row of results.json on
-    every worker. Raises what `build_model` and `fit` raise.
+    every worker; where it returns true on any, the epoch is the last. Raises what `build_model` and `fit` raise.
     """
     configuration = CONFIGURATIONS[plan.trial.configuration]
     train, val = plan.pictures.load("train"), plan.pictures.load("val")
@@ -131,7 +131,7 @@ class _Keeper:
         val: ImageSet,
         rank: int,
         start: Progressed | None,
-        on_epoch: Callable[[dict[str, Any], Progressed], None] | None,
+        on_epoch: Callable[[dict[str, Any], Progressed], bool] | None,
     ) -> None:
         self.plan, self.head, self.val, self.rank, self.on_epoch = plan, head, val, rank, on_epoch
         self.metadata = checkpoint_metadata(plan, weights, head)
@@ -152,9 +152,7 @@ class _Keeper:
             writer.write(f"{trial.name}-val", predictions, folder="predictions")
             if self.plan.options.save == "all":
                 self._write_best()
-        if self.on_epoch:
-            self.on_epoch(row, Progressed(state, self.rows))
-        return False
+        return self.on_epoch(row, Progressed(state, self.rows)) if self.on_epoch else False
 
     def finish(self, model: Network, options: LoopOptions, weights: LoadedWeights) -> TrialResult:
         trial, writer = self.plan.trial, self.plan.writer
