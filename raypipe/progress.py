@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
@@ -49,9 +50,20 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar:
+            self._bar.below = None
             self._bar.stop()
         elif error is None:
             self._line()
+
+    @property
+    def live(self) -> bool:
+        """Whether this is a bar on a terminal."""
+        return self._bar is not None
+
+    def below(self, shown: RenderableType | None) -> None:
+        """What stands below the bar on a terminal until the next call; for any thread."""
+        if self._bar:
+            self._bar.below = shown
 
     def begin(self, done: float) -> None:
         """Say how much an earlier attempt has done: it counts, but not for the rate."""
@@ -111,8 +123,17 @@ class Progress:
         return f"{seconds / 60:.0f} min left" if seconds < 5400 else f"{seconds / 3600:.1f} h left"
 
 
-def _bar() -> Bar:
-    return Bar(
+class _Bar(Bar):
+    below: RenderableType | None = None
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.below is not None:
+            yield self.below
+
+
+def _bar() -> _Bar:
+    return _Bar(
         TextColumn("  {task.description:<22}"),
         BarColumn(bar_width=28),
         MofNCompleteColumn(),

@@ -34,7 +34,8 @@ def tables(content: Content) -> dict[str, bytes]:
             ],
         )
     if content.training is not None:
-        rows["table1"] = (_header(content.training), [_table_1_row(row) for row in content.training.rows])
+        header, further = _header(content.training), _further(content.training)
+        rows["table1"] = (header, [_table_1_row(row, further) for row in content.training.rows])
         rows["tags"] = (
             (
                 "configuration",
@@ -67,16 +68,20 @@ _TABLE_1 = (
 def _header(training: Training) -> Sequence[str]:
     """The interval is of the head's measure, which gives its column the name; the measures of its own follow."""
     column = next((row.measured.measure.column for row in training.rows if row.measured), "accuracy")
-    further = training.rows[0].further if training.rows else {}
-    return (*(column if name == "accuracy" else name for name in _TABLE_1), *further)
+    return (*(column if name == "accuracy" else name for name in _TABLE_1), *_further(training))
 
 
-def _table_1_row(row: Row) -> Sequence[Any]:
+def _further(training: Training) -> list[str]:
+    """Columns of any table: those that an older raypipe wrote have fewer."""
+    return list(dict.fromkeys(name for row in training.rows for name in row.further))
+
+
+def _table_1_row(row: Row, further: Sequence[str]) -> Sequence[Any]:
     seen = row.measured
     measured = (seen.split, seen.value, seen.n, seen.low, seen.high, seen.ceiling) if seen else (None,) * 6
     return (
         row.configuration, row.table, row.seeds, row.max_val_accuracy, row.epochs, row.final_val_accuracy,
-        *measured, row.paper.max_val_accuracy if row.paper else None, *row.further.values(),
+        *measured, row.paper.max_val_accuracy if row.paper else None, *(row.further.get(name) for name in further),
     )  # fmt: skip
 
 

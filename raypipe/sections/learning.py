@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import difflib
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from raypipe.sections.base import Letter, Section, Share, StringList, option, split_formulas, split_list
+from raypipe.sections.space import Distribution, domains
 
 
 class LabelOptions(Section):
@@ -128,6 +130,48 @@ class TrainOptions(Section):
         return value
 
 
+# What a sweep trains on and from is prepared once for all its trials; configuration and form have lists of their own.
+_SHARED = ("config", "name", "form", "model", "weights", "image_size")
+
+
+def varying() -> list[str]:
+    """Options of `train` that a sweep's space may vary."""
+    fields = TrainOptions.model_fields.items()
+    return [
+        name
+        for name, info in fields
+        if name not in _SHARED and (info.json_schema_extra or {}).get("result")  # type: ignore[union-attr]
+    ]
+
+
+def hyperparameter(name: str, value: Any) -> Any:
+    """A value of an option of `train` as the option holds it. Raises ValueError saying what is allowed."""
+    try:
+        return getattr(TrainOptions.model_validate({name: value}), name)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{name} cannot be {value!r}: {message[0].lower()}{message[1:]}") from error
+
+
+def _check_space(space: dict[str, Any]) -> dict[str, Any]:
+    known = varying()
+    for name, spec in space.items():
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"those are {', '.join(known)}"
+            raise ValueError(f"{name} is no option of train that can vary in a sweep; {hint}")
+        try:
+            found = domains(spec)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        for kind in found.values():
+            for value in kind.values if not isinstance(kind, Distribution) or kind.name == "choice" else ():
+                if isinstance(value, dict):
+                    raise ValueError(f"{name}: {value} stands for one trial; write {{A: [0.1, 0.2]}} for a grid of A's")
+                hyperparameter(name, value)
+    return space
+
+
 class SweepOptions(Section):
     """Configurations and seeds as Ray Tune trials (paper, table 1)."""
 
@@ -138,9 +182,44 @@ class SweepOptions(Section):
         [], "forms of each configuration, side by side: paper,modern; that of train.form where absent"
     )
     seeds: int = option(1, "seeds of each configuration", ge=1)
+    space: dict[str, Any] = option(
+        {}, "options of train to vary: {learning_rate: [0.001, 0.003], batch_size: {choice: [16, 32]}}"
+    )
+    samples: int = option(1, "draws from the distributions of sweep.space", ge=1)
+    scheduler: Literal["fifo", "asha"] = option("fifo", "asha ends trials early that do worse than their rivals")
+    grace: int = option(1, "epochs before asha may end a trial; also its first rung", ge=1)
+    reduction: int = option(3, "asha: one in so many goes on at a rung, and rungs are so many times apart", ge=2)
+    rivals: Literal["configuration", "all"] = option(
+        "configuration", "asha compares trials of one configuration, form and seed, or all with all"
+    )
     concurrent: int | None = option(
         None, "trials at a time; as many as the hardware allows where absent", ge=1, result=False
     )
+    gpu_share: Annotated[float, Field(gt=0, le=1)] | dict[Letter, Annotated[float, Field(gt=0, le=1)]] = option(
+        {"A": 0.5},
+        "part of a GPU for a trial of one worker, one number or one a configuration; a whole where absent",
+        result=False,
+    )
+    mlflow: str | None = option(None, "MLflow's tracking URI, or a folder, to log every trial to", result=False)
+
+    @field_validator("space")
+    @classmethod
+    def _known(cls, space: dict[str, Any]) -> dict[str, Any]:
+        return _check_space(space)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        drawn = [kind for spec in self.space.values() for kind in domains(spec).values()]
+        if self.samples > 1 and not any(isinstance(kind, Distribution) for kind in drawn):
+            raise ValueError(
+                f"{self.samples} samples need a distribution in sweep.space, such as {{loguniform: [1, 2]}}"
+            )
+        if self.scheduler == "asha" and self.rivals == "configuration" and not self.space:
+            raise ValueError(
+                "asha compares trials of one configuration and seed, of which there is one without sweep.space; "
+                "give one, or --sweep.rivals all"
+            )
+        return self
 
 
 class PredictOptions(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 
 from raypipe import tables
-from raypipe.sections.learning import TrainOptions
+from raypipe.config import Config
+from raypipe.errors import ConfigError
+from raypipe.sections.learning import TrainOptions, hyperparameter, varying
+from raypipe.sections.space import combinations, text_of
 from raypipe.storage import Storage
 from raypipe.tables import TableWriter
 from raypipe.train.target import Target
@@ -22,21 +26,51 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Trial:
-    """One configuration in one form (see `raypipe.train.recipe`) with one seed."""
+    """One configuration in one form (see `raypipe.train.recipe`) with one seed, and with options of its own."""
 
     configuration: str
     seed: int
     form: str = "paper"
+    values: tuple[tuple[str, Any], ...] = ()
+    """Options of `train` that differ from the sweep's, in the order of the options."""
 
     @property
     def label(self) -> str:
-        """As tables call the configuration: its letter alone for the paper's form."""
-        return self.configuration if self.form == "paper" else f"{self.configuration} {self.form}"
+        """As tables call the configuration: its letter alone for the paper's form and options."""
+        form = () if self.form == "paper" else (self.form,)
+        return " ".join((self.configuration, *form, *(f"{name}={text_of(value)}" for name, value in self.values)))
 
     @property
     def name(self) -> str:
         """As files and logs call it."""
-        return f"{self.label.replace(' ', '-')}-{self.seed}"
+        return f"{re.sub(r'[^A-Za-z0-9_.+-]', '-', self.label)}-{self.seed}"
+
+    def options(self, train: TrainOptions) -> TrainOptions:
+        """The options of `train` with the trial's own in place."""
+        return train.model_copy(update=dict(self.values))
+
+
+def trials_of(config: Config) -> list[Trial]:
+    """Every trial of a sweep: forms × configurations × combinations of `sweep.space` × seeds.
+
+    Raises ConfigError where a value drawn from a distribution is none that the option allows.
+    """
+    sweep, found = config.sweep, dict[str, Trial]()
+    for form in sweep.forms or [config.train.form]:
+        for letter in sweep.configs:
+            for combination in combinations(sweep.space, letter, sweep.samples, config.seed):
+                values = tuple((name, _allowed(name, combination[name])) for name in varying() if name in combination)
+                for seed in range(config.seed, config.seed + sweep.seeds):
+                    trial = Trial(letter, seed, form, values)
+                    found.setdefault(trial.name, trial)
+    return list(found.values())
+
+
+def _allowed(name: str, value: Any) -> Any:
+    try:
+        return hyperparameter(name, value)
+    except ValueError as error:
+        raise ConfigError(f"sweep.space: {error}; a distribution drew it, choose another") from error
 
 
 @dataclass(frozen=True)

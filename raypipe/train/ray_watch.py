@@ -1,26 +1,100 @@
-"""How a person follows trials: an actor that trials tell how far they are, and the bar that the driver draws of it."""
+"""How a person follows trials, and how trials end early: an actor that trials tell how far they are."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
-from typing import Any
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
 
 from raypipe.progress import Progress, say
+from raypipe.train.halving import Halving
+from raypipe.train.metrics import figure_of_merit
+from raypipe.train.results import ENDED
+
+if TYPE_CHECKING:
+    from raypipe.tables import TableWriter
+    from raypipe.train.choices import Choice
 
 _SECONDS_BETWEEN_LOOKS = 0.5
+_SECONDS_BETWEEN_WORDS = 1.0
+_ROWS_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Running:
+    """One trial as it stands: `done` of `total` pictures of the pass at hand, and the row of its last whole epoch."""
+
+    trial: str
+    epochs: int
+    whole: int = 0
+    done: int = 0
+    total: int = 0
+    row: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def progress(self) -> float:
+        """Epochs done, whole and part."""
+        return self.whole + (self.done / self.total if self.total else 0.0)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch at hand."""
+        return min(self.whole + 1, self.epochs)
+
+    def cells(self) -> list[str]:
+        """A line of the live table."""
+        part = f"{self.done:,}/{self.total:,}" if self.total else ""
+        rate = f"{self.row['images_per_s']:,.0f}" if self.row else ""
+        return [self.trial, f"{self.epoch}/{self.epochs}", part, rate, *self._measures()]
+
+    def note(self) -> str:
+        """The same in words."""
+        where = f" {self.done:,}/{self.total:,}" if self.total else ""
+        text = f"{self.trial} epoch {self.epoch if self.total else self.whole}/{self.epochs}{where}"
+        if not self.row:
+            return text
+        train, val = self._measures()
+        word = "loss " if self.row["val_accuracy"] is None else ""
+        mfu = "" if self.row["mfu"] is None else f", MFU {100 * self.row['mfu']:.0f} %"
+        spent = f"{self.row['images_per_s']:,.0f} pictures/s{mfu}, {100 * self.row['data_wait']:.1f} % waiting for data"
+        return f"{text} · {word}train {train} val {val} · {spent}"
+
+    def _measures(self) -> list[str]:
+        name = "loss" if self.row and self.row["val_accuracy"] is None else "accuracy"
+        values = [self.row.get(f"{split}_{name}") for split in ("train", "val")]
+        return ["–" if value is None else f"{value:.3f}" for value in values]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the driver sees at a look: epochs over all trials, trials that run, the latest word, lines not yet shown."""
+
+    epochs: float
+    running: list[Running]
+    note: str
+    lines: list[str]
 
 
 class Watch:
-    """The actor that trials tell how far they are; the driver looks at it for the person at the terminal."""
+    """The actor that trials tell how far they are; the driver looks at it for the person at the terminal.
 
-    def __init__(self) -> None:
+    With `halving` it also says which trials end early, and leaves a file for each under ``_ended/``.
+    """
+
+    def __init__(self, epochs: Mapping[str, int], halving: Halving | None = None, writer: TableWriter | None = None):
+        self._all, self._halving, self._writer = dict(epochs), halving, writer
         self._epochs: dict[str, float] = {}
+        self._running: dict[str, Running] = {}
+        self._ended: set[str] = set()
         self._note = ""
         self._lines: list[str] = []
         self._failures: dict[str, str] = {}
-        self._choices: dict[str, list[str]] = {}
+        self._choices: set[str] = set()
         self._begun: dict[str, int] = {}
 
     def begin(self, trial: str, epoch: int) -> None:
@@ -35,51 +109,111 @@ class Watch:
         """A line for the person."""
         self._lines.append(line)
 
-    def update(self, trial: str, epochs: float, note: str) -> None:
-        """`epochs` done by a trial so far, whole and part."""
-        self._epochs[trial] = epochs
-        self._note = f"{trial} {note}"
+    def batch(self, trial: str, whole: int, done: int, total: int) -> None:
+        """A trial has done `whole` epochs and `done` of the `total` pictures of a pass."""
+        before = self._running.get(trial) or Running(trial, self._all[trial])
+        self._keep(replace(before, whole=whole, done=done, total=total))
+
+    def epoch(self, trial: str, rows: list[dict[str, Any]]) -> bool:
+        """A trial has done the epochs of `rows`; whether it ends here, though epochs are left."""
+        self._keep(Running(trial, self._all[trial], whole=rows[-1]["epoch"], row=rows[-1]))
+        merits = [figure_of_merit(row["val_accuracy"], row["val_loss"]) for row in rows]
+        if self._halving is None or self._halving.goes_on(trial, merits):
+            return False
+        if trial not in self._ended and self._writer is not None:
+            self._writer.write_file(f"{ENDED}/{trial}", f"asha, after epoch {len(rows)}\n".encode())
+        self._ended.add(trial)
+        return True
 
     def finish(self, trial: str, summary: str) -> None:
         """A trial is done."""
-        self._lines.append(f"  {trial}: {summary}")
+        self._running.pop(trial, None)
+        # Epochs that it left out count as done: the bar is of what there is to do.
+        self._epochs[trial] = self._all[trial]
+        self._lines.append(f"  {trial}: {summary}" + (" (ended early by asha)" if trial in self._ended else ""))
 
     def choose(self, trial: str, choice: str) -> None:
         """A trial has chosen something for speed or for want of memory; each choice is shown once, not once a trial."""
-        if all(choice not in known for known in self._choices.values()):
+        if choice not in self._choices:
             self._lines.append(f"  {trial}: {choice}")
-        self._choices.setdefault(trial, []).append(choice)
-
-    def choices(self) -> dict[str, list[str]]:
-        """What trials have chosen."""
-        return self._choices
+        self._choices.add(choice)
 
     def fail(self, trial: str, reason: str) -> None:
         """A trial cannot go on."""
+        self._running.pop(trial, None)
         self._failures[trial] = reason
 
     def failures(self) -> dict[str, str]:
         """Reasons by trial."""
         return self._failures
 
-    def look(self) -> tuple[float, str, list[str]]:
-        """Epochs done over all trials, the latest note, and lines not yet shown."""
+    def look(self) -> Seen:
+        """How far all is."""
         lines, self._lines = self._lines, []
-        return sum(self._epochs.values()), self._note, lines
+        return Seen(sum(self._epochs.values()), list(self._running.values()), self._note, lines)
+
+    def _keep(self, now: Running) -> None:
+        self._running[now.trial] = now
+        self._epochs[now.trial] = now.progress
+        self._note = now.note()
+
+
+class Word:
+    """Tells the watch how far a trial is: about once a second, and after each epoch, when the watch answers."""
+
+    def __init__(self, watch: Any, trial: str, speaks: bool) -> None:
+        self._watch, self._trial, self._speaks = watch, trial, speaks
+        self._whole, self._last = 0, 0.0
+
+    def batch(self, done: int, total: int) -> None:
+        """Pictures of the pass at hand."""
+        if self._speaks and time.monotonic() - self._last >= _SECONDS_BETWEEN_WORDS:
+            self._last = time.monotonic()
+            self._watch.batch.remote(self._trial, self._whole, done, total)
+
+    def choice(self, choice: Choice) -> None:
+        """What was chosen, and why."""
+        if self._speaks:
+            self._watch.choose.remote(self._trial, str(choice))
+
+    def epoch(self, rows: list[dict[str, Any]]) -> bool:
+        """All epochs so far; whether the trial ends here, as the one that speaks is told (others: False)."""
+        if not self._speaks:
+            return False
+        import ray
+
+        self._whole = rows[-1]["epoch"]
+        return bool(ray.get(self._watch.epoch.remote(self._trial, rows)))
+
+
+def running_table(running: list[Running]) -> Table:
+    """A line a trial that runs, those that are furthest first."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("  trial", no_wrap=True)
+    for name in ("epoch", "pictures", "pictures/s", "train", "val"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for trial in sorted(running, key=lambda trial: -trial.progress)[:_ROWS_SHOWN]:
+        name, *rest = trial.cells()
+        table.add_row(f"  {name}", *rest)
+    if len(running) > _ROWS_SHOWN:
+        table.add_row(f"  and {len(running) - _ROWS_SHOWN} more")
+    return table
 
 
 @contextlib.contextmanager
 def training_progress(watch: Any, epochs: int) -> Iterator[None]:
-    """Show what the watch knows while Tune's `fit` holds the main thread."""
+    """Show what the watch knows while Tune's `fit` holds the main thread: on a terminal a bar and a line a trial."""
     import ray
 
     ended = threading.Event()
 
     def show(progress: Progress) -> None:
-        done, note, lines = ray.get(watch.look.remote())
-        for line in lines:
+        seen: Seen = ray.get(watch.look.remote())
+        for line in seen.lines:
             say(line)
-        progress.set(round(done, 2), note)
+        if progress.live:
+            progress.below(running_table(seen.running) if seen.running else None)
+        progress.set(round(seen.epochs, 2), "" if progress.live else seen.note)
 
     def follow(progress: Progress) -> None:
         while not ended.wait(_SECONDS_BETWEEN_LOOKS):

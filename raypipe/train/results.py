@@ -20,6 +20,8 @@ from raypipe.train.plan import Trial
 from raypipe.train.target import Target
 
 TRIALS = "_trials"
+ENDED = "_ended"
+"""Folder of a file for each trial that the sweep ended early."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class TrialResult:
     test_accuracy: float | None
     test_metrics: dict[str, Any] = field(default_factory=dict)
     """As the head names them; empty without a test split."""
+    choices: list[str] = field(default_factory=list)
+    """What was chosen for speed or for want of memory, and why."""
 
     def to_json(self) -> bytes:
         """As it is staged under ``_trials/``."""
@@ -98,26 +102,32 @@ def table1_csv(results: Sequence[TrialResult]) -> bytes:
     """The paper's table 1: a row a configuration, accuracies as means over its seeds.
 
     Where the head has further measures, they follow: of the best epoch on the validation pictures and of the test.
+    Last come the means' standard deviations over the seeds (n − 1), empty for one seed.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     further = _further(results)
-    writer.writerow([*TABLE1_COLUMNS, *(f"val_{name}" for name in further), *(f"test_{name}" for name in further[1:])])
-    for name in sorted({result.configuration for result in results}):
+    for i, name in enumerate(sorted({result.configuration for result in results})):
         mine = [result for result in results if result.configuration == name]
-        writer.writerow(
-            [
-                name,
-                len(mine),
-                _mean([result.best["val_accuracy"] for result in mine]),
-                max(len(result.rows) for result in mine),
-                _mean([result.rows[-1]["val_accuracy"] for result in mine]),
-                _mean([result.test_accuracy for result in mine]),
-                *(_mean([result.best[f"val_{name}"] for result in mine]) for name in further),
-                *(_mean([result.test_metrics.get(name) for result in mine]) for name in further[1:]),
-            ]
-        )
+        values = _over_seeds(mine, further)
+        means = {"configuration": name, "seeds": len(mine), "epochs": max(len(result.rows) for result in mine)}
+        means |= {column: _mean(seen) for column, seen in values.items()}
+        columns = [*TABLE1_COLUMNS, *(column for column in values if column not in TABLE1_COLUMNS)]
+        if i == 0:
+            writer.writerow([*columns, *(f"{column}_sd" for column in values)])
+        writer.writerow([*(means[column] for column in columns), *(_sd(seen) for seen in values.values())])
     return text.getvalue().encode()
+
+
+def _over_seeds(results: Sequence[TrialResult], further: Sequence[str]) -> dict[str, list[float | None]]:
+    """The columns of table 1 that are means, with each seed's value."""
+    return {
+        "max_val_accuracy": [result.best["val_accuracy"] for result in results],
+        "final_val_accuracy": [result.rows[-1]["val_accuracy"] for result in results],
+        "test_accuracy": [result.test_accuracy for result in results],
+        **{f"val_{name}": [result.best[f"val_{name}"] for result in results] for name in further},
+        **{f"test_{name}": [result.test_metrics.get(name) for result in results] for name in further[1:]},
+    }
 
 
 def _further(results: Sequence[TrialResult]) -> list[str]:
@@ -131,6 +141,12 @@ def _mean(values: Sequence[float | None]) -> float | str:
     """Over the seeds that have a value; empty where none has."""
     known = [value for value in values if value is not None]
     return round(float(np.mean(known)), 6) if known else ""
+
+
+def _sd(values: Sequence[float | None]) -> float | str:
+    """Over the seeds that have a value; empty where fewer than two have."""
+    known = [value for value in values if value is not None]
+    return round(float(np.std(known, ddof=1)), 6) if len(known) > 1 else ""
 
 
 def _three(value: float | None) -> str:

@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raypipe.errors import RaypipeError, one_line
 from raypipe.runtime import cause
+from raypipe.train.allocation import Hardware
 from raypipe.train.plan import TrialPlan
+from raypipe.train.ray_watch import Word
 
 if TYPE_CHECKING:
-    from raypipe.train.choices import Choice
     from raypipe.train.shards import RowSource, Shards
     from raypipe.train.trial import Progressed
 
-_SECONDS_BETWEEN_WORDS = 1.0
 _STATE, _ROWS = "last.pt", "rows.pt"
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """What one trial gets: workers, whether they use GPUs, and CPUs for each."""
-
-    workers: int
-    gpu: bool
-    cpus_per_worker: int
 
 
 def train_on_ray(plan: TrialPlan, hardware: Hardware, weights: Any, watch: Any) -> None:
@@ -93,7 +82,7 @@ def _attempt(plan: TrialPlan, hardware: Hardware, weights: Any, watch: Any) -> N
     storage = plan.writer.storage
     resources: dict[str, float] = {"CPU": hardware.cpus_per_worker}
     if hardware.gpu:
-        resources["GPU"] = 1
+        resources["GPU"] = hardware.gpus_per_worker
     TorchTrainer(
         _worker,
         train_loop_config={"plan": plan, "hardware": hardware, "weights": weights, "watch": watch},
@@ -130,13 +119,15 @@ def _worker(loop_config: dict[str, Any]) -> None:
     if not hardware.gpu:
         # Ray sets OMP_NUM_THREADS from the fraction of a CPU it was asked for.
         torch.set_num_threads(hardware.cpus_per_worker)
-    word = _Word(watch, plan, rank)
+    word = Word(watch, plan.trial.name, speaks=rank == 0)
 
-    def on_epoch(row: dict[str, Any], progressed: Progressed) -> None:
-        word.epoch(row)
+    def on_epoch(row: dict[str, Any], progressed: Progressed) -> bool:
+        stop = word.epoch(progressed.rows)
+        # Kept with the checkpoint: a trial that was told to end and then killed ends when it is taken up again.
+        progressed.state.ended |= stop
         if plan.options.save == "none":
             ray.train.report(row)
-            return
+            return stop
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = None
             if rank == 0:
@@ -144,6 +135,7 @@ def _worker(loop_config: dict[str, Any]) -> None:
                 torch.save(progressed.rows, Path(folder) / _ROWS)
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
             ray.train.report(row, checkpoint=checkpoint)
+        return stop
 
     start = _load(ray.train.get_checkpoint())
     if rank == 0:
@@ -184,40 +176,3 @@ def _load(checkpoint: Any) -> Progressed | None:
     with checkpoint.as_directory() as folder:
         rows = torch.load(Path(folder) / _ROWS, weights_only=True)
         return Progressed(LoopState.load(Path(folder) / _STATE), rows)
-
-
-class _Word:
-    """Tells the watch how far this trial is, about once a second."""
-
-    def __init__(self, watch: Any, plan: TrialPlan, rank: int) -> None:
-        self._watch, self._trial, self._speaks = watch, plan.trial.name, rank == 0
-        self._epochs = plan.epochs
-        self._epoch, self._last = 1, 0.0
-        self._heard = ""
-
-    def batch(self, done: int, total: int) -> None:
-        if self._speaks and time.monotonic() - self._last >= _SECONDS_BETWEEN_WORDS:
-            self._last = time.monotonic()
-            note = f"epoch {self._epoch}/{self._epochs} {done:,}/{total:,}{self._heard}"
-            self._watch.update.remote(self._trial, self._epoch - 1 + done / total, note)
-
-    def choice(self, choice: Choice) -> None:
-        if self._speaks:
-            self._watch.choose.remote(self._trial, str(choice))
-
-    def epoch(self, row: dict[str, Any]) -> None:
-        if not self._speaks:
-            return
-        self._epoch = row["epoch"] + 1
-        name = "loss" if row["val_accuracy"] is None else "accuracy"
-        train, val = row[f"train_{name}"], row[f"val_{name}"]
-        word = "loss " if name == "loss" else ""
-        self._heard = f" · {word}train {train:.3f} val " + ("–" if val is None else f"{val:.3f}")
-        note = f"epoch {row['epoch']}/{self._epochs}{self._heard} · {row['images_per_s']:,.0f} pictures/s{_spent(row)}"
-        self._watch.update.remote(self._trial, float(row["epoch"]), note)
-
-
-def _spent(row: dict[str, Any]) -> str:
-    """What an epoch made of the hardware, for people."""
-    mfu = "" if row["mfu"] is None else f", MFU {100 * row['mfu']:.0f} %"
-    return f"{mfu}, {100 * row['data_wait']:.1f} % waiting for data"

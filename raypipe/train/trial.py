@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from raypipe.train.choices import OnChoice, arithmetic_choice, arithmetic_for
+from raypipe.train.choices import Choice, OnChoice, arithmetic_choice, arithmetic_for
 from raypipe.train.configurations import CONFIGURATIONS
 from raypipe.train.features import OnBatch
 from raypipe.train.heads import Head, Predictions, head_of
@@ -70,15 +70,15 @@ def run_trial(
     rank: int = 0,
     start: Progressed | None = None,
     open_shards: Callable[[Shards], RowSource] | None = None,
-    on_epoch: Callable[[dict[str, Any], Progressed], None] | None = None,
+    on_epoch: Callable[[dict[str, Any], Progressed], bool] | None = None,
     on_batch: OnBatch | None = None,
     on_choice: OnChoice | None = None,
 ) -> TrialResult:
     """Train one configuration with one seed, and stage its best weights, its predictions and its rows.
 
     Every worker of `group` calls it; the one of `rank` 0 writes. `on_epoch` sees each epoch's row of results.json on
-    every worker, `on_choice` what was chosen for speed, and why. `open_shards`: see `PictureTable.load`. Raises what
-    `build_model` and `fit` raise.
+    every worker; where it returns true on any, the epoch is the last. `on_choice` sees what was chosen for speed, and
+    why. `open_shards`: see `PictureTable.load`. Raises what `build_model` and `fit` raise.
     """
     configuration = CONFIGURATIONS[plan.trial.configuration]
     train, val = (plan.pictures.load(split, open_shards) for split in ("train", "val"))
@@ -98,10 +98,9 @@ def run_trial(
         # Spread over the whole set, which may be ordered by class.
         rows = torch.linspace(0, len(train) - 1, min(len(train), _INIT_PICTURES)).long()
         unit_variance_init(model, prepare_batch(train.images[rows], weights.preprocessing))
-    keeper = _Keeper(plan, weights, head, val, rank, start, on_epoch)
+    keeper = _Keeper(plan, weights, head, val, rank, start, on_epoch, on_choice)
     options = loop_options(plan, device)
-    if on_choice:
-        on_choice(arithmetic_choice(plan.options.dtype, device))
+    keeper.choose(arithmetic_choice(plan.options.dtype, device))
     fit(
         model,
         configuration,
@@ -115,9 +114,10 @@ def run_trial(
         cache=plan.pictures.features if plan.options.keep_features else None,
         on_epoch=keeper.see,
         on_batch=on_batch,
-        on_choice=on_choice,
+        on_choice=keeper.choose,
     )
-    return keeper.finish(model, options, weights)
+    test = plan.pictures.load("test", open_shards) if rank == 0 else None
+    return keeper.finish(model, options, weights, test)
 
 
 class _Keeper:
@@ -131,9 +131,12 @@ class _Keeper:
         val: ImageSet,
         rank: int,
         start: Progressed | None,
-        on_epoch: Callable[[dict[str, Any], Progressed], None] | None,
+        on_epoch: Callable[[dict[str, Any], Progressed], bool] | None,
+        on_choice: OnChoice | None,
     ) -> None:
-        self.plan, self.head, self.val, self.rank, self.on_epoch = plan, head, val, rank, on_epoch
+        self.plan, self.head, self.val, self.rank = plan, head, val, rank
+        self.on_epoch, self.on_choice = on_epoch, on_choice
+        self.choices: list[str] = []
         self.metadata = checkpoint_metadata(plan, weights, head)
         self.rows = list(start.rows) if start else []
         self.best: dict[str, Tensor] | None = None
@@ -152,16 +155,20 @@ class _Keeper:
             writer.write(f"{trial.name}-val", predictions, folder="predictions")
             if self.plan.options.save != "none":
                 self._write_best()
-        if self.on_epoch:
-            self.on_epoch(row, Progressed(state, self.rows))
-        return False
+        return self.on_epoch(row, Progressed(state, self.rows)) if self.on_epoch else False
 
-    def finish(self, model: Network, options: LoopOptions, weights: LoadedWeights) -> TrialResult:
+    def choose(self, choice: Choice) -> None:
+        self.choices.append(str(choice))
+        if self.on_choice:
+            self.on_choice(choice)
+
+    def finish(
+        self, model: Network, options: LoopOptions, weights: LoadedWeights, test: ImageSet | None
+    ) -> TrialResult:
         trial, writer = self.plan.trial, self.plan.writer
         result = TrialResult(trial.name, trial.label, trial.seed, self.rows, None)
-        if self.rank != 0:
+        if test is None:
             return result
-        test = self.plan.pictures.load("test")
         accuracy, metrics = None, dict[str, Any]()
         if len(test):
             model.load_state_dict(self.best if self.best is not None else self._read_best())
@@ -178,7 +185,7 @@ class _Keeper:
             accuracy, metrics = self.head.accuracy(found, truth), self.head.metrics(found, truth)
             rows = self._predictions(result.best["epoch"], "test", test, found)
             writer.write(f"{trial.name}-test", rows, folder="predictions")
-        result = TrialResult(trial.name, trial.label, trial.seed, self.rows, accuracy, _finite(metrics))
+        result = TrialResult(trial.name, trial.label, trial.seed, self.rows, accuracy, _finite(metrics), self.choices)
         # Last: a trial whose file is there is done, and a resumed sweep leaves it out.
         writer.write_file(f"{TRIALS}/{trial.name}.json", result.to_json())
         return result

@@ -6,13 +6,58 @@ import numpy as np
 import pytest
 
 from raypipe.config import Config
+from raypipe.errors import ConfigError
+from raypipe.options import load_config
 from raypipe.train.pipeline import prepare_pictures
-from raypipe.train.plan import Trial, for_configuration
+from raypipe.train.plan import Trial, for_configuration, trials_of
 from tests.training_root import SPLITS
 
 
 def test_a_trial_is_named_by_configuration_and_seed() -> None:
     assert Trial("C", 3).name == "C-3"
+
+
+def test_options_of_its_own_are_part_of_a_trial_s_names() -> None:
+    trial = Trial("B", 2, "modern", (("batch_size", 16), ("learning_rate", 1e-05)))
+    assert trial.label == "B modern batch_size=16 learning_rate=1e-05"
+    assert trial.name == "B-modern-batch_size-16-learning_rate-1e-05-2"
+    train = load_config(train={"batch_size": 32, "dtype": "float32"}).train
+    own = trial.options(train)
+    assert (own.batch_size, own.learning_rate, own.dtype, train.batch_size) == (16, 1e-05, "float32", 32)
+
+
+def test_a_sweep_is_forms_by_configurations_by_combinations_by_seeds() -> None:
+    space = {"learning_rate": [0.001, "3e-3"], "batch_size": {"D": [16]}}
+    config = load_config(seed=5, sweep={"configs": "A,D", "seeds": 2, "forms": "paper,modern", "space": space})
+    trials = trials_of(config)
+    assert len(trials) == len({trial.name for trial in trials}) == 2 * 2 * 2 * 2
+    assert [trial.name for trial in trials[:3]] == [
+        "A-learning_rate-0.001-5",
+        "A-learning_rate-0.001-6",
+        "A-learning_rate-0.003-5",
+    ]
+    assert {trial.label for trial in trials if trial.configuration == "D" and trial.form == "paper"} == {
+        "D batch_size=16 learning_rate=0.001", "D batch_size=16 learning_rate=0.003",
+    }  # fmt: skip
+    plain = load_config(sweep={"configs": "A,B", "seeds": 2})
+    assert [trial.name for trial in trials_of(plain)] == ["A-0", "A-1", "B-0", "B-1"]
+
+
+def test_the_order_in_which_a_space_is_written_changes_no_name() -> None:
+    one = {"learning_rate": {"loguniform": [1e-4, 1e-2]}, "batch_size": [16, 32]}
+    other = dict(reversed(one.items()))
+    names = [
+        {trial.name for trial in trials_of(load_config(sweep={"configs": "A", "space": space, "samples": 3}))}
+        for space in (one, other)
+    ]
+    assert names[0] == names[1]
+    assert len(names[0]) == 6
+
+
+def test_a_draw_that_the_option_does_not_allow_is_said() -> None:
+    config = load_config(sweep={"space": {"batch_size": {"uniform": [0.2, 0.9]}}})
+    with pytest.raises(ConfigError, match=r"sweep.space: batch_size cannot be 0\.\d+: input should be a valid integer"):
+        trials_of(config)
 
 
 def test_a_number_may_be_given_for_each_configuration() -> None:

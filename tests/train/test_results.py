@@ -80,8 +80,8 @@ def test_table_1_of_accuracies_is_the_paper_s() -> None:
     assert first.summary == "best validation accuracy 0.800, test 0.700"
     assert second.summary == "best validation accuracy 0.500"
     assert table1_csv([first, second]).decode().splitlines() == [
-        ",".join(TABLE1_COLUMNS),
-        "A,2,0.65,3,0.6,0.7",
+        ",".join([*TABLE1_COLUMNS, "max_val_accuracy_sd", "final_val_accuracy_sd", "test_accuracy_sd"]),
+        "A,2,0.65,3,0.6,0.7,0.212132,0.282843,",
     ]
 
 
@@ -98,9 +98,11 @@ def test_table_1_of_tags_adds_loss_area_and_precision() -> None:
         0.9, {"roc_auc": 0.8, "average_precision": None, "tags": tags},
     )  # fmt: skip
     (line,) = lines(one, two)
-    assert list(line) == [
-        *TABLE1_COLUMNS, "val_loss", "val_roc_auc", "val_average_precision", "test_roc_auc", "test_average_precision",
-    ]  # fmt: skip
+    means = ["val_loss", "val_roc_auc", "val_average_precision", "test_roc_auc", "test_average_precision"]
+    spread = ["max_val_accuracy", "final_val_accuracy", "test_accuracy", *means]
+    assert list(line) == [*TABLE1_COLUMNS, *means, *(f"{name}_sd" for name in spread)]
+    assert float(line["val_loss_sd"]) == pytest.approx(0.2 / 2**0.5, abs=1e-6)
+    assert line["val_roc_auc_sd"] == ""
     assert (line["max_val_accuracy"], line["val_loss"], line["val_roc_auc"]) == ("0.85", "0.4", "0.7")
     assert (line["val_average_precision"], line["test_roc_auc"], line["test_average_precision"]) == ("0.3", "0.7", "")
 

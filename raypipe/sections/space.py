@@ -1,0 +1,169 @@
+"""A space of hyperparameters as YAML gives it: a list is a grid, a mapping such as ``{loguniform: [1e-4, 1e-2]}`` a
+distribution. Draws depend on the seed, the option's name and the draw's number alone, so that a sweep run again, or
+with more draws or options, meets the same values.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+LETTERS = ("A", "B", "C", "D")
+_SIGNIFICANT = 4
+_SHAPES = {
+    "choice": "[a, b, …]",
+    "uniform": "[low, high]",
+    "loguniform": "[low, high]",
+    "integers": "[low, high]",
+    "normal": "[mean, sd]",
+}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Every value in turn."""
+
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """`values` drawn at random: `name` is ``choice``, ``uniform``, ``loguniform``, ``integers`` (both ends included),
+    ``normal``, or a distribution of scipy.stats with its parameters."""
+
+    name: str
+    values: tuple[Any, ...] = ()
+    parameters: tuple[tuple[str, float], ...] = ()
+
+    def draw(self, seed: int, key: str, number: int) -> Any:
+        """The draw of that number for the option `key`, numbers rounded to four significant digits."""
+        u = float(np.random.default_rng([seed, zlib.crc32(key.encode()), number]).random())
+        if self.name == "choice":
+            return self.values[int(u * len(self.values))]
+        return _plain(self._frozen.ppf(u))
+
+    @functools.cached_property
+    def _frozen(self) -> Any:
+        # A second to import, which only drawing needs.
+        from scipy import stats
+
+        if self.parameters:
+            return getattr(stats, self.name)(**dict(self.parameters))
+        a, b = self.values
+        if self.name == "integers":
+            return stats.randint(a, b + 1)
+        if self.name == "uniform":
+            return stats.uniform(a, b - a)
+        return stats.loguniform(a, b) if self.name == "loguniform" else stats.norm(a, b)
+
+    def check(self) -> None:
+        """Raises ValueError where there is no such distribution."""
+        from scipy import stats
+
+        if not isinstance(getattr(stats, self.name, None), stats.rv_continuous | stats.rv_discrete):
+            raise ValueError(
+                f"{self.name} is no distribution; those are {', '.join(_SHAPES)}, and scipy.stats' by name"
+            )
+        try:
+            fits = np.isfinite(self._frozen.ppf(0.5))
+        except (TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise ValueError(f"{self.name} does not take {dict(self.parameters)} (see scipy.stats.{self.name})")
+
+
+Domain = Grid | Distribution
+
+
+def domain(spec: Any) -> Domain:
+    """What one option may be. Raises ValueError saying what is wrong."""
+    if not isinstance(spec, Mapping):
+        values = tuple(spec) if isinstance(spec, list | tuple) else (spec,)
+        if not values:
+            raise ValueError("an empty list")
+        return Grid(values)
+    if len(spec) != 1:
+        raise ValueError(f"{dict(spec)} must name one distribution of {', '.join(_SHAPES)}")
+    ((name, given),) = spec.items()
+    if isinstance(given, Mapping):
+        found = Distribution(str(name), parameters=tuple((str(key), _number(value)) for key, value in given.items()))
+        found.check()
+        return found
+    if name not in _SHAPES or not isinstance(given, list) or not given:
+        shapes = ", ".join(f"{{{known}: {shape}}}" for known, shape in _SHAPES.items())
+        raise ValueError(f"{{{name}: {given}}} is none of {shapes}, {{SCIPY-NAME: {{parameter: number}}}}")
+    if name == "choice":
+        return Distribution(name, tuple(given))
+    a, b = (_number(value) for value in given) if len(given) == 2 else (1.0, 0.0)
+    whole = a == int(a) and b == int(b)
+    limits = {"loguniform": 0 < a < b, "normal": b > 0, "integers": a <= b and whole, "uniform": a < b}
+    if not limits[name]:
+        raise ValueError(f"{{{name}: {given}}} must be {_SHAPES[name]} of numbers" + _LIMITS[name])
+    return Distribution(name, (int(a), int(b)) if name == "integers" else (a, b))
+
+
+_LIMITS = {
+    "loguniform": " with 0 < low < high",
+    "normal": " with sd > 0",
+    "integers": " that are whole, low ≤ high",
+    "uniform": " with low < high",
+}
+
+
+def domains(spec: Any) -> dict[str, Domain]:
+    """The domain of an option by configuration; the same for all where it is not given for each.
+
+    A configuration that is left out keeps its option. Raises ValueError.
+    """
+    if isinstance(spec, Mapping) and spec and all(key in LETTERS for key in spec):
+        return {letter: domain(part) for letter, part in spec.items()}
+    found = domain(spec)
+    return dict.fromkeys(LETTERS, found)
+
+
+def combinations(space: Mapping[str, Any], letter: str, samples: int, seed: int) -> list[dict[str, Any]]:
+    """Each combination of a configuration's grids, `samples` times where there are distributions to draw from.
+
+    The draw of a number is the same in every combination, so that grids are compared on equal terms. `[{}]` where
+    nothing varies. Combinations that draws repeat come once.
+    """
+    every = {key: domains(spec) for key, spec in space.items()}
+    mine = {key: kinds[letter] for key, kinds in every.items() if letter in kinds}
+    drawn = [key for key, kind in mine.items() if isinstance(kind, Distribution)]
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for number in range(samples if drawn else 1):
+        axes = [
+            kind.values if isinstance(kind, Grid) else (kind.draw(seed, key, number),) for key, kind in mine.items()
+        ]
+        for values in itertools.product(*axes):
+            found.setdefault(tuple(map(text_of, values)), dict(zip(mine, values, strict=True)))
+    return list(found.values())
+
+
+def text_of(value: Any) -> str:
+    """A value as names of trials and tables have it."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "none"}[value]
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
+
+
+def _number(value: Any) -> float:
+    # YAML 1.1 reads 1e-4, which has no dot, as text.
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not np.isfinite(number) or isinstance(value, bool):
+        raise ValueError(f"{value!r} is not a number")
+    return number
+
+
+def _plain(value: Any) -> int | float:
+    number = float(f"{float(value):.{_SIGNIFICANT}g}")
+    return int(value) if isinstance(value, np.integer) or float(value).is_integer() else number

@@ -1,0 +1,81 @@
+"""What each trial gets of a machine or a cluster, and how many run at a time: arithmetic, without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from raypipe.config import Config
+from raypipe.errors import ConfigError
+from raypipe.train.plan import Trial, for_configuration
+
+_MOST_CPUS_PER_GPU = 8
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What one trial gets: workers, whether they use GPUs and how much of one each, and CPUs for each."""
+
+    workers: int
+    gpu: bool
+    cpus_per_worker: int
+    gpus_per_worker: float = 1.0
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Hardware by trial's name, and trials at a time; what does not fit beside the others waits for its place."""
+
+    hardware: dict[str, Hardware]
+    concurrent: int
+
+
+def allocate(config: Config, trials: Sequence[Trial], gpus: float, cpus: float, grows: bool = False) -> Allocation:
+    """`gpus` and `cpus` are all that there is, or all so far where the cluster `grows` when asked.
+
+    Raises ConfigError where one trial alone asks for more than there is: it would wait for ever.
+    """
+    workers, concurrent = config.train.workers, config.sweep.concurrent
+    use_gpu = gpus > 0 if config.train.gpu is None else config.train.gpu
+    there, what = (gpus, "GPU") if use_gpu else (cpus, "CPU")
+    # Nodes that start when asked are waited for; how many there will be, only the person knows.
+    if workers > there and not (grows and config.train.gpu and concurrent):
+        needed = f"{workers} workers of a trial need a {what} each" if workers > 1 else f"a trial needs a {what}"
+        advice = ", or, where GPU nodes start on demand, give --train.gpu true and --sweep.concurrent N"
+        raise ConfigError(
+            f"train.workers: {needed}, and there {'is' if there == 1 else 'are'} {there:g}; "
+            + (f"lower train.workers{advice if use_gpu else ''}" if there else f"give --train.gpu false{advice}")
+        )
+    if not use_gpu:
+        at_a_time = concurrent or 1
+        each = Hardware(workers, False, max(1, int(cpus // (workers * at_a_time))))
+        return Allocation({trial.name: each for trial in trials}, at_a_time)
+    cpus_per_gpu = max(1, min(_MOST_CPUS_PER_GPU, int(cpus // max(1, gpus))))
+    hardware = {}
+    for trial in trials:
+        share = _share(config, trial) if len(trials) > 1 else 1.0
+        hardware[trial.name] = Hardware(workers, True, max(1, int(cpus_per_gpu * share)), share)
+    return Allocation(hardware, concurrent or _most(list(hardware.values()), gpus))
+
+
+def _share(config: Config, trial: Trial) -> float:
+    # Workers of one trial talk through NCCL, which wants a GPU for each.
+    if config.train.workers > 1:
+        return 1.0
+    shares = config.sweep.gpu_share
+    return (
+        1.0
+        if isinstance(shares, dict) and trial.configuration not in shares
+        else float(for_configuration(shares, trial.configuration))
+    )
+
+
+def _most(trials: Sequence[Hardware], gpus: float) -> int:
+    """How many trials can ever run side by side: as many of the smallest as there are GPUs for."""
+    left, n = gpus, 0
+    for needed in sorted(each.workers * each.gpus_per_worker for each in trials):
+        left -= needed
+        if left < -1e-9:
+            break
+        n += 1
+    return max(1, n)

@@ -1,0 +1,146 @@
+"""What a sweep came to, trial by trial (``trials.csv``) and configuration by configuration (the closing table)."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any
+
+from rich.table import Table
+
+from raypipe.report.paper import TABLE_1
+from raypipe.sections.learning import TrainOptions, varying
+from raypipe.sections.space import text_of
+from raypipe.train.metrics import wilson_interval
+from raypipe.train.plan import Trial, for_configuration
+from raypipe.train.recipe import RECIPES
+from raypipe.train.results import TrialResult
+from raypipe.train.target import Target
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A trial, what it came to, and whether the sweep ended it before its last epoch."""
+
+    trial: Trial
+    result: TrialResult
+    ended_early: bool = False
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What outcomes were judged on: the head, and how many pictures each split has."""
+
+    target: Target
+    pictures: Mapping[str, int]
+
+    def interval(self, accuracy: float | None, split: str) -> tuple[float, float] | None:
+        """Wilson's 95 % interval of a share of a split's pictures; None for heads whose accuracy is no such share."""
+        n = self.pictures.get(split, 0)
+        if accuracy is None or n == 0 or self.target.kind not in ("binary", "classes"):
+            return None
+        return wilson_interval(round(accuracy * n), n)
+
+
+def hyperparameters(trial: Trial, train: TrainOptions) -> dict[str, Any]:
+    """What a trial was trained with, by option of `train`: numbers given by configuration or left to the form looked
+    up."""
+    options = trial.options(train)
+    found = {name: for_configuration(getattr(options, name), trial.configuration) for name in varying()}
+    if found["learning_rate"] is None:
+        found["learning_rate"] = RECIPES[trial.form].learning_rate
+    return found
+
+
+def trials_csv(outcomes: Sequence[Outcome], train: TrainOptions, judged: Judged) -> bytes:
+    """A row a trial: what it is, its options, its best epoch with Wilson's 95 % interval, the test at that epoch.
+
+    `seconds` are of training, validation left out.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(_row(outcomes[0], train, judged)), lineterminator="\n")
+    writer.writeheader()
+    for outcome in outcomes:
+        writer.writerow(_row(outcome, train, judged))
+    return text.getvalue().encode()
+
+
+def _row(outcome: Outcome, train: TrainOptions, judged: Judged) -> dict[str, Any]:
+    trial, result = outcome.trial, outcome.result
+    best, last = result.best, result.rows[-1]
+    val = judged.interval(best["val_accuracy"], "val") or (None, None)
+    test = judged.interval(result.test_accuracy, "test") or (None, None)
+    n = judged.pictures.get("train", 0)
+    found = {
+        "trial": trial.name,
+        "configuration": trial.label,
+        "letter": trial.configuration,
+        "form": trial.form,
+        "seed": trial.seed,
+        **{name: text_of(value) for name, value in hyperparameters(trial, train).items()},
+        "best_epoch": best["epoch"],
+        "epochs_trained": last["epoch"],
+        "ended_early": text_of(outcome.ended_early),
+        "val_accuracy": best["val_accuracy"],
+        "val_low": val[0],
+        "val_high": val[1],
+        "val_loss": best["val_loss"],
+        "final_val_accuracy": last["val_accuracy"],
+        "test_accuracy": result.test_accuracy,
+        "test_low": test[0],
+        "test_high": test[1],
+        "seconds": round(sum(n / row["images_per_s"] for row in result.rows), 2),
+    }
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in found.items()}
+
+
+def closing_table(outcomes: Sequence[Outcome], judged: Judged) -> Table:
+    """A line a configuration for the terminal: its best epoch as a mean over seeds ± standard deviation.
+
+    Seeds share their pictures: the interval is that of the mean on as many pictures as there are, not times the seeds.
+    """
+    with_accuracy = outcomes[0].result.best["val_accuracy"] is not None
+    with_test = any(outcome.result.test_accuracy is not None for outcome in outcomes)
+    with_paper = judged.target.kind == "binary"
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("  configuration", overflow="fold")
+    names = ["seeds", "best val" if with_accuracy else "best val loss", "at epoch", "95 % interval"]
+    for name in [*names, *(["test"] if with_test else []), *(["paper"] if with_paper else [])]:
+        table.add_column(name, justify="right", no_wrap=True)
+    for label in sorted({outcome.trial.label for outcome in outcomes}):
+        mine = [outcome.result for outcome in outcomes if outcome.trial.label == label]
+        measure = "val_accuracy" if with_accuracy else "val_loss"
+        best = [result.best[measure] for result in mine]
+        interval = judged.interval(_mean(best), "val") if with_accuracy else None
+        cells = [str(len(mine)), _spread(best), _epochs(mine), "–" if interval is None else _between(*interval)]
+        if with_test:
+            cells.append(_spread([result.test_accuracy for result in mine]))
+        if with_paper:
+            cells.append(f"{TABLE_1[label].max_val_accuracy:.3f}" if label in TABLE_1 else "")
+        table.add_row(f"  {label}", *cells)
+    return table
+
+
+def _epochs(results: Sequence[TrialResult]) -> str:
+    best = sorted({result.best["epoch"] for result in results})
+    span = str(best[0]) if len(best) == 1 else f"{best[0]}–{best[-1]}"
+    return f"{span} of {max(len(result.rows) for result in results)}"
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return mean(known) if known else None
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    return f"{mean(known):.3f}" + (f" ± {stdev(known):.3f}" if len(known) > 1 else "")
+
+
+def _between(low: float, high: float) -> str:
+    return f"{low:.3f}–{high:.3f}"
