@@ -67,8 +67,8 @@ def is_interrupted(config: Config) -> None:
 
 def waits(config: Config) -> None:
     """Runs until a signal ends it, and says that it cleaned up."""
-    Path(config.root).write_text("started")
     try:
+        Path(config.root).write_text("started")
         time.sleep(60)
     finally:
         Path(config.root).write_text("cleaned up")

@@ -105,6 +105,7 @@ def test_the_cause_of_a_circle_is_found() -> None:
     assert cause(one) in (one, two)
 
 
+@pytest.mark.cluster
 def test_ray_starts_runs_quietly_and_stops(tmp_path: Path) -> None:
     environment = {**os.environ, "HOME": str(tmp_path)}
     environment.pop("RAY_ADDRESS", None)
@@ -128,7 +129,7 @@ def test_a_cluster_that_is_not_there_is_one_line(scheme: str, free_port: int) ->
     assert last.endswith("; see `raypipe doctor`")
 
 
-@pytest.mark.parametrize(("failures", "code"), [(2, 0), (9, 1)])
+@pytest.mark.parametrize(("failures", "code"), [pytest.param(2, 0, marks=pytest.mark.cluster), (9, 1)])
 def test_a_busy_machine_is_given_more_time(failures: int, code: int) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-c", BUSY.format(failures=failures)]
