@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, ValidationError, ValidationInfo, field_validator
 
 from raypipe.sections.base import Letter, Section, Share, StringList, option, split_formulas, split_list
 from raypipe.sections.space import Distribution, domains
@@ -195,7 +195,7 @@ class SweepOptions(Section):
     concurrent: int | None = option(
         None, "trials at a time; as many as the hardware allows where absent", ge=1, result=False
     )
-    gpu_share: Annotated[float, Field(gt=0, le=1)] | dict[Letter, Annotated[float, Field(gt=0, le=1)]] = option(
+    gpu_share: float | dict[Letter, float] = option(
         {"A": 0.5},
         "part of a GPU for a trial of one worker, one number or one a configuration; a whole where absent",
         result=False,
@@ -207,19 +207,30 @@ class SweepOptions(Section):
     def _known(cls, space: dict[str, Any]) -> dict[str, Any]:
         return _check_space(space)
 
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        drawn = [kind for spec in self.space.values() for kind in domains(spec).values()]
-        if self.samples > 1 and not any(isinstance(kind, Distribution) for kind in drawn):
+    @field_validator("gpu_share")
+    @classmethod
+    def _part(cls, share: float | dict[str, float]) -> float | dict[str, float]:
+        if any(not 0 < number <= 1 for number in (share.values() if isinstance(share, dict) else [share])):
+            raise ValueError("a share of a GPU must be above 0 and at most 1")
+        return share
+
+    @field_validator("samples")
+    @classmethod
+    def _drawn(cls, samples: int, info: ValidationInfo) -> int:
+        kinds = [kind for spec in info.data.get("space", {}).values() for kind in domains(spec).values()]
+        if samples > 1 and "space" in info.data and not any(isinstance(kind, Distribution) for kind in kinds):
+            raise ValueError("samples are drawn from distributions in sweep.space, such as {loguniform: [1e-4, 1e-2]}")
+        return samples
+
+    @field_validator("rivals")
+    @classmethod
+    def _compared(cls, rivals: str, info: ValidationInfo) -> str:
+        if info.data.get("scheduler") == "asha" and rivals == "configuration" and info.data.get("space") == {}:
             raise ValueError(
-                f"{self.samples} samples need a distribution in sweep.space, such as {{loguniform: [1, 2]}}"
+                "without sweep.space each configuration has one trial a seed, and asha nothing to compare; "
+                "give a space, or --sweep.rivals all"
             )
-        if self.scheduler == "asha" and self.rivals == "configuration" and not self.space:
-            raise ValueError(
-                "asha compares trials of one configuration and seed, of which there is one without sweep.space; "
-                "give one, or --sweep.rivals all"
-            )
-        return self
+        return rivals
 
 
 class PredictOptions(Section):

@@ -28,6 +28,7 @@ from raypipe.train.weights import LoadedWeights
 
 # Of more pairs than this, only those with the best configuration are said; all are in the file.
 _PAIRS_SAID = 6
+_WIDTH_OF_A_FILE = 160
 
 
 def run_one(config: Config) -> RunRecord:
@@ -130,7 +131,9 @@ def _commit(
     writer.write_file("results.json", results_json(results))
     writer.write_file("table1.csv", table1_csv(results))
     writer.write_file("trials.csv", trials_csv(outcomes, config.train, judged))
-    console().print(closing_table(outcomes, judged))
+    out = console()
+    # A file has no width: nothing need be folded there.
+    out.print(closing_table(outcomes, judged), width=None if out.is_terminal else _WIDTH_OF_A_FILE)
     ended = sum(outcome.ended_early for outcome in outcomes)
     if ended:
         say(f"  asha ended {ended} of {len(trials)} trials early")

@@ -100,3 +100,11 @@ def test_nodes_that_start_on_demand_are_waited_for_where_somebody_says_how_many(
     found = allocate(options(concurrent=3, gpu=True), trials("ABCD"), 0, 8, grows=True)
     assert found.concurrent == 3
     assert found.hardware["B-1"].gpu
+
+
+@pytest.mark.parametrize("share", [0, 1.5, {"A": -1}])
+def test_a_share_is_a_part_of_a_gpu(share: object) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^sweep.gpu_share: .* is not allowed: a share of a GPU must be above 0 and at"
+    ):
+        options(share=share)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.errors import StageError
+from raypipe.errors import ConfigError, StageError
 from raypipe.train import sweep
+from raypipe.train.metrics import wilson_interval
 from tests.training_root import change
 
 
@@ -46,6 +50,16 @@ def test_sweep_writes_the_tables_of_the_contract(training: Config) -> None:
     assert (pair["first"], pair["second"], pair["split"], pair["n"]) == ("A", "B", "test", "8")
     assert int(pair["only_first"]) == int((right.A & ~right.B).sum())
     assert int(pair["only_second"]) == int((right.B & ~right.A).sum())
+    trials = list(csv.DictReader(io.StringIO(storage.read("sweep/trials.csv").decode())))
+    assert [(line["trial"], line["learning_rate"], line["epochs_trained"]) for line in trials] == [
+        ("A-0", "0.01", "2"), ("B-0", "0.01", "2"),
+    ]  # fmt: skip
+    for trial, line in zip(trials, table1, strict=True):
+        assert trial["test_accuracy"] == line["test_accuracy"]
+        accuracy = float(line["max_val_accuracy"])
+        assert [float(trial["val_low"]), float(trial["val_high"])] == pytest.approx(
+            wilson_interval(round(8 * accuracy), 8), abs=1e-6
+        )
     assert record.rows_in == 44
     assert record.rows_out == 40
     assert record.dropped == {"unlabelled": 4, "no_picture": 0, "undecodable": 0}
@@ -87,6 +101,16 @@ def test_a_finished_trial_is_not_trained_again(training: Config) -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
+def test_more_workers_than_there_is_room_for_end_the_command_before_anything_is_done(training: Config) -> None:
+    for run in (sweep.run, sweep.run_one):
+        with pytest.raises(
+            ConfigError, match=r"^train.workers: 64 workers of a trial need a CPU each, and there are 2; "
+        ):
+            run(change(training, train={"workers": 64}))
+    assert {path.name for path in Path(training.root).iterdir()} == {"images", "labels"}
+
+
+@pytest.mark.usefixtures("ray_session")
 @pytest.mark.cluster
 def test_train_writes_one_configuration_with_two_workers_alike(training: Config) -> None:
     one = sweep.run_one(change(training, train={"config": "C", "name": "one", "save": "none"}))
@@ -102,3 +126,22 @@ def test_train_writes_one_configuration_with_two_workers_alike(training: Config)
         "checkpoints/C-0/best.safetensors"
     ]
     assert tables.get_record(storage, "train/one").facts["weights"] == "random"
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(1800)
+def test_trials_that_take_half_a_gpu_are_placed_and_trained(training: Config) -> None:
+    # Ray counts the GPU that it is told of; where torch finds none, the trials that hold it train on the CPU.
+    program = (
+        "import ray, sys; from raypipe.options import load_config; from raypipe.train import sweep\n"
+        "ray.init(address='local', num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)\n"
+        "sweep.run(load_config(root=sys.argv[1], train={'weights': 'random', 'image_size': 32, 'epochs': 3, "
+        "'dtype': 'float32', 'save': 'none'}, sweep={'configs': ['A'], 'seeds': 2}))\n"
+    )
+    command = [sys.executable, "-c", program, training.root]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=1700)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((Path(training.root) / "sweep" / "results.json").read_text())
+    assert sorted((row["trial"], row["epoch"]) for row in rows) == [
+        (f"A-{seed}", epoch) for seed in (0, 1) for epoch in (1, 2, 3)
+    ]

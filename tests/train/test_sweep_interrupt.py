@@ -28,7 +28,7 @@ from raypipe.train.trial import run_trial
 from tests.training_root import change
 
 EPOCHS = 12
-SECONDS = 400
+SECONDS = 900
 
 
 class Terminal:
@@ -69,7 +69,7 @@ class Terminal:
 
 
 @pytest.mark.cluster
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(2700)
 def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(training: Config, tmp_path: Path) -> None:
     root = Path(training.root)
     words = {

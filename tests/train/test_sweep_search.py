@@ -23,7 +23,7 @@ def table(config: Config, name: str) -> list[dict[str, str]]:
 
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.cluster
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_search_with_asha_is_told_to_tables_tensorboard_and_mlflow(
     training: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
