@@ -33,14 +33,8 @@ _GOAL_TIME = 0.2
 _PARTS = ("time", "seeds", "table")
 _Rows = list[dict[str, str]]
 _AS_GIVEN = [
-    "--label.scheme",
-    "column",
-    "--label.column",
-    "insect",
-    "--label.split",
-    "part",
-    "--label.eligible",
-    "image",
+    *("--label.scheme", "column", "--label.column", "insect"),
+    *("--label.split", "part", "--label.eligible", "image"),
 ]
 
 
