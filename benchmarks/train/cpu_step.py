@@ -92,7 +92,7 @@ def _step(given: argparse.Namespace, dtypes: list[str], own: DType) -> dict[str,
         return PlainStep(writing, train.images, train.labels, batch)
 
     same = Writing(own, update="fused")
-    choices = {"dtype": dtypes, "layout": ["contiguous"], "update": ["foreach", "single"]}
+    choices: dict[str, list[Any]] = {"dtype": dtypes, "layout": ["contiguous"], "update": ["foreach", "single"]}
     probed = _search("step", same, choices, lambda writing: make(writing, given.probe), given)
     alternation = _Alternation({peer: make(peer, given.batch) for peer in _finalists(probed, same)})
     configuration, weights = CONFIGURATIONS["C"], load_weights("random")
@@ -112,7 +112,12 @@ def _pass(given: argparse.Namespace, dtypes: list[str], own: DType) -> dict[str,
     few = images[: 4 * given.probe]
     same = Writing(own, grad="no_grad", batch=batch)
     smaller = [size for size in (8, 16) if size < len(few)]
-    choices = {"dtype": dtypes, "layout": ["contiguous"], "grad": ["inference_mode"], "batch": smaller}
+    choices: dict[str, list[Any]] = {
+        "dtype": dtypes,
+        "layout": ["contiguous"],
+        "grad": ["inference_mode"],
+        "batch": smaller,
+    }
     probed = _search("pass", same, choices, lambda writing: PlainPass(writing, few), given)
     alternation = _Alternation({peer: PlainPass(peer, images[:batch]) for peer in _finalists(probed, same)})
     weights, device = load_weights("random"), torch.device("cpu")
