@@ -170,7 +170,10 @@ class _Bench:
         try:
             return self._train(*words, **more)
         except processes.CommandFailedError as error:
-            return {"failed": str(error).strip().splitlines()[-1]}
+            said = str(error).strip().splitlines()[-1]
+            if "the loss is" not in said:
+                raise
+            return {"failed": said}
 
     def _plain(self, seed: int, *more: str) -> dict[str, Any]:
         given, log = self.given, self.work / "plain.txt"
