@@ -15,16 +15,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from benchmarks import results
 from benchmarks.processes import machine_busy
+from benchmarks.train.generated import pictures
 from benchmarks.train.plain_torch import PlainPass, PlainStep, Writing
 from raypipe.train.configurations import CONFIGURATIONS
 from raypipe.train.features import EVALUATION_BATCH, DType, extract_features
-from raypipe.train.images import ImageSet, image_set
 from raypipe.train.loop import fit
 from raypipe.train.model import build_model
 from raypipe.train.state import LoopOptions
@@ -63,18 +62,13 @@ def _arguments() -> argparse.Namespace:
     return made.parse_args()
 
 
-def _pictures(n: int, size: int) -> ImageSet:
-    pixels = np.random.default_rng(0).integers(0, 256, (n, 3, size, size), np.uint8)
-    return image_set(pixels, (np.arange(n) % 2).astype(np.float32), [str(i) for i in range(n)])
-
-
 def _dtypes() -> list[str]:
     """float32, and bfloat16 unless a convolution in it takes far longer: without instructions of its own, 100 times."""
-    layer, pictures = nn.Conv2d(64, 64, 3, padding=1), torch.randn(2, 64, 56, 56)
+    layer, noise = nn.Conv2d(64, 64, 3, padding=1), torch.randn(2, 64, 56, 56)
 
     def convolve(dtype: str) -> None:
         with Writing(dtype).arithmetic():
-            layer(pictures).float().sum().backward()
+            layer(noise).float().sum().backward()
 
     seconds = {dtype: _best_of(lambda dtype=dtype: convolve(dtype), 3) for dtype in ("float32", "bfloat16")}
     return [dtype for dtype, taken in seconds.items() if taken < _MUCH_SLOWER * seconds["float32"]]
@@ -92,19 +86,19 @@ def _best_of(work: Work, times: int) -> float:
 
 
 def _step(given: argparse.Namespace, dtypes: list[str], own: DType) -> dict[str, Any]:
-    train = _pictures((given.runs + 1) * given.batch, given.size)
+    train = pictures((given.runs + 1) * given.batch, given.size, 0)
 
     def make(writing: Writing, batch: int) -> Work:
         return PlainStep(writing, train.images, train.labels, batch)
 
     same = Writing(own, update="fused")
-    choices = {"dtype": dtypes, "layout": ["contiguous"], "update": ["foreach", "single"]}
+    choices: dict[str, list[Any]] = {"dtype": dtypes, "layout": ["contiguous"], "update": ["foreach", "single"]}
     probed = _search("step", same, choices, lambda writing: make(writing, given.probe), given)
     alternation = _Alternation({peer: make(peer, given.batch) for peer in _finalists(probed, same)})
     configuration, weights = CONFIGURATIONS["C"], load_weights("random")
     model = build_model(configuration, image_size=given.size, weights=weights, seed=0, init="he")
     options = LoopOptions(epochs=1, batch_size=given.batch, learning_rate=1e-5, dtype=own)
-    val = _pictures(2, given.size)
+    val = pictures(2, given.size, 1)
     see = alternation.after_batch
     fit(model, configuration, train, val, options, preprocessing=weights.preprocessing, on_batch=see)
     return _found(alternation, probed, same, given.batch, warm=1, rounds=given.runs)
@@ -114,19 +108,24 @@ def _pass(given: argparse.Namespace, dtypes: list[str], own: DType) -> dict[str,
     batch = min(given.images, EVALUATION_BATCH)
     if given.images % batch:
         raise SystemExit(f"--images: {given.images} is no multiple of {EVALUATION_BATCH}, the loop's batch")
-    pictures = _pictures(given.images, given.size).images
-    few = pictures[: 4 * given.probe]
+    images = pictures(given.images, given.size, 0).images
+    few = images[: 4 * given.probe]
     same = Writing(own, grad="no_grad", batch=batch)
     smaller = [size for size in (8, 16) if size < len(few)]
-    choices = {"dtype": dtypes, "layout": ["contiguous"], "grad": ["inference_mode"], "batch": smaller}
+    choices: dict[str, list[Any]] = {
+        "dtype": dtypes,
+        "layout": ["contiguous"],
+        "grad": ["inference_mode"],
+        "batch": smaller,
+    }
     probed = _search("pass", same, choices, lambda writing: PlainPass(writing, few), given)
-    alternation = _Alternation({peer: PlainPass(peer, pictures[:batch]) for peer in _finalists(probed, same)})
+    alternation = _Alternation({peer: PlainPass(peer, images[:batch]) for peer in _finalists(probed, same)})
     weights, device = load_weights("random"), torch.device("cpu")
     model = build_model(CONFIGURATIONS["A"], image_size=given.size, weights=weights, seed=0, init="he")
     see, batches = alternation.after_batch, given.images // batch
     for _ in range(given.runs + 1):
         alternation.begin()
-        extract_features(model, pictures, weights.preprocessing, device=device, dtype=own, on_batch=see)
+        extract_features(model, images, weights.preprocessing, device=device, dtype=own, on_batch=see)
     return _found(alternation, probed, same, batch, warm=batches, rounds=given.runs * batches)
 
 
@@ -194,7 +193,7 @@ class _Alternation:
 
 
 def _found(
-    alternation: _Alternation, probed: dict[Writing, float], same: Writing, pictures: int, *, warm: int, rounds: int
+    alternation: _Alternation, probed: dict[Writing, float], same: Writing, batch: int, *, warm: int, rounds: int
 ) -> dict[str, Any]:
     """What the rounds came to, the first `warm` of them left out: compiled, allocated and set up in those."""
     kept = alternation.rounds[warm:]
@@ -202,7 +201,7 @@ def _found(
         raise RuntimeError(f"the loop told of {len(alternation.rounds)} batches, not of {warm + rounds}")
     best = min(map(str, alternation.peers), key=lambda name: statistics.median(row[name] for row in kept))
     return {
-        "pictures_a_batch": pictures,
+        "pictures_a_batch": batch,
         "probe_s": {str(writing): seconds for writing, seconds in probed.items()},
         "as_the_loop": str(same),
         "best": best,

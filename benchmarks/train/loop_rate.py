@@ -11,18 +11,15 @@ import sys
 import time
 from typing import Any
 
-import numpy as np
 import torch
 
 from benchmarks import results
+from benchmarks.train.generated import Task, measured, pictures
+from benchmarks.train.generated import train as fit_generated
 from benchmarks.train.reference import seconds_of_epoch
 from raypipe.train.choices import arithmetic_for
 from raypipe.train.configurations import CONFIGURATIONS
-from raypipe.train.images import ImageSet, image_set
-from raypipe.train.loop import fit
-from raypipe.train.model import build_model
-from raypipe.train.state import EpochResult, LoopOptions
-from raypipe.train.weights import load_weights
+from raypipe.train.images import ImageSet
 
 _TRAIN, _VAL = 30_082, 10_027
 _EPOCHS = {"A": 12, "B": 9, "C": 8, "D": 20}
@@ -32,7 +29,7 @@ _GOAL_MFU, _GOAL_WAIT, _GOAL_TABLE_S = 0.40, 0.02, 7 * 60.0
 def main() -> int:
     """Measure, print, write."""
     given = _arguments()
-    train, val = _pictures(given.images, given.size, 0), _pictures(given.val, given.size, 1)
+    train, val = pictures(given.images, given.size, 0), pictures(given.val, given.size, 1)
     runs: list[dict[str, Any]] = []
     for letter in given.configs:
         for batch in given.batches if letter != "A" else given.batches[:1]:
@@ -48,7 +45,7 @@ def main() -> int:
 
 
 def _arguments() -> Any:
-    made = results.parser(__doc__, _TRAIN)
+    made = results.parser(__doc__, _TRAIN, "training pictures")
     gpu = torch.cuda.is_available()
     made.add_argument("--val", type=int, default=_VAL, help="validation pictures")
     made.add_argument("--size", type=int, default=224, help="pixels of a side")
@@ -64,38 +61,9 @@ def _arguments() -> Any:
     return given
 
 
-def _pictures(n: int, size: int, seed: int) -> ImageSet:
-    rng = np.random.default_rng(seed)
-    pixels = rng.integers(0, 256, (n, 3, size, size), np.uint8)
-    return image_set(pixels, (np.arange(n) % 2).astype(np.float32), [str(i) for i in range(n)])
-
-
-def _fit(letter: str, train: ImageSet, val: ImageSet, batch: int, epochs: int, given: Any) -> list[EpochResult]:
-    configuration, weights = CONFIGURATIONS[letter], load_weights("random")
-    model = build_model(configuration, image_size=given.size, weights=weights, seed=0, init="he")
-    options = LoopOptions(
-        epochs=epochs, batch_size=batch, learning_rate=1e-5, seed=0, dtype=given.dtype, device=given.device
-    )
-    return fit(model, configuration, train, val, options, preprocessing=weights.preprocessing)
-
-
 def _ours(letter: str, train: ImageSet, val: ImageSet, batch: int, given: Any) -> dict[str, Any]:
-    if given.device.startswith("cuda"):
-        torch.cuda.reset_peak_memory_stats()
-    started = time.perf_counter()
-    # The first epoch compiles, allocates and, for A, computes the features.
-    first, last = _fit(letter, train, val, batch, 2, given)
-    return {
-        "program": "raypipe",
-        "configuration": letter,
-        "batch": batch,
-        "images_per_s": last.images_per_s,
-        "mfu": last.mfu,
-        "data_wait": last.data_wait,
-        "first_epoch_images_per_s": first.images_per_s,
-        "wall_s": time.perf_counter() - started,
-        "memory_gb": torch.cuda.max_memory_allocated() / 1e9 if given.device.startswith("cuda") else None,
-    }
+    task = Task(letter, batch, 2, given.device, given.dtype)
+    return {"program": "raypipe", **measured(task, train, val)}
 
 
 def _theirs(letter: str, train: ImageSet, batch: int, given: Any) -> dict[str, Any]:
@@ -109,7 +77,7 @@ def _table_1(train: ImageSet, val: ImageSet, given: Any) -> dict[str, float]:
     seconds = {}
     for letter, epochs in _EPOCHS.items():
         started = time.perf_counter()
-        _fit(letter, train, val, given.batches[0], epochs, given)
+        fit_generated(Task(letter, given.batches[0], epochs, given.device, given.dtype), train, val)
         seconds[letter] = time.perf_counter() - started
         print(f"table 1, {letter}: {epochs} epochs in {seconds[letter]:.1f} s", flush=True)
     return seconds

@@ -33,14 +33,8 @@ _GOAL_TIME = 0.2
 _PARTS = ("time", "seeds", "table")
 _Rows = list[dict[str, str]]
 _AS_GIVEN = [
-    "--label.scheme",
-    "column",
-    "--label.column",
-    "insect",
-    "--label.split",
-    "part",
-    "--label.eligible",
-    "image",
+    *("--label.scheme", "column", "--label.column", "insect"),
+    *("--label.split", "part", "--label.eligible", "image"),
 ]
 
 
@@ -75,7 +69,7 @@ def _arguments() -> argparse.Namespace:
     made.add_argument("--epochs", type=int, default=12, help="of A")
     made.add_argument("--seeds", type=int, default=5)
     made.add_argument("--table-size", type=int, default=64, help="pixels of a side, for the table")
-    made.add_argument("--table-epochs", default="A=12,B=9,C=8,D=20,BA=2", help="BA: of B going on from A")
+    made.add_argument("--table-epochs", default="A=12,B=5,C=5,D=8,BA=2", help="BA: of B going on from A")
     given = made.parse_args()
     if unknown := set(given.part) - set(_PARTS):
         raise SystemExit(f"--part: {', '.join(unknown)} is none of {', '.join(_PARTS)}")
@@ -122,17 +116,20 @@ class _Bench:
         self.once(f"raypipe-A-{seed}", lambda: self._train(f"A-{self.given.size}-{seed}", "A", seed=seed))
 
     def table(self) -> None:
-        """A to D at the smaller size, and B from A's layer, at a tenth of the learning rate."""
+        """A to D at the smaller size, and B from A's layer, at a tenth of the learning rate.
+
+        One that fails, its loss no longer finite, is a result too.
+        """
         epochs = {name: int(n) for name, n in (item.split("=") for item in self.given.table_epochs.split(","))}
         side = {"size": self.given.table_size}
         for letter in (name for name in epochs if name != "BA"):
             fresh = ["--train.fresh_fc", "true"] if letter in "CD" else []
-            run = functools.partial(self._train, f"{letter}-small", letter, *fresh, epochs=epochs[letter], **side)
+            run = functools.partial(self._tried, f"{letter}-small", letter, *fresh, epochs=epochs[letter], **side)
             self.once(f"table-{letter}", run)
         if {"A", "BA"} <= epochs.keys():
             (start,) = (self.root / "train" / "A-small" / "checkpoints").glob("*/best.safetensors")
             slower = ["--train.learning_rate", "0.0001", "--train.weights", str(start)]
-            run = functools.partial(self._train, "B-from-A-small", "B", *slower, epochs=epochs["BA"], **side)
+            run = functools.partial(self._tried, "B-from-A-small", "B", *slower, epochs=epochs["BA"], **side)
             self.once("table-BA", run)
 
     def _ingest(self) -> dict[str, Any]:
@@ -168,6 +165,15 @@ class _Bench:
         record = json.loads((folder / "_run.json").read_text())
         rows = json.loads((folder / "results.json").read_text())
         return _numbers(usage, [row["val_accuracy"] for row in rows]) | {"steps_s": record["seconds"]}
+
+    def _tried(self, *words: str, **more: Any) -> dict[str, Any]:
+        try:
+            return self._train(*words, **more)
+        except processes.CommandFailedError as error:
+            said = str(error).strip().splitlines()[-1]
+            if "the loss is" not in said:
+                raise
+            return {"failed": said}
 
     def _plain(self, seed: int, *more: str) -> dict[str, Any]:
         given, log = self.given, self.work / "plain.txt"
@@ -215,6 +221,8 @@ def _numbers(usage: processes.Usage, accuracies: list[float]) -> dict[str, Any]:
 
 
 def _line(unit: dict[str, Any]) -> str:
+    if "failed" in unit:
+        return str(unit["failed"])
     accuracy = f", best {unit['best']:.3f}, last {unit['final']:.3f}" if "best" in unit else ""
     return f"{unit['wall_s']:.0f} s{accuracy}"
 
@@ -280,16 +288,20 @@ def _seeds(given: argparse.Namespace, units: dict[str, dict[str, Any]]) -> tuple
 
 def _small(given: argparse.Namespace, units: dict[str, dict[str, Any]]) -> _Rows:
     names = {"A": "A", "B": "B", "C": "C, FC layers fresh", "D": "D, FC layers fresh", "BA": "B from A, rate 0.0001"}
-    return [
-        {
-            f"{given.table_size} pixels, validation accuracy": name,
-            "best (epoch)": f"{unit['best']:.3f} ({unit['val_accuracy'].index(unit['best']) + 1})",
-            "last (epochs)": f"{unit['final']:.3f} ({len(unit['val_accuracy'])})",
-            "whole command, s": f"{unit['wall_s']:.0f}",
-        }
-        for key, name in names.items()
-        if (unit := units.get(f"table-{key}"))
-    ]
+    rows = []
+    for key in names:
+        if unit := units.get(f"table-{key}"):
+            failed = "failed" in unit
+            best = "" if failed else f"{unit['best']:.3f} ({unit['val_accuracy'].index(unit['best']) + 1})"
+            rows.append(
+                {
+                    f"{given.table_size} pixels, validation accuracy": names[key],
+                    "best (epoch)": best or unit["failed"],
+                    "last (epochs)": "–" if failed else f"{unit['final']:.3f} ({len(unit['val_accuracy'])})",
+                    "whole command, s": "–" if failed else f"{unit['wall_s']:.0f}",
+                }
+            )
+    return rows
 
 
 if __name__ == "__main__":
