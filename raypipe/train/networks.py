@@ -146,13 +146,18 @@ def _from_torchvision(name: str, pretrained: bool) -> tuple[nn.Module, int, Prep
         )
     weights = models.get_model_weights(name).DEFAULT if pretrained else None
     body = models.get_model(name, weights=weights)
-    last, layer = [(path, part) for path, part in body.named_modules() if isinstance(part, nn.Linear)][-1]
+    last, layer = last_linear(body)
     parent, _, child = last.rpartition(".")
     setattr(body.get_submodule(parent), child, nn.Identity())
     if weights is None:
         return body, layer.in_features, TORCHVISION
     wanted = weights.transforms()
     return body, layer.in_features, Preprocessing(tuple(wanted.mean), tuple(wanted.std), 1 / 255)
+
+
+def last_linear(network: nn.Module) -> tuple[str, nn.Linear]:
+    """Name and layer of the last linear layer, which tells classes apart in a network of torchvision's."""
+    return [(path, part) for path, part in network.named_modules() if isinstance(part, nn.Linear)][-1]
 
 
 def _from_timm(name: str, pretrained: bool) -> tuple[nn.Module, int, Preprocessing]:
