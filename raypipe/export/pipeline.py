@@ -1,4 +1,4 @@
-"""``raypipe export``: pictures and labels in a format that other trainers read, streamed in one process."""
+"""``raypipe export``: pictures and labels in a format that other trainers read, streamed in one process; or a model."""
 
 from __future__ import annotations
 
@@ -29,13 +29,18 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 def run(config: Config) -> RunRecord:
-    """Write ``export/NAME/`` from `images/` and, where it is there, `labels/`.
+    """Write ``export/NAME/`` from `images/` and, where it is there, `labels/`; a model as `raypipe.export.model` does.
 
     Each row of `images/` is exported or counted by the reason why not. Raises ConfigError for a name that is no
     folder's, InputError where nothing is left to export, StageError where a table is unfinished.
     """
     options, storage = config.export, config.open_storage()
     table = f"export/{_folder(options)}"
+    if options.format == "model":
+        # torch is slow to import, and pictures need none.
+        from raypipe.export.model import pipeline as model
+
+        return model.run(config, table)
     images = tables.get_record(storage, "images")
     if images.rows_out == 0:
         raise InputError(f"{storage.uri('images')}: holds no row; there is nothing to export")

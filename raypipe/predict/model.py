@@ -42,8 +42,7 @@ class TrainedModel:
     def from_bytes(cls, data: bytes, where: str) -> TrainedModel:
         """From a checkpoint's bytes. Raises InputError where they are none of raypipe's."""
         try:
-            length = int.from_bytes(data[:8], "little")
-            kept = json.loads(data[8 : 8 + length])["__metadata__"]
+            kept = checkpoint_metadata(data)
             configuration, size = kept["configuration"], int(kept["image_size"])
             head, preprocessing = head_from_metadata(kept), Preprocessing.from_json(kept["preprocessing"])
             state = load(data)
@@ -61,17 +60,24 @@ class TrainedModel:
         return predict(self.network, pictures, preprocessing=self.preprocessing, head=self.head, device=device)
 
 
-def read_checkpoint(storage: Storage, model: str | None) -> tuple[str, bytes]:
-    """Name and bytes of the checkpoint that `model` names: a file, ``train/NAME``, ``sweep/TRIAL``, or, where None,
-    the sweep's best trial. Raises ConfigError or InputError where there is none.
+def checkpoint_metadata(data: bytes) -> dict[str, str]:
+    """What a checkpoint says of itself. Raises KeyError or ValueError where the bytes say nothing, or are none."""
+    length = int.from_bytes(data[:8], "little")
+    found: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
+    return found
+
+
+def read_checkpoint(storage: Storage, model: str | None, option: str = "predict.model") -> tuple[str, bytes]:
+    """Name and bytes of the checkpoint that `model`, the value of `option`, names: a file, ``train/NAME``,
+    ``sweep/TRIAL``, or, where None, the sweep's best trial. Raises ConfigError or InputError where there is none.
     """
     if model is not None and model.endswith(".safetensors"):
         folder, _, name = model.rpartition("/")
         other = Storage(folder or ".", storage.endpoint, storage.region, storage.profile)
         if not other.exists(name):
-            raise InputError(f"predict.model: {model}: there is no such file")
+            raise InputError(f"{option}: {model}: there is no such file")
         return model, other.read(name)
-    table, trial = _table_and_trial(storage, model)
+    table, trial = _table_and_trial(storage, model, option)
     path = f"{table}/{CHECKPOINTS}/{trial}/{BEST}"
     if not storage.exists(path):
         kept = [name.split("/")[0] for name in storage.files(f"{table}/{CHECKPOINTS}")]
@@ -80,15 +86,13 @@ def read_checkpoint(storage: Storage, model: str | None) -> tuple[str, bytes]:
     return path, storage.read(path)
 
 
-def _table_and_trial(storage: Storage, model: str | None) -> tuple[str, str]:
+def _table_and_trial(storage: Storage, model: str | None, option: str) -> tuple[str, str]:
     parts = (model or "sweep").strip("/").split("/")
     if parts[0] == "sweep" and len(parts) <= 2:
         table = "sweep"
     elif parts[0] == "train" and 2 <= len(parts) <= 3:
         table = "/".join(parts[:2])
     else:
-        raise ConfigError(
-            f"predict.model: {model!r} is not allowed: a .safetensors file, train/NAME, sweep or sweep/TRIAL"
-        )
+        raise ConfigError(f"{option}: {model!r} is not allowed: a .safetensors file, train/NAME, sweep or sweep/TRIAL")
     given = parts[1:] if table == "sweep" else parts[2:]
     return table, given[0] if given else str(tables.get_record(storage, table).facts["winner"])

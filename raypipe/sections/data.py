@@ -143,10 +143,20 @@ class FaceOptions(Section):
 
 
 class ExportOptions(Section):
-    """Pictures and labels in the formats that other trainers read."""
+    """Pictures and labels in the formats that other trainers read, or a trained model for those who use it."""
 
-    format: Literal["webdataset", "folder", "hf"] = option(
-        "webdataset", "tar shards, folders by split and label, or Parquet for Hugging Face datasets"
+    format: Literal["webdataset", "folder", "hf", "model"] = option(
+        "webdataset",
+        "tar shards, folders by split and label, Parquet for Hugging Face datasets, or a trained model with its card",
     )
     name: str | None = option(None, "folder under export/; the format's name where absent")
     shard_mb: int = option(256, "megabytes of a shard, about", ge=1)
+    model: str | None = option(
+        None, "of the format model: a train/NAME, sweep/TRIAL or a checkpoint file; the sweep's best where absent"
+    )
+    onnx: bool | None = option(
+        None, "of the format model: write model.onnx too; where absent, if onnx, onnxscript, onnxruntime are installed"
+    )
+    check: int = option(
+        256, "of the format model: validation pictures on which the files are compared with the model, at most", ge=1
+    )

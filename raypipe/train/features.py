@@ -158,7 +158,8 @@ def extract_features(
     rows = crew.share(np.arange(len(images)))
     part = torch.empty((len(rows), model.n_features), dtype=getattr(torch, dtype), device=device)
     done = 0
-    for batch in inputs.batches(in_batches(rows, EVALUATION_BATCH), np.full(len(images), flip)):
+    flips = np.ones(len(images), bool) if flip else None
+    for batch in inputs.batches(in_batches(rows, EVALUATION_BATCH), flips):
         with arithmetic(device, dtype):
             part[done : done + len(batch)] = model.extract(batch)
         done += len(batch)

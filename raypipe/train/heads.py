@@ -52,8 +52,16 @@ class Head(ABC):
         """Whether, or to what share, each picture is right, [n]; zeros where no accuracy is defined."""
 
     @abstractmethod
+    def activations(self, outputs: Tensor) -> Tensor:
+        """Probabilities, [n] for two classes, else [n, k]; for a score the score itself, [n], in the label's unit.
+
+        In the outputs' type, on their device.
+        """
+
     def predictions(self, outputs: Tensor) -> Predictions:
-        """Probabilities, [n] for two classes, else [n, k]; for a score the score itself, [n], in the label's unit."""
+        """The `activations`, computed in float64 and kept as float32."""
+        found: Predictions = self.activations(outputs.cpu().double()).float().numpy()
+        return found
 
     def accuracy(self, predictions: Predictions, labels: NDArray[Any]) -> float | None:
         """Share of right answers; for tags of all pictures and tags; None for a score."""
@@ -89,8 +97,8 @@ class TwoClasses(Head):
     def hits(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return (outputs > 0) == (targets > 0.5)
 
-    def predictions(self, outputs: Tensor) -> Predictions:
-        return _float32(_host(outputs).sigmoid())
+    def activations(self, outputs: Tensor) -> Tensor:
+        return outputs.sigmoid()
 
 
 class Classes(Head):
@@ -110,8 +118,8 @@ class Classes(Head):
     def hits(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return outputs.argmax(1) == targets
 
-    def predictions(self, outputs: Tensor) -> Predictions:
-        return _float32(_host(outputs).softmax(1))
+    def activations(self, outputs: Tensor) -> Tensor:
+        return outputs.softmax(1)
 
     def accuracy(self, predictions: Predictions, labels: NDArray[Any]) -> float | None:
         return float(np.mean(predictions.argmax(axis=1) == labels))
@@ -139,8 +147,8 @@ class Tags(Head):
     def hits(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return ((self._by_tag(outputs) > 0) == (targets > 0.5)).float().mean(1)
 
-    def predictions(self, outputs: Tensor) -> Predictions:
-        return _float32(_host(self._by_tag(outputs)).sigmoid())
+    def activations(self, outputs: Tensor) -> Tensor:
+        return self._by_tag(outputs).sigmoid()
 
     def metrics(self, predictions: Predictions, labels: NDArray[Any]) -> dict[str, Any]:
         tags = {
@@ -161,7 +169,7 @@ class Tags(Head):
 
     def _by_tag(self, outputs: Tensor) -> Tensor:
         # The model gives [n] where there is one tag.
-        return outputs.reshape(len(outputs), len(self.target.names))
+        return outputs.reshape(-1, len(self.target.names))
 
 
 class Score(Head):
@@ -194,8 +202,8 @@ class Score(Head):
     def hits(self, outputs: Tensor, targets: Tensor) -> Tensor:  # noqa: ARG002
         return torch.zeros_like(outputs)
 
-    def predictions(self, outputs: Tensor) -> Predictions:
-        return _float32(_host(outputs) * self.sd + self.mean)
+    def activations(self, outputs: Tensor) -> Tensor:
+        return outputs * self.sd + self.mean
 
     def accuracy(self, predictions: Predictions, labels: NDArray[Any]) -> float | None:  # noqa: ARG002
         return None
@@ -232,12 +240,3 @@ def head_from_metadata(kept: Mapping[str, str]) -> Head:
         return _HEADS[target.kind](target)
     mean, sd = json.loads(kept["scale"])
     return Score(target, float(mean), float(sd))
-
-
-def _host(outputs: Tensor) -> Tensor:
-    return outputs.cpu().double()
-
-
-def _float32(values: Tensor) -> Predictions:
-    found: Predictions = values.float().numpy()
-    return found

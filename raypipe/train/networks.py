@@ -212,13 +212,19 @@ def _from_torchvision(name: str, pretrained: bool) -> Body:
     body = models.get_model(name, weights=weights if pretrained else None, **more)
     if name in _AUXILIARY and pretrained:
         body.aux_logits = False
-    # Convolutions do a last layer's work where there is no other, as in SqueezeNet.
-    layers = [(path, part) for path, part in body.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)]
-    last = ([path for path, part in layers if isinstance(part, nn.Linear)] or [layers[-1][0]])[-1]
+    last = last_layer(body)
     parent, _, child = last.rpartition(".")
     setattr(body.get_submodule(parent), child, nn.Identity())
     wanted = weights.transforms()
     return Body(body, (last,), Preprocessing(tuple(wanted.mean), tuple(wanted.std), 1 / 255))
+
+
+def last_layer(network: nn.Module) -> str:
+    """Where the layer is that tells classes apart in a network of torchvision's."""
+    # Convolutions do its work where there is no linear one, as in SqueezeNet.
+    layers = [(path, part) for path, part in network.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)]
+    linear = [path for path, part in layers if isinstance(part, nn.Linear)]
+    return str((linear or [layers[-1][0]])[-1])
 
 
 def _from_timm(name: str, pretrained: bool) -> Body:

@@ -211,6 +211,7 @@ def checkpoint_metadata(plan: TrialPlan, weights: LoadedWeights, head: Head) -> 
     """What a checkpoint says of itself, as safetensors keeps it: strings."""
     return {
         "configuration": plan.trial.configuration,
+        "form": plan.trial.form,
         "model": plan.options.model,
         "image_size": str(plan.pictures.image_size),
         **head.as_metadata(),

@@ -134,7 +134,7 @@ def test_a_short_name_is_this_commands_own(capsys: pytest.CaptureFixture[str]) -
     assert "--formt: unknown option; did you mean --format?" in capsys.readouterr().err
     assert main(["export", "--help"]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if "--export.format" in line)
-    assert line.endswith("(webdataset|folder|hf); --format for short [webdataset]")
+    assert line.endswith("(webdataset|folder|hf|model); --format for short [webdataset]")
 
 
 @pytest.mark.parametrize(("format_", "step", "when"), [("webdataset", 4, "during"), ("folder", 30, "after")])

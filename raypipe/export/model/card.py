@@ -1,0 +1,230 @@
+"""README.md of an exported model: what it is, what it learned from, how good it is, its limits, and how to use it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from raypipe.export.model import data as learned
+from raypipe.export.model import results as outcome
+from raypipe.export.model import usage
+from raypipe.export.model.check import Agreement
+from raypipe.export.model.library import Recipe
+from raypipe.export.model.limits import LIKES, limits
+from raypipe.export.model.markdown import code, listed, table
+from raypipe.export.model.origin import Origin
+from raypipe.predict.model import TrainedModel
+from raypipe.report import paper, verdict
+from raypipe.report.headline import percent
+from raypipe.report.sources import Sources
+from raypipe.train.weights import VGG16
+
+_ELSEWHERE = (
+    "It was trained elsewhere: what on, and how good it is, this root does not know. Do not use it before you do."
+)
+_OTHER_LABELS = (
+    "The labels that it was trained on have been made anew since, so that what this root holds now is not what the "
+    "model learned from."
+)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What a card is about; `config` is the contents of config.json, `origin` None where the training is not known."""
+
+    model: TrainedModel
+    config: dict[str, Any]
+    origin: Origin | None
+    recipe: Recipe | None
+    checked: Sequence[Agreement]
+
+
+def model_card(exported: Exported, sources: Sources) -> bytes:
+    """README.md in Markdown, with the header that Hugging Face reads."""
+    origin, config = exported.origin, exported.config
+    data = learned.build(sources, origin) if origin is not None and origin.same_labels else None
+    scheme = data.scheme if data is not None else None
+    results = None
+    if origin is not None:
+        is_paper = scheme == "residual" and config["model"] == VGG16 and config["head"] == "binary"
+        results = outcome.build(sources, origin, exported.model.head.target, is_paper=is_paper)
+    checked = {item.file: item for item in exported.checked}
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, autoescape=False)
+    template = environment.from_string((files("raypipe.export.model") / "card.md").read_text(encoding="utf-8"))
+    text = template.render(
+        tags=["raypipe", "onnx"] if "model.onnx" in checked else ["raypipe"],
+        title=f"{_TITLES.get(scheme or '', 'Picture classifier')}: {config['model']}, {_configuration(config)}",
+        what=_what(exported.model, scheme),
+        facts=table(["", ""], _facts(exported), numbers=False),
+        not_quality=": likes are no measure of anybody's worth, looks or character" if scheme in LIKES else "",
+        data=_data(data, origin, sources),
+        results=_results(results, origin, config),
+        limits=limits(config, data, results),
+        files=table(["file", "what it is", "checked"], _files(checked, config["output"]["name"]), numbers=False),
+        no_onnx="" if "model.onnx" in checked else _NO_ONNX,
+        reading=usage.reading(exported.model),
+        footnote=f"[^paper]: {paper.CITATION} (2016)." if scheme == "residual" else "",
+        uses=usage.ways(exported.model, exported.recipe, onnx="model.onnx" in checked),
+    )
+    return text.encode()
+
+
+_NO_ONNX = (
+    "There is no `model.onnx`: it was not asked for, or its packages (`pip install 'raypipe[export]'`) were not there."
+)
+_START = {"random": "random weights: nothing was pretrained"}
+_TITLES = {
+    "residual": "Likability classifier",
+    "karpathy": "Likability classifier",
+    "continuous": "Likability score",
+    "quantiles": "Classifier of likes",
+    "hashtags": "Hashtag classifier",
+}
+
+
+def _configuration(config: dict[str, Any]) -> str:
+    form = "" if config["form"] == "paper" else f", {config['form']} form"
+    return f"configuration {config['configuration']}{form}"
+
+
+def _what(model: TrainedModel, scheme: str | None) -> str:
+    target = model.head.target
+    if target.kind == "binary":
+        said = f"For a picture it gives the probability of {code(target.names[1])} rather than {code(target.names[0])}"
+        if scheme == "residual":
+            return (
+                f"{said}: that its post got far more likes than its author's reach explains, rather than far fewer. "
+                "The method is that of Merrick, Cassady and Banerjee[^paper]."
+            )
+        return f"{said}."
+    if target.kind == "classes":
+        return f"For a picture it gives the probability of each of {len(target.names)} classes: {listed(target.names)}."
+    if target.kind == "tags":
+        return (
+            f"For a picture it gives, for each of {len(target.names)} hashtags ({listed(target.names)}), the "
+            "probability that its author wrote it in the caption."
+        )
+    return (
+        "For a picture it gives an estimate of its score: how far its post's likes, on the scale of the regression "
+        "below, are above (or, below 0, under) what its author's reach explains."
+    )
+
+
+def _facts(exported: Exported) -> list[tuple[str, str]]:
+    config, network = exported.config, exported.model.network
+    size, output = config["image_size"], config["output"]
+    n = sum(value.numel() for value in network.parameters())
+    what = "frozen body, trained last layer" if network.frozen else "trained end to end"
+    if config["model"] == VGG16:
+        what = paper.CONFIGURATIONS[config["configuration"]]
+    found = [
+        ("network", f"{config['model']}, {_configuration(config)} ({what}); {n:,} parameters, float32"),
+        ("started from", _START.get(config["weights_from"], f"weights {code(config['weights_from'])}")),
+        ("input", f"`pictures`, uint8 [n, 3, {size}, {size}], RGB, 0 to 255; normalised inside"),
+        ("output", f"{code(output['name'])}, float32 [{', '.join(output['shape'])}]: {output['meaning']}"),
+    ]
+    if config["labels"]:
+        found.append(("labels, in order", listed(config["labels"])))
+    if exported.origin is not None:
+        found.append(("training", _training(exported.origin)))
+    return [*found, ("exported by", f"raypipe {config['raypipe']}")]
+
+
+def _training(origin: Origin) -> str:
+    trial, options = origin.trial, origin.record.config["train"]
+    return (
+        f"trial {trial.trial}, epoch {trial.best['epoch']} of {len(trial.rows)}, batches of {options['batch_size']}, "
+        f"seed {trial.seed}; {origin.record.finished_at:%Y-%m-%d}, torch {origin.record.versions.get('torch', '?')}"
+    )
+
+
+def _data(data: learned.Data | None, origin: Origin | None, sources: Sources) -> list[str]:
+    if data is None:
+        return [_ELSEWHERE if origin is None else _OTHER_LABELS]
+    found = []
+    if data.generated:
+        found.append(
+            "**The posts and pictures are generated** by `raypipe world`: there is no person in them, and the model "
+            "says nothing of real pictures."
+        )
+    span = f" Posts are from {data.span}." if data.span else ""
+    found.append(f"{data.made} Those that take part: {data.taking_part}.{span}")
+    steps = [(step.name, step.count, f"{100 * step.share:.1f} %") for step in data.steps]
+    found.append(table(["", "posts", "of the first"], steps))
+    classes = [(name if name == "all" else code(name), *counts) for name, counts in data.classes]
+    found.append(table(["label", *data.sides], classes))
+    dropped = "; ".join(f"{n:,} {reason}" for reason, n in data.dropped)
+    left_out = f" Posts that the training did not see: {dropped}." if dropped else ""
+    found.append(f"Divided {data.split}.{left_out}")
+    found += data.warnings
+    judged = verdict.build(sources)
+    if judged is not None:
+        found.append("\n".join(f"- {sentence}" for sentence in judged.sentences))
+    return found
+
+
+def _results(results: outcome.Results | None, origin: Origin | None, config: dict[str, Any]) -> list[str]:
+    if results is None or origin is None:
+        return [_ELSEWHERE]
+    found = []
+    best = results.most_honest
+    if best is not None:
+        ceiling = [("a perfect judge", best.measure.text(best.ceiling))] if best.ceiling else []
+        rows = [
+            (split, seen.n, seen.measure.text(seen.value), seen.interval, seen.measure.text(seen.chance),
+             *(text for _, text in ceiling))
+            for split, seen in (
+                ("validation" if name == "val" else "test", seen) for name, seen in results.measured.items()
+            )
+        ]  # fmt: skip
+        header = ["", "pictures", best.measure.name, "95 % interval", best.measure.guess]
+        header += [name for name, _ in ceiling]
+        found += [table(header, rows), f"It {best.sentence}"]
+        if origin.n_trials > 1:
+            found.append(
+                f"{origin.n_trials} trials were made and compared on the validation pictures, which flatters those "
+                "that did best there."
+            )
+        if best.tags:
+            tags = [(code(tag.name), percent(tag.prevalence), *map(best.measure.text, (tag.roc_auc, tag.low, tag.high)))
+                    for tag in best.tags]  # fmt: skip
+            found.append(table(["hashtag", "carried by", "ROC AUC", "95 % from", "to"], tags))
+    seeds = [(row.seed, row.best_epoch, row.epochs, row.val, row.final, row.test) for row in results.seeds]
+    name = results.name
+    header = ["seed", "best epoch", "epochs", f"validation {name}", "after the last epoch", f"test {name}"]
+    found.append(table(header, seeds))
+    if results.spread:
+        found.append(
+            f"This file is of seed {origin.trial.seed}. Over the {len(seeds)} seeds the validation {name} is "
+            f"{results.spread} (mean and standard deviation)."
+        )
+    if results.of_paper is not None:
+        people = " and ".join(percent(person.accuracy, 0) for person in paper.TABLE_2)
+        found.append(
+            f"The paper[^paper] gives {percent(results.of_paper.max_val_accuracy)} for configuration "
+            f"{config['configuration']} at its best epoch, on {paper.LABELLED:,} other pictures, a quarter of them "
+            f"for validation, from pretrained weights; two people got {people} of {paper.TABLE_2[0].pictures} right."
+        )
+    return found
+
+
+_WHAT = {
+    "model.safetensors": "the weights, with raypipe's names: for `raypipe predict`, and to go on training from",
+    "config.json": "network, preprocessing, labels, where the weights came from",
+    "model.pt2": "the whole graph by `torch.export`, from pixels to {}",
+    "model.onnx": "the same graph as ONNX",
+}
+
+
+def _files(checked: dict[str, Agreement], output: str) -> list[tuple[str, str, str]]:
+    rows = []
+    for name, what in _WHAT.items():
+        if name == "model.onnx" and name not in checked:
+            continue
+        said = checked[name].finding if name in checked else ""
+        rows.append((f"`{name}`", what.format(output), said))
+    return rows

@@ -1,0 +1,112 @@
+"""Whether a written file says what the model says, on real pictures of the validation set."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from raypipe import tables
+from raypipe.errors import InputError
+from raypipe.export.model.graph import GraphError
+from raypipe.report.sources import Sources
+from raypipe.train.heads import Head, Predictions, Score
+from raypipe.train.images import decode_and_resize
+
+BOUND = 1e-3
+"""Largest difference of a probability, or of a score in its standard deviations. Rounding in float32 stays far below;
+another order of channels, another normalisation or a layer left out does not."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Validation pictures, uint8 [n, 3, s, s]; `dropped`: validation posts that are not among them, by reason."""
+
+    pictures: NDArray[np.uint8]
+    dropped: Counter[str]
+
+    @property
+    def rows_in(self) -> int:
+        """Labelled validation posts."""
+        return len(self.pictures) + self.dropped.total()
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a file, run by `reader`, differs from the model on `pictures`: the largest absolute difference of a
+    probability (of a score in its unit), and how many decisions are others; None for scores, which decide nothing."""
+
+    file: str
+    reader: str
+    pictures: int
+    largest_difference: float
+    changed_decisions: int | None
+
+    def as_json(self) -> dict[str, Any]:
+        """For config.json and the record."""
+        return asdict(self)
+
+    @property
+    def finding(self) -> str:
+        """In words."""
+        said = f"by {self.reader} on {self.pictures:,} validation pictures: "
+        said += f"largest difference {self.largest_difference:.1e}" if self.largest_difference else "no difference"
+        if self.changed_decisions is None or not self.largest_difference:
+            return said
+        changed = self.changed_decisions
+        return f"{said}, {changed or 'no'} decision{'s' if changed > 1 else ''} changed"
+
+
+def validation_sample(sources: Sources, size: int, at_most: int) -> Sample:
+    """Labelled validation pictures of the root, spread evenly over their post_ids, as the network takes them.
+
+    Raises InputError where none of them can be read.
+    """
+    storage = sources.storage
+    rows = tables.read_table(
+        storage, "labels", ["post_id"], where=(pc.field("split") == "val") & pc.field("label").is_valid()
+    )
+    ids = sorted(rows["post_id"].to_pylist())
+    places = np.linspace(0, len(ids) - 1, min(at_most, len(ids))).round().astype(int)
+    chosen = [ids[place] for place in places]
+    dropped = Counter({"not_sampled": len(ids) - len(chosen)})
+    stored = sources.pictures(chosen)
+    found = []
+    for post_id in chosen:
+        if post_id not in stored:
+            dropped["no_picture"] += 1
+            continue
+        try:
+            found.append(decode_and_resize(stored[post_id], size))
+        except InputError:
+            dropped["undecodable"] += 1
+    if not found:
+        raise InputError(
+            f"{storage.uri('images')}: no picture of the split val to compare the written files with the model on"
+        )
+    return Sample(np.stack(found), +dropped)
+
+
+def compare(file: str, reader: str, head: Head, ours: Predictions, theirs: Predictions) -> Agreement:
+    """Both [n] or [n, k]. Raises GraphError where they differ by more than `BOUND`, or in shape, or are not finite."""
+    if ours.shape != theirs.shape:
+        raise GraphError(f"{file}: {reader} gives {list(theirs.shape)} where the model gives {list(ours.shape)}")
+    largest = float(np.abs(ours.astype(np.float64) - theirs).max())
+    unit = head.sd if isinstance(head, Score) else 1.0
+    if not largest <= BOUND * unit:
+        raise GraphError(
+            f"{file}: {reader} differs from the model by {largest:.3g} on a validation picture, more than "
+            f"{BOUND * unit:.3g}: it is not written; please report this network"
+        )
+    changed = None if head.target.kind == "score" else _changed(head.target.kind, ours, theirs)
+    return Agreement(file, reader, len(ours), largest, changed)
+
+
+def _changed(kind: str, ours: Predictions, theirs: Predictions) -> int:
+    if kind == "classes":
+        return int((ours.argmax(1) != theirs.argmax(1)).sum())
+    return int(((ours > 0.5) != (theirs > 0.5)).sum())

@@ -1,0 +1,131 @@
+"""What the exported model learned from, in the words of the model card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raypipe import tables
+from raypipe.export.model.origin import Origin
+from raypipe.label.split import SIDES
+from raypipe.report import funnel
+from raypipe.report.sources import Sources
+
+_MOST_CLASSES = 12
+_REASONS = {
+    "unlabelled": "took part and got no label",
+    "no_picture": "labelled, no picture stored",
+    "undecodable": "labelled, the picture no longer decodes",
+}
+
+
+@dataclass(frozen=True)
+class Data:
+    """`steps`: the funnel; `classes`: a row a label, its posts by split; `dropped`: what training left out, and why."""
+
+    generated: bool
+    scheme: str
+    made: str
+    eligible: str
+    taking_part: str
+    split: str
+    span: str
+    steps: list[funnel.Step]
+    sides: list[str]
+    classes: list[tuple[str, list[int]]]
+    dropped: list[tuple[str, int]]
+    users_on_two_sides: int
+    warnings: list[str]
+
+
+def build(sources: Sources, origin: Origin) -> Data:
+    """Of the labels that stand in the root; they must be those that the model was trained on."""
+    labels = sources.records["labels"]
+    options, facts = labels.config["label"], labels.facts
+    sides, classes = _counts(sources)
+    return Data(
+        generated="truth" in sources,
+        scheme=options["scheme"],
+        made=_made(options, sources.model),
+        eligible=options["eligible"],
+        taking_part=_ELIGIBLE[options["eligible"]],
+        split=_split(options["split"]),
+        span=_span(sources),
+        steps=funnel.build(sources).steps,
+        sides=sides,
+        classes=classes,
+        dropped=[(_REASONS.get(name, name), n) for name, n in origin.record.dropped.items() if n],
+        users_on_two_sides=int(facts.get("users_on_two_sides") or 0),
+        warnings=[f"{text[:1].upper()}{text[1:].rstrip('.')}." for text in facts.get("warnings", [])],
+    )
+
+
+def _counts(sources: Sources) -> tuple[list[str], list[tuple[str, list[int]]]]:
+    """The splits, and the posts of each class by split, those of all classes last; alone where classes are many."""
+    labels = sources.labels
+    assert labels is not None
+    known = labels[labels["label"].notna() & labels["split"].notna()]
+    sides = [side for side in SIDES if known["split"].eq(side).any()]
+    total = ("all", [int(known["split"].eq(side).sum()) for side in sides])
+    # Scores and lists of hashtags are no classes.
+    names = sorted(known["label"].unique()) if known["label"].map(lambda label: isinstance(label, str)).all() else []
+    if len(names) > _MOST_CLASSES:
+        return sides, [total]
+    rows = [
+        (str(name), [int((known["label"].eq(name) & known["split"].eq(side)).sum()) for side in sides])
+        for name in names
+    ]
+    return sides, [*rows, total]
+
+
+_ELIGIBLE = {
+    "one_face": "pictures in which dlib finds exactly one face",
+    "with_face": "pictures in which dlib finds a face",
+    "image": "all pictures, with faces or without",
+    "post": "all posts",
+}
+
+
+def _made(options: dict[str, Any], model: dict[str, Any] | None) -> str:
+    """How a post got its label."""
+    scheme = options["scheme"]
+    if scheme in ("residual", "continuous"):
+        found = model or {}
+        explained = f", which explains {100 * found['rsquared']:.1f} % of the variance" if "rsquared" in found else ""
+        text = f"Likes are set against reach by the regression `{options['formula']}`{explained}. "
+        text += "What it leaves over is the score"
+        if scheme == "continuous":
+            return f"{text}, and the score is the label."
+        share = f"{100 * options['quantile']:g} %"
+        return (
+            f"{text}: its lowest {share} are `bottom`, its highest {share} `top`, and the posts between have no label."
+        )
+    return {
+        "karpathy": f"Posts are sorted by followers into groups of {options['group']}; the half of each with "
+        "more likes is `top`, the other `bottom`.",
+        "quantiles": "Posts are divided into classes of equal size by likes, whatever their author's reach: the "
+        "classes are of reach as much as of pictures.",
+        "column": f"The label is the posts' column `{options['column']}`, as it was given.",
+        "hashtags": "The labels are hashtags: those of the tags above that the author wrote in the caption.",
+    }[scheme]
+
+
+def _split(split: str) -> str:
+    return {
+        "random": "at random, by post",
+        "user": "by user: all posts of a user are on one side",
+        "time": "by time: the latest posts are held out",
+    }.get(split, f"by the posts' column `{split}`")
+
+
+def _span(sources: Sources) -> str:
+    """From when the posts are; empty where that is not known."""
+    if "posts" not in sources or "created_at" not in tables.open_dataset(sources.storage, "posts").schema.names:
+        return ""
+    created = tables.read_table(sources.storage, "posts", ["created_at"])["created_at"]
+    found: pa.StructScalar = pc.min_max(created)
+    first, last = found["min"].as_py(), found["max"].as_py()
+    return "" if first is None else f"{first:%Y-%m-%d} to {last:%Y-%m-%d}"

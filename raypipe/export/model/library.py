@@ -1,0 +1,63 @@
+"""How torchvision itself loads the weights: its network, changed where the last layer is another, and its names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torchvision import models
+
+from raypipe.predict.model import TrainedModel
+from raypipe.train.keras_file import POOLED_FEATURES
+from raypipe.train.model import VGG
+from raypipe.train.networks import last_layer
+from raypipe.train.weights import FC_WIDTH
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """`lines` of Python build torchvision's `network`; `rename`: what stands for parts of raypipe's names."""
+
+    builder: str
+    lines: tuple[str, ...]
+    rename: dict[str, str]
+
+    def as_json(self) -> dict[str, Any]:
+        """For config.json."""
+        return {"builder": f"torchvision.models.{self.builder}", "rename": self.rename}
+
+
+def recipe(model: TrainedModel, name: str) -> Recipe | None:
+    """For the network that `train.model` called `name`; None where torchvision has none that the weights fit."""
+    if isinstance(model.network, VGG):
+        return _vgg(model.network, name)
+    if name not in models.list_models(module=models):
+        return None
+    n_outputs = model.network.logit.out_features
+    theirs = models.get_model(name, weights=None, num_classes=n_outputs)
+    last = last_layer(theirs)
+    found = Recipe(
+        name, (f"network = torchvision.models.{name}(num_classes={n_outputs})",), {"body.": "", "logit.": f"{last}."}
+    )
+    shapes = {renamed(key, found.rename): value.shape for key, value in model.network.state_dict().items()}
+    # Networks with further classifiers for training alone have those of ImageNet's classes.
+    return found if shapes == {key: value.shape for key, value in theirs.state_dict().items()} else None
+
+
+def renamed(name: str, rename: dict[str, str]) -> str:
+    """A name of raypipe's as torchvision has it."""
+    for ours, theirs in rename.items():
+        name = name.replace(ours, theirs)
+    return name
+
+
+def _vgg(network: VGG, name: str) -> Recipe:
+    full, n_outputs = len(network.classifier) > 0, network.logit.out_features
+    lines = [f"network = torchvision.models.{name}(num_classes={n_outputs}, init_weights=False)"]
+    if network.n_features != POOLED_FEATURES:
+        lines.append("network.avgpool = torch.nn.Identity()")
+    if not full:
+        lines.append(f"network.classifier = torch.nn.Linear({network.n_features}, {n_outputs})")
+    elif network.n_features != POOLED_FEATURES:
+        lines.append(f"network.classifier[0] = torch.nn.Linear({network.n_features}, {FC_WIDTH})")
+    return Recipe(name, tuple(lines), {"logit.": "classifier.6." if full else "classifier."})

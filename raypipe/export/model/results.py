@@ -1,0 +1,98 @@
+"""How good the exported trial is, from the tables of its training, as the model card shows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+import pandas as pd
+
+from raypipe.export.model.origin import Origin
+from raypipe.report import paper
+from raypipe.report.ceiling import PerfectJudge
+from raypipe.report.measured import ACCURACY, Measured, measure
+from raypipe.report.sources import Sources
+from raypipe.train.results import TrialResult
+from raypipe.train.target import Target
+
+_SPLITS = ("val", "test")
+
+
+@dataclass(frozen=True)
+class SeedRow:
+    """One trial of the configuration, its best epoch of `epochs`; values as text."""
+
+    seed: int
+    best_epoch: int
+    epochs: int
+    val: str
+    final: str
+    test: str
+
+
+@dataclass(frozen=True)
+class Results:
+    """`measured`: by split, val and, where one was set apart, test. `name`: what the columns of `seeds` hold.
+
+    `spread`: mean and standard deviation over the seeds in words, empty of one seed. `of_paper`: the paper's row of
+    table 1 where the training was the paper's.
+    """
+
+    measured: dict[str, Measured]
+    name: str
+    seeds: list[SeedRow]
+    spread: str
+    of_paper: paper.Benchmark | None
+
+    @property
+    def most_honest(self) -> Measured | None:
+        """On test pictures, or where there are none on validation pictures."""
+        return self.measured.get("test", self.measured.get("val"))
+
+
+def build(sources: Sources, origin: Origin, target: Target, *, is_paper: bool) -> Results:
+    """From ``predictions/`` and the trials of the training table; `is_paper`: whether table 1 of the paper compares."""
+    frame = sources.frame(origin.record.table, "predictions")
+    judge = PerfectJudge.of(sources) if origin.same_labels else None
+    measured = {} if frame is None else _measured(frame, origin.trial, target, judge)
+    name = "R²" if target.kind == "score" else "accuracy"
+    rows = [_row(trial, target) for trial in origin.seeds]
+    values = [value for trial in origin.seeds if (value := _best(trial, target)) is not None]
+    spread = ""
+    if len(values) > 1:
+        spread = f"{_text(fmean(values), target)} ± {_text(stdev(values), target)}"
+    of_paper = paper.TABLE_1.get(origin.trial.configuration) if is_paper else None
+    return Results(measured, name, rows, spread, of_paper)
+
+
+def _measured(
+    frame: pd.DataFrame, trial: TrialResult, target: Target, judge: PerfectJudge | None
+) -> dict[str, Measured]:
+    own = frame[frame["trial"] == trial.trial]
+    accuracies = {"val": trial.best["val_accuracy"], "test": trial.test_accuracy}
+    found = {split: measure(target, accuracies, own[own["split"] == split], judge) for split in _SPLITS}
+    return {split: value for split, value in found.items() if value is not None}
+
+
+def _row(trial: TrialResult, target: Target) -> SeedRow:
+    last = trial.rows[-1]
+    score = target.kind == "score"
+    return SeedRow(
+        seed=trial.seed,
+        best_epoch=trial.best["epoch"],
+        epochs=len(trial.rows),
+        val=_text(_best(trial, target), target),
+        final=_text(last.get("val_r2") if score else last["val_accuracy"], target),
+        test=_text(trial.test_metrics.get("r2") if score else trial.test_accuracy, target),
+    )
+
+
+def _best(trial: TrialResult, target: Target) -> Any:
+    return trial.best.get("val_r2") if target.kind == "score" else trial.best["val_accuracy"]
+
+
+def _text(value: float | None, target: Target) -> str:
+    if target.kind != "score":
+        return ACCURACY.text(value)
+    return "–" if value is None else f"{value:.3f}".replace("-", "−")

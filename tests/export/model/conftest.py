@@ -1,0 +1,138 @@
+"""A small root with likes, labels by the real regression and a trained model; and models of all heads, untrained."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+import torch
+from torch import nn
+
+import raypipe
+from raypipe import tables
+from raypipe.config import Config
+from raypipe.errors import InputError
+from raypipe.options import load_config
+from raypipe.predict.model import TrainedModel
+from raypipe.report.sources import Sources
+from raypipe.schemas import IMAGES, POSTS
+from raypipe.train import sweep
+from raypipe.train.configurations import B
+from raypipe.train.heads import Head, Score, head_of
+from raypipe.train.images import decode_and_resize
+from raypipe.train.networks import Classifier
+from raypipe.train.pipeline import find_target
+from raypipe.train.plan import PictureTable, Trial, TrialPlan
+from raypipe.train.trial import run_trial
+from raypipe.train.weights import CAFFE_BGR, Preprocessing, load_weights
+from tests.train.small import TARGETS
+from tests.training_root import jpeg
+
+SIDES = ("train", "train", "val", "test")
+N = 60
+
+
+def write_root(root: Path, **label: object) -> Config:
+    """60 posts whose bright pictures are liked more than reach explains, one of them no picture; 48 get labels."""
+    config = load_config(
+        root=str(root),
+        ray={"dashboard": False, "num_cpus": 2},
+        label={"quantile": 0.4, "split": "part", **label},
+        train={"weights": "random", "image_size": 32, "epochs": 3, "learning_rate": 0.01, "dtype": "float32"},
+    )
+    storage, rng = config.open_storage(), np.random.default_rng(3)
+    posts, images = [], []
+    for i in range(N):
+        followers, bright = int(rng.integers(10, 10_000)), i % 2
+        likes = int(10 ** (0.5 * np.log10(1 + followers) + 0.6 * bright + rng.normal(0, 0.1)))
+        posts.append(
+            {
+                "post_id": f"p{i:03d}", "image_url": "http://host/x.jpg", "user_id": f"u{i % 50}", "likes": likes,
+                "followers": followers, "n_hashtags": i % 5, "deleted": False, "part": SIDES[i // 2 % 4],
+                "caption": " ".join(["#sun"] * bright + ["#sea"] * (i % 3 == 0)),
+                "created_at": datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=i),
+            }
+        )  # fmt: skip
+        data = jpeg(rng, 190 if bright else 70) if i != 4 else b"no picture"
+        images.append(
+            {
+                "post_id": f"p{i:03d}", "url": "http://host/x.jpg", "status": "ok", "attempts": 1, "image": data,
+                "n_bytes": len(data), "n_faces": 1,
+            }
+        )  # fmt: skip
+    for table, rows, schema in (
+        ("posts", posts, POSTS.append(pa.field("part", pa.string()))),
+        ("images", images, IMAGES),
+    ):
+        with tables.begin(storage, table, command="ingest", config={}, inputs={}) as run:
+            run.writer.write("00000", pa.Table.from_pylist(rows, schema=schema))
+            run.commit(rows_in=N)
+    raypipe.label(config)
+    return config
+
+
+def train_here(config: Config, table: str, seeds: int) -> None:
+    """Configuration A in this process, as `train` and `sweep` do it in Ray's: the same trials, tables and record."""
+    storage, size = config.open_storage(), config.train.image_size
+    labels, images = tables.get_record(storage, "labels"), tables.get_record(storage, "images")
+    wanted = tables.read_table(storage, "labels", ["post_id", "split", "label"])
+    target = find_target(storage, labels, wanted["label"])
+    stored = Sources.open(storage).pictures(wanted["post_id"].to_pylist())
+    rows = []
+    for row in wanted.filter(pc.field("label").is_valid()).to_pylist():
+        try:
+            rows.append({**row, "pixels": decode_and_resize(stored[row["post_id"]], size).tobytes(), "error": None})
+        except InputError as error:
+            rows.append({**row, "pixels": None, "error": str(error)})
+    texts = [pa.field(name, pa.string()) for name in ("post_id", "split", "error")]
+    schema = pa.schema([*texts, wanted.schema.field("label"), pa.field("pixels", pa.binary())])
+    with tables.begin(storage, "_tensors/32px", command="train", config={}, inputs={}, overwrite=True) as run:
+        run.writer.write("00000", pa.Table.from_pylist(rows, schema=schema))
+        broken = sum(row["error"] is not None for row in rows)
+        run.commit(rows_in=len(wanted), dropped={"unlabelled": len(wanted) - len(rows)}, facts={"undecodable": broken})
+    pictures = PictureTable(storage, "_tensors/32px", size, target)
+    trials, weights = [Trial("A", seed) for seed in range(seeds)], load_weights("random")
+    inputs = {"labels": labels.run_id, "images": images.run_id}
+    with tables.begin(
+        storage, table, command="train", config=config.result_options("seed", "train"), inputs=inputs
+    ) as run:
+        for trial in trials:
+            run_trial(TrialPlan(trial, config.train, pictures, run.writer), weights, device="cpu")
+        sweep._commit(config, run, pictures, trials, weights, 0.0)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """The root with configuration A trained, and a sweep of two seeds; tests write to `export/` alone."""
+    config = write_root(tmp_path_factory.mktemp("trained") / "root")
+    train_here(config, "train/A", 1)
+    train_here(config, "sweep", 2)
+    return config
+
+
+@pytest.fixture(scope="session")
+def exported(trained: Config) -> Path:
+    """The folder of a whole export."""
+    raypipe.export(exporting(trained))
+    return Path(trained.root) / "export" / "model"
+
+
+def exporting(config: Config, *, overwrite: bool = False, **options: object) -> Config:
+    """The options of an export of train/A."""
+    export = {"format": "model", "model": "train/A", **options}
+    return Config.model_validate(config.model_dump() | {"export": export, "overwrite": overwrite})
+
+
+def small_model(kind: str, preprocessing: Preprocessing = CAFFE_BGR, size: int = 16) -> TrainedModel:
+    """A network of two convolutions with a head, for pictures of 16 pixels."""
+    target = TARGETS[kind]
+    head: Head = Score(target, 3.0, 2.0) if kind == "score" else head_of(target, torch.zeros(1))
+    with torch.random.fork_rng():
+        torch.manual_seed(len(kind))
+        body = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2))
+        network = Classifier(body, 32, B, target.n_outputs)
+    return TrainedModel(network.eval(), "B", size, head, preprocessing)

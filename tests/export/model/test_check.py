@@ -1,0 +1,67 @@
+"""What counts as the same answer, and which pictures it is asked of."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from raypipe.config import Config
+from raypipe.errors import InputError
+from raypipe.export.model.check import BOUND, compare, validation_sample
+from raypipe.export.model.graph import GraphError
+from raypipe.report.sources import Sources
+from raypipe.train.heads import Score, head_of
+from tests.train.small import TARGETS
+from tests.training_root import training  # noqa: F401
+
+BINARY = head_of(TARGETS["binary"], torch.zeros(1))
+
+
+def test_decisions_that_differ_are_counted() -> None:
+    ours = np.array([0.2, 0.4999999, 0.9], np.float32)
+    found = compare("x", "r", BINARY, ours, ours + np.array([0, 2e-7, 0], np.float32))
+    assert found.changed_decisions == 1
+    assert 0 < found.largest_difference < 1e-6
+    assert found.finding.endswith(", 1 decision changed")
+    three = np.array([[0.4, 0.39995, 0.2], [0.1, 0.1, 0.8]], np.float32)
+    other = three + np.array([[0, 1e-4, 0], [0, 0, 0]], np.float32)
+    assert compare("x", "r", head_of(TARGETS["classes"], torch.zeros(1)), three, other).changed_decisions == 1
+    tags = np.array([[0.49999, 0.50001, 0.2]], np.float32)
+    assert compare("x", "r", head_of(TARGETS["tags"], torch.zeros(1)), tags, tags + 2e-5).changed_decisions == 1
+
+
+def test_a_score_is_compared_by_its_own_spread() -> None:
+    head = Score(TARGETS["score"], 0.0, 100.0)
+    ours = np.array([120.0, -30.0], np.float32)
+    found = compare("x", "r", head, ours, ours + np.float32(50 * BOUND))
+    assert found.changed_decisions is None
+    with pytest.raises(GraphError, match=r"x: r differs from the model by 0\.2"):
+        compare("x", "r", head, ours, ours + np.float32(200 * BOUND))
+
+
+@pytest.mark.parametrize("wrong", [np.full(3, np.nan), np.full(3, 0.5 + 2 * BOUND)])
+def test_what_differs_or_is_not_finite_is_refused(wrong: np.ndarray) -> None:
+    with pytest.raises(GraphError, match="x: r differs from the model by "):
+        compare("x", "r", BINARY, np.full(3, 0.5, np.float32), wrong.astype(np.float32))
+    with pytest.raises(GraphError, match=r"x: r gives \[3, 1\] where the model gives \[3\]"):
+        compare("x", "r", BINARY, np.full(3, 0.5, np.float32), np.full((3, 1), 0.5, np.float32))
+
+
+def test_the_sample_is_of_the_validation_pictures(training: Config) -> None:  # noqa: F811
+    sources = Sources.open(training.open_storage())
+    whole, part = validation_sample(sources, 32, 100), validation_sample(sources, 32, 3)
+    assert (len(whole.pictures), whole.dropped) == (8, {})
+    assert whole.pictures.shape == (8, 3, 32, 32)
+    assert (len(part.pictures), part.dropped, part.rows_in) == (3, {"not_sampled": 5}, 8)
+    # The first, the last, and one between.
+    np.testing.assert_array_equal(part.pictures[[0, 2]], whole.pictures[[0, 7]])
+
+
+def test_pictures_that_cannot_be_read(trained: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = Sources.open(trained.open_storage())
+    sample = validation_sample(sources, 32, 100)
+    assert sample.dropped == {"undecodable": 1}
+    monkeypatch.setattr(Sources, "pictures", lambda *_: {})
+    with pytest.raises(InputError, match="images: no picture of the split val"):
+        validation_sample(sources, 32, 100)

@@ -1,0 +1,93 @@
+"""The graphs say what the model says: every head, one picture or several, and other libraries' networks."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from raypipe.errors import ConfigError
+from raypipe.export.model import graph
+from raypipe.export.model.graph import GraphError
+from raypipe.predict.model import TrainedModel
+from raypipe.train.configurations import B
+from raypipe.train.heads import head_of
+from raypipe.train.networks import build_network, load_network_weights
+from raypipe.train.target import Target
+from raypipe.train.weights import TORCHVISION
+from tests.export.model.conftest import small_model
+from tests.train.small import TARGETS, draw
+
+ABOUT = json.dumps({"labels": ["ünten", "oben"]}).encode()
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_every_head_by_both_files(kind: str) -> None:
+    model = small_model(kind)
+    pictures = draw(5, 1).images.numpy()
+    expected = model.predictions(pictures)
+    program = graph.trace(model)
+    pt2, as_onnx = graph.to_pt2(program, ABOUT), graph.to_onnx(program, "answer", ABOUT)
+    for found in (graph.run_pt2(pt2, pictures), graph.run_onnx(as_onnx, pictures)):
+        assert found.shape == expected.shape
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(graph.run_onnx(as_onnx, pictures[3:4]), expected[3:4], atol=1e-5)
+    kept = {"config.json": ""}
+    torch.export.load(io.BytesIO(pt2), extra_files=kept)
+    file = onnx.load_from_string(as_onnx)
+    assert (
+        kept["config.json"] == ABOUT.decode() == {item.key: item.value for item in file.metadata_props}["config.json"]
+    )
+    (given,), (made,) = file.graph.input, file.graph.output
+    assert (given.name, made.name) == ("pictures", "answer")
+    assert [size.dim_param or size.dim_value for size in given.type.tensor_type.shape.dim] == ["n", 3, 16, 16]
+    # Neither file tells where on this machine the network's source is.
+    assert not [data for data in (pt2, as_onnx) if __file__.partition("/tests/")[0].encode() in data]
+
+
+def test_one_tag_keeps_its_column() -> None:
+    model = small_model("binary")
+    model = replace(model, head=head_of(Target("tags", ("sun",)), torch.zeros(1)))
+    pictures = draw(3, 1).images.numpy()
+    assert graph.run_pt2(graph.to_pt2(graph.trace(model), ABOUT), pictures).shape == (3, 1)
+
+
+def test_a_network_of_torchvision() -> None:
+    weights = load_network_weights("resnet18", "random")
+    target = TARGETS["classes"]
+    network = build_network("resnet18", B, image_size=32, weights=weights, seed=1, target=target).eval()
+    model = TrainedModel(network, "B", 32, head_of(target, torch.zeros(1)), TORCHVISION)
+    pictures = draw(4, 2, size=32).images.numpy()
+    data = graph.to_onnx(graph.trace(model), "probabilities", ABOUT)
+    np.testing.assert_allclose(graph.run_onnx(data, pictures), model.predictions(pictures), atol=1e-5)
+
+
+class Choosy(nn.Module):
+    """Goes another way for dark pictures, which no graph can follow."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((2, 3)) if images.mean() > 0 else images.amax((2, 3))
+
+
+def test_what_cannot_be_followed_is_one_line() -> None:
+    model = small_model("binary")
+    model.network.body, model.network.logit = Choosy(), nn.Linear(3, 1)  # type: ignore[assignment]
+    with pytest.raises(GraphError, match=r"model\.pt2: torch\.export cannot write this network: ") as caught:
+        graph.trace(model)
+    assert "\n" not in str(caught.value)
+
+
+def test_packages_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert graph.wants_onnx(None)
+    assert graph.wants_onnx(True)
+    assert not graph.wants_onnx(False)
+    monkeypatch.setattr(graph, "find_spec", lambda name: None if name == "onnxscript" else object())
+    assert not graph.wants_onnx(None)
+    with pytest.raises(ConfigError, match=r"export\.onnx: needs onnxscript: pip install 'raypipe\[export\]'"):
+        graph.wants_onnx(True)

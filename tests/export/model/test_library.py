@@ -1,0 +1,60 @@
+"""torchvision's own networks, built by the lines of the card, say what raypipe's say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from raypipe.export.model.library import recipe
+from raypipe.export.model.usage import ways
+from raypipe.predict.model import TrainedModel
+from raypipe.train.configurations import CONFIGURATIONS
+from raypipe.train.heads import Score, head_of
+from raypipe.train.networks import build_network, load_network_weights
+from raypipe.train.weights import CAFFE_BGR, TORCHVISION
+from tests.export.model.conftest import small_model
+from tests.train.small import TARGETS, draw
+
+
+def build(name: str, letter: str, kind: str, size: int) -> TrainedModel:
+    weights, target = load_network_weights(name, "random"), TARGETS[kind]
+    network = build_network(
+        name, CONFIGURATIONS[letter], image_size=size, weights=weights, seed=2, fresh_fc=True, target=target
+    )
+    torch.nn.init.normal_(network.logit.weight, std=0.05)
+    head = Score(target, -3.0, 2.0) if kind == "score" else head_of(target, torch.zeros(1))
+    return TrainedModel(network.eval(), letter, size, head, CAFFE_BGR if kind == "tags" else TORCHVISION)
+
+
+@pytest.mark.parametrize(
+    ("name", "letter", "kind", "size"),
+    [("vgg16", "A", "tags", 32), ("vgg16", "C", "score", 32), ("vgg11", "B", "binary", 32),
+     ("resnet18", "D", "binary", 32),
+     ("mobilenet_v3_small", "B", "classes", 32)],
+)  # fmt: skip
+def test_the_lines_of_the_card(
+    name: str, letter: str, kind: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build(name, letter, kind, size)
+    found = recipe(model, name)
+    assert found is not None
+    pictures = draw(2, 1, size=size).images.numpy()
+    save_file(model.network.state_dict(), tmp_path / "model.safetensors")
+    (lines,) = [text for heading, text in ways(model, found, onnx=False) if "torchvision" in heading]
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"pictures": pictures}
+    exec(lines, names)
+    answer = names["score" if kind == "score" else "probability" if kind == "binary" else "probabilities"]
+    np.testing.assert_allclose(answer.numpy(), model.predictions(pictures), rtol=1e-4, atol=1e-5)
+
+
+def test_networks_that_torchvision_has_not() -> None:
+    model = small_model("binary")
+    assert recipe(model, "timm/whatever") is None
+    # By that name torchvision has another network than these weights are of.
+    assert recipe(model, "resnet18") is None

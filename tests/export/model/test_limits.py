@@ -1,0 +1,51 @@
+"""What a card warns of follows from how labels were made and how the model was measured."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from raypipe.export.model.data import Data
+from raypipe.export.model.limits import limits
+from raypipe.export.model.results import Results
+from raypipe.report.measured import Measured
+
+CONFIG = {"head": "binary", "image_size": 224}
+DATA = Data(
+    generated=False, scheme="residual", made="", eligible="one_face", taking_part="", split="", span="", steps=[],
+    sides=[], classes=[], dropped=[], users_on_two_sides=0, warnings=[],
+)  # fmt: skip
+GOOD = Measured("test", 0.72, 1000, 0.69, 0.75, None, 0.5)
+
+
+def said(data: Data | None = DATA, measured: Measured | None = GOOD, **config: object) -> str:
+    results = None if measured is None else Results({measured.split: measured}, "accuracy", [], "", None)
+    return "\n".join(limits({**CONFIG, **config}, data, results))
+
+
+@pytest.mark.parametrize(
+    ("text", "on", "off"),
+    [
+        ("beats chance", said(measured=replace(GOOD, low=0.45)), said()),
+        ("28 % of its answers", said(), said(measured=replace(GOOD, low=0.45))),
+        ("No test pictures", said(measured=replace(GOOD, split="val")), said()),
+        ("calibrated", said(), said(head="score")),
+        ("the two extremes alone", said(), said(replace(DATA, scheme="quantiles"))),
+        ("relative to the author's reach", said(), said(replace(DATA, scheme="quantiles"))),
+        ("exactly one face", said(), said(replace(DATA, eligible="image"))),
+        ("what an author wrote", said(replace(DATA, scheme="hashtags")), said()),
+        ("2026-01-01 to 2026-02-01", said(replace(DATA, span="2026-01-01 to 2026-02-01")), said()),
+        ("1,234 users", said(replace(DATA, users_on_two_sides=1234)), said()),
+        ("real people's personal data", said(None, None), said(replace(DATA, generated=True))),
+    ],
+)
+def test_each_warning_stands_where_it_is_true(text: str, on: str, off: str) -> None:
+    assert text in on
+    assert text not in off
+
+
+def test_what_is_never_left_out() -> None:
+    for text in (said(), said(None, None), said(replace(DATA, generated=True, scheme="column"))):
+        assert "prejudices" in text
+        assert "224 × 224 pixels" in text

@@ -1,0 +1,212 @@
+"""A trained model exported: what is written, that the card's own lines work, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+
+import raypipe
+from raypipe import tables
+from raypipe.cli import main
+from raypipe.config import Config
+from raypipe.errors import ConfigError, InputError, StageError
+from raypipe.export.model import graph
+from raypipe.export.model.graph import GraphError
+from raypipe.predict.model import TrainedModel, read_checkpoint
+from raypipe.storage import Storage
+from raypipe.train.images import decode_and_resize
+from raypipe.train.weights import CAFFE_RGB
+from tests.export.model.conftest import exporting, train_here, write_root
+
+FILES = {"README.md", "config.json", "model.onnx", "model.pt2", "model.safetensors"}
+
+
+def large_jpeg() -> bytes:
+    """A picture on its side, so large that it is decoded at a quarter of its size."""
+    rng, out = np.random.default_rng(8), io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)).save(out, "JPEG", exif=exif)
+    return out.getvalue()
+
+
+def model_of(config: Config) -> TrainedModel:
+    return TrainedModel.from_bytes(*reversed(read_checkpoint(config.open_storage(), "train/A")))
+
+
+def test_what_is_written(trained: Config, exported: Path) -> None:
+    assert {path.name for path in exported.iterdir()} == FILES | {"_run.json"}
+    record = tables.get_record(trained.open_storage(), "export/model")
+    # Every fourth pair of the 48 labelled posts; one of them is no picture.
+    assert record.rows_in == record.rows_out + record.dropped["undecodable"]
+    assert {item["file"] for item in record.facts["checked"]} == {"model.safetensors", "model.pt2", "model.onnx"}
+    for item in record.facts["checked"]:
+        assert item["pictures"] == record.rows_out
+        assert item["largest_difference"] < 1e-5
+        assert item["changed_decisions"] == 0
+    assert set(record.inputs) == {"model", "labels", "images"}
+
+
+def test_the_configuration_says_all_that_is_needed(trained: Config, exported: Path) -> None:
+    about = json.loads((exported / "config.json").read_text())
+    wanted = {"model": "vgg16", "configuration": "A", "form": "paper", "image_size": 32, "head": "binary"}
+    assert wanted.items() <= about.items()
+    assert about["labels"] == ["bottom", "top"]
+    assert about["output"]["meaning"] == "the probability of 'top', the other class being 'bottom'"
+    assert about["weights_from"] == "random"
+    best = json.loads((Path(trained.root) / "train/A/_trials/A-0.json").read_text())["rows"]
+    assert about["training"]["val_accuracy"] == max(row["val_accuracy"] for row in best)
+    with safe_open(exported / "model.safetensors", framework="pt") as file:
+        assert "options" not in file.metadata()
+        assert file.metadata()["form"] == "paper"
+
+
+def test_every_block_of_the_card_runs_and_gives_the_same_answer(
+    trained: Config, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(exported, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    data = large_jpeg()
+    Path("picture.jpg").write_bytes(data)
+    expected = model_of(trained).predictions(decode_and_resize(data, 32)[None])
+    first, *blocks = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 4
+    for block in blocks:
+        names: dict[str, Any] = {}
+        exec(first, names)
+        exec(block, names)
+        np.testing.assert_allclose(np.asarray(names["probability"]), expected, atol=1e-5)
+
+
+def test_the_card_tells_the_numbers_of_the_run(trained: Config, exported: Path) -> None:
+    card = (exported / "README.md").read_text()
+    labels = tables.get_record(trained.open_storage(), "labels")
+    for side, count in labels.facts["splits"].items():
+        assert re.search(rf"\| label .*{side}", card)
+        assert re.search(rf"\| all .*\b{count}\b", card)
+    trial = json.loads((Path(trained.root) / "train/A/_trials/A-0.json").read_text())
+    assert f"{100 * trial['test_accuracy']:.1f} %" in card
+    for text in ("log10(1 + likes)", "its lowest 40 % are `bottom`", "2026-01-01 to 2026-03-01", "exactly one face",
+                 "random", "onnxruntime 1.", "no decision changed", "column `part`"):  # fmt: skip
+        assert text in card, text
+    # Whoever reads it learns nothing of the machine.
+    assert trained.root not in card
+    assert "{" not in re.sub(r"```.*?```", "", card, flags=re.DOTALL)
+
+
+def test_again_nothing_is_done_and_other_options_are_refused(trained: Config, exported: Path) -> None:
+    record = tables.get_record(trained.open_storage(), "export/model")
+    assert raypipe.export(exporting(trained)) == record
+    assert exported.exists()
+    with pytest.raises(StageError, match=r"export\.check was 256, is 5; use --overwrite"):
+        raypipe.export(exporting(trained, check=5))
+    with pytest.raises(StageError, match=r"export\.onnx was True, is False"):
+        raypipe.export(exporting(trained, onnx=False))
+
+
+def test_the_command_line_and_a_checkpoint_file(
+    trained: Config, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph, "find_spec", lambda _: None)
+    checkpoint = f"{trained.root}/train/A/checkpoints/A-0/best.safetensors"
+    words = ["export", "--root", trained.root, "--format", "model", "--export.name", "file", "--export.check", "4"]
+    assert main([*words, "--export.model", checkpoint]) == 0
+    said = capsys.readouterr().out
+    assert "model.pt2 by torch 2." in said
+    # One of the four is no picture.
+    assert "on 3 validation pictures: " in said
+    assert "model.onnx is left out: it needs onnx, onnxscript, onnxruntime: pip install 'raypipe[export]'" in said
+    card = (Path(trained.root) / "export/file/README.md").read_text()
+    assert "There is no `model.onnx`" in card
+    # A file below the root is that trial's, and its card knows as much.
+    assert "epoch" in card
+    assert "trained elsewhere" not in card
+    assert main([*words, "--export.onnx"]) == 2
+    assert "export.onnx: needs onnx, onnxscript, onnxruntime: pip install" in capsys.readouterr().err
+
+
+def test_a_model_from_elsewhere_has_a_card_that_says_so(trained: Config, exported: Path, tmp_path: Path) -> None:
+    shutil.copy(exported / "model.safetensors", tmp_path / "x.safetensors")
+    raypipe.export(exporting(trained, model=str(tmp_path / "x.safetensors"), name="elsewhere", onnx=False, check=4))
+    card = (Path(trained.root) / "export/elsewhere/README.md").read_text()
+    assert card.count("It was trained elsewhere") == 2
+    assert "Likability" not in card
+
+
+def test_what_is_not_there_is_one_line(trained: Config, config: Config) -> None:
+    with pytest.raises(ConfigError, match=r"export\.model: 'nowhere' is not allowed"):
+        raypipe.export(exporting(trained, model="nowhere", name="x"))
+    with pytest.raises(InputError, match=r"export\.model: a\.safetensors: there is no such file"):
+        raypipe.export(exporting(trained, model="a.safetensors", name="x"))
+    with pytest.raises(StageError, match="train/A: is not there"):
+        raypipe.export(exporting(config))
+    assert not (Path(trained.root) / "export/x").exists()
+
+
+def test_a_file_that_says_something_else_is_not_left(trained: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    trace = graph.trace
+    monkeypatch.setattr(graph, "trace", lambda model: trace(replace(model, preprocessing=CAFFE_RGB)))
+    with pytest.raises(GraphError, match=r"model\.pt2: torch 2\..* differs from the model by "):
+        raypipe.export(exporting(trained, name="wrong", onnx=False))
+    assert not [p for p in (Path(trained.root) / "export").rglob("*") if "wrong" in str(p) and p.is_file()]
+
+
+def test_an_interrupted_export_goes_on(trained: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = exporting(trained, name="resumed", onnx=False, check=4)
+    write = Storage.write
+
+    def interrupted(self: Storage, path: str, data: bytes | memoryview) -> None:
+        if path.endswith("README.md"):
+            raise KeyboardInterrupt
+        written.append(path.rpartition("/")[2])
+        write(self, path, data)
+
+    written: list[str] = []
+    monkeypatch.setattr(Storage, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        raypipe.export(config)
+    assert {"model.safetensors", "model.pt2"} <= set(written)
+    monkeypatch.setattr(Storage, "write", lambda self, path, data: (written.append(path), write(self, path, data)))
+    written.clear()
+    record = raypipe.export(config)
+    assert {file.path for file in record.files} == FILES - {"model.onnx"}
+    assert not [path for path in written if path.endswith(("safetensors", "pt2"))]
+
+
+def test_weights_come_back_as_they_were(trained: Config, exported: Path) -> None:
+    ours = TrainedModel.from_bytes((exported / "model.safetensors").read_bytes(), "model.safetensors")
+    before = model_of(trained).network.state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in ours.network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("label", "texts"),
+    [
+        ({"scheme": "hashtags", "hashtags": ["sun", "sea"]},
+         ["# Hashtag classifier: vgg16", "| `sun` | 4", "ROC AUC", "float32 [n, k]", "what an author wrote"]),
+        ({"scheme": "continuous"},
+         ["# Likability score: vgg16", "Spearman", "validation R²", "`score`, float32 [n]", "the score is the label"]),
+    ],
+)  # fmt: skip
+def test_cards_of_other_labels(label: dict[str, object], texts: list[str], tmp_path: Path) -> None:
+    config = write_root(tmp_path / "root", **label)
+    train_here(config, "train/A", 1)
+    raypipe.export(exporting(config, onnx=False, check=4))
+    card = (tmp_path / "root/export/model/README.md").read_text()
+    for text in texts:
+        assert text in card, text
+    # The paper has nothing to compare with.
+    assert "[^paper]" not in card
+    assert "None" not in card
+    assert "nan" not in card
