@@ -57,7 +57,8 @@ def fit(
     of the pass at hand. With a `group`, every worker calls `fit` with the same arguments and takes its part of each
     batch. A frozen `Network` trains on features computed once, if `options.cache_features`.
     Raises InputError on an empty set, one class only, or labels of another head, ConfigError where `start` is another
-    configuration's, StageError naming epoch and batch where the loss is not finite.
+    configuration's, StageError naming epoch and batch where the loss is not finite, or the epoch after which that
+    of the validation set is not.
     """
     head = head or TwoClasses(BINARY)
     _check(configuration, train, val, head, start)
@@ -79,6 +80,9 @@ def fit(
     results: list[EpochResult] = []
     for epoch in range(first, options.epochs + 1):
         result = run.epoch(epoch)
+        if not math.isfinite(result.val_loss):
+            # Before anybody keeps such weights in the place of good ones.
+            raise _diverged(f"the validation loss is {result.val_loss} after epoch {epoch}", options)
         results.append(result)
         merit = figure_of_merit(result.val_accuracy, result.val_loss)
         if best_epoch == 0 or merit > best_merit:
@@ -293,12 +297,14 @@ class _Run:
         bad = np.flatnonzero(~np.isfinite(found[:, 0]))
         if len(bad):
             where = batch - len(pending) + 1 + int(bad[0])
-            raise StageError(
-                f"training: the loss is {found[bad[0], 0]} in epoch {epoch}, batch {where} of {n_batches}; "
-                f"lower --train.learning_rate (now {self.options.learning_rate:g})"
-            )
+            loss = f"the loss is {found[bad[0], 0]} in epoch {epoch}, batch {where} of {n_batches}"
+            raise _diverged(loss, self.options)
         total: NDArray[np.float64] = found.sum(axis=0)
         return total
+
+
+def _diverged(what: str, options: LoopOptions) -> StageError:
+    return StageError(f"training: {what}; lower --train.learning_rate (now {options.learning_rate:g})")
 
 
 def _dropout_seed(seed: int, epoch: int, rank: int) -> int:

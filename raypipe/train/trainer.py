@@ -127,7 +127,9 @@ def _worker(loop_config: dict[str, Any]) -> None:
     if not hardware.gpu:
         # Ray sets OMP_NUM_THREADS from the fraction of a CPU it was asked for.
         torch.set_num_threads(hardware.cpus_per_worker)
-    word = _Word(watch, plan, rank)
+    start = _load(ray.train.get_checkpoint())
+    first = start.state.epoch + 1 if start else 1
+    word = _Word(watch, plan, rank, first)
 
     def on_epoch(row: dict[str, Any], progressed: Progressed) -> None:
         word.epoch(row)
@@ -142,9 +144,8 @@ def _worker(loop_config: dict[str, Any]) -> None:
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
             ray.train.report(row, checkpoint=checkpoint)
 
-    start = _load(ray.train.get_checkpoint())
     if rank == 0:
-        ray.get(watch.begin.remote(plan.trial.name, start.state.epoch + 1 if start else 1))
+        ray.get(watch.begin.remote(plan.trial.name, first))
     result = run_trial(
         plan,
         weights,
@@ -175,10 +176,10 @@ def _load(checkpoint: Any) -> Progressed | None:
 class _Word:
     """Tells the watch how far this trial is, about once a second."""
 
-    def __init__(self, watch: Any, plan: TrialPlan, rank: int) -> None:
+    def __init__(self, watch: Any, plan: TrialPlan, rank: int, epoch: int) -> None:
         self._watch, self._trial, self._speaks = watch, plan.trial.name, rank == 0
         self._epochs = plan.epochs
-        self._epoch, self._last = 1, 0.0
+        self._epoch, self._last = epoch, 0.0
         self._heard = ""
 
     def batch(self, done: int, total: int) -> None:

@@ -4,6 +4,7 @@ the one under way. That the others are not is told by their speed, which no seco
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -77,17 +78,19 @@ class Run:
 
     def checkpoint(self) -> list[dict[str, Any]]:
         """Rows of the epochs that the latest checkpoint holds; none before there is one."""
-        found = [name for name in self.storage.files("train/x") if name.endswith("/rows.pt")]
-        rows: list[list[dict[str, Any]]] = [[]]
-        for name in found:
-            try:
-                path = self.log.with_suffix(".rows")
-                path.write_bytes(self.storage.read(f"train/x/{name}"))
-                rows.append(torch.load(path, weights_only=True))
-            except (OSError, RuntimeError, EOFError):
-                # Replaced by a newer one, or still being written.
+        for name in self.storage.files("train/x"):
+            if not name.endswith("/checkpoint_manager_snapshot.json"):
                 continue
-        return max(rows, key=len)
+            try:
+                # What Ray Train goes on from; another folder may still be on its way.
+                latest = json.loads(self.storage.read(f"train/x/{name}"))["latest_checkpoint_result"]
+                path = f"train/x/{name.rpartition('/')[0]}/{latest['checkpoint_dir_name']}/rows.pt"
+                rows: list[dict[str, Any]] = torch.load(io.BytesIO(self.storage.read(path)), weights_only=True)
+            except (OSError, ValueError, TypeError):
+                # Being replaced by the next.
+                continue
+            return rows
+        return []
 
     def check(self, *, kept: list[dict[str, Any]], text: str = "") -> None:
         """The epochs of `kept` stand as they were, and all losses are those of a training that nobody disturbed."""
