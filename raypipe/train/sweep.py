@@ -103,7 +103,9 @@ def _tune(config: Config, run: TableRun, pictures: PictureTable, weights: Loaded
     if not left:
         return
     hardware, concurrent = _hardware(config)
-    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    node = ray.get_runtime_context().get_node_id()
+    here = {"ray.io/node-id": node}
+    address = next(item["NodeManagerAddress"] for item in ray.nodes() if item["NodeID"] == node)
     watch = ray.remote(num_cpus=0, label_selector=here)(Watch).remote()
     reference = ray.put(weights)
     plans = {trial.name: TrialPlan(trial, config.train, pictures, writer) for trial in left}
@@ -116,9 +118,7 @@ def _tune(config: Config, run: TableRun, pictures: PictureTable, weights: Loaded
         # What only follows a trial stays on this machine, so that no other one's loss ends it, and takes no CPU of it.
         tune.with_resources(
             driver,
-            tune.PlacementGroupFactory(
-                [{f"node:{ray.util.get_node_ip_address()}": 0.001}], bundle_label_selector=[here]
-            ),
+            tune.PlacementGroupFactory([{f"node:{address}": 0.001}], bundle_label_selector=[here]),
         ),
         param_space={"trial": tune.grid_search([trial.name for trial in left])},
         tune_config=tune.TuneConfig(

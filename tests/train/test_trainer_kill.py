@@ -55,7 +55,7 @@ class Run:
         options |= {"weights": "random", "learning_rate": train.learning_rate, "dtype": "float32"}
         command = [sys.executable, "-m", "raypipe", "train", "--root", self.config.root, "--ray.dashboard", "false"]
         command += [word for name, value in options.items() for word in (f"--train.{name}", str(value))]
-        command += ["--ray.num_cpus", "2", *words]
+        command += ["--ray.num_cpus", "1", *words]
         if self.config.storage.endpoint:
             command += ["--storage.endpoint", self.config.storage.endpoint, "--storage.region", "us-east-1"]
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
@@ -98,7 +98,7 @@ class Run:
         assert [row["epoch"] for row in rows] == list(range(1, EPOCHS + 1))
         assert rows[: len(kept)] == kept
         assert text in self.log.read_text()
-        torch.set_num_threads(2)
+        torch.set_num_threads(1)
         pictures = prepare_pictures(self.config)
         plan = TrialPlan(Trial("B", 0), self.config.train, pictures, tables.TableWriter(self.storage, "train/y", "y"))
         whole = run_trial(plan, load_weights("random"), device="cpu")
