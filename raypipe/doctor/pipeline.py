@@ -41,7 +41,7 @@ def _look(config: Config) -> list[Check]:
         check_packages(),
         check_torchvision(),
         check_dlib(),
-        check_weights(config.train.weights),
+        check_weights(config.train.weights, config.train.model),
         check_processors(),
         check_memory(),
         check_open_files(),

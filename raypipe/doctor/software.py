@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -71,38 +72,46 @@ def check_dlib() -> Check:
     return attempt("dlib", look, _REINSTALL)
 
 
-def check_weights(name: str) -> Check:
-    """Where the weights of `train.weights` are; a file is read whole, nothing is downloaded."""
-    from torchvision.models import VGG16_Weights
+def check_weights(name: str, model: str = "vgg16") -> Check:
+    """Where the weights of `train.weights` for `train.model` are; a file is read whole, nothing is downloaded."""
+    from torchvision.models import VGG16_Weights, get_model_weights, list_models
 
     if name == "random":
         return Check("weights", "ok", "random: nothing is pretrained")
-    published = {"imagenet": VGG16_Weights.IMAGENET1K_V1, "imagenet-caffe": VGG16_Weights.IMAGENET1K_FEATURES}
-    weights = published.get("imagenet" if name == "auto" else name)
-    return _check_cached(name, weights.url) if weights else _check_file(name)
+    if name in ("imagenet", "auto") and model.startswith("timm/"):
+        return Check("weights", "ok", f"{name} of {model}: timm fetches and keeps them, not looked for")
+    if name in ("imagenet", "auto") and model in list_models():
+        return _check_cached(name, get_model_weights(model).DEFAULT)
+    if (name, model) == ("imagenet-caffe", "vgg16"):
+        return _check_cached(name, VGG16_Weights.IMAGENET1K_FEATURES)
+    return _check_file(name, model)
 
 
-def _check_cached(name: str, url: str) -> Check:
+def _check_cached(name: str, weights: Any) -> Check:
     import torch
 
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(weights.url).path).name
     if cached.is_file():
         return Check("weights", "ok", f"{name}: {cached}, {cached.stat().st_size / 1e6:,.0f} MB")
     otherwise = "; auto trains from random weights where that fails" if name == "auto" else ""
     return Check(
         "weights",
         "warn",
-        f"{name}: not in {cached.parent}; the first use downloads 528 MB{otherwise}",
-        f"let this machine reach {url}, put the file there, or give --train.weights FILE",
+        f"{name}: not in {cached.parent}; the first use downloads {weights.meta['_file_size']:,.0f} MB{otherwise}",
+        f"let this machine reach {weights.url}, put the file there, or give --train.weights FILE",
     )
 
 
-def _check_file(name: str) -> Check:
+def _check_file(name: str, model: str) -> Check:
     def look() -> str:
-        from raypipe.train.weights import load_weights
+        from raypipe.train.networks import load_network_weights
 
-        found = load_weights(name)
-        layers = "convolutions and FC layers" if found.fc else "convolutions"
+        found = load_network_weights(model, name)
+        layers = (
+            "all but the last layer" if found.body else "convolutions and FC layers" if found.fc else "convolutions"
+        )
         return f"{name}: {layers}, {Path(name).expanduser().stat().st_size / 1e6:,.0f} MB"
 
-    return attempt("weights", look, "give --train.weights imagenet, imagenet-caffe, random, auto, or a VGG-16 file")
+    return attempt(
+        "weights", look, f"give --train.weights imagenet, imagenet-caffe, random, auto, or a file of {model}"
+    )

@@ -27,7 +27,7 @@ from raypipe.train.metrics import figure_of_merit
 from raypipe.train.shards import RowSource
 from raypipe.train.state import EpochResult, LoopOptions, LoopState
 from raypipe.train.target import BINARY
-from raypipe.train.training import Training
+from raypipe.train.training import Training, diverged
 from raypipe.train.weights import Preprocessing
 from raypipe.train.workers import Workers
 
@@ -56,7 +56,8 @@ def fit(
     worker calls `fit` with the same arguments and takes its part of each batch. A frozen `Network` trains on features
     computed once, if `options.cache_features`, and kept in `cache` for the next training, if there is one.
     Raises InputError on an empty set, one class only, or labels of another head, ConfigError where `start` is another
-    configuration's, StageError naming epoch and batch where the loss is not finite.
+    configuration's, StageError naming epoch and batch where the loss is not finite, or the epoch after which that
+    of the validation set is not.
     """
     head = head or TwoClasses(BINARY)
     _check(configuration, train, val, head, start)
@@ -90,6 +91,9 @@ def fit(
     results: list[EpochResult] = []
     for epoch in range(first, options.epochs + 1):
         result = run.epoch(epoch)
+        if not math.isfinite(result.val_loss):
+            # Before anybody keeps such weights in the place of good ones.
+            raise diverged(f"the validation loss is {result.val_loss} after epoch {epoch}", options)
         results.append(result)
         merit = figure_of_merit(result.val_accuracy, result.val_loss)
         if best_epoch == 0 or merit > best_merit:

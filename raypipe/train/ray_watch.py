@@ -159,11 +159,12 @@ class Watch:
 
 
 class Word:
-    """Tells the watch how far a trial is: about once a second, and after each epoch, when the watch answers."""
+    """Tells the watch how far a trial is, whose workers begin with the epoch `first`: about once a second, and after
+    each epoch, when the watch answers."""
 
-    def __init__(self, watch: Any, trial: str, speaks: bool) -> None:
+    def __init__(self, watch: Any, trial: str, first: int, speaks: bool) -> None:
         self._watch, self._trial, self._speaks = watch, trial, speaks
-        self._whole, self._last = 0, 0.0
+        self._whole, self._last = first - 1, 0.0
 
     def batch(self, done: int, total: int) -> None:
         """Pictures of the pass at hand."""

@@ -119,7 +119,9 @@ def _worker(loop_config: dict[str, Any]) -> None:
     if not hardware.gpu:
         # Ray sets OMP_NUM_THREADS from the fraction of a CPU it was asked for.
         torch.set_num_threads(hardware.cpus_per_worker)
-    word = Word(watch, plan.trial.name, speaks=rank == 0)
+    start = _load(ray.train.get_checkpoint())
+    first = start.state.epoch + 1 if start else 1
+    word = Word(watch, plan.trial.name, first, speaks=rank == 0)
 
     def on_epoch(row: dict[str, Any], progressed: Progressed) -> bool:
         stop = word.epoch(progressed.rows)
@@ -137,9 +139,8 @@ def _worker(loop_config: dict[str, Any]) -> None:
             ray.train.report(row, checkpoint=checkpoint)
         return stop
 
-    start = _load(ray.train.get_checkpoint())
     if rank == 0:
-        ray.get(watch.begin.remote(plan.trial.name, start.state.epoch + 1 if start else 1))
+        ray.get(watch.begin.remote(plan.trial.name, first))
     result = run_trial(
         plan,
         weights,

@@ -260,9 +260,12 @@ class Training:
         bad = np.flatnonzero(~np.isfinite(found[:, 0]))
         if len(bad):
             where = batch - len(pending) + 1 + int(bad[0])
-            raise StageError(
-                f"training: the loss is {found[bad[0], 0]} in epoch {epoch}, batch {where} of {n_batches}; "
-                f"lower --train.learning_rate (now {self.options.learning_rate:g})"
-            )
+            loss = f"the loss is {found[bad[0], 0]} in epoch {epoch}, batch {where} of {n_batches}"
+            raise diverged(loss, self.options)
         total: NDArray[np.float64] = found.sum(axis=0)
         return total
+
+
+def diverged(what: str, options: LoopOptions) -> StageError:
+    """The error that ends a training whose losses are no numbers any more."""
+    return StageError(f"training: {what}; lower --train.learning_rate (now {options.learning_rate:g})")

@@ -70,7 +70,10 @@ def tune_trials(
     if not left:
         return
     allotted = allocation(config, [plan.trial for plan in left])
-    watch = _watch(config, writer, plans, done)
+    node = ray.get_runtime_context().get_node_id()
+    here = {"ray.io/node-id": node}
+    address = next(item["NodeManagerAddress"] for item in ray.nodes() if item["NodeID"] == node)
+    watch = _watch(config, writer, plans, done, here)
     reference = ray.put(weights)
 
     def driver(parameters: dict[str, Any]) -> None:
@@ -83,9 +86,7 @@ def tune_trials(
             # What only follows a trial stays on this machine, so that no other one's loss ends it, and takes no CPU.
             tune.with_resources(
                 driver,
-                tune.PlacementGroupFactory(
-                    [{f"node:{ray.util.get_node_ip_address()}": 0.001}], bundle_label_selector=[_here()]
-                ),
+                tune.PlacementGroupFactory([{f"node:{address}": 0.001}], bundle_label_selector=[here]),
             ),
             param_space={"trial": tune.grid_search([plan.trial.name for plan in left])},
             tune_config=tune.TuneConfig(
@@ -115,7 +116,9 @@ def tune_trials(
         raise StageError(f"{writer.table}: trial {trial} failed: {reason}{others}; finished trials are kept")
 
 
-def _watch(config: Config, writer: TableWriter, plans: dict[str, TrialPlan], done: set[str]) -> Any:
+def _watch(
+    config: Config, writer: TableWriter, plans: dict[str, TrialPlan], done: set[str], here: dict[str, str]
+) -> Any:
     """The watch of a sweep, on this process's node: it must not be lost with a worker's."""
     import ray
 
@@ -131,14 +134,7 @@ def _watch(config: Config, writer: TableWriter, plans: dict[str, TrialPlan], don
         for name in sorted(done):
             rows = read_result(writer, plans[name].trial).rows
             halving.record(name, [figure_of_merit(row["val_accuracy"], row["val_loss"]) for row in rows])
-    return ray.remote(num_cpus=0, label_selector=_here())(Watch).remote(epochs, halving, writer)
-
-
-def _here() -> dict[str, str]:
-    """The node of this process, as a label selector."""
-    import ray
-
-    return {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    return ray.remote(num_cpus=0, label_selector=here)(Watch).remote(epochs, halving, writer)
 
 
 def rivals_of(trial: Trial, config: Config) -> str:

@@ -71,6 +71,10 @@ def test_a_file_of_weights_is_really_read(tmp_path: Path) -> None:
     broken = check_weights(str(tmp_path / "part.pth"))
     assert broken.state == "fail"
     assert "is missing: this is not a VGG-16" in broken.seen
+    other = check_weights(str(tmp_path / "part.pth"), "resnet18")
+    assert "layer conv1.weight is missing: this is not a resnet18" in other.seen
+    nowhere = check_weights("imagenet", "resnet19")
+    assert "'resnet19' is no classifier of torchvision" in nowhere.seen
     unknown = check_weights("vgg-nineteen")
     assert unknown.state == "fail"
     assert "'vgg-nineteen' is not allowed" in unknown.seen

@@ -220,6 +220,22 @@ def test_a_learning_rate_far_too_high_is_stopped() -> None:
         train(Tiny(), replace(OPTIONS, learning_rate=1e30))
 
 
+def test_weights_that_ran_away_in_the_last_step_are_told_by_the_validation_loss_and_kept_by_nobody() -> None:
+    model, seen = Tiny(), list[int]()
+
+    def poison(done: int, total: int) -> None:
+        if seen and done == total:
+            model.logit.bias.data.fill_(float("inf"))
+
+    def keep(result: EpochResult, _: LoopState) -> bool:
+        seen.append(result.epoch)
+        return False
+
+    with pytest.raises(StageError, match=r"validation loss is (nan|inf) after epoch 2; lower --train.learning_rate"):
+        train(model, on_batch=poison, on_epoch=keep)
+    assert seen == [1]
+
+
 def subset(pictures: ImageSet, pick: Callable[[np.ndarray], np.ndarray]) -> ImageSet:
     rows = np.flatnonzero(pick(pictures.labels.numpy()))
     return image_set(pictures.images.numpy()[rows], pictures.labels.numpy()[rows], pictures.post_ids[rows])

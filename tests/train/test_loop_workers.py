@@ -1,4 +1,4 @@
-"""Two processes on loopback give what one gives."""
+"""Two and three processes on loopback give what one gives."""
 
 import os
 from dataclasses import replace
@@ -19,7 +19,8 @@ from raypipe.train.images import prepare_batch
 from raypipe.train.init import unit_variance_init
 from raypipe.train.loop import fit
 from raypipe.train.model import build_model
-from raypipe.train.state import EpochResult, LoopOptions
+from raypipe.train.recipe import MODERN
+from raypipe.train.state import EpochResult, LoopOptions, LoopState
 from raypipe.train.weights import TORCHVISION, load_weights
 from tests.train.small import TARGETS, Tiny, draw, draw_labelled
 
@@ -58,6 +59,40 @@ def cached_run(group: Any) -> dict[str, Any]:
     return {"rows": rows(results), "model": {"logit.weight": model.logit.weight.detach()}}
 
 
+def modern_run(group: Any) -> dict[str, Any]:
+    """The modern form, whose crops, rates and averaged weights must not depend on the workers either."""
+    model, options = Tiny(), replace(OPTIONS, recipe=MODERN, learning_rate=0.01)
+    sets, d = (draw(70, 0), draw(31, 1)), CONFIGURATIONS["D"]
+    results = fit(model, d, *sets, options, preprocessing=TORCHVISION, group=group)
+    return {"rows": rows(results), "model": model.state_dict()}
+
+
+def end_to_end_run(group: Any) -> dict[str, Any]:
+    """B, all of VGG-16 in training."""
+    train, val = draw(9, 0, size=32), draw(5, 1, size=32)
+    model = build_model(CONFIGURATIONS["B"], image_size=32, weights=load_weights("random"), seed=0)
+    unit_variance_init(model, prepare_batch(train.images, TORCHVISION))
+    options = replace(OPTIONS, epochs=2, batch_size=4, learning_rate=0.0001)
+    results = fit(model, CONFIGURATIONS["B"], train, val, options, preprocessing=TORCHVISION, group=group)
+    return {"rows": rows(results), "model": {"logit.weight": model.logit.weight.detach()}}
+
+
+def resumed_run(group: Any, folder: str) -> dict[str, Any]:
+    """Interrupted after the first epoch; all workers go on from what the first of them had saved."""
+    d, sets, path = CONFIGURATIONS["D"], (draw(70, 0), draw(31, 1)), Path(folder) / "state"
+    rank = dist.get_rank(group) if group is not None else 0
+
+    def interrupt(_: EpochResult, state: LoopState) -> bool:
+        if rank == 0:
+            state.save(path)
+        return True
+
+    before = fit(Tiny(), d, *sets, OPTIONS, preprocessing=TORCHVISION, group=group, on_epoch=interrupt)
+    start, model = LoopState.load(path), Tiny(seed=99)
+    after = fit(model, d, *sets, OPTIONS, preprocessing=TORCHVISION, group=group, start=start)
+    return {"rows": rows([*before, *after]), "model": model.state_dict()}
+
+
 def stopped_run(group: Any, rank: int) -> int:
     """Epochs that ran where the second worker alone wants to stop after the second."""
     stop = lambda result, _: rank == 1 and result.epoch == 2  # noqa: E731
@@ -74,12 +109,16 @@ def diverged_run(group: Any) -> str:
     return "no error"
 
 
-def work(rank: int, folder: str) -> None:
+def join(rank: int, folder: str, size: int) -> Any:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     store = f"file://{folder}/rendezvous"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
-    group = dist.group.WORLD
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=size, timeout=timedelta(seconds=120))
+    return dist.group.WORLD
+
+
+def work(rank: int, folder: str) -> None:
+    group = join(rank, folder, 2)
     found = {
         "even": tiny_run(group, 64),
         "partial": tiny_run(group, 70),
@@ -88,12 +127,31 @@ def work(rank: int, folder: str) -> None:
         # The first worker's weights count, whatever the second starts from.
         "unlike": tiny_run(group, 70, seed=rank),
         "cached": cached_run(group),
+        "modern": modern_run(group),
+        "end_to_end": end_to_end_run(group),
+        "resumed": resumed_run(group, folder),
         **{kind: head_run(group, kind) for kind in ("classes", "tags", "score")},
         "stopped": stopped_run(group, rank),
         "diverged": diverged_run(group),
     }
     torch.save(found, f"{folder}/{rank}")
     dist.destroy_process_group()
+
+
+def work_of_three(rank: int, folder: str) -> None:
+    group = join(rank, folder, 3)
+    # The last batch has two pictures, and the third worker none.
+    found = {"two_left": tiny_run(group, 66), "cached": cached_run(group), "tags": head_run(group, "tags")}
+    torch.save(found, f"{folder}/{rank}")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of three workers found."""
+    folder = tmp_path_factory.mktemp("three")
+    mp.spawn(work_of_three, args=(str(folder),), nprocs=3)
+    return [torch.load(Path(folder) / str(rank), weights_only=False) for rank in range(3)]
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +185,31 @@ def test_cached_features_too(two: list[dict[str, Any]]) -> None:
     alone = cached_run(None)
     for found in two:
         same(found["cached"], alone)
+
+
+def test_the_modern_form_too(two: list[dict[str, Any]]) -> None:
+    alone = modern_run(None)
+    for found in two:
+        same(found["modern"], alone)
+
+
+def test_the_whole_network_too(two: list[dict[str, Any]]) -> None:
+    alone = end_to_end_run(None)
+    for found in two:
+        same(found["end_to_end"], alone)
+
+
+def test_two_workers_that_were_interrupted_too(two: list[dict[str, Any]]) -> None:
+    alone = tiny_run(None, 70)
+    for found in two:
+        same(found["resumed"], alone)
+
+
+def test_three_workers_of_whom_one_has_no_picture_of_the_last_batch(three: list[dict[str, Any]]) -> None:
+    expected = {"two_left": tiny_run(None, 66), "cached": cached_run(None), "tags": head_run(None, "tags")}
+    for found in three:
+        for case, alone in expected.items():
+            same(found[case], alone)
 
 
 @pytest.mark.parametrize("kind", ["classes", "tags", "score"])

@@ -13,7 +13,7 @@ from raypipe.config import Config
 from raypipe.errors import InputError
 from raypipe.train.pipeline import find_target, prepare_pictures
 from raypipe.train.target import Target
-from tests.training_root import SPLITS, relabel
+from tests.training_root import SPLITS, jpeg, relabel, write_images, write_labels
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,39 @@ def test_pictures_come_with_labels_of_each_kind(training: Config, head: str, lab
         bright = found.images[:].float().mean(dim=(1, 2, 3)).numpy() > 128
         assert bright.tolist() == [i % 2 == 1 for i in numbers]
     assert len(pictures.load("none")) == 0
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_pictures_that_no_longer_decode_are_counted_and_left_out(training: Config) -> None:
+    rng = np.random.default_rng(0)
+    images = {f"p{i:03d}": jpeg(rng, 190 if i % 2 else 70) for i in range(len(SPLITS))}
+    storage = training.open_storage()
+    for name in storage.files("images"):
+        storage.delete(f"images/{name}")
+    write_images(training, {**images, "p003": images["p003"][:200], "p026": b"no picture"})
+    pictures = prepare_pictures(training)
+    record = tables.get_record(storage, pictures.table)
+    assert record.facts["undecodable"] == 2
+    assert "p003" not in pictures.load("train").post_ids
+    assert [len(pictures.load(split)) for split in ("train", "val", "test")] == [23, 7, 8]
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize(
+    ("label", "split", "message"),
+    [
+        (lambda i: ("bottom", "top")[i % 2], lambda _: "train", "no picture in the split val; set --label.val above 0"),
+        (lambda i: ("bottom", "top")[i % 2], lambda _: "val", "no picture in the split train; set --label.val above 0"),
+        (
+            lambda i: ("bottom", "top")[SPLITS[i] == "val"],
+            lambda i: SPLITS[i],
+            r"all training pictures are 'bottom'; \('bottom', 'top'\) are needed",
+        ),
+    ],
+)
+def test_a_split_that_cannot_be_trained_on_is_one_line(
+    training: Config, label: Callable[[int], str], split: Callable[[int], str], message: str
+) -> None:
+    write_labels(training, [{"post_id": f"p{i:03d}", "label": label(i), "split": split(i)} for i in range(40)])
+    with pytest.raises(InputError, match=rf"labels: {message}"):
+        prepare_pictures(training)

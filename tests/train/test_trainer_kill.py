@@ -4,6 +4,7 @@ the one under way. That the others are not is told by their speed, which no seco
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -54,7 +55,7 @@ class Run:
         options |= {"weights": "random", "learning_rate": train.learning_rate, "dtype": "float32"}
         command = [sys.executable, "-m", "raypipe", "train", "--root", self.config.root, "--ray.dashboard", "false"]
         command += [word for name, value in options.items() for word in (f"--train.{name}", str(value))]
-        command += ["--ray.num_cpus", "2", *words]
+        command += ["--ray.num_cpus", "1", *words]
         if self.config.storage.endpoint:
             command += ["--storage.endpoint", self.config.storage.endpoint, "--storage.region", "us-east-1"]
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
@@ -77,17 +78,19 @@ class Run:
 
     def checkpoint(self) -> list[dict[str, Any]]:
         """Rows of the epochs that the latest checkpoint holds; none before there is one."""
-        found = [name for name in self.storage.files("train/x") if name.endswith("/rows.pt")]
-        rows: list[list[dict[str, Any]]] = [[]]
-        for name in found:
-            try:
-                path = self.log.with_suffix(".rows")
-                path.write_bytes(self.storage.read(f"train/x/{name}"))
-                rows.append(torch.load(path, weights_only=True))
-            except (OSError, RuntimeError, EOFError):
-                # Replaced by a newer one, or still being written.
+        for name in self.storage.files("train/x"):
+            if not name.endswith("/checkpoint_manager_snapshot.json"):
                 continue
-        return max(rows, key=len)
+            try:
+                # What Ray Train goes on from; another folder may still be on its way.
+                latest = json.loads(self.storage.read(f"train/x/{name}"))["latest_checkpoint_result"]
+                path = f"train/x/{name.rpartition('/')[0]}/{latest['checkpoint_dir_name']}/rows.pt"
+                rows: list[dict[str, Any]] = torch.load(io.BytesIO(self.storage.read(path)), weights_only=True)
+            except (OSError, ValueError, TypeError):
+                # Being replaced by the next.
+                continue
+            return rows
+        return []
 
     def check(self, *, kept: list[dict[str, Any]], text: str = "") -> None:
         """The epochs of `kept` stand as they were, and all losses are those of a training that nobody disturbed."""
@@ -95,7 +98,7 @@ class Run:
         assert [row["epoch"] for row in rows] == list(range(1, EPOCHS + 1))
         assert rows[: len(kept)] == kept
         assert text in self.log.read_text()
-        torch.set_num_threads(2)
+        torch.set_num_threads(1)
         pictures = prepare_pictures(self.config)
         plan = TrialPlan(Trial("B", 0), self.config.train, pictures, tables.TableWriter(self.storage, "train/y", "y"))
         whole = run_trial(plan, load_weights("random"), device="cpu")

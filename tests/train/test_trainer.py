@@ -1,0 +1,34 @@
+"""A trial on Ray Train that comes to nothing: what is said, and what is left of it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from raypipe.config import Config
+from raypipe.errors import StageError
+from raypipe.predict import pipeline
+from raypipe.train import sweep
+from tests.training_root import change
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_loss_that_is_no_number_leaves_the_best_epoch_before_it(training: Config, tmp_path: Path) -> None:
+    # Far too high a rate: the second step runs away.
+    config = change(training, train={"config": "B", "name": "x", "learning_rate": 1.0, "save": "best"})
+    with pytest.raises(StageError, match=r"train/x: trial B-0 failed: training: the .*loss is nan .*epoch 2") as said:
+        sweep.run_one(config)
+    found = re.search(r"its best epoch so far: --predict.model (\S+/best\.safetensors);", str(said.value))
+    assert found
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    rows = pd.read_parquet(f"{config.root}/images", columns=["post_id", "image"])
+    for row in rows.head(3).itertuples():
+        (pictures / f"{row.post_id}.jpg").write_bytes(row.image)
+    pipeline.run(change(config, predict={"model": found[1], "inputs": [str(pictures)]}))
+    predicted = pd.read_parquet(f"{config.root}/predict/default")
+    assert predicted["error"].isna().all()
+    assert predicted["probability"].between(0, 1).all()
