@@ -20,6 +20,9 @@ from raypipe.train.target import Target
 if TYPE_CHECKING:
     from raypipe.train.images import ImageSet
 
+ENDED = "_ended"
+"""Folder of a file for each trial that the sweep ended early."""
+
 
 @dataclass(frozen=True)
 class Trial:
