@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from raypipe.train.images import ImageSet
     from raypipe.train.shards import RowSource, Shards
 
+ENDED = "_ended"
+"""Folder of a file for each trial that the sweep ended early."""
+
 
 @dataclass(frozen=True)
 class Trial:

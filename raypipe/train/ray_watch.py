@@ -1,4 +1,7 @@
-"""How a person follows trials, and how trials end early: an actor that trials tell how far they are."""
+"""How a person follows trials, and how trials end early: an actor that trials tell how far they are.
+
+Light enough for the processes that only pass a trial on: nothing here needs torch before a worker speaks.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,7 @@ from rich.table import Table
 
 from raypipe.progress import Progress, say
 from raypipe.train.halving import Halving
-from raypipe.train.metrics import figure_of_merit
-from raypipe.train.results import ENDED
+from raypipe.train.plan import ENDED
 
 if TYPE_CHECKING:
     from raypipe.tables import TableWriter
@@ -114,14 +116,16 @@ class Watch:
         before = self._running.get(trial) or Running(trial, self._all[trial])
         self._keep(replace(before, whole=whole, done=done, total=total))
 
-    def epoch(self, trial: str, rows: list[dict[str, Any]]) -> bool:
-        """A trial has done the epochs of `rows`; whether it ends here, though epochs are left."""
-        self._keep(Running(trial, self._all[trial], whole=rows[-1]["epoch"], row=rows[-1]))
-        merits = [figure_of_merit(row["val_accuracy"], row["val_loss"]) for row in rows]
+    def epoch(self, trial: str, row: dict[str, Any], merits: list[float]) -> bool:
+        """A trial has done the epoch of `row`; whether it ends here, though epochs are left.
+
+        `merits` are those of all its epochs (`raypipe.train.metrics.figure_of_merit`).
+        """
+        self._keep(Running(trial, self._all[trial], whole=row["epoch"], row=row))
         if self._halving is None or self._halving.goes_on(trial, merits):
             return False
         if trial not in self._ended and self._writer is not None:
-            self._writer.write_file(f"{ENDED}/{trial}", f"asha, after epoch {len(rows)}\n".encode())
+            self._writer.write_file(f"{ENDED}/{trial}", f"asha, after epoch {len(merits)}\n".encode())
         self._ended.add(trial)
         return True
 
@@ -183,8 +187,11 @@ class Word:
             return False
         import ray
 
+        from raypipe.train.metrics import figure_of_merit
+
         self._whole = rows[-1]["epoch"]
-        return bool(ray.get(self._watch.epoch.remote(self._trial, rows)))
+        merits = [figure_of_merit(row["val_accuracy"], row["val_loss"]) for row in rows]
+        return bool(ray.get(self._watch.epoch.remote(self._trial, rows[-1], merits)))
 
 
 def running_table(running: list[Running]) -> Table:

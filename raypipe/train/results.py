@@ -20,8 +20,6 @@ from raypipe.train.plan import Trial
 from raypipe.train.target import Target
 
 TRIALS = "_trials"
-ENDED = "_ended"
-"""Folder of a file for each trial that the sweep ended early."""
 
 
 @dataclass(frozen=True)

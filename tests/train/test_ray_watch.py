@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -32,7 +34,7 @@ def test_a_look_sees_epochs_the_latest_word_and_each_line_once() -> None:
     watch.batch("A-0", 0, 8, 32)
     seen = watch.look()
     assert (seen.epochs, seen.note) == (0.25, "A-0 epoch 1/4 8/32")
-    assert not watch.epoch("A-0", [row(1)])
+    assert not watch.epoch("A-0", row(1), [0.5])
     watch.batch("B-0", 0, 16, 32)
     seen = watch.look()
     assert seen.epochs == 1.5
@@ -51,7 +53,7 @@ def test_a_look_sees_epochs_the_latest_word_and_each_line_once() -> None:
 
 def test_a_score_is_followed_by_its_loss() -> None:
     watch = Watch({"C-0": 2})
-    watch.epoch("C-0", [row(1, None)])
+    watch.epoch("C-0", row(1, None), [-0.125])
     assert watch.look().note == "C-0 epoch 1/2 · loss train 0.250 val 0.125 · 1,234 pictures/s"
 
 
@@ -73,11 +75,16 @@ def test_a_trial_behind_its_rivals_ends_leaves_a_file_and_ends_again_when_asked_
     writer = TableWriter(storage, "sweep", "run")
     epochs = {"A-0": 9, "A-1": 9}
     watch = Watch(epochs, Halving(dict.fromkeys(epochs, "A"), epochs, 1, 3), writer)
-    assert not watch.epoch("A-0", [row(1, 0.6)])
-    assert watch.epoch("A-1", [row(1, 0.5)])
-    assert watch.epoch("A-1", [row(1, 0.5)])
+    assert not watch.epoch("A-0", row(1, 0.6), [0.6])
+    assert watch.epoch("A-1", row(1, 0.5), [0.5])
+    assert watch.epoch("A-1", row(1, 0.5), [0.5])
     assert storage.read("sweep/_staging/run/_ended/A-1") == b"asha, after epoch 1\n"
     watch.finish("A-1", "best validation accuracy 0.500")
     seen = watch.look()
     assert seen.lines == ["  A-1: best validation accuracy 0.500 (ended early by asha)"]
     assert seen.epochs == pytest.approx(1 + 9)
+
+
+def test_processes_that_pass_a_trial_on_need_no_torch() -> None:
+    program = "import sys, raypipe.train.trainer; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -126,22 +124,3 @@ def test_train_writes_one_configuration_with_two_workers_alike(training: Config)
         "checkpoints/C-0/best.safetensors"
     ]
     assert tables.get_record(storage, "train/one").facts["weights"] == "random"
-
-
-@pytest.mark.cluster
-@pytest.mark.timeout(1800)
-def test_trials_that_take_half_a_gpu_are_placed_and_trained(training: Config) -> None:
-    # Ray counts the GPU that it is told of; where torch finds none, the trials that hold it train on the CPU.
-    program = (
-        "import ray, sys; from raypipe.options import load_config; from raypipe.train import sweep\n"
-        "ray.init(address='local', num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)\n"
-        "sweep.run(load_config(root=sys.argv[1], train={'weights': 'random', 'image_size': 32, 'epochs': 3, "
-        "'dtype': 'float32', 'save': 'none'}, sweep={'configs': ['A'], 'seeds': 2}))\n"
-    )
-    command = [sys.executable, "-c", program, training.root]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=1700)
-    assert done.returncode == 0, done.stderr
-    rows = json.loads((Path(training.root) / "sweep" / "results.json").read_text())
-    assert sorted((row["trial"], row["epoch"]) for row in rows) == [
-        (f"A-{seed}", epoch) for seed in (0, 1) for epoch in (1, 2, 3)
-    ]

@@ -74,7 +74,7 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(training: Config, tmp_
     root = Path(training.root)
     words = {
         "root": root, "ray.dashboard": "false", "ray.num_cpus": 2, "sweep.configs": "B", "train.weights": "random",
-        "train.image_size": 32, "train.epochs": EPOCHS, "train.learning_rate": 0.01, "train.dtype": "float32",
+        "train.image_size": 32, "train.epochs": EPOCHS, "train.learning_rate": 0.001, "train.dtype": "float32",
     }  # fmt: skip
     command = [sys.executable, "-m", "raypipe", "sweep", *(f"--{name}={value}" for name, value in words.items())]
 
@@ -100,7 +100,7 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(training: Config, tmp_
     assert (done.returncode, done.stderr) == (0, "")
     rows = json.loads((root / "sweep" / "results.json").read_text())
     assert [row["epoch"] for row in rows] == list(range(1, EPOCHS + 1))
-    whole = uninterrupted(change(training, train={"epochs": EPOCHS}), tmp_path)
+    whole = uninterrupted(change(training, train={"epochs": EPOCHS, "learning_rate": 0.001}), tmp_path)
     for name in ("train_loss", "val_loss", "train_accuracy", "val_accuracy"):
         assert [row[name] for row in rows] == pytest.approx([row[name] for row in whole.rows], rel=1e-5), name
 
