@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from raypipe.train.shards import RowSource, Shards
     from raypipe.train.trial import Progressed
 
+# As gloo and NCCL put it, in the workers that are left.
+_CUT_OFF = ("Connection closed by peer", "Connection reset by peer", "ncclRemoteError", "ncclSystemError")
 _STATE, _ROWS = "last.pt", "rows.pt"
 
 
@@ -61,7 +63,10 @@ def _loss(failures: Mapping[int, Exception], error: Exception) -> str:
     if lost:
         who = f"worker {lost[0]}" if len(lost) == 1 else f"workers {', '.join(map(str, lost))}"
         return f"{who} of {max(own) + 1 if len(own) > 1 else 1} lost: its process was killed, or its machine is gone"
-    return f"a worker failed: {one_line(cause(next(iter(own.values()), error)))}"
+    reason = one_line(cause(next(iter(own.values()), error)))
+    if len(own) > 1 and any(word in reason for word in _CUT_OFF):
+        return "a worker lost the connection to another one: its process was killed, or its machine is gone"
+    return f"a worker failed: {reason}"
 
 
 def _kept(plan: TrialPlan) -> str:

@@ -95,7 +95,7 @@ class Run:
     def check(self, *, kept: list[dict[str, Any]], text: str = "") -> None:
         """The epochs of `kept` stand as they were, and all losses are those of a training that nobody disturbed."""
         rows = json.loads(self.storage.read("train/x/results.json"))
-        assert [row["epoch"] for row in rows] == list(range(1, EPOCHS + 1))
+        assert [row["epoch"] for row in rows] == list(range(1, self.config.train.epochs + 1))
         assert rows[: len(kept)] == kept
         assert text in self.log.read_text()
         torch.set_num_threads(1)
@@ -170,16 +170,17 @@ def anywhere(slow: Config, request: pytest.FixtureRequest) -> Config:
 
 
 def test_the_driver_is_killed(anywhere: Config, run_of: Callable[[Config], Run]) -> None:
-    run = run_of(anywhere)
+    # Workers go on until Ray sees that their driver is gone: there must be epochs left by then.
+    run = run_of(change(anywhere, train={"epochs": 2 * EPOCHS}))
     process = run.start()
-    run.wait(process, lambda: len(run.checkpoint()) >= 2)
+    run.wait(process, run.checkpoint)
     children = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait(60) == -signal.SIGKILL
     # Ray's own processes end with their driver; a checkpoint that was being written may still appear.
-    psutil.wait_procs(children, timeout=60)
+    psutil.wait_procs(children, timeout=30)
     kept = run.checkpoint()
-    assert 2 <= len(kept) < EPOCHS
+    assert 1 <= len(kept) < 2 * EPOCHS
     process = run.start()
     assert process.wait(SECONDS) == 0, run.text
     run.check(kept=kept)
@@ -214,4 +215,5 @@ def test_the_node_of_a_worker_is_lost_and_another_joins(
     cluster.add_node(num_cpus=1)
     assert process.wait(SECONDS) == 0, run.text
     assert len(kept) < EPOCHS
-    run.check(kept=kept, text="lost: its process was killed, or its machine is gone")
+    # Of two workers, the one that is left is heard first.
+    run.check(kept=kept, text="its process was killed, or its machine is gone; it goes on from its last checkpoint")
