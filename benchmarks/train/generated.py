@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from raypipe.train.choices import Compile
 from raypipe.train.configurations import CONFIGURATIONS
 from raypipe.train.features import DType
 from raypipe.train.images import ImageSet, image_set
@@ -31,6 +32,7 @@ class Task:
     epochs: int
     device: str
     dtype: DType
+    compile: Compile = "none"
 
 
 def pictures(n: int, size: int, seed: int) -> ImageSet:
@@ -58,6 +60,7 @@ def train(
         seed=0,
         dtype=task.dtype,
         device=task.device,
+        compile=task.compile,
     )
     preprocessing = weights.preprocessing
     return fit(model, configuration, training, val, options, preprocessing=preprocessing, group=group, on_epoch=see)

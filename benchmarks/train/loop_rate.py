@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -17,7 +17,7 @@ from benchmarks import results
 from benchmarks.train.generated import Task, measured, pictures
 from benchmarks.train.generated import train as fit_generated
 from benchmarks.train.reference import seconds_of_epoch
-from raypipe.train.choices import arithmetic_for
+from raypipe.train.choices import Compile, arithmetic_for
 from raypipe.train.configurations import CONFIGURATIONS
 from raypipe.train.images import ImageSet
 
@@ -53,6 +53,7 @@ def _arguments() -> Any:
     made.add_argument("--batches", type=lambda text: [int(word) for word in text.split(",")], default="32,256")
     made.add_argument("--device", default="cuda" if gpu else "cpu")
     made.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"])
+    made.add_argument("--compile", default="none", choices=get_args(Compile), help="torch.compile of our network")
     made.add_argument("--workers", type=int, default=8 if gpu else 0, help="loader processes of the peer")
     made.add_argument("--table1", action="store_true", help="also train the whole of table 1, once")
     made.add_argument("--no-peer", action="store_true", help="leave torchvision's recipe out")
@@ -62,7 +63,7 @@ def _arguments() -> Any:
 
 
 def _ours(letter: str, train: ImageSet, val: ImageSet, batch: int, given: Any) -> dict[str, Any]:
-    task = Task(letter, batch, 2, given.device, given.dtype)
+    task = Task(letter, batch, 2, given.device, given.dtype, given.compile)
     return {"program": "raypipe", **measured(task, train, val)}
 
 
@@ -77,7 +78,7 @@ def _table_1(train: ImageSet, val: ImageSet, given: Any) -> dict[str, float]:
     seconds = {}
     for letter, epochs in _EPOCHS.items():
         started = time.perf_counter()
-        fit_generated(Task(letter, given.batches[0], epochs, given.device, given.dtype), train, val)
+        fit_generated(Task(letter, given.batches[0], epochs, given.device, given.dtype, given.compile), train, val)
         seconds[letter] = time.perf_counter() - started
         print(f"table 1, {letter}: {epochs} epochs in {seconds[letter]:.1f} s", flush=True)
     return seconds
@@ -126,7 +127,7 @@ def _report(given: Any, runs: list[dict[str, Any]], seconds: dict[str, float] | 
         goals.append(results.goal("seconds of table 1", sum(seconds.values()), _GOAL_TABLE_S, at_least=False))
     for found in goals:
         print(results.said(found))
-    keys = ("images", "val", "size", "batches", "device", "dtype", "workers", "runs")
+    keys = ("images", "val", "size", "batches", "device", "dtype", "compile", "workers", "runs")
     content = {
         "configuration": {key: getattr(given, key) for key in keys} | {"torch": torch.__version__},
         "device": torch.cuda.get_device_name() if given.device.startswith("cuda") else "cpu",

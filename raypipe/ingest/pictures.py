@@ -8,7 +8,6 @@ import io
 import warnings
 from dataclasses import dataclass
 
-import imagehash
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
@@ -185,6 +184,9 @@ def perceptual_hash(image: Image.Image) -> int:
 
     Bit 63 is the hash's first. Near duplicates differ in few bits; so does the hash of the full-size picture.
     """
+    # With scipy a slow import, which training on a bare machine need not have.
+    import imagehash
+
     turn = _UPRIGHT.get(orientation(image))
     shrink_on_load(image, "L", (_HASH_SIDE, _HASH_SIDE))
     grey = image if image.mode == "L" else to_rgb(image).convert("L")
