@@ -82,6 +82,8 @@ def test_lists_of_words(given: Any) -> None:
         ("train.config", "E", "'A', 'B', 'C' or 'D'"),
         ("train.epochs", 0, "epochs must be 1 or more"),
         ("train.epochs", {"A": 0}, "epochs must be 1 or more"),
+        ("train.learning_rate", 0, "a learning rate must be above 0"),
+        ("train.learning_rate", {"B": -1}, "a learning rate must be above 0"),
         ("train.image_size", 31, "greater than or equal to 32"),
         ("train.batch_size", 1.5, "valid integer"),
         ("sweep.configs", [], "at least 1 item"),

@@ -56,6 +56,10 @@ class JudgeOptions(Section):
     )
 
 
+_EPOCHS = {"A": 12, "B": 9, "C": 8, "D": 20}
+"""The paper's, of its table 1."""
+
+
 class TrainOptions(Section):
     """Fine-tuning VGG-16 (paper, section 5)."""
 
@@ -71,9 +75,7 @@ class TrainOptions(Section):
         "paper", "the paper's SGD, or today's: AdamW, cosine, smoothed labels, random crops, averaged weights"
     )
     image_size: int = option(224, "pixels of a side", ge=32)
-    epochs: int | dict[Letter, int] = option(
-        {"A": 12, "B": 9, "C": 8, "D": 20}, "epochs, one number or one a configuration"
-    )
+    epochs: int | dict[Letter, int] = option(dict(_EPOCHS), "epochs, one number or one a configuration")
     batch_size: int = option(32, "pictures in a step, over all workers", ge=1)
     learning_rate: float | dict[Letter, float] | None = option(
         None, "one number or one a configuration; 0.001 for the paper's form, 0.0001 for the modern, where absent"
@@ -127,6 +129,14 @@ class TrainOptions(Section):
     def _positive(cls, value: int | dict[str, int]) -> int | dict[str, int]:
         if any(number < 1 for number in (value.values() if isinstance(value, dict) else [value])):
             raise ValueError("epochs must be 1 or more")
+        # The paper's for configurations of which nothing is said.
+        return {**_EPOCHS, **value} if isinstance(value, dict) else value
+
+    @field_validator("learning_rate")
+    @classmethod
+    def _above_zero(cls, value: float | dict[str, float] | None) -> float | dict[str, float] | None:
+        if any(not rate > 0 for rate in (value.values() if isinstance(value, dict) else [value]) if rate is not None):
+            raise ValueError("a learning rate must be above 0")
         return value
 
 

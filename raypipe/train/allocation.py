@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from raypipe.config import Config
 from raypipe.errors import ConfigError
 from raypipe.train.plan import Trial, for_configuration
 
 _MOST_CPUS_PER_GPU = 8
+# What the smallest nodes with a GPU have, where none is there yet.
+_CPUS_OF_A_NODE_TO_COME = 4
+
+
+class Node(NamedTuple):
+    """What one machine has: a worker has its place on one of them."""
+
+    cpus: float
+    gpus: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -30,12 +40,13 @@ class Allocation:
     concurrent: int
 
 
-def allocate(config: Config, trials: Sequence[Trial], gpus: float, cpus: float, grows: bool = False) -> Allocation:
-    """`gpus` and `cpus` are all that there is, or all so far where the cluster `grows` when asked.
+def allocate(config: Config, trials: Sequence[Trial], nodes: Sequence[Node], grows: bool = False) -> Allocation:
+    """`nodes` are all that there are, or all so far where the cluster `grows` when asked.
 
     Raises ConfigError where one trial alone asks for more than there is: it would wait for ever.
     """
     workers, concurrent = config.train.workers, config.sweep.concurrent
+    gpus, cpus = sum(node.gpus for node in nodes), sum(int(node.cpus) for node in nodes)
     use_gpu = gpus > 0 if config.train.gpu is None else config.train.gpu
     there, what = (gpus, "GPU") if use_gpu else (cpus, "CPU")
     # Nodes that start when asked are waited for; how many there will be, only the person knows.
@@ -48,14 +59,22 @@ def allocate(config: Config, trials: Sequence[Trial], gpus: float, cpus: float, 
         )
     if not use_gpu:
         at_a_time = concurrent or 1
-        each = Hardware(workers, False, max(1, int(cpus // (workers * at_a_time))))
+        each = Hardware(workers, False, _cpus_each(nodes, workers * at_a_time))
         return Allocation({trial.name: each for trial in trials}, at_a_time)
-    cpus_per_gpu = max(1, min(_MOST_CPUS_PER_GPU, int(cpus // max(1, gpus))))
+    by_node = [int(node.cpus // node.gpus) for node in nodes if node.gpus] or [_CPUS_OF_A_NODE_TO_COME]
+    cpus_per_gpu = max(1, min(_MOST_CPUS_PER_GPU, *by_node))
     hardware = {}
     for trial in trials:
         share = _share(config, trial) if len(trials) > 1 else 1.0
         hardware[trial.name] = Hardware(workers, True, max(1, int(cpus_per_gpu * share)), share)
     return Allocation(hardware, concurrent or _most(list(hardware.values()), gpus))
+
+
+def _cpus_each(nodes: Sequence[Node], workers: int) -> int:
+    """The most CPUs that each of so many workers can have at once, every one on one node; 1 where not all have room."""
+    most = max((int(node.cpus) for node in nodes), default=1)
+    fitting = (n for n in range(most, 1, -1) if sum(int(node.cpus // n) for node in nodes) >= workers)
+    return next(fitting, 1)
 
 
 def _share(config: Config, trial: Trial) -> float:

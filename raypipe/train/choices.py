@@ -62,7 +62,7 @@ def rows_choice(what: str, source: RowSource, room: float) -> Choice:
     device = getattr(source, "device", torch.device("cpu"))
     if device.type == "cpu":
         return Choice(what, "in main memory", f"{size}{on_gpu}")
-    return Choice(what, "in the GPU's memory", f"{size} fit into its {room / 1e9:,.1f} GB of room")
+    return Choice(what, "in the GPU's memory", f"{size}, which it has room for")
 
 
 def compile_choice(mode: Compile, frozen: bool) -> Choice:

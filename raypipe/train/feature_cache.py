@@ -19,7 +19,7 @@ from raypipe.errors import StageError
 from raypipe.storage import Storage
 from raypipe.train.features import DType
 from raypipe.train.model import Network
-from raypipe.train.shards import MappedRows, RowSource, Shards, to_npy
+from raypipe.train.shards import MappedRows, RowSource, Shards, fits_here, to_npy
 from raypipe.train.weights import Preprocessing
 from raypipe.train.workers import Workers
 
@@ -61,10 +61,10 @@ class FeatureCache:
 
         Where there are none, `compute` gives them on every worker, and the first keeps them if there is room.
         """
-        found = workers.rank == 0 and self.storage.exists(self._list(name))
-        if workers.any(found, device):
-            names = tuple(json.loads(self.storage.read(self._list(name))))
-            return MappedRows(self._shards(name, names, dtype, shape)), "found on disk"
+        shards = self._find(name, dtype, shape)
+        # All workers or none: those that find nothing, or have no room for a copy, need the others to compute.
+        if not workers.any(shards is None or not fits_here(shards), device) and shards is not None:
+            return MappedRows(shards), "found on disk"
         features = compute()
         if workers.rank == 0:
             try:
@@ -73,6 +73,12 @@ class FeatureCache:
                 # They can be computed again; the training goes on.
                 return features, f"computed, not kept: {error}"
         return features, "computed and kept"
+
+    def _find(self, name: str, dtype: DType, shape: tuple[int, int]) -> Shards | None:
+        if not self.storage.exists(self._list(name)):
+            return None
+        names = tuple(json.loads(self.storage.read(self._list(name))))
+        return self._shards(name, names, dtype, shape)
 
     def _list(self, name: str) -> str:
         return f"{self.folder}/{FOLDER}/{name}/_files.json"

@@ -3,6 +3,7 @@ pass over either without training."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Literal, Protocol
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from raypipe.train.feed import Feed, pieces
+from raypipe.train.feed import Feed, pieces, room_on
 from raypipe.train.images import prepare_batch
 from raypipe.train.model import Network
 from raypipe.train.shards import RowSource
@@ -112,7 +113,8 @@ class Both:
         self._first, self._second = first, second
         self.shape = torch.Size((2 * len(first), *first.shape[1:]))
         self.dtype = first.dtype
-        if isinstance(first, Tensor) and isinstance(second, Tensor):
+        self._held = isinstance(first, Tensor) and isinstance(second, Tensor) and first.device == second.device
+        if isinstance(first, Tensor) and self._held:
             self.device = first.device
 
     def __len__(self) -> int:
@@ -121,19 +123,31 @@ class Both:
     def __getitem__(self, rows: Tensor) -> Tensor:
         n = len(self._first)
         in_second = rows >= n
-        if isinstance(self._first, Tensor):
+        if self._held:
             # Both are looked up, as to pick by a mask would make a GPU's host wait.
             mask = in_second.view(-1, *[1] * (len(self.shape) - 1))
             return torch.where(mask, self._second[rows % n], self._first[rows % n])
         found = torch.empty((len(rows), *self.shape[1:]), dtype=self.dtype)
-        found[~in_second] = self._first[rows[~in_second]]
-        found[in_second] = self._second[rows[in_second] - n]
+        found[~in_second] = self._first[rows[~in_second]].cpu()
+        found[in_second] = self._second[rows[in_second] - n].cpu()
         return found
 
 
 def in_batches(rows: Rows, size: int) -> list[Rows]:
     """`rows` in order, `size` at a time."""
     return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _halving(forward: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+    """`forward` of a batch, in halves where the device's memory does not suffice for all of it at once."""
+    try:
+        return forward(batch)
+    except torch.OutOfMemoryError:
+        if len(batch) < 2:
+            raise
+    if batch.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return torch.cat([_halving(forward, part) for part in pieces(batch, (len(batch) + 1) // 2)])
 
 
 @torch.no_grad()
@@ -148,7 +162,8 @@ def extract_features(
     workers: Workers | None = None,
     on_batch: OnBatch | None = None,
 ) -> Tensor:
-    """What `model.extract` gives for uint8 `images` [n, 3, s, s], all mirrored if `flip`: `dtype` [n, d] on `device`.
+    """What `model.extract` gives for uint8 `images` [n, 3, s, s], all mirrored if `flip`: `dtype` [n, d] on `device`,
+    or in main memory where that has no room for them.
 
     The workers share the pass, and each has all rows at its end. Nothing is lost by bfloat16 where the arithmetic is.
     """
@@ -156,12 +171,15 @@ def extract_features(
     model.eval()
     inputs = ImageInputs(images, preprocessing, device)
     rows = crew.share(np.arange(len(images)))
-    part = torch.empty((len(rows), model.n_features), dtype=getattr(torch, dtype), device=device)
+    shape, kept_in = (len(rows), model.n_features), getattr(torch, dtype)
+    # Workers exchange what is on their devices; one alone keeps in main memory what does not fit.
+    fits = crew.size > 1 or math.prod(shape) * kept_in.itemsize <= room_on(device)
+    part = torch.empty(shape, dtype=kept_in, device=device if fits else "cpu")
     done = 0
     flips = np.ones(len(images), bool) if flip else None
     for batch in inputs.batches(in_batches(rows, EVALUATION_BATCH), flips):
         with arithmetic(device, dtype):
-            part[done : done + len(batch)] = model.extract(batch)
+            part[done : done + len(batch)] = _halving(model.extract, batch)
         done += len(batch)
         if on_batch:
             on_batch(done, len(rows))
@@ -186,7 +204,8 @@ def evaluate(
     done = 0
     for batch in inputs.batches(in_batches(rows, EVALUATION_BATCH)):
         with arithmetic(device, dtype):
-            found.append(forward(batch).float())
+            # A copy: a compiled network may use its output's memory again.
+            found.append(_halving(forward, batch).to(torch.float32, copy=True))
         done += len(batch)
         if on_batch:
             on_batch(done, len(rows))

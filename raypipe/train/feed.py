@@ -65,7 +65,7 @@ class Feed:
         return (self._pinned(self.source[torch.from_numpy(rows)]) for rows in plan)
 
     def _pinned(self, batch: Tensor) -> Tensor:
-        return batch.pin_memory() if self.device.type == "cuda" else batch
+        return batch.pin_memory() if self.device.type == "cuda" and batch.device.type == "cpu" else batch
 
     def _sent(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:
         """To the device; on a GPU the next batch is copied while this one is worked on."""
@@ -118,6 +118,14 @@ def _read_ahead(batches: Iterator[Tensor]) -> Iterator[Tensor]:
     finally:
         ended.set()
         thread.join()
+
+
+def device_of(name: str) -> torch.device:
+    """The device of that name; a GPU with its number, as tensors name theirs."""
+    device = torch.device(name)
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def pieces(rows: Tensor, sizes: int | list[int]) -> tuple[Tensor, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -110,14 +111,22 @@ def prepare_batch(
     if flip_mask is not None:
         mask = flip_mask.to(target, non_blocking=True).view(-1, 1, 1, 1)
         batch = torch.where(mask, batch.flip(3), batch)
-    if crops is not None:
+    if crops is not None and len(batch):
         batch = _cut(batch.float(), crops.to(target, non_blocking=True))
     if preprocessing.channel_order == "bgr":
         batch = batch.flip(1)
-    mean = torch.tensor(preprocessing.mean, device=target).view(3, 1, 1)
-    std = torch.tensor(preprocessing.std, device=target).view(3, 1, 1)
+    mean, std = _statistics(preprocessing, target)
     normalised = (batch.float() * preprocessing.scale - mean) / std
     return normalised.to(dtype, memory_format=torch.channels_last)
+
+
+@lru_cache(maxsize=16)
+def _statistics(preprocessing: Preprocessing, device: torch.device) -> tuple[Tensor, Tensor]:
+    # Kept on the device: a copy to it in each step would make the host wait for all that is under way.
+    mean, std = (
+        torch.tensor(values, device=device).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std)
+    )
+    return mean, std
 
 
 def _cut(batch: Tensor, crops: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from raypipe.train.choices import OnChoice
 from raypipe.train.configurations import Configuration
 from raypipe.train.feature_cache import FeatureCache
 from raypipe.train.features import DType, ImageInputs, OnBatch, evaluate
+from raypipe.train.feed import device_of
 from raypipe.train.heads import Head, Predictions, TwoClasses
 from raypipe.train.images import ImageSet
 from raypipe.train.metrics import figure_of_merit
@@ -61,7 +62,7 @@ def fit(
     """
     head = head or TwoClasses(BINARY)
     _check(configuration, train, val, head, start)
-    device = torch.device(options.device)
+    device = device_of(options.device)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     if start is not None:
         model.load_state_dict(start.model)
@@ -128,7 +129,7 @@ def predict(
     """What `head` makes of `model`'s outputs, float32 [n] or [n, k], for uint8 `images` [n, 3, s, s]; by default
     probabilities of label 1, [n]. Moves `model` to `device`."""
     head = head or TwoClasses(BINARY)
-    target = torch.device(device)
+    target = device_of(device)
     model.to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
     inputs = ImageInputs(images, preprocessing, target)
     outputs = evaluate(

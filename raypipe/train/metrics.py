@@ -15,7 +15,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 Floats = NDArray[np.float64]
 
-_PEAK_BFLOAT16 = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
+_PEAK_BFLOAT16 = {
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "L4": 121e12,
+}
 """Dense bfloat16 FLOP/s by a part of the device's name, from NVIDIA's data sheets; the first match counts."""
 
 
@@ -155,8 +163,12 @@ def training_flops(model: nn.Module, images: Tensor) -> float:
 
     A multiplication and an addition count as two: 92.6e9 for configuration C at 224 pixels. Gradients are dropped.
     """
+    training = model.training
+    # Running means of normalised batches are to stay what they are.
+    model.eval()
     with FlopCounterMode(display=False) as counter:
         logits = model(images)
         torch.autograd.backward(binary_cross_entropy_with_logits(logits, torch.zeros_like(logits)))
+    model.train(training)
     model.zero_grad(set_to_none=True)
     return float(counter.get_total_flops()) / len(images)

@@ -135,5 +135,5 @@ class TrialPlan:
 
 
 def for_configuration(value: Any, letter: str) -> Any:
-    """One number for all configurations, or the one given for `letter`."""
-    return value[letter] if isinstance(value, dict) else value
+    """One number for all configurations, or the one given for `letter`, None where there is none for it."""
+    return value.get(letter) if isinstance(value, dict) else value

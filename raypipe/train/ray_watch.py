@@ -52,7 +52,9 @@ class Running:
         """A line of the live table."""
         part = f"{self.done:,}/{self.total:,}" if self.total else ""
         rate = f"{self.row['images_per_s']:,.0f}" if self.row else ""
-        return [self.trial, f"{self.epoch}/{self.epochs}", part, rate, *self._measures()]
+        mfu = f"{100 * self.row['mfu']:.0f} %" if self.row and self.row["mfu"] is not None else "–"
+        wait = f"{100 * self.row['data_wait']:.1f} %" if self.row else ""
+        return [self.trial, f"{self.epoch}/{self.epochs}", part, rate, mfu, wait, *self._measures()]
 
     def note(self) -> str:
         """The same in words."""
@@ -198,7 +200,7 @@ def running_table(running: list[Running]) -> Table:
     """A line a trial that runs, those that are furthest first."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("  trial", no_wrap=True)
-    for name in ("epoch", "pictures", "pictures/s", "train", "val"):
+    for name in ("epoch", "pictures", "pictures/s", "MFU", "waits", "train", "val"):
         table.add_column(name, justify="right", no_wrap=True)
     for trial in sorted(running, key=lambda trial: -trial.progress)[:_ROWS_SHOWN]:
         name, *rest = trial.cells()

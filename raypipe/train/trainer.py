@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raypipe.errors import RaypipeError, one_line
+from raypipe.errors import RaypipeError, StageError, one_line
 from raypipe.runtime import cause
 from raypipe.train.allocation import Hardware
 from raypipe.train.plan import TrialPlan
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # As gloo and NCCL put it, in the workers that are left.
 _CUT_OFF = ("Connection closed by peer", "Connection reset by peer", "ncclRemoteError", "ncclSystemError")
+# What another attempt would only meet again.
+_FINAL = (RaypipeError, ValueError, TypeError, LookupError, AttributeError)
 _STATE, _ROWS = "last.pt", "rows.pt"
 
 
@@ -43,8 +45,8 @@ def train_on_ray(plan: TrialPlan, hardware: Hardware, weights: Any, watch: Any) 
         except TrainingFailedError as error:
             failures = getattr(error, "worker_failures", {})
             # Trying again would only meet it again. Other workers fail for want of the one that met it.
-            final = next((failure for failure in failures.values() if isinstance(failure, RaypipeError)), None)
-            reason = one_line(final) if final else _loss(failures, error)
+            final = next((failure for failure in failures.values() if isinstance(failure, _FINAL)), None)
+            reason = _said(final) if final else _loss(failures, error)
         begun = ray.get(watch.begun.remote(name))
         losses, before = (losses + 1 if begun == before else 1), begun
         if final or losses > most:
@@ -52,6 +54,11 @@ def train_on_ray(plan: TrialPlan, hardware: Hardware, weights: Any, watch: Any) 
             ray.get(watch.fail.remote(name, reason + often + _kept(plan)))
             return
         ray.get(watch.tell.remote(f"  {name}: {reason}; it goes on from its last checkpoint"))
+
+
+def _said(final: Exception) -> str:
+    found = cause(final)
+    return one_line(found) if isinstance(final, RaypipeError) else f"{type(found).__name__}: {one_line(found)}"
 
 
 def _loss(failures: Mapping[int, Exception], error: Exception) -> str:
@@ -115,8 +122,6 @@ def _worker(loop_config: dict[str, Any]) -> None:
     import ray.train.torch
     import torch
 
-    from raypipe.train.trial import run_trial
-
     plan, hardware, watch = loop_config["plan"], loop_config["hardware"], loop_config["watch"]
     weights = ray.get(loop_config["weights"])
     context = ray.train.get_context()
@@ -146,7 +151,7 @@ def _worker(loop_config: dict[str, Any]) -> None:
 
     if rank == 0:
         ray.get(watch.begin.remote(plan.trial.name, first))
-    result = run_trial(
+    result = _run(
         plan,
         weights,
         device=str(ray.train.torch.get_device()),
@@ -160,6 +165,20 @@ def _worker(loop_config: dict[str, Any]) -> None:
     )
     if rank == 0:
         ray.get(watch.finish.remote(plan.trial.name, result.summary))
+
+
+def _run(plan: TrialPlan, *arguments: Any, **options: Any) -> Any:
+    import torch
+
+    from raypipe.train.trial import run_trial
+
+    try:
+        return run_trial(plan, *arguments, **options)
+    except torch.OutOfMemoryError as error:
+        raise StageError(
+            f"training: the memory of {options['device']} does not suffice: {one_line(error)}; "
+            "lower --train.micro_batch or --train.image_size, or end what else uses it"
+        ) from error
 
 
 def _open(plan: TrialPlan, shards: Shards) -> RowSource:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from raypipe.errors import StageError
+from raypipe.errors import ConfigError, StageError
 from raypipe.train.choices import Choice, OnChoice, compile_choice, micro_choice, optimizer_choice, rows_choice
 from raypipe.train.configurations import Configuration
 from raypipe.train.draws import dropout_seed, epoch_crops, epoch_flips, epoch_order
@@ -25,7 +25,7 @@ from raypipe.train.features import (
     extract_features,
     in_batches,
 )
-from raypipe.train.feed import pieces, resident, room_on
+from raypipe.train.feed import device_of, pieces, resident, room_on
 from raypipe.train.heads import Head
 from raypipe.train.images import ImageSet
 from raypipe.train.metrics import peak_flops, training_flops
@@ -37,7 +37,6 @@ from raypipe.train.weights import Preprocessing
 from raypipe.train.workers import Workers
 
 # To look at a loss makes a GPU's host wait for it.
-_BATCHES_BETWEEN_CHECKS = {"cpu": 1}
 _BATCHES_BETWEEN_CHECKS_ON_GPU = 50
 
 
@@ -61,7 +60,7 @@ class Training:
     ) -> None:
         self.model, self.options, self.workers = model, options, workers
         self.on_batch, self.on_choice = on_batch, on_choice
-        self.device, self.recipe = torch.device(options.device), options.recipe
+        self.device, self.recipe = device_of(options.device), options.recipe
         fused = self.device.type in ("cpu", "cuda")
         self.optimizer = self.recipe.optimizer(model, configuration, options.learning_rate, fused)
         self.tell(optimizer_choice(self.optimizer, fused))
@@ -70,6 +69,7 @@ class Training:
         self.head, self.n_train, self.val_labels = head, len(train), val.labels
         self.targets = head.targets(train.labels).to(self.device)
         self.micro = options.micro_batch or options.batch_size
+        self._refuse_pieces_of_graphs()
         self.seconds_before = 0.0
         self.forward: Callable[[Tensor], Tensor] = model
         self.train_inputs: Inputs
@@ -85,6 +85,9 @@ class Training:
             self.train_inputs = self._pictures("training pictures", train, preprocessing)
             self.val_inputs = self._pictures("validation pictures", val, preprocessing)
             self.tell(Choice("memory", "channels last", "convolutions are fastest so"))
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+            self.tell(Choice("convolutions", "cuDNN tries its ways and takes the fastest", "batches are of one size"))
         self.tell(compile_choice(options.compile, frozen))
         if options.compile != "none" and not frozen:
             self.forward = torch.compile(model, mode=options.compile)
@@ -92,6 +95,14 @@ class Training:
         if self.flops_per_s:
             (one,) = self.train_inputs.batches([np.arange(1)])
             self.flops = training_flops(model, one)
+
+    def _refuse_pieces_of_graphs(self) -> None:
+        # A CUDA graph's gradients lie in memory that its next run overwrites.
+        if self.options.compile == "reduce-overhead" and self.micro < self.options.batch_size:
+            raise ConfigError(
+                f"train.compile: reduce-overhead does not go with batches in pieces (of {self.micro} pictures); "
+                "use default, or none"
+            )
 
     def tell(self, choice: Choice) -> None:
         """One choice to whoever listens."""
@@ -194,7 +205,7 @@ class Training:
         plan = [self.workers.share(rows) for rows in batches]
         mine = torch.from_numpy(np.concatenate(plan)).to(self.device)
         targets = pieces(self.targets[mine], [len(rows) for rows in plan])
-        every = _BATCHES_BETWEEN_CHECKS.get(self.device.type, _BATCHES_BETWEEN_CHECKS_ON_GPU)
+        every = 1 if self.device.type == "cpu" else _BATCHES_BETWEEN_CHECKS_ON_GPU
         waited, sums, pending = self.train_inputs.waited, np.zeros(2), list[Tensor]()
         self.model.train()
         devices = [self.device] if self.device.type == "cuda" else []
@@ -236,11 +247,14 @@ class Training:
                         f"{self.device}; lower --train.image_size, or end what else uses it"
                     ) from error
             self.micro = (min(self.micro, len(inputs)) + 1) // 2
+            self._refuse_pieces_of_graphs()
             self.tell(micro_choice(self.micro, n_batch))
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
     def _piece(self, inputs: Tensor, targets: Tensor, n_batch: int) -> Tensor:
+        if self.options.compile == "reduce-overhead":
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         with arithmetic(self.device, self.options.dtype):
             outputs = self.forward(inputs)
         # Summed and divided by the whole batch: the workers' gradients add up to that of its mean, however it is cut.

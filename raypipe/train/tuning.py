@@ -11,7 +11,7 @@ from raypipe.errors import StageError, one_line
 from raypipe.progress import say
 from raypipe.runtime import cause
 from raypipe.tables import TableRun, TableWriter
-from raypipe.train.allocation import Allocation, allocate
+from raypipe.train.allocation import Allocation, Node, allocate
 from raypipe.train.configurations import CONFIGURATIONS
 from raypipe.train.halving import Halving
 from raypipe.train.metrics import figure_of_merit
@@ -35,9 +35,9 @@ def allocation(config: Config, trials: Sequence[Trial]) -> Allocation:
     """What Ray has for these trials. Raises ConfigError where one alone asks for more."""
     import ray
 
-    resources = ray.cluster_resources()
-    grows = "RAY_ADDRESS" in os.environ
-    return allocate(config, trials, resources.get("GPU", 0), resources.get("CPU", 1), grows)
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [Node(node.get("CPU", 0), node.get("GPU", 0)) for node in found]
+    return allocate(config, trials, nodes, grows="RAY_ADDRESS" in os.environ)
 
 
 def read_result(writer: TableWriter, trial: Trial) -> TrialResult:

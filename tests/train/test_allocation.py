@@ -7,7 +7,7 @@ import pytest
 from raypipe.config import Config
 from raypipe.errors import ConfigError
 from raypipe.options import load_config
-from raypipe.train.allocation import Hardware, allocate
+from raypipe.train.allocation import Hardware, Node, allocate
 from raypipe.train.plan import Trial
 
 
@@ -36,35 +36,35 @@ def options(concurrent: int | None = None, share: object = None, **train: object
     ],
 )
 def test_as_many_trials_as_gpus_allow(letters: str, gpus: int, share: object, concurrent: int) -> None:
-    found = allocate(options(share=share), trials(letters), gpus, 16)
+    found = allocate(options(share=share), trials(letters), [Node(16, gpus)])
     assert found.concurrent == concurrent
     shares = sorted(each.gpus_per_worker for each in found.hardware.values())
     assert sum(shares[:concurrent]) <= gpus + 1e-9
 
 
 def test_a_shares_a_gpu_and_the_others_have_their_own() -> None:
-    found = allocate(options(), trials("ABD"), 2, 16)
+    found = allocate(options(), trials("ABD"), [Node(16, 2)])
     assert found.hardware == {
         "A-0": Hardware(1, True, 4, 0.5),
         "B-1": Hardware(1, True, 8, 1.0),
         "D-2": Hardware(1, True, 8, 1.0),
     }
-    (alone,) = allocate(options(), trials("A"), 2, 16).hardware.values()
+    (alone,) = allocate(options(), trials("A"), [Node(16, 2)]).hardware.values()
     assert alone.gpus_per_worker == 1.0
 
 
 def test_workers_of_one_trial_have_a_gpu_each() -> None:
-    found = allocate(options(workers=2), trials("AAC"), 4, 16)
+    found = allocate(options(workers=2), trials("AAC"), [Node(16, 4)])
     assert {each.gpus_per_worker for each in found.hardware.values()} == {1.0}
     assert found.concurrent == 2
 
 
 def test_cpus_are_shared_out_where_there_is_no_gpu() -> None:
-    assert allocate(options(), trials("AB"), 0, 8).hardware["A-0"] == Hardware(1, False, 8)
-    found = allocate(options(concurrent=2, workers=2), trials("AB"), 0, 8)
+    assert allocate(options(), trials("AB"), [Node(8, 0)]).hardware["A-0"] == Hardware(1, False, 8)
+    found = allocate(options(concurrent=2, workers=2), trials("AB"), [Node(8, 0)])
     assert (found.concurrent, found.hardware["B-1"]) == (2, Hardware(2, False, 2))
-    assert allocate(options(concurrent=4), trials("AB"), 0, 2).hardware["A-0"].cpus_per_worker == 1
-    assert allocate(options(gpu=False), trials("AB"), 8, 8).hardware["A-0"].gpu is False
+    assert allocate(options(concurrent=4), trials("AB"), [Node(2, 0)]).hardware["A-0"].cpus_per_worker == 1
+    assert allocate(options(gpu=False), trials("AB"), [Node(8, 8)]).hardware["A-0"].gpu is False
 
 
 @pytest.mark.parametrize(
@@ -89,15 +89,15 @@ def test_cpus_are_shared_out_where_there_is_no_gpu() -> None:
 )
 def test_more_workers_than_there_is_room_for_is_said_at_once(train: dict[str, object], gpus: int, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        allocate(options(**train), trials("AB"), gpus, 8)
+        allocate(options(**train), trials("AB"), [Node(8, gpus)])
     with pytest.raises(ConfigError, match=message):
-        allocate(options(concurrent=2, **train), trials("AB"), gpus, 8)
+        allocate(options(concurrent=2, **train), trials("AB"), [Node(8, gpus)])
 
 
 def test_nodes_that_start_on_demand_are_waited_for_where_somebody_says_how_many() -> None:
     with pytest.raises(ConfigError, match="there are 0"):
-        allocate(options(gpu=True), trials("AB"), 0, 8, grows=True)
-    found = allocate(options(concurrent=3, gpu=True), trials("ABCD"), 0, 8, grows=True)
+        allocate(options(gpu=True), trials("AB"), [Node(8, 0)], grows=True)
+    found = allocate(options(concurrent=3, gpu=True), trials("ABCD"), [Node(8, 0)], grows=True)
     assert found.concurrent == 3
     assert found.hardware["B-1"].gpu
 
@@ -108,3 +108,18 @@ def test_a_share_is_a_part_of_a_gpu(share: object) -> None:
         ConfigError, match=r"^sweep.gpu_share: .* is not allowed: a share of a GPU must be above 0 and at"
     ):
         options(share=share)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "workers", "each"),
+    [([8, 8, 8], 1, 8), ([8, 8, 8], 3, 8), ([8, 8, 8], 4, 4), ([2, 16], 2, 8), ([2, 16], 1, 16), ([0, 1, 1], 2, 1)],
+)
+def test_a_worker_has_its_place_on_one_node(cpus: list[int], workers: int, each: int) -> None:
+    found = allocate(options(workers=workers), trials("B"), [Node(n) for n in cpus])
+    assert found.hardware["B-0"] == Hardware(workers, False, each)
+    assert sum(n // each for n in cpus) >= workers
+
+
+def test_the_smallest_node_with_a_gpu_says_how_many_cpus_go_with_one() -> None:
+    nodes = [Node(32), Node(4, 1), Node(64, 4)]
+    assert allocate(options(), trials("BC"), nodes).hardware["B-0"].cpus_per_worker == 4

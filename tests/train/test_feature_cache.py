@@ -129,3 +129,11 @@ def test_large_sets_are_kept_in_several_files(tmp_path: Path, monkeypatch: pytes
     assert origin == "found on disk"
     assert torch.equal(found[:], features)
     assert len(list((tmp_path / "tensors" / FOLDER / "x").glob("*.npy"))) == 3
+
+
+def test_without_room_for_a_copy_they_are_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = FeatureCache(Storage(str(tmp_path)), "tensors", "pictures 1")
+    train(cache)
+    monkeypatch.setattr("raypipe.train.feature_cache.fits_here", lambda _: False)
+    _, again = train(cache)
+    assert set(again.values()) == {"in main memory"}

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from raypipe.train.configurations import A, B, C
-from raypipe.train.features import FeatureInputs, ImageInputs, extract_features
+from raypipe.train.features import FeatureInputs, ImageInputs, evaluate, extract_features
 from raypipe.train.images import prepare_batch
 from raypipe.train.init import unit_variance_init
 from raypipe.train.loop import fit
@@ -78,3 +78,26 @@ def test_pictures_are_picked_by_row_and_mirrored() -> None:
     torch.testing.assert_close(first[0], five[0])
     torch.testing.assert_close(second[0], first[1])
     assert list(inputs.batches([])) == []
+
+
+class Narrow(torch.nn.Module):
+    """A network whose device holds `room` pictures."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room = room
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if len(images) > self.room:
+            raise torch.OutOfMemoryError("too many")
+        return images.mean(dim=(1, 2, 3))
+
+
+def test_a_pass_takes_what_the_memory_holds() -> None:
+    rows, inputs = np.arange(len(TRAIN)), ImageInputs(TRAIN.images, TORCHVISION, CPU)
+    wide, narrow = (
+        evaluate(model, model, inputs, rows, device=CPU, dtype="float32") for model in (Narrow(64), Narrow(5))
+    )
+    torch.testing.assert_close(narrow, wide)
+    with pytest.raises(torch.OutOfMemoryError):
+        evaluate(Narrow(0), Narrow(0), inputs, rows, device=CPU, dtype="float32")

@@ -59,10 +59,10 @@ def cached_run(group: Any) -> dict[str, Any]:
     return {"rows": rows(results), "model": {"logit.weight": model.logit.weight.detach()}}
 
 
-def modern_run(group: Any) -> dict[str, Any]:
+def modern_run(group: Any, n: int = 70) -> dict[str, Any]:
     """The modern form, whose crops, rates and averaged weights must not depend on the workers either."""
     model, options = Tiny(), replace(OPTIONS, recipe=MODERN, learning_rate=0.01)
-    sets, d = (draw(70, 0), draw(31, 1)), CONFIGURATIONS["D"]
+    sets, d = (draw(n, 0), draw(31, 1)), CONFIGURATIONS["D"]
     results = fit(model, d, *sets, options, preprocessing=TORCHVISION, group=group)
     return {"rows": rows(results), "model": model.state_dict()}
 
@@ -141,7 +141,12 @@ def work(rank: int, folder: str) -> None:
 def work_of_three(rank: int, folder: str) -> None:
     group = join(rank, folder, 3)
     # The last batch has two pictures, and the third worker none.
-    found = {"two_left": tiny_run(group, 66), "cached": cached_run(group), "tags": head_run(group, "tags")}
+    found = {
+        "two_left": tiny_run(group, 66),
+        "cached": cached_run(group),
+        "tags": head_run(group, "tags"),
+        "modern": modern_run(group, 66),
+    }
     torch.save(found, f"{folder}/{rank}")
     dist.destroy_process_group()
 
@@ -206,7 +211,12 @@ def test_two_workers_that_were_interrupted_too(two: list[dict[str, Any]]) -> Non
 
 
 def test_three_workers_of_whom_one_has_no_picture_of_the_last_batch(three: list[dict[str, Any]]) -> None:
-    expected = {"two_left": tiny_run(None, 66), "cached": cached_run(None), "tags": head_run(None, "tags")}
+    expected = {
+        "two_left": tiny_run(None, 66),
+        "cached": cached_run(None),
+        "tags": head_run(None, "tags"),
+        "modern": modern_run(None, 66),
+    }
     for found in three:
         for case, alone in expected.items():
             same(found[case], alone)

@@ -148,3 +148,21 @@ def test_flops_of_full_training_are_three_times_the_forward_pass() -> None:
 def test_no_peak_is_claimed_for_a_cpu() -> None:
     assert peak_flops(torch.device("cpu"), "bfloat16") is None
     assert peak_flops(torch.device("cpu"), "float32") is None
+
+
+def test_counting_leaves_running_means_as_they_were() -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten(0)).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    # One picture of three pixels has one value a channel, which training could not normalise.
+    assert training_flops(model, torch.ones(1, 3, 3, 3)) > 0
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA L40", 181e12), ("NVIDIA L4", 121e12), ("Tesla T4", None)],
+)
+def test_a_device_is_known_by_its_name(name: str, peak: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
+    assert peak_flops(torch.device("cuda", 0), "bfloat16") == peak

@@ -8,6 +8,7 @@ import pytest
 from raypipe.config import Config
 from raypipe.errors import ConfigError
 from raypipe.options import load_config
+from raypipe.sections.learning import TrainOptions
 from raypipe.train.pipeline import prepare_pictures
 from raypipe.train.plan import Trial, for_configuration, trials_of
 from tests.training_root import SPLITS
@@ -63,6 +64,8 @@ def test_a_draw_that_the_option_does_not_allow_is_said() -> None:
 def test_a_number_may_be_given_for_each_configuration() -> None:
     assert for_configuration(0.1, "A") == 0.1
     assert for_configuration({"A": 1, "B": 2}, "B") == 2
+    assert for_configuration({"A": 1}, "B") is None
+    assert TrainOptions(epochs={"A": 3}).epochs == {"A": 3, "B": 9, "C": 8, "D": 20}
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from raypipe.errors import StageError
+from raypipe.errors import ConfigError, StageError
 from raypipe.train.choices import Choice, arithmetic_choice, compile_choice
 from raypipe.train.configurations import C, D
 from raypipe.train.loop import fit
@@ -70,6 +70,11 @@ def test_where_memory_is_short_the_batch_stays_what_it_was(room: int, micro: int
 def test_one_picture_too_many_is_one_clear_line() -> None:
     with pytest.raises(StageError, match=r"one picture of \(16, 16\) pixels is too much for the memory of cpu; lower"):
         train(Narrow(0))
+
+
+def test_graphs_and_pieces_exclude_each_other() -> None:
+    with pytest.raises(ConfigError, match=r"reduce-overhead does not go with batches in pieces \(of 8 pictures\)"):
+        train(Tiny(), micro_batch=8, compile="reduce-overhead")
 
 
 def test_choices_come_with_their_reasons() -> None:
