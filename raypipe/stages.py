@@ -58,7 +58,7 @@ STAGES = {
     "study": Stage("raypipe.study.pipeline:run", "a web page on which people classify pictures", ("study",)),
     "export": Stage(
         "raypipe.export.pipeline:run",
-        "pictures and labels as WebDataset, folders or Parquet; a trained model for torch and ONNX",
+        "pictures and labels, or a trained model, for other programs",
         ("export",),
         short={"format": "export.format"},
     ),

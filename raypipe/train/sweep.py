@@ -20,10 +20,10 @@ from raypipe.train.networks import load_network_weights
 from raypipe.train.outcome import Judged, Outcome, closing_table, trials_csv
 from raypipe.train.pipeline import prepare_pictures
 from raypipe.train.plan import ENDED, PictureTable, Trial, trials_of
+from raypipe.train.ray_tuning import allocation, read_result, tune_trials
 from raypipe.train.results import TrialResult, results_json, table1_csv
 from raypipe.train.target import Target
 from raypipe.train.trial import CHECKPOINTS
-from raypipe.train.tuning import allocation, read_result, tune_trials
 from raypipe.train.weights import LoadedWeights
 
 # Of more pairs than this, only those with the best configuration are said; all are in the file.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -69,13 +68,18 @@ def test_other_children_are_left_alone(tmp_path: Path) -> None:
         other.wait()
 
 
-def test_a_process_is_named_without_its_arguments() -> None:
-    command = [sys.executable, "-u", "-c", "print(); input()"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["-u", "-c", "print(); input()"], "python -c"),
+        (["-u", "-m", "timeit", "-n", "1", "-r", "1", "-s", "print()", "input()"], "python -m timeit"),
+    ],
+)
+def test_a_process_is_named_without_its_arguments(words: list[str], name: str) -> None:
+    process = subprocess.Popen([sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
         process.stdout.readline()
-        assert process_name(process.pid) == "python -c"
+        assert process_name(process.pid) == name
     finally:
         process.communicate(b"\n")
-    assert "pytest" in process_name(os.getpid())

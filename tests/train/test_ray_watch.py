@@ -16,10 +16,10 @@ from raypipe.train.halving import Halving
 from raypipe.train.ray_watch import Running, Watch, running_table
 
 
-def row(epoch: int, val: float | None = 0.5) -> dict[str, Any]:
+def row(epoch: int, val: float | None = 0.5, mfu: float | None = None) -> dict[str, Any]:
     return {
         "epoch": epoch, "train_accuracy": None if val is None else 0.75, "val_accuracy": val, "train_loss": 0.25,
-        "val_loss": 0.125, "images_per_s": 1234.5,
+        "val_loss": 0.125, "images_per_s": 1234.5, "mfu": mfu, "data_wait": 0.004,
     }  # fmt: skip
 
 
@@ -40,7 +40,7 @@ def test_a_look_sees_epochs_the_latest_word_and_each_line_once() -> None:
     assert seen.epochs == 1.5
     assert [trial.trial for trial in seen.running] == ["A-0", "B-0"]
     watch.batch("A-0", 1, 16, 32)
-    assert watch.look().note == "A-0 epoch 2/4 16/32 · train 0.750 val 0.500 · 1,234 pictures/s"
+    assert watch.look().note == "A-0 epoch 2/4 16/32 · train 0.750 val 0.500 · 1,234 pictures/s, 0.4 % waiting for data"
     watch.finish("B-0", "best validation accuracy 0.500")
     seen = watch.look()
     assert seen.lines == ["  B-0: best validation accuracy 0.500"]
@@ -54,16 +54,16 @@ def test_a_look_sees_epochs_the_latest_word_and_each_line_once() -> None:
 def test_a_score_is_followed_by_its_loss() -> None:
     watch = Watch({"C-0": 2})
     watch.epoch("C-0", row(1, None), [-0.125])
-    assert watch.look().note == "C-0 epoch 1/2 · loss train 0.250 val 0.125 · 1,234 pictures/s"
+    assert watch.look().note == "C-0 epoch 1/2 · loss train 0.250 val 0.125 · 1,234 pictures/s, 0.4 % waiting for data"
 
 
 def test_the_live_table_has_a_line_a_trial_the_furthest_first() -> None:
-    running = [Running("B-0", 9, 1, 5, 10, row(1)), Running("A-0", 12, 3, row=row(3)), Running("D-0", 20)]
+    running = [Running("B-0", 9, 1, 5, 10, row(1, mfu=0.412)), Running("A-0", 12, 3, row=row(3)), Running("D-0", 20)]
     assert text(running) == [
-        ["trial", "epoch", "pictures", "pictures/s", "train", "val"],
-        ["A-0", "4/12", "1,234", "0.750", "0.500"],
-        ["B-0", "2/9", "5/10", "1,234", "0.750", "0.500"],
-        ["D-0", "1/20", "–", "–"],
+        ["trial", "epoch", "pictures", "pictures/s", "MFU", "waits", "train", "val"],
+        ["A-0", "4/12", "1,234", "–", "0.4", "%", "0.750", "0.500"],
+        ["B-0", "2/9", "5/10", "1,234", "41", "%", "0.4", "%", "0.750", "0.500"],
+        ["D-0", "1/20", "–", "–", "–"],
     ]
     many = [Running(f"A-{seed}", 12) for seed in range(15)]
     assert len(text(many)) == 14

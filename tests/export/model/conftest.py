@@ -27,6 +27,7 @@ from raypipe.train.images import decode_and_resize
 from raypipe.train.networks import Classifier
 from raypipe.train.pipeline import find_target
 from raypipe.train.plan import PictureTable, Trial, TrialPlan
+from raypipe.train.shards import to_npy
 from raypipe.train.trial import run_trial
 from raypipe.train.weights import CAFFE_BGR, Preprocessing, load_weights
 from tests.train.small import TARGETS
@@ -82,15 +83,17 @@ def train_here(config: Config, table: str, seeds: int) -> None:
     wanted = tables.read_table(storage, "labels", ["post_id", "split", "label"])
     target = find_target(storage, labels, wanted["label"])
     stored = Sources.open(storage).pictures(wanted["post_id"].to_pylist())
-    rows = []
+    rows, pixels = [], []
     for row in wanted.filter(pc.field("label").is_valid()).to_pylist():
         try:
-            rows.append({**row, "pixels": decode_and_resize(stored[row["post_id"]], size).tobytes(), "error": None})
+            pixels.append(decode_and_resize(stored[row["post_id"]], size))
+            rows.append({**row, "shard": "pixels.npy", "place": len(pixels) - 1, "error": None})
         except InputError as error:
-            rows.append({**row, "pixels": None, "error": str(error)})
-    texts = [pa.field(name, pa.string()) for name in ("post_id", "split", "error")]
-    schema = pa.schema([*texts, wanted.schema.field("label"), pa.field("pixels", pa.binary())])
+            rows.append({**row, "shard": "pixels.npy", "place": None, "error": str(error)})
+    texts = [pa.field(name, pa.string()) for name in ("post_id", "split", "shard", "error")]
+    schema = pa.schema([*texts, wanted.schema.field("label"), pa.field("place", pa.int32())])
     with tables.begin(storage, "_tensors/32px", command="train", config={}, inputs={}, overwrite=True) as run:
+        run.writer.write_file("pixels.npy", to_npy(np.stack(pixels)))
         run.writer.write("00000", pa.Table.from_pylist(rows, schema=schema))
         broken = sum(row["error"] is not None for row in rows)
         run.commit(rows_in=len(wanted), dropped={"unlabelled": len(wanted) - len(rows)}, facts={"undecodable": broken})

@@ -16,8 +16,8 @@ from raypipe.board import tensorboard
 from raypipe.options import load_config
 from raypipe.storage import Storage
 from raypipe.tables import TableWriter
-from raypipe.train.event_files import EventFiles, described
 from raypipe.train.plan import PictureTable, Trial, TrialPlan
+from raypipe.train.ray_event_files import EventFiles, described
 from raypipe.train.results import TRIALS, TrialResult
 from tests.test_board import ask, wait_for_runs
 from tests.train.small import TARGETS

@@ -13,8 +13,8 @@ from raypipe.errors import ConfigError, StageError
 from raypipe.options import load_config
 from raypipe.storage import Storage
 from raypipe.tables import TableWriter
-from raypipe.train.mlflow_runs import mlflow_runs
 from raypipe.train.plan import PictureTable, Trial, TrialPlan
+from raypipe.train.ray_mlflow_runs import mlflow_runs
 from raypipe.train.results import TRIALS, TrialResult
 from tests.train.small import TARGETS
 

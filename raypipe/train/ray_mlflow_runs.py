@@ -18,8 +18,8 @@ from raypipe.config import Config
 from raypipe.errors import ConfigError, StageError, one_line
 from raypipe.progress import say
 from raypipe.sections.learning import TrainOptions
-from raypipe.train.event_files import best_measures, described, measures, read_done, test_measures
 from raypipe.train.plan import TrialPlan
+from raypipe.train.ray_event_files import best_measures, described, measures, read_done, test_measures
 
 _TRIAL, _RUN = "raypipe.trial", "raypipe.run"
 

@@ -57,8 +57,8 @@ def tune_trials(
 
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    from raypipe.train.event_files import EventFiles
-    from raypipe.train.mlflow_runs import mlflow_runs
+    from raypipe.train.ray_event_files import EventFiles
+    from raypipe.train.ray_mlflow_runs import mlflow_runs
 
     writer = run.writer
     plans = {trial.name: TrialPlan(trial, trial.options(config.train), pictures, writer) for trial in trials}
