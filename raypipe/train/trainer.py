@@ -71,7 +71,7 @@ def _loss(failures: Mapping[int, Exception], error: Exception) -> str:
         who = f"worker {lost[0]}" if len(lost) == 1 else f"workers {', '.join(map(str, lost))}"
         return f"{who} of {max(own) + 1 if len(own) > 1 else 1} lost: its process was killed, or its machine is gone"
     reason = one_line(cause(next(iter(own.values()), error)))
-    if len(own) > 1 and any(word in reason for word in _CUT_OFF):
+    if any(word in reason for word in _CUT_OFF):
         return "a worker lost the connection to another one: its process was killed, or its machine is gone"
     return f"a worker failed: {reason}"
 
