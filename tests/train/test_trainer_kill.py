@@ -38,7 +38,7 @@ WORKER, TRIAL = "RayTrainWorker", "B-0"
 @pytest.fixture
 def slow(training: Config) -> Config:
     """B for some epochs."""
-    options = {"config": "B", "name": "x", "epochs": EPOCHS, "image_size": 32, "learning_rate": 0.001, "batch_size": 5}
+    options = {"config": "B", "name": "x", "epochs": EPOCHS, "image_size": 32, "learning_rate": 0.0001, "batch_size": 5}
     return change(training, train=options)
 
 
