@@ -52,16 +52,22 @@ class Inputs(Protocol):
         ...
 
 
-class ImageInputs:
-    """Pictures, uint8 [n, 3, s, s], normalised on the device: float [n, 3, s, s]."""
+class _Fed:
+    """What takes its rows from a feed."""
 
-    def __init__(self, images: RowSource, preprocessing: Preprocessing, device: torch.device) -> None:
-        self._feed, self.preprocessing, self.device = Feed(images, device), preprocessing, device
+    _feed: Feed
 
     @property
     def waited(self) -> float:
         """See `Inputs`."""
         return self._feed.waited
+
+
+class ImageInputs(_Fed):
+    """Pictures, uint8 [n, 3, s, s], normalised on the device: float [n, 3, s, s]."""
+
+    def __init__(self, images: RowSource, preprocessing: Preprocessing, device: torch.device) -> None:
+        self._feed, self.preprocessing, self.device = Feed(images, device), preprocessing, device
 
     def batches(
         self,
@@ -81,17 +87,12 @@ class ImageInputs:
             yield prepare_batch(raw, self.preprocessing, mask, self.device, crops=square)
 
 
-class FeatureInputs:
+class FeatureInputs(_Fed):
     """Cached features [n, d], given as float32; a second set for the mirrored pictures where training mirrors."""
 
     def __init__(self, plain: RowSource, flipped: RowSource | None, device: torch.device) -> None:
         self._n, self._mirrors = len(plain), flipped is not None
         self._feed = Feed(plain if flipped is None else Both(plain, flipped), device)
-
-    @property
-    def waited(self) -> float:
-        """See `Inputs`."""
-        return self._feed.waited
 
     def batches(
         self,

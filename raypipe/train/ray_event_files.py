@@ -16,7 +16,7 @@ from raypipe.sections.space import text_of
 from raypipe.train.metrics import figure_of_merit
 from raypipe.train.outcome import hyperparameters
 from raypipe.train.plan import Trial, TrialPlan
-from raypipe.train.results import TRIALS, TrialResult
+from raypipe.train.results import TrialResult, staged_result
 
 if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
@@ -50,12 +50,6 @@ def test_measures(result: TrialResult) -> dict[str, float]:
     """The one look at the test pictures; empty where none were set aside."""
     found = {"accuracy": result.test_accuracy, **result.test_metrics}
     return {f"test/{name}": value for name, value in measures(found).items()}
-
-
-def read_done(plan: TrialPlan) -> TrialResult | None:
-    """What a trial came to, once it is done."""
-    storage, path = plan.writer.storage, f"{plan.writer.staging}/{TRIALS}/{plan.trial.name}.json"
-    return TrialResult.from_json(storage.read(path)) if storage.exists(path) else None
 
 
 class EventFiles(TBXLoggerCallback):  # type: ignore[misc]
@@ -105,7 +99,7 @@ class EventFiles(TBXLoggerCallback):  # type: ignore[misc]
         """What the trial came to, from what it has staged."""
         name = str(trial.config["trial"])
         self.log_trial_start(trial)
-        done = None if failed else read_done(self._plans[name])
+        done = None if failed else staged_result(self._plans[name].writer, name)
         if done is not None:
             epoch = int(done.rows[-1]["epoch"])
             self._add(name, best_measures(done.best) | test_measures(done), epoch)

@@ -19,7 +19,8 @@ from raypipe.errors import ConfigError, StageError, one_line
 from raypipe.progress import say
 from raypipe.sections.learning import TrainOptions
 from raypipe.train.plan import TrialPlan
-from raypipe.train.ray_event_files import best_measures, described, measures, read_done, test_measures
+from raypipe.train.ray_event_files import best_measures, described, measures, test_measures
+from raypipe.train.results import staged_result
 
 _TRIAL, _RUN = "raypipe.trial", "raypipe.run"
 
@@ -96,7 +97,7 @@ class MlflowRuns(LoggerCallback):  # type: ignore[misc]
         """The best epoch and the test; a trial that failed says so."""
         name = str(trial.config["trial"])
         self.log_trial_start(trial)
-        done = None if failed else read_done(self._plans[name])
+        done = None if failed else staged_result(self._plans[name].writer, name)
         if done is not None:
             self._log(name, best_measures(done.best) | test_measures(done), done.best["epoch"])
         self._end(name, "FAILED" if done is None else "FINISHED")

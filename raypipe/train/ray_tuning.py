@@ -17,7 +17,7 @@ from raypipe.train.halving import Halving
 from raypipe.train.metrics import figure_of_merit
 from raypipe.train.plan import PictureTable, Trial, TrialPlan
 from raypipe.train.ray_watch import Watch, training_progress
-from raypipe.train.results import TRIALS, TrialResult
+from raypipe.train.results import TrialResult, staged_result
 from raypipe.train.trainer import train_on_ray
 from raypipe.train.weights import LoadedWeights
 
@@ -40,11 +40,6 @@ def allocation(config: Config, trials: Sequence[Trial]) -> Allocation:
     return allocate(config, trials, nodes, grows="RAY_ADDRESS" in os.environ)
 
 
-def read_result(writer: TableWriter, trial: Trial) -> TrialResult:
-    """What a trial that is done has staged."""
-    return TrialResult.from_json(writer.storage.read(f"{writer.staging}/{TRIALS}/{trial.name}.json"))
-
-
 def tune_trials(
     config: Config, run: TableRun, pictures: PictureTable, weights: LoadedWeights, trials: Sequence[Trial]
 ) -> None:
@@ -62,7 +57,8 @@ def tune_trials(
 
     writer = run.writer
     plans = {trial.name: TrialPlan(trial, trial.options(config.train), pictures, writer) for trial in trials}
-    done = {name for name in plans if writer.storage.exists(f"{writer.staging}/{TRIALS}/{name}.json")}
+    found = {name: staged_result(writer, name) for name in plans}
+    done = {name: result for name, result in found.items() if result is not None}
     # The longest first: what is short fills the gaps, and no long one runs alone at the end.
     left = sorted((plan for name, plan in plans.items() if name not in done), key=_shortness)
     if done:
@@ -117,7 +113,7 @@ def tune_trials(
 
 
 def _watch(
-    config: Config, writer: TableWriter, plans: dict[str, TrialPlan], done: set[str], here: dict[str, str]
+    config: Config, writer: TableWriter, plans: dict[str, TrialPlan], done: dict[str, TrialResult], here: dict[str, str]
 ) -> Any:
     """The watch of a sweep, on this process's node: it must not be lost with a worker's."""
     import ray
@@ -132,7 +128,7 @@ def _watch(
             config.sweep.reduction,
         )
         for name in sorted(done):
-            rows = read_result(writer, plans[name].trial).rows
+            rows = done[name].rows
             halving.record(name, [figure_of_merit(row["val_accuracy"], row["val_loss"]) for row in rows])
     return ray.remote(num_cpus=0, label_selector=here)(Watch).remote(epochs, halving, writer)
 

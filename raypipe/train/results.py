@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raypipe.schemas import TABLE1_COLUMNS, predictions_schema
+from raypipe.tables import TableWriter
 from raypipe.train.images import ImageSet
 from raypipe.train.metrics import figure_of_merit
 from raypipe.train.plan import Trial
@@ -64,6 +65,17 @@ class TrialResult:
             name, best, test = "accuracy", self.best["val_accuracy"], self.test_accuracy
         text = f"best validation {name} {_three(best)}"
         return text if test is None else f"{text}, test {_three(test)}"
+
+
+def staged_file(trial: str) -> str:
+    """Where the result of a trial that is done stands among a run's staged files."""
+    return f"{TRIALS}/{trial}.json"
+
+
+def staged_result(writer: TableWriter, trial: str) -> TrialResult | None:
+    """What a trial came to; None before it is done."""
+    storage, path = writer.storage, f"{writer.staging}/{staged_file(trial)}"
+    return TrialResult.from_json(storage.read(path)) if storage.exists(path) else None
 
 
 def prediction_rows(

@@ -20,8 +20,8 @@ from raypipe.train.networks import load_network_weights
 from raypipe.train.outcome import Judged, Outcome, closing_table, trials_csv
 from raypipe.train.pipeline import prepare_pictures
 from raypipe.train.plan import ENDED, PictureTable, Trial, trials_of
-from raypipe.train.ray_tuning import allocation, read_result, tune_trials
-from raypipe.train.results import TrialResult, results_json, table1_csv
+from raypipe.train.ray_tuning import allocation, tune_trials
+from raypipe.train.results import TrialResult, results_json, staged_result, table1_csv
 from raypipe.train.target import Target
 from raypipe.train.trial import CHECKPOINTS
 from raypipe.train.weights import LoadedWeights
@@ -117,7 +117,7 @@ def _commit(
     seconds: float,
 ) -> RunRecord:
     writer, storage = run.writer, run.writer.storage
-    results = [read_result(writer, trial) for trial in trials]
+    results = [result for trial in trials if (result := staged_result(writer, trial.name)) is not None]
     outcomes = [
         Outcome(trial, result, storage.exists(f"{writer.staging}/{ENDED}/{trial.name}"))
         for trial, result in zip(trials, results, strict=True)

@@ -23,7 +23,7 @@ from raypipe.train.model import VGG, Network
 from raypipe.train.networks import build_network
 from raypipe.train.plan import TrialPlan, for_configuration
 from raypipe.train.recipe import RECIPES
-from raypipe.train.results import TRIALS, TrialResult, prediction_rows
+from raypipe.train.results import TrialResult, prediction_rows, staged_file
 from raypipe.train.shards import RowSource, Shards
 from raypipe.train.state import EpochResult, LoopOptions, LoopState
 from raypipe.train.weights import LoadedWeights
@@ -187,7 +187,7 @@ class _Keeper:
             writer.write(f"{trial.name}-test", rows, folder="predictions")
         result = TrialResult(trial.name, trial.label, trial.seed, self.rows, accuracy, _finite(metrics), self.choices)
         # Last: a trial whose file is there is done, and a resumed sweep leaves it out.
-        writer.write_file(f"{TRIALS}/{trial.name}.json", result.to_json())
+        writer.write_file(staged_file(trial.name), result.to_json())
         return result
 
     def _predictions(self, epoch: int, split: str, pictures: ImageSet, found: Predictions) -> pa.Table:
