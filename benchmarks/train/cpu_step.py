@@ -22,12 +22,12 @@ from benchmarks import results
 from benchmarks.processes import machine_busy
 from benchmarks.train.generated import pictures
 from benchmarks.train.plain_torch import PlainPass, PlainStep, Writing
+from raypipe.train.choices import arithmetic_for
 from raypipe.train.configurations import CONFIGURATIONS
 from raypipe.train.features import EVALUATION_BATCH, DType, extract_features
 from raypipe.train.loop import fit
 from raypipe.train.model import build_model
 from raypipe.train.state import LoopOptions
-from raypipe.train.trial import arithmetic_for
 from raypipe.train.weights import load_weights
 
 _GOAL = 1.02

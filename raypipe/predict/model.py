@@ -16,10 +16,10 @@ from raypipe.errors import ConfigError, InputError, one_line
 from raypipe.storage import Storage
 from raypipe.train.configurations import CONFIGURATIONS
 from raypipe.train.heads import Head, Predictions, head_from_metadata
+from raypipe.train.keeper import BEST, CHECKPOINTS
 from raypipe.train.loop import predict
 from raypipe.train.model import Network
 from raypipe.train.networks import restore_network
-from raypipe.train.trial import BEST, CHECKPOINTS
 from raypipe.train.weights import VGG16, Preprocessing
 
 

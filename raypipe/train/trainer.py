@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raypipe.errors import RaypipeError, StageError, one_line
@@ -15,14 +14,13 @@ from raypipe.train.plan import TrialPlan
 from raypipe.train.ray_watch import Word
 
 if TYPE_CHECKING:
+    from raypipe.train.keeper import Progressed
     from raypipe.train.shards import RowSource, Shards
-    from raypipe.train.trial import Progressed
 
 # As gloo and NCCL put it, in the workers that are left.
 _CUT_OFF = ("Connection closed by peer", "Connection reset by peer", "ncclRemoteError", "ncclSystemError")
 # What another attempt would only meet again.
 _FINAL = (RaypipeError, ValueError, TypeError, LookupError, AttributeError)
-_STATE, _ROWS = "last.pt", "rows.pt"
 
 
 def train_on_ray(plan: TrialPlan, hardware: Hardware, weights: Any, watch: Any) -> None:
@@ -78,11 +76,10 @@ def _loss(failures: Mapping[int, Exception], error: Exception) -> str:
 
 def _kept(plan: TrialPlan) -> str:
     """Where the best epoch of a trial that failed is, for whom it is good enough."""
-    from raypipe.train.trial import BEST, CHECKPOINTS
+    from raypipe.train.keeper import newest_best
 
-    path = f"{plan.writer.staging}/{CHECKPOINTS}/{plan.trial.name}/{BEST}"
-    storage = plan.writer.storage
-    return f"; its best epoch so far: --predict.model {storage.uri(path)}" if storage.exists(path) else ""
+    path = newest_best(plan)
+    return f"; its best epoch so far: --predict.model {path}" if path else ""
 
 
 def _attempt(plan: TrialPlan, hardware: Hardware, weights: Any, watch: Any) -> None:
@@ -143,8 +140,7 @@ def _worker(loop_config: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = None
             if rank == 0:
-                progressed.state.save(Path(folder) / _STATE)
-                torch.save(progressed.rows, Path(folder) / _ROWS)
+                progressed.save(folder)
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
             ray.train.report(row, checkpoint=checkpoint)
         return stop
@@ -162,6 +158,7 @@ def _worker(loop_config: dict[str, Any]) -> None:
         on_epoch=on_epoch,
         on_batch=word.batch,
         on_choice=word.choice,
+        turns=word,
     )
     if rank == 0:
         ray.get(watch.finish.remote(plan.trial.name, result.summary))
@@ -191,13 +188,9 @@ def _open(plan: TrialPlan, shards: Shards) -> RowSource:
 
 
 def _load(checkpoint: Any) -> Progressed | None:
-    import torch
-
-    from raypipe.train.state import LoopState
-    from raypipe.train.trial import Progressed
+    from raypipe.train.keeper import Progressed
 
     if checkpoint is None:
         return None
     with checkpoint.as_directory() as folder:
-        rows = torch.load(Path(folder) / _ROWS, weights_only=True)
-        return Progressed(LoopState.load(Path(folder) / _STATE), rows)
+        return Progressed.load(folder)

@@ -80,7 +80,7 @@ def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(training: Config, tmp_
 
     terminal = Terminal(command)
     # The line of the trial that runs stands below the bar.
-    terminal.wait_for(root, "sweep/train-*/checkpoint_*/rows.pt", b"pictures/s")
+    terminal.wait_for(root, "sweep/train-*/checkpoint_*/so_far.pt", b"pictures/s")
     children = psutil.Process(terminal.process.pid).children(recursive=True)
     # To all processes of the terminal's group, Ray's among them.
     os.killpg(terminal.process.pid, signal.SIGINT)

@@ -84,8 +84,8 @@ class Run:
             try:
                 # What Ray Train goes on from; another folder may still be on its way.
                 latest = json.loads(self.storage.read(f"train/x/{name}"))["latest_checkpoint_result"]
-                path = f"train/x/{name.rpartition('/')[0]}/{latest['checkpoint_dir_name']}/rows.pt"
-                rows: list[dict[str, Any]] = torch.load(io.BytesIO(self.storage.read(path)), weights_only=True)
+                path = f"train/x/{name.rpartition('/')[0]}/{latest['checkpoint_dir_name']}/so_far.pt"
+                rows: list[dict[str, Any]] = torch.load(io.BytesIO(self.storage.read(path)), weights_only=True)["rows"]
             except (OSError, ValueError, TypeError):
                 # Being replaced by the next.
                 continue

@@ -11,11 +11,12 @@ from raypipe import tables
 from raypipe.config import Config
 from raypipe.tables import TableWriter
 from raypipe.train.choices import arithmetic_for
+from raypipe.train.keeper import Progressed
 from raypipe.train.pipeline import prepare_pictures
 from raypipe.train.plan import PictureTable, Trial, TrialPlan
 from raypipe.train.results import TrialResult
 from raypipe.train.state import LoopState
-from raypipe.train.trial import Progressed, run_trial
+from raypipe.train.trial import run_trial
 from raypipe.train.weights import load_weights
 from tests.training_root import change
 

@@ -11,8 +11,8 @@ from raypipe import tables
 from raypipe.records import RunRecord
 from raypipe.report.sources import Sources
 from raypipe.storage import Storage
+from raypipe.train.keeper import BEST, CHECKPOINTS
 from raypipe.train.results import TRIALS, TrialResult
-from raypipe.train.trial import BEST, CHECKPOINTS
 
 
 @dataclass(frozen=True)
