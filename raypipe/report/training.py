@@ -90,6 +90,15 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Differences:
+    """Pairs of configurations on the pictures of `split`, and how many more pairs the sweep's file has."""
+
+    pairs: tuple[Difference, ...]
+    split: str
+    left_out: int
+
+
+@dataclass(frozen=True)
 class Training:
     """All that was trained under a root on labels of one kind, that of the newest training.
 
@@ -103,13 +112,12 @@ class Training:
     target: Target = BINARY
     guess: float | None = 0.5
     left_out: tuple[str, ...] = ()
-    differences: tuple[Difference, ...] = ()
+    differences: Differences | None = None
 
     @property
     def best(self) -> Row | None:
         """The row of the best validation accuracy, or loss: chosen without a look at the test pictures."""
-        rated = [(row.merit, row) for row in self.rows if row.merit is not None]
-        return max(rated, key=lambda pair: pair[0], default=(None, None))[1]
+        return _best(self.rows)
 
     @property
     def curve(self) -> Literal["accuracy", "loss"]:
@@ -153,15 +161,19 @@ def build(sources: Sources) -> Training | None:
     if target.kind == "binary":
         classes = tuple(sorted(predictions["label"].unique())) if predictions is not None else ()
     left_out = tuple(name for name in sources.training_tables if name not in kept)
-    differences = _differences(sources) if "sweep" in kept else ()
+    differences = _differences(sources, rows) if "sweep" in kept else None
     return Training(rows, trials, predictions, classes, target, guessing(target, predictions), left_out, differences)
 
 
-def _differences(sources: Sources) -> tuple[Difference, ...]:
+def _differences(sources: Sources, rows: list[Row]) -> Differences | None:
     data = sources.file("sweep", "comparisons.csv")
     found = compare.from_csv(data) if data else []
-    said = compare.verdicts(found)
-    return tuple(
+    if not found:
+        return None
+    said, pairs = compare.verdicts(found), compare.by_pair(found)
+    best = _best([row for row in rows if row.table == "sweep"])
+    shown = compare.told(pairs, best.configuration if best else None)
+    told = tuple(
         Difference(
             first=first,
             second=second,
@@ -171,8 +183,14 @@ def _differences(sources: Sources) -> tuple[Difference, ...]:
             least_p=min(item.p_holm for item in items),
             verdict=said[first, second],
         )
-        for (first, second), items in compare.by_pair(found).items()
+        for (first, second), items in ((pair, pairs[pair]) for pair in shown)
     )
+    return Differences(told, found[0].split, len(pairs) - len(told))
+
+
+def _best(rows: list[Row]) -> Row | None:
+    rated = [(row.merit, row) for row in rows if row.merit is not None]
+    return max(rated, key=lambda pair: pair[0], default=(None, None))[1]
 
 
 def _target(sources: Sources, table: str) -> Target:

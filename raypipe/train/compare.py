@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 
 import numpy as np
@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 from statsmodels.stats.contingency_tables import mcnemar
 
 from raypipe.train.target import Target
+
+# Those of A to D.
+_FEW_PAIRS = 6
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,11 @@ def by_pair(found: Sequence[Comparison]) -> dict[tuple[str, str], list[Compariso
     for item in sorted(found, key=lambda item: (item.first, item.second, item.seed)):
         pairs.setdefault((item.first, item.second), []).append(item)
     return pairs
+
+
+def told(pairs: Collection[tuple[str, str]], best: str | None) -> list[tuple[str, str]]:
+    """The pairs of configurations to tell a person: all of a few, as table 1 has; of many those with the `best`."""
+    return [pair for pair in pairs if len(pairs) <= _FEW_PAIRS or best is None or best in pair]
 
 
 def verdicts(found: Sequence[Comparison], level: float = 0.05) -> dict[tuple[str, str], str]:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -26,15 +29,30 @@ from raypipe.train.workers import Workers
 FOLDER = "_features"
 _FILE_BYTES = 2**28
 _STORED = {"float32": "float32", "bfloat16": "uint16"}
+_SECONDS_BETWEEN_LOOKS = 1.0
+
+
+class Turns(Protocol):
+    """Who of several trainings computes features that all of them need."""
+
+    def take(self, name: str) -> bool:
+        """Whether this training may compute them now; else another one is at it."""
+
+    def leave(self, name: str) -> None:
+        """It is done with them."""
 
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Where features are kept: a folder of decoded pictures and what these are (`fingerprint`)."""
+    """Where features are kept: a folder of decoded pictures and what these are (`fingerprint`).
+
+    With `turns`, what another training is computing is waited for.
+    """
 
     storage: Storage
     folder: str
     fingerprint: str
+    turns: Turns | None = None
 
     def key(self, model: Network, preprocessing: Preprocessing, device: torch.device, dtype: DType) -> str:
         """Of everything that features of these pictures depend on, 16 hexadecimal digits."""
@@ -61,10 +79,27 @@ class FeatureCache:
 
         Where there are none, `compute` gives them on every worker, and the first keeps them if there is room.
         """
-        shards = self._find(name, dtype, shape)
-        # All workers or none: those that find nothing, or have no room for a copy, need the others to compute.
-        if not workers.any(shards is None or not fits_here(shards), device) and shards is not None:
-            return MappedRows(shards), "found on disk"
+        find = partial(self._find, name, dtype, shape, workers, device)
+        found = find()
+        while found is None and self._waits(name, workers, device):
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            found = find()
+        if found is not None:
+            return found, "found on disk"
+        try:
+            # Whoever had the turn before may have kept them since the last look.
+            found = find()
+            return (found, "found on disk") if found is not None else self._computed(name, compute, workers)
+        finally:
+            if self.turns is not None and workers.rank == 0:
+                self.turns.leave(name)
+
+    def _waits(self, name: str, workers: Workers, device: torch.device) -> bool:
+        """Whether another training computes them. The first worker asks, often enough that no other one's wait for its
+        answer times out."""
+        return workers.any(workers.rank == 0 and self.turns is not None and not self.turns.take(name), device)
+
+    def _computed(self, name: str, compute: Callable[[], Tensor], workers: Workers) -> tuple[Tensor, str]:
         features = compute()
         if workers.rank == 0:
             try:
@@ -74,7 +109,15 @@ class FeatureCache:
                 return features, f"computed, not kept: {error}"
         return features, "computed and kept"
 
-    def _find(self, name: str, dtype: DType, shape: tuple[int, int]) -> Shards | None:
+    def _find(
+        self, name: str, dtype: DType, shape: tuple[int, int], workers: Workers, device: torch.device
+    ) -> MappedRows | None:
+        """What is kept, where every worker finds it and has room for a copy; what one cannot use, all compute."""
+        shards = self._listed(name, dtype, shape)
+        missing = workers.any(shards is None or not fits_here(shards), device)
+        return None if missing or shards is None else MappedRows(shards)
+
+    def _listed(self, name: str, dtype: DType, shape: tuple[int, int]) -> Shards | None:
         if not self.storage.exists(self._list(name)):
             return None
         names = tuple(json.loads(self.storage.read(self._list(name))))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
+from collections.abc import Sequence
+from statistics import NormalDist, fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,12 @@ def figure_of_merit(val_accuracy: float | None, val_loss: float | None) -> float
     if val_accuracy is not None:
         return val_accuracy
     return -math.inf if val_loss is None or math.isnan(val_loss) else -val_loss
+
+
+def over_seeds(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+    """Mean and standard deviation (n − 1) over the seeds that have a value; None where too few have."""
+    known = [value for value in values if value is not None]
+    return (fmean(known) if known else None), (stdev(known) if len(known) > 1 else None)
 
 
 def average_ranks(values: NDArray[Any]) -> Floats:

@@ -6,7 +6,6 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
 from typing import Any
 
 from rich.table import Table
@@ -14,7 +13,7 @@ from rich.table import Table
 from raypipe.report.paper import TABLE_1
 from raypipe.sections.learning import TrainOptions, varying
 from raypipe.sections.space import text_of
-from raypipe.train.metrics import wilson_interval
+from raypipe.train.metrics import over_seeds, wilson_interval
 from raypipe.train.plan import Trial, for_configuration
 from raypipe.train.recipe import RECIPES
 from raypipe.train.results import TrialResult
@@ -114,7 +113,7 @@ def closing_table(outcomes: Sequence[Outcome], judged: Judged) -> Table:
         mine = [outcome.result for outcome in outcomes if outcome.trial.label == label]
         measure = "val_accuracy" if with_accuracy else "val_loss"
         best = [result.best[measure] for result in mine]
-        interval = judged.interval(_mean(best), "val") if with_accuracy else None
+        interval = judged.interval(over_seeds(best)[0], "val") if with_accuracy else None
         cells = [str(len(mine)), _spread(best), _epochs(mine), "–" if interval is None else _between(*interval)]
         if with_test:
             cells.append(_spread([result.test_accuracy for result in mine]))
@@ -130,16 +129,9 @@ def _epochs(results: Sequence[TrialResult]) -> str:
     return f"{span} of {max(len(result.rows) for result in results)}"
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return mean(known) if known else None
-
-
 def _spread(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
-        return "–"
-    return f"{mean(known):.3f}" + (f" ± {stdev(known):.3f}" if len(known) > 1 else "")
+    mean, sd = over_seeds(values)
+    return ("–" if mean is None else f"{mean:.3f}") + ("" if sd is None else f" ± {sd:.3f}")
 
 
 def _between(low: float, high: float) -> str:

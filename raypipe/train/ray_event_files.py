@@ -41,6 +41,12 @@ def measures(row: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
+def epoch_row(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What is shown of an epoch, out of what Tune makes of its report."""
+    further = ("images_per_s", "data_wait", "mfu")
+    return {key: value for key, value in result.items() if key.startswith(("train_", "val_")) or key in further}
+
+
 def best_measures(row: Mapping[str, Any]) -> dict[str, float]:
     """What a trial is judged by at its best epoch, under names of its own."""
     return {f"{BEST}/{name}": value for name, value in measures(row).items() if name.startswith("val_")}
@@ -86,8 +92,7 @@ class EventFiles(TBXLoggerCallback):  # type: ignore[misc]
             return
         self.log_trial_start(trial)
         name = str(trial.config["trial"])
-        row = {key: value for key, value in result.items() if key.startswith(("train_", "val_"))}
-        row |= {key: result.get(key) for key in ("images_per_s", "data_wait", "mfu")}
+        row = epoch_row(result)
         merit = figure_of_merit(result["val_accuracy"], result["val_loss"])
         found = measures(row)
         if name not in self._best or merit > self._best[name]:

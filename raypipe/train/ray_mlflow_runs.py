@@ -19,7 +19,7 @@ from raypipe.errors import ConfigError, StageError, one_line
 from raypipe.progress import say
 from raypipe.sections.learning import TrainOptions
 from raypipe.train.plan import TrialPlan
-from raypipe.train.ray_event_files import best_measures, described, measures, test_measures
+from raypipe.train.ray_event_files import best_measures, described, epoch_row, measures, test_measures
 from raypipe.train.results import staged_result
 
 _TRIAL, _RUN = "raypipe.trial", "raypipe.run"
@@ -90,8 +90,7 @@ class MlflowRuns(LoggerCallback):  # type: ignore[misc]
         if "val_loss" not in result:
             return
         self.log_trial_start(trial)
-        row = {key: value for key, value in result.items() if key.startswith(("train_", "val_"))}
-        self._log(str(trial.config["trial"]), measures(row | {"images_per_s": result["images_per_s"]}), result["epoch"])
+        self._log(str(trial.config["trial"]), measures(epoch_row(result)), result["epoch"])
 
     def log_trial_end(self, trial: Any, failed: bool = False) -> None:
         """The best epoch and the test; a trial that failed says so."""

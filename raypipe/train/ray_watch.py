@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_BETWEEN_WORDS = 1.0
 _ROWS_SHOWN = 12
+# After which a trial that had begun to compute something is thought to be gone.
+_SECONDS_OF_SILENCE = 600.0
 
 
 @dataclass(frozen=True)
@@ -100,14 +102,35 @@ class Watch:
         self._failures: dict[str, str] = {}
         self._choices: set[str] = set()
         self._begun: dict[str, int] = {}
+        self._turns: dict[str, str] = {}
+        self._heard: dict[str, float] = {}
 
     def begin(self, trial: str, epoch: int) -> None:
         """A trial's workers are up, and `epoch` is the first that they train."""
         self._begun[trial] = epoch
+        self._leave_all(trial)
 
     def begun(self, trial: str) -> int:
         """From which epoch on a trial's workers last trained; 0 before there were any."""
         return self._begun.get(trial, 0)
+
+    def take(self, trial: str, name: str) -> bool:
+        """Whether a trial computes what is called `name`: only one at a time does, as long as it is heard of."""
+        now = time.monotonic()
+        holder = self._turns.setdefault(name, trial)
+        if holder != trial and now - self._heard.get(holder, 0.0) > _SECONDS_OF_SILENCE:
+            holder = self._turns[name] = trial
+        if holder == trial:
+            self._heard[trial] = now
+        return holder == trial
+
+    def leave(self, trial: str, name: str) -> None:
+        """A trial that had the turn is done with what is called `name`."""
+        if self._turns.get(name) == trial:
+            del self._turns[name]
+
+    def _leave_all(self, trial: str) -> None:
+        self._turns = {name: holder for name, holder in self._turns.items() if holder != trial}
 
     def tell(self, line: str) -> None:
         """A line for the person."""
@@ -115,6 +138,7 @@ class Watch:
 
     def batch(self, trial: str, whole: int, done: int, total: int) -> None:
         """A trial has done `whole` epochs and `done` of the `total` pictures of a pass."""
+        self._heard[trial] = time.monotonic()
         before = self._running.get(trial) or Running(trial, self._all[trial])
         self._keep(replace(before, whole=whole, done=done, total=total))
 
@@ -147,6 +171,7 @@ class Watch:
     def fail(self, trial: str, reason: str) -> None:
         """A trial cannot go on."""
         self._running.pop(trial, None)
+        self._leave_all(trial)
         self._failures[trial] = reason
 
     def failures(self) -> dict[str, str]:
@@ -177,6 +202,16 @@ class Word:
         if self._speaks and time.monotonic() - self._last >= _SECONDS_BETWEEN_WORDS:
             self._last = time.monotonic()
             self._watch.batch.remote(self._trial, self._whole, done, total)
+
+    def take(self, name: str) -> bool:
+        """Whether this trial may compute what is called `name`, which others need too."""
+        import ray
+
+        return bool(ray.get(self._watch.take.remote(self._trial, name)))
+
+    def leave(self, name: str) -> None:
+        """This trial is done with it."""
+        self._watch.leave.remote(self._trial, name)
 
     def choice(self, choice: Choice) -> None:
         """What was chosen, and why."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from raypipe.schemas import TABLE1_COLUMNS, predictions_schema
 from raypipe.tables import TableWriter
 from raypipe.train.images import ImageSet
-from raypipe.train.metrics import figure_of_merit
+from raypipe.train.metrics import figure_of_merit, over_seeds
 from raypipe.train.plan import Trial
 from raypipe.train.target import Target
 
@@ -121,11 +121,12 @@ def table1_csv(results: Sequence[TrialResult]) -> bytes:
         mine = [result for result in results if result.configuration == name]
         values = _over_seeds(mine, further)
         means = {"configuration": name, "seeds": len(mine), "epochs": max(len(result.rows) for result in mine)}
-        means |= {column: _mean(seen) for column, seen in values.items()}
+        spreads = {column: over_seeds(seen) for column, seen in values.items()}
+        means |= {column: _six(mean) for column, (mean, _) in spreads.items()}
         columns = [*TABLE1_COLUMNS, *(column for column in values if column not in TABLE1_COLUMNS)]
         if i == 0:
             writer.writerow([*columns, *(f"{column}_sd" for column in values)])
-        writer.writerow([*(means[column] for column in columns), *(_sd(seen) for seen in values.values())])
+        writer.writerow([*(means[column] for column in columns), *(_six(sd) for _, sd in spreads.values())])
     return text.getvalue().encode()
 
 
@@ -147,16 +148,8 @@ def _further(results: Sequence[TrialResult]) -> list[str]:
     return ["loss", *own] if own else []
 
 
-def _mean(values: Sequence[float | None]) -> float | str:
-    """Over the seeds that have a value; empty where none has."""
-    known = [value for value in values if value is not None]
-    return round(float(np.mean(known)), 6) if known else ""
-
-
-def _sd(values: Sequence[float | None]) -> float | str:
-    """Over the seeds that have a value; empty where fewer than two have."""
-    known = [value for value in values if value is not None]
-    return round(float(np.std(known, ddof=1)), 6) if len(known) > 1 else ""
+def _six(value: float | None) -> float | str:
+    return "" if value is None else round(value, 6)
 
 
 def _three(value: float | None) -> str:

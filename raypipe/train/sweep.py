@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from functools import partial
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,7 +17,8 @@ from raypipe.runtime import ray_session
 from raypipe.schemas import predictions_schema
 from raypipe.sections.base import Letter
 from raypipe.tables import TableRun, TableWriter
-from raypipe.train.compare import Answers, answers, compare, comparisons_csv, verdicts
+from raypipe.train.compare import Answers, answers, compare, comparisons_csv, told, verdicts
+from raypipe.train.keeper import CHECKPOINTS
 from raypipe.train.networks import load_network_weights
 from raypipe.train.outcome import Judged, Outcome, closing_table, trials_csv
 from raypipe.train.pipeline import prepare_pictures
@@ -23,12 +26,11 @@ from raypipe.train.plan import ENDED, PictureTable, Trial, trials_of
 from raypipe.train.ray_tuning import allocation, tune_trials
 from raypipe.train.results import TrialResult, results_json, staged_result, table1_csv
 from raypipe.train.target import Target
-from raypipe.train.trial import CHECKPOINTS
 from raypipe.train.weights import LoadedWeights
 
-# Of more pairs than this, only those with the best configuration are said; all are in the file.
-_PAIRS_SAID = 6
 _WIDTH_OF_A_FILE = 160
+# Options of `train` that say nothing to a sweep.
+_OF_ONE = ("config", "name")
 
 
 def run_one(config: Config) -> RunRecord:
@@ -40,26 +42,33 @@ def run_one(config: Config) -> RunRecord:
 
 def run(config: Config) -> RunRecord:
     """Train every configuration of the sweep in every form, with every combination of options and seed: ``sweep/``."""
+    given = " and ".join(f"train.{name}" for name in _OF_ONE if name in config.train.model_fields_set)
+    if given:
+        say(f"  {given} not used: that is for `raypipe train`; a sweep has the configurations of sweep.configs")
     return _run(config, "sweep", "sweep", trials_of(config))
 
 
 def _run(config: Config, table: str, command: str, trials: list[Trial]) -> RunRecord:
     storage = config.open_storage()
     labels, images = tables.get_record(storage, "labels"), tables.get_record(storage, "images")
-    options = {**config.result_options("seed", "train"), "trials": [trial.name for trial in trials]}
-    if table == "sweep" and config.sweep.scheduler == "asha":
-        options["asha"] = {name: getattr(config.sweep, name) for name in ("grace", "reduction", "rivals")}
+    options = _result_options(config, table, trials)
     inputs = {"labels": labels.run_id, "images": images.run_id}
     found = tables.find_record(storage, table)
+    begin = partial(
+        tables.begin, storage, table, command=command, config=options, inputs=inputs, overwrite=config.overwrite
+    )
+    if found is not None and not config.overwrite:
+        # Nothing to do, or a refusal: neither needs Ray.
+        with begin() as run:
+            if run.record is not None:
+                return run.record
     weights = None if found is not None else load_network_weights(config.train.model, config.train.weights)
     with ray_session(config):
         if found is None:
             # Before pictures are decoded for trials that could never start.
             allocation(config, trials)
         pictures = prepare_pictures(config)
-        with tables.begin(
-            storage, table, command=command, config=options, inputs=inputs, overwrite=config.overwrite
-        ) as run:
+        with begin() as run:
             if run.record is not None:
                 return run.record
             weights = weights or load_network_weights(config.train.model, config.train.weights)
@@ -70,6 +79,17 @@ def _run(config: Config, table: str, command: str, trials: list[Trial]) -> RunRe
             started = time.monotonic()
             tune_trials(config, run, pictures, weights, trials)
             return _commit(config, run, pictures, trials, weights, time.monotonic() - started)
+
+
+def _result_options(config: Config, table: str, trials: list[Trial]) -> dict[str, Any]:
+    """What the table depends on."""
+    options = {**config.result_options("seed", "train"), "trials": [trial.name for trial in trials]}
+    if table != "sweep":
+        return options
+    options["train"] = {name: value for name, value in options["train"].items() if name not in _OF_ONE}
+    if config.sweep.scheduler == "asha":
+        options["asha"] = {name: getattr(config.sweep, name) for name in ("grace", "reduction", "rivals")}
+    return options
 
 
 def _clear(writer: TableWriter) -> None:
@@ -86,10 +106,10 @@ def _compare(found: list[Answers], best: str) -> bytes | None:
     """``comparisons.csv``: which configurations differ by more than noise; None where there are none to compare."""
     compared = compare(found)
     said = verdicts(compared)
-    for pair, verdict in said.items():
-        if len(said) <= _PAIRS_SAID or best in pair:
-            say(f"  {pair[0]} and {pair[1]}: {verdict}")
-    if len(said) > _PAIRS_SAID:
+    shown = told(said, best)
+    for pair in shown:
+        say(f"  {pair[0]} and {pair[1]}: {said[pair]}")
+    if len(shown) < len(said):
         say(f"  all {len(said)} pairs of configurations are in comparisons.csv")
     return comparisons_csv(compared) if compared else None
 

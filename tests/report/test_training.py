@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from raypipe import tables
+from raypipe.options import load_config
 from raypipe.report import paper
 from raypipe.report.ceiling import PerfectJudge
+from raypipe.report.pipeline import run
 from raypipe.report.sources import Sources
 from raypipe.report.training import Measured, Row, Training, build
 from raypipe.train.metrics import wilson_interval
-from tests.report.root import Built, build_root, commit, table_1, write_training
+from tests.report.root import Built, build_root, commit, table_1, train, write_training
 
 
 @pytest.fixture(scope="module")
@@ -39,18 +41,37 @@ def test_rows_hold_table_1_and_the_interval_of_their_counts(training: Training, 
 
 
 def test_differences_are_those_of_the_test_pictures(training: Training, shared: Built) -> None:
-    assert [(pair.first, pair.second) for pair in training.differences] == [
-        (a, b) for a, b in itertools.combinations("ABCD", 2)
-    ]
+    assert training.differences is not None
+    pairs = training.differences.pairs
+    assert (training.differences.split, training.differences.left_out) == ("test", 0)
+    assert [(pair.first, pair.second) for pair in pairs] == [(a, b) for a, b in itertools.combinations("ABCD", 2)]
     tests = shared.predictions.query("split == 'test'")
     right = (tests["probability"] > 0.5) == (tests["label"] == "top")
     share = right.groupby(tests["configuration"]).mean()
-    for pair in training.differences:
+    for pair in pairs:
         assert pair.mean == pytest.approx(share[pair.second] - share[pair.first])
         assert pair.n == len(tests) / 4
     # A was drawn without skill, D with the most.
-    (far,) = (pair for pair in training.differences if (pair.first, pair.second) == ("A", "D"))
+    (far,) = (pair for pair in pairs if (pair.first, pair.second) == ("A", "D"))
     assert far.verdict == "D is better in 1 of 1 seed"
+
+
+def test_of_many_configurations_on_validation_pictures_the_best_is_compared_and_the_flaw_said(built: Built) -> None:
+    looks = built.posts.set_index("post_id")["look"]
+    letters = {"A": 0.0, "B": 1.2, "C": 1.6, "D": 1.8, "D batch_size=16": 0.5}
+    results, _, predictions = train(built.labels, looks, letters, 1)
+    predictions = predictions[predictions["split"] == "val"]
+    write_training(built.storage, "sweep", results, table_1(results, predictions, list(letters), 1), predictions)
+    found = build(Sources.open(built.storage))
+    assert found is not None
+    assert found.best is not None
+    assert found.differences is not None
+    assert (len(found.differences.pairs), found.differences.left_out, found.differences.split) == (4, 6, "val")
+    assert all(found.best.key in (pair.first, pair.second) for pair in found.differences.pairs)
+    run(load_config(root=built.storage.root))
+    page = (Path(built.storage.root) / "report.html").read_text()
+    assert "validation pictures, on which each configuration’s epoch was chosen too" in page
+    assert "6 more are in" in page
 
 
 def test_ceiling_is_the_judge_of_the_look_on_the_same_pictures(training: Training, shared: Built) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raypipe.train.compare import Answers, answers, compare, comparisons_csv, from_csv, verdicts
+from raypipe.train.compare import Answers, answers, compare, comparisons_csv, from_csv, told, verdicts
 from raypipe.train.images import image_set
 from raypipe.train.plan import Trial
 from raypipe.train.results import prediction_rows
@@ -71,6 +72,14 @@ def test_in_words_and_as_a_file() -> None:
     assert float(first["difference"]) == 0.5
     assert float(first["p"]) == pytest.approx(2 / 2**30)
     assert float(second["p_holm"]) == 1
+
+
+def test_of_many_pairs_those_with_the_best_are_told() -> None:
+    few = list(itertools.combinations("ABCD", 2))
+    assert told(few, "D") == few
+    many = list(itertools.combinations("ABCDE", 2))
+    assert told(many, "C") == [("A", "C"), ("B", "C"), ("C", "D"), ("C", "E")]
+    assert told(many, None) == many
 
 
 @pytest.mark.parametrize("kind", ["binary", "classes", "tags", "score"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from raypipe.storage import Storage
 from raypipe.train.choices import Choice
@@ -117,6 +121,56 @@ def test_where_they_cannot_be_kept_the_training_goes_on(tmp_path: Path) -> None:
     found, origin = cache.get("x", (2, 3), "float32", workers=Workers(), device=CPU, compute=lambda: torch.ones(2, 3))
     assert torch.equal(found[:], torch.ones(2, 3))
     assert origin.startswith("computed, not kept: ")
+
+
+class OneAtATime:
+    """Turns between threads."""
+
+    def __init__(self) -> None:
+        self.lock, self.holders = threading.Lock(), dict[str, int]()
+
+    def take(self, name: str) -> bool:
+        with self.lock:
+            return self.holders.setdefault(name, threading.get_ident()) == threading.get_ident()
+
+    def leave(self, name: str) -> None:
+        with self.lock:
+            del self.holders[name]
+
+
+def test_several_trainings_at_a_time_compute_them_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raypipe.train.feature_cache._SECONDS_BETWEEN_LOOKS", 0.01)
+    cache = FeatureCache(Storage(str(tmp_path)), "tensors", "pictures 1", OneAtATime())
+    began, computed = threading.Barrier(3), list[int]()
+
+    def compute() -> Tensor:
+        # Long enough for the others to ask.
+        time.sleep(0.2)
+        computed.append(threading.get_ident())
+        return torch.arange(6.0).view(2, 3)
+
+    def train_one(_: int) -> tuple[Tensor, str]:
+        began.wait()
+        found, origin = cache.get("x", (2, 3), "float32", workers=Workers(), device=CPU, compute=compute)
+        return found[:], origin
+
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(train_one, range(3)))
+    assert len(computed) == 1
+    assert sorted(origin for _, origin in found) == ["computed and kept", "found on disk", "found on disk"]
+    assert all(torch.equal(rows, torch.arange(6.0).view(2, 3)) for rows, _ in found)
+
+
+def test_a_training_that_fails_leaves_the_turn_to_the_next(tmp_path: Path) -> None:
+    turns = OneAtATime()
+    cache = FeatureCache(Storage(str(tmp_path)), "tensors", "pictures 1", turns)
+
+    def fail() -> Tensor:
+        raise RuntimeError("no memory")
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        cache.get("x", (2, 3), "float32", workers=Workers(), device=CPU, compute=fail)
+    assert turns.holders == {}
 
 
 def test_large_sets_are_kept_in_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,9 +20,11 @@ from tests.train.small import TARGETS
 
 TRIAL = Trial("B", 3, values=(("learning_rate", 0.5),))
 ROWS = [
-    {"epoch": 1, "train_loss": 0.5, "train_accuracy": 0.5, "val_loss": 0.5, "val_accuracy": 0.75, "images_per_s": 9.0},
-    {"epoch": 2, "train_loss": 0.25, "train_accuracy": 0.75, "val_loss": 0.5, "val_accuracy": 0.5, "images_per_s": 9.0},
-]
+    {"epoch": 1, "train_loss": 0.5, "train_accuracy": 0.5, "val_loss": 0.5, "val_accuracy": 0.75,
+     "images_per_s": 9.0, "data_wait": 0.125, "mfu": 0.25},
+    {"epoch": 2, "train_loss": 0.25, "train_accuracy": 0.75, "val_loss": 0.5, "val_accuracy": 0.5,
+     "images_per_s": 9.0, "data_wait": 0.125, "mfu": None},
+]  # fmt: skip
 TUNED: Any = SimpleNamespace(config={"trial": TRIAL.name})
 
 
@@ -71,6 +73,11 @@ def test_a_trial_interrupted_and_resumed_is_one_run(
     )
     steps = {point.step: point.value for point in client.get_metric_history(run.info.run_id, "val_accuracy")}
     assert steps == {1: 0.75, 2: 0.5}
+    assert {name: run.data.metrics[name] for name in ("images_per_s", "data_wait", "mfu")} == {
+        "images_per_s": 9.0,
+        "data_wait": 0.125,
+        "mfu": 0.25,
+    }
     assert (run.data.metrics["best/val_accuracy"], run.data.metrics["test/accuracy"]) == (0.75, 0.625)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -49,6 +50,32 @@ def test_a_look_sees_epochs_the_latest_word_and_each_line_once() -> None:
     watch.fail("A-0", "the loss is nan")
     assert watch.failures() == {"A-0": "the loss is nan"}
     assert watch.look().running == []
+
+
+def test_only_one_trial_at_a_time_computes_what_others_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = Watch({"A-0": 4, "A-1": 4})
+    assert watch.take("A-0", "features")
+    assert not watch.take("A-1", "features")
+    assert watch.take("A-1", "others")
+    # Of no effect: it is not its turn.
+    watch.leave("A-1", "features")
+    assert not watch.take("A-1", "features")
+    watch.leave("A-0", "features")
+    assert watch.take("A-1", "features")
+    # A trial that begins again, or fails, has lost its turn.
+    watch.begin("A-1", 1)
+    assert watch.take("A-0", "features")
+    watch.fail("A-0", "its machine is gone")
+    assert watch.take("A-1", "features")
+    # Nothing more is heard of A-1, while it should be computing.
+    now = time.monotonic()
+    monkeypatch.setattr("raypipe.train.ray_watch.time.monotonic", lambda: now + 500)
+    watch.batch("A-1", 0, 8, 32)
+    monkeypatch.setattr("raypipe.train.ray_watch.time.monotonic", lambda: now + 1000)
+    assert not watch.take("A-0", "features")
+    monkeypatch.setattr("raypipe.train.ray_watch.time.monotonic", lambda: now + 1200)
+    assert watch.take("A-0", "features")
+    assert not watch.take("A-1", "features")
 
 
 def test_a_score_is_followed_by_its_loss() -> None:

@@ -19,7 +19,9 @@ from tests.training_root import change
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_sweep_writes_the_tables_of_the_contract(training: Config) -> None:
+def test_sweep_writes_the_tables_of_the_contract(
+    training: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = change(training, sweep={"configs": ["A", "B"], "concurrent": 2}, train={"save": "winner"})
     record = sweep.run(config)
     storage = config.open_storage()
@@ -64,7 +66,12 @@ def test_sweep_writes_the_tables_of_the_contract(training: Config) -> None:
     kept = [file.path for file in record.files if file.path.endswith(".safetensors")]
     assert kept == [f"checkpoints/{record.facts['winner']}/best.safetensors"]
     assert any("tfevents" in name for name in storage.files("sweep"))
-    assert sweep.run(config).run_id == record.run_id
+    # Complete: nothing is started, and what has no effect on a sweep is said.
+    monkeypatch.setattr(sweep, "ray_session", None)
+    assert sweep.run(change(config, train={"config": "C"})).run_id == record.run_id
+    assert "train.config and train.name not used: that is for `raypipe train`" in capsys.readouterr().out
+    with pytest.raises(StageError, match=r"epochs was 2, is 3"):
+        sweep.run(change(config, train={"epochs": 3}))
 
 
 @pytest.mark.usefixtures("ray_session")
