@@ -1,8 +1,8 @@
 """A training step of C and a feature pass of A on a CPU, against the best plain torch script for the same work.
 
 First a short probe of how the script is written best here: arithmetic, memory layout, SGD's implementation, batch,
-torch.compile. Then the loop itself runs, and after each of its batches every peer does one of the same size, so that
-whatever else the machine does meets all of them alike.
+torch.compile. Then the loop itself runs, and after each of its steps, or passes, every peer does one of as many
+pictures, so that whatever else the machine does meets all of them alike.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from benchmarks import results
 from benchmarks.processes import machine_busy
 from benchmarks.train.generated import pictures
 from benchmarks.train.plain_torch import PlainPass, PlainStep, Writing
-from raypipe.train.choices import arithmetic_for
+from raypipe.train.choices import arithmetic_for, layout_choice
 from raypipe.train.configurations import CONFIGURATIONS
-from raypipe.train.features import EVALUATION_BATCH, DType, extract_features
+from raypipe.train.features import DType, evaluation_batch, extract_features
 from raypipe.train.loop import fit
 from raypipe.train.model import build_model
 from raypipe.train.state import LoopOptions
@@ -51,7 +51,7 @@ def main() -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    made = results.parser(__doc__, EVALUATION_BATCH, "pictures of the feature pass in a round")
+    made = results.parser(__doc__, 64, "pictures of the feature pass in a round")
     made.add_argument("--size", type=int, default=224, help="pixels of a side")
     made.add_argument("--batch", type=int, default=32, help="pictures in a step")
     made.add_argument(
@@ -91,8 +91,10 @@ def _step(given: argparse.Namespace, dtypes: list[str], own: DType) -> dict[str,
     def make(writing: Writing, batch: int) -> Work:
         return PlainStep(writing, train.images, train.labels, batch)
 
-    same = Writing(own, update="fused")
-    choices: dict[str, list[Any]] = {"dtype": dtypes, "layout": ["contiguous"], "update": ["foreach", "single"]}
+    first = layout_choice(torch.device("cpu"), own).value == "channels first"
+    layouts = ("contiguous", "channels_last") if first else ("channels_last", "contiguous")
+    same = Writing(own, layouts[0], update="fused")
+    choices: dict[str, list[Any]] = {"dtype": dtypes, "layout": [layouts[1]], "update": ["foreach", "single"]}
     probed = _search("step", same, choices, lambda writing: make(writing, given.probe), given)
     alternation = _Alternation({peer: make(peer, given.batch) for peer in _finalists(probed, same)})
     configuration, weights = CONFIGURATIONS["C"], load_weights("random")
@@ -105,28 +107,31 @@ def _step(given: argparse.Namespace, dtypes: list[str], own: DType) -> dict[str,
 
 
 def _pass(given: argparse.Namespace, dtypes: list[str], own: DType) -> dict[str, Any]:
-    batch = min(given.images, EVALUATION_BATCH)
-    if given.images % batch:
-        raise SystemExit(f"--images: {given.images} is no multiple of {EVALUATION_BATCH}, the loop's batch")
+    device = torch.device("cpu")
     images = pictures(given.images, given.size, 0).images
     few = images[: 4 * given.probe]
+    batch = evaluation_batch(device)
     same = Writing(own, grad="no_grad", batch=batch)
-    smaller = [size for size in (8, 16) if size < len(few)]
+    others = [size for size in (8, 16, 64) if size != batch and size <= len(few)]
     choices: dict[str, list[Any]] = {
         "dtype": dtypes,
         "layout": ["contiguous"],
         "grad": ["inference_mode"],
-        "batch": smaller,
+        "batch": others,
     }
     probed = _search("pass", same, choices, lambda writing: PlainPass(writing, few), given)
-    alternation = _Alternation({peer: PlainPass(peer, images[:batch]) for peer in _finalists(probed, same)})
-    weights, device = load_weights("random"), torch.device("cpu")
+    alternation = _Alternation({peer: PlainPass(peer, images) for peer in _finalists(probed, same)})
+    weights = load_weights("random")
     model = build_model(CONFIGURATIONS["A"], image_size=given.size, weights=weights, seed=0, init="he")
-    see, batches = alternation.after_batch, given.images // batch
+
+    def see(done: int, total: int) -> None:
+        if done == total:
+            alternation.after_batch(done, total)
+
     for _ in range(given.runs + 1):
         alternation.begin()
         extract_features(model, images, weights.preprocessing, device=device, dtype=own, on_batch=see)
-    return _found(alternation, probed, same, batch, warm=batches, rounds=given.runs * batches)
+    return _found(alternation, probed, same, given.images, warm=1, rounds=given.runs)
 
 
 def _search(
@@ -166,7 +171,7 @@ def _finalists(probed: dict[Writing, float], same: Writing) -> list[Writing]:
 
 
 class _Alternation:
-    """After each of the loop's batches, one of each peer; seconds of all of them by round."""
+    """After each of the loop's steps or passes, one of each peer; seconds of all of them by round."""
 
     def __init__(self, peers: dict[Writing, Work]) -> None:
         self.peers = peers
@@ -174,12 +179,12 @@ class _Alternation:
         self.begin()
 
     def begin(self) -> None:
-        """The loop's next batch begins now."""
+        """The loop's next one begins now."""
         self._busy, self._used = machine_busy(), time.process_time()
         self._began = time.perf_counter()
 
     def after_batch(self, _done: int, _total: int) -> None:
-        """The loop's batch is done: the peers' turn, each first in turn."""
+        """It is done: the peers' turn, each first in turn."""
         seconds = {_OURS: time.perf_counter() - self._began}
         turn = len(self.rounds) % len(self.peers)
         peers = list(self.peers.items())
@@ -193,7 +198,7 @@ class _Alternation:
 
 
 def _found(
-    alternation: _Alternation, probed: dict[Writing, float], same: Writing, batch: int, *, warm: int, rounds: int
+    alternation: _Alternation, probed: dict[Writing, float], same: Writing, n: int, *, warm: int, rounds: int
 ) -> dict[str, Any]:
     """What the rounds came to, the first `warm` of them left out: compiled, allocated and set up in those."""
     kept = alternation.rounds[warm:]
@@ -201,7 +206,7 @@ def _found(
         raise RuntimeError(f"the loop told of {len(alternation.rounds)} batches, not of {warm + rounds}")
     best = min(map(str, alternation.peers), key=lambda name: statistics.median(row[name] for row in kept))
     return {
-        "pictures_a_batch": batch,
+        "pictures_a_round": n,
         "probe_s": {str(writing): seconds for writing, seconds in probed.items()},
         "as_the_loop": str(same),
         "best": best,
@@ -218,10 +223,10 @@ def _report(given: argparse.Namespace, dtypes: list[str], found: dict[str, dict[
             seconds = [row[name] for row in what["rounds"]]
             rows.append(
                 {
-                    "work": f"{work}, {what['pictures_a_batch']} pictures",
+                    "work": f"{work}, {what['pictures_a_round']} pictures",
                     "program": name,
                     "s": results.shown(seconds, 3),
-                    "images/s": f"{what['pictures_a_batch'] / statistics.median(seconds):.3g}",
+                    "images/s": f"{what['pictures_a_round'] / statistics.median(seconds):.3g}",
                     "others' CPU-s a round": results.shown([row[_OTHERS] for row in what["rounds"]], 1),
                 }
             )

@@ -65,6 +65,21 @@ def rows_choice(what: str, source: RowSource, room: float) -> Choice:
     return Choice(what, "in the GPU's memory", f"{size}, which it has room for")
 
 
+def layout_choice(device: torch.device, dtype: DType) -> Choice:
+    """How a network that is trained, and the pictures it trains on, lie in memory."""
+    if device.type == "cpu" and dtype == "float32":
+        return Choice(
+            "memory", "channels first", "a step on a CPU is faster so in float32; passes without gradients not"
+        )
+    return Choice("memory", "channels last", "convolutions are fastest so")
+
+
+def layout_for(device: torch.device, dtype: DType) -> torch.memory_format:
+    """The value of `layout_choice`."""
+    first = layout_choice(device, dtype).value == "channels first"
+    return torch.contiguous_format if first else torch.channels_last
+
+
 def compile_choice(mode: Compile, frozen: bool) -> Choice:
     """Whether the network is compiled."""
     if frozen:

@@ -22,12 +22,17 @@ from raypipe.train.workers import Rows, Workers
 
 DType = Literal["float32", "bfloat16"]
 OnBatch = Callable[[int, int], None]
-EVALUATION_BATCH = 64
 
 
 def arithmetic(device: torch.device, dtype: DType) -> AbstractContextManager[object]:
     """Autocast to bfloat16 where `dtype` asks for it; weights stay in float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
+
+
+def evaluation_batch(device: torch.device) -> int:
+    """Pictures at a time in a pass without gradients: on a CPU so few that what a layer leaves is still in its caches
+    when the next one begins."""
+    return 8 if device.type == "cpu" else 64
 
 
 class Inputs(Protocol):
@@ -64,10 +69,17 @@ class _Fed:
 
 
 class ImageInputs(_Fed):
-    """Pictures, uint8 [n, 3, s, s], normalised on the device: float [n, 3, s, s]."""
+    """Pictures, uint8 [n, 3, s, s], normalised on the device: float [n, 3, s, s] in `memory_format`."""
 
-    def __init__(self, images: RowSource, preprocessing: Preprocessing, device: torch.device) -> None:
+    def __init__(
+        self,
+        images: RowSource,
+        preprocessing: Preprocessing,
+        device: torch.device,
+        memory_format: torch.memory_format = torch.channels_last,
+    ) -> None:
         self._feed, self.preprocessing, self.device = Feed(images, device), preprocessing, device
+        self._format = memory_format
 
     def batches(
         self,
@@ -84,7 +96,7 @@ class ImageInputs(_Fed):
         for i, raw in enumerate(self._feed.batches(plan)):
             mask = None if masks is None else masks[i]
             square = None if squares is None else squares[i]
-            yield prepare_batch(raw, self.preprocessing, mask, self.device, crops=square)
+            yield prepare_batch(raw, self.preprocessing, mask, self.device, crops=square, memory_format=self._format)
 
 
 class FeatureInputs(_Fed):
@@ -178,7 +190,7 @@ def extract_features(
     part = torch.empty(shape, dtype=kept_in, device=device if fits else "cpu")
     done = 0
     flips = np.ones(len(images), bool) if flip else None
-    for batch in inputs.batches(in_batches(rows, EVALUATION_BATCH), flips):
+    for batch in inputs.batches(in_batches(rows, evaluation_batch(device)), flips):
         with arithmetic(device, dtype):
             part[done : done + len(batch)] = _halving(model.extract, batch)
         done += len(batch)
@@ -203,7 +215,7 @@ def evaluate(
     model.eval()
     found = [torch.zeros((0, n_outputs) if n_outputs > 1 else 0, device=device)]
     done = 0
-    for batch in inputs.batches(in_batches(rows, EVALUATION_BATCH)):
+    for batch in inputs.batches(in_batches(rows, evaluation_batch(device))):
         with arithmetic(device, dtype):
             # A copy: a compiled network may use its output's memory again.
             found.append(_halving(forward, batch).to(torch.float32, copy=True))

@@ -100,14 +100,15 @@ def prepare_batch(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     crops: Tensor | None = None,
+    memory_format: torch.memory_format = torch.channels_last,
 ) -> Tensor:
-    """uint8 [n, 3, s, s] to the network's input on `device`, channels last; rows of `flip_mask` (bool [n]) mirrored.
+    """uint8 [n, 3, s, s] to the network's input on `device`; rows of `flip_mask` (bool [n]) mirrored.
 
     `crops` (float32 [n, 3], side and centre, see `raypipe.train.draws.epoch_crops`) are cut out and enlarged to s × s,
     bilinearly.
     """
     target = torch.device(device)
-    batch = images.to(target, non_blocking=True).contiguous(memory_format=torch.channels_last)
+    batch = images.to(target, non_blocking=True).contiguous(memory_format=memory_format)
     if flip_mask is not None:
         mask = flip_mask.to(target, non_blocking=True).view(-1, 1, 1, 1)
         batch = torch.where(mask, batch.flip(3), batch)
@@ -117,7 +118,7 @@ def prepare_batch(
         batch = batch.flip(1)
     mean, std = _statistics(preprocessing, target)
     normalised = (batch.float() * preprocessing.scale - mean) / std
-    return normalised.to(dtype, memory_format=torch.channels_last)
+    return normalised.to(dtype, memory_format=memory_format)
 
 
 @lru_cache(maxsize=16)

@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raypipe.errors import ConfigError, StageError
-from raypipe.train.choices import Choice, OnChoice, compile_choice, micro_choice, optimizer_choice, rows_choice
+from raypipe.train.choices import (
+    Choice,
+    OnChoice,
+    compile_choice,
+    layout_choice,
+    layout_for,
+    micro_choice,
+    optimizer_choice,
+    rows_choice,
+)
 from raypipe.train.configurations import Configuration
 from raypipe.train.draws import dropout_seed, epoch_crops, epoch_flips, epoch_order
 from raypipe.train.feature_cache import FeatureCache
@@ -82,9 +91,11 @@ class Training:
             self.seconds_before = time.perf_counter() - started
         else:
             self.flops_per_s = peak_flops(self.device, options.dtype)
-            self.train_inputs = self._pictures("training pictures", train, preprocessing)
+            layout = layout_for(self.device, options.dtype)
+            model.to(memory_format=layout)  # type: ignore[call-overload]
+            self.train_inputs = self._pictures("training pictures", train, preprocessing, layout)
             self.val_inputs = self._pictures("validation pictures", val, preprocessing)
-            self.tell(Choice("memory", "channels last", "convolutions are fastest so"))
+            self.tell(layout_choice(self.device, options.dtype))
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
             self.tell(Choice("convolutions", "cuDNN tries its ways and takes the fastest", "batches are of one size"))
@@ -115,8 +126,14 @@ class Training:
         self.tell(rows_choice(what, placed, room))
         return placed
 
-    def _pictures(self, what: str, pictures: ImageSet, preprocessing: Preprocessing) -> ImageInputs:
-        return ImageInputs(self._placed(what, pictures.images), preprocessing, self.device)
+    def _pictures(
+        self,
+        what: str,
+        pictures: ImageSet,
+        preprocessing: Preprocessing,
+        memory_format: torch.memory_format = torch.channels_last,
+    ) -> ImageInputs:
+        return ImageInputs(self._placed(what, pictures.images), preprocessing, self.device, memory_format)
 
     def _take_features(
         self,

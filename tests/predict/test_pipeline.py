@@ -12,7 +12,7 @@ from raypipe.config import Config
 from raypipe.errors import ConfigError, InputError
 from raypipe.predict import pipeline
 from raypipe.predict.model import TrainedModel, read_checkpoint
-from raypipe.train import sweep
+from tests.train.here import train_here
 from tests.training_root import change, jpeg
 
 
@@ -20,7 +20,7 @@ from tests.training_root import change, jpeg
 def trained(training: Config) -> Config:
     """The small root with configuration A trained."""
     config = change(training, train={"config": "A", "epochs": 4, "save": "best"})
-    sweep.run_one(config)
+    train_here(config, "train/A", 1)
     return config
 
 

@@ -69,7 +69,7 @@ def test_of_many_configurations_on_validation_pictures_the_best_is_compared_and_
     assert (len(found.differences.pairs), found.differences.left_out, found.differences.split) == (4, 6, "val")
     assert all(found.best.key in (pair.first, pair.second) for pair in found.differences.pairs)
     run(load_config(root=built.storage.root))
-    page = (Path(built.storage.root) / "report.html").read_text()
+    page = (Path(built.storage.root) / "report" / "index.html").read_text()
     assert "validation pictures, on which each configuration’s epoch was chosen too" in page
     assert "6 more are in" in page
 

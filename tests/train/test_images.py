@@ -122,3 +122,10 @@ def test_a_batch_is_channels_last_and_in_the_wanted_type() -> None:
     batch = prepare_batch(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), Preprocessing((0, 0, 0)), dtype=torch.bfloat16)
     assert batch.dtype == torch.bfloat16
     assert batch.is_contiguous(memory_format=torch.channels_last)
+    first = prepare_batch(
+        torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
+        CAFFE_BGR,
+        torch.tensor([True, False]),
+        memory_format=torch.contiguous_format,
+    )
+    assert first.is_contiguous()

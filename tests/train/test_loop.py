@@ -114,7 +114,7 @@ def test_predict_in_the_order_given_and_of_nothing() -> None:
     whole = predict(model, images, preprocessing=TORCHVISION, on_batch=lambda *n: seen.append(n))
     single = [predict(model, images[row : row + 1], preprocessing=TORCHVISION)[0] for row in (0, 64, 129)]
     np.testing.assert_allclose(whole[[0, 64, 129]], single, rtol=1e-5)
-    assert seen == [(64, 130), (128, 130), (130, 130)]
+    assert seen == [(min(done, 130), 130) for done in range(8, 137, 8)]
     assert predict(model, images[:0], preprocessing=TORCHVISION).shape == (0,)
 
 

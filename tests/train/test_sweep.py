@@ -75,6 +75,7 @@ def test_sweep_writes_the_tables_of_the_contract(
 
 
 @pytest.mark.usefixtures("ray_session")
+@pytest.mark.cluster
 def test_both_forms_side_by_side(training: Config) -> None:
     config = change(training, sweep={"configs": ["A"], "forms": ["paper", "modern"]}, train={"save": "none"})
     sweep.run(config)
@@ -88,6 +89,7 @@ def test_both_forms_side_by_side(training: Config) -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
+@pytest.mark.cluster
 def test_a_finished_trial_is_not_trained_again(training: Config) -> None:
     config = change(
         training, sweep={"configs": ["A", "B"], "concurrent": 2}, train={"learning_rate": {"A": 0.01, "B": 1e30}}

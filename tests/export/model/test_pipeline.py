@@ -27,7 +27,8 @@ from raypipe.predict.model import TrainedModel, read_checkpoint
 from raypipe.storage import Storage
 from raypipe.train.images import decode_and_resize
 from raypipe.train.weights import CAFFE_RGB
-from tests.export.model.conftest import exporting, train_here, write_root
+from tests.export.model.conftest import exporting, write_root
+from tests.train.here import train_here
 
 FILES = {"README.md", "config.json", "model.onnx", "model.pt2", "model.safetensors"}
 
