@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from raypipe.config import Config
 from raypipe.options import load_config
@@ -24,6 +25,10 @@ os.environ.update(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_EC
 # Of small networks, several threads wait for each other most of the time, and for other processes more.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# How long an example takes says what else the machine does.
+settings.register_profile("raypipe", deadline=None)
+settings.load_profile("raypipe")
 
 
 @pytest.hookimpl(optionalhook=True)

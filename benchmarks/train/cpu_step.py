@@ -101,7 +101,12 @@ def _step(given: argparse.Namespace, dtypes: list[str], own: DType) -> dict[str,
     model = build_model(configuration, image_size=given.size, weights=weights, seed=0, init="he")
     options = LoopOptions(epochs=1, batch_size=given.batch, learning_rate=1e-5, dtype=own)
     val = pictures(2, given.size, 1)
-    see = alternation.after_batch
+
+    def see(done: int, total: int) -> None:
+        # The pictures that judge come last.
+        if done <= len(train):
+            alternation.after_batch(done, total)
+
     fit(model, configuration, train, val, options, preprocessing=weights.preprocessing, on_batch=see)
     return _found(alternation, probed, same, given.batch, warm=1, rounds=given.runs)
 

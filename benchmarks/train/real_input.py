@@ -171,7 +171,7 @@ class _Bench:
             return self._train(*words, **more)
         except processes.CommandFailedError as error:
             said = str(error).strip().splitlines()[-1]
-            if "the loss is" not in said:
+            if "loss is" not in said:
                 raise
             return {"failed": said}
 

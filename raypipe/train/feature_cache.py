@@ -58,7 +58,7 @@ class FeatureCache:
         """Of everything that features of these pictures depend on, 16 hexadecimal digits."""
         digest = hashlib.sha256()
         # Between kinds of devices, the last bits differ.
-        for text in (self.fingerprint, type(model).__name__, preprocessing.to_json(), device.type, dtype):
+        for text in (_FILE_BYTES, self.fingerprint, type(model).__name__, preprocessing.to_json(), device.type, dtype):
             digest.update(f"{text}\0".encode())
         for name, value in sorted(model.frozen_part.state_dict().items()):
             digest.update(f"{name}{tuple(value.shape)}\0".encode())
@@ -74,30 +74,33 @@ class FeatureCache:
         workers: Workers,
         device: torch.device,
         compute: Callable[[], Tensor],
-    ) -> tuple[RowSource, str]:
-        """Features of `shape` [n, d] called `name` (key and part), and in a few words where they are from.
+    ) -> tuple[RowSource, str, float]:
+        """Features of `shape` [n, d] called `name` (key and part), in a few words where they are from, and the seconds
+        of waiting for another training that computed them.
 
         Where there are none, `compute` gives them on every worker, and the first keeps them if there is room.
         """
         find = partial(self._find, name, dtype, shape, workers, device)
-        found = find()
-        while found is None and self._waits(name, workers, device):
+        began, found = time.monotonic(), find()
+        while found is None and not self._take_turn(name, workers, device):
             time.sleep(_SECONDS_BETWEEN_LOOKS)
             found = find()
+        waited = time.monotonic() - began
         if found is not None:
-            return found, "found on disk"
+            return found, "found on disk", waited
         try:
             # Whoever had the turn before may have kept them since the last look.
-            found = find()
-            return (found, "found on disk") if found is not None else self._computed(name, compute, workers)
+            found = find() if self.turns is not None else None
+            source, origin = (found, "found on disk") if found is not None else self._computed(name, compute, workers)
+            return source, origin, waited
         finally:
             if self.turns is not None and workers.rank == 0:
                 self.turns.leave(name)
 
-    def _waits(self, name: str, workers: Workers, device: torch.device) -> bool:
-        """Whether another training computes them. The first worker asks, often enough that no other one's wait for its
-        answer times out."""
-        return workers.any(workers.rank == 0 and self.turns is not None and not self.turns.take(name), device)
+    def _take_turn(self, name: str, workers: Workers, device: torch.device) -> bool:
+        """Whether no other training computes them; then this one does. The first worker asks, often enough that no
+        other one's wait for its answer times out."""
+        return not workers.any(workers.rank == 0 and self.turns is not None and not self.turns.take(name), device)
 
     def _computed(self, name: str, compute: Callable[[], Tensor], workers: Workers) -> tuple[Tensor, str]:
         features = compute()

@@ -174,11 +174,13 @@ def extract_features(
     flip: bool = False,
     workers: Workers | None = None,
     on_batch: OnBatch | None = None,
+    on_wait: Callable[[float], None] | None = None,
 ) -> Tensor:
     """What `model.extract` gives for uint8 `images` [n, 3, s, s], all mirrored if `flip`: `dtype` [n, d] on `device`,
     or in main memory where that has no room for them.
 
     The workers share the pass, and each has all rows at its end. Nothing is lost by bfloat16 where the arithmetic is.
+    `on_wait` gets the seconds in which no picture was ready.
     """
     crew = workers or Workers()
     model.eval()
@@ -196,6 +198,8 @@ def extract_features(
         done += len(batch)
         if on_batch:
             on_batch(done, len(rows))
+    if on_wait:
+        on_wait(inputs.waited)
     return crew.gather(part, len(images))
 
 

@@ -141,14 +141,19 @@ def n_bytes(source: RowSource) -> int:
 
 def resident(source: RowSource, device: torch.device, room: float) -> RowSource:
     """`source` itself, or a copy in the memory of a GPU where its bytes are no more than `room`."""
-    if device.type != "cuda" or isinstance(source, Stream) or n_bytes(source) > room:
+    if device.type != "cuda" or n_bytes(source) > room:
         return source
-    if isinstance(source, Tensor):
-        return source.to(device)
-    held = torch.empty(source.shape, dtype=source.dtype, device=device)
-    for start in range(0, len(source), _ROWS_AT_ONCE):
-        held[start : start + _ROWS_AT_ONCE] = source[slice(start, start + _ROWS_AT_ONCE)].to(device)
-    return held
+    return source.to(device) if isinstance(source, Tensor) else held(source, device)
+
+
+def held(source: RowSource, device: torch.device) -> Tensor:
+    """A copy of all rows in the memory of a device, read once and in their order."""
+    found = torch.empty(source.shape, dtype=source.dtype, device=device)
+    starts = range(0, len(source), _ROWS_AT_ONCE)
+    plan = [np.arange(start, min(start + _ROWS_AT_ONCE, len(source))) for start in starts]
+    for start, rows in zip(starts, Feed(source, device).batches(plan), strict=True):
+        found[start : start + len(rows)] = rows
+    return found
 
 
 def room_on(device: torch.device) -> float:

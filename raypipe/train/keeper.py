@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -14,11 +14,13 @@ from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from raypipe.errors import StageError
 from raypipe.storage import Storage
 from raypipe.train.choices import Choice, OnChoice
 from raypipe.train.heads import Head, Predictions
 from raypipe.train.images import ImageSet
 from raypipe.train.loop import predict
+from raypipe.train.metrics import figure_of_merit
 from raypipe.train.model import Network
 from raypipe.train.plan import TrialPlan
 from raypipe.train.results import TrialResult, prediction_rows, staged_file
@@ -29,6 +31,7 @@ CHECKPOINTS = "checkpoints"
 BEST = "best.safetensors"
 # Until the trial is done, each with its epoch's number.
 _PREFIX, _SUFFIX = "epoch-", ".safetensors"
+_BESTS_STAGED = 4
 _STATE, _SO_FAR = "last.pt", "so_far.pt"
 
 
@@ -63,8 +66,9 @@ class Keeper:
     """Follows a trial from epoch to epoch; the worker of `rank` 0 writes.
 
     A trial that goes on from a checkpoint may train its next epochs to other last bits than those that were lost, and
-    find another one the best. So weights are staged by epoch, the last two of the best: those of the checkpoint's best
-    epoch are among them wherever the trial was cut off. All else waits for the end.
+    find another one the best. So weights are staged by epoch, the last few of the best: those of the checkpoint's best
+    epoch are among them wherever the trial was cut off, though a checkpoint may come an epoch or two after its report.
+    All else waits for the end.
     """
 
     def __init__(
@@ -83,7 +87,7 @@ class Keeper:
         self.choices: list[str] = []
         self.rows = list(start.rows) if start else []
         self.predictions = start.predictions if start else None
-        self.best_epoch = start.state.best_epoch if start else 0
+        self.best_epochs = _best_so_far(self.rows)
         self.best: dict[str, Tensor] | None = None
 
     def see(self, result: EpochResult, state: LoopState) -> bool:
@@ -92,6 +96,7 @@ class Keeper:
         row = {"trial": trial.name, "configuration": trial.label, "seed": trial.seed, **_numbers(result)}
         self.rows.append(row)
         if state.is_best:
+            self.best_epochs.append(result.epoch)
             self.predictions = result.val_probabilities
             if self.rank == 0:
                 # A copy: the loop goes on changing these tensors.
@@ -101,7 +106,6 @@ class Keeper:
                 }
                 if self.plan.options.save != "none":
                     self._stage_best(result.epoch)
-            self.best_epoch = result.epoch
         return self.on_epoch(row, Progressed(state, self.rows, self.predictions)) if self.on_epoch else False
 
     def choose(self, choice: Choice) -> None:
@@ -142,7 +146,7 @@ class Keeper:
 
     def _write_predictions(self, split: str, pictures: ImageSet, found: Predictions) -> None:
         trial = self.plan.trial
-        rows: pa.Table = prediction_rows(trial, self.best_epoch, split, pictures, self.head.target, found)
+        rows: pa.Table = prediction_rows(trial, self.best_epochs[-1], split, pictures, self.head.target, found)
         self.plan.writer.write(f"{trial.name}-{split}", rows, folder="predictions")
 
     @property
@@ -155,17 +159,19 @@ class Keeper:
         name = f"{self._folder}/{_PREFIX}{epoch}{_SUFFIX}"
         metadata = checkpoint_metadata(self.plan, self.weights, self.head) | {"epoch": str(epoch)}
         self.plan.writer.write_file(name, to_safetensors(self.best, metadata=metadata))
-        self._leave_only(epoch, self.best_epoch)
+        self._leave_only(self.best_epochs[-_BESTS_STAGED:])
 
     def _settle_best(self) -> None:
         """The best epoch's file under its lasting name; a trial cut off in between finds it there."""
         storage, folder = self.plan.writer.storage, f"{self.plan.writer.staging}/{self._folder}"
-        staged = f"{folder}/{_PREFIX}{self.best_epoch}{_SUFFIX}"
+        staged = f"{folder}/{_PREFIX}{self.best_epochs[-1]}{_SUFFIX}"
         if storage.exists(staged):
             storage.move(staged, f"{folder}/{BEST}")
-        self._leave_only()
+        elif not storage.exists(f"{folder}/{BEST}"):
+            raise StageError(f"{storage.uri(staged)}: the weights of the best epoch are gone; begin with --overwrite")
+        self._leave_only([])
 
-    def _leave_only(self, *epochs: int) -> None:
+    def _leave_only(self, epochs: Sequence[int]) -> None:
         storage, folder = self.plan.writer.storage, f"{self.plan.writer.staging}/{self._folder}"
         for epoch, name in _by_epoch(storage, folder).items():
             if epoch not in epochs:
@@ -174,6 +180,17 @@ class Keeper:
     def _read_best(self) -> dict[str, Tensor]:
         writer = self.plan.writer
         return from_safetensors(writer.storage.read(f"{writer.staging}/{self._folder}/{BEST}"))
+
+
+def _best_so_far(rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Epochs that were better than all before them."""
+    found, best = list[int](), -math.inf
+    for row in rows:
+        merit = figure_of_merit(row["val_accuracy"], row["val_loss"])
+        if not found or merit > best:
+            found.append(row["epoch"])
+            best = merit
+    return found
 
 
 def newest_best(plan: TrialPlan) -> str | None:

@@ -52,10 +52,11 @@ def fit(
     """Trains `model` (images to outputs, see `raypipe.train.heads`) in place and returns the epochs that ran, those
     before `start` left out. `head` says what is learned: by default two classes.
 
-    `on_epoch` sees each epoch; where it returns true on any worker, all stop. `on_batch` gets (done, total) pictures
-    of the pass at hand, `on_choice` what was chosen for speed or for want of memory, and why. With a `group`, every
-    worker calls `fit` with the same arguments and takes its part of each batch. A frozen `Network` trains on features
-    computed once, if `options.cache_features`, and kept in `cache` for the next training, if there is one.
+    `on_epoch` sees each epoch; where it returns true on any worker, all stop. `on_batch` gets (done, total) pictures of
+    the epoch at hand, trained on and judged, or before the first epoch of those whose features are computed;
+    `on_choice` what was chosen for speed or for want of memory, and why. With a `group`, every worker calls `fit` with
+    the same arguments and takes its part of each batch. A frozen `Network` trains on features computed once, if
+    `options.cache_features`, and kept in `cache` for the next training, if there is one.
     Raises InputError on an empty set, one class only, or labels of another head, ConfigError where `start` is another
     configuration's, StageError naming epoch and batch where the loss is not finite, or the epoch after which that
     of the validation set is not.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import NormalDist, fmean, stdev
 from typing import Any
 
@@ -19,6 +19,7 @@ Floats = NDArray[np.float64]
 _PEAK_BFLOAT16 = {
     "H200": 989e12,
     "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
     "H100": 989e12,
     "A100": 312e12,
     "L40S": 362e12,
@@ -165,8 +166,16 @@ def peak_flops(device: torch.device, dtype: str) -> float | None:
     return next((peak for part, peak in _PEAK_BFLOAT16.items() if part in name), None)
 
 
-def training_flops(model: nn.Module, images: Tensor) -> float:
-    """FLOPs of one forward and backward pass for one image; `images`: normalised, [n, 3, s, s], on the model's device.
+def forward_flops(forward: Callable[[Tensor], Tensor], inputs: Tensor) -> float:
+    """FLOPs of one forward pass for one of `inputs`, [n, …], counted as in `training_flops`."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        forward(inputs)
+    return float(counter.get_total_flops()) / len(inputs)
+
+
+def training_flops(model: nn.Module, inputs: Tensor, forward: Callable[[Tensor], Tensor] | None = None) -> float:
+    """FLOPs of one forward and backward pass for one of `inputs`, as `forward` (the model, or what of it is trained)
+    takes them: normalised images, [n, 3, s, s], or features, [n, d].
 
     A multiplication and an addition count as two: 92.6e9 for configuration C at 224 pixels. Gradients are dropped.
     """
@@ -174,8 +183,8 @@ def training_flops(model: nn.Module, images: Tensor) -> float:
     # Running means of normalised batches are to stay what they are.
     model.eval()
     with FlopCounterMode(display=False) as counter:
-        logits = model(images)
+        logits = (forward or model)(inputs)
         torch.autograd.backward(binary_cross_entropy_with_logits(logits, torch.zeros_like(logits)))
     model.train(training)
     model.zero_grad(set_to_none=True)
-    return float(counter.get_total_flops()) / len(images)
+    return float(counter.get_total_flops()) / len(inputs)

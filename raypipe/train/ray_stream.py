@@ -13,7 +13,7 @@ from raypipe.train.shards import Shards
 from raypipe.train.workers import Rows
 
 _BATCHES_A_TASK = 4
-_TASKS = 4
+_TASKS = 8
 
 
 class StreamedRows:

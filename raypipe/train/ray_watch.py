@@ -31,7 +31,7 @@ _SECONDS_OF_SILENCE = 600.0
 
 @dataclass(frozen=True)
 class Running:
-    """One trial as it stands: `done` of `total` pictures of the pass at hand, and the row of its last whole epoch."""
+    """One trial as it stands: `done` of `total` pictures of the epoch at hand, and the row of its last whole epoch."""
 
     trial: str
     epochs: int
@@ -39,6 +39,8 @@ class Running:
     done: int = 0
     total: int = 0
     row: Mapping[str, Any] = field(default_factory=dict)
+    waits_for: str = ""
+    """The trial that computes what this one needs too."""
 
     @property
     def progress(self) -> float:
@@ -53,6 +55,8 @@ class Running:
     def cells(self) -> list[str]:
         """A line of the live table."""
         part = f"{self.done:,}/{self.total:,}" if self.total else ""
+        if self.waits_for:
+            part = f"waits for {self.waits_for}"
         rate = f"{self.row['images_per_s']:,.0f}" if self.row else ""
         mfu = f"{100 * self.row['mfu']:.0f} %" if self.row and self.row["mfu"] is not None else "–"
         wait = f"{100 * self.row['data_wait']:.1f} %" if self.row else ""
@@ -122,6 +126,8 @@ class Watch:
             holder = self._turns[name] = trial
         if holder == trial:
             self._heard[trial] = now
+        else:
+            self._keep(replace(self._running.get(trial) or Running(trial, self._all[trial]), waits_for=holder))
         return holder == trial
 
     def leave(self, trial: str, name: str) -> None:
@@ -140,7 +146,7 @@ class Watch:
         """A trial has done `whole` epochs and `done` of the `total` pictures of a pass."""
         self._heard[trial] = time.monotonic()
         before = self._running.get(trial) or Running(trial, self._all[trial])
-        self._keep(replace(before, whole=whole, done=done, total=total))
+        self._keep(replace(before, whole=whole, done=done, total=total, waits_for=""))
 
     def epoch(self, trial: str, row: dict[str, Any], merits: list[float]) -> bool:
         """A trial has done the epoch of `row`; whether it ends here, though epochs are left.
@@ -185,7 +191,8 @@ class Watch:
 
     def _keep(self, now: Running) -> None:
         self._running[now.trial] = now
-        self._epochs[now.trial] = now.progress
+        # Never backwards: a pass over features comes before the first epoch, and what was lost is trained again.
+        self._epochs[now.trial] = max(now.progress, self._epochs.get(now.trial, 0.0))
         self._note = now.note()
 
 

@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +28,7 @@ from raypipe.errors import StageError
 from raypipe.storage import Storage
 
 _HEADER_BYTES = 4096
+_FILES_AT_ONCE = 16
 _SPARE = 0.9
 
 
@@ -69,17 +71,25 @@ class Shards:
         return sum(sizes.get(name, 0) for name in self.names)
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """The rows, [len(rows), *row_shape], each file asked for them alone. Raises StageError where one is missing."""
+        """The rows, [len(rows), *row_shape], each file asked for them alone, some files at a time.
+
+        Raises StageError where one is missing.
+        """
         found = np.empty((len(rows), *self.row_shape), self.dtype)
-        row_bytes = found[:1].nbytes if len(found) else 0
-        for number in np.unique(self.shard[rows]):
-            path = f"{self.folder}/{self.names[number]}"
-            with self.storage.errors("read", path), self._open(path) as file:
-                start = _data_offset(file.read_at(_HEADER_BYTES, 0))
-                for i in np.flatnonzero(self.shard[rows] == number):
-                    data = file.read_at(row_bytes, start + int(self.place[rows[i]]) * row_bytes)
-                    found[i] = np.frombuffer(data, self.dtype).reshape(self.row_shape)
+        numbers = np.unique(self.shard[rows])
+        if len(numbers):
+            # An object store takes its time for each answer, and gives many at once.
+            with ThreadPoolExecutor(min(_FILES_AT_ONCE, len(numbers))) as pool:
+                list(pool.map(lambda number: self._read_file(number, rows, found), numbers))
         return found
+
+    def _read_file(self, number: int, rows: NDArray[np.int64], found: NDArray[Any]) -> None:
+        path, row_bytes = f"{self.folder}/{self.names[number]}", found[:1].nbytes
+        with self.storage.errors("read", path), self._open(path) as file:
+            start = _data_offset(file.read_at(_HEADER_BYTES, 0))
+            for i in np.flatnonzero(self.shard[rows] == number):
+                data = file.read_at(row_bytes, start + int(self.place[rows[i]]) * row_bytes)
+                found[i] = np.frombuffer(data, self.dtype).reshape(self.row_shape)
 
     def _open(self, path: str) -> Any:
         return self.storage.filesystem.open_input_file(self.storage.path(path))

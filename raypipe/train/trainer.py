@@ -44,7 +44,7 @@ def train_on_ray(plan: TrialPlan, hardware: Hardware, weights: Any, watch: Any) 
             failures = getattr(error, "worker_failures", {})
             # Trying again would only meet it again. Other workers fail for want of the one that met it.
             final = next((failure for failure in failures.values() if isinstance(failure, _FINAL)), None)
-            reason = _said(final) if final else _loss(failures, error)
+            reason = _said(final) if final else _loss(failures, error, hardware.workers)
         begun = ray.get(watch.begun.remote(name))
         losses, before = (losses + 1 if begun == before else 1), begun
         if final or losses > most:
@@ -59,7 +59,7 @@ def _said(final: Exception) -> str:
     return one_line(found) if isinstance(final, RaypipeError) else f"{type(found).__name__}: {one_line(found)}"
 
 
-def _loss(failures: Mapping[int, Exception], error: Exception) -> str:
+def _loss(failures: Mapping[int, Exception], error: Exception, workers: int) -> str:
     """What became of the workers, in one line."""
     from ray.exceptions import RayActorError
 
@@ -67,7 +67,7 @@ def _loss(failures: Mapping[int, Exception], error: Exception) -> str:
     lost = sorted(rank for rank, failure in own.items() if isinstance(failure, RayActorError))
     if lost:
         who = f"worker {lost[0]}" if len(lost) == 1 else f"workers {', '.join(map(str, lost))}"
-        return f"{who} of {max(own) + 1 if len(own) > 1 else 1} lost: its process was killed, or its machine is gone"
+        return f"{who} of {workers} lost: its process was killed, or its machine is gone"
     reason = one_line(cause(next(iter(own.values()), error)))
     if any(word in reason for word in _CUT_OFF):
         return "a worker lost the connection to another one: its process was killed, or its machine is gone"

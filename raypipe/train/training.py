@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ from raypipe.train.features import (
 from raypipe.train.feed import device_of, pieces, resident, room_on
 from raypipe.train.heads import Head
 from raypipe.train.images import ImageSet
-from raypipe.train.metrics import peak_flops, training_flops
+from raypipe.train.metrics import forward_flops, peak_flops, training_flops
 from raypipe.train.model import Network
 from raypipe.train.recipe import Average
 from raypipe.train.shards import RowSource
@@ -47,6 +48,19 @@ from raypipe.train.workers import Workers
 
 # To look at a loss makes a GPU's host wait for it.
 _BATCHES_BETWEEN_CHECKS_ON_GPU = 50
+
+
+@dataclass
+class _Before:
+    """What an epoch's figures owe to work before it: features of frozen convolutions."""
+
+    seconds: float = 0.0
+    waited: float = 0.0
+    flops: float = 0.0
+
+    def wait(self, seconds: float) -> None:
+        """No picture was ready."""
+        self.waited += seconds
 
 
 class Training:
@@ -79,18 +93,16 @@ class Training:
         self.targets = head.targets(train.labels).to(self.device)
         self.micro = options.micro_batch or options.batch_size
         self._refuse_pieces_of_graphs()
-        self.seconds_before = 0.0
+        self.before = _Before()
+        self.flops_per_s = peak_flops(self.device, options.dtype)
         self.forward: Callable[[Tensor], Tensor] = model
         self.train_inputs: Inputs
         self.val_inputs: Inputs
         frozen = configuration.frozen and options.cache_features and isinstance(model, Network)
         if frozen and isinstance(model, Network):
-            started = time.perf_counter()
-            self.forward, self.flops_per_s = model.classify, None
+            self.forward = model.classify
             self._take_features(model, train, val, preprocessing, cache)
-            self.seconds_before = time.perf_counter() - started
         else:
-            self.flops_per_s = peak_flops(self.device, options.dtype)
             layout = layout_for(self.device, options.dtype)
             model.to(memory_format=layout)  # type: ignore[call-overload]
             self.train_inputs = self._pictures("training pictures", train, preprocessing, layout)
@@ -100,18 +112,18 @@ class Training:
             torch.backends.cudnn.benchmark = True
             self.tell(Choice("convolutions", "cuDNN tries its ways and takes the fastest", "batches are of one size"))
         self.tell(compile_choice(options.compile, frozen))
-        if options.compile != "none" and not frozen:
-            self.forward = torch.compile(model, mode=options.compile)
         self.flops = 0.0
         if self.flops_per_s:
             (one,) = self.train_inputs.batches([np.arange(1)])
-            self.flops = training_flops(model, one)
+            self.flops = training_flops(model, one, self.forward)
+        if options.compile != "none" and not frozen:
+            self.forward = torch.compile(model, mode=options.compile)
 
-    def _refuse_pieces_of_graphs(self) -> None:
+    def _refuse_pieces_of_graphs(self, why: str = "") -> None:
         # A CUDA graph's gradients lie in memory that its next run overwrites.
         if self.options.compile == "reduce-overhead" and self.micro < self.options.batch_size:
             raise ConfigError(
-                f"train.compile: reduce-overhead does not go with batches in pieces (of {self.micro} pictures); "
+                f"train.compile: {why}reduce-overhead does not go with batches in pieces (of {self.micro} pictures); "
                 "use default, or none"
             )
 
@@ -144,11 +156,16 @@ class Training:
         cache: FeatureCache | None,
     ) -> None:
         """Inputs of features: of the training set, for both flips if there are any, and of the validation set."""
-        dtype = self.options.dtype
+        started, dtype = time.perf_counter(), self.options.dtype
         key = cache.key(model, preprocessing, self.device, dtype) if cache else ""
+        passes = len(train) * (2 if self.options.flips else 1) + len(val)
+        done = 0
 
         def features(name: str, images: RowSource, flip: bool) -> RowSource:
+            nonlocal done
+
             def compute() -> Tensor:
+                self._count_pass(model, preprocessing, images)
                 return extract_features(
                     model,
                     images,
@@ -157,7 +174,8 @@ class Training:
                     dtype=dtype,
                     flip=flip,
                     workers=self.workers,
-                    on_batch=self.on_batch,
+                    on_batch=self._part_of(passes, done, len(images)),
+                    on_wait=self.before.wait,
                 )
 
             found: RowSource
@@ -165,23 +183,40 @@ class Training:
                 found, origin = compute(), "computed"
             else:
                 shape = (len(images), model.n_features)
-                found, origin = cache.get(
+                found, origin, waited = cache.get(
                     f"{key}-{name}", shape, dtype, workers=self.workers, device=self.device, compute=compute
                 )
+                self.before.seconds -= waited
+            done += len(images)
             self.tell(Choice(f"features of {name}", origin, "the convolutions are frozen"))
             return self._placed(f"features of {name}", found)
 
         mirrored = features("train-mirrored", train.images, True) if self.options.flips else None
         self.train_inputs = FeatureInputs(features("train", train.images, False), mirrored, self.device)
         self.val_inputs = FeatureInputs(features("val", val.images, False), None, self.device)
+        self.before.seconds += time.perf_counter() - started
+
+    def _count_pass(self, model: Network, preprocessing: Preprocessing, images: RowSource) -> None:
+        if self.flops_per_s and len(images):
+            (one,) = ImageInputs(images, preprocessing, self.device).batches([np.arange(1)])
+            each = forward_flops(model.extract, one)
+            self.before.flops += each * len(self.workers.share(np.arange(len(images))))
+
+    def _part_of(self, whole: int, start: int, n: int) -> OnBatch | None:
+        """Word of a pass over `n` pictures, after `start` of the `whole` that is told of."""
+        tell = self.on_batch
+        if tell is None:
+            return None
+        return lambda done, total: tell(start + n * done // max(total, 1), whole)
 
     def epoch(self, epoch: int) -> EpochResult:
         """Train one epoch, then judge what came of it."""
         started = time.perf_counter()
         loss, accuracy, waited = self._train(epoch)
-        seconds = time.perf_counter() - started + self.seconds_before
-        self.seconds_before = 0.0
+        before, self.before = self.before, _Before()
+        seconds = time.perf_counter() - started + before.seconds
         rate = self.n_train / seconds
+        flops = before.flops + self.n_train * self.flops / self.workers.size
         if self.average:
             self.average.swap()
         outputs = self._validate()
@@ -195,8 +230,8 @@ class Training:
             val_loss=float(self.head.losses(outputs, self.head.targets(self.val_labels)).mean()),
             val_accuracy=self.head.accuracy(predictions, labels),
             images_per_s=rate,
-            data_wait=waited / seconds,
-            mfu=rate * self.flops / self.workers.size / self.flops_per_s if self.flops_per_s else None,
+            data_wait=(waited + before.waited) / seconds,
+            mfu=flops / seconds / self.flops_per_s if self.flops_per_s else None,
             val_probabilities=predictions,
             metrics=self.head.metrics(predictions, labels),
         )
@@ -207,10 +242,18 @@ class Training:
         self.workers.broadcast(self.model.buffers())
         n_outputs, dtype = self.head.target.n_outputs, self.options.dtype
         rows = self.workers.share(np.arange(len(self.val_labels)))
+        n = len(self.val_labels)
         part = evaluate(
-            self.model, self.forward, self.val_inputs, rows, device=self.device, dtype=dtype, n_outputs=n_outputs
+            self.model,
+            self.forward,
+            self.val_inputs,
+            rows,
+            device=self.device,
+            dtype=dtype,
+            n_outputs=n_outputs,
+            on_batch=self._part_of(self.n_train + n, self.n_train, n),
         )
-        return self.workers.gather(part, len(self.val_labels)).double().cpu()
+        return self.workers.gather(part, n).double().cpu()
 
     def _train(self, epoch: int) -> tuple[float, float | None, float]:
         """Mean loss, accuracy and seconds of waiting for data."""
@@ -235,7 +278,7 @@ class Training:
                     sums += self._collect(pending, epoch, batch, len(plan))
                     pending = []
                 if self.on_batch:
-                    self.on_batch(min(batch * options.batch_size, n), n)
+                    self.on_batch(min(batch * options.batch_size, n), n + len(self.val_labels))
         waited = self.train_inputs.waited - waited
         return float(sums[0] / n), float(sums[1] / n) if self.head.has_accuracy else None, waited
 
@@ -264,7 +307,7 @@ class Training:
                         f"{self.device}; lower --train.image_size, or end what else uses it"
                     ) from error
             self.micro = (min(self.micro, len(inputs)) + 1) // 2
-            self._refuse_pieces_of_graphs()
+            self._refuse_pieces_of_graphs(f"a batch of {n_batch} is too much for the memory of {self.device}, and ")
             self.tell(micro_choice(self.micro, n_batch))
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()

@@ -10,7 +10,7 @@ import torch
 
 from raypipe.train.choices import OnChoice, arithmetic_choice, arithmetic_for
 from raypipe.train.configurations import CONFIGURATIONS
-from raypipe.train.feature_cache import Turns
+from raypipe.train.feature_cache import FeatureCache, Turns
 from raypipe.train.features import OnBatch
 from raypipe.train.heads import head_of
 from raypipe.train.images import prepare_batch
@@ -26,7 +26,8 @@ from raypipe.train.shards import RowSource, Shards
 from raypipe.train.state import LoopOptions
 from raypipe.train.weights import LoadedWeights
 
-_INIT_PICTURES = 128
+# Each layer's output for all of them is in memory at once: at 224 pixels, of 41.
+_INIT_PICTURES, _INIT_PIXELS = 128, 2**21
 
 
 def loop_options(plan: TrialPlan, device: str) -> LoopOptions:
@@ -47,6 +48,14 @@ def loop_options(plan: TrialPlan, device: str) -> LoopOptions:
         recipe=recipe,
         device=device,
     )
+
+
+def _cache(plan: TrialPlan, weights: LoadedWeights, turns: Turns | None) -> FeatureCache | None:
+    if not plan.options.keep_features or (weights.convolutions is None and weights.body is None):
+        # Random convolutions are each seed's own: nobody would find their features.
+        return None
+    found = plan.pictures.features
+    return replace(found, fingerprint=f"{found.fingerprint} {plan.options.model}", turns=turns)
 
 
 def run_trial(
@@ -85,7 +94,8 @@ def run_trial(
     scaled = isinstance(model, VGG) and weights.convolutions is None and plan.options.init == "lsuv"
     if scaled and start is None:
         # Spread over the whole set, which may be ordered by class.
-        rows = torch.linspace(0, len(train) - 1, min(len(train), _INIT_PICTURES)).long()
+        most = min(_INIT_PICTURES, max(1, _INIT_PIXELS // train.image_size**2))
+        rows = torch.linspace(0, len(train) - 1, min(len(train), most)).long()
         unit_variance_init(model, prepare_batch(train.images[rows], weights.preprocessing))
     keeper = Keeper(plan, weights, head, val, rank, start, on_epoch, on_choice)
     options = loop_options(plan, device)
@@ -100,7 +110,7 @@ def run_trial(
         head=head,
         group=group,
         start=start.state if start else None,
-        cache=replace(plan.pictures.features, turns=turns) if plan.options.keep_features else None,
+        cache=_cache(plan, weights, turns),
         on_epoch=keeper.see,
         on_batch=on_batch,
         on_choice=keeper.choose,

@@ -23,7 +23,7 @@ from raypipe.ingest import hosts
 from raypipe.sections.data import IngestOptions
 
 # How long one example takes says nothing on a machine that is busy with other things.
-settings.register_profile("no_deadline", deadline=None)
+settings.register_profile("no_deadline")
 settings.load_profile("no_deadline")
 
 Answer = Callable[[web.Request, int], Awaitable[web.StreamResponse]]

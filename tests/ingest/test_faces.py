@@ -93,7 +93,7 @@ def test_the_same_as_dlib_s_cnn_itself(portraits: list[bytes], model: str, upsam
 
 
 @given(data=st.data())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @pytest.mark.parametrize(("detector", "upsample"), [("hog", 0), ("hog", 1), ("cnn", 0)])
 def test_several_faces_anywhere_are_those_of_dlib(
     portraits: list[bytes], model: str, detector: Literal["hog", "cnn"], upsample: int, data: st.DataObject

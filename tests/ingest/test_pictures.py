@@ -93,7 +93,7 @@ def test_nothing_is_decoded_that_is_not_asked_for(name: str) -> None:
 @pytest.mark.parametrize(("max_side", "phash"), ASKED)
 @pytest.mark.parametrize("name", FILES)
 @given(data=st.data())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_a_file_cut_anywhere_is_truncated(name: str, max_side: int | None, phash: bool, data: st.DataObject) -> None:
     whole = FILES[name]
     # To a decoder, a cut within the last bytes may leave the picture whole and only the end marker gone; of an
@@ -114,7 +114,7 @@ def test_any_bytes_get_a_status(data: bytes) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 @given(place=st.integers(0, 10**6), noise=st.binary(min_size=1, max_size=64))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_damaged_files_get_a_status(name: str, place: int, noise: bytes) -> None:
     data = bytearray(FILES[name])
     start = place % len(data)

@@ -96,7 +96,7 @@ def test_hours_and_days_are_asked_for_where_a_few_posts_have_no_time() -> None:
     assert found.low > 0.9
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=st.lists(st.tuples(st.integers(0, 6), st.booleans(), st.integers(0, 9)), min_size=4, max_size=40))
 def test_area_and_its_error_by_their_definitions(rows: list[tuple[int, bool, int]]) -> None:
     score, truth = np.array([s for s, _, _ in rows], float), np.array([t for _, t, _ in rows])

@@ -257,7 +257,7 @@ def test_weights_are_taken_with_their_rows() -> None:
     np.testing.assert_array_equal(matrices.y, [1, 5])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 300))
 def test_arithmetic_is_formulaics_to_the_last_bit(seed: int, n: int) -> None:
     rng = np.random.default_rng(seed)

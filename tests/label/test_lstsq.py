@@ -59,7 +59,7 @@ def test_a_polynomial_that_normal_equations_cannot_fit() -> None:
     np.testing.assert_allclose(solution.params, np.ones(6), rtol=1e-8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32 - 1),
     n=st.integers(12, 300),

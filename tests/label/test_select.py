@@ -30,7 +30,7 @@ def passes_over(values: Floats, ids: list[str], cuts: list[int], seen: list[int]
     return passes
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data(), few=st.sampled_from([1, 2, 7, 1000]), cuts=st.lists(st.integers(0, 40), max_size=4))
 def test_as_by_sorting(data: st.DataObject, few: int, cuts: list[int]) -> None:
     ids = data.draw(st.lists(st.text(max_size=20), min_size=1, max_size=40, unique=True))

@@ -66,7 +66,7 @@ def test_the_papers_quarter() -> None:
     assert {by_class["bottom", "val"], by_class["top", "val"]} == {5_013, 5_014}
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     classes=st.lists(st.sampled_from(["a", "b", "c", None]), min_size=1, max_size=150),
     val=st.integers(0, 50),
@@ -96,7 +96,7 @@ def test_another_seed_another_split() -> None:
     assert run("random", posts(200), seed=1) == run("random", posts(200), seed=1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     users=st.lists(st.one_of(st.none(), st.integers(0, 12)), min_size=1, max_size=80),
     hashes=st.lists(st.one_of(st.none(), st.integers(0, 40)), min_size=80, max_size=80),

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raypipe.report import figures, funnel, regression, training
@@ -17,7 +17,6 @@ from tests.report.root import Built
 finite = st.floats(-5, 5, allow_nan=False)
 
 
-@settings(deadline=None)
 @given(st.lists(finite, min_size=4, max_size=300, unique=True), st.floats(0.1, 0.5))
 def test_bars_are_equal_cover_the_scores_and_end_at_the_thresholds(scores: list[float], share: float) -> None:
     values = np.sort(np.array(scores))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raypipe.errors import ConfigError
@@ -51,7 +51,6 @@ def test_equal_draws_come_once() -> None:
         ({"randint": {"low": 3, "high": 9}}, 3, 8, True),
     ],
 )
-@settings(deadline=None)
 @given(seed=st.integers(0, 2**31))
 def test_draws_are_within_limits_and_their_text_says_them_exactly(
     spec: dict[str, Any], low: float, high: float, whole: bool, seed: int
@@ -71,7 +70,6 @@ def test_distributions_have_their_shape() -> None:
     assert all(250 < chosen.count(value) < 350 for value in (1, 2, 3))
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 1000), few=st.integers(1, 5), more=st.integers(0, 5))
 def test_more_samples_or_options_keep_what_was_drawn(seed: int, few: int, more: int) -> None:
     before = combinations({"rate": RATE}, "A", few, seed)

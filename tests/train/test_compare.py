@@ -23,7 +23,7 @@ def trial(configuration: str, right: list[bool], seed: int = 0) -> Answers:
     return Answers(configuration, seed, "val", tuple(f"p{i}" for i in range(len(right))), np.array(right))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(rows=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
 def test_p_is_that_of_a_fair_coin_on_the_pictures_that_one_alone_gets_right(rows: list[tuple[bool, bool]]) -> None:
     first, second = [a for a, _ in rows], [b for _, b in rows]

@@ -18,8 +18,10 @@ from raypipe.storage import Storage
 from raypipe.train.choices import Choice
 from raypipe.train.configurations import A
 from raypipe.train.feature_cache import FOLDER, FeatureCache
+from raypipe.train.images import prepare_batch
 from raypipe.train.loop import fit
-from raypipe.train.model import VGG16, build_model
+from raypipe.train.metrics import forward_flops
+from raypipe.train.model import VGG, build_model
 from raypipe.train.state import EpochResult, LoopOptions
 from raypipe.train.weights import CAFFE_RGB, TORCHVISION, load_weights
 from raypipe.train.workers import Workers
@@ -30,7 +32,7 @@ TRAIN, VAL = draw(18, 0, size=32), draw(7, 1, size=32)
 OPTIONS = LoopOptions(epochs=2, learning_rate=0.01, seed=3)
 
 
-def network(seed: int = 0) -> VGG16:
+def network(seed: int = 0) -> VGG:
     return build_model(A, image_size=32, weights=load_weights("random"), seed=seed)
 
 
@@ -67,6 +69,25 @@ def test_a_second_training_finds_them_and_comes_to_the_same(tmp_path: Path, dtyp
     assert sum(file.stat().st_size for file in (tmp_path / "tensors" / FOLDER).rglob("*.npy")) > 43 * 512 * (
         2 if dtype == "bfloat16" else 4
     )
+
+
+def test_the_passes_are_one_whole_to_whoever_watches_and_count_in_the_first_epoch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("raypipe.train.training.peak_flops", lambda *_: 1e9)
+    seen: list[tuple[int, int]] = []
+    model = network()
+    first, second = fit(
+        model, A, TRAIN, VAL, OPTIONS, preprocessing=TORCHVISION, on_batch=lambda *told: seen.append(told)
+    )
+    passes = [done for done, total in seen if total == 18 + 18 + 7]
+    assert passes == sorted(passes)
+    assert passes[-1] == 43
+    assert seen[-1] == (25, 25)
+    pictures = prepare_batch(VAL.images[:], TORCHVISION)
+    extract, layer = forward_flops(model.extract, pictures), 4 * 512
+    assert first.mfu == pytest.approx((43 * extract + 18 * layer) / (18 / first.images_per_s) / 1e9)
+    assert second.mfu == pytest.approx(layer * second.images_per_s / 1e9)
 
 
 def test_another_seed_needs_no_convolutions(tmp_path: Path) -> None:
@@ -118,7 +139,9 @@ def test_features_cut_off_before_their_list_are_computed_again(tmp_path: Path) -
 def test_where_they_cannot_be_kept_the_training_goes_on(tmp_path: Path) -> None:
     (tmp_path / "tensors").write_text("in the way")
     cache = FeatureCache(Storage(str(tmp_path)), "tensors", "pictures 1")
-    found, origin = cache.get("x", (2, 3), "float32", workers=Workers(), device=CPU, compute=lambda: torch.ones(2, 3))
+    found, origin, _ = cache.get(
+        "x", (2, 3), "float32", workers=Workers(), device=CPU, compute=lambda: torch.ones(2, 3)
+    )
     assert torch.equal(found[:], torch.ones(2, 3))
     assert origin.startswith("computed, not kept: ")
 
@@ -149,16 +172,17 @@ def test_several_trainings_at_a_time_compute_them_once(tmp_path: Path, monkeypat
         computed.append(threading.get_ident())
         return torch.arange(6.0).view(2, 3)
 
-    def train_one(_: int) -> tuple[Tensor, str]:
+    def train_one(_: int) -> tuple[Tensor, str, float]:
         began.wait()
-        found, origin = cache.get("x", (2, 3), "float32", workers=Workers(), device=CPU, compute=compute)
-        return found[:], origin
+        found, origin, waited = cache.get("x", (2, 3), "float32", workers=Workers(), device=CPU, compute=compute)
+        return found[:], origin, waited
 
     with ThreadPoolExecutor(3) as pool:
         found = list(pool.map(train_one, range(3)))
     assert len(computed) == 1
-    assert sorted(origin for _, origin in found) == ["computed and kept", "found on disk", "found on disk"]
-    assert all(torch.equal(rows, torch.arange(6.0).view(2, 3)) for rows, _ in found)
+    assert sorted(origin for _, origin, _ in found) == ["computed and kept", "found on disk", "found on disk"]
+    assert all(waited > 0.1 for _, origin, waited in found if origin == "found on disk")
+    assert all(torch.equal(rows, torch.arange(6.0).view(2, 3)) for rows, _, _ in found)
 
 
 def test_a_training_that_fails_leaves_the_turn_to_the_next(tmp_path: Path) -> None:
@@ -179,7 +203,7 @@ def test_large_sets_are_kept_in_several_files(tmp_path: Path, monkeypatch: pytes
     features = torch.arange(30.0).view(10, 3)
     shape = (10, 3)
     cache.get("x", shape, "float32", workers=Workers(), device=CPU, compute=lambda: features)
-    found, origin = cache.get("x", shape, "float32", workers=Workers(), device=CPU, compute=lambda: features * 0)
+    found, origin, _ = cache.get("x", shape, "float32", workers=Workers(), device=CPU, compute=lambda: features * 0)
     assert origin == "found on disk"
     assert torch.equal(found[:], features)
     assert len(list((tmp_path / "tensors" / FOLDER / "x").glob("*.npy"))) == 3

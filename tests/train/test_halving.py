@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raypipe.train.halving import Halving
@@ -56,7 +56,6 @@ def test_what_an_interrupted_sweep_had_reached_counts() -> None:
     assert rungs.goes_on("new", [0.4, 0.8, 0.8])
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.integers(2, 5))
 def test_the_best_so_far_goes_on_and_saying_it_again_changes_nothing(merits: list[float], reduction: int) -> None:
     names = [f"t{i}" for i in range(len(merits))]

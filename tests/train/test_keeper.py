@@ -13,12 +13,13 @@ from safetensors.torch import load
 
 from raypipe import tables
 from raypipe.config import Config
+from raypipe.errors import StageError
 from raypipe.storage import Storage
 from raypipe.tables import TableWriter
 from raypipe.train.configurations import B
 from raypipe.train.heads import head_of
 from raypipe.train.keeper import Keeper, Progressed, checkpoint_metadata, newest_best
-from raypipe.train.model import VGG16, build_model
+from raypipe.train.model import VGG, build_model
 from raypipe.train.plan import PictureTable, Trial, TrialPlan
 from raypipe.train.results import TrialResult
 from raypipe.train.state import EpochResult, LoopState
@@ -41,7 +42,7 @@ class Training:
         head = head_of(TARGETS["binary"], VAL.labels)
         self.kept: list[Progressed] = []
         self.keeper = Keeper(self.plan, WEIGHTS, head, VAL, 0, start, self._keep, None)
-        self.model: VGG16 = build_model(B, image_size=32, weights=WEIGHTS, seed=0)
+        self.model: VGG = build_model(B, image_size=32, weights=WEIGHTS, seed=0)
         self.best_epoch = start.state.best_epoch if start else 0
         self.best = start.state.best_merit if start else -1.0
         self.folder = f"{self.plan.writer.staging}/checkpoints/B-0"
@@ -126,6 +127,23 @@ def test_cut_off_at_the_very_end_it_ends_the_same(tmp_path: Path) -> None:
     assert again.finish().rows == again.keeper.rows
     assert again.mark_of() == 0.25
     assert again.predicted() == ({2}, {0.25})
+
+
+def test_weights_that_are_gone_are_said_before_anything_else_goes(tmp_path: Path) -> None:
+    run = Training(tmp_path)
+    for number, accuracy in enumerate([0.5, 0.75], 1):
+        run.epoch(number, accuracy, number / 8)
+    run.plan.writer.storage.delete(f"{run.folder}/epoch-2.safetensors")
+    with pytest.raises(StageError, match=r"epoch-2.safetensors: the weights of the best epoch are gone; begin"):
+        run.finish()
+    assert run.files() == ["epoch-1.safetensors"]
+
+
+def test_a_few_of_the_best_are_staged(tmp_path: Path) -> None:
+    run = Training(tmp_path)
+    for number in range(1, 8):
+        run.epoch(number, 0.5 + number / 100 if number != 3 else 0.1, number / 8)
+    assert run.files() == [f"epoch-{number}.safetensors" for number in (4, 5, 6, 7)]
 
 
 def test_without_checkpoints_nothing_is_staged_but_predictions(tmp_path: Path) -> None:

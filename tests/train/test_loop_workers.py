@@ -72,7 +72,7 @@ def end_to_end_run(group: Any) -> dict[str, Any]:
     train, val = draw(9, 0, size=32), draw(5, 1, size=32)
     model = build_model(CONFIGURATIONS["B"], image_size=32, weights=load_weights("random"), seed=0)
     unit_variance_init(model, prepare_batch(train.images, TORCHVISION))
-    options = replace(OPTIONS, epochs=2, batch_size=4, learning_rate=0.0001)
+    options = replace(OPTIONS, epochs=2, batch_size=4, learning_rate=0.00002)
     results = fit(model, CONFIGURATIONS["B"], train, val, options, preprocessing=TORCHVISION, group=group)
     return {"rows": rows(results), "model": {"logit.weight": model.logit.weight.detach()}}
 

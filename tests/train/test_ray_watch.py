@@ -56,6 +56,9 @@ def test_only_one_trial_at_a_time_computes_what_others_need(monkeypatch: pytest.
     watch = Watch({"A-0": 4, "A-1": 4})
     assert watch.take("A-0", "features")
     assert not watch.take("A-1", "features")
+    assert [trial.cells()[2] for trial in watch.look().running] == ["waits for A-0"]
+    watch.batch("A-1", 0, 8, 32)
+    assert [trial.cells()[2] for trial in watch.look().running] == ["8/32"]
     assert watch.take("A-1", "others")
     # Of no effect: it is not its turn.
     watch.leave("A-1", "features")
@@ -76,6 +79,17 @@ def test_only_one_trial_at_a_time_computes_what_others_need(monkeypatch: pytest.
     monkeypatch.setattr("raypipe.train.ray_watch.time.monotonic", lambda: now + 1200)
     assert watch.take("A-0", "features")
     assert not watch.take("A-1", "features")
+
+
+def test_the_bar_never_goes_back() -> None:
+    watch = Watch({"A-0": 4})
+    watch.batch("A-0", 0, 32, 32)
+    watch.batch("A-0", 0, 8, 32)
+    assert watch.look().epochs == 1
+    watch.epoch("A-0", row(2), [0.5, 0.5])
+    watch.begin("A-0", 2)
+    watch.batch("A-0", 1, 8, 32)
+    assert watch.look().epochs == 2
 
 
 def test_a_score_is_followed_by_its_loss() -> None:

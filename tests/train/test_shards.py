@@ -41,7 +41,7 @@ def s3_root(s3_endpoint: str) -> Storage:
     return Storage(f"s3://bucket/{uuid.uuid4().hex}", endpoint=s3_endpoint, region="us-east-1")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(picked=st.lists(st.integers(0, len(ORDER) - 1), max_size=20))
 def test_rows_come_as_they_are_asked_for(tmp_path_factory: pytest.TempPathFactory, picked: list[int]) -> None:
     shards = write(Storage(str(tmp_path_factory.getbasetemp() / "shards")))

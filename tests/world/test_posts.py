@@ -105,7 +105,7 @@ def test_table_keeps_the_contract(posts: Posts) -> None:
     assert all("#selfie" in caption for caption in table["caption"].to_pylist())
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.integers(0, 300), max_size=6))
 def test_rows_do_not_depend_on_how_they_are_cut(cuts: list[int]) -> None:
     posts = generate_posts(WorldOptions(posts=300), seed=4)

@@ -20,7 +20,7 @@ def _weight(mask) -> float:
     return float(np.asarray(mask.image, dtype=float).sum() / 255)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     x=st.floats(-40, 160),
     y=st.floats(-40, 140),
@@ -61,7 +61,6 @@ def test_paint_mixes_by_opacity(canvas):
     assert canvas.image.getpixel((85, 15))[0] < canvas.image.getpixel((85, 55))[0]
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(-50, 50), st.floats(-50, 50)), min_size=3, max_size=9))
 def test_curves_pass_through_their_knots(knots):
     assert curve(knots, steps=5)[::5] == pytest.approx(np.array(knots), abs=1e-9)
