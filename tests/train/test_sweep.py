@@ -9,12 +9,17 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from raypipe import tables
 from raypipe.config import Config
 from raypipe.errors import ConfigError, StageError
 from raypipe.train import sweep
+from raypipe.train.configurations import CONFIGURATIONS
 from raypipe.train.metrics import wilson_interval
+from raypipe.train.model import build_model
+from raypipe.train.results import TrialResult
+from raypipe.train.weights import load_weights
 from tests.training_root import change
 
 
@@ -105,6 +110,25 @@ def test_a_finished_trial_is_not_trained_again(training: Config) -> None:
     assert storage.read(f"sweep/_staging/{staged[0]}") == before
     with pytest.raises(StageError, match=r"learning_rate.B was 1e\+30, is 0.01"):
         sweep.run(change(config, train={"learning_rate": {"A": 0.01, "B": 0.01}}))
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.cluster
+def test_of_two_seeds_at_a_time_one_computes_the_features(training: Config, tmp_path: Path) -> None:
+    weights = load_weights("random")
+    convolutions = build_model(CONFIGURATIONS["A"], image_size=32, weights=weights, seed=0).features.state_dict()
+    torch.save({f"features.{name}": value for name, value in convolutions.items()}, tmp_path / "vgg.pth")
+    config = change(
+        training,
+        sweep={"configs": ["A"], "seeds": 2, "concurrent": 2},
+        train={"weights": str(tmp_path / "vgg.pth"), "save": "none"},
+    )
+    sweep.run(config)
+    storage = config.open_storage()
+    told = [TrialResult.from_json(storage.read(f"sweep/_trials/A-{seed}.json")).choices for seed in range(2)]
+    for part in ("train", "train-mirrored", "val"):
+        origins = [line.split(": ")[1].split(" (")[0] for lines in told for line in lines if f"of {part}:" in line]
+        assert (origins.count("computed and kept"), origins.count("found on disk")) == (1, 1)
 
 
 @pytest.mark.usefixtures("ray_session")
