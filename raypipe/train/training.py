@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -96,6 +96,9 @@ class Training:
         self.before = _Before()
         self.flops_per_s = peak_flops(self.device, options.dtype)
         self.forward: Callable[[Tensor], Tensor] = model
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+            self.tell(Choice("convolutions", "cuDNN tries its ways and takes the fastest", "batches are of one size"))
         self.train_inputs: Inputs
         self.val_inputs: Inputs
         frozen = configuration.frozen and options.cache_features and isinstance(model, Network)
@@ -108,9 +111,6 @@ class Training:
             self.train_inputs = self._pictures("training pictures", train, preprocessing, layout)
             self.val_inputs = self._pictures("validation pictures", val, preprocessing)
             self.tell(layout_choice(self.device, options.dtype))
-        if self.device.type == "cuda":
-            torch.backends.cudnn.benchmark = True
-            self.tell(Choice("convolutions", "cuDNN tries its ways and takes the fastest", "batches are of one size"))
         self.tell(compile_choice(options.compile, frozen))
         self.flops = 0.0
         if self.flops_per_s:
@@ -132,10 +132,11 @@ class Training:
         if self.on_choice:
             self.on_choice(choice)
 
-    def _placed(self, what: str, source: RowSource) -> RowSource:
+    def _placed(self, what: str, source: RowSource, origin: str = "") -> RowSource:
         room = room_on(self.device)
         placed = resident(source, self.device, room)
-        self.tell(rows_choice(what, placed, room))
+        choice = rows_choice(what, placed, room)
+        self.tell(replace(choice, value=f"{origin}; {choice.value}") if origin else choice)
         return placed
 
     def _pictures(
@@ -188,8 +189,7 @@ class Training:
                 )
                 self.before.seconds -= waited
             done += len(images)
-            self.tell(Choice(f"features of {name}", origin, "the convolutions are frozen"))
-            return self._placed(f"features of {name}", found)
+            return self._placed(f"features of {name}", found, origin)
 
         mirrored = features("train-mirrored", train.images, True) if self.options.flips else None
         self.train_inputs = FeatureInputs(features("train", train.images, False), mirrored, self.device)

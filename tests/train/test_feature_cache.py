@@ -59,9 +59,8 @@ def test_a_second_training_finds_them_and_comes_to_the_same(tmp_path: Path, dtyp
     second, found = train(cache, dtype=dtype)
     parts = {"features of train", "features of train-mirrored", "features of val"}
     assert set(computed) == set(found) == parts
-    # The later of each part's two choices says where the features now lie.
-    assert set(found.values()) == {"mapped from files, read ahead"}
-    assert set(computed.values()) == {"in main memory"}
+    assert set(found.values()) == {"found on disk; mapped from files, read ahead"}
+    assert set(computed.values()) == {"computed and kept; in main memory"}
     for results in (first, second):
         assert [row.train_loss for row in results] == [row.train_loss for row in plain]
         for mine, other in zip(results, plain, strict=True):
@@ -106,7 +105,8 @@ def test_another_seed_needs_no_convolutions(tmp_path: Path) -> None:
         cache=cache,
         on_choice=said.append,
     )
-    assert [choice.value for choice in said if choice.why == "the convolutions are frozen"] == ["found on disk"] * 3
+    found = [choice.value for choice in said if choice.what.startswith("features of")]
+    assert found == ["found on disk; mapped from files, read ahead"] * 3
 
 
 def test_the_key_holds_all_that_features_depend_on() -> None:
@@ -133,7 +133,7 @@ def test_features_cut_off_before_their_list_are_computed_again(tmp_path: Path) -
     for listed in (tmp_path / "tensors" / FOLDER).rglob("_files.json"):
         listed.unlink()
     _, again = train(cache)
-    assert set(again.values()) == {"in main memory"}
+    assert set(again.values()) == {"computed and kept; in main memory"}
 
 
 def test_where_they_cannot_be_kept_the_training_goes_on(tmp_path: Path) -> None:
@@ -214,4 +214,4 @@ def test_without_room_for_a_copy_they_are_computed_again(tmp_path: Path, monkeyp
     train(cache)
     monkeypatch.setattr("raypipe.train.feature_cache.fits_here", lambda _: False)
     _, again = train(cache)
-    assert set(again.values()) == {"in main memory"}
+    assert set(again.values()) == {"computed and kept; in main memory"}

@@ -127,7 +127,7 @@ def test_of_two_seeds_at_a_time_one_computes_the_features(training: Config, tmp_
     storage = config.open_storage()
     told = [TrialResult.from_json(storage.read(f"sweep/_trials/A-{seed}.json")).choices for seed in range(2)]
     for part in ("train", "train-mirrored", "val"):
-        origins = [line.split(": ")[1].split(" (")[0] for lines in told for line in lines if f"of {part}:" in line]
+        origins = [line.split(": ")[1].split(";")[0] for lines in told for line in lines if f"of {part}:" in line]
         assert (origins.count("computed and kept"), origins.count("found on disk")) == (1, 1)
 
 
