@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
-from raypipe.errors import one_line
+from raypipe.errors import InputError, one_line
 from raypipe.ingest.endings import FORMATS, breaks_off, kind_of, png_chunks
 
 try:
@@ -121,10 +121,13 @@ def _broken(seen: functools.partial[Picture], raw: bytes, kind: str, error: Exce
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where the picture has none that can be read. Raises what decoding a PNG does."""
-    if image.format == "PNG":
-        # Its EXIF may stand behind the pixels, so Pillow decodes them to find it: broken pixels must not pass as
-        # broken metadata.
+    """How the picture has still to be turned, EXIF's 1 to 8; 1 where it has nothing on it that can be read.
+
+    Raises what decoding a PNG or a TIFF does.
+    """
+    if image.format in ("PNG", "TIFF"):
+        # A PNG's EXIF may stand behind the pixels, so Pillow decodes them to find it: broken pixels must not pass as
+        # broken metadata. A TIFF it turns by itself as it decodes it.
         image.load()
     return _orientation_read(image)
 
@@ -143,6 +146,22 @@ def _orientation_read(image: Image.Image) -> int:
         return int(value) if value in _UPRIGHT else 1
     except Exception:  # broken metadata of a picture that is fine: it stands as it is stored
         return 1
+
+
+def upright_rgb(data: bytes, side: int) -> Image.Image:
+    """The upright RGB pixels of a picture in any format, a JPEG decoded smaller where that leaves `side` × `side`.
+
+    Metadata that cannot be read is no harm. Raises InputError where the bytes are no whole picture.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            shrink_on_load(image, "RGB", (side, side))
+            # Not Pillow's exif_transpose: it writes the EXIF anew and fails on tags that are not what they should be.
+            turn = _UPRIGHT.get(orientation(image))
+            pixels = to_rgb(image)
+            return pixels if turn is None else pixels.transpose(turn)
+    except Exception as error:  # a decoder meets whatever strangers send
+        raise InputError(f"picture cannot be decoded: {one_line(error)}") from error
 
 
 def upright_pixels(image: Image.Image, max_side: int) -> Image.Image:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
+from raypipe.errors import InputError
+from raypipe.ingest.pictures import upright_rgb
 from raypipe.report.sources import Sources
 from raypipe.report.training import Training
 
@@ -78,12 +80,11 @@ _Plan = tuple[str, str, _Chosen]
 def thumbnail(data: bytes) -> str | None:
     """A small square JPEG of a picture as a data URI; None where the bytes cannot be decoded."""
     try:
-        with Image.open(io.BytesIO(data)) as opened:
-            opened.draft("RGB", (2 * _SIDE, 2 * _SIDE))
-            small = ImageOps.fit(ImageOps.exif_transpose(opened).convert("RGB"), (_SIDE, _SIDE), centering=(0.5, 0.4))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        # Pillow raises any of these for damaged files; the page then shows an empty frame with the post's name.
+        pixels = upright_rgb(data, 2 * _SIDE)
+    except InputError:
+        # The page then shows an empty frame with the post's name.
         return None
+    small = ImageOps.fit(pixels, (_SIDE, _SIDE), centering=(0.5, 0.4))
     sink = io.BytesIO()
     small.save(sink, "JPEG", quality=_QUALITY, optimize=True)
     return f"data:image/jpeg;base64,{base64.b64encode(sink.getvalue()).decode()}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -10,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
 from raypipe.errors import InputError
-from raypipe.ingest.pictures import shrink_on_load, to_rgb
+from raypipe.ingest.pictures import upright_rgb
 from raypipe.train.shards import RowSource
 from raypipe.train.weights import Preprocessing
 
@@ -25,14 +24,8 @@ def decode_and_resize(image_bytes: bytes, size: int) -> NDArray[np.uint8]:
 
     Follows the EXIF orientation; bilinear with antialiasing. Raises InputError where the bytes are no whole picture.
     """
-    try:
-        with Image.open(io.BytesIO(image_bytes)) as image:
-            # At twice the target or more the resize below decides.
-            shrink_on_load(image, "RGB", (2 * size, 2 * size))
-            upright = to_rgb(ImageOps.exif_transpose(image))
-            resized = upright.resize((size, size), Image.Resampling.BILINEAR)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"picture cannot be decoded: {error}") from error
+    # At twice the target or more the resize decides how it looks.
+    resized = upright_rgb(image_bytes, 2 * size).resize((size, size), Image.Resampling.BILINEAR)
     return np.ascontiguousarray(np.asarray(resized, dtype=np.uint8).transpose(2, 0, 1))
 
 

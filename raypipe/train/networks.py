@@ -36,7 +36,12 @@ from raypipe.train.weights import (
 )
 
 _TIMM = "timm/"
-_AUXILIARY = ("inception_v3", "googlenet")
+# Layers of second outputs of training, which their paper weighs into a loss of its own: they have no place in ours.
+_AUXILIARY = {"inception_v3": ("AuxLogits",), "googlenet": ("aux1", "aux2")}
+# torchvision's weights of these two were trained by others on pixels from -1 to 1. It turns its own normalisation into
+# that inside a network which it loads them into (transform_input), and no state dict tells. Here the normalisation is
+# that itself: it is kept with each checkpoint, which so predicts as it was trained.
+_MINUS_ONE_TO_ONE = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 1 / 255)
 
 
 class Classifier(Network):
@@ -123,7 +128,9 @@ def _from_file(name: str, model: str, body: Body) -> LoadedWeights:
     prefix = "body." if logit else ""
     shapes = {f"{prefix}{key}": tuple(value.shape) for key, value in body.module.state_dict().items()}
     found = check_layers(name, file.state, shapes, model)
-    others = ("logit.",) if logit else (*(f"{last}." for last in body.last), "AuxLogits.", "aux1.", "aux2.")
+    # timm's files of these networks have them, too.
+    dropped = (*body.last, *(layer for layers in _AUXILIARY.values() for layer in layers))
+    others = ("logit.",) if logit else tuple(f"{layer}." for layer in dropped)
     more = next((key for key in file.state if key not in shapes and not key.startswith(others)), None)
     if more is not None:
         raise InputError(f"train.weights: {name}: layer {more} is none of {model}; see --train.model")
@@ -207,14 +214,19 @@ def _from_torchvision(name: str, pretrained: bool) -> Body:
             f"train.model: {name!r} is no classifier of torchvision ({', '.join(known[:4])}, …), nor timm/NAME"
         )
     weights = models.get_model_weights(name).DEFAULT
-    # Second outputs of training, which their paper weighs into a loss of its own, have no place in ours.
-    more = {"aux_logits": False, "init_weights": True} if name in _AUXILIARY and not pretrained else {}
+    second = _AUXILIARY.get(name, ())
+    # Where it fetches weights torchvision insists on its second outputs.
+    more = {"transform_input": False, "init_weights": not pretrained, "aux_logits": pretrained} if second else {}
     body = models.get_model(name, weights=weights if pretrained else None, **more)
-    if name in _AUXILIARY and pretrained:
+    if second:
         body.aux_logits = False
+        for layer in second:
+            setattr(body, layer, None)
     last = last_layer(body)
     parent, _, child = last.rpartition(".")
     setattr(body.get_submodule(parent), child, nn.Identity())
+    if second:
+        return Body(body, (last,), _MINUS_ONE_TO_ONE)
     wanted = weights.transforms()
     return Body(body, (last,), Preprocessing(tuple(wanted.mean), tuple(wanted.std), 1 / 255))
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import pickle
 import socket
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -169,11 +170,15 @@ def read_file(name: str, model: str) -> WeightFile:
     read, or says that it is a checkpoint of another network than `model`.
     """
     path = _existing(name)
-    try:
-        if path.suffix.lower() == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
+        try:
             return _read_safetensors(path, model)
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+            raise _unreadable(path, error) from error
+    try:
+        # Files in torch's older format, as torchvision's first VGG-16 is, cannot be mapped into memory.
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:  # of bytes that are no such file torch raises nearly anything
         raise _unreadable(path, error) from error
     if not isinstance(state, Mapping):
         raise InputError(f"train.weights: {path}: holds a {type(state).__name__}, not a state dict")

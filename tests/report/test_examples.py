@@ -57,6 +57,13 @@ def test_damaged_bytes_have_no_thumbnail(data: bytes) -> None:
     assert examples.thumbnail(data) is None
 
 
+def test_odd_metadata_are_no_harm() -> None:
+    sink = io.BytesIO()
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x02\x01\0\0\x02\0\0\0\x04abc\0\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    Image.new("RGB", (30, 20)).save(sink, "JPEG", exif=exif)
+    assert examples.thumbnail(sink.getvalue()) is not None
+
+
 def test_thumbnails_are_small_squares(shared: Built) -> None:
     source = examples.thumbnail(jpeg(0.5, side=900))
     assert source is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,8 +21,11 @@ from raypipe.train.trial import run_trial
 from raypipe.train.weights import load_weights
 
 
-def train_here(config: Config, table: str, seeds: int) -> None:
-    """Configuration A in this process, as `train` and `sweep` do it in Ray's: the same trials, tables and record."""
+def train_here(config: Config, table: str, seeds: int, values: tuple[tuple[str, Any], ...] = ()) -> None:
+    """Configuration A in this process, as `train` and `sweep` do it in Ray's: the same trials, tables and record.
+
+    `values` are options of the trials' own.
+    """
     storage, size = config.open_storage(), config.train.image_size
     labels, images = tables.get_record(storage, "labels"), tables.get_record(storage, "images")
     wanted = tables.read_table(storage, "labels", ["post_id", "split", "label"])
@@ -41,11 +46,11 @@ def train_here(config: Config, table: str, seeds: int) -> None:
         broken = sum(row["error"] is not None for row in rows)
         run.commit(rows_in=len(wanted), dropped={"unlabelled": len(wanted) - len(rows)}, facts={"undecodable": broken})
     pictures = PictureTable(storage, "_tensors/32px", size, target)
-    trials, weights = [Trial("A", seed) for seed in range(seeds)], load_weights("random")
+    trials, weights = [Trial("A", seed, values=values) for seed in range(seeds)], load_weights("random")
     inputs = {"labels": labels.run_id, "images": images.run_id}
     with tables.begin(
         storage, table, command="train", config=config.result_options("seed", "train"), inputs=inputs
     ) as run:
         for trial in trials:
-            run_trial(TrialPlan(trial, config.train, pictures, run.writer), weights, device="cpu")
+            run_trial(TrialPlan(trial, trial.options(config.train), pictures, run.writer), weights, device="cpu")
         sweep._commit(config, run, pictures, trials, weights, 0.0)

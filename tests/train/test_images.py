@@ -1,15 +1,17 @@
 import io
+import struct
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from raypipe.errors import InputError
 from raypipe.train.images import decode_and_resize, image_set, prepare_batch
 from raypipe.train.weights import CAFFE_BGR, TORCHVISION, Preprocessing
+from tests.ingest.files import exif_of
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -39,6 +41,44 @@ def test_the_camera_s_orientation_is_followed() -> None:
     pixels = decode_and_resize(encoded(halves(), "JPEG", exif=exif.tobytes(), quality=95), 32)
     assert pixels[0, 2].mean() > 200
     assert pixels[2, -3].mean() > 200
+
+
+def mistyped(tag: int) -> bytes:
+    """EXIF of two tags: orientation 6, and `tag`, a number by rights, as text."""
+    entries = sorted([(tag, 2, 4, b"abc\0"), (0x0112, 3, 1, b"\0\6\0\0")])
+    rows = b"".join(struct.pack(">HHI", *entry[:3]) + entry[3] for entry in entries)
+    return b"Exif\0\0MM\0*" + struct.pack(">IH", 8, len(entries)) + rows + bytes(4)
+
+
+@pytest.mark.parametrize("tag", [0x0100, 0x011A])  # ImageWidth, XResolution
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_other_tags_of_the_wrong_type_are_no_harm(kind: str, tag: int) -> None:
+    data = encoded(halves(), kind, exif=mistyped(tag), quality=95)
+    pixels = decode_and_resize(data, 32)
+    assert pixels[0, 2].mean() > 200
+    assert pixels[2, -3].mean() > 200
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_every_orientation_is_that_of_pillow(kind: str, turn: int) -> None:
+    rng = np.random.default_rng(turn)
+    picture = Image.fromarray(rng.integers(0, 256, (3, 4, 3), dtype=np.uint8)).resize((400, 300))
+    data = encoded(picture, kind, exif=exif_of(turn), quality=95)
+    with Image.open(io.BytesIO(data)) as image:
+        image.draft("RGB", (64, 64))
+        theirs = ImageOps.exif_transpose(image).convert("RGB").resize((32, 32), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(decode_and_resize(data, 32), np.asarray(theirs).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("error", [struct.error("odd"), TypeError("odd"), IndexError("odd"), KeyError("odd")])
+def test_whatever_a_decoder_raises_is_of_that_picture(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Image.Image, "convert", broken)
+    with pytest.raises(InputError, match=r"picture cannot be decoded: .*odd"):
+        decode_and_resize(encoded(halves()), 32)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "1"])

@@ -199,6 +199,51 @@ def write(state: Mapping[str, torch.Tensor], path: Path, metadata: dict[str, str
     return str(path)
 
 
+@pytest.fixture(scope="module", params=["googlenet", "inception_v3"])
+def with_second_outputs(request: pytest.FixtureRequest) -> tuple[str, dict[str, torch.Tensor]]:
+    """A network of torchvision's that has more outputs in training, and weights for it as torchvision's files are."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs = models.get_model(request.param, weights=None, aux_logits=True, init_weights=True)
+    return request.param, theirs.state_dict()
+
+
+@pytest.mark.parametrize("weights", ["imagenet", ".pth"])
+def test_pretrained_networks_with_second_outputs_give_what_torchvision_s_give(
+    weights: str,
+    with_second_outputs: tuple[str, dict[str, torch.Tensor]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name, state = with_second_outputs
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: dict(state))
+    theirs = models.get_model(name, weights="DEFAULT")
+    assert theirs.transform_input
+    theirs.fc = torch.nn.Identity()
+    pictures = draw(3, 0, size=96).images
+    with torch.no_grad():
+        expected = theirs.eval()(prepare_batch(pictures, TORCHVISION))
+    loaded = load_network_weights(name, write(state, tmp_path / "theirs.pth") if weights == ".pth" else weights)
+    network = build_network(name, B, image_size=96, weights=loaded, seed=0)
+    metadata = {"model": name, "preprocessing": loaded.preprocessing.to_json(), **TARGETS["binary"].as_metadata()}
+    path = write(network.state_dict(), tmp_path / "best.safetensors", metadata)
+    going_on = load_network_weights(name, path)
+    restored = restore_network(name, B, image_size=96, state=network.state_dict())
+    again = build_network(name, B, image_size=96, weights=going_on, seed=1)
+    for ours, used in ((network, loaded), (restored, loaded), (again, going_on)):
+        with torch.no_grad():
+            found = ours.eval().extract(prepare_batch(pictures, used.preprocessing))
+        assert float(expected.std()) > 0
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_a_checkpoint_keeps_the_normalisation_that_it_was_trained_with(tmp_path: Path) -> None:
+    network = build("googlenet", size=64)
+    metadata = {"model": "googlenet", "preprocessing": TORCHVISION.to_json(), **TARGETS["binary"].as_metadata()}
+    path = write(network.state_dict(), tmp_path / "older.safetensors", metadata)
+    assert load_network_weights("googlenet", path).preprocessing == TORCHVISION
+
+
 def test_second_outputs_of_training_are_left_out() -> None:
     network = build("googlenet", size=64).train()
     assert network(prepare_batch(draw(2, 0, size=64).images, TORCHVISION)).shape == (2,)

@@ -145,6 +145,20 @@ def test_torchvision_s_state_dict(save_pth: Callable[..., str]) -> None:
     assert set(loaded.fc) == {"classifier.0.weight", "classifier.0.bias", "classifier.3.weight", "classifier.3.bias"}
 
 
+def test_files_in_torch_s_older_format_are_read(tmp_path: Path) -> None:
+    torch.save(vgg_state(fc=False), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    loaded = load_weights(str(tmp_path / "old.pth"))
+    assert loaded.convolutions is not None
+    assert all(torch.equal(value, vgg_state(fc=False)[name]) for name, value in loaded.convolutions.items())
+
+
+@pytest.mark.parametrize("data", [b"", b"<html>not found</html>", b"a\n", b"\x80\x02K", b".", b"\x80\x02h\x02."])
+def test_what_is_no_such_file_is_one_line(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "broken.pth").write_bytes(data)
+    with pytest.raises(InputError, match=r"train\.weights: .*broken\.pth: cannot be read as \.pth: "):
+        load_weights(str(tmp_path / "broken.pth"))
+
+
 def test_the_features_file_s_classifier_of_nan_is_left_out(save_pth: Callable[..., str]) -> None:
     nan = {name: value * float("nan") for name, value in vgg_state().items() if name.endswith(("r.0.bias", "r.3.bias"))}
     stretched = {n: torch.tensor(float("nan")).expand(v.shape) for n, v in vgg_state().items() if "classifier" in n}

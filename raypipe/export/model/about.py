@@ -8,7 +8,7 @@ from importlib import metadata
 from typing import Any
 
 from raypipe.export.model.library import Recipe
-from raypipe.export.model.origin import Origin, form_of, weights_of
+from raypipe.export.model.origin import Origin, form_of, options_of, weights_of
 from raypipe.predict.model import TrainedModel
 from raypipe.train.heads import Score
 from raypipe.train.target import Target
@@ -69,12 +69,12 @@ def as_config(
         "input": {"name": "pictures", "type": "uint8", "shape": ["n", 3, model.image_size, model.image_size]},
         "output": {"name": name, "type": "float32", "shape": shape, "meaning": output_meaning(target)},
         "weights_from": weights_of(kept),
-        "training": _training(origin),
+        "training": _training(kept, origin),
         "torchvision": recipe.as_json() if recipe else None,
     }
 
 
-def _training(origin: Origin | None) -> dict[str, Any] | None:
+def _training(kept: Mapping[str, str], origin: Origin | None) -> dict[str, Any] | None:
     if origin is None:
         return None
     best = origin.trial.best
@@ -83,6 +83,7 @@ def _training(origin: Origin | None) -> dict[str, Any] | None:
         "run_id": origin.record.run_id,
         "trial": origin.trial.trial,
         "seed": origin.trial.seed,
+        "options": options_of(kept, form_of(kept, origin)),
         "epoch": best["epoch"],
         "val_accuracy": best["val_accuracy"],
         "test_accuracy": origin.trial.test_accuracy,

@@ -130,16 +130,21 @@ def _facts(exported: Exported) -> list[tuple[str, str]]:
     if config["labels"]:
         found.append(("labels, in order", listed(config["labels"])))
     if exported.origin is not None:
-        found.append(("training", _training(exported.origin)))
+        found.append(("training", _training(exported.origin, config["training"]["options"])))
     return [*found, ("exported by", f"raypipe {config['raypipe']}")]
 
 
-def _training(origin: Origin) -> str:
-    trial, options = origin.trial, origin.record.config["train"]
-    return (
-        f"trial {trial.trial}, epoch {trial.best['epoch']} of {len(trial.rows)}, batches of {options['batch_size']}, "
-        f"seed {trial.seed}; {origin.record.finished_at:%Y-%m-%d}, torch {origin.record.versions.get('torch', '?')}"
-    )
+def _training(origin: Origin, options: dict[str, Any]) -> str:
+    trial, record, trained = origin.trial, origin.record, len(origin.trial.rows)
+    told = [f"trial {trial.trial}", f"epoch {trial.best['epoch']} of {trained}"]
+    if options.get("epochs", trained) != trained:
+        told[-1] += f" ({options['epochs']} at most)"
+    if "batch_size" in options:
+        told.append(f"batches of {options['batch_size']}")
+    if options.get("learning_rate") is not None:
+        told.append(f"learning rate {options['learning_rate']:g}")
+    told.append(f"seed {trial.seed}")
+    return f"{', '.join(told)}; {record.finished_at:%Y-%m-%d}, torch {record.versions.get('torch', '?')}"
 
 
 def _data(data: learned.Data | None, origin: Origin | None, sources: Sources) -> list[str]:

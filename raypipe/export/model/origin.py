@@ -6,12 +6,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Any
 
 from raypipe import tables
 from raypipe.records import RunRecord
 from raypipe.report.sources import Sources
+from raypipe.sections.learning import TrainOptions
 from raypipe.storage import Storage
 from raypipe.train.keeper import BEST, CHECKPOINTS
+from raypipe.train.outcome import hyperparameters
+from raypipe.train.plan import Trial
 from raypipe.train.results import TRIALS, TrialResult
 
 
@@ -64,6 +68,19 @@ def form_of(kept: Mapping[str, str], origin: Origin | None) -> str:
     if origin is not None:
         return origin.trial.configuration.partition(" ")[2] or "paper"
     return str(json.loads(kept.get("options", "{}")).get("form", "paper"))
+
+
+def options_of(kept: Mapping[str, str], form: str) -> dict[str, Any]:
+    """What it was trained with, by option of `train`: the trial's own, which a sweep varies. Empty where not kept."""
+    try:
+        kept_options = json.loads(kept["options"])
+        given = {name: kept_options[name] for name in TrainOptions.model_fields if name in kept_options}
+        options = TrainOptions.model_validate(given)
+    except (KeyError, ValueError, TypeError):
+        return {}
+    found = hyperparameters(Trial(kept["configuration"], seed=0, form=form), options)
+    # Of options that are newer than the checkpoint, today's defaults say nothing.
+    return {name: value for name, value in found.items() if name in given}
 
 
 def weights_of(kept: Mapping[str, str]) -> str:

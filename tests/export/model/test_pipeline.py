@@ -23,6 +23,7 @@ from raypipe.config import Config
 from raypipe.errors import ConfigError, InputError, StageError
 from raypipe.export.model import graph
 from raypipe.export.model.graph import GraphError
+from raypipe.export.model.origin import options_of
 from raypipe.predict.model import TrainedModel, read_checkpoint
 from raypipe.storage import Storage
 from raypipe.train.images import decode_and_resize
@@ -189,6 +190,35 @@ def test_weights_come_back_as_they_were(trained: Config, exported: Path) -> None
     ours = TrainedModel.from_bytes((exported / "model.safetensors").read_bytes(), "model.safetensors")
     before = model_of(trained).network.state_dict()
     assert all(torch.equal(value, before[name]) for name, value in ours.network.state_dict().items())
+
+
+def test_a_sweep_s_trial_is_told_with_its_own_options(tmp_path: Path) -> None:
+    config = write_root(tmp_path / "root")
+    values = (("epochs", {"A": 2, "B": 9}), ("batch_size", 16), ("learning_rate", None))
+    train_here(config, "sweep", 1, values)
+    (name,) = (path.name for path in (tmp_path / "root/sweep/checkpoints").iterdir())
+    raypipe.export(exporting(config, model=f"sweep/{name}", onnx=False, check=4))
+    folder = tmp_path / "root/export/model"
+    # Where no learning rate is given it is the form's.
+    assert re.search(r"epoch \d of 2, batches of 16, learning rate 0\.001, seed 0", (folder / "README.md").read_text())
+    told = json.loads((folder / "config.json").read_text())["training"]["options"]
+    assert {"epochs": 2, "batch_size": 16, "learning_rate": 0.001, "flips": True}.items() <= told.items()
+    assert "weights" not in told
+
+
+@pytest.mark.parametrize(
+    ("kept", "expected"),
+    [
+        ({"options": '{"batch_size": 8, "epochs": 4, "learning_rate": null, "of_old": 1}'}, (8, 4, 1e-4)),
+        ({"options": '{"batch_size": 8, "epochs": {"A": 4}, "learning_rate": {"A": 0.5}}'}, (8, 4, 0.5)),
+        ({"options": '{"batch_size": "many"}'}, None),
+        ({"options": "[]"}, None),
+        ({}, None),
+    ],
+)
+def test_options_out_of_a_checkpoint(kept: dict[str, str], expected: tuple[float, ...] | None) -> None:
+    found = options_of({"configuration": "A", **kept}, "modern")
+    assert (tuple(found[name] for name in ("batch_size", "epochs", "learning_rate")) if found else None) == expected
 
 
 @pytest.mark.parametrize(
