@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 _LONGEST = 80
 _SHOWN = 40
@@ -52,6 +52,6 @@ def extension(kind: str | None, data: bytes | memoryview) -> str:
         try:
             with Image.open(io.BytesIO(data)) as picture:
                 kind = picture.format
-        except (UnidentifiedImageError, OSError):
+        except (OSError, Image.DecompressionBombError):
             kind = None
     return _EXTENSIONS.get(kind, kind.lower()) if kind and kind.isalnum() else "bin"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from urllib.parse import unquote
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from PIL import Image
 
 from raypipe.export.names import extension, folder_names, safe_key
 from tests.export.conftest import FORMATS, picture
@@ -93,3 +95,11 @@ def test_extensions_of_what_is_rare() -> None:
         "bin",
         "bin",
     ]
+
+
+def test_a_picture_that_is_too_large_to_open_has_no_extension(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.BytesIO()
+    Image.new("RGB", (10, 10)).save(out, "PNG")
+    assert extension(None, out.getvalue()) == "png"
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    assert extension(None, out.getvalue()) == "bin"
