@@ -102,10 +102,10 @@ def _step(given: argparse.Namespace, dtypes: list[str], own: DType) -> dict[str,
     options = LoopOptions(epochs=1, batch_size=given.batch, learning_rate=1e-5, dtype=own)
     val = pictures(2, given.size, 1)
 
-    def see(done: int, total: int) -> None:
+    def see(done: int, _total: int) -> None:
         # The pictures that judge come last.
         if done <= len(train):
-            alternation.after_batch(done, total)
+            alternation.after_batch()
 
     fit(model, configuration, train, val, options, preprocessing=weights.preprocessing, on_batch=see)
     return _found(alternation, probed, same, given.batch, warm=1, rounds=given.runs)
@@ -131,7 +131,7 @@ def _pass(given: argparse.Namespace, dtypes: list[str], own: DType) -> dict[str,
 
     def see(done: int, total: int) -> None:
         if done == total:
-            alternation.after_batch(done, total)
+            alternation.after_batch()
 
     for _ in range(given.runs + 1):
         alternation.begin()
@@ -188,7 +188,7 @@ class _Alternation:
         self._busy, self._used = machine_busy(), time.process_time()
         self._began = time.perf_counter()
 
-    def after_batch(self, _done: int, _total: int) -> None:
+    def after_batch(self) -> None:
         """It is done: the peers' turn, each first in turn."""
         seconds = {_OURS: time.perf_counter() - self._began}
         turn = len(self.rounds) % len(self.peers)

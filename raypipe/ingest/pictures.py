@@ -156,16 +156,14 @@ def upright_rgb(data: bytes, side: int) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data)) as image:
             shrink_on_load(image, "RGB", (side, side))
-            # Not Pillow's exif_transpose: it writes the EXIF anew and fails on tags that are not what they should be.
-            turn = _UPRIGHT.get(orientation(image))
-            pixels = to_rgb(image)
-            return pixels if turn is None else pixels.transpose(turn)
+            return upright_pixels(image, max(image.size))
     except Exception as error:  # a decoder meets whatever strangers send
         raise InputError(f"picture cannot be decoded: {one_line(error)}") from error
 
 
 def upright_pixels(image: Image.Image, max_side: int) -> Image.Image:
     """An opened picture as RGB, upright, shrunk where its longer side has more than `max_side` pixels."""
+    # Not Pillow's exif_transpose: it writes the EXIF anew and fails on tags that are not what they should be.
     turn = _UPRIGHT.get(orientation(image))
     longest = max(image.size)
     wanted = image.size

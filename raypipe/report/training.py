@@ -6,7 +6,7 @@ import csv
 import io
 from collections import defaultdict
 from dataclasses import dataclass, field
-from statistics import median, stdev
+from statistics import median
 from typing import Any, Literal
 
 import pandas as pd
@@ -17,7 +17,7 @@ from raypipe.report.measured import Measured, guessing, measure
 from raypipe.report.sources import Sources
 from raypipe.schemas import TABLE1_COLUMNS
 from raypipe.train import compare
-from raypipe.train.metrics import figure_of_merit
+from raypipe.train.metrics import figure_of_merit, over_seeds
 from raypipe.train.target import BINARY, Target
 
 
@@ -239,7 +239,7 @@ def _row(
         paper=paper.TABLE_1.get(letter) if target.kind == "binary" else None,
         images_per_s=median(speeds) if speeds else None,
         further={name: _number(value) for name, value in line.items() if name not in TABLE1_COLUMNS},
-        val_sd=stdev(best) if len(best) > 1 else None,
+        val_sd=over_seeds(best)[1],
     )
 
 

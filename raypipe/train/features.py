@@ -151,6 +151,22 @@ def in_batches(rows: Rows, size: int) -> list[Rows]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
+def _pass(
+    inputs: Inputs,
+    rows: Rows,
+    device: torch.device,
+    on_batch: OnBatch | None,
+    flips: NDArray[np.bool_] | None = None,
+) -> Iterator[tuple[int, Tensor]]:
+    """`rows` in order, some at a time, each with the place of its first; `on_batch` is told when they are done with."""
+    done = 0
+    for batch in inputs.batches(in_batches(rows, evaluation_batch(device)), flips):
+        yield done, batch
+        done += len(batch)
+        if on_batch:
+            on_batch(done, len(rows))
+
+
 def _halving(forward: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
     """`forward` of a batch, in halves where the device's memory does not suffice for all of it at once."""
     try:
@@ -190,14 +206,10 @@ def extract_features(
     # Workers exchange what is on their devices; one alone keeps in main memory what does not fit.
     fits = crew.size > 1 or math.prod(shape) * kept_in.itemsize <= room_on(device)
     part = torch.empty(shape, dtype=kept_in, device=device if fits else "cpu")
-    done = 0
     flips = np.ones(len(images), bool) if flip else None
-    for batch in inputs.batches(in_batches(rows, evaluation_batch(device)), flips):
+    for start, batch in _pass(inputs, rows, device, on_batch, flips):
         with arithmetic(device, dtype):
-            part[done : done + len(batch)] = _halving(model.extract, batch)
-        done += len(batch)
-        if on_batch:
-            on_batch(done, len(rows))
+            part[start : start + len(batch)] = _halving(model.extract, batch)
     if on_wait:
         on_wait(inputs.waited)
     return crew.gather(part, len(images))
@@ -218,12 +230,8 @@ def evaluate(
     """What `forward`, `model` or a part of it, gives for `rows`: float32 [n], or [n, n_outputs] of several outputs."""
     model.eval()
     found = [torch.zeros((0, n_outputs) if n_outputs > 1 else 0, device=device)]
-    done = 0
-    for batch in inputs.batches(in_batches(rows, evaluation_batch(device))):
+    for _, batch in _pass(inputs, rows, device, on_batch):
         with arithmetic(device, dtype):
             # A copy: a compiled network may use its output's memory again.
             found.append(_halving(forward, batch).to(torch.float32, copy=True))
-        done += len(batch)
-        if on_batch:
-            on_batch(done, len(rows))
     return torch.cat(found)

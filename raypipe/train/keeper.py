@@ -87,8 +87,18 @@ class Keeper:
         self.choices: list[str] = []
         self.rows = list(start.rows) if start else []
         self.predictions = start.predictions if start else None
-        self.best_epochs = _best_so_far(self.rows)
         self.best: dict[str, Tensor] | None = None
+
+    @property
+    def best_epochs(self) -> list[int]:
+        """Epochs that were better than all before them; the last is the best."""
+        found, best = list[int](), -math.inf
+        for row in self.rows:
+            merit = figure_of_merit(row["val_accuracy"], row["val_loss"])
+            if not found or merit > best:
+                found.append(row["epoch"])
+                best = merit
+        return found
 
     def see(self, result: EpochResult, state: LoopState) -> bool:
         """An epoch is done; whether it is to be the last."""
@@ -96,7 +106,6 @@ class Keeper:
         row = {"trial": trial.name, "configuration": trial.label, "seed": trial.seed, **_numbers(result)}
         self.rows.append(row)
         if state.is_best:
-            self.best_epochs.append(result.epoch)
             self.predictions = result.val_probabilities
             if self.rank == 0:
                 # A copy: the loop goes on changing these tensors.
@@ -105,7 +114,7 @@ class Keeper:
                     for name, value in state.weights.items()
                 }
                 if self.plan.options.save != "none":
-                    self._stage_best(result.epoch)
+                    self._stage_best(result.epoch, self.best)
         return self.on_epoch(row, Progressed(state, self.rows, self.predictions)) if self.on_epoch else False
 
     def choose(self, choice: Choice) -> None:
@@ -149,21 +158,15 @@ class Keeper:
         rows: pa.Table = prediction_rows(trial, self.best_epochs[-1], split, pictures, self.head.target, found)
         self.plan.writer.write(f"{trial.name}-{split}", rows, folder="predictions")
 
-    @property
-    def _folder(self) -> str:
-        return f"{CHECKPOINTS}/{self.plan.trial.name}"
-
-    def _stage_best(self, epoch: int) -> None:
-        if self.best is None:
-            return
-        name = f"{self._folder}/{_PREFIX}{epoch}{_SUFFIX}"
+    def _stage_best(self, epoch: int, best: Mapping[str, Tensor]) -> None:
         metadata = checkpoint_metadata(self.plan, self.weights, self.head) | {"epoch": str(epoch)}
-        self.plan.writer.write_file(name, to_safetensors(self.best, metadata=metadata))
+        data = to_safetensors(dict(best), metadata=metadata)
+        self.plan.writer.storage.write(f"{_staged(self.plan)}/{_PREFIX}{epoch}{_SUFFIX}", data)
         self._leave_only(self.best_epochs[-_BESTS_STAGED:])
 
     def _settle_best(self) -> None:
         """The best epoch's file under its lasting name; a trial cut off in between finds it there."""
-        storage, folder = self.plan.writer.storage, f"{self.plan.writer.staging}/{self._folder}"
+        storage, folder = self.plan.writer.storage, _staged(self.plan)
         staged = f"{folder}/{_PREFIX}{self.best_epochs[-1]}{_SUFFIX}"
         if storage.exists(staged):
             storage.move(staged, f"{folder}/{BEST}")
@@ -172,30 +175,23 @@ class Keeper:
         self._leave_only([])
 
     def _leave_only(self, epochs: Sequence[int]) -> None:
-        storage, folder = self.plan.writer.storage, f"{self.plan.writer.staging}/{self._folder}"
+        storage, folder = self.plan.writer.storage, _staged(self.plan)
         for epoch, name in _by_epoch(storage, folder).items():
             if epoch not in epochs:
                 storage.delete(f"{folder}/{name}")
 
     def _read_best(self) -> dict[str, Tensor]:
-        writer = self.plan.writer
-        return from_safetensors(writer.storage.read(f"{writer.staging}/{self._folder}/{BEST}"))
+        return from_safetensors(self.plan.writer.storage.read(f"{_staged(self.plan)}/{BEST}"))
 
 
-def _best_so_far(rows: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Epochs that were better than all before them."""
-    found, best = list[int](), -math.inf
-    for row in rows:
-        merit = figure_of_merit(row["val_accuracy"], row["val_loss"])
-        if not found or merit > best:
-            found.append(row["epoch"])
-            best = merit
-    return found
+def _staged(plan: TrialPlan) -> str:
+    """The folder of a trial's weights until its table is complete."""
+    return f"{plan.writer.staging}/{CHECKPOINTS}/{plan.trial.name}"
 
 
 def newest_best(plan: TrialPlan) -> str | None:
     """Where the weights of the best epoch of a trial that is cut off are; None where there are none."""
-    storage, folder = plan.writer.storage, f"{plan.writer.staging}/{CHECKPOINTS}/{plan.trial.name}"
+    storage, folder = plan.writer.storage, _staged(plan)
     found = _by_epoch(storage, folder)
     return storage.uri(folder, found[max(found)]) if found else None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import fmean, stdev
 from typing import Any
 
 import pandas as pd
@@ -13,6 +12,7 @@ from raypipe.report import paper
 from raypipe.report.ceiling import PerfectJudge
 from raypipe.report.measured import ACCURACY, Measured, measure
 from raypipe.report.sources import Sources
+from raypipe.train.metrics import over_seeds
 from raypipe.train.results import TrialResult
 from raypipe.train.target import Target
 
@@ -59,9 +59,8 @@ def build(sources: Sources, origin: Origin, target: Target, *, is_paper: bool) -
     name = "R²" if target.kind == "score" else "accuracy"
     rows = [_row(trial, target) for trial in origin.seeds]
     values = [value for trial in origin.seeds if (value := _best(trial, target)) is not None]
-    spread = ""
-    if len(values) > 1:
-        spread = f"{_text(fmean(values), target)} ± {_text(stdev(values), target)}"
+    mean, sd = over_seeds(values)
+    spread = "" if sd is None else f"{_text(mean, target)} ± {_text(sd, target)}"
     of_paper = paper.TABLE_1.get(origin.trial.configuration) if is_paper else None
     return Results(measured, name, rows, spread, of_paper)
 

@@ -48,7 +48,7 @@ def test_peers_work_once_after_each_batch_and_change_places() -> None:
     first, second = Writing(), Writing(layout="contiguous")
     alternation = cpu_step._Alternation({first: lambda: done.append("first"), second: lambda: done.append("second")})
     for _ in range(3):
-        alternation.after_batch(1, 1)
+        alternation.after_batch()
     assert done == ["first", "second", "second", "first", "first", "second"]
     probed = {first: 1.0, second: 1.2}
     with pytest.raises(RuntimeError, match="3 batches, not of 5"):
