@@ -26,7 +26,9 @@ def build(name: str, letter: str, kind: str, size: int) -> TrainedModel:
     network = build_network(
         name, CONFIGURATIONS[letter], image_size=size, weights=weights, seed=2, fresh_fc=True, target=target
     )
-    torch.nn.init.normal_(network.logit.weight, std=0.05)
+    # Of Caffe's pixels the features are large: probabilities that are all 0 or 1 would tell nothing.
+    std = 0.005 if kind == "tags" else 0.05
+    torch.nn.init.normal_(network.logit.weight, std=std, generator=torch.Generator().manual_seed(2))
     head = Score(target, -3.0, 2.0) if kind == "score" else head_of(target, torch.zeros(1))
     return TrainedModel(network.eval(), letter, size, head, CAFFE_BGR if kind == "tags" else TORCHVISION)
 
