@@ -16,6 +16,7 @@ import aiohttp
 from yarl import URL
 
 from raypipe.errors import StageError, one_line
+from raypipe.ingest.guard import REFUSED_ERRNO, AddressGuard
 from raypipe.ingest.hosts import retry_after
 from raypipe.progress import say
 
@@ -39,6 +40,8 @@ class PoliteClient:
 
     A 429 is waited out (Retry-After, else X-RateLimit-Reset), and so is a window whose X-RateLimit-Remaining is 0,
     before the next request; 5xx and broken connections are tried again, later each time. `sleep` takes seconds.
+    The instance is the user's choice, and so may be private; where it redirects to is not, so `guard` keeps addresses
+    of clouds' own services out.
     """
 
     def __init__(
@@ -48,17 +51,20 @@ class PoliteClient:
         contact: str | None = None,
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        guard: AddressGuard | None = None,
     ) -> None:
         self.base = base.rstrip("/")
         self._interval = 1 / per_second
         self._agent = user_agent(contact)
         self._sleep = sleep
+        self._guard = guard or AddressGuard(allow_private=True)
         self._not_before = 0.0
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         headers = {"User-Agent": self._agent, "Accept": "application/json"}
-        self._session = aiohttp.ClientSession(headers=headers, timeout=_TIMEOUT, trust_env=True)
+        connector = aiohttp.TCPConnector(socket_factory=self._guard.socket_factory)
+        self._session = aiohttp.ClientSession(connector=connector, headers=headers, timeout=_TIMEOUT, trust_env=True)
         return self
 
     async def __aexit__(
@@ -70,7 +76,8 @@ class PoliteClient:
     async def get(self, path: str, query: Mapping[str, str] | None = None) -> Answer:
         """The answer to a path; 404 and 410 are answers with no body.
 
-        Raises StageError where the server refuses, does not speak JSON, or fails five times in a row.
+        Raises StageError if the server refuses, does not speak JSON, fails five times in a row, or leads to an address
+        that `guard` refuses.
         """
         where = f"{self.base}{path}"
         reason = ""
@@ -80,6 +87,8 @@ class PoliteClient:
                 status, headers, body, next_id = await self._ask(where, query)
             except (aiohttp.ClientError, TimeoutError) as error:
                 reason = one_line(error)
+                if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno == REFUSED_ERRNO:
+                    raise StageError(f"{where}: leads to an address that is never asked: {reason}") from error
                 self._pause(2.0**attempt)
                 continue
             self._pause(pause_after(status, headers, datetime.now(UTC), attempt))

@@ -29,10 +29,45 @@ _PRIVATE = tuple(
     ipaddress.ip_network(text)
     for text in ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "::1/128", "fc00::/7")
 )
-# Where clouds answer with credentials, in ranges that would be private: Amazon's over IPv6, Alibaba's.
-_METADATA = frozenset(map(ipaddress.ip_address, ("fd00:ec2::254", "100.100.100.200")))
+# Where clouds answer their own machines with metadata, credentials, names or the time, if the address is public or in a
+# range that `allow_private` opens. Link-local ones (169.254.0.0/16, fe80::/10: AWS, Azure, Google, Oracle, Tencent,
+# OpenStack and others) and Oracle Classic's 192.0.0.192 are refused by their ranges, below. Sources, in this order:
+_CLOUDS = tuple(
+    (ipaddress.ip_network(text), cloud)
+    for text, cloud in (
+        # learn.microsoft.com, "What is IP address 168.63.129.16?": WireServer, DNS, health probes.
+        ("168.63.129.16/32", "Azure"),
+        # metal.equinix.com, "Metadata": metadata.packet.net; Kinvolk Lokomotive's Terraform files name its address.
+        ("192.80.8.124/32", "Equinix Metal"),
+        # cloud.ibm.com/docs/vpc, reserved ranges: "IBM services", "Cloud Service Endpoints"; not routed outside.
+        ("161.26.0.0/16", "IBM Cloud"),
+        ("166.8.0.0/14", "IBM Cloud"),
+        # docs.aws.amazon.com, EC2 and EKS user guides: metadata ::254, DNS ::253, time ::123, EKS Pod Identity ::23.
+        ("fd00:ec2::/32", "AWS"),
+        # docs.cloud.google.com/compute, "View and query VM metadata": IPv6-only machines.
+        ("fd20:ce::254/128", "Google Cloud"),
+        # oracle/oci-python-sdk, instance_principals_security_token_signer.py.
+        ("fd00:c1::a9fe:a9fe/128", "Oracle Cloud"),
+        # cloud-init's data sources: aliyun, scaleway, akamai.
+        ("100.100.100.200/32", "Alibaba Cloud"),
+        ("fd00:100::100:200/128", "Alibaba Cloud"),
+        ("fd00:42::42/128", "Scaleway"),
+        ("fd00:a9fe:a9fe::1/128", "Akamai"),
+        # volcengine/cello, pkg/provider/credential.
+        ("100.96.0.96/32", "Volcano Engine"),
+        # docs.ucloud.cn/uhost, "metadata-server".
+        ("100.80.80.80/32", "UCloud"),
+        # Lists of such addresses for security tests; not in Tencent's own documents, which name 169.254.0.23.
+        ("100.88.222.5/32", "Tencent Cloud"),
+    )
+)
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+# Blocks of IANA's special-purpose registries that some versions of Python's ipaddress take for public, in whole or in
+# part: protocol assignments (RFC 6890, RFC 2928), the relay of 6to4 (RFC 7526), documentation (RFC 9637).
+_NOT_PUBLIC = tuple(ipaddress.ip_network(text) for text in ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "3fff::/20"))
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# The upper half of an ISATAP interface identifier (RFC 5214, section 6.1); the lower half is an IPv4 address.
+_ISATAP = frozenset({0x0000_5EFE, 0x0200_5EFE})
 
 
 class RefusedURLError(Exception):
@@ -54,8 +89,8 @@ class RefusedAddressError(OSError):
 class AddressGuard:
     """What may be asked and dialled.
 
-    `allow_private` lets loopback, RFC 1918, unique local and carrier-grade NAT addresses through; link-local ones and
-    others where clouds keep their credentials, multicast and reserved ones are refused all the same.
+    `allow_private` lets loopback, RFC 1918, unique local and carrier-grade NAT addresses through. Those where a cloud
+    serves its own machines, link-local, multicast and reserved ones are refused all the same: no picture is there.
     """
 
     allow_private: bool = False
@@ -92,10 +127,11 @@ class AddressGuard:
             raise RefusedURLError("blocked", f"port {port} is not allowed (--ingest.allow_ports {port} allows it)")
 
     def refusal(self, address: Address) -> str | None:
-        """Why an address is not dialled, None where it may be."""
+        """Why an address is not dialled, None if it may be."""
         for inner in carried_addresses(address):
-            if inner in _METADATA:
-                return f"{_named(address, inner)} is where a cloud keeps credentials"
+            cloud = next((cloud for network, cloud in _CLOUDS if inner in network), None)
+            if cloud is not None:
+                return f"{_named(address, inner)} is where {cloud} serves its own machines"
             if any(inner in network for network in _PRIVATE):
                 if not self.allow_private:
                     return f"{_named(address, inner)} is not public (--ingest.allow_private allows it)"
@@ -111,16 +147,26 @@ class AddressGuard:
         family, kind, protocol, _, target = address_info
         if family not in (socket.AF_INET, socket.AF_INET6):
             raise RefusedAddressError(f"address family {family} is not IP")
-        reason = self.refusal(_address(str(target[0])))
+        literal = _literal_address(str(target[0]))
+        reason = f"{target[0]!r} is not an IP address" if literal is None else self.refusal(literal)
         if reason:
             raise RefusedAddressError(reason)
         return self.make_socket(family=family, type=kind, proto=protocol)
 
 
 def carried_addresses(address: Address) -> tuple[Address, ...]:
-    """The addresses that packets to `address` may reach: IPv4 inside IPv6 (mapped, NAT64, 6to4, Teredo) unwrapped."""
+    """The addresses that packets to `address` may reach: IPv4 inside IPv6 (mapped, NAT64, 6to4, Teredo) unwrapped.
+
+    An ISATAP address comes with the IPv4 address inside it: either may be where packets go.
+    """
     if isinstance(address, ipaddress.IPv4Address):
         return (address,)
+    half, ipv4 = divmod(int(address) & (2**64 - 1), 2**32)
+    inside = (ipaddress.IPv4Address(ipv4),) if half in _ISATAP else ()
+    return (*_unwrapped(address), *inside)
+
+
+def _unwrapped(address: ipaddress.IPv6Address) -> tuple[Address, ...]:
     if address.ipv4_mapped is not None:
         return (address.ipv4_mapped,)
     if address in _NAT64:
@@ -134,6 +180,8 @@ def carried_addresses(address: Address) -> tuple[Address, ...]:
 
 def _is_public(address: Address) -> bool:
     if isinstance(address, ipaddress.IPv6Address) and address not in _GLOBAL_UNICAST:
+        return False
+    if any(address in network for network in _NOT_PUBLIC):
         return False
     return address.is_global and not (address.is_multicast or address.is_reserved or address.is_unspecified)
 
@@ -157,12 +205,8 @@ def _parse(text: str) -> URL:
 
 
 def _literal_address(host: str) -> Address | None:
+    # A scope (`fe80::1%eth0`) says by which interface, not to whom; a dot at the end means the same host.
     try:
-        return _address(host)
+        return ipaddress.ip_address(host.partition("%")[0].rstrip("."))
     except ValueError:
         return None
-
-
-def _address(text: str) -> Address:
-    # A scope (`fe80::1%eth0`) says by which interface, not to whom.
-    return ipaddress.ip_address(text.partition("%")[0])

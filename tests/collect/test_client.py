@@ -13,6 +13,8 @@ from aiohttp import web
 
 from raypipe.collect.client import Answer, PoliteClient, pause_after, user_agent
 from raypipe.errors import StageError
+from raypipe.ingest.guard import AddressGuard
+from tests.ingest.asking import LoopbackSocket
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -28,7 +30,11 @@ class Clock:
 
 
 def ask(
-    port: int, answers: list[Callable[[], web.Response]], requests: int = 1, per_second: float = 1000.0
+    port: int,
+    answers: list[Callable[[], web.Response]],
+    requests: int = 1,
+    per_second: float = 1000.0,
+    guard: AddressGuard | None = None,
 ) -> tuple[list[Answer], list[web.Request], list[float]]:
     """What a client gets from a real server that gives `answers` in turn."""
     seen: list[web.Request] = []
@@ -46,7 +52,8 @@ def ask(
         try:
             await web.TCPSite(runner, "127.0.0.1", port).start()
             base = f"http://127.0.0.1:{port}/"
-            async with PoliteClient(base, per_second, "me@example.org", sleep=clock.sleep) as client:
+            client = PoliteClient(base, per_second, "me@example.org", sleep=clock.sleep, guard=guard)
+            async with client:
                 return [await client.get("/api/x", {"limit": "2"}) for _ in range(requests)]
         finally:
             await runner.cleanup()
@@ -126,6 +133,15 @@ def test_only_the_name_of_the_next_page_is_taken_from_the_link(free_port: int) -
     elsewhere = '<http://elsewhere.example/api?max_id=77>; rel="next", </api?min_id=5>; rel="prev"'
     answers, _, _ = ask(free_port, [ok(Link=elsewhere)])
     assert answers[0].next_id == "77"
+
+
+@pytest.mark.parametrize("inside", ["169.254.169.254", "168.63.129.16", "[fd00:ec2::254]"])
+def test_a_redirect_to_a_clouds_own_service_is_not_followed(free_port: int, inside: str) -> None:
+    dialled: type[LoopbackSocket] = type("Dialled", (LoopbackSocket,), {"asked": []})
+    elsewhere = error(302, Location=f"http://{inside}/latest/meta-data/")
+    with pytest.raises(StageError, match=r"/api/x: leads to an address that is never asked: .*"):
+        ask(free_port, [elsewhere], guard=AddressGuard(allow_private=True, make_socket=dialled))
+    assert dialled.asked == ["127.0.0.1"]
 
 
 def test_nobody_there_is_one_line(free_port: int) -> None:

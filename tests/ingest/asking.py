@@ -1,8 +1,10 @@
-"""Asking a server for pictures, in one call."""
+"""Asking a server for pictures, in one call, and sockets that lead nowhere else."""
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import socket
 from typing import Any
 
 from raypipe.ingest.client import FetchResult
@@ -20,3 +22,24 @@ def fetch(options: IngestOptions, *urls: str, **client: Any) -> list[FetchResult
 
 def fetch_one(options: IngestOptions, url: str, **client: Any) -> FetchResult:
     return fetch(options, url, **client)[0]
+
+
+class RecordingSocket:
+    """Stands where a socket would and notes that one was made; it has nothing that could connect."""
+
+    made: list[dict[str, Any]]
+
+    def __init__(self, **kind: Any) -> None:
+        type(self).made.append(kind)
+
+
+class LoopbackSocket(socket.socket):
+    """A socket that connects to loopback only, also if the code under test is wrong; it notes where it should go."""
+
+    asked: list[str]
+
+    def connect(self, address: Any) -> None:
+        type(self).asked.append(address[0])
+        if not ipaddress.ip_address(address[0]).is_loopback:
+            raise AssertionError(f"{address[0]} was dialled")
+        super().connect(address)

@@ -21,6 +21,7 @@ from PIL import Image
 
 from raypipe.ingest import hosts
 from raypipe.sections.data import IngestOptions
+from tests.ingest.asking import LoopbackSocket, RecordingSocket
 
 # How long one example takes says nothing on a machine that is busy with other things.
 settings.register_profile("no_deadline")
@@ -209,3 +210,15 @@ def options(server: WebServer) -> IngestOptions:
 def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short waits before what failed is tried again."""
     monkeypatch.setattr(hosts, "_FIRST_WAIT", 0.02)
+
+
+@pytest.fixture
+def recording() -> type[RecordingSocket]:
+    """A class of sockets of its own, so that what it notes is this test's."""
+    return type("Recording", (RecordingSocket,), {"made": []})
+
+
+@pytest.fixture
+def loopback() -> type[LoopbackSocket]:
+    """A class of sockets of its own, so that what it notes is this test's."""
+    return type("Loopback", (LoopbackSocket,), {"asked": []})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any
 
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -13,14 +12,14 @@ from raypipe.ingest.client import FetchResult
 from raypipe.ingest.fetch import Fetcher
 from raypipe.ingest.guard import Address, AddressGuard
 from raypipe.sections.data import IngestOptions
-from tests.ingest.asking import fetch_one
+from tests.ingest.asking import LoopbackSocket, RecordingSocket, fetch, fetch_one
 from tests.ingest.conftest import (
     WebServer,
     body,
     picture,
     redirect,
 )
-from tests.ingest.test_guard import RecordingSocket, teredo
+from tests.ingest.test_guard import CLOUDS, NEVER, PRIVATE, teredo, url_host, wrapped
 
 pytestmark = pytest.mark.usefixtures("little_patience")
 
@@ -58,8 +57,11 @@ def test_no_more_redirects_than_allowed(server: WebServer, options: IngestOption
         ("http://127.0.0.1:99999/", "invalid_url"),
     ],
 )
-def test_each_redirect_is_checked(server: WebServer, options: IngestOptions, target: str, expected: str) -> None:
-    result = fetch_one(options, server.behave("/a", redirect(target)))
+def test_each_redirect_is_checked(
+    server: WebServer, options: IngestOptions, loopback: type[LoopbackSocket], target: str, expected: str
+) -> None:
+    guard = AddressGuard(True, (server.port,), make_socket=loopback)
+    result = fetch_one(options, server.behave("/a", redirect(target)), guard=guard)
     assert (result.status, result.attempts) == (expected, 1)
     assert "redirected to" in str(result.error)
 
@@ -92,14 +94,9 @@ class Door(AddressGuard):
         f"[{teredo('1.1.1.1', '127.0.0.1')}]",
     ],
 )
-def test_no_redirect_leads_inside(options: IngestOptions, inside: str) -> None:
-    server, made = WebServer(Door.address), []
-
-    def make_socket(**kind: Any) -> socket.socket:
-        made.append(kind)
-        return socket.socket(**kind)
-
-    guard = Door(allow_ports=(server.port,), make_socket=make_socket)
+def test_no_redirect_leads_inside(options: IngestOptions, loopback: type[LoopbackSocket], inside: str) -> None:
+    server = WebServer(Door.address)
+    guard = Door(allow_ports=(server.port,), make_socket=loopback)
     try:
         url = server.behave("/a", redirect(f"http://{inside}:{server.port}/b"))
         result = fetch_one(options, url, guard=guard)
@@ -109,9 +106,69 @@ def test_no_redirect_leads_inside(options: IngestOptions, inside: str) -> None:
     odd = "not a canonical IPv4 address" in str(result.error)
     assert (result.status, result.body) == ("invalid_url" if odd else "blocked", None)
     assert odd or "is not public" in str(result.error) or "is not a public address" in str(result.error)
-    # The one socket is for the server that has redirected.
-    assert len(made) == 1
+    # The one connection is to the server that has redirected.
+    assert loopback.asked == [Door.address]
     assert dict(server.requests) == {"/a": 1}
+
+
+# Every address that is refused, and its IPv6 forms.
+INSIDE = [outer for address in [*PRIVATE, *NEVER, *CLOUDS] for outer in wrapped(address)]
+# What stays refused if private addresses are allowed.
+INSIDE_EVER = [outer for address in [*NEVER, *CLOUDS] for outer in wrapped(address)]
+
+
+@pytest.mark.parametrize(("allow_private", "addresses"), [(False, INSIDE), (True, INSIDE_EVER)])
+def test_no_redirect_leads_to_a_refused_address(
+    options: IngestOptions, loopback: type[LoopbackSocket], allow_private: bool, addresses: list[str]
+) -> None:
+    server = WebServer(Door.address)
+    guard = Door(allow_private, (server.port,), make_socket=loopback)
+    try:
+        urls = [
+            server.behave(f"/{i}", redirect(f"http://{url_host(address)}:{server.port}/b"))
+            for i, address in enumerate(addresses)
+        ]
+        results = fetch(options, *urls, guard=guard)
+    finally:
+        server.close()
+    assert {address: result.status for address, result in zip(addresses, results, strict=True)} == dict.fromkeys(
+        addresses, "blocked"
+    )
+    assert set(loopback.asked) == {Door.address}
+    assert sum(server.requests.values()) == len(addresses)
+
+
+@pytest.mark.parametrize(("allow_private", "addresses"), [(False, INSIDE), (True, INSIDE_EVER)])
+def test_no_name_leads_to_a_refused_address(
+    recording: type[RecordingSocket], allow_private: bool, addresses: list[str]
+) -> None:
+    guard = AddressGuard(allow_private, make_socket=recording)  # type: ignore[arg-type]
+    names = Names({f"n{i}.example": [[address]] for i, address in enumerate(addresses)})
+    urls = [f"http://{name}/a.jpg" for name in names.answers]
+    results = fetch(IngestOptions(attempts=3), *urls, guard=guard, resolver=names)
+    found = {address: (result.status, result.attempts) for address, result in zip(addresses, results, strict=True)}
+    assert found == dict.fromkeys(addresses, ("blocked", 1))
+    assert recording.made == []
+
+
+@pytest.mark.parametrize("inside", ["169.254.169.254", "168.63.129.16", "10.0.0.1", "[fd00:ec2::254]"])
+def test_robots_txt_is_asked_by_the_same_guard(
+    options: IngestOptions, loopback: type[LoopbackSocket], inside: str
+) -> None:
+    server = WebServer(Door.address)
+    guard = Door(allow_ports=(server.port,), make_socket=loopback)
+    names = Names({"innocent.example": [[inside.strip("[]")]]})
+    asking = options.model_copy(update={"robots": True, "attempts": 1})
+    try:
+        server.behave("/robots.txt", redirect(f"http://{inside}:{server.port}/robots.txt"))
+        by_redirect = fetch_one(asking, server.behave("/a", body(PICTURE)), guard=guard)
+        by_name = fetch_one(asking, f"http://innocent.example:{server.port}/a", guard=guard, resolver=names)
+    finally:
+        server.close()
+    # Nothing is asked of a host whose robots.txt cannot be had.
+    assert (by_redirect.status, by_name.status) == ("connection", "connection")
+    assert set(loopback.asked) == {Door.address}
+    assert dict(server.requests) == {"/robots.txt": 1}
 
 
 class Names(AbstractResolver):
@@ -135,11 +192,6 @@ class Names(AbstractResolver):
 
     async def close(self) -> None:
         return None
-
-
-@pytest.fixture
-def recording() -> type[RecordingSocket]:
-    return type("Recording", (RecordingSocket,), {"made": []})
 
 
 @pytest.mark.parametrize(
@@ -167,16 +219,12 @@ def test_a_name_that_resolves_to_a_private_address_is_blocked(
     assert recording.made == []
 
 
-def test_a_name_whose_answer_changes_is_checked_when_dialled(server: WebServer, options: IngestOptions) -> None:
+def test_a_name_whose_answer_changes_is_checked_when_dialled(
+    server: WebServer, options: IngestOptions, loopback: type[LoopbackSocket]
+) -> None:
     # The first lookup is the server of this test, where the guard allows loopback; the second is not allowed at all.
     names = Names({"rebinding.example": [["127.0.0.1"], ["169.254.169.254"]]})
-    made: list[Any] = []
-
-    def make_socket(**kind: Any) -> socket.socket:
-        made.append(kind)
-        return socket.socket(**kind)
-
-    guard = AddressGuard(True, (server.port,), make_socket=make_socket)
+    guard = AddressGuard(True, (server.port,), make_socket=loopback)
 
     async def work() -> list[FetchResult]:
         url = f"http://rebinding.example:{server.port}/a"
@@ -188,13 +236,17 @@ def test_a_name_whose_answer_changes_is_checked_when_dialled(server: WebServer, 
 
     first, second = asyncio.run(work())
     assert (first.status, second.status) == ("ok", "blocked")
-    assert len(made) == 1
+    assert loopback.asked == ["127.0.0.1"]
 
 
-def test_a_private_address_beside_a_public_one_is_passed_over(server: WebServer, options: IngestOptions) -> None:
+def test_a_private_address_beside_a_public_one_is_passed_over(
+    server: WebServer, options: IngestOptions, loopback: type[LoopbackSocket]
+) -> None:
     names = Names({"mixed.example": [["169.254.169.254", "127.0.0.1"]]})
-    result = fetch_one(options, f"http://mixed.example:{server.port}/a", resolver=names)
+    guard = AddressGuard(True, (server.port,), make_socket=loopback)
+    result = fetch_one(options, f"http://mixed.example:{server.port}/a", guard=guard, resolver=names)
     assert result.status == "ok"
+    assert loopback.asked == ["127.0.0.1"]
 
 
 def test_a_name_that_nobody_has() -> None:

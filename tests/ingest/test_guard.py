@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raypipe.ingest.guard import REFUSED_ERRNO, AddressGuard, RefusedAddressError, RefusedURLError, carried_addresses
+from tests.ingest.asking import RecordingSocket
 
 PRIVATE = ["127.0.0.1", "127.8.8.8", "10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1", "100.64.0.1", "::1"]
 PRIVATE += ["::ffff:10.0.0.1", "::ffff:127.0.0.1", "64:ff9b::a00:1", "2002:7f00:1::", "2002:a00:1::1", "fd00::1"]
@@ -25,23 +27,42 @@ NEVER = [
     "198.18.0.1",
 ]
 NEVER += ["::", "fe80::1", "fec0::1", "ff02::1", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::"]
-NEVER += ["192.0.2.1", "2001:db8::1", "::7f00:1", "64:ff9b:1::1", "100::1"]
+NEVER += ["192.0.2.1", "198.51.100.1", "203.0.113.1", "192.0.0.1", "192.0.0.170", "192.88.99.1"]
+NEVER += ["2001:db8::1", "3fff::1", "3fff:fff::1", "2001:2::1", "2001:10::1", "2001:20::1", "5f00::1", "100::1"]
+# Not unicast, or IPv4 inside IPv6 that no host has: IPv4-compatible, IPv4-translated, NAT64 of a network of its own.
+NEVER += ["4000::1", "::7f00:1", "::101:101", "::ffff:0:1.1.1.1", "64:ff9b:1::1", "64:ff9b:1:ffff::a00:1"]
+# Where clouds serve their own machines, refused by range: AWS (metadata, tasks, pods, DNS, time), Tencent, Scaleway,
+# Kubernetes (DNS of a node), OpenStack over IPv6, Oracle Classic.
+NEVER += ["169.254.170.2", "169.254.170.23", "169.254.169.253", "169.254.169.123", "169.254.0.23", "169.254.42.42"]
+NEVER += ["169.254.20.10", "fe80::a9fe:a9fe", "192.0.0.192"]
+# The same on public addresses, or in ranges that `allow_private` opens.
+CLOUDS = {
+    "168.63.129.16": "Azure",
+    "192.80.8.124": "Equinix Metal",
+    "161.26.0.10": "IBM Cloud",
+    "166.8.0.1": "IBM Cloud",
+    "166.11.255.254": "IBM Cloud",
+    "fd00:ec2::254": "AWS",
+    "fd00:ec2::253": "AWS",
+    "fd00:ec2::123": "AWS",
+    "fd00:ec2::23": "AWS",
+    "fd20:ce::254": "Google Cloud",
+    "fd00:c1::a9fe:a9fe": "Oracle Cloud",
+    "100.100.100.200": "Alibaba Cloud",
+    "fd00:100::100:200": "Alibaba Cloud",
+    "fd00:42::42": "Scaleway",
+    "fd00:a9fe:a9fe::1": "Akamai",
+    "100.96.0.96": "Volcano Engine",
+    "100.80.80.80": "UCloud",
+    "100.88.222.5": "Tencent Cloud",
+}
 PUBLIC = ["1.1.1.1", "93.184.216.34", "100.128.0.1", "172.32.0.1", "2606:4700::1111", "::ffff:1.1.1.1"]
-PUBLIC += ["64:ff9b::101:101", "2002:101:101::1"]
-
-
-class RecordingSocket:
-    """Stands where a socket would and notes that one was made; it has nothing that could connect."""
-
-    made: list[dict[str, Any]]
-
-    def __init__(self, **kind: Any) -> None:
-        type(self).made.append(kind)
-
-
-@pytest.fixture
-def recording() -> type[RecordingSocket]:
-    return type("Recording", (RecordingSocket,), {"made": []})
+PUBLIC += ["64:ff9b::101:101", "2002:101:101::1", "2606:4700::5efe:101:101"]
+# Next to those of clouds and of reserved ranges.
+PUBLIC += ["168.63.129.15", "168.63.129.17", "161.27.0.1", "166.12.0.1", "192.80.8.125", "192.0.1.1", "198.17.255.255"]
+PUBLIC += ["198.20.0.1", "223.255.255.255", "2001:200::1", "3ffe::1"]
+# Google serves public pictures here on networks that route its names so (Private Google Access).
+PUBLIC += ["199.36.153.4", "199.36.153.8", "2600:2d00:2:1000::1", "2600:2d00:2:2000::1"]
 
 
 def guard(recording: type[RecordingSocket], **options: Any) -> AddressGuard:
@@ -59,6 +80,21 @@ def teredo(server: str, client: str) -> str:
     inverted = int(ipaddress.IPv4Address(client)) ^ 0xFFFFFFFF
     number = (0x20010000 << 96) | (int(ipaddress.IPv4Address(server)) << 64) | inverted
     return str(ipaddress.IPv6Address(number))
+
+
+def wrapped(address: str) -> list[str]:
+    """`address`, and if it is IPv4, the IPv6 addresses that lead to it."""
+    ip = ipaddress.ip_address(address)
+    if ip.version == 6:
+        return [address]
+    high, low = f"{int(ip) >> 16:x}", f"{int(ip) & 0xFFFF:x}"
+    inside = [f"::ffff:{address}", f"64:ff9b::{high}:{low}", f"2002:{high}:{low}::1", teredo("1.1.1.1", address)]
+    isatap = [f"2606:4700::5efe:{high}:{low}", f"2606:4700::200:5efe:{high}:{low}"]
+    return [address, *inside, *isatap, f"2002:101:101::5efe:{high}:{low}"]
+
+
+def url_host(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
 
 
 @pytest.mark.parametrize("address", [*PRIVATE, *NEVER, teredo("1.1.1.1", "10.0.0.1"), teredo("10.0.0.1", "1.1.1.1")])
@@ -90,10 +126,38 @@ def test_allow_private_does_not_open_what_is_no_host(recording: type[RecordingSo
     assert recording.made == []
 
 
-@pytest.mark.parametrize("address", ["fd00:ec2::254", "100.100.100.200", "::ffff:100.100.100.200"])
-def test_where_clouds_keep_credentials_nobody_is_let_in(recording: type[RecordingSocket], address: str) -> None:
-    with pytest.raises(RefusedAddressError, match="where a cloud keeps credentials"):
-        guard(recording, allow_private=True).socket_factory(address_info(address))
+@pytest.mark.parametrize("allow_private", [False, True])
+@pytest.mark.parametrize(("address", "cloud"), CLOUDS.items())
+def test_addresses_of_a_clouds_own_services_are_not_dialled(
+    recording: type[RecordingSocket], address: str, cloud: str, allow_private: bool
+) -> None:
+    for outer in wrapped(address):
+        with pytest.raises(RefusedAddressError, match=f"where {cloud} serves its own machines"):
+            guard(recording, allow_private=allow_private).socket_factory(address_info(outer))
+    assert recording.made == []
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1", "127.0.0.1", "169.254.169.254", "192.0.0.192", "198.18.0.1"])
+def test_no_wrapping_hides_an_address(recording: type[RecordingSocket], address: str) -> None:
+    for outer in wrapped(address):
+        with pytest.raises(RefusedAddressError, match=re.escape(address)):
+            guard(recording).socket_factory(address_info(outer))
+    assert recording.made == []
+
+
+@pytest.mark.parametrize("address", [*PRIVATE, *NEVER, *CLOUDS])
+def test_a_url_that_names_such_an_address_is_blocked(address: str) -> None:
+    hosts = [f"[{address}]", f"[{address}%25eth0]"] if ":" in address else [address, f"{address}."]
+    for host in hosts:
+        with pytest.raises(RefusedURLError, match=r"public address|not public|serves its own machines") as refused:
+            AddressGuard().check_url(f"http://{host}/a.jpg")
+        assert refused.value.status == "blocked"
+
+
+def test_what_is_no_address_is_not_dialled(recording: type[RecordingSocket]) -> None:
+    for text in ("2130706433", "127.1", "metadata.google.internal"):
+        with pytest.raises(RefusedAddressError, match="is not an IP address"):
+            guard(recording).socket_factory(address_info(text))
     assert recording.made == []
 
 
@@ -158,7 +222,13 @@ def test_names_are_left_to_the_dialling_check() -> None:
         assert AddressGuard().check_url(f"http://{host}/").host == host
 
 
-@pytest.mark.parametrize("name", ["2130706433", "127.1", "0x7f.1", "0177.0.0.1", "localhost"])
+# Loopback, 169.254.169.254 and 168.63.129.16 in the forms that resolvers take for addresses.
+ODD_NAMES = ["2130706433", "127.1", "0x7f.1", "0177.0.0.1", "017700000001", "0x7f000001", "localhost"]
+ODD_NAMES += ["2852039166", "0xa9fea9fe", "0xa9.0xfe.0xa9.0xfe", "0251.0376.0251.0376"]
+ODD_NAMES += ["2822734096", "0xa83f8110", "0250.077.0201.020", "168.63.33040"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
 def test_what_the_resolver_makes_of_odd_names_is_refused(recording: type[RecordingSocket], name: str) -> None:
     found = socket.getaddrinfo(name, 80, type=socket.SOCK_STREAM, flags=0)
     assert found
