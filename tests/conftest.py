@@ -18,6 +18,7 @@ from hypothesis import settings
 from raypipe.config import Config
 from raypipe.options import load_config
 from raypipe.runtime import ray_session as start_ray
+from tests.commands import start
 from tests.s3_faults import S3Faults
 
 # Of the S3 server of the tests. Before Ray is started, whose workers have the environment of then.
@@ -121,7 +122,7 @@ def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         port = probe.getsockname()[1]
     log = (tmp_path_factory.mktemp("s3") / "log").open("wb")
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=log, stderr=log)
+    server = start(command, stdout=log, stderr=log)
     endpoint = f"http://127.0.0.1:{port}"
     try:
         for _ in range(150):

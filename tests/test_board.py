@@ -22,6 +22,7 @@ from raypipe.cli import main
 from raypipe.errors import StageError
 from raypipe.options import load_config
 from raypipe.storage import Storage
+from tests.commands import start
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def test_scalars_of_the_sweep_and_of_models_are_served(root: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_serves_until_a_signal_and_ends_well(root: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "raypipe", "board", "--root", str(root), "--board.port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     line = process.stdout.readline()
     assert line.startswith(f"TensorBoard on {root}: http://127.0.0.1:")

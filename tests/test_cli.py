@@ -19,6 +19,7 @@ from raypipe.config import Config
 from raypipe.errors import InputError, StageError
 from raypipe.options import TOP_LEVEL, option_names
 from raypipe.stages import COMMON_SECTIONS, STAGES, Stage
+from tests.commands import start
 
 
 @pytest.fixture(autouse=True)
@@ -142,7 +143,7 @@ def test_signals_let_the_stage_clean_up(tmp_path: Path, number: signal.Signals) 
     )
     note = tmp_path / "note"
     command = [sys.executable, "-c", program, str(note)]
-    process = subprocess.Popen(command, cwd=Path(__file__).parents[1], stderr=subprocess.PIPE, text=True)
+    process = start(command, cwd=Path(__file__).parents[1], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not note.exists() and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -21,6 +21,8 @@ import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
 
+from tests.commands import start
+
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 INSECTS = 200
@@ -48,7 +50,7 @@ def nginx(shared_data: Path, tmp_path: Path, free_port: int) -> Iterator[int]:
     text = _CONFIGURATION.format(folder=folder, user=user, port=free_port, root=shared_data.resolve())
     (folder / "nginx.conf").write_text(text)
     command = [program, "-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
-    server = subprocess.Popen(command)
+    server = start(command)
     try:
         for _ in range(100):
             with socket.socket() as probe:

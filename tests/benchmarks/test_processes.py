@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.processes import CommandFailedError, process_name, run
+from tests.commands import start
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -58,7 +59,7 @@ def test_a_command_that_fails_says_what_it_said(tmp_path: Path) -> None:
 
 
 def test_other_children_are_left_alone(tmp_path: Path) -> None:
-    other = subprocess.Popen(["sleep", "60"])
+    other = start(["sleep", "60"])
     try:
         usage = run([sys.executable, "-c", "pass"], cwd=tmp_path, log=tmp_path / "log", use_group=False)
         assert usage.left_over == 0

@@ -18,6 +18,7 @@ import pytest
 
 from raypipe.options import load_config
 from raypipe.world.server import running_server
+from tests.commands import start
 
 REPOSITORY = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -68,7 +69,7 @@ def head() -> Iterator[Head]:
         environment["RAY_TMPDIR"] = folder
         # What `ray start` writes last.
         started = Path(folder) / "ray" / "ray_current_cluster"
-        node = subprocess.Popen(command, env=environment, stdout=sink, stderr=sink, start_new_session=True)
+        node = start(command, env=environment, stdout=sink, stderr=sink, start_new_session=True)
         try:
             for _ in range(240):
                 with socket.socket() as probe:

@@ -26,6 +26,7 @@ from raypipe.report import people
 from raypipe.report.sources import Sources
 from raypipe.study.pipeline import ANSWERS, run
 from raypipe.train.metrics import wilson_interval
+from tests.commands import start
 from tests.report.root import Built, write_images
 
 Person = Callable[[aiohttp.ClientSession, dict[str, Any]], Any]
@@ -160,7 +161,7 @@ def test_foreign_pages_are_refused(built: Built, free_port: int) -> None:
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_stops_at_once_and_leaves_nothing(built: Built, free_port: int, sent: signal.Signals) -> None:
     words = ["--root", built.config.root, "--study.participant", "ann", "--study.pictures", "4"]
-    process = subprocess.Popen(
+    process = start(
         [sys.executable, "-m", "raypipe", "study", *words, "--study.port", str(free_port)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
         cwd=Path(__file__).parents[2],

@@ -25,6 +25,7 @@ from raypipe.train.pipeline import prepare_pictures
 from raypipe.train.plan import Trial, TrialPlan
 from raypipe.train.results import TrialResult
 from raypipe.train.trial import run_trial
+from tests.commands import start
 from tests.training_root import change
 
 EPOCHS = 12
@@ -37,7 +38,7 @@ class Terminal:
     def __init__(self, command: list[str]) -> None:
         self._end, end = pty.openpty()
         environment = {**os.environ, "TERM": "xterm", "COLUMNS": "110", "LINES": "40"}
-        self.process = subprocess.Popen(
+        self.process = start(
             command, stdout=end, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, start_new_session=True,
             env=environment, cwd=Path(__file__).parents[2],
         )  # fmt: skip

@@ -22,6 +22,7 @@ from raypipe.progress import Progress
 from raypipe.tables import TableWriter
 from raypipe.world import pipeline
 from raypipe.world.pictures import Order
+from tests.commands import start
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -108,7 +109,7 @@ def test_a_taken_port_is_said_before_anything_is_made(tmp_path: Path) -> None:
 def test_serving_ends_with_a_signal(tmp_path: Path, free_port: int, number: signal.Signals) -> None:
     words = ["--root", str(tmp_path), "--world.posts", "10", "--world.images", "false", "--world.serve", "true"]
     command = [sys.executable, "-m", "raypipe", "world", *words, "--world.port", str(free_port)]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    server = start(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
     assert server.stdout is not None
     try:
         said = ""
