@@ -126,7 +126,7 @@ def _covariates(posts: pd.DataFrame) -> tuple[Floats, tuple[str, ...]]:
         if frame[name].nunique() > 1
     ]
     used = [said for said, name in zip(names, columns, strict=True) if frame[name].nunique() > 1]
-    made = formulaic.model_matrix(" + ".join(kept) or "1", frame)
+    made = formulaic.model_matrix(" + ".join(kept) or "1", frame, context={})
     return np.asarray(made, dtype=np.float64), tuple(dict.fromkeys(used))
 
 

@@ -80,6 +80,7 @@ def _formulas(config: Config, model: dict[str, Any], schema: Any) -> list[str]:
     first = model.get("formula")
     if first is None:
         return []
+    check_columns(parse(first), schema)
     given = config.judge.formulas
     if given:
         with _of_judge():

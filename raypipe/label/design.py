@@ -7,6 +7,7 @@ blocks.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ import pyarrow.compute as pc
 from formulaic.parser.types import Factor
 
 from raypipe.errors import ConfigError, InputError, one_line
+from raypipe.label.allowed import CONTEXT, MOST_COLUMNS
 from raypipe.label.derived import as_floats, is_number, type_of, value_of
 from raypipe.label.direct import Direct, compile_direct
 from raypipe.label.formula import Floats, Formula, point_at
@@ -117,7 +119,7 @@ class Design:
 def fixed_design(formula: Formula, schema: pa.Schema, weights: str | None = None) -> Design | None:
     """The design of a formula whose terms learn nothing from the data, None where one does.
 
-    ConfigError where a function of the formula is not known.
+    ConfigError where a term looks beyond its own row.
     """
     if not all(is_number(type_of(name, schema)) for name in formula.variables):
         return None
@@ -138,13 +140,8 @@ def fixed_design(formula: Formula, schema: pa.Schema, weights: str | None = None
     if found is not None:
         arrays = {name: values.to_numpy() for name, values in probe.items()}
         theirs = _materialise(design.spec, _frame(probe, _PROBE_ROWS))
-        try:
-            ours = found.evaluate(arrays, _PROBE_ROWS)
-        except AttributeError:
-            # A method of a pandas column, which an array has not.
-            found = None
-        else:
-            found = found if all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True)) else None
+        ours = found.evaluate(arrays, _PROBE_ROWS)
+        found = found if all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True)) else None
     return Design(formula, design.terms, design.spec, weights, found)
 
 
@@ -197,29 +194,22 @@ def learn(formula: Formula, variables: dict[str, pa.ChunkedArray], n: int, weigh
     """The design that the values of a formula's variables in `n` rows give.
 
     Raises InputError where y is not one number, a column has too many classes or a term cannot be evaluated, and
-    ConfigError where a function is not known or looks beyond its own row (a mean, a lag), so that its value would
-    depend on how posts are cut into blocks.
+    ConfigError where a function looks beyond its own row (a lag), so that its value would depend on how posts are cut
+    into blocks.
     """
     if n == 0:
         also = f", and a weight in {weights}" if weights else ""
         raise InputError(f"label.formula: no post has a usable value in each of {', '.join(formula.variables)}{also}")
     for name in formula.classes:
         _check_levels(name, pc.count_distinct(variables[name]).as_py())
+    _check_products(formula, variables)
     frame = _frame(variables, n)
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             # Classes that a formula leaves out on purpose are counted out below.
             warnings.simplefilter("ignore")
-            made = formula.parsed.get_model_matrix(frame, context={}, na_action="ignore", output="numpy")
+            made = formula.parsed.get_model_matrix(frame, context=CONTEXT, na_action="ignore", output="numpy")
     except Exception as error:  # whatever numpy or a transform raises on these values
-        cause = error.__cause__ or error
-        if isinstance(cause, NameError):
-            unknown = getattr(cause, "name", None)
-            hint = f"; write np.{unknown}" if unknown and hasattr(np, unknown) else ""
-            raise ConfigError(
-                f"label.formula: {formula.text!r}: {one_line(cause).rstrip('.')}{hint}",
-                below=point_at(formula.text, unknown),
-            ) from error
         _check_text(formula, variables)
         raise InputError(f"label.formula: {formula.text!r} does not suit the posts: {one_line(error)}") from error
     spec = made.model_spec
@@ -285,6 +275,22 @@ def _check_levels(name: str, n: int) -> None:
         )
 
 
+def _check_products(formula: Formula, variables: dict[str, pa.ChunkedArray]) -> None:
+    """InputError where classes of several columns make too many terms together."""
+
+    def count(name: str) -> int:
+        known = variables.get(name)
+        return 1 if known is None or is_number(known.type) else int(pc.count_distinct(known).as_py())
+
+    for term in formula.parsed.rhs:
+        n = math.prod(count(str(factor.expr)) for factor in term.factors)
+        if n > MOST_COLUMNS:
+            raise InputError(
+                f"label.formula: {term} makes {n:,} terms of the classes of its columns (at most {MOST_COLUMNS:,}); "
+                "use columns of fewer classes"
+            )
+
+
 def _check_rowwise(formula: Formula, spec: Any, frame: Any) -> None:
     half = len(frame) // 2
     if half == 0:
@@ -293,7 +299,7 @@ def _check_rowwise(formula: Formula, spec: Any, frame: Any) -> None:
     halves = np.vstack([np.column_stack(_materialise(spec, part)) for part in (frame[:half], frame[half:])])
     if not np.allclose(whole, halves, rtol=1e-12, atol=0, equal_nan=True):
         raise ConfigError(
-            f"label.formula: {formula.text!r} has a term that is not computed from its own row alone (a mean, a lag); "
+            f"label.formula: {formula.text!r} has a term that is not computed from its own row alone (a lag); "
             "use center, scale or poly, which learn from all posts, or add a column to the posts"
         )
 
@@ -301,7 +307,7 @@ def _check_rowwise(formula: Formula, spec: Any, frame: Any) -> None:
 def _materialise(spec: Any, frame: Any) -> tuple[Floats, Floats]:
     # The logarithm of 0 is counted out by the caller. Filters of warnings belong to all threads: none is set here.
     with np.errstate(all="ignore"):
-        made = spec.get_model_matrix(frame, context={})
+        made = spec.get_model_matrix(frame, context=CONTEXT)
     return np.asarray(made.lhs, dtype=np.float64)[:, 0], np.asarray(made.rhs, dtype=np.float64)
 
 

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from formulaic.parser.types import Factor
-from formulaic.transforms import TRANSFORMS
 
-from raypipe.label.formula import Floats, Formula
+from raypipe.label.allowed import FUNCTIONS
+from raypipe.label.formula import Floats, Formula, syntax
 
 # Where pandas and numpy differ on a division by zero.
 _DIFFERENT = (ast.FloorDiv, ast.Mod)
@@ -34,7 +34,7 @@ class Direct:
 
     def evaluate(self, columns: Mapping[str, npt.NDArray[Any]], n: int) -> tuple[Floats, Floats]:
         """y of shape (n,) and X of shape (n, p), in Fortran order."""
-        names = {**TRANSFORMS, **columns}
+        names = {**FUNCTIONS, **columns}
         known: dict[str, npt.NDArray[Any]] = {}
 
         def value(expression: str) -> npt.NDArray[Any]:
@@ -54,14 +54,13 @@ class Direct:
 
 
 def evaluate(expression: str, names: Mapping[str, Any]) -> npt.NDArray[Any]:
-    """The value of an expression; raises whatever it raises."""
-    # The user's own formula, on the user's own machine: formulaic evaluates it in the same way.
-    return np.asarray(eval(_code(expression), {}, names))
+    """The value of an expression; ValueError where it holds what no formula may, and whatever it raises."""
+    return np.asarray(eval(_code(expression), {"__builtins__": {}}, names))
 
 
 @lru_cache(maxsize=256)
 def _code(expression: str) -> CodeType:
-    return compile(expression, "label.formula", "eval")
+    return compile(ast.Expression(syntax(expression)[0]), "label.formula", "eval")
 
 
 def compile_direct(formula: Formula, spec: Any) -> Direct | None:
@@ -95,4 +94,4 @@ def _is_plain(factor: Factor) -> bool:
         return True
     if factor.eval_method is not Factor.EvalMethod.PYTHON:
         return False
-    return not any(isinstance(node, _DIFFERENT) for node in ast.walk(ast.parse(factor.expr.strip(), mode="eval")))
+    return not any(isinstance(node, _DIFFERENT) for node in ast.walk(syntax(str(factor.expr))[0]))

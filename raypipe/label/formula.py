@@ -6,10 +6,11 @@ The notation, its transforms and the names of terms are formulaic's. `raypipe.la
 from __future__ import annotations
 
 import ast
+import itertools
+import math
 import re
 from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, TypeGuard
 
 import formulaic
@@ -17,15 +18,24 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from formulaic.errors import FormulaicError
-from formulaic.parser.types import Factor
+from formulaic.parser.algos.sanitize_tokens import sanitize_tokens
+from formulaic.parser.algos.tokenize import tokenize
+from formulaic.parser.types import Factor, Token
 from formulaic.transforms import TRANSFORMS
-from formulaic.utils.code import sanitize_variable_names
 
-from raypipe.errors import ConfigError, InputError
+from raypipe.errors import ConfigError, InputError, one_line
+from raypipe.label import allowed, expansion
 from raypipe.label.derived import DERIVED, columns_of, is_number, type_of
 
 Floats = npt.NDArray[np.float64]
 
+MAX_LENGTH = 10_000
+"""Characters of a formula."""
+MAX_TERMS = 1_000
+"""Terms of a formula, when it is written out: ``a * b`` has three."""
+
+_SHOWN = 200
+_SPACE = re.compile(r"\s")
 # formulaic's messages show the formula with the culprit between these, in colour.
 _MARK = re.compile(r"⧛(?:\x1b\[[0-9;]*m)?")
 
@@ -57,25 +67,87 @@ class Formula:
 
 
 def parse(text: str) -> Formula:
-    """Read a formula ``y ~ terms``; ConfigError, with a caret below the culprit, where it cannot be read."""
+    """Read a formula ``y ~ terms``.
+
+    Raises ConfigError, with a caret below the culprit, where it cannot be read, or holds what a formula may not hold
+    (see `raypipe.label.allowed`): nothing of it has been evaluated then.
+    """
+    if not isinstance(text, str):
+        raise ConfigError(f"label.formula: must be a text, y ~ a + b, not a {type(text).__name__}")
+    if len(text) > MAX_LENGTH:
+        raise ConfigError(f"label.formula: {shown(text)} is {len(text):,} characters long; at most {MAX_LENGTH:,}")
     try:
+        # formulaic evaluates parts of y while it reads the formula.
+        _check_tokens(text)
+        expansion.check(text)
         parsed = formulaic.Formula(text)
+    except expansion.TooManyError as error:
+        raise ConfigError(f"label.formula: {shown(text)}: {error}", below=_caret(text, error.place)) from error
     except (FormulaicError, SyntaxError) as error:
         # What follows the first sentence speaks to programmers.
         reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
         raise ConfigError(
-            f"label.formula: {text!r} cannot be read: {reason}", below=_caret(text, _place(text, error))
+            f"label.formula: {shown(text)} cannot be read: {reason}", below=_caret(text, _place(text, error))
         ) from error
+    except (ValueError, TypeError, LookupError, NotImplementedError, RecursionError, MemoryError) as error:
+        raise ConfigError(f"label.formula: {shown(text)} cannot be read: {one_line(error)}") from error
     sides = getattr(parsed, "lhs", None), getattr(parsed, "rhs", None)
     if not all(isinstance(side, formulaic.SimpleFormula) for side in sides) or len(parsed.lhs) != 1:
-        raise ConfigError(f"label.formula: {text!r} must have one y, one ~ and terms: y ~ a + b")
+        raise ConfigError(f"label.formula: {shown(text)} must have one y, one ~ and terms: y ~ a + b")
     if not len(parsed.rhs):
-        raise ConfigError(f"label.formula: {text!r} has no term on the right; write y ~ 1 for the mean alone")
+        raise ConfigError(f"label.formula: {shown(text)} has no term on the right; write y ~ 1 for the mean alone")
+    # What formulaic has made of the expressions is what it evaluates.
     found = [_variables(factor, text) for side in sides for factor in _factors(side)]
+    _check_size(text, parsed.rhs)
     names, classes = frozenset[str]().union(*(names for names, _ in found)), [c for _, calls in found for c in calls]
     joint = frozenset[str]().union(*(columns for columns in classes if len(columns) > 1))
     response = text.partition("~")[0].strip()
     return Formula(text, response, tuple(sorted(names)), frozenset[str]().union(*classes), joint, parsed)
+
+
+def _check_tokens(text: str) -> None:
+    """ConfigError where an expression holds what no formula may."""
+    # As they stand in the text, for the caret, and then as formulaic reads them.
+    for token in itertools.chain(tokenize(text), sanitize_tokens(tokenize(text))):
+        if token.kind is Token.Kind.PYTHON:
+            _read(token.token, text, token.source_start or 0)
+
+
+def _read(expression: str, text: str, start: int = 0) -> tuple[ast.expr, dict[str, str]]:
+    """A checked expression of the formula `text`, where it begins at `start` or later."""
+    try:
+        return allowed.read(expression)
+    except allowed.NotAllowedError as error:
+        raise ConfigError(
+            f"label.formula: {shown(text)}: {error}", below=_caret(text, _place_of(error.node, expression, text, start))
+        ) from error
+
+
+def _place_of(node: ast.AST, expression: str, text: str, start: int) -> int:
+    """Where a part of an expression stands in the formula; where the expression does, where that cannot be told."""
+    begin = max(text.find(expression.strip(), start), start)
+    lines = expression.strip().split("\n")
+    line, column = getattr(node, "lineno", 1) - 1, getattr(node, "col_offset", 0)
+    if "`" in expression or line >= len(lines):
+        # Names in backticks are others in what Python reads.
+        return max(text.find(ast.unparse(node), begin), begin)
+    return begin + sum(len(line) + 1 for line in lines[:line]) + len(lines[line].encode()[:column].decode())
+
+
+def _check_size(text: str, terms: Any) -> None:
+    most = max(len(term.factors) for term in terms)
+    if most > expansion.MOST_FACTORS:
+        raise ConfigError(f"label.formula: {shown(text)}: a term has {most} factors; at most {expansion.MOST_FACTORS}")
+    python = Factor.EvalMethod.PYTHON
+    columns = sum(
+        math.prod(allowed.width(str(factor.expr)) for factor in term.factors if factor.eval_method is python)
+        for term in terms
+    )
+    if len(terms) > MAX_TERMS or columns > allowed.MOST_COLUMNS:
+        raise ConfigError(
+            f"label.formula: {shown(text)} makes {len(terms):,} terms of {columns:,} "
+            f"columns; at most {MAX_TERMS:,} terms of {allowed.MOST_COLUMNS:,} columns"
+        )
 
 
 def _place(text: str, error: Exception) -> int | None:
@@ -88,9 +160,15 @@ def _place(text: str, error: Exception) -> int | None:
     return found.start() if found else None
 
 
+def shown(text: str) -> str:
+    """A formula in quotes for a line of an error, cut short where it is long."""
+    return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}…"
+
+
 def _caret(text: str, place: int | None) -> str:
     """The formula, and on the next line a caret below what is wrong in it."""
-    return "" if place is None else f"  {text}\n  {' ' * place}^"
+    shown = _SPACE.sub(" ", text)
+    return "" if place is None else f"  {shown}\n  {' ' * place}^"
 
 
 def _factors(side: Any) -> Iterator[Factor]:
@@ -105,10 +183,10 @@ def _variables(factor: Factor, text: str) -> tuple[set[str], list[set[str]]]:
         return {str(factor.expr)}, []
     # formulaic's own search for variables fails where a transform stands in a transform: bs(log10(x)).
     try:
-        tree, aliases = syntax(str(factor.expr))
+        tree, aliases = _read(str(factor.expr), text)
     except SyntaxError as error:
         raise ConfigError(
-            f"label.formula: {text!r} cannot be read: {error.msg}", below=_caret(text, _place(text, error))
+            f"label.formula: {shown(text)} cannot be read: {error.msg}", below=_caret(text, _place(text, error))
         ) from error
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     called = {id(node.func) for node in calls}
@@ -120,14 +198,12 @@ def _variables(factor: Factor, text: str) -> tuple[set[str], list[set[str]]]:
     return names(tree), [names(argument) for node in calls_of(tree, {"C"}) for argument in node.args[:1]]
 
 
-@lru_cache(maxsize=256)
 def syntax(expression: str) -> tuple[ast.expr, dict[str, str]]:
     """A factor's expression as Python reads it, and the columns whose names it could not read, by what stands for them.
 
-    Raises SyntaxError where it is none.
+    Raises SyntaxError where it is none, and ValueError where it holds what no formula may.
     """
-    aliases: dict[str, str] = {}
-    return ast.parse(sanitize_variable_names(expression, {}, aliases).strip(), mode="eval").body, aliases
+    return allowed.read(expression)
 
 
 def calls_of(tree: ast.AST, functions: Set[str]) -> list[ast.Call]:

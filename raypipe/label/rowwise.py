@@ -15,6 +15,7 @@ import pyarrow as pa
 from formulaic.parser.types import Factor
 from formulaic.transforms import TRANSFORMS
 
+from raypipe.label.allowed import FUNCTIONS
 from raypipe.label.direct import evaluate
 from raypipe.label.formula import Formula, calls_of, is_call, syntax
 
@@ -63,7 +64,7 @@ def _evaluate(expression: str, names: dict[str, str], columns: Columns) -> npt.N
     given = {name: columns[column] for name, column in names.items()}
     try:
         with np.errstate(all="ignore"):
-            return evaluate(expression, {**TRANSFORMS, **given})
+            return evaluate(expression, {**FUNCTIONS, **given})
     except Exception:
         # Whatever a user's expression raises: learning says it, with the whole formula.
         return None

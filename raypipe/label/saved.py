@@ -1,10 +1,12 @@
 """``_model.json``: a fit and what its formula has learned, written so that new posts can be scored with it.
 
-Floats are kept to the last bit. Nothing in the file is executed but the formula itself, as when it was fitted.
+Floats are kept to the last bit. Nothing in the file is executed but the formula, which is checked first as any other
+(`raypipe.label.allowed`); what it has learned is numbers and names of classes.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 from dataclasses import asdict, dataclass, fields, replace
@@ -19,10 +21,10 @@ from formulaic.parser.types import Factor
 from scipy import stats
 
 from raypipe import tables
-from raypipe.errors import InputError
+from raypipe.errors import ConfigError, InputError, one_line
 from raypipe.label.derived import columns_of_all
 from raypipe.label.design import Design, levels_of
-from raypipe.label.formula import Floats, check_columns, parse
+from raypipe.label.formula import Floats, Formula, check_columns, parse, syntax
 from raypipe.label.inference import Fit
 from raypipe.label.residuals import Shape
 from raypipe.label.summary import summary
@@ -33,6 +35,8 @@ MODEL_FILE = "_model.json"
 # Of shape (p,), kept by term name.
 _BY_TERM = ("params", "bse", "tvalues", "pvalues", "conf_int")
 _MATRICES = ("cov_params", "R")
+# Knots of a spline, at most 1,000 and some at the ends, of which a square matrix is made.
+_MOST_LEARNED = 2_000
 
 
 def as_json(fitted: Fit | None, design: Design | None = None, **more: Any) -> bytes:
@@ -77,13 +81,18 @@ def _encoded(value: Any) -> Any:
 
 def _decoded(value: Any) -> Any:
     if isinstance(value, list):
+        if len(value) > _MOST_LEARNED:
+            raise ValueError(f"learned: {len(value):,} numbers of one transform; at most {_MOST_LEARNED:,}")
         return [_decoded(item) for item in value]
     if not isinstance(value, dict):
         return value
     if set(value) == {"by_number"}:
         return dict(enumerate(map(_decoded, value["by_number"])))
     if set(value) == {"array"}:
-        return np.array(value["array"])
+        found = np.array(value["array"])
+        if found.dtype.kind not in "biuf" or found.size > _MOST_LEARNED:
+            raise ValueError("learned: an array must hold a few numbers")
+        return found
     return {key: _decoded(item) for key, item in value.items()}
 
 
@@ -176,16 +185,23 @@ def _without_y(design: Design) -> Design:
 
 
 def load_model(root: str | Storage) -> SavedModel:
-    """The regression of a run's ``labels/``. InputError where the scheme has fitted none, StageError without labels."""
+    """The regression of a run's ``labels/``.
+
+    Raises InputError where the scheme has fitted none, or the file holds what `label` does not write: a formula that
+    may not be evaluated, say. StageError without labels.
+    """
     storage = root if isinstance(root, Storage) else Storage(root)
     tables.get_record(storage, "labels")
-    values = json.loads(storage.read(f"labels/{MODEL_FILE}"))
-    if values.get("params") is None:
-        raise InputError(
-            f"{storage.uri('labels', MODEL_FILE)}: the scheme {values.get('scheme')!r} fits no regression; "
-            "residual and continuous do"
-        )
-    return SavedModel(_design(values), _fit(values))
+    where = storage.uri("labels", MODEL_FILE)
+    try:
+        values = json.loads(storage.read(f"labels/{MODEL_FILE}"))
+        if values.get("params") is not None:
+            return SavedModel(_design(values), _fit(values))
+    except ConfigError as error:
+        raise InputError(f"{where}: {str(error).replace('label.formula', 'formula', 1)}", below=error.below) from error
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise InputError(f"{where}: is not what `raypipe label` writes: {one_line(error)}; run it again") from error
+    raise InputError(f"{where}: the scheme {values.get('scheme')!r} fits no regression; residual and continuous do")
 
 
 def _fit(values: dict[str, Any]) -> Fit:
@@ -208,10 +224,27 @@ def _fit(values: dict[str, Any]) -> Fit:
     return Fit(**given)
 
 
+def _check_learned(formula: Formula, weights: Any, transforms: dict[str, Any], levels: dict[str, Any]) -> None:
+    """ValueError where something is learned by what is no part of the formula, as its name would be evaluated."""
+    factors = {str(factor.expr): factor for factor in formula.factors}
+    python = [text for text, factor in factors.items() if factor.eval_method is Factor.EvalMethod.PYTHON]
+    calls = {ast.unparse(node) for text in python for node in ast.walk(syntax(text)[0]) if isinstance(node, ast.Call)}
+    strange = [*(set(transforms) - calls), *(set(levels) - set(factors))]
+    if strange:
+        raise ValueError(f"learned: {strange[0]!r} is no part of the formula")
+    if not all(isinstance(state, dict) for state in transforms.values()):
+        raise ValueError("learned.transforms: what a transform has learned has names")
+    if any(isinstance(level, (list, dict)) for known in levels.values() for level in known):
+        raise ValueError("learned.levels: a class is a text or a number")
+    if not isinstance(weights, str | None):
+        raise ValueError("weights: must be the name of a column")
+
+
 def _design(values: dict[str, Any]) -> Design:
     formula = parse(values["formula"])
     learned = values["learned"]
     levels: dict[str, list[Any]] = learned["levels"]
+    _check_learned(formula, values["weights"], learned["transforms"], levels)
 
     def spec(side: Any) -> ModelSpec:
         kinds = {name: (Factor.Kind.CATEGORICAL, {"categories": known}) for name, known in levels.items()}
