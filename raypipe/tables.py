@@ -27,6 +27,7 @@ from raypipe import claims, s3
 from raypipe.claims import CLAIM_FILE, Seen
 from raypipe.errors import StageError
 from raypipe.parquet import encodings
+from raypipe.plain import open_parquet, read_parquet
 from raypipe.publish import RUN_FILE, STAGED_RECORD, STAGING, Staged, describe, discard, find_record, publish
 from raypipe.records import Claim, RunRecord, as_json, fingerprint, versions
 from raypipe.storage import Storage
@@ -298,7 +299,7 @@ def open_dataset(storage: Storage, table: str, folder: str = "") -> pads.Dataset
     """A complete table as a pyarrow dataset (lazy)."""
     paths = data_paths(storage, table, folder)
     with storage.errors("read", table):
-        return pads.dataset(paths, filesystem=storage.filesystem, format="parquet")
+        return open_parquet(paths, storage.filesystem)
 
 
 def read_table(
@@ -319,4 +320,4 @@ def read_staged(writer: TableWriter, unit: str, columns: Sequence[str], *, folde
     """Columns of a unit that this run, or an interrupted attempt of it, has staged."""
     path = writer.storage.path(writer.staging, folder, writer.part_name(unit))
     with writer.storage.errors("read", writer.table):
-        return pq.read_table(path, columns=list(columns), filesystem=writer.storage.filesystem)
+        return read_parquet(path, writer.storage.filesystem, columns)

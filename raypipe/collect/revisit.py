@@ -11,12 +11,12 @@ from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from raypipe.collect.client import PoliteClient
 from raypipe.collect.mastodon import Status, gone
 from raypipe.errors import StageError
+from raypipe.plain import read_parquet
 from raypipe.progress import Progress, say
 from raypipe.records import RunRecord
 from raypipe.schemas import POSTS
@@ -93,5 +93,5 @@ def _as_text(when: datetime) -> str:
 def _count_deleted(run: TableRun) -> int:
     storage, writer = run.writer.storage, run.writer
     paths = [storage.path(writer.staging, writer.part_name(unit)) for unit in writer.units_done()]
-    tables = [pq.read_table(path, filesystem=storage.filesystem, columns=["deleted"]) for path in paths]
+    tables = [read_parquet(path, storage.filesystem, ["deleted"]) for path in paths]
     return sum(int(pc.sum(table["deleted"]).as_py() or 0) for table in tables)

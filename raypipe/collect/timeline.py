@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from raypipe.collect.client import PoliteClient
 from raypipe.collect.mastodon import SNAPSHOTS, Page, read_page
 from raypipe.errors import InputError, StageError
+from raypipe.plain import read_parquet
 from raypipe.progress import Progress
 from raypipe.records import RunRecord
 from raypipe.tables import TableRun, TableWriter
@@ -77,5 +77,5 @@ def _staged(writer: TableWriter) -> Iterator[tuple[pa.Table, dict[str, Any]]]:
     storage = writer.storage
     for unit in sorted(writer.units_done()):
         path = storage.path(writer.staging, writer.part_name(unit))
-        rows = pq.read_table(path, filesystem=storage.filesystem)
+        rows = read_parquet(path, storage.filesystem)
         yield rows, json.loads(rows.schema.metadata[_PAGE_KEY])

@@ -17,6 +17,7 @@ from raypipe import tables
 from raypipe.errors import StageError, one_line
 from raypipe.export.names import extension, safe_key
 from raypipe.export.plan import Plan
+from raypipe.plain import plain_table
 from raypipe.storage import Storage
 
 _BATCH = 64
@@ -76,7 +77,7 @@ def read_samples(storage: Storage, plan: Plan, rows: npt.NDArray[np.bool_]) -> I
             with pq.ParquetFile(path, filesystem=storage.filesystem, buffer_size=_BUFFER) as file:
                 stop = start + file.metadata.num_rows
                 if rows[start:stop].any():
-                    for batch in file.iter_batches(_BATCH, columns=[*_ABOUT, "image"]):
+                    for batch in map(plain_table, file.iter_batches(_BATCH, columns=[*_ABOUT, "image"])):
                         end = start + len(batch)
                         yield from _samples(storage, plan, batch, start, np.flatnonzero(rows[start:end]))
                         start = end

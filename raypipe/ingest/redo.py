@@ -19,6 +19,7 @@ from raypipe.errors import ConfigError, StageError
 from raypipe.ingest.look import looking
 from raypipe.ingest.shard import stage
 from raypipe.ingest.units import images_table, stored_table
+from raypipe.plain import plain_table
 from raypipe.records import RunRecord, changes
 from raypipe.sections.data import FaceOptions, IngestOptions
 from raypipe.storage import Storage
@@ -116,7 +117,7 @@ def _row_groups(storage: Storage, path: str) -> Iterator[tuple[int, pa.Table]]:
     with storage.errors("read", "images"):
         file = pq.ParquetFile(path, filesystem=storage.filesystem)
         for i in range(file.num_row_groups):
-            yield i, file.read_row_group(i, columns=["post_id", "status"])
+            yield i, plain_table(file.read_row_group(i, columns=["post_id", "status"]))
 
 
 def carry(group: pa.Table, statuses: tuple[str, ...], writer: TableWriter) -> pa.Table:
@@ -144,4 +145,4 @@ def recount(group: pa.Table, ingest: IngestOptions, faces: FaceOptions, writer: 
 def _read(group: pa.Table, writer: TableWriter) -> pa.Table:
     with writer.storage.errors("read", writer.table):
         file = pq.ParquetFile(group["path"][0].as_py(), filesystem=writer.storage.filesystem)
-        return file.read_row_group(group["row_group"][0].as_py())
+        return plain_table(file.read_row_group(group["row_group"][0].as_py()))

@@ -17,6 +17,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raypipe.errors import InputError, StageError, one_line
+from raypipe.plain import plain_schema, plain_table
 from raypipe.storage import Storage
 
 _KINDS = {".parquet": "Parquet", ".pq": "Parquet", ".csv": "CSV", ".jsonl": "JSONL", ".ndjson": "JSONL"}
@@ -104,9 +105,9 @@ class Source:
         try:
             with self.filesystem.open_input_file(path) as handle:
                 file = pq.ParquetFile(handle)
-                yield file.schema_arrow.empty_table()
+                yield plain_schema(file.schema_arrow).empty_table()
                 for batch in file.iter_batches(batch_size=_BLOCK_ROWS):
-                    yield pa.Table.from_batches([batch.slice(0, left)])
+                    yield pa.Table.from_batches([plain_table(batch.slice(0, left))])
                     left = None if left is None else max(0, left - len(batch))
                     if left == 0:
                         return

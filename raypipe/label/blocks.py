@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from raypipe import tables
 from raypipe.config import Config
+from raypipe.plain import plain_table
 from raypipe.progress import Progress
 from raypipe.runtime import ray_session
 from raypipe.storage import Storage
@@ -52,7 +53,7 @@ class Block:
                 pq.ParquetFile(path, filesystem=storage.filesystem, pre_buffer=not storage.is_local) as file,
             ):
                 parts.append(file.read_row_groups(range(first, last), columns=list(columns), use_threads=False))
-        return pa.concat_tables(parts).select(list(columns))
+        return pa.concat_tables(map(plain_table, parts)).select(list(columns))
 
 
 def plan_blocks(storage: Storage, table: str, rows: int = BLOCK_ROWS) -> list[Block]:

@@ -12,6 +12,7 @@ import pyarrow.json as pajson
 import pyarrow.parquet as pq
 
 from raypipe.errors import InputError, one_line
+from raypipe.plain import plain_table
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 MANIFESTS = (".csv", ".jsonl", ".parquet")
@@ -62,7 +63,7 @@ def _read_manifest(item: str, filesystem: pafs.FileSystem, path: str) -> list[st
     reader = readers[posixpath.splitext(path.lower())[1]]
     try:
         with filesystem.open_input_file(path) as file:
-            table = reader(file)
+            table = plain_table(reader(file))
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"predict.inputs: {item}: cannot be read: {one_line(error)}") from error
     if "path" not in table.column_names:

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from raypipe import tables
 from raypipe.config import Config
 from raypipe.errors import InputError
+from raypipe.plain import read_parquet
 from raypipe.progress import Progress, say
 from raypipe.records import RunRecord
 from raypipe.schemas import LABEL_TYPES
@@ -141,7 +141,7 @@ def _decode_file(row: dict[str, Any], writer: TableWriter, wanted: Any, size: in
     import ray
 
     labelled: pa.Table = ray.get(wanted)
-    found = pq.read_table(row["path"], columns=["post_id", "image"], filesystem=writer.storage.filesystem)
+    found = read_parquet(row["path"], writer.storage.filesystem, ["post_id", "image"])
     # By place and not by Acero's join, which takes no lists of hashtags.
     place = pc.index_in(found["post_id"], value_set=labelled["post_id"].combine_chunks())
     kept = pc.and_(pc.is_valid(place), pc.is_valid(found["image"]))

@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from aiohttp import web
 
 from raypipe import tables
+from raypipe.plain import read_parquet
 from raypipe.storage import Storage
 from raypipe.world.behaviour import BEHAVIOURS, NORMAL, ON_DEMAND
 from raypipe.world.feed import Feed
@@ -56,7 +56,7 @@ class Pictures:
             return self._open[path][post_id]
 
     def _read(self, path: str, columns: list[str]) -> pa.Table:
-        return pq.read_table(path, filesystem=self._storage.filesystem, columns=columns)
+        return read_parquet(path, self._storage.filesystem, columns)
 
 
 class Counts:
