@@ -1,4 +1,4 @@
-"""``raypipe run``: the stages from posts to the report, one after the other, with one Ray for all of them."""
+"""``raypipe run``: the stages from posts to the report, one after the other; those that need Ray share one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from raypipe.config import Config
 from raypipe.progress import say
 from raypipe.records import RunRecord
-from raypipe.runtime import ray_session
+from raypipe.runtime import kept_ray
 from raypipe.stages import STAGES
 
 ORDER = ("ingest", "label", "sweep", "report")
@@ -28,7 +28,7 @@ def run(config: Config) -> RunRecord:
     """Ingest, label, sweep and report; stages that are complete already are not done again."""
     from raypipe.report.summary import print_summary
 
-    with ray_session(config):
+    with kept_ray():
         for name in ORDER:
             record = run_stage(config, name, ORDER)
     print_summary(config)

@@ -12,6 +12,7 @@ from raypipe.sections.base import Section, option
 from raypipe.sections.data import (
     CollectOptions,
     ColumnOptions,
+    DoctorOptions,
     ExportOptions,
     FaceOptions,
     IngestOptions,
@@ -57,6 +58,7 @@ class Config(Section):
     study: StudyOptions = StudyOptions()
     export: ExportOptions = ExportOptions()
     board: BoardOptions = BoardOptions()
+    doctor: DoctorOptions = DoctorOptions()
 
     def open_storage(self) -> Storage:
         """The storage of `root`."""

@@ -11,7 +11,7 @@ from raypipe.config import Config
 from raypipe.errors import StageError
 from raypipe.progress import say
 from raypipe.records import RunRecord
-from raypipe.runtime import ray_session
+from raypipe.runtime import kept_ray
 from raypipe.stages import make_callable
 
 make_callable(__name__)
@@ -34,7 +34,7 @@ def run(config: Config) -> RunRecord:
     from raypipe.world.server import running_server
 
     started = time.monotonic()
-    with ray_session(config):
+    with kept_ray():
         order = ("world", *ORDER)
         run_stage(config, "world", order)
         with running_server(config):

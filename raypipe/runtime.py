@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -37,19 +38,60 @@ _ENVIRONMENT = {
 }
 
 
+_kept: contextlib.ExitStack | None = None
+
+
+def ray_is_running() -> bool:
+    """Whether this process has started or joined a Ray. Imports none."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
+def wants_ray(config: Config) -> bool:
+    """Whether work goes to Ray that this machine could do without: a Ray runs, RAY_ADDRESS names one, or the options
+    ask for its dashboard. Imports no Ray.
+    """
+    return ray_is_running() or bool(os.environ.get("RAY_ADDRESS")) or config.ray.dashboard is True
+
+
+@contextlib.contextmanager
+def kept_ray() -> Iterator[None]:
+    """The first `ray_session` of the body that starts Ray leaves it running for the next ones, until the body ends."""
+    global _kept
+    if _kept is not None:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        _kept = stack
+        try:
+            yield
+        finally:
+            _kept = None
+
+
 @contextlib.contextmanager
 def ray_session(config: Config) -> Iterator[None]:
-    """Ray for the body; started, and stopped after it, only where none runs in this process yet.
+    """Ray for the body. It is started if none runs in this process yet, and stopped after the body (or as `kept_ray`
+    says).
 
-    Raises StageError where Ray cannot be started or the cluster cannot be reached.
+    Raises StageError if Ray cannot be started or the cluster cannot be reached.
     """
+    if ray_is_running():
+        yield
+    elif _kept is not None:
+        _kept.enter_context(_started(config))
+        yield
+    else:
+        with _started(config):
+            yield
+
+
+@contextlib.contextmanager
+def _started(config: Config) -> Iterator[None]:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
 
-    if ray.is_initialized():
-        yield
-        return
     address = os.environ.get("RAY_ADDRESS")
     try:
         if address:
@@ -62,7 +104,7 @@ def ray_session(config: Config) -> Iterator[None]:
             # Ray's own handler, while it starts: somebody ends the command, nothing is wrong with Ray.
             raise KeyboardInterrupt from error
         what = f"reach the cluster at RAY_ADDRESS={address}" if address else "start Ray on this machine"
-        raise StageError(f"cannot {what}: {one_line(error)}; see `raypipe doctor`") from error
+        raise StageError(f"cannot {what}: {one_line(error)}; see `raypipe doctor --doctor.ray`") from error
     quiet_ray()
     if context.dashboard_url:
         say(f"Ray dashboard: http://{context.dashboard_url}")
@@ -84,8 +126,8 @@ def _start_here(config: Config) -> Any:
                 # Without it Ray joins whatever cluster was last started on this machine.
                 address="local",
                 num_cpus=config.ray.num_cpus,
-                include_dashboard=config.ray.dashboard,
-                dashboard_port=config.ray.dashboard_port if config.ray.dashboard else None,
+                include_dashboard=config.ray.dashboard is not False,
+                dashboard_port=None if config.ray.dashboard is False else config.ray.dashboard_port,
                 logging_level=logging.ERROR,
                 log_to_driver=False,
             )

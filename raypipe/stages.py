@@ -66,8 +66,8 @@ STAGES = {
     "board": Stage("raypipe.board:run", "TensorBoard on the sweep and the trained models", ("board",)),
     "doctor": Stage(
         "raypipe.doctor.pipeline:run",
-        "check Ray, GPUs, weights, storage, ports and disk",
-        ("train", "world", "board"),
+        "check packages, GPUs, weights, storage, ports, disk; Ray with --doctor.ray",
+        ("doctor", "train", "world", "board"),
     ),
 }
 

@@ -11,19 +11,27 @@ import pytest
 
 from raypipe.config import Config
 from raypipe.errors import InputError, StageError
-from raypipe.runtime import cause, ray_session
+from raypipe.options import load_config
+from raypipe.runtime import cause, ray_session, wants_ray
 
 PROGRAM = """
 import ray
 from raypipe.options import load_config
-from raypipe.runtime import ray_session
-assert not ray.is_initialized()
-with ray_session(load_config(ray={"dashboard": False, "num_cpus": 1})):
+from raypipe.runtime import kept_ray, ray_is_running, ray_session, wants_ray
+assert not ray_is_running()
+options = load_config(ray={"dashboard": False, "num_cpus": 1})
+with kept_ray():
+    with ray_session(options):
+        first = ray.get_runtime_context().get_job_id()
+    assert wants_ray(options)
+    with kept_ray(), ray_session(options):
+        assert ray.get_runtime_context().get_job_id() == first
+    assert ray_is_running()
     assert ray.cluster_resources()["CPU"] == 1
     assert ray.get(ray.remote(lambda: 6 * 7).remote()) == 42
     import ray.data
     assert sorted(row["item"] for row in ray.data.from_items([1, 2]).map(lambda row: row).take_all()) == [1, 2]
-assert not ray.is_initialized()
+assert not ray_is_running()
 """
 
 
@@ -57,6 +65,24 @@ def test_a_session_inside_a_session_leaves_it_running(config: Config) -> None:
     with ray_session(config):
         pass
     assert ray.is_initialized()
+
+
+@pytest.mark.parametrize(("dashboard", "wanted"), [(None, False), (False, False), (True, True)])
+def test_ray_is_wanted_if_asked_for_or_there(
+    dashboard: bool | None, wanted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    options = load_config(ray={} if dashboard is None else {"dashboard": dashboard})
+    assert wants_ray(options) == wanted
+    assert "ray" not in sys.modules
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    assert wants_ray(options)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_running_ray_is_wanted(config: Config) -> None:
+    assert wants_ray(config)
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -126,7 +152,7 @@ def test_a_cluster_that_is_not_there_is_one_line(scheme: str, free_port: int) ->
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"raypipe.errors.StageError: cannot reach the cluster at RAY_ADDRESS={address}: ")
-    assert last.endswith("; see `raypipe doctor`")
+    assert last.endswith("; see `raypipe doctor --doctor.ray`")
 
 
 @pytest.mark.parametrize(("failures", "code"), [pytest.param(2, 0, marks=pytest.mark.cluster), (9, 1)])

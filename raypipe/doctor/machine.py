@@ -98,7 +98,7 @@ def _check_free(name: str, folder: Path, *, for_ray: bool) -> Check:
 def check_ports(config: Config) -> list[Check]:
     """Whether the loopback ports that stages would listen on are free."""
     wanted = {"world.port": config.world.port, "board.port": config.board.port}
-    if config.ray.dashboard and config.ray.dashboard_port is not None:
+    if config.ray.dashboard is not False and config.ray.dashboard_port is not None:
         wanted["ray.dashboard_port"] = config.ray.dashboard_port
     return [_check_port(name, port) for name, port in wanted.items()]
 

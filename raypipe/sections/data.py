@@ -22,14 +22,20 @@ class RayOptions(Section):
     """How Ray is started where no cluster is given by RAY_ADDRESS."""
 
     num_cpus: int | None = option(None, "CPUs to use; all of the machine where absent", result=False, ge=1)
-    dashboard: bool = option(
-        True,
-        "start Ray's dashboard and print its address; without it, what fits one process starts no Ray",
+    dashboard: bool | None = option(
+        None,
+        "Ray's dashboard, whose address is printed; where absent, if Ray runs anyway; true asks for Ray",
         result=False,
     )
     dashboard_port: int | None = option(
         None, "its port; 8265 or the next free one where absent", result=False, ge=1, le=65535
     )
+
+
+class DoctorOptions(Section):
+    """What is checked besides what every stage needs."""
+
+    ray: bool = option(False, "start Ray, or join the cluster of RAY_ADDRESS, and run a task", result=False)
 
 
 class WorldOptions(Section):

@@ -12,8 +12,11 @@ import pytest
 
 from raypipe.cli import main
 from raypipe.config import Config
+from raypipe.doctor import pipeline
 from raypipe.doctor.pipeline import check_ray, run
+from raypipe.errors import StageError
 from raypipe.options import load_config
+from raypipe.sections.data import DoctorOptions
 
 NAMES = ("python", "packages", "torchvision", "dlib", "weights", "processors", "memory", "open files", "ray", "root")
 
@@ -22,7 +25,10 @@ NAMES = ("python", "packages", "torchvision", "dlib", "weights", "processors", "
 def well(tmp_path: Path) -> Config:
     """Options that need nothing that this machine may not have."""
     return load_config(
-        root=str(tmp_path / "root"), train={"weights": "random"}, ray={"dashboard": False, "num_cpus": 2}
+        root=str(tmp_path / "root"),
+        train={"weights": "random"},
+        ray={"dashboard": False, "num_cpus": 2},
+        doctor={"ray": True},
     )
 
 
@@ -39,7 +45,17 @@ def test_a_machine_that_can_work(well: Config, capsys: pytest.CaptureFixture[str
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.usefixtures("ray_session")
+def test_ray_is_not_started_unless_asked_for(
+    well: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pipeline, "ray_session", None)
+    with pytest.raises(StageError, match=r"1 of \d+ checks failed: ray \("):
+        run(well)
+    names = [check.name for check in run(well.model_copy(update={"doctor": DoctorOptions()}))]
+    assert set(NAMES) - set(names) == {"ray"}
+    assert "--doctor.ray tries it" in capsys.readouterr().out
+
+
 def test_failures_are_exit_1_and_named_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("x")
     words = ["--root", str(tmp_path / "file" / "run"), "--train.weights", str(tmp_path / "none.h5")]
@@ -62,6 +78,7 @@ def test_ray_runs_a_task(well: Config) -> None:
 @pytest.mark.cluster
 def test_a_cluster_that_cannot_be_reached_is_named(tmp_path: Path, free_port: int) -> None:
     command = [sys.executable, "-m", "raypipe", "doctor", "--root", str(tmp_path), "--train.weights", "random"]
+    command.append("--doctor.ray")
     environment = {**os.environ, "RAY_ADDRESS": f"127.0.0.1:{free_port}"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
