@@ -7,7 +7,6 @@ that nothing can be told; a classifier of pictures is worth what it has beyond t
 
 from __future__ import annotations
 
-import math
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +18,8 @@ import pandas as pd
 import statsmodels.api as sm
 
 from raypipe.label.formula import Floats
-from raypipe.label.inference import Z95
+from raypipe.statistics.clustered import area_interval, number_users
+from raypipe.statistics.ranks import roc_auc
 
 FOLDS = 5
 MOST_CLASSES = 20
@@ -47,21 +47,20 @@ def baselines(posts: pd.DataFrame, seed: int) -> list[Baseline]:
     if labelled.empty or isinstance(labelled["label"].iloc[0], float):
         return []
     X, covariates = _covariates(labelled)
-    users = _users(labelled)
+    users = number_users(labelled["user_id"])
     folds = _folds(users, seed)
     found = []
     for name, truth in _questions(labelled["label"]).items():
         score = _held_out(X, truth, folds)
-        auc = area(score, truth)
-        error = area_error(score, truth, users)
+        auc, ends = roc_auc(score, truth), area_interval([score], truth, users)
         found.append(
             Baseline(
                 label=name,
                 n=len(truth),
                 positives=int(truth.sum()),
-                auc=auc,
-                low=float(np.clip(auc - Z95 * error, 0, 1)),
-                high=float(np.clip(auc + Z95 * error, 0, 1)),
+                auc=float("nan") if auc is None else auc,
+                low=ends[0] if ends else float("nan"),
+                high=ends[1] if ends else float("nan"),
                 covariates=covariates,
             )
         )
@@ -76,7 +75,7 @@ def explained(posts: pd.DataFrame, seed: int) -> float | None:
     if labelled.empty or not isinstance(labelled["label"].iloc[0], float):
         return None
     X, _ = _covariates(labelled)
-    y, folds = labelled["label"].to_numpy(float), _folds(_users(labelled), seed)
+    y, folds = labelled["label"].to_numpy(float), _folds(number_users(labelled["user_id"]), seed)
     error = total = 0.0
     for fold in range(FOLDS):
         held = folds == fold
@@ -130,11 +129,6 @@ def _covariates(posts: pd.DataFrame) -> tuple[Floats, tuple[str, ...]]:
     return np.asarray(made, dtype=np.float64), tuple(dict.fromkeys(used))
 
 
-def _users(posts: pd.DataFrame) -> npt.NDArray[np.int64]:
-    """A number for each user, from 0; a post without one stands for itself."""
-    return pd.factorize(posts["user_id"].fillna("post " + posts["post_id"]))[0]
-
-
 def _folds(users: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
     # By user, as the posts of one have more in common than their metadata.
     return np.random.default_rng(seed).integers(0, FOLDS, int(users.max()) + 1)[users]
@@ -153,38 +147,6 @@ def _held_out(X: Floats, truth: npt.NDArray[np.bool_], folds: npt.NDArray[np.int
             fit = sm.GLM(truth[~held].astype(float), X[~held], family=sm.families.Binomial()).fit(maxiter=50)
         score[held] = X[held] @ fit.params - np.mean(X[~held] @ fit.params)
     return score
-
-
-def area(score: Floats, truth: npt.NDArray[np.bool_]) -> float:
-    """Area under the ROC curve: how often a positive outranks a negative, ties by half (Mann, Whitney 1947)."""
-    n1, n0 = int(truth.sum()), int((~truth).sum())
-    if not n1 or not n0:
-        return float("nan")
-    ranks = pd.Series(score).rank().to_numpy()
-    return float((ranks[truth].sum() - n1 * (n1 + 1) / 2) / (n1 * n0))
-
-
-def area_error(score: Floats, truth: npt.NDArray[np.bool_], users: npt.NDArray[np.int64]) -> float:
-    """Standard error of `area` where posts of a user may be alike (Obuchowski 1997, section 3).
-
-    `users` numbers them from 0. Where each has one post it is the error of DeLong, DeLong and Clarke-Pearson (1988).
-    """
-    n1, n0 = int(truth.sum()), int((~truth).sum())
-    if n1 < 2 or n0 < 2:
-        return float("nan")
-    ranks = pd.Series(score).rank().to_numpy()
-    # How often each positive outranks the negatives, and each negative is outranked (by ranks: Sun, Xu 2014).
-    above = (ranks[truth] - pd.Series(score[truth]).rank().to_numpy()) / n0
-    below = 1 - (ranks[~truth] - pd.Series(score[~truth]).rank().to_numpy()) / n1
-    auc = above.mean()
-    ones = np.bincount(users[truth], above - auc, int(users.max()) + 1)
-    zeros = np.bincount(users[~truth], below - auc, len(ones))
-    k1, k0, k = len(np.unique(users[truth])), len(np.unique(users[~truth])), len(np.unique(users))
-    if k1 < 2 or k0 < 2:
-        return float("nan")
-    variance = ones @ ones * k1 / (k1 - 1) / n1**2 + zeros @ zeros * k0 / (k0 - 1) / n0**2
-    shared = float(2 * (ones @ zeros) * k / (k - 1) / (n1 * n0))
-    return math.sqrt(max(0.0, float(variance) + shared))
 
 
 def as_json(found: list[Baseline]) -> list[dict[str, Any]]:

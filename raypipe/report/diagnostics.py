@@ -21,6 +21,7 @@ from raypipe.label.inference import Z95
 from raypipe.label.influence import Influence, most_influential
 from raypipe.label.saved import SavedModel, load_model
 from raypipe.report.sources import Sources
+from raypipe.statistics.clustered import effective_size, number_users
 
 _MOST_GROUPS = 24
 _QUANTILES = 199
@@ -68,16 +69,18 @@ def build(sources: Sources) -> Diagnostics | None:
         # A fit of an earlier version, which kept less.
         return None
     joined = _posts(sources, labels)
-    scores = labels["score"].to_numpy(float)
+    scores, users = labels["score"].to_numpy(float), number_users(labels["user_id"])
     groups = [
-        found for name, values in joined.items() if name != "age_days" if (found := _groups(name, values, scores))
+        found
+        for name, values in joined.items()
+        if name != "age_days" and (found := _groups(name, values, scores, users))
     ]
     used = _fitted(sources, labels, model)
     age = joined.get("age_days")
     if age is not None and np.nanmax(age) - np.nanmin(age) < _ONE_AGE_DAYS:
         # Minutes between visits tell nothing of what a day does.
         age = None
-    if age is not None and (found := _groups("age_days", _tenths(age), scores)):
+    if age is not None and (found := _groups("age_days", _tenths(age), scores, users)):
         groups.append(found)
     shape = model.fit.shape
     return Diagnostics(
@@ -105,16 +108,18 @@ def _posts(sources: Sources, labels: pd.DataFrame) -> dict[str, Floats]:
     return {name: joined[name].to_numpy(float) for name in (*wanted, "n_hashtags") if joined[name].notna().any()}
 
 
-def _groups(name: str, values: Floats, scores: Floats) -> Groups | None:
-    """Mean scores by value; the rare large values (hashtags) are one group, at its smallest."""
+def _groups(name: str, values: Floats, scores: Floats, users: npt.NDArray[np.int64]) -> Groups | None:
+    """Mean scores by value, posts of one user taken together; the rare large values (hashtags) are one group, at its
+    smallest."""
     known = np.isfinite(values)
     if not known.any():
         return None
     at = np.unique(values[known])
     if len(at) > _MOST_GROUPS:
         values = np.where(values > at[_MOST_GROUPS - 1], at[_MOST_GROUPS - 1], values)
-    grouped = pd.DataFrame({"at": values[known], "score": scores[known]}).groupby("at")["score"]
-    found = grouped.agg(["mean", "std", "size"]).reset_index()
+    grouped = pd.DataFrame({"at": values[known], "score": scores[known], "user": users[known]}).groupby("at")
+    found = grouped["score"].agg(["mean", "std", "size"]).reset_index()
+    independent = [effective_size(own["score"].to_numpy(), own["user"].to_numpy()) for _, own in grouped]
     if len(found) < 2:
         return None
     return Groups(
@@ -122,7 +127,7 @@ def _groups(name: str, values: Floats, scores: Floats) -> Groups | None:
         at=found["at"].to_numpy(float),
         mean=found["mean"].to_numpy(float),
         # Of one post no spread is known, and none is drawn.
-        half=(Z95 * found["std"] / np.sqrt(found["size"])).to_numpy(float),
+        half=(Z95 * found["std"] / np.sqrt(independent)).to_numpy(float),
         n=found["size"].to_numpy(np.int64),
     )
 

@@ -1,8 +1,11 @@
-"""What may be said of a model from its stored predictions: the measure of its head, with a 95 % interval."""
+"""What may be said of a model from its stored predictions: the measure of its head, with a 95 % interval.
+
+Intervals take the posts of one user together (`raypipe.statistics.clustered`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +13,10 @@ import numpy as np
 import pandas as pd
 
 from raypipe.report.ceiling import PerfectJudge
+from raypipe.statistics.clustered import area_interval, correlation_interval, number_users, share_interval
+from raypipe.statistics.ranks import roc_auc
 from raypipe.train import metrics
+from raypipe.train.compare import answers
 from raypipe.train.target import Target
 
 
@@ -109,24 +115,29 @@ class Measured:
 
 
 def measure(
-    target: Target, accuracies: dict[str, float | None], predictions: pd.DataFrame, judge: PerfectJudge | None
+    target: Target,
+    accuracies: dict[str, float | None],
+    predictions: pd.DataFrame,
+    judge: PerfectJudge | None,
+    users: Mapping[str, str | None],
 ) -> Measured | None:
     """The measure of `target`'s head over one configuration's rows of ``predictions/``; None where there are none.
 
     Of test pictures, or of validation pictures where none were set apart. `accuracies` are those of table 1 by split.
-    Values are means over seeds; the seeds share the pictures, so that more of them do not narrow an interval.
+    Values are means over seeds; the seeds share the pictures, so that more of them do not narrow an interval. `users`
+    are the users of the posts by post_id; a post whose user is missing or None counts as one of a user of its own.
     """
     for split in ("test", "val"):
         seen = predictions[predictions["split"] == split]
         if seen.empty:
             continue
         if target.kind == "tags":
-            return _of_tags(target, split, seen)
+            return _of_tags(target, split, seen, users)
         if target.kind == "score":
-            return _of_scores(split, seen)
+            return _of_scores(split, seen, users)
         accuracy = accuracies[split]
         if accuracy is not None:
-            return _of_classes(target, split, accuracy, seen, judge)
+            return _of_classes(target, split, accuracy, seen, judge, users)
     return None
 
 
@@ -150,18 +161,25 @@ def _commonest(seen: pd.DataFrame) -> float:
 
 
 def _of_classes(
-    target: Target, split: str, accuracy: float, seen: pd.DataFrame, judge: PerfectJudge | None
+    target: Target,
+    split: str,
+    accuracy: float,
+    seen: pd.DataFrame,
+    judge: PerfectJudge | None,
+    users: Mapping[str, str | None],
 ) -> Measured:
-    n = int(seen["post_id"].nunique())
-    low, high = metrics.wilson_interval(round(accuracy * n), n)
+    answered = answers(seen, target, split)
+    right = pd.concat([pd.Series(own.right, own.post_ids, float) for own in answered]).groupby(level=0).mean()
+    n = len(right)
+    low, high = share_interval(accuracy, right.to_numpy(), number_users(map(users.get, right.index)))
     if target.kind == "classes":
         return Measured(split, accuracy, n, low, high, None, _commonest(seen), ACCURACY_OF_CLASSES)
     ceiling = judge.accuracy(seen["post_id"]) if judge else None
     return Measured(split, accuracy, n, low, high, ceiling, chance=1 / max(seen["label"].nunique(), 2))
 
 
-def _of_tags(target: Target, split: str, seen: pd.DataFrame) -> Measured | None:
-    tags = tuple(_tag(name, seen[seen["class"] == name], len(target.names)) for name in target.names)
+def _of_tags(target: Target, split: str, seen: pd.DataFrame, users: Mapping[str, str | None]) -> Measured | None:
+    tags = tuple(_tag(name, seen[seen["class"] == name], len(target.names), users) for name in target.names)
     known = [(tag.roc_auc, tag.low, tag.high) for tag in tags if tag.roc_auc is not None]
     if not known:
         return None
@@ -172,33 +190,39 @@ def _of_tags(target: Target, split: str, seen: pd.DataFrame) -> Measured | None:
     return Measured(split, value, int(seen["post_id"].nunique()), low, high, None, 0.5, ROC_AUC, further, tags)
 
 
-def _tag(name: str, rows: pd.DataFrame, n_tags: int) -> Tag:
+def _tag(name: str, rows: pd.DataFrame, n_tags: int, users: Mapping[str, str | None]) -> Tag:
     carried = (rows["label"] == rows["class"]).to_numpy()
     each = rows.assign(carried=carried)
-    posts = each.drop_duplicates("post_id")["carried"]
-    positive, negative = int(posts.sum()), int((~posts).sum())
-    area = _over_seeds(each, lambda own: metrics.roc_auc(own["probability"].to_numpy(), own["carried"].to_numpy()))
+    scores, posts = _by_seed(each, "probability", "carried")
+    area = _over_seeds(each, lambda own: roc_auc(own["probability"].to_numpy(), own["carried"].to_numpy()))
     precision = _over_seeds(
         each, lambda own: metrics.average_precision(own["probability"].to_numpy(), own["carried"].to_numpy())
     )
-    prevalence = positive / max(len(posts), 1)
-    if area is None:
+    prevalence, own_users = float(posts.mean()), number_users(map(users.get, posts.index))
+    ends = area_interval(scores, posts.to_numpy(), own_users)
+    surely = area_interval(scores, posts.to_numpy(), own_users, 1 - 0.05 / n_tags)
+    if area is None or ends is None or surely is None:
         return Tag(name, prevalence, None, None, None, precision, False)
-    low, high = metrics.auc_interval(area, positive, negative)
-    surely, _ = metrics.auc_interval(area, positive, negative, 1 - 0.05 / n_tags)
-    return Tag(name, prevalence, area, low, high, precision, surely > 0.5)
+    return Tag(name, prevalence, area, *ends, precision, surely[0] > 0.5)
 
 
-def _of_scores(split: str, seen: pd.DataFrame) -> Measured:
+def _of_scores(split: str, seen: pd.DataFrame, users: Mapping[str, str | None]) -> Measured:
     def mean(function: Callable[[Any, Any], float | None]) -> float | None:
         return _over_seeds(seen, lambda own: function(own["predicted"].to_numpy(), own["score"].to_numpy()))
 
-    n = int(seen["post_id"].nunique())
+    predicted, truth = _by_seed(seen, "predicted", "score")
+    n = len(truth)
     # A model that says one number for all pictures ranks nothing.
     rho = mean(metrics.spearman) or 0.0
-    low, high = metrics.spearman_interval(rho, n)
+    low, high = correlation_interval(rho, predicted, truth.to_numpy(), number_users(map(users.get, truth.index)))
     further = {"r2": mean(metrics.r_squared), "rmse": mean(metrics.rmse)}
     return Measured(split, rho, n, low, high, None, 0.0, SPEARMAN, further)
+
+
+def _by_seed(rows: pd.DataFrame, said: str, truth: str) -> tuple[list[Any], pd.Series]:
+    """What each seed said of each post, in one order, and the truth by post_id in the same order."""
+    seeds = [own.sort_values("post_id") for _, own in rows.groupby("seed")]
+    return [own[said].to_numpy() for own in seeds], seeds[0].set_index("post_id")[truth]
 
 
 def _over_seeds(rows: pd.DataFrame, function: Callable[[pd.DataFrame], float | None]) -> float | None:

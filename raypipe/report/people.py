@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from raypipe.report.sources import Sources
-from raypipe.train.metrics import wilson_interval
+from raypipe.statistics.clustered import number_users, share_interval
 
 
 @dataclass(frozen=True)
 class Participant:
-    """One person's answers: the share that agrees with the labels, with its 95 % interval."""
+    """One person's answers: the share that agrees with the labels, with its 95 % interval by users."""
 
     name: str
     pictures: int
@@ -27,13 +27,14 @@ def build(sources: Sources) -> list[Participant]:
         answers = sources.frame(table)
         if answers is None or answers.empty:
             continue
-        right = int((answers["answer"] == answers["label"]).sum())
-        low, high = wilson_interval(right, len(answers))
+        right = (answers["answer"] == answers["label"]).to_numpy()
+        accuracy = float(right.mean())
+        low, high = share_interval(accuracy, right, number_users(map(sources.users.get, answers["post_id"])))
         found.append(
             Participant(
                 name=str(answers["participant"].iloc[0]),
                 pictures=len(answers),
-                accuracy=right / len(answers),
+                accuracy=accuracy,
                 low=low,
                 high=high,
                 median_seconds=float(answers["seconds"].median()),

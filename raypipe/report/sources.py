@@ -70,6 +70,15 @@ class Sources:
         return self._frame("labels")
 
     @cached_property
+    def users(self) -> dict[str, str | None]:
+        """The user of each post of `labels/`; None if that is not known."""
+        labels = self.labels
+        if labels is None:
+            return {}
+        known = labels["user_id"].map(lambda user: user if isinstance(user, str) else None)
+        return dict(zip(labels["post_id"], known, strict=True))
+
+    @cached_property
     def model(self) -> dict[str, Any] | None:
         """`labels/_model.json`; None where the scheme fitted no regression."""
         found = self.json("labels", "_model.json")

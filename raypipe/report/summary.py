@@ -117,6 +117,7 @@ def _training(training: Training) -> list[RenderableType]:
     counts = sorted({seen.n for seen in measured})
     notes = [f"{split}: {' or '.join(f'{n:,}' for n in counts)} pictures"] if counts else []
     notes += ["the best epoch was chosen on them"] if split == "val" and counts else []
+    notes += ["intervals take pictures of one user together"] if counts else []
     notes += ["ceiling: a perfect judge of the same pictures"] if with_ceiling else []
     theirs = ", ".join(f"{letter} {percent(row.max_val_accuracy)}" for letter, row in paper.TABLE_1.items())
     return [table, Text("; ".join(notes), style="dim"), Text(f"the paper's max val: {theirs}", style="dim")]

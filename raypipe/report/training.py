@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Literal
@@ -151,7 +152,7 @@ def build(sources: Sources) -> Training | None:
         for line in _table_1(sources, table):
             key = _key(line["configuration"], table)
             trials[key] = _trials(key, line["configuration"], results, curve)
-            measured = _measure(target, line, predictions, judge)
+            measured = _measure(_target(sources, table), line, predictions, judge, sources.users)
             rows.append(_row(target, key, table, line, measured, results, trials[key]))
         if predictions is not None:
             keys = predictions["configuration"].map(lambda name, table=table: _key(name, table))
@@ -244,13 +245,17 @@ def _row(
 
 
 def _measure(
-    target: Target, line: dict[str, str], predictions: pd.DataFrame | None, judge: PerfectJudge | None
+    target: Target,
+    line: dict[str, str],
+    predictions: pd.DataFrame | None,
+    judge: PerfectJudge | None,
+    users: Mapping[str, str | None],
 ) -> Measured | None:
     if predictions is None:
         return None
     own = predictions[predictions["configuration"] == line["configuration"]]
     accuracies = {"test": _number(line["test_accuracy"]), "val": _number(line["max_val_accuracy"])}
-    return measure(target, accuracies, own, judge)
+    return measure(target, accuracies, own, judge, users)
 
 
 def _entries(configuration: str, results: list[dict[str, Any]]) -> list[dict[str, Any]]:

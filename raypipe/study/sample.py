@@ -19,10 +19,11 @@ EXAMPLES_PER_CLASS = 24
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture as it was served, and its class."""
+    """One picture as it was served, its class, and whose post it is; None if that is not known."""
 
     post_id: str
     label: str
+    user: str | None
     image: bytes
 
 
@@ -40,7 +41,7 @@ def draw_sample(storage: Storage, *, seed: int, participant: str, pictures: int)
 
     Raises InputError where labels are not two classes, or fewer validation pictures than `pictures` are stored.
     """
-    rows = tables.read_table(storage, "labels", ["post_id", "label", "split"])
+    rows = tables.read_table(storage, "labels", ["post_id", "label", "split", "user_id"])
     classes = _two_classes(storage, rows)
     stored = tables.read_table(storage, "images", ["post_id"], where=pc.field("n_bytes").is_valid())["post_id"]
     rows = rows.filter(pc.is_in(rows["post_id"], stored.combine_chunks()))
@@ -52,7 +53,7 @@ def draw_sample(storage: Storage, *, seed: int, participant: str, pictures: int)
     training = labelled.filter(pc.field("split") == "train")
     taught = [_first(training.filter(pc.field("label") == name), EXAMPLES_PER_CLASS) for name in classes]
     asked = _first(held_out, pictures)
-    found = Sources.open(storage).pictures([post_id for rows in (*taught, asked) for post_id, _ in rows])
+    found = Sources.open(storage).pictures([post_id for rows in (*taught, asked) for post_id, *_ in rows])
     examples = [Picture(*row, found[row[0]]) for rows in taught for row in rows if row[0] in found]
     questions = [Picture(*row, found[row[0]]) for row in asked if row[0] in found]
     if len(questions) < pictures:
@@ -73,6 +74,6 @@ def _two_classes(storage: Storage, rows: pa.Table) -> tuple[str, str]:
     return ("top", "bottom") if found == ["bottom", "top"] else (found[0], found[1])
 
 
-def _first(rows: pa.Table, count: int) -> list[tuple[str, str]]:
+def _first(rows: pa.Table, count: int) -> list[tuple[str, str, str | None]]:
     head = rows.slice(0, count)
-    return list(zip(head["post_id"].to_pylist(), head["label"].to_pylist(), strict=True))
+    return list(zip(*(head[name].to_pylist() for name in ("post_id", "label", "user_id")), strict=True))

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
+import numpy as np
 from aiohttp import web
 
 from raypipe.errors import StageError
+from raypipe.statistics.clustered import number_users, share_interval
 from raypipe.study.sample import Picture, Sample
-from raypipe.train.metrics import wilson_interval
 
 HOST = "127.0.0.1"
 _HOSTS = frozenset({"127.0.0.1", "localhost"})
@@ -54,9 +55,11 @@ class Session:
             self.finished.set()
 
     def result(self) -> dict[str, Any]:
-        """Accuracy and its 95 % interval over the answers so far."""
-        right, n = sum(a.answer == a.label for a in self.answers), len(self.answers)
-        low, high = wilson_interval(right, n)
+        """Accuracy and its 95 % interval over the answers so far; pictures of one user are taken together."""
+        hits = np.array([a.answer == a.label for a in self.answers])
+        right, n = int(hits.sum()), len(hits)
+        users = number_users(question.user for question in self.sample.questions[:n])
+        low, high = share_interval(right / n, hits, users)
         return {"right": right, "n": n, "accuracy": right / n, "low": low, "high": high}
 
     def state(self) -> dict[str, Any]:

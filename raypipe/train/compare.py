@@ -2,7 +2,8 @@
 
 Two classifiers that were shown the same pictures are compared on those that exactly one of them gets right (McNemar
 1947; Dietterich 1998, "Approximate statistical tests for comparing supervised classification learning algorithms",
-section 3.1). Intervals of two accuracies that overlap say less: their errors are mostly on the same pictures.
+section 3.1). Intervals of two accuracies that overlap say less: their errors are mostly on the same pictures. Pictures
+of one user are taken together, as in the intervals (`raypipe.statistics.clustered.paired_p`).
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 
 import numpy as np
-import pyarrow as pa
+import pandas as pd
 from numpy.typing import NDArray
-from statsmodels.stats.contingency_tables import mcnemar
 
+from raypipe.statistics.clustered import number_users, paired_p
 from raypipe.train.target import Target
 
 # Those of A to D.
@@ -39,8 +40,8 @@ class Answers:
 class Comparison:
     """Two configurations trained with one seed, on the same `n` pictures.
 
-    `only_first` and `only_second` are those that one alone gets right; `p` is McNemar's exact two-sided p-value, and
-    `p_holm` the same held to all comparisons of the sweep (Holm 1979).
+    `only_first` and `only_second` are those that one alone gets right; `p` is McNemar's exact two-sided p-value, by
+    user if users have several pictures, and `p_holm` the same held to all comparisons of the sweep (Holm 1979).
     """
 
     first: str
@@ -59,36 +60,42 @@ class Comparison:
         return (self.only_second - self.only_first) / self.n
 
 
-def answers(rows: pa.Table, target: Target) -> list[Answers]:
-    """Each trial's answers from ``predictions/``: of the test pictures, or where there are none of the validation
-    pictures. Empty for targets that have no right answer (tags, scores).
+def answers(frame: pd.DataFrame, target: Target, split: str) -> list[Answers]:
+    """Each trial's answers to the pictures of `split`, from the rows of ``predictions/``.
+
+    Empty for targets that have no right answer (tags, scores).
     """
     if target.kind not in ("binary", "classes"):
         return []
-    frame = rows.to_pandas()
-    split = "test" if frame["split"].eq("test").any() else "val"
-    frame = frame[frame["split"] == split]
+    frame = frame[frame["split"] == split].copy()
     if target.kind == "binary":
-        frame["right"] = (frame["probability"] > 0.5) == (frame["label"] == target.names[1])
+        found_labels = set(frame["label"])
+        # Tables from before there were other heads do not name their classes: the second is the last in the alphabet.
+        positive = target.names[1] if found_labels <= set(target.names) else max(found_labels)
+        frame["right"] = (frame["probability"] > 0.5) == (frame["label"] == positive)
     else:
         # The likeliest class of each picture; the first in the alphabet where two are.
         frame = frame.sort_values(["probability", "class"], ascending=[False, True], kind="stable")
         frame = frame.drop_duplicates(["configuration", "seed", "post_id"])
         frame["right"] = frame["class"] == frame["label"]
     found = []
-    for (configuration, seed), own in frame.groupby(["configuration", "seed"], sort=True):
+    for _, own in frame.groupby(["configuration", "seed"], sort=True):
         own = own.sort_values("post_id")
-        found.append(Answers(str(configuration), int(seed), split, tuple(own["post_id"]), own["right"].to_numpy(bool)))
+        trial = str(own["configuration"].iloc[0]), int(own["seed"].iloc[0])
+        found.append(Answers(*trial, split, tuple(own["post_id"]), own["right"].to_numpy(bool)))
     return found
 
 
-def compare(found: Sequence[Answers]) -> list[Comparison]:
-    """Each pair of configurations that were trained with the same seed. Raises ValueError where pictures differ."""
+def compare(found: Sequence[Answers], users: Mapping[str, str | None]) -> list[Comparison]:
+    """Each pair of configurations that were trained with the same seed. Raises ValueError where pictures differ.
+
+    `users` are the users of the posts by post_id; a post whose user is missing or None is one of a user of its own.
+    """
     by_seed: dict[int, dict[str, Answers]] = {}
     for item in found:
         by_seed.setdefault(item.seed, {})[item.configuration] = item
     pairs = [
-        _pair(own[first], own[second])
+        _pair(own[first], own[second], users)
         for _, own in sorted(by_seed.items())
         for first, second in itertools.combinations(sorted(own), 2)
     ]
@@ -103,11 +110,11 @@ def compare(found: Sequence[Answers]) -> list[Comparison]:
     return [replace(pair, p_holm=float(p)) for pair, p in zip(pairs, held, strict=True)]
 
 
-def _pair(first: Answers, second: Answers) -> Comparison:
+def _pair(first: Answers, second: Answers, users: Mapping[str, str | None]) -> Comparison:
     if first.post_ids != second.post_ids:
         raise ValueError(f"{first.configuration} and {second.configuration} were shown different pictures")
     only_first, only_second = int(np.sum(first.right & ~second.right)), int(np.sum(second.right & ~first.right))
-    p = float(mcnemar([[0, only_first], [only_second, 0]], exact=True).pvalue) if only_first + only_second else 1.0
+    p = paired_p(first.right, second.right, number_users(map(users.get, first.post_ids)))
     return Comparison(
         first.configuration,
         second.configuration,

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from raypipe.errors import InputError
+from raypipe.statistics.ranks import roc_auc
 from raypipe.train import metrics
 from raypipe.train.target import Target
 
@@ -155,7 +156,7 @@ class Tags(Head):
             tag: {
                 "prevalence": float(labels[:, i].mean()),
                 "accuracy": metrics.binary_accuracy(predictions[:, i], labels[:, i]),
-                "roc_auc": metrics.roc_auc(predictions[:, i], labels[:, i]),
+                "roc_auc": roc_auc(predictions[:, i], labels[:, i]),
                 "average_precision": metrics.average_precision(predictions[:, i], labels[:, i]),
             }
             for i, tag in enumerate(self.target.names)

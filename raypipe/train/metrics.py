@@ -1,10 +1,10 @@
-"""How good predictions are, with intervals, and how much of the hardware's arithmetic a training run uses."""
+"""How good predictions are, and how much of the hardware's arithmetic a training run uses."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from statistics import NormalDist, fmean, stdev
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.flop_counter import FlopCounterMode
 
-Floats = NDArray[np.float64]
+from raypipe.statistics.ranks import average_ranks
 
 _PEAK_BFLOAT16 = {
     "H200": 989e12,
@@ -52,26 +52,6 @@ def over_seeds(values: Sequence[float | None]) -> tuple[float | None, float | No
     return (fmean(known) if known else None), (stdev(known) if len(known) > 1 else None)
 
 
-def average_ranks(values: NDArray[Any]) -> Floats:
-    """Ranks 1…n of `values` [n]; equal values share the mean of theirs."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return np.asarray((last - (counts - 1) / 2)[place.reshape(-1)], np.float64)
-
-
-def roc_auc(probabilities: NDArray[Any], labels: NDArray[Any]) -> float | None:
-    """Area under the ROC curve: how often a picture with label 1 has the higher probability, ties counting a half.
-
-    Both [n]; by ranks, as Mann & Whitney's U (1947). None where only one label occurs.
-    """
-    positive = np.asarray(labels) > 0.5
-    n_positive, n_negative = int(positive.sum()), int((~positive).sum())
-    if n_positive == 0 or n_negative == 0:
-        return None
-    u = average_ranks(probabilities)[positive].sum() - n_positive * (n_positive + 1) / 2
-    return float(u / (n_positive * n_negative))
-
-
 def average_precision(probabilities: NDArray[Any], labels: NDArray[Any]) -> float | None:
     """Σ (Rₖ − Rₖ₋₁)·Pₖ over each distinct probability from the highest down, with recall R and precision P there.
 
@@ -106,56 +86,6 @@ def spearman(predicted: NDArray[Any], labels: NDArray[Any]) -> float | None:
     if len(one) == 0 or one.std() == 0 or other.std() == 0:
         return None
     return float(np.corrcoef(one, other)[0, 1])
-
-
-def spearman_interval(rho: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of Spearman's correlation by Fisher's z with variance (1 + ρ²/2)/(n − 3): Bonett & Wright (2000),
-    Psychometrika 65:23. (−1, 1) on fewer than four pictures."""
-    if n < 4:
-        return -1.0, 1.0
-    inside = min(max(rho, -1 + 1e-12), 1 - 1e-12)
-    half = NormalDist().inv_cdf(0.5 + confidence / 2) * math.sqrt((1 + rho * rho / 2) / (n - 3))
-    return math.tanh(math.atanh(inside) - half), math.tanh(math.atanh(inside) + half)
-
-
-def auc_interval(auc: float, n_positive: int, n_negative: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of an area under the ROC curve: Newcombe (2006), Statistics in Medicine 25:559, method 5.
-
-    The ends θ are where |auc − θ| is z standard errors, by Hanley & McNeil's variance at θ; as with Wilson's interval
-    an area of 1 on few pictures has a wide one. Raises ValueError where either label is absent.
-    """
-    if n_positive < 1 or n_negative < 1:
-        raise ValueError(f"no area under the curve of {n_positive} positive and {n_negative} negative labels")
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    spare = (n_positive + n_negative) / 2 - 1
-
-    def too_far(theta: float) -> bool:
-        spread = theta * (1 - theta) * (1 + spare * (1 - theta) / (2 - theta) + spare * theta / (1 + theta))
-        return abs(auc - theta) > z * math.sqrt(spread / (n_positive * n_negative))
-
-    def end(outer: float) -> float:
-        near, far = auc, outer
-        for _ in range(60):
-            middle = (near + far) / 2
-            near, far = (near, middle) if too_far(middle) else (middle, far)
-        return near
-
-    return end(0.0), end(1.0)
-
-
-def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval for a share of `successes` in `n` (Wilson, 1927, JASA 22:209).
-
-    Raises ValueError unless 0 ≤ successes ≤ n, n > 0 and 0 < confidence < 1.
-    """
-    if not (n > 0 and 0 <= successes <= n and 0 < confidence < 1):
-        raise ValueError(f"no interval for {successes} of {n} at a confidence of {confidence}")
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    share, scale = successes / n, 1 + z * z / n
-    centre = (share + z * z / (2 * n)) / scale
-    half = z / scale * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    # Exact at the ends, where rounding would leave 1e-17.
-    return (0.0 if successes == 0 else centre - half, 1.0 if successes == n else centre + half)
 
 
 def peak_flops(device: torch.device, dtype: str) -> float | None:

@@ -8,12 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 
 from raypipe.report.paper import TABLE_1
 from raypipe.sections.learning import TrainOptions, varying
 from raypipe.sections.space import text_of
-from raypipe.train.metrics import over_seeds, wilson_interval
+from raypipe.statistics.clustered import number_users, share_interval
+from raypipe.train.compare import Answers
+from raypipe.train.metrics import over_seeds
 from raypipe.train.plan import Trial, for_configuration
 from raypipe.train.recipe import RECIPES
 from raypipe.train.results import TrialResult
@@ -31,17 +34,25 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Judged:
-    """What outcomes were judged on: the head, and how many pictures each split has."""
+    """What outcomes were judged on: the head, how many pictures each split has, each trial's answers, and the users of
+    the posts by post_id."""
 
     target: Target
     pictures: Mapping[str, int]
+    answers: Sequence[Answers]
+    users: Mapping[str, str | None]
 
-    def interval(self, accuracy: float | None, split: str) -> tuple[float, float] | None:
-        """Wilson's 95 % interval of a share of a split's pictures; None for heads whose accuracy is no such share."""
-        n = self.pictures.get(split, 0)
-        if accuracy is None or n == 0 or self.target.kind not in ("binary", "classes"):
+    def interval(
+        self, accuracy: float | None, split: str, results: Sequence[TrialResult]
+    ) -> tuple[float, float] | None:
+        """Wilson's 95 % interval, by users, of an accuracy that is the mean over `results`; None without answers, as of
+        heads whose accuracy is no share of pictures."""
+        trials = {(result.configuration, result.seed) for result in results}
+        found = [own for own in self.answers if own.split == split and (own.configuration, own.seed) in trials]
+        if accuracy is None or not found:
             return None
-        return wilson_interval(round(accuracy * n), n)
+        right = np.mean([own.right for own in found], axis=0)
+        return share_interval(accuracy, right, number_users(map(self.users.get, found[0].post_ids)))
 
 
 def hyperparameters(trial: Trial, train: TrainOptions) -> dict[str, Any]:
@@ -70,8 +81,8 @@ def trials_csv(outcomes: Sequence[Outcome], train: TrainOptions, judged: Judged)
 def _row(outcome: Outcome, train: TrainOptions, judged: Judged) -> dict[str, Any]:
     trial, result = outcome.trial, outcome.result
     best, last = result.best, result.rows[-1]
-    val = judged.interval(best["val_accuracy"], "val") or (None, None)
-    test = judged.interval(result.test_accuracy, "test") or (None, None)
+    val = judged.interval(best["val_accuracy"], "val", [result]) or (None, None)
+    test = judged.interval(result.test_accuracy, "test", [result]) or (None, None)
     n = judged.pictures.get("train", 0)
     found = {
         "trial": trial.name,
@@ -113,7 +124,7 @@ def closing_table(outcomes: Sequence[Outcome], judged: Judged) -> Table:
         mine = [outcome.result for outcome in outcomes if outcome.trial.label == label]
         measure = "val_accuracy" if with_accuracy else "val_loss"
         best = [result.best[measure] for result in mine]
-        interval = judged.interval(over_seeds(best)[0], "val") if with_accuracy else None
+        interval = judged.interval(over_seeds(best)[0], "val", mine) if with_accuracy else None
         cells = [str(len(mine)), _spread(best), _epochs(mine), "–" if interval is None else _between(*interval)]
         if with_test:
             cells.append(_spread([result.test_accuracy for result in mine]))

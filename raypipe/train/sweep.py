@@ -6,7 +6,6 @@ import time
 from functools import partial
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from raypipe import tables
@@ -16,6 +15,7 @@ from raypipe.records import RunRecord
 from raypipe.runtime import ray_session
 from raypipe.schemas import predictions_schema
 from raypipe.sections.base import Letter
+from raypipe.storage import Storage
 from raypipe.tables import TableRun, TableWriter
 from raypipe.train.compare import Answers, answers, compare, comparisons_csv, told, verdicts
 from raypipe.train.keeper import CHECKPOINTS
@@ -102,9 +102,13 @@ def _clear(writer: TableWriter) -> None:
             storage.delete(f"{table}/{name}")
 
 
-def _compare(found: list[Answers], best: str) -> bytes | None:
-    """``comparisons.csv``: which configurations differ by more than noise; None where there are none to compare."""
-    compared = compare(found)
+def _compare(judged: Judged, best: str) -> bytes | None:
+    """``comparisons.csv``: which configurations differ by more than noise; None where there are none to compare.
+
+    On the test pictures, or if there are none on the validation pictures.
+    """
+    split = "test" if any(own.split == "test" for own in judged.answers) else "val"
+    compared = compare([own for own in judged.answers if own.split == split], judged.users)
     said = verdicts(compared)
     shown = told(said, best)
     for pair in shown:
@@ -114,12 +118,22 @@ def _compare(found: list[Answers], best: str) -> bytes | None:
     return comparisons_csv(compared) if compared else None
 
 
-def _predictions(writer: TableWriter, results: list[TrialResult], target: Target) -> pa.Table:
-    """What was staged of the pictures that configurations are compared on."""
-    split = "val" if results[0].test_accuracy is None else "test"
-    columns = predictions_schema(target.kind).names
-    rows = [tables.read_staged(writer, f"{result.trial}-{split}", columns, folder="predictions") for result in results]
-    return pa.concat_tables(rows)
+def _answers(writer: TableWriter, results: list[TrialResult], target: Target) -> list[Answers]:
+    """What each trial said of the validation pictures and, if there are any, of the test pictures."""
+    if target.kind not in ("binary", "classes"):
+        return []
+    columns, found = predictions_schema(target.kind).names, list[Answers]()
+    for split in ("val",) if results[0].test_accuracy is None else ("val", "test"):
+        for result in results:
+            rows = tables.read_staged(writer, f"{result.trial}-{split}", columns, folder="predictions")
+            found += answers(rows.to_pandas(), target, split)
+    return found
+
+
+def _users(storage: Storage) -> dict[str, str | None]:
+    """The users of the posts that trials are judged on."""
+    rows = tables.read_table(storage, "labels", ["post_id", "user_id"], where=pc.field("split").isin(["val", "test"]))
+    return dict(zip(rows["post_id"].to_pylist(), rows["user_id"].to_pylist(), strict=True))
 
 
 def _pictures(pictures: PictureTable) -> dict[str, int]:
@@ -142,7 +156,8 @@ def _commit(
         Outcome(trial, result, storage.exists(f"{writer.staging}/{ENDED}/{trial.name}"))
         for trial, result in zip(trials, results, strict=True)
     ]
-    judged = Judged(pictures.target, _pictures(pictures))
+    given = _answers(writer, results, pictures.target)
+    judged = Judged(pictures.target, _pictures(pictures), given, _users(storage))
     winner = max(results, key=lambda result: result.merit)
     if config.train.save == "winner":
         for result in results:
@@ -157,7 +172,7 @@ def _commit(
     ended = sum(outcome.ended_early for outcome in outcomes)
     if ended:
         say(f"  asha ended {ended} of {len(trials)} trials early")
-    compared = _compare(answers(_predictions(writer, results, pictures.target), pictures.target), winner.configuration)
+    compared = _compare(judged, winner.configuration)
     if compared is not None:
         writer.write_file("comparisons.csv", compared)
     prepared = tables.get_record(storage, pictures.table)

@@ -20,7 +20,7 @@ from raypipe.config import Config
 from raypipe.options import load_config
 from raypipe.schemas import IMAGES, POSTS, PREDICTIONS, labels_schema
 from raypipe.storage import Storage
-from raypipe.train.compare import answers, compare, comparisons_csv
+from raypipe.train.compare import Answers, answers, compare, comparisons_csv
 from raypipe.train.target import Target
 
 POSTS_N = 1200
@@ -241,9 +241,14 @@ def write_training(
     writer.writerows(rows)
     parts = {"predictions": pa.Table.from_pandas(predictions, schema=PREDICTIONS, preserve_index=False)}
     files = {"results.json": json.dumps(results).encode(), "table1.csv": text.getvalue().encode()}
-    if compared := compare(answers(parts["predictions"], Target("binary", ("bottom", "top")))):
+    if compared := compare(_answers(predictions), {}):
         files["comparisons.csv"] = comparisons_csv(compared)
     commit(storage, table, parts=parts, files=files, rows_in=0)
+
+
+def _answers(predictions: pd.DataFrame) -> list[Answers]:
+    split = "test" if predictions["split"].eq("test").any() else "val"
+    return answers(predictions, Target("binary", ("bottom", "top")), split)
 
 
 def build_root(folder: Path, *, seeds: int = 1) -> Built:

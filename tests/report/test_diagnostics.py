@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import statsmodels.api as sm
 import statsmodels.formula.api as smf
+from scipy import stats
 
 from raypipe.config import Config
 from raypipe.judge.pipeline import run as judge
@@ -47,6 +50,19 @@ def with_faults(seed: int = 0) -> pa.Table:
     return posts
 
 
+def test_bars_of_a_group_take_posts_of_one_user_together() -> None:
+    n = 800
+    values, users = np.repeat([0.0, 1.0], n // 2), np.arange(n) // 4
+    scores = np.random.default_rng(1).normal(size=n)[users]
+    alone = diagnostics._groups("x", values, scores, np.arange(n))
+    together = diagnostics._groups("x", values, scores, users)
+    assert alone is not None
+    assert together is not None
+    assert together.mean.tolist() == alone.mean.tolist()
+    # Four copies each.
+    assert together.half / alone.half == pytest.approx(2, rel=0.05)
+
+
 @pytest.fixture
 def root(config: Config) -> Config:
     put(config, "posts", with_faults())
@@ -82,7 +98,13 @@ def test_means_and_influence_are_those_of_plain_code(root: Config) -> None:
     by_hour = fit.resid.groupby(frame["created_at"].dt.hour)
     (hours,) = (item for item in found.groups if item.name == "hour")
     np.testing.assert_allclose(hours.mean, by_hour.mean(), atol=1e-10)
-    np.testing.assert_allclose(hours.half, 1.959963984540054 * by_hour.std() / np.sqrt(by_hour.size()), rtol=1e-8)
+    for half, (_, own) in zip(hours.half, by_hour, strict=True):
+        users, one = pd.factorize(frame.loc[own.index, "user_id"])[0], np.ones(len(own))
+        errors = [sm.OLS(own, one).fit(cov_type=kind, cov_kwds=more).bse.iloc[0] for kind, more in (
+            ("nonrobust", None), ("cluster", {"groups": users})
+        )]  # fmt: skip
+        few = stats.t.ppf(0.975, users.max()) / stats.t.ppf(0.975, len(own) - 1)
+        assert half == pytest.approx(stats.norm.ppf(0.975) * max(errors) * few, rel=1e-8)
     without = smf.ols(formula, frame[frame["user_id"] != "star"]).fit()
     np.testing.assert_allclose(found.influences[0].shift, (fit.params - without.params) / fit.bse, rtol=1e-6)
     normal, seen = found.quantiles

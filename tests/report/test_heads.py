@@ -24,9 +24,9 @@ from raypipe.report.measured import measure
 from raypipe.report.sources import Sources
 from raypipe.report.summary import summary_lines
 from raypipe.schemas import LABEL_TYPES, labels_schema
+from raypipe.statistics.intervals import auc_interval, spearman_interval, wilson_interval
 from raypipe.train.heads import head_of
 from raypipe.train.images import image_set
-from raypipe.train.metrics import auc_interval, spearman_interval, wilson_interval
 from raypipe.train.plan import Trial
 from raypipe.train.results import TrialResult, prediction_rows, results_json, table1_csv
 from raypipe.train.target import Target
@@ -251,7 +251,7 @@ def test_a_tag_of_many_must_be_told_more_surely(n_tags: int, beats: bool) -> Non
         carried = np.arange(n) % 2 == 0
         frame = pd.DataFrame({"class": f"t{i}", "label": np.where(carried, f"t{i}", ""), "split": "test", "seed": 0})
         frames.append(frame.assign(post_id=[f"p{j}" for j in range(n)], probability=rng.random(n) + 0.17 * carried))
-    found = measure(Target("tags", tuple(f"t{i}" for i in range(n_tags))), {}, pd.concat(frames), None)
+    found = measure(Target("tags", tuple(f"t{i}" for i in range(n_tags))), {}, pd.concat(frames), None, {})
     assert found is not None
     assert found.tags[0].low is not None
     assert found.tags[0].low > 0.5

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from raypipe import tables
@@ -16,7 +17,7 @@ from raypipe.report.ceiling import PerfectJudge
 from raypipe.report.pipeline import run
 from raypipe.report.sources import Sources
 from raypipe.report.training import Measured, Row, Training, build
-from raypipe.train.metrics import wilson_interval
+from raypipe.statistics.intervals import wilson_interval
 from tests.report.root import Built, build_root, commit, table_1, train, write_training
 
 
@@ -38,6 +39,27 @@ def test_rows_hold_table_1_and_the_interval_of_their_counts(training: Training, 
         assert (row.measured.low, row.measured.high) == wilson_interval(right, len(tests))
         assert row.paper == paper.TABLE_1[row.key]
         assert row.images_per_s == 77.0
+
+
+def test_intervals_take_pictures_of_one_user_together(built: Built) -> None:
+    alone = build(Sources.open(built.storage))
+    # Users whose pictures are all right or all wrong, by what B says of them.
+    tests = built.predictions.query("configuration == 'B' and split == 'test'").set_index("post_id")
+    right = (tests["probability"] > 0.5) == (tests["label"] == "top")
+    order = right.sort_values(kind="stable").index
+    users = {post_id: f"u{place // 5}" for place, post_id in enumerate(order)}
+    rows = tables.read_table(built.storage, "labels")
+    named = pa.array([users.get(post_id) for post_id in rows["post_id"].to_pylist()], pa.string())
+    rows = rows.set_column(rows.schema.get_field_index("user_id"), "user_id", named)
+    commit(built.storage, "labels", rows, files={"_model.json": json.dumps(built.model).encode()})
+    together = build(Sources.open(built.storage))
+    assert alone is not None
+    assert together is not None
+    one, five = (next(row.measured for row in found.rows if row.key == "B") for found in (alone, together))
+    assert one is not None
+    assert five is not None
+    assert (one.n, one.value) == (five.n, five.value)
+    assert (five.high - five.low) / (one.high - one.low) == pytest.approx(5**0.5, rel=0.15)
 
 
 def test_differences_are_those_of_the_test_pictures(training: Training, shared: Built) -> None:

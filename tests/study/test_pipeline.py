@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pyarrow as pa
 import pytest
 
 from raypipe import tables
@@ -24,10 +26,10 @@ from raypipe.options import load_config
 from raypipe.records import RunRecord
 from raypipe.report import people
 from raypipe.report.sources import Sources
+from raypipe.statistics.intervals import wilson_interval
 from raypipe.study.pipeline import ANSWERS, run
-from raypipe.train.metrics import wilson_interval
 from tests.commands import start
-from tests.report.root import Built, write_images
+from tests.report.root import Built, commit, write_images
 
 Person = Callable[[aiohttp.ClientSession, dict[str, Any]], Any]
 
@@ -82,6 +84,22 @@ def test_answers_are_written_and_rated(built: Built, free_port: int, capsys: pyt
     low, high = wilson_interval(right, 6)
     assert state["result"] == {"right": right, "n": 6, "accuracy": right / 6, "low": low, "high": high}
     assert f"ann: {right} of 6 right" in capsys.readouterr().out
+
+
+def test_pictures_of_one_user_are_taken_together(built: Built, free_port: int) -> None:
+    rows = tables.read_table(built.storage, "labels")
+    # Whoever says top always is right about all of a user's pictures, or wrong about all of them.
+    users = pa.array([f"user of {label}" for label in rows["label"].to_pylist()], pa.string())
+    rows = rows.set_column(rows.schema.get_field_index("user_id"), "user_id", users)
+    commit(built.storage, "labels", rows, files={"_model.json": json.dumps(built.model).encode()})
+    _, state = study(config_for(built, free_port), says_top_always)
+    right = state["result"]["right"]
+    assert 0 < right < 6
+    low, high = wilson_interval(right, 6)
+    assert state["result"]["low"] < low
+    assert state["result"]["high"] > high
+    (person,) = people.build(Sources.open(built.storage))
+    assert (person.low, person.high) == (state["result"]["low"], state["result"]["high"])
 
 
 def test_the_server_has_stopped_when_the_command_returns(built: Built, free_port: int) -> None:

@@ -27,13 +27,13 @@ def trial(configuration: str, right: list[bool], seed: int = 0) -> Answers:
 @given(rows=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
 def test_p_is_that_of_a_fair_coin_on_the_pictures_that_one_alone_gets_right(rows: list[tuple[bool, bool]]) -> None:
     first, second = [a for a, _ in rows], [b for _, b in rows]
-    (found,) = compare([trial("A", first), trial("B", second)])
+    (found,) = compare([trial("A", first), trial("B", second)], {})
     b, c = sum(x and not y for x, y in rows), sum(y and not x for x, y in rows)
     assert (found.only_first, found.only_second, found.n) == (b, c, len(rows))
     tail = sum(math.comb(b + c, k) for k in range(min(b, c) + 1)) / 2 ** (b + c)
     assert found.p == pytest.approx(min(1.0, 2 * tail))
     assert found.difference == pytest.approx(np.mean(second) - np.mean(first))
-    (other,) = compare([trial("B", first), trial("A", second)])
+    (other,) = compare([trial("B", first), trial("A", second)], {})
     assert other.p == pytest.approx(found.p)
 
 
@@ -41,7 +41,8 @@ def test_many_comparisons_are_held_to_a_stricter_level() -> None:
     rng = np.random.default_rng(0)
     easy = rng.random(400) < 0.6
     found = compare(
-        [trial(name, list(easy ^ (rng.random(400) < noise))) for name, noise in (("A", 0.3), ("B", 0.3), ("C", 0.05))]
+        [trial(name, list(easy ^ (rng.random(400) < noise))) for name, noise in (("A", 0.3), ("B", 0.3), ("C", 0.05))],
+        {},
     )
     ordered = sorted(found, key=lambda item: item.p)
     # Holm's: the smallest p thrice, the next twice, and never less than the one before.
@@ -54,16 +55,26 @@ def test_many_comparisons_are_held_to_a_stricter_level() -> None:
 
 def test_pairs_share_a_seed_and_the_pictures() -> None:
     right = [True, False, True, True]
-    found = compare([trial("A", right), trial("A", right, 1), trial("C", right, 1), trial("D", right, 2)])
+    found = compare([trial("A", right), trial("A", right, 1), trial("C", right, 1), trial("D", right, 2)], {})
     assert [(item.first, item.second, item.seed, item.p) for item in found] == [("A", "C", 1, 1.0)]
     with pytest.raises(ValueError, match="different pictures"):
-        compare([trial("A", right), trial("B", right[:3])])
-    assert compare([trial("A", right)]) == []
+        compare([trial("A", right), trial("B", right[:3])], {})
+    assert compare([trial("A", right)], {}) == []
+
+
+def test_pictures_of_one_user_count_as_one_choice() -> None:
+    worse, better = [False] * 12 + [True] * 8, [True] * 20
+    alone, users = {}, {f"p{i}": f"u{i // 6}" for i in range(20)}
+    (apart,) = compare([trial("A", worse), trial("C", better)], alone)
+    (together,) = compare([trial("A", worse), trial("C", better)], users)
+    # Twelve pictures, but two people: C could have been better on both by chance one time in two.
+    assert (apart.p, together.p) == (pytest.approx(2 / 2**12), pytest.approx(0.5))
+    assert (apart.only_second, together.only_second) == (12, 12)
 
 
 def test_in_words_and_as_a_file() -> None:
     worse, better = [False] * 30 + [True] * 30, [True] * 60
-    found = compare([trial("A", worse), trial("C", better), trial("A", better, 1), trial("C", better, 1)])
+    found = compare([trial("A", worse), trial("C", better), trial("A", better, 1), trial("C", better, 1)], {})
     assert verdicts(found) == {("A", "C"): "C is better in 1 of 2 seeds"}
     assert verdicts(found[1:]) == {("A", "C"): "no difference beyond noise in 1 seed"}
     assert from_csv(comparisons_csv(found)) == found
@@ -98,7 +109,7 @@ def test_answers_are_read_from_predictions(kind: str) -> None:
     }[kind]
     pictures = image_set(np.zeros((3, 3, 8, 8), np.uint8), labels, ["x", "z", "y"], labels.dtype.type)
     rows = prediction_rows(Trial("B", 4), 3, "val", pictures, TARGETS[kind], np.array(said, np.float32))
-    found = answers(rows, TARGETS[kind])
+    found = answers(rows.to_pandas(), TARGETS[kind], "val")
     if kind in ("tags", "score"):
         assert found == []
         return

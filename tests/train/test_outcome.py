@@ -6,11 +6,13 @@ import csv
 import io
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from raypipe.options import load_config
-from raypipe.train.metrics import wilson_interval
+from raypipe.statistics.intervals import wilson_interval
+from raypipe.train.compare import Answers
 from raypipe.train.outcome import Judged, Outcome, closing_table, hyperparameters, trials_csv
 from raypipe.train.plan import Trial
 from raypipe.train.results import TrialResult
@@ -28,14 +30,30 @@ def outcome(trial: Trial, accuracies: list[float | None], test: float | None = N
     return Outcome(trial, TrialResult(trial.name, trial.label, trial.seed, rows, test), early)
 
 
-def lines(outcomes: list[Outcome], kind: str = "binary") -> list[dict[str, str]]:
-    data = trials_csv(outcomes, TRAIN, Judged(TARGETS[kind], PICTURES))
+def judged(outcomes: list[Outcome], kind: str, users: dict[str, str | None] | None = None) -> Judged:
+    """As many right answers as the accuracies say, the first ones of each split."""
+    given = []
+    for item in outcomes if kind == "binary" else []:
+        accuracies = {"val": item.result.best["val_accuracy"], "test": item.result.test_accuracy}
+        for split, accuracy in accuracies.items():
+            n = PICTURES[split]
+            if accuracy is not None:
+                ids = tuple(f"{split}{i:02d}" for i in range(n))
+                right = np.arange(n) < round(accuracy * n)
+                given.append(Answers(item.trial.label, item.trial.seed, split, ids, right))
+    return Judged(TARGETS[kind], PICTURES, given, users or {})
+
+
+def lines(
+    outcomes: list[Outcome], kind: str = "binary", users: dict[str, str | None] | None = None
+) -> list[dict[str, str]]:
+    data = trials_csv(outcomes, TRAIN, judged(outcomes, kind, users))
     return list(csv.DictReader(io.StringIO(data.decode())))
 
 
 def shown(outcomes: list[Outcome], kind: str = "binary", width: int = 100) -> list[str]:
     out = io.StringIO()
-    Console(file=out, width=width).print(closing_table(outcomes, Judged(TARGETS[kind], PICTURES)))
+    Console(file=out, width=width).print(closing_table(outcomes, judged(outcomes, kind)))
     return [line.rstrip() for line in out.getvalue().splitlines()]
 
 
@@ -59,6 +77,15 @@ def test_a_trial_has_its_best_epoch_with_wilson_s_interval_and_the_test_at_it() 
     assert (second["batch_size"], second["ended_early"], second["test_accuracy"], second["test_low"]) == (
         "16", "true", "", "",
     )  # fmt: skip
+
+
+def test_intervals_take_pictures_of_one_user_together() -> None:
+    # Pairs of pictures that are both right or both wrong: half as many pictures, but for t with 19 degrees of freedom.
+    users: dict[str, str | None] = {f"val{i:02d}": f"u{i // 2}" for i in range(40)}
+    (line,) = lines([outcome(Trial("A", 3), [0.75], test=0.8)], users=users)
+    found = float(line["val_low"]), float(line["val_high"])
+    assert found == pytest.approx(wilson_interval(15, 20), abs=0.015)
+    assert [float(line[f"test_{end}"]) for end in ("low", "high")] == pytest.approx(wilson_interval(16, 20), abs=1e-6)
 
 
 def test_the_learning_rate_of_a_form_is_looked_up() -> None:

@@ -188,7 +188,7 @@ def _results(results: outcome.Results | None, origin: Origin | None, config: dic
         ]  # fmt: skip
         header = ["", "pictures", best.measure.name, "95 % interval", best.measure.guess]
         header += [name for name, _ in ceiling]
-        found += [table(header, rows), f"It {best.sentence}"]
+        found += [table(header, rows), f"It {best.sentence} Intervals take the pictures of one user together."]
         if origin.n_trials > 1:
             found.append(
                 f"{origin.n_trials} trials were made and compared on the validation pictures, which flatters those "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +56,7 @@ def build(sources: Sources, origin: Origin, target: Target, *, is_paper: bool) -
     """From ``predictions/`` and the trials of the training table; `is_paper`: whether table 1 of the paper compares."""
     frame = sources.frame(origin.record.table, "predictions")
     judge = PerfectJudge.of(sources) if origin.same_labels else None
-    measured = {} if frame is None else _measured(frame, origin.trial, target, judge)
+    measured = {} if frame is None else _measured(frame, origin.trial, target, judge, sources.users)
     name = "R²" if target.kind == "score" else "accuracy"
     rows = [_row(trial, target) for trial in origin.seeds]
     values = [value for trial in origin.seeds if (value := _best(trial, target)) is not None]
@@ -66,11 +67,15 @@ def build(sources: Sources, origin: Origin, target: Target, *, is_paper: bool) -
 
 
 def _measured(
-    frame: pd.DataFrame, trial: TrialResult, target: Target, judge: PerfectJudge | None
+    frame: pd.DataFrame,
+    trial: TrialResult,
+    target: Target,
+    judge: PerfectJudge | None,
+    users: Mapping[str, str | None],
 ) -> dict[str, Measured]:
     own = frame[frame["trial"] == trial.trial]
     accuracies = {"val": trial.best["val_accuracy"], "test": trial.test_accuracy}
-    found = {split: measure(target, accuracies, own[own["split"] == split], judge) for split in _SPLITS}
+    found = {split: measure(target, accuracies, own[own["split"] == split], judge, users) for split in _SPLITS}
     return {split: value for split, value in found.items() if value is not None}
 
 

@@ -1,0 +1,1 @@
+"""Intervals and tests, by numpy and scipy alone: the same functions for every stage that says how sure a number is."""

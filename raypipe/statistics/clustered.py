@@ -1,0 +1,178 @@
+"""Intervals and a paired test that take the posts of one user together.
+
+Posts of one user are alike: the same face, the same camera, the same audience. What is right or wrong on one of them is
+likely right or wrong on the next, so they tell less than as many posts of different users. Each interval here is that
+of `raypipe.statistics.intervals` at an effective number of posts: the size of a simple random sample that has the same
+variance (Kish 1965; Rao & Scott 1992, Biometrics 48:577). If no user has two posts, it is exactly the plain interval.
+
+`users` is an int64 [n] array as `number_users` gives it: equal numbers are posts of one user.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from raypipe.statistics.intervals import auc_interval, spearman_interval, wilson_interval
+from raypipe.statistics.ranks import Floats, average_ranks, roc_auc, roc_components
+
+Ints = NDArray[np.int64]
+
+
+def number_users(users: Iterable[Any]) -> Ints:
+    """A number for each user of posts, from 0 in the order of their first post.
+
+    `users` has one item per post. A post whose user is not known (no text) is a user of its own.
+    """
+    numbers: dict[Any, int] = {}
+    # The place of a post is no text, so that it cannot be the name of another one's user.
+    keys = (user if isinstance(user, str) else place for place, user in enumerate(users))
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
+
+
+def effective_size(values: NDArray[Any], users: Ints, confidence: float = 0.95) -> float:
+    """How many independent posts would tell as much of the mean of `values` [n] as these; at most n.
+
+    n / d · (t(n − 1) / t(K − 1))² for K users, with the design effect d: the variance of the mean by the ratio
+    estimator over users, by that over posts. The quotient of t quantiles allows for few users (Korn & Graubard 1998,
+    Survey Methodology 24:193; Dean & Pagano 2015, J. of Survey Statistics and Methodology 3:484). A design effect below
+    1 is taken for 1: that users are alike is known, that they are the contrary is chance. If the values are all the
+    same, nothing says how alike posts of a user are, and they count as copies of each other.
+    """
+    rest = np.asarray(values, np.float64)
+    rest = rest - rest.mean()
+    return _effective(len(rest), users, _between(rest, users), _between(rest, np.arange(len(rest))), confidence)
+
+
+def _between(rest: Floats, users: Ints) -> float:
+    """K/(K − 1) Σ over users of (Σ of the user's deviations)²; 0 of one user."""
+    sums = np.bincount(users, rest)
+    k = len(np.unique(users))
+    return float(k / (k - 1) * (sums @ sums)) if k > 1 else 0.0
+
+
+def _effective(n: int, users: Ints, clustered: float, plain: float, confidence: float) -> float:
+    """n by the design effect `clustered` / `plain`, and by what few users cost."""
+    sizes = np.bincount(users)
+    sizes = sizes[sizes > 0]
+    k = len(sizes)
+    if k == n:
+        return float(n)
+    if k < 2 or plain <= 1e-12:
+        return float(n * n / (sizes @ sizes))
+    few = stats.t.ppf(0.5 + confidence / 2, [n - 1, k - 1])
+    return float(n / max(1.0, clustered / plain) * (few[0] / few[1]) ** 2)
+
+
+def share_interval(share: float, right: NDArray[Any], users: Ints, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval of a `share` of posts that are right, at the effective number of posts.
+
+    `right` [n] is 0 or 1 by post, or its mean over several classifiers of which `share` is the mean: they share the
+    posts, so that more of them do not narrow the interval. Raises ValueError without a post.
+    """
+    n = len(right)
+    if n == 0:
+        raise ValueError("no interval of a share of no posts")
+    hits = round(share * n)
+    size = effective_size(right, users, confidence)
+    return wilson_interval(hits if size == n else hits / n * size, size, confidence)
+
+
+def area_error(scores: NDArray[Any], labels: NDArray[Any], users: Ints) -> float:
+    """Standard error of `roc_auc` if posts of a user may be alike (Obuchowski 1997, Biometrics 53:567, section 3).
+
+    If each user has one post it is the error of DeLong, DeLong & Clarke-Pearson (1988). NaN unless each label is of two
+    users or more.
+    """
+    positive = np.asarray(labels) > 0.5
+    if not positive.any() or positive.all():
+        return math.nan
+    return math.sqrt(_area_variance(roc_components(scores, labels), positive, users))
+
+
+def _area_variance(components: Floats, positive: NDArray[np.bool_], users: Ints) -> float:
+    k1, k0, k = (len(np.unique(part)) for part in (users[positive], users[~positive], users))
+    if k1 < 2 or k0 < 2:
+        return math.nan
+    many = int(users.max()) + 1
+    # Sums of each user's deviations, by the number of posts of the label.
+    ones, zeros = (
+        np.bincount(users[own], components[own] - components[own].mean(), many) / own.sum()
+        for own in (positive, ~positive)
+    )
+    own_parts = k1 / (k1 - 1) * (ones @ ones) + k0 / (k0 - 1) * (zeros @ zeros)
+    return max(0.0, float(own_parts + 2 * k / (k - 1) * (ones @ zeros)))
+
+
+def area_interval(
+    scores: Sequence[NDArray[Any]], labels: NDArray[Any], users: Ints, confidence: float = 0.95
+) -> tuple[float, float] | None:
+    """Newcombe's interval of the area under the ROC curve at the effective numbers of posts; None if a label is absent.
+
+    `scores` are those of one classifier or more, each [n]: the area is the mean of theirs. The design effect is
+    Obuchowski's variance by that of DeLong et al.
+    """
+    positive = np.asarray(labels) > 0.5
+    areas = [roc_auc(own, positive) for own in scores]
+    known = [area for area in areas if area is not None]
+    if not known:
+        return None
+    components = np.mean([roc_components(own, positive) for own in scores], axis=0)
+    n = len(positive)
+    clustered, plain = (_area_variance(components, positive, of) for of in (users, np.arange(n)))
+    clustered, plain = (0.0 if math.isnan(value) else value for value in (clustered, plain))
+    shrunk = _effective(n, users, clustered, plain, confidence) / n
+    n_positive = int(positive.sum())
+    return auc_interval(float(np.mean(known)), n_positive * shrunk, (n - n_positive) * shrunk, confidence)
+
+
+def correlation_interval(
+    rho: float, predicted: Sequence[NDArray[Any]], truth: NDArray[Any], users: Ints, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Bonett & Wright's interval of Spearman's `rho` at the effective number of posts.
+
+    `predicted` are those of one model or more, each [n], of whose correlations with `truth` [n] `rho` is the mean.
+    """
+    parts = np.mean([_spearman_parts(own, truth) for own in predicted], axis=0)
+    return spearman_interval(rho, effective_size(parts, users, confidence), confidence)
+
+
+def _spearman_parts(one: NDArray[Any], other: NDArray[Any]) -> Floats:
+    """Each post's influence on Spearman's correlation, up to a factor: Croux & Dehon (2010), Statistical Methods and
+    Applications 19:497, proposition 1, with ranks for the distributions and half weight for ties."""
+    f, g = ((average_ranks(values) - 0.5) / len(values) for values in (one, other))
+    return f * g + _mean_above(f, other) + _mean_above(g, one)
+
+
+def _mean_above(weights: Floats, values: NDArray[Any]) -> Floats:
+    """For each of `values` the sum of the weights of those above it and half of those equal to it, by n."""
+    _, place = np.unique(values, return_inverse=True)
+    sums = np.bincount(place.reshape(-1), weights)
+    above = np.cumsum(sums[::-1])[::-1] - sums / 2
+    return np.asarray(above[place.reshape(-1)] / len(weights), np.float64)
+
+
+def paired_p(first: NDArray[np.bool_], second: NDArray[np.bool_], users: Ints) -> float:
+    """Two-sided p-value of two classifiers that were right, or not, on the same posts (bool [n] each).
+
+    dₖ is on how many more posts of user k the second is right. If the two are equally good, dₖ is as likely as −dₖ, and
+    p is the share of all choices of signs by user that give a sum as far from 0 as Σ dₖ. If no user has two posts on
+    which only one is right, that is McNemar's exact test. The variance of the sum, Σ dₖ², is that of Obuchowski (1998),
+    Statistics in Medicine 17:1495, and of Durkalski et al. (2003), ibid. 22:2417, with equal weights of posts: theirs
+    are the same test for many users, as the normal distribution is for the binomial one.
+    """
+    d = np.bincount(users, second.astype(np.int64) - first.astype(np.int64)).astype(np.int64)
+    sizes, counts = np.unique(np.abs(d[d != 0]), return_counts=True)
+    # How the sum over the users whose sign is + is distributed: `sizes` times a binomial number each.
+    chances = np.ones(1)
+    for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
+        own = np.zeros(size * count + 1)
+        own[::size] = stats.binom.pmf(np.arange(count + 1), count, 0.5)
+        chances = np.convolve(chances, own)
+    lower = (len(chances) - 1 - abs(int(d.sum()))) // 2
+    return min(1.0, 2 * float(chances[: lower + 1].sum()))
