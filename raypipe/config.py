@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from raypipe.scratch import Scratch
 from raypipe.sections.base import Section, option
 from raypipe.sections.data import (
     CollectOptions,
@@ -62,7 +63,9 @@ class Config(Section):
 
     def open_storage(self) -> Storage:
         """The storage of `root`."""
-        return Storage(self.root, self.storage.endpoint, self.storage.region, self.storage.profile)
+        options = self.storage
+        scratch = Scratch(options.scratch, options.scratch_gb)
+        return Storage(self.root, options.endpoint, options.region, options.profile, scratch)
 
     def result_options(self, *names: str) -> dict[str, Any]:
         """The options that a stage's result depends on, of the named sections or top-level options, as JSON types."""

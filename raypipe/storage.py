@@ -7,7 +7,7 @@ import os
 import posixpath
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from raypipe.errors import StageError, one_line
+from raypipe.scratch import Scratch
 
 _DISK_FULL = 28
 _ATTEMPTS = 5
@@ -29,18 +30,20 @@ class Storage:
     """A root directory or URI; picklable, so Ray workers open the same place themselves.
 
     `endpoint` (URL), `region` and `profile` apply to ``s3://`` roots. Paths given to the methods are
-    relative to the root and use ``/``.
+    relative to the root and use ``/``. `scratch` is where a machine keeps copies of its files.
     """
 
     root: str
     endpoint: str | None = None
     region: str | None = None
     profile: str | None = None
+    scratch: Scratch = field(default_factory=Scratch)
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker's working directory is not this process's.
         root = self.root if "://" in self.root else str(Path(self.root).expanduser().absolute())
-        return {"root": root, "endpoint": self.endpoint, "region": self.region, "profile": self.profile}
+        kept = {"root": root, "endpoint": self.endpoint, "region": self.region, "profile": self.profile}
+        return {**kept, "scratch": self.scratch}
 
     @cached_property
     def _opened(self) -> tuple[pafs.FileSystem, str]:

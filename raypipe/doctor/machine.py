@@ -13,6 +13,8 @@ import psutil
 
 from raypipe.config import Config
 from raypipe.doctor.check import Check
+from raypipe.errors import StageError, one_line
+from raypipe.scratch import Scratch
 from raypipe.storage import Storage
 
 _LEAST_GB = 4.0
@@ -93,6 +95,23 @@ def _check_free(name: str, folder: Path, *, for_ray: bool) -> Check:
         advice = "a full-size checkpoint is half a gigabyte and a trial keeps two: --train.save winner keeps one in all"
         return Check(name, "warn", seen, advice)
     return Check(name, "ok", seen)
+
+
+def check_scratch(scratch: Scratch) -> Check:
+    """Where files that can be made again are kept, how many there are, the bound, and what is free on that disk."""
+    try:
+        seen = scratch.usage()
+    except StageError as error:
+        return Check(
+            "scratch", "fail", one_line(error), "delete what is there, or choose another --storage.scratch DIR"
+        )
+    text = (
+        f"{seen.folder}: {seen.n_bytes / 1e9:,.1f} of {scratch.max_gb:,.1f} GB in {seen.sets} "
+        f"set{'s' if seen.sets != 1 else ''}, {seen.free / 1e9:,.1f} GB free"
+    )
+    if seen.free < _LEAST_DISK_GB * 1e9:
+        return Check("scratch", "warn", text, "free space, or choose another disk: --storage.scratch DIR")
+    return Check("scratch", "ok", text)
 
 
 def check_ports(config: Config) -> list[Check]:

@@ -10,7 +10,14 @@ from rich.table import Table
 
 from raypipe.config import Config
 from raypipe.doctor.check import Check, attempt, failures, worst
-from raypipe.doctor.machine import check_disk, check_memory, check_open_files, check_ports, check_processors
+from raypipe.doctor.machine import (
+    check_disk,
+    check_memory,
+    check_open_files,
+    check_ports,
+    check_processors,
+    check_scratch,
+)
 from raypipe.doctor.place import check_root
 from raypipe.doctor.software import check_dlib, check_packages, check_python, check_torchvision, check_weights
 from raypipe.errors import StageError
@@ -48,6 +55,7 @@ def _look(config: Config) -> list[Check]:
         check_memory(),
         check_open_files(),
         *check_disk(storage),
+        check_scratch(config.open_storage().scratch),
         *place,
         *check_ports(config),
         *([check_ray(config)] if config.doctor.ray else []),

@@ -16,6 +16,15 @@ class StorageOptions(Section):
     endpoint: str | None = option(None, "URL of a server that speaks S3's API; AWS where absent", result=False)
     region: str | None = option(None, "region of the bucket", result=False)
     profile: str | None = option(None, "profile of the shared AWS configuration", result=False)
+    scratch: str | None = option(
+        None,
+        "directory for a private folder of files that can be made again (copies of an object store's, checkpoints on "
+        "their way), on a disk of each machine; the user's cache directory where absent",
+        result=False,
+    )
+    scratch_gb: float = option(
+        50.0, "gigabytes of the private folder at most; what was used longest ago goes first", result=False, gt=0
+    )
 
 
 class RayOptions(Section):

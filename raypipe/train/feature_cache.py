@@ -22,7 +22,7 @@ from raypipe.errors import StageError
 from raypipe.storage import Storage
 from raypipe.train.features import DType
 from raypipe.train.model import Network
-from raypipe.train.shards import MappedRows, RowSource, Shards, fits_here, to_npy
+from raypipe.train.shards import MappedRows, RowSource, Shards, fits_here, map_if_room, to_npy
 from raypipe.train.weights import Preprocessing
 from raypipe.train.workers import Workers
 
@@ -117,8 +117,10 @@ class FeatureCache:
     ) -> MappedRows | None:
         """What is kept, where every worker finds it and has room for a copy; what one cannot use, all compute."""
         shards = self._listed(name, dtype, shape)
-        missing = workers.any(shards is None or not fits_here(shards), device)
-        return None if missing or shards is None else MappedRows(shards)
+        if workers.any(shards is None or not fits_here(shards), device) or shards is None:
+            return None
+        found = map_if_room(shards)
+        return None if workers.any(found is None, device) else found
 
     def _listed(self, name: str, dtype: DType, shape: tuple[int, int]) -> Shards | None:
         if not self.storage.exists(self._list(name)):

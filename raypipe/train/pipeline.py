@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raypipe import tables
+from raypipe import claims, tables
 from raypipe.config import Config
-from raypipe.errors import InputError
+from raypipe.errors import InputError, StageError
 from raypipe.plain import read_parquet
 from raypipe.progress import Progress, say
-from raypipe.records import RunRecord
+from raypipe.records import Claim, RunRecord
 from raypipe.schemas import LABEL_TYPES
 from raypipe.storage import Storage
 from raypipe.tables import TableWriter
@@ -106,9 +106,18 @@ def _require_pictures(storage: Storage, counts: Counter[str], target: Target) ->
 def _drop_stale(storage: Storage, inputs: dict[str, str]) -> None:
     # A cache of labels or images that have since been replaced helps nobody and costs the size of the data set.
     for name in {path.split("/")[0] for path in storage.files(TENSORS)}:
-        record = tables.find_record(storage, f"{TENSORS}/{name}")
-        if record is not None and (record.inputs != inputs or record.config.get("layout") != _LAYOUT):
-            storage.delete_directory(f"{TENSORS}/{name}")
+        table = f"{TENSORS}/{name}"
+        found = tables.find_record(storage, table) or _unfinished(storage, table)
+        if found is not None and (found.inputs != inputs or found.config.get("layout") != _LAYOUT):
+            storage.delete_directory(table)
+
+
+def _unfinished(storage: Storage, table: str) -> Claim | None:
+    """The claim of a decoding that was cut off; None while a process is at it."""
+    try:
+        return claims.read(storage, table).claim
+    except StageError:
+        return None
 
 
 def _decode(config: Config, writer: TableWriter, labelled: pa.Table) -> Counter[str]:

@@ -6,14 +6,10 @@ processes of one machine share its pages, and the system drops them when it need
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import os
 import shutil
-import tempfile
-import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raypipe.errors import StageError
+from raypipe.scratch import Lease, Missing, NoRoomError
 from raypipe.storage import Storage
 
 _HEADER_BYTES = 4096
 _FILES_AT_ONCE = 16
-_SPARE = 0.9
 
 
 class RowSource(Protocol):
@@ -63,12 +59,6 @@ class Shards:
 
     def __len__(self) -> int:
         return len(self.shard)
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of all files, whether their rows are among these or not."""
-        sizes = self.storage.sizes(self.folder)
-        return sum(sizes.get(name, 0) for name in self.names)
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """The rows, [len(rows), *row_shape], each file asked for them alone, some files at a time.
@@ -113,7 +103,7 @@ class MappedRows:
     """`Shards` whose files are mapped into memory; bfloat16 is kept as uint16."""
 
     def __init__(self, shards: Shards) -> None:
-        folder = local_folder(shards)
+        folder, self._lease = local_folder(shards)
         self._shard, self._place = shards.shard, shards.place
         self._as = torch.bfloat16 if shards.dtype == "uint16" else None
         self._row_shape, self._dtype = shards.row_shape, np.dtype(shards.dtype)
@@ -148,31 +138,41 @@ def _map(path: Path, shards: Shards) -> NDArray[Any]:
     try:
         found: NDArray[Any] = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
-        raise StageError(
-            f"{path}: is no file of decoded rows: {error}; delete {shards.storage.uri(shards.folder)}"
-        ) from error
+        raise StageError(f"{path}: is no file of decoded rows: {error}; delete {path.parent}") from error
     if found.shape[1:] != shards.row_shape or found.dtype != np.dtype(shards.dtype):
         raise StageError(
             f"{path}: holds rows {found.dtype} {list(found.shape[1:])} instead of {shards.dtype} "
-            f"{list(shards.row_shape)}; delete {shards.storage.uri(shards.folder)}"
+            f"{list(shards.row_shape)}; delete {path.parent}"
         )
     return found
 
 
-def local_folder(shards: Shards) -> Path:
-    """The folder of this machine that holds the files; those of an object store are copied to it, once a machine."""
+def local_folder(shards: Shards) -> tuple[Path, Lease | None]:
+    """The folder of this machine that holds the files; those of an object store are copied to it, once per machine.
+
+    Copies stay as long as the lease is open, and longer while there is room. Raises NoRoomError if there is none.
+    """
     if shards.storage.is_local:
-        return Path(shards.storage.path(shards.folder))
-    folder = copies_folder(shards)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
-        for name in shards.names:
-            target = folder / name
-            if not target.exists():
-                temporary = target.with_name(f"{name}.{uuid.uuid4().hex[:8]}.tmp")
-                _download(shards, name, temporary)
-                temporary.replace(target)
-    return folder
+        return Path(shards.storage.path(shards.folder)), None
+    lease = shards.storage.scratch.hold(
+        _copy_name(shards), _missing(shards), lambda name, target: _download(shards, name, target)
+    )
+    return lease.folder, lease
+
+
+def _missing(shards: Shards) -> Missing:
+    sizes = shards.storage.sizes(shards.folder)
+
+    def missing(folder: Path) -> dict[str, int]:
+        found = {name: _size_of(folder / name) for name in shards.names}
+        # A machine that was switched off may have kept a name and lost what the file held.
+        return {name: sizes.get(name, 0) for name, size in found.items() if size < 0 or size != sizes.get(name, size)}
+
+    return missing
+
+
+def _size_of(path: Path) -> int:
+    return path.stat().st_size if path.exists() else -1
 
 
 def _download(shards: Shards, name: str, target: Path) -> None:
@@ -182,36 +182,25 @@ def _download(shards: Shards, name: str, target: Path) -> None:
             source = shards.storage.filesystem.open_input_stream(shards.storage.path(path))
         with source, target.open("wb") as file:
             shutil.copyfileobj(source, file, 2**24)
-    except BaseException as error:
-        target.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise StageError(f"{target.parent}: cannot keep a copy of {shards.storage.uri(path)}: {error}") from error
-        raise
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise StageError(f"{target.parent}: cannot keep a copy of {shards.storage.uri(path)}: {error}") from error
 
 
-def copies_folder(shards: Shards) -> Path:
-    """Where this machine keeps copies of an object store's files: below RAYPIPE_COPIES, or the temporary folder."""
-    base = os.environ.get("RAYPIPE_COPIES") or str(Path(tempfile.gettempdir()) / "raypipe-copies")
-    name = hashlib.sha256(f"{shards.storage.endpoint} {shards.storage.uri(shards.folder)}".encode()).hexdigest()[:16]
-    return Path(base) / name
+def _copy_name(shards: Shards) -> str:
+    place = f"{shards.storage.endpoint} {shards.storage.uri(shards.folder)}"
+    return f"copy-{hashlib.sha256(place.encode()).hexdigest()[:16]}"
 
 
 def fits_here(shards: Shards) -> bool:
-    """Whether all files lie on this machine, or there is room for a copy of them."""
-    if shards.storage.is_local:
-        return True
-    folder = copies_folder(shards)
-    folder.mkdir(parents=True, exist_ok=True)
-    there = sum(file.stat().st_size for file in folder.glob("*.npy"))
-    return shards.n_bytes - there <= _SPARE * shutil.disk_usage(folder).free
+    """Whether all files lie on this machine, or there is room for a copy of them in its scratch folder."""
+    return shards.storage.is_local or shards.storage.scratch.has_room(_copy_name(shards), _missing(shards))
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    # Workers of one machine begin together; one copies, the others wait for it.
-    with (folder / "lock").open("w") as handle:
-        with contextlib.suppress(ImportError, OSError):
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+def map_if_room(shards: Shards) -> MappedRows | None:
+    """The rows, mapped; None if another process has taken the room for a copy since `fits_here`."""
+    try:
+        return MappedRows(shards)
+    except NoRoomError:
+        return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -137,7 +136,7 @@ def _worker(loop_config: dict[str, Any]) -> None:
         if plan.options.save == "none":
             ray.train.report(row)
             return stop
-        with tempfile.TemporaryDirectory() as folder:
+        with plan.writer.storage.scratch.temporary() as folder:
             checkpoint = None
             if rank == 0:
                 progressed.save(folder)
@@ -180,11 +179,13 @@ def _run(plan: TrialPlan, *arguments: Any, **options: Any) -> Any:
 
 def _open(plan: TrialPlan, shards: Shards) -> RowSource:
     from raypipe.train.ray_stream import StreamedRows
-    from raypipe.train.shards import MappedRows, fits_here
+    from raypipe.train.shards import MappedRows, fits_here, map_if_room
 
     wanted = plan.options.pictures
-    local = fits_here(shards) if wanted == "auto" else wanted == "local"
-    return MappedRows(shards) if local else StreamedRows(shards)
+    if wanted == "local":
+        return MappedRows(shards)
+    mapped = map_if_room(shards) if wanted == "auto" and fits_here(shards) else None
+    return StreamedRows(shards) if mapped is None else mapped
 
 
 def _load(checkpoint: Any) -> Progressed | None:

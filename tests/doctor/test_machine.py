@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import socket
@@ -13,7 +14,14 @@ import psutil
 import pytest
 
 from raypipe.doctor import machine
-from raypipe.doctor.machine import check_disk, check_memory, check_open_files, check_ports, check_processors
+from raypipe.doctor.machine import (
+    check_disk,
+    check_memory,
+    check_open_files,
+    check_ports,
+    check_processors,
+    check_scratch,
+)
 from raypipe.options import load_config
 from raypipe.storage import Storage
 
@@ -74,6 +82,26 @@ def test_the_disk_of_ray_follows_its_variable(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     (only,) = check_disk(Storage("s3://bucket/x", endpoint="http://127.0.0.1:9", region="us-east-1"))
     assert only.seen.startswith(f"{tmp_path}: ")
+
+
+def test_scratch_is_told_and_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch = load_config(storage={"scratch": str(tmp_path / "fast"), "scratch_gb": 2}).open_storage().scratch
+    own = tmp_path / "fast" / f"raypipe-{os.geteuid()}"
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(100 * GB, 60 * GB, 40 * GB))
+    check = check_scratch(scratch)
+    assert (check.state, check.seen) == ("ok", f"{own}: 0.0 of 2.0 GB in 0 sets, 40.0 GB free")
+    assert list(tmp_path.iterdir()) == []
+    with scratch.temporary() as folder:
+        with (folder / "x").open("wb") as file:
+            file.truncate(1_500_000_000)
+        assert check_scratch(scratch).seen == f"{own}: 1.5 of 2.0 GB in 1 set, 40.0 GB free"
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(100 * GB, 100 * GB, GB // 2))
+    assert check_scratch(scratch).state == "warn"
+    own.chmod(0o777)
+    check = check_scratch(scratch)
+    assert (check.state, check.seen.partition(": ")[0]) == ("fail", str(own))
+    assert "is open to other users (mode 0777)" in check.seen
+    assert "--storage.scratch DIR" in check.advice
 
 
 def test_a_taken_port_says_how_to_choose_another(free_port: int) -> None:

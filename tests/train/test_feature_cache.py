@@ -212,6 +212,9 @@ def test_large_sets_are_kept_in_several_files(tmp_path: Path, monkeypatch: pytes
 def test_without_room_for_a_copy_they_are_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = FeatureCache(Storage(str(tmp_path)), "tensors", "pictures 1")
     train(cache)
-    monkeypatch.setattr("raypipe.train.feature_cache.fits_here", lambda _: False)
-    _, again = train(cache)
-    assert set(again.values()) == {"computed and kept; in main memory"}
+    # Before it is copied, or while another process takes the room.
+    for name, answer in (("fits_here", False), ("map_if_room", None)):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"raypipe.train.feature_cache.{name}", lambda _, answer=answer: answer)
+            _, again = train(cache)
+            assert set(again.values()) == {"computed and kept; in main memory"}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 
-from raypipe import tables
+from raypipe import claims, tables
 from raypipe.config import Config
 from raypipe.errors import InputError
 from raypipe.train.pipeline import find_target, prepare_pictures
@@ -76,6 +79,31 @@ def test_pictures_that_no_longer_decode_are_counted_and_left_out(training: Confi
     assert record.facts["undecodable"] == 2
     assert "p003" not in pictures.load("train").post_ids
     assert [len(pictures.load(split)) for split in ("train", "val", "test")] == [23, 7, 8]
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_what_was_decoded_for_older_labels_goes_unless_a_process_is_at_it(training: Config) -> None:
+    storage = training.open_storage()
+    stale = {"labels": "older", "images": tables.get_record(storage, "images").run_id}
+    layout = {"image_size": 32, "layout": 0}
+    for name in ("whole", "cut-off"):
+        with tables.begin(storage, f"_tensors/{name}", command="train", config=layout, inputs=stale) as run:
+            run.writer.write_file("pixels.npy", b"many bytes")
+            if name == "whole":
+                run.commit(rows_in=0)
+    sleeper = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        claim = claims.read(storage, "_tensors/cut-off").claim
+        assert claim is not None
+        started = psutil.Process(sleeper.pid).create_time()
+        held = claim.model_copy(update={"pid": sleeper.pid, "process_started": started})
+        storage.write("_tensors/busy/_claim.json", held.model_dump_json().encode())
+        prepare_pictures(training)
+    finally:
+        sleeper.communicate(b"\n")
+    left = {name.split("/")[0] for name in storage.files("_tensors")}
+    assert left - {"busy"} == {name for name in left if name.startswith("32px-")}
+    assert "busy" in left
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import pickle
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raypipe.errors import StageError
+from raypipe.scratch import NoRoomError, Scratch
 from raypipe.storage import Storage
-from raypipe.train.shards import MappedRows, Shards, copies_folder, fits_here, local_folder, to_npy
+from raypipe.train.shards import MappedRows, Shards, fits_here, local_folder, map_if_room, to_npy
 
 ROWS = np.random.default_rng(0).integers(0, 256, (11, 3, 4, 4)).astype(np.uint8)
 # In an order of their own: row i of the shards is row ORDER[i] of ROWS, which are cut into 4, 0 and 7.
@@ -37,8 +39,10 @@ def shards(tmp_path: Path) -> Shards:
 
 
 @pytest.fixture
-def s3_root(s3_endpoint: str) -> Storage:
-    return Storage(f"s3://bucket/{uuid.uuid4().hex}", endpoint=s3_endpoint, region="us-east-1")
+def s3_root(s3_endpoint: str, tmp_path: Path) -> Storage:
+    root = f"s3://bucket/{uuid.uuid4().hex}"
+    # Bytes for one copy of the rows and its bookkeeping, not for two.
+    return Storage(root, s3_endpoint, "us-east-1", scratch=Scratch(str(tmp_path / "scratch"), 1_000e-9))
 
 
 @settings(max_examples=30)
@@ -85,24 +89,44 @@ def test_a_file_of_other_rows_is_named(shards: Shards, tmp_path: Path) -> None:
         shards.read(np.array([0]))
 
 
-def test_those_of_an_object_store_are_copied_once(
-    s3_root: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RAYPIPE_COPIES", str(tmp_path))
+def copies(storage: Storage) -> list[Path]:
+    return sorted(storage.scratch.folder().rglob("*.npy"))
+
+
+def test_those_of_an_object_store_are_copied_once(s3_root: Storage) -> None:
     shards = write(s3_root)
-    assert shards.n_bytes == sum(len(to_npy(ROWS[a:b])) for a, b in itertools.pairwise(CUTS))
     assert fits_here(shards)
     np.testing.assert_array_equal(shards.read(np.arange(6)), ROWS[ORDER])
-    assert not list(copies_folder(shards).glob("*.npy"))
+    assert copies(s3_root) == []
     np.testing.assert_array_equal(MappedRows(shards)[:].numpy(), ROWS[ORDER])
-    before = {file: file.stat().st_mtime_ns for file in local_folder(shards).glob("*.npy")}
-    assert len(before) == 3
-    np.testing.assert_array_equal(MappedRows(shards)[:].numpy(), ROWS[ORDER])
-    assert before == {file: file.stat().st_mtime_ns for file in local_folder(shards).iterdir() if file.suffix == ".npy"}
+    before = {file: file.stat().st_mtime_ns for file in copies(s3_root)}
+    assert [file.name for file in before] == ["0.npy", "1.npy", "2.npy"]
+    np.testing.assert_array_equal(MappedRows(pickle.loads(pickle.dumps(shards)))[:].numpy(), ROWS[ORDER])
+    assert before == {file: file.stat().st_mtime_ns for file in copies(s3_root)}
 
 
-def test_without_room_they_do_not_fit(s3_root: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAYPIPE_COPIES", str(tmp_path))
+def test_a_copy_that_is_cut_short_is_made_again(s3_root: Storage) -> None:
     shards = write(s3_root)
-    monkeypatch.setattr(Shards, "n_bytes", 10**18)
-    assert not fits_here(shards)
+    folder, lease = local_folder(shards)
+    assert lease is not None
+    lease.close()
+    (folder / "2.npy").write_bytes(b"")
+    np.testing.assert_array_equal(MappedRows(shards)[:].numpy(), ROWS[ORDER])
+
+
+def test_copies_of_older_labels_go_unless_they_are_in_use(s3_root: Storage) -> None:
+    old = write(s3_root)
+    for name in ("0.npy", "1.npy", "2.npy"):
+        s3_root.write(f"newer/{name}", s3_root.read(f"rows/{name}"))
+    new = replace(old, folder="newer")
+    mapped = MappedRows(old)
+    assert not fits_here(new)
+    assert map_if_room(new) is None
+    with pytest.raises(NoRoomError, match=r"storage.scratch_gb is 1e-06"):
+        MappedRows(new)
+    assert len({file.parent for file in copies(s3_root)}) == 1
+    del mapped
+    assert fits_here(new)
+    np.testing.assert_array_equal(MappedRows(new)[:].numpy(), ROWS[ORDER])
+    assert len({file.parent for file in copies(s3_root)}) == 1
+    assert s3_root.scratch.usage().n_bytes <= s3_root.scratch.max_bytes
