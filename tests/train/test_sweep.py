@@ -14,9 +14,9 @@ import torch
 from raypipe import tables
 from raypipe.config import Config
 from raypipe.errors import ConfigError, StageError
+from raypipe.statistics.intervals import wilson_interval
 from raypipe.train import sweep
 from raypipe.train.configurations import CONFIGURATIONS
-from raypipe.train.metrics import wilson_interval
 from raypipe.train.model import build_model
 from raypipe.train.results import TrialResult
 from raypipe.train.weights import load_weights
