@@ -64,7 +64,7 @@ class Isolated(Generic[Item, Result]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end()
+        self.close()
 
     def __call__(self, items: Sequence[Item]) -> list[Result]:
         """`function` of each item."""
@@ -77,13 +77,14 @@ class Isolated(Generic[Item, Result]):
         except _EndedError as ended:
             result = self._died(item, str(ended))
         if child.ended:
-            self._end()
+            self.close()
         return result
 
-    def _end(self) -> None:
-        if self._child:
-            self._child.close()
-            self._child = None
+    def close(self) -> None:
+        """End the child, if there is one; also from another thread, while an item is with it."""
+        child, self._child = self._child, None
+        if child:
+            child.close()
 
 
 class _EndedError(Exception):
@@ -157,7 +158,7 @@ def _started(function: Callable[[Any], Any]) -> _Child:
         except OSError as error:
             raise StageError(
                 f"{sys.executable} -m {__name__}: the process to look into pictures apart cannot be started: "
-                f"{error.strerror}; allow more open files or memory, or lower --ingest.fan_out"
+                f"{error.strerror}; allow more open files, processes or memory"
             ) from error
         except _EndedError as ended:
             if attempt + 1 == _STARTS:

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
 from raypipe.errors import InputError
-from raypipe.ingest.pictures import upright_rgb
+from raypipe.ingest.decoding import square
 from raypipe.train.shards import RowSource
 from raypipe.train.weights import Preprocessing
 
@@ -24,9 +23,7 @@ def decode_and_resize(image_bytes: bytes, size: int) -> NDArray[np.uint8]:
 
     Follows the EXIF orientation; bilinear with antialiasing. Raises InputError where the bytes are no whole picture.
     """
-    # At twice the target or more the resize decides how it looks.
-    resized = upright_rgb(image_bytes, 2 * size).resize((size, size), Image.Resampling.BILINEAR)
-    return np.ascontiguousarray(np.asarray(resized, dtype=np.uint8).transpose(2, 0, 1))
+    return square(image_bytes, size)
 
 
 @dataclass(frozen=True)
