@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 from collections import Counter
 from collections.abc import Iterable
 
-from PIL import Image
+from raypipe.ingest.endings import kind_of
 
 _LONGEST = 80
 _SHOWN = 40
@@ -16,6 +15,9 @@ _PLAIN_KEY = re.compile(rf"[a-z0-9][a-z0-9_-]{{0,{_LONGEST - 1}}}")
 _PLAIN_LABEL = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{_LONGEST - 1}}}")
 _KEPT = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_-")
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "AVIF": "avif", "HEIC": "heic"}
+# What tables of other programs may hold; ingest stores none of these.
+_OTHERS = {b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
+_HEAD_BYTES = 1024
 
 
 def safe_key(text: str) -> str:
@@ -47,11 +49,11 @@ def folder_names(labels: Iterable[str]) -> dict[str, str]:
 
 
 def extension(kind: str | None, data: bytes | memoryview) -> str:
-    """The extension of a picture's true format, as `images/` has it, or, where it has none, as its bytes say."""
+    """The extension of a picture's true format, as `images/` has it, or, if it has none, as its first bytes announce.
+
+    Nothing is decoded: bytes that say PNG are ``png`` even if the picture is broken.
+    """
     if kind is None:
-        try:
-            with Image.open(io.BytesIO(data)) as picture:
-                kind = picture.format
-        except (OSError, Image.DecompressionBombError):
-            kind = None
+        head = bytes(data[:_HEAD_BYTES])
+        kind = kind_of(head) or next((name for begins, name in _OTHERS.items() if head.startswith(begins)), None)
     return _EXTENSIONS.get(kind, kind.lower()) if kind and kind.isalnum() else "bin"

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from PIL import ImageOps
 
-from raypipe.errors import InputError
-from raypipe.ingest.pictures import upright_rgb
+from raypipe.ingest.decoding import decoding
 from raypipe.report.sources import Sources
+from raypipe.report.thumbnails import thumbnail
 from raypipe.report.training import Training
-
-_SIDE = 168
-_QUALITY = 78
 
 
 @dataclass(frozen=True)
@@ -59,7 +53,10 @@ def build(sources: Sources, training: Training | None, count: int) -> Examples |
     found = sources.pictures(wanted)
     if not found:
         return None
-    thumbnails = {post_id: thumbnail(data) for post_id, data in found.items()}
+    with decoding(thumbnail) as decode:
+        drawn = {post_id: decode(data) for post_id, data in found.items()}
+    # Of others the page shows an empty frame with the post's name.
+    thumbnails = {post_id: source for post_id, source in drawn.items() if isinstance(source, str)}
 
     def rows(plan: list[_Plan]) -> list[Row]:
         return [
@@ -75,19 +72,6 @@ def build(sources: Sources, training: Training | None, count: int) -> Examples |
 
 _Chosen = list[tuple[str, str, str | None]]
 _Plan = tuple[str, str, _Chosen]
-
-
-def thumbnail(data: bytes) -> str | None:
-    """A small square JPEG of a picture as a data URI; None where the bytes cannot be decoded."""
-    try:
-        pixels = upright_rgb(data, 2 * _SIDE)
-    except InputError:
-        # The page then shows an empty frame with the post's name.
-        return None
-    small = ImageOps.fit(pixels, (_SIDE, _SIDE), centering=(0.5, 0.4))
-    sink = io.BytesIO()
-    small.save(sink, "JPEG", quality=_QUALITY, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(sink.getvalue()).decode()}"
 
 
 def _extremes(labels: pd.DataFrame, count: int) -> list[_Plan]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,13 @@ import pyarrow.compute as pc
 from raypipe import claims, tables
 from raypipe.config import Config
 from raypipe.errors import InputError, StageError
+from raypipe.ingest.decoding import Undecodable, decoding, square
 from raypipe.plain import read_parquet
 from raypipe.progress import Progress, say
 from raypipe.records import Claim, RunRecord
 from raypipe.schemas import LABEL_TYPES
 from raypipe.storage import Storage
 from raypipe.tables import TableWriter
-from raypipe.train.images import decode_and_resize
 from raypipe.train.plan import PictureTable
 from raypipe.train.shards import to_npy
 from raypipe.train.target import Target
@@ -29,6 +30,7 @@ from raypipe.train.target import Target
 TENSORS = "_tensors"
 # Changes with what the files hold: a root made by another version decodes again.
 _LAYOUT = 2
+_RETRIES = 3
 
 
 def prepare_pictures(config: Config) -> PictureTable:
@@ -136,7 +138,10 @@ def _decode(config: Config, writer: TableWriter, labelled: pa.Table) -> Counter[
             wanted = ray.put(labelled)
             size = config.train.image_size
             rows = ray.data.from_items(units, override_num_blocks=len(units)).map(
-                _decode_file, fn_kwargs={"writer": writer, "wanted": wanted, "size": size}
+                _decode_file,
+                fn_kwargs={"writer": writer, "wanted": wanted, "size": size},
+                # Ray's default is for ever.
+                max_retries=_RETRIES,
             )
             for row in rows.iter_rows():
                 found = Counter(json.loads(row["counts"]))
@@ -146,8 +151,13 @@ def _decode(config: Config, writer: TableWriter, labelled: pa.Table) -> Counter[
 
 
 def _decode_file(row: dict[str, Any], writer: TableWriter, wanted: Any, size: int) -> dict[str, Any]:
-    """One file of images/ in a Ray task: the labelled pictures in it, decoded and staged."""
+    """One file of images/ in a Ray task: the labelled pictures in it, decoded and staged.
+
+    If the worker that ran this before has died, a picture may have ended it: then they are decoded in a child process.
+    """
     import ray
+
+    from raypipe.ingest.ray_workers import is_retry
 
     labelled: pa.Table = ray.get(wanted)
     found = read_parquet(row["path"], writer.storage.filesystem, ["post_id", "image"])
@@ -159,13 +169,14 @@ def _decode_file(row: dict[str, Any], writer: TableWriter, wanted: Any, size: in
     places: list[int | None] = []
     errors: list[str | None] = []
     n_decoded = 0
-    for image in found["image"]:
-        try:
-            pixels[n_decoded] = decode_and_resize(image.as_py(), size)
-        except InputError as error:
-            places.append(None)
-            errors.append(str(error))
-        else:
+    with decoding(partial(square, side=size), apart=is_retry()) as decode:
+        for image in found["image"]:
+            result = decode(image.as_py())
+            if isinstance(result, Undecodable):
+                places.append(None)
+                errors.append(result.reason)
+                continue
+            pixels[n_decoded] = result
             places.append(n_decoded)
             errors.append(None)
             n_decoded += 1

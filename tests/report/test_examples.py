@@ -5,12 +5,17 @@ from __future__ import annotations
 import base64
 import io
 
-import pytest
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
+from raypipe import tables
 from raypipe.report import examples, training
 from raypipe.report.sources import Sources
+from tests.deadly import deadly
 from tests.report.root import Built, jpeg
+
+__all__ = ["deadly"]
 
 
 def test_extremes_are_ordered_by_score(shared: Built) -> None:
@@ -52,9 +57,18 @@ def test_a_picture_is_only_called_what_the_model_calls_it(built: Built) -> None:
     assert [row.title for row in found.sure] == ["Classified “top”, most confident first"]
 
 
-@pytest.mark.parametrize("data", [b"", b"not a picture", jpeg(0.0)[:200]])
-def test_damaged_bytes_have_no_thumbnail(data: bytes) -> None:
-    assert examples.thumbnail(data) is None
+def test_pictures_that_cannot_be_decoded_have_no_thumbnail(built: Built, deadly: bytes) -> None:
+    first = built.labels.sort_values("score", ascending=False)["post_id"].tolist()[:5]
+    odd = dict(zip(first, [b"not a picture", deadly, jpeg(0.0)[:200]], strict=False))
+    for path in tables.data_paths(built.storage, "images"):
+        rows = pq.read_table(path)
+        pairs = zip(rows["post_id"].to_pylist(), rows["image"].to_pylist(), strict=True)
+        images = pa.array([odd.get(post_id, image) for post_id, image in pairs], pa.binary())
+        pq.write_table(rows.set_column(rows.column_names.index("image"), "image", images), path)
+    found = examples.build(Sources.open(built.storage), None, 5)
+    assert found is not None
+    assert [picture.source is None for picture in found.scored[0].pictures] == [True, True, True, False, False]
+    assert all(picture.source for picture in found.scored[1].pictures)
 
 
 def test_odd_metadata_are_no_harm() -> None:

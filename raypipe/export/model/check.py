@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,9 @@ from numpy.typing import NDArray
 from raypipe import tables
 from raypipe.errors import InputError
 from raypipe.export.model.graph import GraphError
+from raypipe.ingest.decoding import Undecodable, decoding, square
 from raypipe.report.sources import Sources
 from raypipe.train.heads import Head, Predictions, Score
-from raypipe.train.images import decode_and_resize
 
 BOUND = 1e-3
 """Largest difference of a probability, or of a score in its standard deviations. Rounding in float32 stays far below;
@@ -75,15 +76,12 @@ def validation_sample(sources: Sources, size: int, at_most: int) -> Sample:
     chosen = [ids[place] for place in places]
     dropped = Counter({"not_sampled": len(ids) - len(chosen)})
     stored = sources.pictures(chosen)
-    found = []
-    for post_id in chosen:
-        if post_id not in stored:
-            dropped["no_picture"] += 1
-            continue
-        try:
-            found.append(decode_and_resize(stored[post_id], size))
-        except InputError:
-            dropped["undecodable"] += 1
+    there = [post_id for post_id in chosen if post_id in stored]
+    dropped["no_picture"] = len(chosen) - len(there)
+    with decoding(partial(square, side=size)) as decode:
+        decoded = [decode(stored[post_id]) for post_id in there]
+    found = [pixels for pixels in decoded if not isinstance(pixels, Undecodable)]
+    dropped["undecodable"] = len(there) - len(found)
     if not found:
         raise InputError(
             f"{storage.uri('images')}: no picture of the split val to compare the written files with the model on"

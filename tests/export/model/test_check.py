@@ -12,8 +12,9 @@ from raypipe.export.model.check import BOUND, compare, validation_sample
 from raypipe.export.model.graph import GraphError
 from raypipe.report.sources import Sources
 from raypipe.train.heads import Score, head_of
+from tests.deadly import deadly  # noqa: F401
 from tests.train.small import TARGETS
-from tests.training_root import training  # noqa: F401
+from tests.training_root import SPLITS, jpeg, training, write_images  # noqa: F401
 
 BINARY = head_of(TARGETS["binary"], torch.zeros(1))
 
@@ -65,3 +66,13 @@ def test_pictures_that_cannot_be_read(trained: Config, monkeypatch: pytest.Monke
     monkeypatch.setattr(Sources, "pictures", lambda *_: {})
     with pytest.raises(InputError, match="images: no picture of the split val"):
         validation_sample(sources, 32, 100)
+
+
+def test_pictures_that_cannot_be_decoded_are_left_out(training: Config, deadly: bytes) -> None:  # noqa: F811
+    rng, storage = np.random.default_rng(0), training.open_storage()
+    for name in storage.files("images"):
+        storage.delete(f"images/{name}")
+    images = {f"p{i:03d}": jpeg(rng, 128) for i in range(len(SPLITS))}
+    write_images(training, {**images, "p025": b"no picture", "p026": deadly})
+    found = validation_sample(Sources.open(storage), 32, 100)
+    assert (len(found.pictures), found.dropped, found.rows_in) == (6, {"undecodable": 2}, 8)
