@@ -263,6 +263,11 @@ def explain(storage: Storage, verb: str, path: str, reason: str) -> str:
     return f"{storage.uri(path)}: cannot {verb}: {reason}; {hint}"
 
 
+def is_refusal(reason: str) -> bool:
+    """Whether an object store's error is about credentials or the bucket: asking again gives the same answer."""
+    return any(word in reason for word in (*_REFUSED, *_NO_BUCKET))
+
+
 _REFUSED = ("ACCESS_DENIED", "AccessDenied", "Forbidden", "SignatureDoesNotMatch", "InvalidAccessKeyId")
 _NO_BUCKET = ("NO_SUCH_BUCKET", "NoSuchBucket")
 

@@ -42,6 +42,8 @@ class Source:
     filesystem: pafs.FileSystem
     paths: tuple[str, ...]
     kind: str
+    rows: str = "posts"
+    """What its rows are, in the words of an error."""
 
     def fingerprint(self) -> str:
         """SHA-256 over the content of the files in order; their names do not count."""
@@ -74,7 +76,7 @@ class Source:
                 raw.append(block)
                 rows += len(block)
         if not rows and not lines:
-            raise InputError(f"{self.uri}: holds no posts")
+            raise InputError(f"{self.uri}: holds no {self.rows}")
         return Raw(self._joined(raw, as_text), lines)
 
     def _joined(self, tables: list[pa.Table], as_text: set[str]) -> pa.Table:

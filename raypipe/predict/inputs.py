@@ -2,73 +2,158 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.csv as pacsv
 import pyarrow.fs as pafs
-import pyarrow.json as pajson
 import pyarrow.parquet as pq
 
-from raypipe.errors import InputError, one_line
+from raypipe.errors import InputError, StageError, one_line
+from raypipe.ingest.sources import Source
 from raypipe.plain import plain_table
+from raypipe.predict.files import Picture, judged, name_picture, open_filesystem, shown
+from raypipe.storage import Storage
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-MANIFESTS = (".csv", ".jsonl", ".parquet")
+MANIFESTS = {".csv": "CSV", ".jsonl": "JSONL", ".parquet": "Parquet"}
+
+_PATH = "path"
+_SHOWN_OF_A_LINE = 80
 
 
-def find_pictures(inputs: Sequence[str]) -> list[str]:
-    """Paths or URIs of all pictures named by `inputs`, in order, each once.
+@dataclass(frozen=True)
+class Found:
+    """The pictures that were named, each once, in order; `twice` counts those that were named before."""
+
+    pictures: list[Picture]
+    twice: int
+
+
+def find_pictures(inputs: Sequence[str], storage: Storage) -> Found:
+    """All pictures named by `inputs`; ``s3://`` is opened with endpoint, region and profile of `storage`.
 
     A folder gives the pictures below it, sorted; a manifest its column `path`, relative paths counted from the
-    manifest's folder. Raises InputError where something is missing, is no picture, or holds none.
+    manifest's folder. What a manifest lists and cannot be read is a picture with its `reason`. Raises InputError if an
+    input itself is missing, cannot be read, or holds no picture.
     """
     if not inputs:
         raise InputError("predict.inputs: nothing to predict on; give --predict.inputs PICTURE,FOLDER,MANIFEST.csv")
-    found = [path for item in inputs for path in _expand(item)]
-    return list(dict.fromkeys(found))
+    named = [picture for item in inputs for picture in _expand(item, storage)]
+    kept: dict[str, Picture] = {}
+    for number, picture in enumerate(named):
+        # Rows without a path are not the same.
+        kept.setdefault(picture.path or f"\0{number}", picture)
+    return Found(list(kept.values()), len(named) - len(kept))
 
 
-def open_filesystem(path: str) -> tuple[pafs.FileSystem, str]:
-    """The filesystem of a path or URI, and the path on it."""
-    if "://" in path:
-        filesystem, inner = pafs.FileSystem.from_uri(path)
-        return filesystem, inner
-    return pafs.LocalFileSystem(), path
-
-
-def _expand(item: str) -> list[str]:
+def _expand(item: str, storage: Storage) -> list[Picture]:
+    picture = name_picture(item)
+    if picture.reason is not None:
+        raise InputError(f"predict.inputs: {picture.path}: {picture.reason}")
     try:
-        filesystem, path = open_filesystem(item)
-        info = filesystem.get_file_info(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(f"predict.inputs: {item}: cannot be opened: {one_line(error)}") from error
-    prefix = item[: len(item) - len(path)] if item.endswith(path) else ""
-    if info.type == pafs.FileType.NotFound:
-        raise InputError(f"predict.inputs: {item}: there is no such file or folder")
-    if info.type == pafs.FileType.Directory:
-        files = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
-        pictures = sorted(prefix + file.path for file in files if file.path.lower().endswith(PICTURES))
-        if not pictures:
-            raise InputError(f"predict.inputs: {item}: holds no picture ({', '.join(PICTURES)})")
-        return pictures
-    if path.lower().endswith(MANIFESTS):
-        return _read_manifest(item, filesystem, path)
-    return [item]
+        filesystem, path = open_filesystem(picture.place, storage)
+        kind = _kind(filesystem, path)
+        if kind == pafs.FileType.NotFound:
+            raise InputError(f"predict.inputs: {picture.path}: there is no such file or folder")
+        if kind == pafs.FileType.Directory:
+            found = _walk(item, picture.place) if "://" not in picture.place else _list(item, filesystem, path)
+            if not found:
+                raise InputError(f"predict.inputs: {picture.path}: holds no picture ({', '.join(PICTURES)})")
+            return found
+    except (OSError, ValueError, StageError) as error:
+        raise InputError(f"predict.inputs: {picture.path}: cannot be opened: {one_line(error)}") from error
+    ending = posixpath.splitext(path.lower())[1]
+    if ending in MANIFESTS:
+        return list(_read_manifest(item, Source(shown(item), filesystem, (path,), MANIFESTS[ending], "pictures")))
+    return [picture]
 
 
-def _read_manifest(item: str, filesystem: pafs.FileSystem, path: str) -> list[str]:
-    readers = {".csv": pacsv.read_csv, ".jsonl": pajson.read_json, ".parquet": pq.read_table}
-    reader = readers[posixpath.splitext(path.lower())[1]]
+def _kind(filesystem: pafs.FileSystem, path: str) -> pafs.FileType:
+    if not isinstance(filesystem, pafs.LocalFileSystem):
+        return filesystem.get_file_info(path).type
+    # Names that are no UTF-8 are none for pyarrow.
+    if os.path.isdir(path):  # noqa: PTH112
+        return pafs.FileType.Directory
+    return pafs.FileType.File if os.path.lexists(path) else pafs.FileType.NotFound
+
+
+def _walk(item: str, place: str) -> list[Picture]:
+    """Pictures below a folder of this machine, links followed; of a folder that cannot be listed, why."""
+    found: list[Picture] = []
+
+    def name(path: str) -> str:
+        return os.path.join(item, os.path.relpath(path, place))  # noqa: PTH118
+
+    def refused(error: OSError) -> None:
+        if error.filename == place:
+            raise error
+        found.append(Picture(shown(name(error.filename)), reason=f"cannot be listed: {error.strerror}"))
+
+    seen: set[tuple[int, int]] = set()
+    for folder, folders, files in os.walk(place, onerror=refused, followlinks=True):
+        status = os.stat(folder)  # noqa: PTH116
+        if (status.st_dev, status.st_ino) in seen:
+            # A link to a folder above it.
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        paths = (os.path.join(folder, file) for file in files if file.lower().endswith(PICTURES))  # noqa: PTH118
+        found += [Picture(shown(name(path)), path) for path in paths]
+    return sorted(found, key=lambda picture: picture.path)
+
+
+def _list(item: str, filesystem: pafs.FileSystem, path: str) -> list[Picture]:
+    """Pictures below a folder of an object store, with their sizes and times, which the listing tells."""
+    found = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
+    files = (info for info in found if info.type == pafs.FileType.File and info.path.lower().endswith(PICTURES))
+    base = path.rstrip("/")
+    named = ((f"{item.rstrip('/')}/{info.path.removeprefix(base).lstrip('/')}", info) for info in files)
+    return [judged(Picture(shown(uri), uri), info) for uri, info in sorted(named, key=lambda pair: pair[0])]
+
+
+def _read_manifest(item: str, source: Source) -> Iterator[Picture]:
     try:
-        with filesystem.open_input_file(path) as file:
-            table = plain_table(reader(file))
-    except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(f"predict.inputs: {item}: cannot be read: {one_line(error)}") from error
-    if "path" not in table.column_names:
-        raise InputError(f"predict.inputs: {item}: has no column path, only {', '.join(table.column_names)}")
+        paths, lines = _parquet_paths(source) if source.kind == "Parquet" else _text_paths(source)
+    except InputError as error:
+        raise InputError(f"predict.inputs: {error}") from error
+    except ValueError as error:
+        raise InputError(f"predict.inputs: {source.uri}: cannot be read: {one_line(error)}") from error
     folder = posixpath.dirname(item)
-    return [
-        p if "://" in p else posixpath.join(folder, p) for p in table["path"].cast(pa.string()).drop_null().to_pylist()
-    ]
+    for number, path in enumerate(paths, 1):
+        if path:
+            yield name_picture(path if "://" in path else posixpath.join(folder, path))
+        else:
+            yield Picture("", reason=f"has no path: row {number} of {source.uri}")
+    for line, why in lines:
+        begins = line if len(line) <= _SHOWN_OF_A_LINE else f"{line[:_SHOWN_OF_A_LINE]}…"
+        yield Picture("", reason=f"is no row: {why} in {source.uri}: {begins}")
+
+
+def _text_paths(source: Source) -> tuple[list[str | None], list[tuple[str, str]]]:
+    raw = source.read({_PATH})
+    if not len(raw.table):
+        raise InputError(f"{source.uri}: no row can be read; the first: {raw.lines[0][1]}")
+    if _PATH not in raw.table.column_names:
+        raise InputError(f"{source.uri}: has no column path, only {', '.join(raw.table.column_names)}")
+    return raw.table[_PATH].to_pylist(), raw.lines
+
+
+def _parquet_paths(source: Source) -> tuple[list[str | None], list[tuple[str, str]]]:
+    try:
+        with source.filesystem.open_input_file(source.paths[0]) as handle:
+            file = pq.ParquetFile(handle)
+            names = file.schema_arrow.names
+            if _PATH not in names:
+                raise InputError(f"{source.uri}: has no column path, only {', '.join(names)}")
+            column = plain_table(file.read([_PATH]))[_PATH]
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{source.uri}: cannot be read as Parquet: {one_line(error)}") from error
+    if not len(column):
+        raise InputError(f"{source.uri}: holds no {source.rows}")
+    try:
+        return column.cast(pa.string()).to_pylist(), []
+    except pa.ArrowException as error:
+        raise InputError(f"{source.uri}: its column path holds {column.type}, no text: {one_line(error)}") from error

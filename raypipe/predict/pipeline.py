@@ -1,117 +1,133 @@
-"""``raypipe predict``: probabilities for new pictures, a row a picture, on Ray Data."""
+"""``raypipe predict``: probabilities for new pictures, a row for each; in this process, or on Ray Data."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import pickle
 import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.errors import InputError, one_line
-from raypipe.predict.inputs import find_pictures, open_filesystem
+from raypipe.predict.files import Picture, fingerprint, shown, stamp_pictures
+from raypipe.predict.here import is_enough, predict_here, threads_of
+from raypipe.predict.inputs import find_pictures
 from raypipe.predict.model import TrainedModel, read_checkpoint
-from raypipe.predict.rows import prediction_rows
+from raypipe.predict.unit import UnitPredictor
 from raypipe.progress import Progress, say
 from raypipe.records import RunRecord
 from raypipe.runtime import ray_session
 from raypipe.tables import TableWriter
-from raypipe.train.images import decode_and_resize
 
 _UNIT = 512
+_REASONS_SHOWN = 3
 
 
 def run(config: Config) -> RunRecord:
-    """Write ``predict/NAME/``: for each picture what the model says of it, or an `error` (see docs/tables.md)."""
+    """Write ``predict/NAME/``: for each picture what the model says of it, or an `error` (see docs/tables.md).
+
+    Raises InputError if an input or the model is missing, StageError if another result is there: of other options,
+    another model or other pictures, which includes the same paths with other files behind them.
+    """
     storage = config.open_storage()
-    paths = find_pictures(config.predict.inputs)
+    found = find_pictures(config.predict.inputs, storage)
     name, checkpoint = read_checkpoint(storage, config.predict.model)
     model = TrainedModel.from_bytes(checkpoint, name)
-    inputs = {
-        "model": hashlib.sha256(checkpoint).hexdigest(),
-        "pictures": hashlib.sha256("\n".join(paths).encode()).hexdigest(),
-    }
+    pictures = stamp_pictures(found.pictures, storage)
+    inputs = {"model": hashlib.sha256(checkpoint).hexdigest(), "pictures": fingerprint(pictures)}
     table = f"predict/{config.predict.name}"
-    with (
-        ray_session(config),
-        tables.begin(
-            storage,
-            table,
-            command="predict",
-            config=config.result_options("predict"),
-            inputs=inputs,
-            overwrite=config.overwrite,
-        ) as run_,
-    ):
+    with tables.begin(
+        storage, table, command="predict", config=_options(config), inputs=inputs, overwrite=config.overwrite
+    ) as run_:
         if run_.record is not None:
             return run_.record
         started = time.monotonic()
-        errors = _predict(config, run_.writer, model, paths)
+        reasons = _predict(config, run_.writer, model, pictures)
         record = run_.commit(
-            rows_in=len(paths),
+            rows_in=len(pictures) + found.twice,
+            dropped={"named_twice": found.twice} if found.twice else {},
             seconds={"predict": time.monotonic() - started},
             facts={
                 "model": name,
                 "configuration": model.configuration,
                 "head": model.head.target.kind,
                 "classes": list(model.classes),
-                "errors": errors,
+                "errors": reasons.total(),
+                "reasons": dict(reasons.most_common()),
             },
         )
-    say(f"{record.rows_out:,} pictures, {errors:,} not readable: {storage.uri(table)}")
+    why = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common(_REASONS_SHOWN))
+    say(
+        f"{record.rows_out:,} pictures, {reasons.total():,} not readable{f' ({why})' if why else ''}: "
+        f"{storage.uri(table)}"
+    )
     return record
 
 
-def _predict(config: Config, writer: TableWriter, model: TrainedModel, paths: list[str]) -> int:
+def _options(config: Config) -> dict[str, Any]:
+    options = config.result_options("predict")
+    options["predict"]["inputs"] = [shown(item) for item in config.predict.inputs]
+    return options
+
+
+def _predict(config: Config, writer: TableWriter, model: TrainedModel, pictures: Sequence[Picture]) -> Counter[str]:
+    """Stage the rows that are not staged yet; of all rows, how many cannot be read, by reason."""
+    units = {f"{i // _UNIT:05d}": pictures[i : i + _UNIT] for i in range(0, len(pictures), _UNIT)}
+    done = writer.units_done()
+    left = {unit: part for unit, part in units.items() if unit not in done}
+    with Progress("Predicting", len(pictures), "pictures") as progress:
+        progress.advance(len(pictures) - sum(map(len, left.values())))
+        if left and is_enough(config):
+            predict_here(config, writer, model, left, progress)
+        elif left:
+            with ray_session(config):
+                _predict_on_ray(config, writer, model, left, progress)
+    errors = [tables.read_staged(writer, unit, ["error"])["error"].drop_null().to_pylist() for unit in units]
+    # What follows the colon is each picture's own.
+    return Counter(error.partition(": ")[0] for unit in errors for error in unit)
+
+
+def _predict_on_ray(
+    config: Config,
+    writer: TableWriter,
+    model: TrainedModel,
+    units: Mapping[str, Sequence[Picture]],
+    progress: Progress,
+) -> None:
     import ray
     from ray.data import ActorPoolStrategy
 
-    units: list[dict[str, Any]] = [
-        {"unit": f"{i // _UNIT:05d}", "paths": paths[i : i + _UNIT]} for i in range(0, len(paths), _UNIT)
-    ]
-    done = writer.units_done()
-    left = [unit for unit in units if unit["unit"] not in done]
-    with Progress("Predicting", len(paths), "pictures") as progress:
-        progress.advance(len(paths) - sum(len(unit["paths"]) for unit in left))
-        if left:
-            gpus = int(ray.cluster_resources().get("GPU", 0)) if config.train.gpu is not False else 0
-            rows = ray.data.from_items(left, override_num_blocks=len(left)).map(
-                _Predictor,
-                fn_constructor_args=(ray.put(model), writer, "cuda" if gpus else "cpu"),
-                compute=ActorPoolStrategy(size=max(1, gpus)),
-                num_gpus=1 if gpus else 0,
-            )
-            for row in rows.iter_rows():
-                progress.advance(int(row["rows"]))
-    errors = [tables.read_staged(writer, unit["unit"], ["error"])["error"].drop_null() for unit in units]
-    return sum(len(column) for column in errors)
+    gpus = int(ray.cluster_resources().get("GPU", 0)) if config.train.gpu is not False else 0
+    actors = max(1, gpus)
+    workers = max(1, int(ray.cluster_resources().get("CPU", 1)) // actors)
+    # Pickled: paths that are no UTF-8 have no place in Arrow's strings.
+    rows = [{"unit": unit, "pictures": pickle.dumps(list(part))} for unit, part in units.items()]
+    predicted = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        _Predictor,
+        fn_constructor_args=(ray.put(model), writer, "cuda" if gpus else "cpu", workers, threads_of(config)),
+        compute=ActorPoolStrategy(size=actors),
+        num_gpus=1 if gpus else 0,
+    )
+    for row in predicted.iter_rows():
+        progress.advance(int(row["rows"]))
 
 
 class _Predictor:
     """One copy of the model, on one GPU or the CPUs of its actor."""
 
-    def __init__(self, model: Any, writer: TableWriter, device: str) -> None:
+    def __init__(self, model: Any, writer: TableWriter, device: str, workers: int, threads: int) -> None:
         import ray
+        import torch
 
-        self._model: TrainedModel = ray.get(model)
-        self._writer, self._device = writer, device
+        # Ray allows an actor one thread: slow, and the last bits would differ from those of a run without Ray.
+        torch.set_num_threads(threads)
+        # Its children end with the actor.
+        self._predictor = UnitPredictor(ray.get(model), writer, device, min(workers, os.cpu_count() or 1))
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        paths, size = list(row["paths"]), self._model.image_size
-        images: list[NDArray[np.uint8]] = []
-        errors: list[str | None] = []
-        for path in paths:
-            try:
-                filesystem, inner = open_filesystem(path)
-                with filesystem.open_input_stream(inner) as file:
-                    images.append(decode_and_resize(file.read(), size))
-                errors.append(None)
-            except (OSError, InputError) as error:
-                errors.append(one_line(error))
-        pictures = np.stack(images) if images else np.zeros((0, 3, size, size), np.uint8)
-        found = self._model.predictions(pictures, self._device)
-        self._writer.write(row["unit"], prediction_rows(self._model.head.target, paths, errors, found))
-        return {"rows": len(paths)}
+        pictures: list[Picture] = pickle.loads(row["pictures"])
+        self._predictor.predict(row["unit"], pictures)
+        return {"unit": row["unit"], "rows": len(pictures)}

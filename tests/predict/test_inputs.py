@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from raypipe.errors import InputError
-from raypipe.predict.inputs import find_pictures
+from raypipe.predict.inputs import Found, find_pictures
+from raypipe.storage import Storage
 
 
 @pytest.fixture
@@ -21,13 +24,47 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def find(*inputs: object) -> Found:
+    return find_pictures([str(item) for item in inputs], Storage("root"))
+
+
+def paths(*inputs: object) -> list[str]:
+    return [picture.path for picture in find(*inputs).pictures]
+
+
 def test_a_folder_gives_its_pictures_sorted(folder: Path) -> None:
-    assert find_pictures([str(folder)]) == [str(folder / "b.JPG"), str(folder / "deep" / "a.png")]
+    assert paths(folder) == [str(folder / "b.JPG"), str(folder / "deep" / "a.png")]
 
 
-def test_a_picture_named_twice_is_taken_once(folder: Path) -> None:
-    picture = str(folder / "b.JPG")
-    assert find_pictures([picture, str(folder), picture]) == [picture, str(folder / "deep" / "a.png")]
+def test_a_picture_named_twice_is_taken_once_and_counted(folder: Path) -> None:
+    found = find(folder / "b.JPG", folder, folder / "b.JPG")
+    assert [picture.path for picture in found.pictures] == [str(folder / "b.JPG"), str(folder / "deep" / "a.png")]
+    assert found.twice == 2
+
+
+def test_links_are_followed_once(folder: Path) -> None:
+    (folder / "deep" / "up").symlink_to(folder)
+    (folder / "deep" / "gone.jpg").symlink_to(folder / "nowhere")
+    assert paths(folder) == [str(folder / name) for name in ("b.JPG", "deep/a.png", "deep/gone.jpg")]
+
+
+def test_names_that_are_no_text_are_shown_escaped(folder: Path) -> None:
+    name = os.fsencode(folder) + b"/caf\xe9.jpg"
+    Path(os.fsdecode(name)).write_bytes(b"x")
+    found = [picture for picture in find(folder).pictures if "caf" in picture.path]
+    assert [picture.path for picture in found] == [f"{folder}/caf\\udce9.jpg"]
+    assert os.fsencode(found[0].place) == name
+    assert paths(os.fsdecode(name)) == [f"{folder}/caf\\udce9.jpg"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
+def test_a_folder_that_cannot_be_listed_is_a_row(folder: Path) -> None:
+    (folder / "deep").chmod(0)
+    try:
+        reasons = {picture.path: picture.reason for picture in find(folder).pictures}
+    finally:
+        (folder / "deep").chmod(0o755)
+    assert reasons == {str(folder / "b.JPG"): None, str(folder / "deep"): "cannot be listed: Permission denied"}
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
@@ -39,26 +76,94 @@ def test_a_manifest_gives_paths_beside_itself(folder: Path, kind: str) -> None:
         manifest.write_text('{"path": "b.JPG"}\n{"path": "/elsewhere/c.jpg"}\n')
     else:
         pq.write_table(pa.table({"path": ["b.JPG", "/elsewhere/c.jpg"]}), manifest)
-    assert find_pictures([str(manifest)]) == [str(folder / "b.JPG"), "/elsewhere/c.jpg"]
+    assert paths(manifest) == [str(folder / "b.JPG"), "/elsewhere/c.jpg"]
+
+
+def test_a_row_of_a_manifest_that_names_no_file_has_a_reason(folder: Path) -> None:
+    manifest = folder / "list.jsonl"
+    rows = ["b.JPG", "http://host/a.jpg", "HTTPS://host/a.jpg", "hf://datasets/a/b.jpg", "foo://x", "", None, 7]
+    lines = [f'{{"path": {_json(row)}}}' for row in rows]
+    manifest.write_text("\n".join([*lines, '{"path": "a\\u0000b.jpg"}', "{damaged", '{"other": 1}']))
+    found = find(manifest).pictures
+    known = "give a path, or file://, s3://, gs://, gcs://, abfs://, abfss://"
+    assert [(picture.path, picture.reason) for picture in found] == [
+        (str(folder / "b.JPG"), None),
+        ("http://host/a.jpg", "http:// is not read by predict; fetch it with `raypipe ingest`"),
+        ("HTTPS://host/a.jpg", "HTTPS:// is not read by predict; fetch it with `raypipe ingest`"),
+        ("hf://datasets/a/b.jpg", f"hf:// is not read by predict; {known}"),
+        ("foo://x", f"foo:// is not read by predict; {known}"),
+        ("", f"has no path: row 6 of {manifest}"),
+        ("", f"has no path: row 7 of {manifest}"),
+        (str(folder / "7"), None),
+        (f"{folder}/a\\0b.jpg", "a path cannot hold a NUL character"),
+        ("", f"has no path: row 10 of {manifest}"),
+        ("", f"is no row: not_a_json_object in {manifest}: {{damaged"),
+    ]
+
+
+def _json(value: object) -> str:
+    return "null" if value is None else f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def test_a_csv_row_without_its_fields_has_a_reason(folder: Path) -> None:
+    (folder / "list.csv").write_text("path,x\nb.JPG,1\nonly\n,2\n")
+    assert [picture.reason for picture in find(folder / "list.csv").pictures] == [
+        None,
+        f"has no path: row 2 of {folder}/list.csv",
+        f"is no row: wrong_number_of_fields in {folder}/list.csv: only",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("column", "found"),
+    [
+        (pa.array(["b.JPG", None], pa.large_string()), ["b.JPG", ""]),
+        (pa.array(["b.JPG", "c"]).dictionary_encode(), ["b.JPG", "c"]),
+        (pa.array([b"b.JPG"]), ["b.JPG"]),
+        (pa.array([1, 2]), ["1", "2"]),
+        (pa.nulls(2), ["", ""]),
+    ],
+)
+def test_path_columns_of_other_types(folder: Path, column: pa.Array, found: list[str]) -> None:
+    pq.write_table(pa.table({"path": column, "image": [b"x" * 9] * len(column)}), folder / "list.parquet")
+    assert paths(folder / "list.parquet") == [name and str(folder / name) for name in found]
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda _: [], "nothing to predict on"),
-        (lambda folder: [str(folder / "absent.jpg")], "there is no such file"),
-        (lambda folder: [_manifest(folder)], "has no column path, only name"),
-        (lambda folder: [_empty(folder)], "holds no picture"),
+        (lambda _: "", "nothing to predict on"),
+        (lambda folder: str(folder / "absent.jpg"), "there is no such file"),
+        (lambda folder: _write(folder, "list.csv", b"name\nx\n"), "has no column path, only name"),
+        (lambda folder: _write(folder, "list.csv", b""), "list.csv: holds no pictures"),
+        (lambda folder: _write(folder, "list.csv", b"path\n"), "list.csv: holds no pictures"),
+        (lambda folder: _write(folder, "list.csv", b"path\n\xff\n"), "cannot be read as CSV: .*utf-8"),
+        (lambda folder: _write(folder, "list.jsonl", b"[1]\nx\n"), "no row can be read; the first: not_a_json_object"),
+        (lambda folder: _write(folder, "list.parquet", b"PAR1 not"), "cannot be read as Parquet"),
+        (lambda folder: _parquet(folder, pa.array([["a"]])), r"its column path holds list.*, no text"),
+        (lambda folder: _parquet(folder, pa.array([b"\xff"])), "its column path holds binary, no text"),
+        (lambda folder: _parquet(folder, pa.array([], pa.string())), "holds no pictures"),
+        (lambda folder: _empty(folder), "holds no picture"),
+        (lambda _: "http://127.0.0.1/a.jpg", "http:// is not read by predict; fetch it with `raypipe ingest`"),
+        (lambda _: "nosuch://a.jpg", "nosuch:// is not read by predict"),
+        (lambda _: "file://host/a.jpg", "is no URI of a file"),
     ],
 )
-def test_what_cannot_be_used_is_one_line(folder: Path, make, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        find_pictures(make(folder))
+def test_what_cannot_be_used_is_one_line(folder: Path, make: Callable[[Path], str], message: str) -> None:
+    given = make(folder)
+    with pytest.raises(InputError, match=message) as error:
+        find_pictures([given] if given else [], Storage("root"))
+    assert "\n" not in str(error.value)
 
 
-def _manifest(folder: Path) -> str:
-    (folder / "list.csv").write_text("name\nx\n")
-    return str(folder / "list.csv")
+def _write(folder: Path, name: str, data: bytes) -> str:
+    (folder / name).write_bytes(data)
+    return str(folder / name)
+
+
+def _parquet(folder: Path, column: pa.Array) -> str:
+    pq.write_table(pa.table({"path": column}), folder / "list.parquet")
+    return str(folder / "list.parquet")
 
 
 def _empty(folder: Path) -> str:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
+from raypipe import tables
 from raypipe.config import Config
-from raypipe.errors import ConfigError, InputError
+from raypipe.errors import ConfigError, InputError, StageError
 from raypipe.predict import pipeline
 from raypipe.predict.model import TrainedModel, read_checkpoint
+from raypipe.predict.unit import UnitPredictor
+from tests.deadly import deadly
 from tests.train.here import train_here
 from tests.training_root import change, jpeg
+
+__all__ = ["deadly"]
 
 
 @pytest.fixture
@@ -24,28 +32,68 @@ def trained(training: Config) -> Config:
     return config
 
 
-@pytest.mark.usefixtures("ray_session")
-def test_new_pictures_get_probabilities_and_broken_ones_a_reason(trained: Config, tmp_path: Path) -> None:
-    rng = np.random.default_rng(9)
-    folder = tmp_path / "new"
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No Ray to join, whatever other tests have started."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+
+
+def write_pictures(folder: Path, count: int, seed: int = 9) -> list[Path]:
+    """Bright and dark pictures in turn."""
+    rng = np.random.default_rng(seed)
     folder.mkdir()
-    for i in range(12):
-        (folder / f"{i:02d}.jpg").write_bytes(jpeg(rng, 190 if i % 2 else 70))
+    paths = [folder / f"{i:02d}.jpg" for i in range(count)]
+    for i, path in enumerate(paths):
+        path.write_bytes(jpeg(rng, 190 if i % 2 else 70))
+    return paths
+
+
+def predicting(config: Config, *inputs: object, name: str = "default") -> Config:
+    return change(config, predict={"model": "train/A", "inputs": [str(item) for item in inputs], "name": name})
+
+
+def table(config: Config) -> pa.Table:
+    return tables.read_table(config.open_storage(), f"predict/{config.predict.name}")
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_new_pictures_get_probabilities_and_broken_ones_a_reason(
+    trained: Config, tmp_path: Path, deadly: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "new"
+    write_pictures(folder, 12)
     (folder / "broken.jpg").write_bytes(b"no picture")
-    config = change(trained, predict={"model": "train/A", "inputs": [str(folder)]})
+    (folder / "deadly.jpg").write_bytes(deadly)
+    rows = ["path,x", "new/00.jpg,1", "http://host/a.jpg,2", ",3", "new/absent.jpg,4", "new/01.jpg,5", "one field"]
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    config = predicting(trained, folder, tmp_path / "list.csv")
     record = pipeline.run(config)
-    rows = pd.read_parquet(f"{config.root}/predict/default")
-    assert len(rows) == record.rows_out == 13
-    assert record.facts["errors"] == 1
-    broken = rows[rows.path.str.endswith("broken.jpg")].iloc[0]
-    assert "cannot be decoded" in broken.error
-    assert pd.isna(broken.probability)
-    good = rows[rows.error.isna()]
+    assert "ray" not in sys.modules
+    assert (record.rows_in, record.rows_out, record.dropped) == (20, 18, {"named_twice": 2})
+    found = pd.read_parquet(f"{config.root}/predict/default")
+    reasons = found[found.error.notna()]
+    assert dict(zip(reasons.path.str.removeprefix(f"{tmp_path}/"), reasons.error, strict=True)) == {
+        "new/broken.jpg": reasons.error.iloc[0],
+        "new/deadly.jpg": "picture cannot be decoded: whatever decodes it ended natively: SIGSEGV",
+        "http://host/a.jpg": "http:// is not read by predict; fetch it with `raypipe ingest`",
+        "": f"is no row: wrong_number_of_fields in {tmp_path}/list.csv: one field",
+        "new/absent.jpg": "there is no such file",
+    }
+    assert reasons.error.iloc[0].startswith("picture cannot be decoded: cannot identify image file")
+    assert record.facts["errors"] == len(reasons) == sum(record.facts["reasons"].values()) == 6
+    assert record.facts["reasons"]["picture cannot be decoded"] == 2
+    assert reasons.probability.isna().all()
+    good = found[found.error.isna()]
     assert ((good.probability > 0.5) == (good.label == "top")).all()
-    model = TrainedModel.from_bytes(*reversed(read_checkpoint(config.open_storage(), "train/A")))
-    assert model.classes == ("bottom", "top")
+    assert "18 pictures, 6 not readable (2 picture cannot be decoded, " in capsys.readouterr().out
     assert pipeline.run(config).run_id == record.run_id
-    storage = config.open_storage()
+
+
+def test_models_that_are_not_there(trained: Config, tmp_path: Path) -> None:
+    storage = trained.open_storage()
+    model = TrainedModel.from_bytes(*reversed(read_checkpoint(storage, "train/A")))
+    assert model.classes == ("bottom", "top")
     with pytest.raises(ConfigError, match="'elsewhere' is not allowed"):
         read_checkpoint(storage, "elsewhere")
     with pytest.raises(InputError, match="that model was not kept; kept are A-0"):
@@ -54,3 +102,78 @@ def test_new_pictures_get_probabilities_and_broken_ones_a_reason(trained: Config
         read_checkpoint(storage, str(tmp_path / "absent.safetensors"))
     with pytest.raises(InputError, match="is not a checkpoint of raypipe"):
         TrainedModel.from_bytes(b"\x00" * 64, "x.safetensors")
+
+
+@pytest.mark.usefixtures("no_ray")
+@pytest.mark.parametrize("in_list", [False, True])
+def test_another_picture_at_the_same_path_is_another_input(trained: Config, tmp_path: Path, in_list: bool) -> None:
+    first, second = write_pictures(tmp_path / "new", 2)
+    (tmp_path / "list.csv").write_text(f"path\n{first}\n{second}\n")
+    config = predicting(trained, tmp_path / "list.csv" if in_list else tmp_path / "new")
+    before = table(config) if pipeline.run(config) else None
+    status = first.stat()
+    first.write_bytes(second.read_bytes()[: status.st_size].ljust(status.st_size, b"\0"))
+    os.utime(first, ns=(status.st_atime_ns, status.st_mtime_ns))
+    with pytest.raises(StageError, match="input pictures has changed; use --overwrite"):
+        pipeline.run(config)
+    pipeline.run(change(config, overwrite=True))
+    after = table(config)
+    assert after["probability"][0] != before["probability"][0]
+    assert after["probability"][1] == before["probability"][1]
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_an_interrupted_run_goes_on_with_the_same_pictures_alone(
+    trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "_UNIT", 3)
+    paths = write_pictures(tmp_path / "new", 8)
+    whole, config = predicting(trained, tmp_path / "new", name="whole"), predicting(trained, tmp_path / "new")
+    pipeline.run(whole)
+    predict, begun = UnitPredictor.predict, []
+
+    def interrupted(self: UnitPredictor, unit: str, pictures: list) -> None:
+        begun.append(unit)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        predict(self, unit, pictures)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(UnitPredictor, "predict", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run(config)
+    kept = paths[0].read_bytes()
+    # Its row is staged: the others must not be of another time.
+    paths[0].write_bytes(paths[1].read_bytes())
+    with pytest.raises(StageError, match="holds an unfinished run of another configuration or input: input pictures"):
+        pipeline.run(config)
+    paths[0].write_bytes(kept)
+    monkeypatch.setattr(UnitPredictor, "predict", lambda *given: (begun.append(given[1]), predict(*given)))
+    pipeline.run(config)
+    assert begun == ["00000", "00001", "00001", "00002"]
+    assert table(config).equals(table(whole))
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_on_ray_the_table_is_the_same(
+    trained: Config, tmp_path: Path, deadly: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "_UNIT", 5)
+    write_pictures(tmp_path / "new", 12)
+    for name, data in (("broken", b"no picture"), ("deadly", deadly)):
+        (tmp_path / "new" / f"{name}.jpg").write_bytes(data)
+    (tmp_path / "new" / os.fsdecode(b"caf\xe9.jpg")).write_bytes(jpeg(np.random.default_rng(1), 100))
+    here, there = (predicting(trained, tmp_path / "new", name=name) for name in ("here", "there"))
+    on_ray = pipeline.run(there)
+    with monkeypatch.context() as patched:
+        patched.delenv("RAY_ADDRESS", raising=False)
+        patched.delitem(sys.modules, "ray")
+        alone = pipeline.run(here)
+        assert "ray" not in sys.modules
+    found, expected = table(there).to_pylist(), table(here).to_pylist()
+    # Ray's workers were started before a picture was deadly: only here it ends its decoder.
+    for rows in (found, expected):
+        rows[:] = [row for row in rows if not row["path"].endswith("deadly.jpg")]
+    assert found == expected
+    assert len(found) == 14
+    assert on_ray.inputs == alone.inputs

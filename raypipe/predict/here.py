@@ -1,0 +1,57 @@
+"""Predicting in this process, without Ray: if one machine without a GPU is all there is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+
+from raypipe.config import Config
+from raypipe.predict.files import Picture
+from raypipe.predict.model import TrainedModel
+from raypipe.predict.unit import UnitPredictor
+from raypipe.progress import Progress
+from raypipe.tables import TableWriter
+
+
+def is_enough(config: Config) -> bool:
+    """Whether one process does: there is no Ray to join, no GPU to use, and nobody asked for Ray's dashboard."""
+    ray = sys.modules.get("ray")
+    joined = bool(os.environ.get("RAY_ADDRESS")) or (ray is not None and ray.is_initialized())
+    gpu = config.train.gpu is not False and torch.cuda.is_available()
+    asked = config.ray.dashboard is True and "dashboard" in config.ray.model_fields_set
+    return not (joined or gpu or asked)
+
+
+def threads_of(config: Config) -> int:
+    """Threads of arithmetic on a CPU. The last bits of a prediction depend on their number."""
+    return config.ray.num_cpus or torch.get_num_threads()
+
+
+@contextlib.contextmanager
+def threads(number: int) -> Iterator[None]:
+    """torch with so many threads for the body."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def predict_here(
+    config: Config,
+    writer: TableWriter,
+    model: TrainedModel,
+    units: Mapping[str, Sequence[Picture]],
+    progress: Progress,
+) -> None:
+    """Stage the rows of `units`, pictures by the unit's name, one after the other."""
+    workers = config.ray.num_cpus or os.cpu_count() or 1
+    with threads(threads_of(config)), UnitPredictor(model, writer, "cpu", workers) as predictor:
+        for unit, pictures in units.items():
+            predictor.predict(unit, pictures)
+            progress.advance(len(pictures))

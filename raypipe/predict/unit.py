@@ -1,0 +1,52 @@
+"""One unit of work of `predict`: its pictures read, decoded, judged by the model, and its rows staged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raypipe.ingest.decoding import Decoders, Undecodable, square
+from raypipe.predict.files import Picture, read_picture
+from raypipe.predict.model import TrainedModel
+from raypipe.predict.rows import prediction_rows
+from raypipe.tables import TableWriter
+
+
+class UnitPredictor:
+    """A model on one device, and `workers` child processes that decode for it until the body of the ``with`` ends."""
+
+    def __init__(self, model: TrainedModel, writer: TableWriter, device: str, workers: int) -> None:
+        self._model, self._writer, self._device = model, writer, device
+        decode = partial(square, side=model.image_size)
+        self._decoders: Decoders[NDArray[np.uint8]] = Decoders(decode, workers)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._decoders.__exit__(kind, error, trace)
+
+    def predict(self, unit: str, pictures: Sequence[Picture]) -> None:
+        """Stage a row for each picture: what the model says of it, or why it cannot be read."""
+        size = self._model.image_size
+        read = partial(read_picture, storage=self._writer.storage)
+        pixels = np.empty((len(pictures), 3, size, size), np.uint8)
+        errors: list[str | None] = []
+        n_decoded = 0
+        for found in self._decoders(pictures, read):
+            if isinstance(found, Undecodable):
+                errors.append(found.reason)
+                continue
+            pixels[n_decoded] = found
+            n_decoded += 1
+            errors.append(None)
+        predictions = self._model.predictions(pixels[:n_decoded], self._device)
+        paths = [picture.path for picture in pictures]
+        self._writer.write(unit, prediction_rows(self._model.head.target, paths, errors, predictions))
