@@ -10,6 +10,7 @@ import posixpath
 import socket
 from datetime import UTC, datetime
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import psutil
@@ -101,6 +102,12 @@ class Claim(BaseModel):
 def fingerprint(config: dict[str, Any]) -> str:
     """SHA-256 of the options that a result depends on, whatever their order."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def file_fingerprint(path: Path) -> str:
+    """SHA-256 of a file's bytes. Raises OSError if it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def differences(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from raypipe.errors import ConfigError
+from raypipe.records import file_fingerprint
 from raypipe.sections.data import FaceOptions
 
 _WHERE = (
@@ -88,6 +89,16 @@ def check_detector(options: FaceOptions) -> None:
         _load(options.model)
     elif options.model is not None:
         raise ConfigError(f"faces.model: {options.model!r} is given, but faces.detector is hog; set it to cnn")
+
+
+def detector_inputs(options: FaceOptions) -> dict[str, str]:
+    """The detector's model file as an input of a run: its fingerprint, as another file may come to lie there.
+
+    Empty for the detector without one.
+    """
+    if not options.enabled or options.model is None:
+        return {}
+    return {"faces.model": file_fingerprint(Path(options.model))}
 
 
 def _load(model: str | None) -> Any:

@@ -8,6 +8,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from raypipe.errors import one_line
@@ -50,7 +51,9 @@ def look(body: bytes | memoryview, ingest: IngestOptions, faces: FaceOptions) ->
     if pixels is None:
         return seen
     try:
-        found = _detector(faces).detect(pixels, (picture.width or pixels.width, picture.height or pixels.height))
+        found = _detector(faces, _changed(faces.model)).detect(
+            pixels, (picture.width or pixels.width, picture.height or pixels.height)
+        )
     except Exception as problem:  # a whole picture that the detector cannot take stays one, its faces uncounted
         return replace(seen, error=f"faces not counted: {one_line(problem)}", detect=time.perf_counter() - decoded)
     return replace(seen, faces=[asdict(face) for face in found], detect=time.perf_counter() - decoded)
@@ -105,6 +108,14 @@ def _undecodable(body: bytes | memoryview, how: str) -> Seen:
     return Seen(Picture("not_an_image", error, sha256, len(body), format=kind_of(bytes(body))), error=error)
 
 
-@functools.cache
-def _detector(options: FaceOptions) -> FaceDetector:
+def _changed(model: str | None) -> tuple[int, int] | None:
+    """Size and time of the last change of the detector's model file: a process may outlive the file that it loaded."""
+    if model is None:
+        return None
+    status = Path(model).stat()
+    return status.st_size, status.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=2)
+def _detector(options: FaceOptions, _: tuple[int, int] | None) -> FaceDetector:
     return FaceDetector(options)

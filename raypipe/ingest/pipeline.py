@@ -22,7 +22,7 @@ from raypipe import tables
 from raypipe.config import Config
 from raypipe.errors import ConfigError, RaypipeError, StageError, one_line
 from raypipe.ingest.duplicates import duplicate_groups
-from raypipe.ingest.faces import check_detector
+from raypipe.ingest.faces import check_detector, detector_inputs
 from raypipe.ingest.here import fetch_here, is_enough, merge_here
 from raypipe.ingest.look import decodes
 from raypipe.ingest.note import Note
@@ -65,13 +65,14 @@ def run(config: Config) -> RunRecord:
 
 def _ingest_images(config: Config, storage: Storage, posts: RunRecord) -> RunRecord:
     tables.finish(storage, "images")
-    redo = plan_redo(config, storage, posts)
+    inputs = {"posts": posts.run_id} | detector_inputs(config.faces)
+    redo = plan_redo(config, storage, inputs)
     run = tables.begin(
         storage,
         "images",
         command="ingest",
         config=redo.options if redo else config.result_options("ingest", "faces"),
-        inputs={"posts": posts.run_id},
+        inputs=inputs,
         overwrite=config.overwrite,
         revision=redo.revision if redo else None,
     )

@@ -5,7 +5,7 @@ what is stored (`faces.only`). Rows that are not done again are carried over; th
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from raypipe.ingest.look import looking
 from raypipe.ingest.shard import stage
 from raypipe.ingest.units import images_table, stored_table
 from raypipe.plain import plain_table
-from raypipe.records import RunRecord, changes
+from raypipe.records import changes
 from raypipe.sections.data import FaceOptions, IngestOptions
 from raypipe.storage import Storage
 from raypipe.tables import TableWriter
@@ -57,8 +57,8 @@ class Redo:
         return functools.partial(carry, statuses=self.statuses, writer=writer)
 
 
-def plan_redo(config: Config, storage: Storage, posts: RunRecord) -> Redo | None:
-    """What the options ask to be done again, None where they ask for the whole.
+def plan_redo(config: Config, storage: Storage, inputs: Mapping[str, str]) -> Redo | None:
+    """What the options ask to be done again, None where they ask for the whole; `inputs` are those of `images/`.
 
     Raises StageError where there is no complete `images/` of these posts.
     """
@@ -67,7 +67,7 @@ def plan_redo(config: Config, storage: Storage, posts: RunRecord) -> Redo | None
     if config.faces.only and not config.faces.enabled:
         raise ConfigError("faces.only: counts faces, but faces.enabled is false")
     old = tables.get_record(storage, "images")
-    if old.inputs.get("posts") != posts.run_id:
+    if old.inputs.get("posts") != inputs["posts"]:
         raise StageError(
             f"{storage.uri('images')}: was made from other posts; run `raypipe ingest --overwrite` instead"
         )
@@ -79,9 +79,9 @@ def plan_redo(config: Config, storage: Storage, posts: RunRecord) -> Redo | None
         # The pictures are as they were fetched then.
         options = {"ingest": old.config["ingest"], "faces": options["faces"]}
         revision = {"of": old.run_id, "faces.only": True}
-        if options == old.config:
+        if options == old.config and old.inputs == inputs:
             revision = {}
-    elif changed := changes(_looked(old.config), _looked(options)):
+    elif changed := changes(_looked(old.config, old.inputs), _looked(options, inputs)):
         raise StageError(
             f"{storage.uri('images')}: the pictures that stand were looked into otherwise: {'; '.join(changed)}; "
             "give the same options with --ingest.retry, or begin anew with --overwrite"
@@ -92,10 +92,14 @@ def plan_redo(config: Config, storage: Storage, posts: RunRecord) -> Redo | None
     return Redo(revision or None, options, asked, groups, statuses, ingest)
 
 
-def _looked(config: dict[str, Any]) -> dict[str, Any]:
-    """Options by which pictures are looked into: they hold for all rows of a table, whenever they were asked for."""
+def _looked(config: dict[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:
+    """What pictures are looked into by: it holds for all rows of a table, whenever they were asked for."""
     ingest = config.get("ingest", {})
-    return {"faces": config.get("faces", {}), "ingest": {name: ingest.get(name) for name in _LOOKED}}
+    return {
+        "faces": config.get("faces", {}),
+        "ingest": {name: ingest.get(name) for name in _LOOKED},
+        "contents of faces.model": inputs.get("faces.model"),
+    }
 
 
 def _old_rows(storage: Storage, statuses: tuple[str, ...]) -> tuple[pa.Array, pa.Table]:

@@ -26,7 +26,7 @@ from raypipe.train.plan import ENDED, PictureTable, Trial, trials_of
 from raypipe.train.ray_tuning import allocation, tune_trials
 from raypipe.train.results import TrialResult, results_json, staged_result, table1_csv
 from raypipe.train.target import Target
-from raypipe.train.weights import LoadedWeights
+from raypipe.train.weights import LoadedWeights, weights_inputs
 
 _WIDTH_OF_A_FILE = 160
 # Options of `train` that say nothing to a sweep.
@@ -52,26 +52,28 @@ def _run(config: Config, table: str, command: str, trials: list[Trial]) -> RunRe
     storage = config.open_storage()
     labels, images = tables.get_record(storage, "labels"), tables.get_record(storage, "images")
     options = _result_options(config, table, trials)
-    inputs = {"labels": labels.run_id, "images": images.run_id}
+    inputs = {"labels": labels.run_id, "images": images.run_id} | weights_inputs(config.train.weights)
     found = tables.find_record(storage, table)
-    begin = partial(
-        tables.begin, storage, table, command=command, config=options, inputs=inputs, overwrite=config.overwrite
-    )
+    begin = partial(tables.begin, storage, table, command=command, config=options, overwrite=config.overwrite)
     if found is not None and not config.overwrite:
+        # What `auto` chose, and what a file that is gone since held, is as the complete run has it.
+        before = {name: value for name, value in found.inputs.items() if name == "weights"}
         # Nothing to do, or a refusal: neither needs Ray.
-        with begin() as run:
+        with begin(inputs=before | inputs) as run:
             if run.record is not None:
                 return run.record
-    weights = None if found is not None else load_network_weights(config.train.model, config.train.weights)
+    weights = load_network_weights(config.train.model, config.train.weights)
+    if config.train.weights == "auto":
+        # An interrupted run must not go on from others.
+        inputs["weights"] = weights.name
     with ray_session(config):
         if found is None:
             # Before pictures are decoded for trials that could never start.
             allocation(config, trials)
         pictures = prepare_pictures(config)
-        with begin() as run:
+        with begin(inputs=inputs) as run:
             if run.record is not None:
                 return run.record
-            weights = weights or load_network_weights(config.train.model, config.train.weights)
             for note in filter(None, (weights.note, weights.note_for(pictures.target))):
                 say(f"  {note}")
             if not run.resumed:

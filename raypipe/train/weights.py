@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torchvision.models import VGG16_Weights, get_model, get_model_weights
 
 from raypipe.errors import ConfigError, InputError
+from raypipe.records import file_fingerprint
 from raypipe.train.keras_file import KERAS, read_keras
 from raypipe.train.target import BINARY, Target
 
@@ -132,6 +133,20 @@ def load_weights(name_or_path: str, model: str = VGG16) -> LoadedWeights:
     if name_or_path == "imagenet":
         return _from_state(name_or_path, _download(name_or_path, model), TORCHVISION, model)
     return _from_file(name_or_path, model)
+
+
+def weights_inputs(name_or_path: str) -> dict[str, str]:
+    """A file of weights as an input of a run: its fingerprint, as another file may come to lie there.
+
+    Empty for names, and if there is no such file.
+    """
+    path = Path(name_or_path).expanduser()
+    if name_or_path in _NAMES or not path.is_file():
+        return {}
+    try:
+        return {"weights": file_fingerprint(path)}
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def _from_file(name: str, model: str) -> LoadedWeights:

@@ -18,8 +18,9 @@ from raypipe.statistics.intervals import wilson_interval
 from raypipe.train import sweep
 from raypipe.train.configurations import CONFIGURATIONS
 from raypipe.train.model import build_model
+from raypipe.train.plan import Trial
 from raypipe.train.results import TrialResult
-from raypipe.train.weights import load_weights
+from raypipe.train.weights import load_weights, weights_inputs
 from tests.training_root import change
 
 
@@ -157,3 +158,52 @@ def test_train_writes_one_configuration_with_two_workers_alike(training: Config)
         "checkpoints/C-0/best.safetensors"
     ]
     assert tables.get_record(storage, "train/one").facts["weights"] == "random"
+
+
+def complete(config: Config, inputs: dict[str, str]) -> str:
+    """`train/A` as these options make it of these inputs, without its files; the id of its run."""
+    storage = config.open_storage()
+    options = sweep._result_options(config, "train/A", [Trial("A", 0)])
+    inputs = {name: tables.get_record(storage, name).run_id for name in ("labels", "images")} | inputs
+    with tables.begin(storage, "train/A", command="train", config=options, inputs=inputs) as run:
+        return run.commit(rows_in=0).run_id
+
+
+def test_other_weights_at_the_same_path_are_another_input(
+    training: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Neither answer needs Ray, nor the weights themselves.
+    monkeypatch.setattr(sweep, "ray_session", None)
+    path = tmp_path / "w.pth"
+    path.write_bytes(b"one")
+    config = change(training, train={"weights": str(path)})
+    run_id = complete(config, weights_inputs(str(path)))
+    assert sweep.run_one(config).run_id == run_id
+    path.write_bytes(b"two")
+    with pytest.raises(StageError, match="input weights has changed; use --overwrite"):
+        sweep.run_one(config)
+    # What is gone has not become another.
+    path.unlink()
+    assert sweep.run_one(config).run_id == run_id
+
+
+def test_what_auto_chose_is_kept(training: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "ray_session", None)
+    config = change(training, train={"weights": "auto"})
+    run_id = complete(config, {"weights": "imagenet"})
+    assert sweep.run_one(config).run_id == run_id
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_an_interrupted_run_does_not_go_on_from_what_auto_chooses_now(
+    training: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, storage = change(training, train={"weights": "auto"}), training.open_storage()
+    # The pretrained ones cannot be fetched any more.
+    monkeypatch.setattr(sweep, "load_network_weights", lambda *_: load_weights("random"))
+    options = sweep._result_options(config, "train/A", [Trial("A", 0)])
+    inputs = {name: tables.get_record(storage, name).run_id for name in ("labels", "images")} | {"weights": "imagenet"}
+    with tables.begin(storage, "train/A", command="train", config=options, inputs=inputs) as run:
+        run.writer.write_file("x", b"staged")
+    with pytest.raises(StageError, match=r"holds an unfinished run of another .*: input weights has changed"):
+        sweep.run_one(config)

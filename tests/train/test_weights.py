@@ -23,6 +23,7 @@ from raypipe.train.weights import (
     TORCHVISION,
     Preprocessing,
     load_weights,
+    weights_inputs,
 )
 from tests.train import reference
 
@@ -329,3 +330,16 @@ def test_a_keras_layer_without_a_bias_is_named(tmp_path: Path) -> None:
         file.create_dataset("block1_conv1/kernel:0", (3, 3, 3, 64), "f4")
     with pytest.raises(InputError, match="layer block1_conv1: must hold a kernel and a bias"):
         load_weights(str(tmp_path / "odd.h5"))
+
+
+def test_a_file_of_weights_is_an_input_by_its_contents(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    assert weights_inputs(str(path)) == {}
+    path.write_bytes(b"one")
+    before = weights_inputs(str(path))
+    path.touch()
+    assert weights_inputs(str(path)) == before
+    path.write_bytes(b"two")
+    assert weights_inputs(str(path)) != before
+    assert set(before) == {"weights"}
+    assert [weights_inputs(name) for name in ("auto", "random", "imagenet", str(tmp_path))] == [{}] * 4
