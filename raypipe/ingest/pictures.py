@@ -97,6 +97,17 @@ def examine(
         return _broken(seen, raw, kind, error), None
 
 
+def open_picture(raw: bytes) -> Image.Image:
+    """A picture in one of FORMATS, opened and not decoded. Raises InputError on other bytes, and what Pillow raises.
+
+    Pillow knows forty formats more, for which it runs other programs (EPS) and libraries that few look after.
+    """
+    kind = kind_of(raw)
+    if kind is None or kind in _lacking():
+        raise InputError(_stranger(raw, kind))
+    return _open(raw, kind)
+
+
 def _open(raw: bytes, kind: str) -> Image.Image:
     return Image.open(io.BytesIO(raw), formats=("HEIF" if kind == "HEIC" else kind,))
 
@@ -149,12 +160,13 @@ def _orientation_read(image: Image.Image) -> int:
 
 
 def upright_rgb(data: bytes, side: int) -> Image.Image:
-    """The upright RGB pixels of a picture in any format, a JPEG decoded smaller where that leaves `side` × `side`.
+    """The upright RGB pixels of a picture in one of FORMATS, a JPEG decoded smaller where that leaves `side` × `side`.
 
-    Metadata that cannot be read is no harm. Raises InputError where the bytes are no whole picture.
+    Metadata that cannot be read is no harm. Raises InputError where the bytes are no whole picture of these formats, or
+    have more pixels than Pillow opens.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_picture(data) as image:
             shrink_on_load(image, "RGB", (side, side))
             return upright_pixels(image, max(image.size))
     except Exception as error:  # a decoder meets whatever strangers send

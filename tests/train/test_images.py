@@ -1,14 +1,19 @@
+import contextlib
 import io
+import os
 import struct
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import EpsImagePlugin, Image, ImageOps
 
 from raypipe.errors import InputError
+from raypipe.export.names import extension
 from raypipe.train.images import decode_and_resize, image_set, prepare_batch
 from raypipe.train.weights import CAFFE_BGR, TORCHVISION, Preprocessing
 from tests.ingest.files import exif_of
@@ -60,7 +65,7 @@ def test_other_tags_of_the_wrong_type_are_no_harm(kind: str, tag: int) -> None:
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
-@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_every_orientation_is_that_of_pillow(kind: str, turn: int) -> None:
     rng = np.random.default_rng(turn)
     picture = Image.fromarray(rng.integers(0, 256, (3, 4, 3), dtype=np.uint8)).resize((400, 300))
@@ -83,7 +88,7 @@ def test_whatever_a_decoder_raises_is_of_that_picture(error: Exception, monkeypa
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "1"])
 def test_every_kind_of_picture_becomes_rgb(mode: str) -> None:
-    kind = "TIFF" if mode == "CMYK" else "PNG"
+    kind = "JPEG" if mode == "CMYK" else "PNG"
     assert decode_and_resize(encoded(halves().convert(mode), kind), 16).shape == (3, 16, 16)
 
 
@@ -113,6 +118,32 @@ def test_decoding_at_a_fraction_changes_next_to_nothing() -> None:
     with Image.open(io.BytesIO(data)) as whole:
         expected = np.asarray(whole.resize((64, 64), Image.Resampling.BILINEAR), dtype=float).transpose(2, 0, 1)
     assert np.abs(decode_and_resize(data, 64) - expected).mean() < 1.0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a script stands for the program")
+def test_no_other_program_is_run_for_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, marker = tmp_path / "gs", tmp_path / "ran"
+    program.write_text(f"#!/bin/sh\necho >> {marker}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    postscript = encoded(halves(), "EPS")
+    with pytest.raises(InputError, match=r"cannot be decoded: is none of JPEG, PNG, .*begins with b'%!PS-Adobe"):
+        decode_and_resize(postscript, 32)
+    assert extension(None, postscript) == "bin"
+    assert not marker.exists()
+    # Without the list of formats it would be.
+    with contextlib.suppress(OSError), Image.open(io.BytesIO(postscript)) as image:
+        image.load()
+    assert marker.exists()
+
+
+@pytest.mark.parametrize("kind", ["BMP", "TIFF", "PPM", "PCX", "SGI", "ICO", "TGA", "DDS"])
+def test_pictures_of_other_formats_are_refused(kind: str) -> None:
+    data = encoded(halves(), kind)
+    with pytest.raises(InputError, match="cannot be decoded: is none of JPEG, PNG"):
+        decode_and_resize(data, 32)
+    assert extension(None, data) == "bin"
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "truncated"])
