@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from raypipe.ingest.endings import kind_of
+from raypipe.ingest.endings import stored_kind_of
 
 _LONGEST = 80
 _SHOWN = 40
@@ -15,8 +15,6 @@ _PLAIN_KEY = re.compile(rf"[a-z0-9][a-z0-9_-]{{0,{_LONGEST - 1}}}")
 _PLAIN_LABEL = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{_LONGEST - 1}}}")
 _KEPT = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_-")
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "AVIF": "avif", "HEIC": "heic"}
-# What tables of other programs may hold; ingest stores none of these.
-_OTHERS = {b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
 _HEAD_BYTES = 1024
 
 
@@ -54,6 +52,5 @@ def extension(kind: str | None, data: bytes | memoryview) -> str:
     Nothing is decoded: bytes that say PNG are ``png`` even if the picture is broken.
     """
     if kind is None:
-        head = bytes(data[:_HEAD_BYTES])
-        kind = kind_of(head) or next((name for begins, name in _OTHERS.items() if head.startswith(begins)), None)
+        kind = stored_kind_of(bytes(data[:_HEAD_BYTES]))
     return _EXTENSIONS.get(kind, kind.lower()) if kind and kind.isalnum() else "bin"

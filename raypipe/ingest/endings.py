@@ -6,6 +6,8 @@ import struct
 from collections.abc import Iterator
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "HEIC")
+# What people's own pictures and tables of other programs may hold besides; ingest stores none of these.
+_OTHERS = {b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
 
 _AVIF = {b"avif", b"avis"}
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
@@ -26,6 +28,11 @@ def kind_of(data: bytes) -> str | None:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
     return _brand(data) if data[4:8] == b"ftyp" else None
+
+
+def stored_kind_of(data: bytes) -> str | None:
+    """As `kind_of`, or BMP or TIFF: what a person's own pictures may be in besides."""
+    return kind_of(data) or next((kind for begins, kind in _OTHERS.items() if data.startswith(begins)), None)
 
 
 def _brand(data: bytes) -> str | None:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
 from raypipe.errors import InputError, one_line
-from raypipe.ingest.endings import FORMATS, breaks_off, kind_of, png_chunks
+from raypipe.ingest.endings import FORMATS, breaks_off, kind_of, png_chunks, stored_kind_of
 
 try:
     from pillow_heif import register_heif_opener
@@ -98,11 +98,13 @@ def examine(
 
 
 def open_picture(raw: bytes) -> Image.Image:
-    """A picture in one of FORMATS, opened and not decoded. Raises InputError on other bytes, and what Pillow raises.
+    """A picture in one of FORMATS, or BMP or TIFF, opened and not decoded.
+
+    Raises InputError on other bytes, and what Pillow raises.
 
     Pillow knows forty formats more, for which it runs other programs (EPS) and libraries that few look after.
     """
-    kind = kind_of(raw)
+    kind = stored_kind_of(raw)
     if kind is None or kind in _lacking():
         raise InputError(_stranger(raw, kind))
     return _open(raw, kind)
@@ -160,10 +162,10 @@ def _orientation_read(image: Image.Image) -> int:
 
 
 def upright_rgb(data: bytes, side: int) -> Image.Image:
-    """The upright RGB pixels of a picture in one of FORMATS, a JPEG decoded smaller where that leaves `side` × `side`.
+    """The upright RGB pixels of a picture, a JPEG decoded smaller where that leaves `side` × `side`.
 
-    Metadata that cannot be read is no harm. Raises InputError where the bytes are no whole picture of these formats, or
-    have more pixels than Pillow opens.
+    Metadata that cannot be read is no harm. Raises InputError where the bytes are no whole picture of the formats of
+    `open_picture`, or have more pixels than Pillow opens.
     """
     try:
         with open_picture(data) as image:

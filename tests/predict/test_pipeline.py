@@ -80,7 +80,7 @@ def test_new_pictures_get_probabilities_and_broken_ones_a_reason(
         "": f"is no row: wrong_number_of_fields in {tmp_path}/list.csv: one field",
         "new/absent.jpg": "there is no such file",
     }
-    assert reasons.error.iloc[0].startswith("picture cannot be decoded: cannot identify image file")
+    assert reasons.error.iloc[0].startswith("picture cannot be decoded: is none of JPEG, PNG")
     assert record.facts["errors"] == len(reasons) == sum(record.facts["reasons"].values()) == 6
     assert record.facts["reasons"]["picture cannot be decoded"] == 2
     assert reasons.probability.isna().all()
