@@ -15,12 +15,19 @@ ORDER = ("ingest", "label", "sweep", "report")
 
 
 def run_stage(config: Config, name: str, order: tuple[str, ...]) -> RunRecord:
-    """Run the stage `name` of `order`, saying when it begins and how long it took."""
+    """Run the stage `name` of `order`, saying when it begins and how long it took.
+
+    After `label` the funnel and the regression are shown: the sweep, which comes next, takes far longer than both.
+    """
     say(f"[{order.index(name) + 1}/{len(order)}] {name}: {STAGES[name].help}")
     started, began = time.monotonic(), datetime.now(UTC)
     record: RunRecord = STAGES[name].load()(config)
     complete = record.finished_at < began
     say(f"      {name} was complete already" if complete else f"      {name} took {time.monotonic() - started:.0f} s")
+    if name == "label" and not complete:
+        from raypipe.report.summary import print_first_result
+
+        print_first_result(config)
     return record
 
 

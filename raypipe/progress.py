@@ -37,6 +37,7 @@ class Progress:
         self._note = ""
         self._started = self._last_line = time.monotonic()
         self._begun: float = 0
+        self._share: float | None = None
         self._seen: deque[tuple[float, float]] = deque([(self._started, 0)])
         self._bar = _bar() if sys.stdout.isatty() else None
         self._task = self._bar.add_task(title, total=total, pace="", note="") if self._bar else None
@@ -81,13 +82,17 @@ class Progress:
         """Count `n` more done; `note` stands at the end of the line until the next."""
         self.set(self.done + n, note)
 
-    def set(self, done: float, note: str | None = None) -> None:
-        """Say how much is done in all."""
-        self.done = done
+    def set(self, done: float, note: str | None = None, share: float | None = None) -> None:
+        """Say how much is done in all.
+
+        `share` of the work, 0 to 1, tells the time left if not all of what is counted takes as long; it is then given
+        in each call.
+        """
+        self.done, self._share = done, share
         self._note = self._note if note is None else note
         now = time.monotonic()
         if now - self._seen[-1][0] >= 1.0:
-            self._seen.append((now, done))
+            self._seen.append((now, done if share is None else share))
             while now - self._seen[0][0] > _SECONDS_OF_RATE:
                 self._seen.popleft()
         self._show()
@@ -115,9 +120,10 @@ class Progress:
     def _left(self) -> str:
         """Time left, by the rate of the last minute."""
         (then, before), now = self._seen[0], time.monotonic()
-        if self.total is None or self.done >= self.total or self.done <= before or now <= then:
+        done, total = (self.done, self.total) if self._share is None else (self._share, 1.0)
+        if total is None or done >= total or done <= before or now <= then:
             return ""
-        seconds = (self.total - self.done) * (now - then) / (self.done - before)
+        seconds = (total - done) * (now - then) / (done - before)
         if seconds < 90:
             return f"{seconds:.0f} s left"
         return f"{seconds / 60:.0f} min left" if seconds < 5400 else f"{seconds / 3600:.1f} h left"

@@ -68,6 +68,23 @@ def test_what_was_done_before_counts_but_not_for_the_rate(
     assert second == "  Fetching 30,200/40,000 pictures · 10.0/s · 20 s · 16 min left · 2 hosts waiting"
 
 
+def test_time_left_goes_by_the_share_of_the_work_if_one_is_given(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with contextlib.suppress(KeyboardInterrupt), Progress("Training", 60, "epochs") as step:
+        step.set(0, "starts", 0.0)
+        now += 10
+        step.set(40, "A", 0.05)
+        now += 10
+        step.set(45, "B", 0.4)
+        raise KeyboardInterrupt
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "  Training 40/60 epochs · 4.0/s · 10 s · 3 min left · A"
+    assert second == "  Training 45/60 epochs · 2.2/s · 20 s · 30 s left · B"
+
+
 def test_a_step_that_fails_does_not_claim_to_have_ended(capsys: pytest.CaptureFixture[str]) -> None:
     with contextlib.suppress(ValueError), Progress("Fetching", 10) as step:
         step.advance(3)

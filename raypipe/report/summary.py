@@ -1,4 +1,5 @@
-"""The last screen of `run` and `demo`, in 80 columns: funnel, fitted formula, table 1, and where the report is."""
+"""What `run` and `demo` show in 80 columns: funnel and fitted formula before anything is trained; at the end these
+again, table 1, and where the report is."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raypipe.config import Config
-from raypipe.report import columns, page, paper
+from raypipe.report import columns, funnel, page, paper, regression
 from raypipe.report.funnel import Funnel
 from raypipe.report.headline import percent
 from raypipe.report.pipeline import INDEX
@@ -27,11 +28,23 @@ WIDTH = 80
 _BAR = 26
 
 
+def print_first_result(config: Config) -> None:
+    """Show the funnel and the regression of a root whose labels are complete; what was trained is not read."""
+    sources = Sources.open(config.open_storage())
+    console = _terminal()
+    console.print(Group(*_before_training(funnel.build(sources), regression.build(sources)), ""))
+    sys.stdout.flush()
+
+
 def print_summary(config: Config) -> None:
     """Show the summary of a root to the person at the terminal, in colour where there is one."""
-    width = min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
-    _show(config, Console(file=sys.stdout, width=width, highlight=False))
+    _show(config, _terminal())
     sys.stdout.flush()
+
+
+def _terminal() -> Console:
+    width = min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
+    return Console(file=sys.stdout, width=width, highlight=False)
 
 
 def summary_lines(config: Config) -> list[str]:
@@ -44,16 +57,21 @@ def summary_lines(config: Config) -> list[str]:
 def _show(config: Config, console: Console) -> None:
     storage = config.open_storage()
     content = page.gather(Sources.open(storage))
-    parts: list[RenderableType] = []
-    if content.funnel.steps:
-        parts += [_title("Funnel"), _funnel(content.funnel)]
-    if content.regression is not None:
-        parts += [_title("Regression"), *_regression(content.regression)]
+    parts = _before_training(content.funnel, content.regression)
     if content.training is not None and content.training.rows:
         parts += [_title("Training"), *_training(content.training)]
     console.print(Group(*parts, _title("Report")))
     # A path that is broken over two lines can neither be clicked nor copied.
     console.print(_where(storage), markup=False, soft_wrap=True)
+
+
+def _before_training(counts: Funnel, fit: Regression | None) -> list[RenderableType]:
+    parts: list[RenderableType] = []
+    if counts.steps:
+        parts += [_title("Funnel"), _funnel(counts)]
+    if fit is not None:
+        parts += [_title("Regression"), *_regression(fit)]
+    return parts
 
 
 def _title(text: str) -> RenderableType:
@@ -68,14 +86,14 @@ def _grid(*columns: str) -> Table:
     return table
 
 
-def _funnel(funnel: Funnel) -> RenderableType:
+def _funnel(counts: Funnel) -> RenderableType:
     table = _grid("", "", ">posts", ">share", ">paper")
-    for step in funnel.steps:
+    for step in counts.steps:
         theirs = percent(step.paper_share) if step.paper_share is not None else ""
         bar = Bar(1.0, 0.0, step.share, width=_BAR, color="blue", bgcolor="default")
         table.add_row(step.name, bar, f"{step.count:,}", percent(step.share), Text(theirs, style="dim"))
-    if funnel.splits:
-        shares = ", ".join(f"{name} {count:,}" for name, count in funnel.splits.items())
+    if counts.splits:
+        shares = ", ".join(f"{name} {count:,}" for name, count in counts.splits.items())
         return Group(table, Text(f"of the labelled: {shares}", style="dim"))
     return table
 

@@ -119,6 +119,8 @@ def _watch(
     import ray
 
     epochs = {name: plan.epochs for name, plan in plans.items()}
+    # Those of frozen convolutions train one layer, but for the first, which computes the features.
+    long = {name: 1 if _is_frozen(plan) else plan.epochs for name, plan in plans.items() if name not in done}
     halving = None
     if config.sweep.scheduler == "asha" and writer.table == "sweep":
         halving = Halving(
@@ -130,7 +132,7 @@ def _watch(
         for name in sorted(done):
             rows = done[name].rows
             halving.record(name, [figure_of_merit(row["val_accuracy"], row["val_loss"]) for row in rows])
-    return ray.remote(num_cpus=0, label_selector=here)(Watch).remote(epochs, halving, writer)
+    return ray.remote(num_cpus=0, label_selector=here)(Watch).remote(epochs, halving, writer, long)
 
 
 def rivals_of(trial: Trial, config: Config) -> str:
@@ -139,4 +141,8 @@ def rivals_of(trial: Trial, config: Config) -> str:
 
 
 def _shortness(plan: TrialPlan) -> tuple[bool, int]:
-    return CONFIGURATIONS[plan.trial.configuration].frozen, -plan.epochs
+    return _is_frozen(plan), -plan.epochs
+
+
+def _is_frozen(plan: TrialPlan) -> bool:
+    return CONFIGURATIONS[plan.trial.configuration].frozen

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_BETWEEN_WORDS = 1.0
 _ROWS_SHOWN = 12
+_STARTING = "the first trials start"
 # After which a trial that had begun to compute something is thought to be gone.
 _SECONDS_OF_SILENCE = 600.0
 
@@ -82,9 +83,11 @@ class Running:
 
 @dataclass(frozen=True)
 class Seen:
-    """What the driver sees at a look: epochs over all trials, trials that run, the latest word, lines not yet shown."""
+    """What the driver sees at a look: epochs over all trials, the share of all work that is done, trials that run, the
+    latest word, lines not yet shown."""
 
     epochs: float
+    share: float
     running: list[Running]
     note: str
     lines: list[str]
@@ -93,15 +96,23 @@ class Seen:
 class Watch:
     """The actor that trials tell how far they are; the driver looks at it for the person at the terminal.
 
+    `long` has the epochs of a trial that take long; the rest take next to no time. All do, if it is absent.
     With `halving` it also says which trials end early, and leaves a file for each under ``_ended/``.
     """
 
-    def __init__(self, epochs: Mapping[str, int], halving: Halving | None = None, writer: TableWriter | None = None):
+    def __init__(
+        self,
+        epochs: Mapping[str, int],
+        halving: Halving | None = None,
+        writer: TableWriter | None = None,
+        long: Mapping[str, int] | None = None,
+    ):
         self._all, self._halving, self._writer = dict(epochs), halving, writer
+        self._long = dict(epochs if long is None else long)
         self._epochs: dict[str, float] = {}
         self._running: dict[str, Running] = {}
         self._ended: set[str] = set()
-        self._note = ""
+        self._note = _STARTING
         self._lines: list[str] = []
         self._failures: dict[str, str] = {}
         self._choices: set[str] = set()
@@ -187,7 +198,9 @@ class Watch:
     def look(self) -> Seen:
         """How far all is."""
         lines, self._lines = self._lines, []
-        return Seen(sum(self._epochs.values()), list(self._running.values()), self._note, lines)
+        worked = sum(min(done, self._long[trial]) for trial, done in self._epochs.items())
+        share = worked / max(1, sum(self._long.values()))
+        return Seen(sum(self._epochs.values()), share, list(self._running.values()), self._note, lines)
 
     def _keep(self, now: Running) -> None:
         self._running[now.trial] = now
@@ -265,7 +278,8 @@ def training_progress(watch: Any, epochs: int) -> Iterator[None]:
             say(line)
         if progress.live:
             progress.below(running_table(seen.running) if seen.running else None)
-        progress.set(round(seen.epochs, 2), "" if progress.live else seen.note)
+        shown = "" if progress.live and seen.note != _STARTING else seen.note
+        progress.set(round(seen.epochs, 2), shown, seen.share)
 
     def follow(progress: Progress) -> None:
         while not ended.wait(_SECONDS_BETWEEN_LOOKS):

@@ -81,6 +81,21 @@ def test_only_one_trial_at_a_time_computes_what_others_need(monkeypatch: pytest.
     assert not watch.take("A-1", "features")
 
 
+def test_the_share_of_the_work_counts_the_epochs_that_take_long() -> None:
+    watch = Watch({"A-0": 40, "B-0": 4}, long={"A-0": 1, "B-0": 4})
+    assert (watch.look().share, watch.look().note) == (0.0, "the first trials start")
+    watch.batch("A-0", 0, 16, 32)
+    assert watch.look().share == pytest.approx(0.5 / 5)
+    watch.epoch("A-0", row(30), [0.5] * 30)
+    assert (watch.look().epochs, watch.look().share) == (30, pytest.approx(1 / 5))
+    watch.epoch("B-0", row(2), [0.5] * 2)
+    assert watch.look().share == pytest.approx(3 / 5)
+    watch.finish("A-0", "best validation accuracy 0.500")
+    watch.finish("B-0", "best validation accuracy 0.500")
+    assert (watch.look().epochs, watch.look().share) == (44, 1.0)
+    assert Watch({"B-0": 4}).look().share == 0.0
+
+
 def test_the_bar_never_goes_back() -> None:
     watch = Watch({"A-0": 4})
     watch.batch("A-0", 0, 32, 32)
