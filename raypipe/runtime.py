@@ -125,6 +125,7 @@ def _start_here(config: Config) -> Any:
             return ray.init(
                 # Without it Ray joins whatever cluster was last started on this machine.
                 address="local",
+                _node_ip_address="127.0.0.1",
                 num_cpus=config.ray.num_cpus,
                 include_dashboard=config.ray.dashboard is not False,
                 dashboard_port=None if config.ray.dashboard is False else config.ray.dashboard_port,

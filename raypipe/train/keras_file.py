@@ -14,6 +14,8 @@ from torch import Tensor
 from raypipe.errors import InputError
 
 KERAS = (".h5", ".hdf5")
+# Of one layer: the first FC layer has 0.4 GB for pictures of 224 pixels, 2.1 GB for 512.
+_MOST_BYTES = 2**32
 POOLED_FEATURES = 512 * 7 * 7
 
 
@@ -22,18 +24,28 @@ def read_keras(path: Path, names: Mapping[str, str]) -> dict[str, Tensor]:
 
     Kernels [height, width, in, out] become [out, in, height, width], those of FC layers [out, in]; the inputs of the
     first FC layer, a flattened height, width, channel map, come in channel, height, width order. Raises InputError
-    where a layer has no kernel or no bias, OSError or ValueError where the file is none of HDF5.
+    where a layer has no kernel or no bias, or stands in another file; OSError or ValueError where the file is none of
+    HDF5.
     """
     state = {}
     with h5py.File(path, "r") as file:
-        layers = next((file[group] for group in ("model_weights", "layers") if group in file), file)
+        within = next((group for group in ("model_weights", "layers") if group in file), None)
+        layers = file if within is None else _own(file, within, f"train.weights: {path}: group {within}")
         for name, keras_name in names.items():
             if keras_name not in layers:
                 continue
-            kernel, bias = _keras_layer(layers[keras_name], f"train.weights: {path}: layer {keras_name}")
+            where = f"train.weights: {path}: layer {keras_name}"
+            kernel, bias = _keras_layer(_own(layers, keras_name, where), where)
             state[f"{name}.weight"] = _keras_kernel(kernel, keras_name)
             state[f"{name}.bias"] = torch.from_numpy(bias)
     return state
+
+
+def _own(group: Any, name: str, where: str) -> Any:
+    """What a group holds. Raises InputError where its name leads to another file, or to nothing but data."""
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink) or not isinstance(group[name], h5py.Group):
+        raise InputError(f"{where}: must be a group of this file, and is not")
+    return group[name]
 
 
 def _keras_layer(group: Any, where: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -42,12 +54,21 @@ def _keras_layer(group: Any, where: str) -> tuple[np.ndarray[Any, Any], np.ndarr
 
     def visit(_name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset):
+            _check_stored(item, where)
             found[item.ndim > 1] = item
 
     group.visititems(visit)
     if len(found) != 2:
         raise InputError(f"{where}: must hold a kernel and a bias")
     return np.asarray(found[True], dtype=np.float32), np.asarray(found[False], dtype=np.float32)
+
+
+def _check_stored(item: h5py.Dataset, where: str) -> None:
+    """Refuses numbers that are in other files, and more of them than any layer has: an empty file may announce them."""
+    if item.external or item.is_virtual:
+        raise InputError(f"{where}: {item.name} is kept in another file")
+    if item.dtype.kind not in "fiu" or item.nbytes > _MOST_BYTES:
+        raise InputError(f"{where}: {item.name} announces {item.size:,} values of {item.dtype}, which are no weights")
 
 
 def _keras_kernel(kernel: np.ndarray[Any, Any], keras_name: str) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from raypipe.errors import StageError
 from raypipe.scratch import Lease, Missing, NoRoomError
 from raypipe.storage import Storage
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.npy")
 _HEADER_BYTES = 4096
 _FILES_AT_ONCE = 16
 
@@ -46,7 +48,8 @@ class RowSource(Protocol):
 class Shards:
     """Where rows are: row i is number ``place[i]`` of the file ``names[shard[i]]`` in the folder of a storage.
 
-    `shard`, `place`: int64 [n]; `row_shape` and `dtype` (numpy's name) are those of one row. Picklable.
+    `shard`, `place`: int64 [n]; `row_shape` and `dtype` (numpy's name) are those of one row. Picklable. Raises
+    StageError where a name, which may come with a root from elsewhere, is no plain file name.
     """
 
     storage: Storage
@@ -56,6 +59,12 @@ class Shards:
     place: NDArray[np.int64]
     row_shape: tuple[int, ...]
     dtype: str = "uint8"
+
+    def __post_init__(self) -> None:
+        for name in self.names:
+            # Files of an object store are copied into a folder of this machine by their names.
+            if not isinstance(name, str) or not _NAME.fullmatch(name):
+                raise StageError(f"{self.storage.uri(self.folder)}: {name!r} is no name of a file of rows; delete it")
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -136,7 +145,7 @@ class MappedRows:
 
 def _map(path: Path, shards: Shards) -> NDArray[Any]:
     try:
-        found: NDArray[Any] = np.load(path, mmap_mode="r")
+        found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise StageError(f"{path}: is no file of decoded rows: {error}; delete {path.parent}") from error
     if found.shape[1:] != shards.row_shape or found.dtype != np.dtype(shards.dtype):

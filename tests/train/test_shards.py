@@ -105,6 +105,13 @@ def test_those_of_an_object_store_are_copied_once(s3_root: Storage) -> None:
     assert before == {file: file.stat().st_mtime_ns for file in copies(s3_root)}
 
 
+@pytest.mark.parametrize("name", ["../planted.npy", "/planted.npy", "a/b.npy", ".hidden.npy", "x", "", None, "0.npy\n"])
+def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, name: str) -> None:
+    nothing = np.zeros(1, np.int64)
+    with pytest.raises(StageError, match="is no name of a file of rows"):
+        Shards(Storage(str(tmp_path)), "rows", (name,), nothing, nothing, (3,))
+
+
 def test_a_copy_that_is_cut_short_is_made_again(s3_root: Storage) -> None:
     shards = write(s3_root)
     folder, lease = local_folder(shards)

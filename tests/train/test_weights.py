@@ -325,6 +325,36 @@ def test_an_unknown_name_lists_what_is_allowed() -> None:
         load_weights("imagnet")
 
 
+@pytest.mark.parametrize("planted", ["link", "soft", "group", "storage", "virtual", "shape", "objects"])
+def test_a_keras_file_reads_no_other_file_and_no_more_than_a_layer(tmp_path: Path, planted: str) -> None:
+    secret, name = tmp_path / "secret.h5", "block1_conv1"
+    with h5py.File(secret, "w") as file:
+        file.create_dataset(f"{name}/kernel", data=np.ones((3, 3, 3, 64), np.float32))
+        file.create_dataset(f"{name}/bias", data=np.ones(64, np.float32))
+    (tmp_path / "secret.txt").write_bytes(b"secret" * 4_000)
+    with h5py.File(tmp_path / "odd.h5", "w") as file:
+        if planted == "group":
+            file["model_weights"] = h5py.ExternalLink(str(secret), "/")
+        elif planted in ("link", "soft"):
+            file[name] = h5py.ExternalLink(str(secret), name) if planted == "link" else h5py.SoftLink("/other")
+        else:
+            file.create_dataset(f"{name}/bias", (64,), "f4")
+        if planted == "storage":
+            outside = [(str(tmp_path / "secret.txt"), 0, h5py.h5f.UNLIMITED)]
+            file.create_dataset(f"{name}/kernel", (3, 3, 3, 64), "f4", external=outside)
+        if planted == "virtual":
+            layout = h5py.VirtualLayout((3, 3, 3, 64), "f4")
+            layout[...] = h5py.VirtualSource(str(secret), f"{name}/kernel", (3, 3, 3, 64))
+            file.create_virtual_dataset(f"{name}/kernel", layout)
+        if planted == "shape":
+            file.create_dataset(f"{name}/kernel", (10**6, 10**6), "f4", chunks=(1, 10))
+        if planted == "objects":
+            file.create_dataset(f"{name}/kernel", (3, 3), h5py.string_dtype())
+    expected = "must be a group of this file|is kept in another file|which are no weights"
+    with pytest.raises(InputError, match=expected):
+        load_weights(str(tmp_path / "odd.h5"))
+
+
 def test_a_keras_layer_without_a_bias_is_named(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "odd.h5", "w") as file:
         file.create_dataset("block1_conv1/kernel:0", (3, 3, 3, 64), "f4")
