@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from raypipe import s3
 from raypipe.claims import CLAIM_FILE
-from raypipe.records import DataFile, RunRecord, as_json, parse
+from raypipe.records import DataFile, PathInside, RunRecord, as_json, parse
 from raypipe.storage import Storage
 
 RUN_FILE = "_run.json"
@@ -28,7 +28,7 @@ class Staged(BaseModel):
     """A run whose files are all staged: its record, and the previous run's files that go."""
 
     record: RunRecord
-    replaces: list[str]
+    replaces: list[PathInside]
 
 
 def publish(storage: Storage, staged: Staged) -> None:

@@ -8,13 +8,14 @@ import os
 import platform
 import posixpath
 import socket
+import string
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import psutil
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from raypipe.errors import StageError, one_line
 from raypipe.schemas import SCHEMA_VERSION
@@ -23,10 +24,29 @@ from raypipe.storage import Storage
 Model = TypeVar("Model", bound=BaseModel)
 
 
+def _inside(path: str) -> str:
+    if "\\" in path or "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
+        raise ValueError("must be a path below the root, without ..")
+    return path
+
+
+def _run_id(text: str) -> str:
+    if not set(text) <= _RUN_ID:
+        raise ValueError("must be letters, digits, - and _")
+    return text
+
+
+_RUN_ID = frozenset(string.ascii_letters + string.digits + "-_")
+PathInside = Annotated[str, AfterValidator(_inside)]
+"""A path with ``/`` that stays below the folder it starts from: records may come with somebody else's root."""
+RunId = Annotated[str, AfterValidator(_run_id)]
+"""The name of a run, which is part of paths."""
+
+
 class DataFile(BaseModel):
     """One file of a complete stage: its path relative to the table, rows (Parquet only) and bytes."""
 
-    path: str
+    path: PathInside
     rows: int | None = None
     n_bytes: int
 
@@ -35,8 +55,8 @@ class RunRecord(BaseModel):
     """``_run.json``: what was run, on what, and what came of it; `revision` where it did part of a table again."""
 
     schema_version: int = SCHEMA_VERSION
-    run_id: str
-    table: str
+    run_id: RunId
+    table: PathInside
     command: str
     config: dict[str, Any]
     fingerprint: str = ""
@@ -57,7 +77,7 @@ class RunRecord(BaseModel):
 class Claim(BaseModel):
     """``_claim.json``: what an unfinished run does, and which process."""
 
-    run_id: str
+    run_id: RunId
     command: str
     config: dict[str, Any]
     inputs: dict[str, str]

@@ -108,7 +108,13 @@ class Storage:
         return isinstance(self.filesystem, pafs.LocalFileSystem)
 
     def path(self, *parts: str) -> str:
-        """The path that `filesystem` understands for a path relative to the root."""
+        """The path that `filesystem` understands for a path relative to the root.
+
+        Raises StageError if it would lie outside of the root: names may come from files that others wrote.
+        """
+        for part in parts:
+            if part.startswith("/") or ".." in part.replace("\\", "/").split("/"):
+                raise StageError(f"{self.root}: the path {posixpath.join('', *parts)!r} leads out of this root")
         return posixpath.join(self._opened[1], *parts)
 
     def uri(self, *parts: str) -> str:

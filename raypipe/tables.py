@@ -29,7 +29,7 @@ from raypipe.errors import StageError
 from raypipe.parquet import encodings
 from raypipe.plain import open_parquet, read_parquet
 from raypipe.publish import RUN_FILE, STAGED_RECORD, STAGING, Staged, describe, discard, find_record, publish
-from raypipe.records import Claim, RunRecord, as_json, fingerprint, versions
+from raypipe.records import Claim, RunRecord, as_json, fingerprint, parse, versions
 from raypipe.storage import Storage
 
 __all__ = [
@@ -268,7 +268,7 @@ def _take_up(storage: Storage, table: str) -> tuple[Seen, bool]:
         return seen, False
     path = f"{table}/{STAGING}/{seen.claim.run_id}/{STAGED_RECORD}"
     if storage.exists(path):
-        publish(storage, Staged.model_validate_json(storage.read(path)))
+        publish(storage, parse(storage, path, storage.read(path), Staged))
         return Seen(), True
     published = find_record(storage, table)
     if published is not None and published.run_id == seen.claim.run_id:

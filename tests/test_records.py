@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raypipe.records import Claim, RunRecord, differences, versions
+from tests.hostile import LEADS_OUT
 
 OPTIONS = st.dictionaries(st.text("abc", min_size=1), st.none() | st.integers() | st.text("xy"), max_size=3)
 CONFIGS = st.dictionaries(st.text("defg", min_size=1), OPTIONS | st.integers(), max_size=3)
@@ -111,3 +112,19 @@ def test_a_claim_of_a_living_process_is_held_until_it_ends() -> None:
     assert not claim.model_copy(update={"host": "another-machine"}).held_by_other()
     process.communicate(b"\n", timeout=20)
     assert not claim.held_by_other()
+
+
+@pytest.mark.parametrize("path", [*LEADS_OUT, "", "a//b", "a/./b", "a\0b"])
+def test_no_record_names_a_file_elsewhere(path: str) -> None:
+    with pytest.raises(ValueError, match="must be a path below the root"):
+        make_record(files=[{"path": path, "n_bytes": 1}])
+    with pytest.raises(ValueError, match="must be a path below the root"):
+        make_record(table=path)
+
+
+@pytest.mark.parametrize("run_id", ["..", "../x", "a/b", "a.b", "é"])
+def test_no_record_has_a_run_that_is_a_path(run_id: str) -> None:
+    with pytest.raises(ValueError, match="must be letters, digits"):
+        make_record(run_id=run_id)
+    with pytest.raises(ValueError, match="must be letters, digits"):
+        Claim.new("label", {}, {}, run_id=run_id)

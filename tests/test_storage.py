@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from raypipe.errors import StageError
 from raypipe.storage import Storage
+from tests.hostile import LEADS_OUT
 
 NAMES = st.text("abcXYZ019-_", min_size=1, max_size=8)
 
@@ -183,3 +185,24 @@ def test_a_full_disk(small_disk: Path) -> None:
         storage.write("t/b", bytes(600_000))
     assert storage.files("t") == ["a"]
     storage.write("t/c", b"small files still fit")
+
+
+@pytest.mark.parametrize("path", LEADS_OUT)
+def test_no_path_leads_out_of_the_root(storage: Storage, tmp_path: Path, path: str) -> None:
+    (tmp_path / "x").write_bytes(b"mine")
+    storage.write("a/b", b"")
+    actions: list[Callable[[str], object]] = [
+        storage.path, storage.exists, storage.read, storage.files, storage.size, storage.delete,
+        storage.delete_directory, storage.delete_temporaries, storage.prune, lambda p: storage.write(p, b""),
+        lambda p: storage.move("a/b", p), lambda p: storage.move(p, "a/c"), lambda p: storage.path("a", p),
+    ]  # fmt: skip
+    for action in actions:
+        with pytest.raises(StageError, match=r"leads out of this root$"):
+            action(path)
+    assert (tmp_path / "x").read_bytes() == b"mine"
+    assert storage.files("") == ["a/b"]
+
+
+def test_names_with_two_dots_in_them_are_names(storage: Storage) -> None:
+    storage.write("a..b/..c", b"x")
+    assert storage.files("a..b") == ["..c"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 from raypipe import tables
 from raypipe.errors import StageError
 from raypipe.storage import Storage
+from tests.hostile import LEADS_OUT
 from tests.table_runs import CONFIG, begin, complete, everything_under, ids_of, interrupt, rows
 
 
@@ -219,3 +222,54 @@ def test_a_listed_file_that_is_gone_is_one_line(storage: Storage) -> None:
     storage.delete(f"labels/{record.files[0].path}")
     with pytest.raises(StageError, match=r"labels: cannot read: it is not there; run its stage again with --overwrite"):
         ids_of(storage)
+
+
+# A root that came from somebody else
+
+
+def _edit(storage: Storage, path: str, change: Callable[[dict[str, Any]], None]) -> None:
+    found = json.loads(storage.read(path))
+    change(found)
+    storage.write(path, json.dumps(found).encode())
+
+
+@pytest.mark.parametrize("path", LEADS_OUT)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_list_of_files_leads_nowhere_else(storage: Storage, tmp_path: Path, path: str, overwrite: bool) -> None:
+    complete(storage, "a")
+    (tmp_path / "x").write_bytes(b"mine")
+    before = storage.files("")
+    _edit(storage, "labels/_run.json", lambda record: record["files"].append({"path": path, "rows": 1, "n_bytes": 4}))
+    with pytest.raises(StageError, match=r"labels/_run.json: cannot be read as what raypipe writes there"):
+        ids_of(storage)
+    with pytest.raises(StageError, match=r"labels/_run.json: cannot be read as what raypipe writes there"):
+        complete(storage, "b", overwrite=overwrite)
+    assert (tmp_path / "x").read_bytes() == b"mine"
+    assert set(before) <= set(storage.files(""))
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("_claim.json", "run_id"), ("record", "table"), ("record", "run_id"), ("record", "replaces")]
+)
+@pytest.mark.parametrize("path", ["..", "../..", "../../x", "/etc"])
+def test_an_unfinished_run_leads_nowhere_else(storage: Storage, tmp_path: Path, name: str, key: str, path: str) -> None:
+    (tmp_path / "x").write_bytes(b"mine")
+    (tmp_path / "_staging").mkdir()
+    (tmp_path / "_staging" / "y").write_bytes(b"mine")
+    record = complete(storage, "a")
+    interrupt(storage, "b", overwrite=True)
+    run_id = json.loads(storage.read("labels/_claim.json"))["run_id"]
+    staged = f"labels/_staging/{run_id}/_record.json"
+    whole = json.loads(record.model_dump_json()) | {"run_id": run_id, "files": []}
+    storage.write(staged, json.dumps({"record": whole, "replaces": []}).encode())
+
+    def change(found: dict[str, Any]) -> None:
+        if key == "replaces":
+            found["replaces"] = [path]
+        else:
+            (found["record"] if name == "record" else found)[key] = path
+
+    _edit(storage, staged if name == "record" else "labels/_claim.json", change)
+    with pytest.raises(StageError, match=r"json: cannot be read as what raypipe writes there"):
+        begin(storage)
+    assert (tmp_path / "x").read_bytes() == (tmp_path / "_staging" / "y").read_bytes() == b"mine"

@@ -14,6 +14,9 @@ _SHOWN = 40
 _PLAIN_KEY = re.compile(rf"[a-z0-9][a-z0-9_-]{{0,{_LONGEST - 1}}}")
 _PLAIN_LABEL = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{_LONGEST - 1}}}")
 _KEPT = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_-")
+# Windows has devices of these names, whatever their case and extension.
+_DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])", re.IGNORECASE)
+_LONGEST_EXTENSION = 8
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "AVIF": "avif", "HEIC": "heic"}
 _HEAD_BYTES = 1024
 
@@ -21,13 +24,16 @@ _HEAD_BYTES = 1024
 def safe_key(text: str) -> str:
     """A name of at most 114 letters from ``a-z 0-9 _ - ~``, another for each text, even where case does not count.
 
-    Bytes (UTF-8) other than ``a-z 0-9 _ -``, and a leading ``_`` or ``-``, become ``~`` and two hexadecimal digits.
-    What is empty, or longer than 80 so, ends in ``~~`` and half of its SHA-256; `~~` stands in no other name.
+    Bytes (UTF-8) other than ``a-z 0-9 _ -``, a leading ``_`` or ``-``, and the first letter of a device of Windows
+    (``con``), become ``~`` and two hexadecimal digits. What is empty, or longer than 80 so, ends in ``~~`` and half of
+    its SHA-256; `~~` stands in no other name.
     """
-    if _PLAIN_KEY.fullmatch(text):
+    device = _DEVICE.fullmatch(text) is not None
+    if _PLAIN_KEY.fullmatch(text) and not device:
         return text
     data = text.encode()
-    name = "".join(chr(b) if b in _KEPT and (i or b not in b"_-") else f"~{b:02x}" for i, b in enumerate(data))
+    odd_first = data[:1] if device else b"_-"
+    name = "".join(chr(b) if b in _KEPT and (i or b not in odd_first) else f"~{b:02x}" for i, b in enumerate(data))
     if 0 < len(name) <= _LONGEST:
         return name
     return f"{name[:_SHOWN]}~~{hashlib.sha256(data).hexdigest()[:32]}"
@@ -40,10 +46,11 @@ def folder_names(labels: Iterable[str]) -> dict[str, str]:
     """
     found = list(labels)
     folded = Counter(label.casefold() for label in found)
-    return {
-        label: label if _PLAIN_LABEL.fullmatch(label) and folded[label.casefold()] == 1 else safe_key(label)
-        for label in found
-    }
+    return {label: label if _is_plain(label) and folded[label.casefold()] == 1 else safe_key(label) for label in found}
+
+
+def _is_plain(label: str) -> bool:
+    return _PLAIN_LABEL.fullmatch(label) is not None and _DEVICE.fullmatch(label) is None
 
 
 def extension(kind: str | None, data: bytes | memoryview) -> str:
@@ -53,4 +60,5 @@ def extension(kind: str | None, data: bytes | memoryview) -> str:
     """
     if kind is None:
         kind = stored_kind_of(bytes(data[:_HEAD_BYTES]))
-    return _EXTENSIONS.get(kind, kind.lower()) if kind and kind.isalnum() else "bin"
+    plain = kind and kind.isascii() and kind.isalnum() and len(kind) <= _LONGEST_EXTENSION
+    return _EXTENSIONS.get(kind, kind.lower()) if kind and plain else "bin"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import time
 from typing import Any
 
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.errors import ConfigError, InputError
+from raypipe.errors import InputError
 from raypipe.export import parquet, tar
 from raypipe.export.card import dataset_card
 from raypipe.export.folder import write_folder
@@ -25,17 +24,15 @@ from raypipe.tables import TableWriter
 CLASSES = "classes.json"
 CARD = "README.md"
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-
 
 def run(config: Config) -> RunRecord:
     """Write ``export/NAME/`` from `images/` and, where it is there, `labels/`; a model as `raypipe.export.model` does.
 
-    Each row of `images/` is exported or counted by the reason why not. Raises ConfigError for a name that is no
-    folder's, InputError where nothing is left to export, StageError where a table is unfinished.
+    Each row of `images/` is exported or counted by the reason why not. Raises InputError where nothing is left to
+    export, StageError where a table is unfinished.
     """
     options, storage = config.export, config.open_storage()
-    table = f"export/{_folder(options)}"
+    table = f"export/{options.name or options.format}"
     if options.format == "model":
         # torch is slow to import, and pictures need none.
         from raypipe.export.model import pipeline as model
@@ -71,14 +68,6 @@ def run(config: Config) -> RunRecord:
     storage.prune(table)
     _tell(storage, record)
     return record
-
-
-def _folder(options: ExportOptions) -> str:
-    if options.name is None:
-        return options.format
-    if not _NAME.fullmatch(options.name):
-        raise ConfigError(f"export.name: {options.name!r} is not allowed: give a name of letters, digits, - and _")
-    return options.name
 
 
 def _settings(options: ExportOptions) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from raypipe.train.model import Network
 from raypipe.train.networks import restore_network
 from raypipe.train.weights import VGG16, Preprocessing
 
+_ALLOWED = "a .safetensors file, train/NAME, train/NAME/TRIAL, sweep or sweep/TRIAL"
+
 
 @dataclass
 class TrainedModel:
@@ -74,9 +76,11 @@ def read_checkpoint(storage: Storage, model: str | None, option: str = "predict.
     if model is not None and model.endswith(".safetensors"):
         folder, _, name = model.rpartition("/")
         other = Storage(folder or ".", storage.endpoint, storage.region, storage.profile)
-        if not other.exists(name):
+        if other.exists(name):
+            return model, other.read(name)
+        # A training may have such a name.
+        if folder != "train" or not storage.exists(model):
             raise InputError(f"{option}: {model}: there is no such file")
-        return model, other.read(name)
     table, trial = _table_and_trial(storage, model, option)
     path = f"{table}/{CHECKPOINTS}/{trial}/{BEST}"
     if not storage.exists(path):
@@ -88,11 +92,21 @@ def read_checkpoint(storage: Storage, model: str | None, option: str = "predict.
 
 def _table_and_trial(storage: Storage, model: str | None, option: str) -> tuple[str, str]:
     parts = (model or "sweep").strip("/").split("/")
+    if any(part in ("", ".", "..") for part in parts):
+        raise ConfigError(f"{option}: {model!r} is not allowed: {_ALLOWED}, without ..")
     if parts[0] == "sweep" and len(parts) <= 2:
         table = "sweep"
     elif parts[0] == "train" and 2 <= len(parts) <= 3:
         table = "/".join(parts[:2])
     else:
-        raise ConfigError(f"{option}: {model!r} is not allowed: a .safetensors file, train/NAME, sweep or sweep/TRIAL")
+        raise ConfigError(f"{option}: {model!r} is not allowed: {_ALLOWED}")
     given = parts[1:] if table == "sweep" else parts[2:]
-    return table, given[0] if given else str(tables.get_record(storage, table).facts["winner"])
+    return table, given[0] if given else _winner(storage, table)
+
+
+def _winner(storage: Storage, table: str) -> str:
+    """The best trial of a table, as its record says, which may come with somebody else's root."""
+    winner = tables.get_record(storage, table).facts.get("winner")
+    if not isinstance(winner, str) or "/" in winner or winner in ("", ".", ".."):
+        raise InputError(f"{storage.uri(table, tables.RUN_FILE)}: names {winner!r} as the winner, which is no trial")
+    return winner

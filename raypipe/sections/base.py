@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class Section(BaseModel):
@@ -26,6 +29,17 @@ def split_formulas(value: Any) -> Any:
     return [item.strip() for item in value.split(";") if item.strip()] if isinstance(value, str) else value
 
 
+def check_name(value: str) -> str:
+    """`value`, if it can name a folder or a file. Raises ValueError that says what is allowed."""
+    if not _NAME.fullmatch(value):
+        raise ValueError("a name has 1 to 64 of A-Z a-z 0-9 . _ - and begins with a letter or a digit")
+    return value
+
+
+Name = Annotated[str, AfterValidator(check_name)]
+"""The type of every option that becomes the name of a folder or a file."""
+NameOrEmpty = Annotated[str, AfterValidator(lambda value: value and check_name(value))]
+"""`Name` for an option that one stage alone needs: empty until it is given."""
 StringList = Annotated[list[str], BeforeValidator(split_list)]
 IntList = Annotated[list[int], BeforeValidator(split_list)]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator
 
 from raypipe.schemas import FailedStatus
-from raypipe.sections.base import IntList, Section, Share, option, split_list
+from raypipe.sections.base import IntList, Name, Section, Share, option, split_list
 
 
 class StorageOptions(Section):
@@ -164,7 +164,7 @@ class ExportOptions(Section):
         "webdataset",
         "tar shards, folders by split and label, Parquet for Hugging Face datasets, or a trained model with its card",
     )
-    name: str | None = option(None, "folder under export/; the format's name where absent")
+    name: Name | None = option(None, "folder under export/; the format's name where absent")
     shard_mb: int = option(256, "megabytes of a shard, about", ge=1)
     model: str | None = option(
         None, "of the format model: a train/NAME, sweep/TRIAL or a checkpoint file; the sweep's best where absent"

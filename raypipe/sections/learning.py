@@ -7,7 +7,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ValidationError, ValidationInfo, field_validator
 
-from raypipe.sections.base import Letter, Section, Share, StringList, option, split_formulas, split_list
+from raypipe.sections.base import (
+    Letter,
+    Name,
+    NameOrEmpty,
+    Section,
+    Share,
+    StringList,
+    option,
+    split_formulas,
+    split_list,
+)
 from raypipe.sections.space import Distribution, domains
 
 
@@ -64,7 +74,7 @@ class TrainOptions(Section):
     """Fine-tuning VGG-16 (paper, section 5)."""
 
     config: Letter = option("A", "the paper's configuration")
-    name: str | None = option(None, "folder under train/; the configuration's letter where absent")
+    name: Name | None = option(None, "folder under train/; the configuration's letter where absent")
     model: str = option("vgg16", "vgg16, vgg19, or another classifier of torchvision (resnet50), or timm/NAME")
     weights: str = option(
         "auto", "imagenet, imagenet-caffe, random, auto, or the path of a .h5, .pth or .safetensors file"
@@ -250,7 +260,7 @@ class PredictOptions(Section):
         None, "a train/NAME or sweep trial folder or a checkpoint file; the sweep's best where absent"
     )
     inputs: StringList = option([], "pictures, folders, or manifests: CSV, JSONL or Parquet with a column path")
-    name: str = option("default", "folder under predict/")
+    name: Name = option("default", "folder under predict/")
 
 
 class ReportOptions(Section):
@@ -270,5 +280,5 @@ class StudyOptions(Section):
     """People classify pictures (paper, table 2)."""
 
     pictures: int = option(50, "pictures a person is shown", ge=1)
-    participant: str = option("", "name written beside the answers")
+    participant: NameOrEmpty = option("", "name of the person: folder under study/, written beside the answers")
     port: int = option(8472, "port of the page on loopback", ge=1, le=65535, result=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 
 import pyarrow as pa
@@ -15,8 +14,6 @@ from raypipe.progress import say
 from raypipe.records import RunRecord
 from raypipe.study.sample import draw_sample
 from raypipe.study.server import HOST, Answer, Session, ask
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 ANSWERS = pa.schema(
     [
@@ -35,14 +32,12 @@ def run(config: Config) -> RunRecord:
     """Ask one person about `study.pictures` pictures (paper, section 5.3); returns when all are answered.
 
     Each participant has a table, `study/NAME/`, so that several accumulate. Nothing is written before the last answer:
-    an interrupted study leaves no trace. Raises ConfigError for a name that is no folder's, InputError where there are
-    too few pictures, StageError where the port is taken.
+    an interrupted study leaves no trace. Raises ConfigError without a participant, InputError where there are too few
+    pictures, StageError where the port is taken.
     """
     options, storage = config.study, config.open_storage()
-    if not _NAME.fullmatch(options.participant):
-        raise ConfigError(
-            f"study.participant: {options.participant!r} is not allowed: give a name of letters, digits, - and _"
-        )
+    if not options.participant:
+        raise ConfigError("study.participant: '' is not allowed here: give the name of who answers")
     inputs = {name: tables.get_record(storage, name).run_id for name in ("labels", "images")}
     sample = draw_sample(storage, seed=config.seed, participant=options.participant, pictures=options.pictures)
     settings = config.result_options("seed", "study")

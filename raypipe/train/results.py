@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from raypipe.errors import StageError
 from raypipe.schemas import TABLE1_COLUMNS, predictions_schema
 from raypipe.tables import TableWriter
 from raypipe.train.images import ImageSet
@@ -73,9 +74,14 @@ def staged_file(trial: str) -> str:
 
 
 def staged_result(writer: TableWriter, trial: str) -> TrialResult | None:
-    """What a trial came to; None before it is done."""
+    """What a trial came to; None before it is done. Raises StageError if the file is of another trial."""
     storage, path = writer.storage, f"{writer.staging}/{staged_file(trial)}"
-    return TrialResult.from_json(storage.read(path)) if storage.exists(path) else None
+    if not storage.exists(path):
+        return None
+    result = TrialResult.from_json(storage.read(path))
+    if result.trial != trial:
+        raise StageError(f"{storage.uri(path)}: holds the trial {result.trial!r}; begin with --overwrite")
+    return result
 
 
 def prediction_rows(

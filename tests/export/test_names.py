@@ -52,6 +52,9 @@ def test_a_key_that_is_not_shortened_can_be_read_back(text: str) -> None:
         ("-a", "~2da"),
         ("~", "~7e"),
         ("é", "~c3~a9"),
+        ("con", "~63on"),
+        ("LPT1", "~4c~50~541"),
+        ("console", "console"),
         ("a" * 80, "a" * 80),
         ("", "~~e3b0c44298fc1c149afbf4c8996fb924"),
     ],
@@ -72,8 +75,8 @@ def test_two_labels_have_two_folders_even_where_case_does_not_count(labels: set[
 
 
 def test_plain_labels_are_their_own_folders() -> None:
-    labels = ["bottom", "Top", "q1", ".."]
-    assert folder_names(labels) == {"bottom": "bottom", "Top": "Top", "q1": "q1", "..": "~2e~2e"}
+    labels = ["bottom", "Top", "q1", "..", "Nul"]
+    assert folder_names(labels) == {"bottom": "bottom", "Top": "Top", "q1": "q1", "..": "~2e~2e", "Nul": "~4eul"}
     assert folder_names(["top", "Top"]) == {"top": "top", "Top": "~54op"}
 
 
@@ -85,11 +88,13 @@ def test_the_extension_is_the_formats_own(kind: str) -> None:
 
 
 def test_extensions_of_what_is_rare() -> None:
-    assert [extension(kind, b"") for kind in ("AVIF", "HEIC", "MPO", "TIFF", "../x", None)] == [
+    assert [extension(kind, b"") for kind in ("AVIF", "HEIC", "MPO", "TIFF", "../x", "É", "x" * 300, None)] == [
         "avif",
         "heic",
         "jpg",
         "tiff",
+        "bin",
+        "bin",
         "bin",
         "bin",
     ]

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from raypipe.errors import StageError
 from raypipe.schemas import PREDICTIONS, TABLE1_COLUMNS
+from raypipe.storage import Storage
+from raypipe.tables import TableWriter
 from raypipe.train.images import image_set
 from raypipe.train.plan import Trial
-from raypipe.train.results import TrialResult, prediction_rows, table1_csv
+from raypipe.train.results import TrialResult, prediction_rows, staged_file, staged_result, table1_csv
 from tests.train.small import TARGETS
 
 TRIAL = Trial("B", 4)
@@ -117,3 +122,14 @@ def test_table_1_of_scores_is_of_the_epoch_of_the_lowest_loss() -> None:
     assert [line[name] for name in ("max_val_accuracy", "final_val_accuracy", "test_accuracy")] == ["", "", ""]
     assert (line["val_loss"], line["val_r2"], line["test_r2"], line["epochs"]) == ("0.7", "0.3", "0.25", "3")
     assert TrialResult.from_json(result.to_json()) == result
+
+
+def test_a_staged_trial_is_the_one_that_was_asked_for(tmp_path: Path) -> None:
+    writer = TableWriter(Storage(str(tmp_path)), "sweep", "0123abcd")
+    assert staged_result(writer, "A-0") is None
+    result = TrialResult("A-0", "A", 0, [], None)
+    writer.write_file(staged_file("A-0"), result.to_json())
+    assert staged_result(writer, "A-0") == result
+    writer.write_file(staged_file("A-0"), replace(result, trial="../../..").to_json())
+    with pytest.raises(StageError, match=r"_trials/A-0\.json: holds the trial '\.\./\.\./\.\.'"):
+        staged_result(writer, "A-0")

@@ -35,8 +35,8 @@ class Origin:
 
 def find_origin(sources: Sources, given: str | None, path: str) -> Origin | None:
     """Of the checkpoint at `path` that the option `given` named; None for a file of another root, or of no training."""
-    is_file = given is not None and given.endswith(".safetensors")
-    inner = _inside(sources.storage, path) if is_file else path
+    # A file is read from where it is; all else that the option can name is a path below the root.
+    inner = _inside(sources.storage, path) if path == given else path
     table, _, rest = (inner or "").partition(f"/{CHECKPOINTS}/")
     record = tables.find_record(sources.storage, table) if rest.endswith(f"/{BEST}") else None
     if record is None:

@@ -1,0 +1,51 @@
+"""Which checkpoint an option names, in a root that may have come from somebody else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raypipe import tables
+from raypipe.errors import InputError
+from raypipe.predict.model import read_checkpoint
+from raypipe.storage import Storage
+
+
+def train(storage: Storage, table: str, winner: Any, trial: str = "A-0") -> None:
+    """A complete training whose checkpoint holds its own table's name."""
+    with tables.begin(storage, table, command="train", config={}, inputs={}) as run:
+        run.writer.write_file(f"checkpoints/{trial}/best.safetensors", table.encode())
+        run.commit(rows_in=0, rows_out=0, facts={"winner": winner})
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path / "root"))
+
+
+@pytest.mark.parametrize("name", ["A", "a.safetensors", "x.y"])
+def test_every_training_can_be_found_by_its_name(storage: Storage, name: str) -> None:
+    train(storage, f"train/{name}", "A-0")
+    path = f"train/{name}/checkpoints/A-0/best.safetensors"
+    assert read_checkpoint(storage, f"train/{name}") == (path, f"train/{name}".encode())
+    assert read_checkpoint(storage, f"train/{name}/A-0") == (path, f"train/{name}".encode())
+
+
+@pytest.mark.parametrize("winner", ["..", "../../../x", "/etc", "", None, 3, ["A-0"]])
+def test_a_record_s_winner_leads_nowhere_else(storage: Storage, tmp_path: Path, winner: Any) -> None:
+    train(storage, "sweep", winner)
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "best.safetensors").write_bytes(b"elsewhere")
+    with pytest.raises(InputError, match=r"sweep/_run\.json: names .* as the winner, which is no trial$"):
+        read_checkpoint(storage, None)
+
+
+def test_a_file_is_read_from_wherever_it_is(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "m.safetensors").write_bytes(b"file")
+    monkeypatch.chdir(tmp_path / "deep")
+    assert read_checkpoint(storage, "../m.safetensors") == ("../m.safetensors", b"file")
+    with pytest.raises(InputError, match="there is no such file"):
+        read_checkpoint(storage, "train/m.safetensors")
