@@ -87,10 +87,10 @@ def test_files_lists_exactly_what_was_written(tmp_path_factory: pytest.TempPathF
 
 
 def test_local_paths_that_name_the_same_place(tmp_path: Path) -> None:
-    Storage(f"file://{tmp_path}/root/").write("t/a", b"x")
+    Storage(f"{tmp_path.as_uri()}/root/").write("t/a", b"x")
     assert Storage(f"{tmp_path}/root/").read("t/a") == b"x"
     assert Storage(f"{tmp_path}/root").is_local
-    assert Storage(f"file://{tmp_path}/root").is_local
+    assert Storage(f"{tmp_path.as_uri()}/root").is_local
 
 
 def test_a_worker_in_another_directory_opens_the_same_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
