@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from raypipe.errors import StageError
@@ -36,6 +35,9 @@ def staged_parts(writer: TableWriter) -> list[str]:
 
 def read_parts(writer: TableWriter, schema: pa.Schema) -> pa.Table:
     """The columns that `schema` names, of all staged rows, in the parts' order."""
+    # It imports pandas, which a process that only writes does without.
+    import pyarrow.dataset as pads
+
     storage = writer.storage
     paths = [storage.path(writer.staging, name) for name in staged_parts(writer)]
     if not paths:

@@ -8,12 +8,14 @@ Python code are read as what they are stored as: bytes, lists, numbers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as pads
 
 Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
 
@@ -35,6 +37,9 @@ def plain_table(table: Rows) -> Rows:
 
 def open_parquet(paths: Sequence[str], filesystem: pafs.FileSystem) -> pads.Dataset:
     """Parquet files as a dataset, their columns as they are stored. Raises what pyarrow raises."""
+    # It imports pandas, which a process that only writes does without.
+    import pyarrow.dataset as pads
+
     found = pads.dataset(list(paths), filesystem=filesystem, format="parquet")
     schema = plain_schema(found.schema)
     if schema == found.schema:

@@ -17,10 +17,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from raypipe import claims, s3
@@ -31,6 +30,9 @@ from raypipe.plain import open_parquet, read_parquet
 from raypipe.publish import RUN_FILE, STAGED_RECORD, STAGING, Staged, describe, discard, find_record, publish
 from raypipe.records import Claim, RunRecord, as_json, fingerprint, parse, versions
 from raypipe.storage import Storage
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as pads
 
 __all__ = [
     "CLAIM_FILE",

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Generic, Self, TypeVar
@@ -46,17 +46,26 @@ def in_child(
 class Isolated(Generic[Item, Result]):
     """`function` of items, in order, one after the other in a child process that is started when there is an item.
 
-    Where the child ends on an item, or takes longer than `seconds` for it and is killed, the result is `died` of the
-    item and how it ended (``SIGSEGV``, ``exit code 3``, ``no answer in 120 s``), and a new child goes on with the next.
-    What `function` raises is raised here too. `function`, items and results must be picklable; the child ends with the
-    body of the ``with``, and with the thread that asked. Raises StageError where no child starts.
+    Where the child ends on an item, or takes longer than `seconds` for it (None: no limit) and is killed, the result is
+    `died` of the item and how it ended (``SIGSEGV``, ``exit code 3``, ``no answer in 120 s``), and a new child goes on
+    with the next. What `function` raises is raised here too. `environment` has variables for the child, unless they are
+    set already. `function`, items and results must be picklable; the child ends with the body of the ``with``, and with
+    the thread that asked. Raises StageError where no child starts.
     """
 
     def __init__(
-        self, function: Callable[[Item], Result], died: Callable[[Item, str], Result], *, seconds: float = 120.0
+        self,
+        function: Callable[[Item], Result],
+        died: Callable[[Item, str], Result],
+        *,
+        seconds: float | None = 120.0,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._function, self._died, self._seconds = function, died, seconds
+        self._environment = dict(environment or {})
         self._child: _Child | None = None
+        self._stopped = False
+        self._changing = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -66,15 +75,27 @@ class Isolated(Generic[Item, Result]):
     ) -> None:
         self.close()
 
+    def start(self) -> None:
+        """Start the child before there is an item."""
+        self._child = self._child or self._started()
+
+    def stop(self) -> None:
+        """End the child at once, and start no other. For any thread: whoever asks meets StoppedError."""
+        with self._changing:
+            self._stopped = True
+            if self._child:
+                self._child.kill()
+
     def __call__(self, items: Sequence[Item]) -> list[Result]:
         """`function` of each item."""
         return [self._ask(item) for item in items]
 
     def _ask(self, item: Item) -> Result:
-        self._child = child = self._child or _started(self._function)
+        self._child = child = self._child or self._started()
         try:
             result: Result = child.ask(item, self._seconds)
         except _EndedError as ended:
+            self._refuse_if_stopped()
             result = self._died(item, str(ended))
         if child.ended:
             self.close()
@@ -86,62 +107,108 @@ class Isolated(Generic[Item, Result]):
         if child:
             child.close()
 
+    def _started(self) -> _Child:
+        for attempt in range(_STARTS):
+            try:
+                with self._changing:
+                    self._refuse_if_stopped()
+                    self._child = child = _Child(self._environment)
+            except OSError as error:
+                raise StageError(
+                    f"{sys.executable} -m {__name__}: the child process cannot be started: {error.strerror}; "
+                    "allow more open files, processes or memory"
+                ) from error
+            try:
+                child.ask(self._function, _START_SECONDS)
+            except _EndedError as ended:
+                self.close()
+                self._refuse_if_stopped()
+                if attempt + 1 == _STARTS:
+                    raise StageError(
+                        f"{sys.executable} -m {__name__}: the child process ends at its start: {ended}; "
+                        "its own words are above"
+                    ) from None
+            except BaseException:
+                self.close()
+                raise
+            else:
+                return child
+        raise AssertionError
+
+    def _refuse_if_stopped(self) -> None:
+        if self._stopped:
+            raise StoppedError
+
+
+class StoppedError(Exception):
+    """`Isolated.stop` was called."""
+
 
 class _EndedError(Exception):
     """The child is gone; the message says how."""
 
 
 class _Child:
-    """A process that knows the function. Made, asked and closed by one thread: the child ends with that."""
+    """A process, first told the function. Made, asked and closed by one thread: the child ends with that."""
 
-    def __init__(self, function: Callable[[Any], Any]) -> None:
+    def __init__(self, environment: Mapping[str, str]) -> None:
         # -P: the working directory is no place to import from, unless it is that here.
         command = [sys.executable, "-P", "-m", __name__, str(os.getpid())]
         paths = os.pathsep.join(str(path) or str(Path.cwd()) for path in sys.path)
         pipe = subprocess.PIPE
         self.ended = False
-        self._process = subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, env=os.environ | {"PYTHONPATH": paths}, start_new_session=True
-        )
-        try:
-            self.ask(function, _START_SECONDS)
-        except BaseException:
-            self.close()
-            raise
+        given = {**environment, **os.environ, "PYTHONPATH": paths}
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=given, start_new_session=True)
 
-    def ask(self, message: Any, seconds: float) -> Any:
+    def ask(self, message: Any, seconds: float | None) -> Any:
         """The child's answer. Raises _EndedError where it ends before, and what it raised."""
-        process, late = self._process, threading.Event()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        packed = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+        if seconds is None:
+            return self._ask(message, self.kill)
+        late = threading.Event()
 
         def give_up() -> None:
             late.set()
-            process.kill()
+            self.kill()
 
         timer = threading.Timer(seconds, give_up)
         timer.start()
         try:
-            _write(process.stdin, packed)
-            answer = _read(process.stdout)
-        except (EOFError, OSError):
             # One that has closed its pipe and lives is ended by the timer.
-            self.ended, code = True, process.wait()
-            raise _EndedError(f"no answer in {seconds:g} s" if late.is_set() else _ending(code)) from None
+            return self._ask(message, lambda: None)
+        except _EndedError:
+            if late.is_set():
+                raise _EndedError(f"no answer in {seconds:g} s") from None
+            raise
         finally:
             timer.cancel()
             timer.join()
             # It may have been killed just as its answer came.
             self.ended = self.ended or late.is_set()
+
+    def _ask(self, message: Any, silent: Callable[[], None]) -> Any:
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        packed = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+        try:
+            _write(process.stdin, packed)
+            answer = _read(process.stdout)
+        except (EOFError, OSError):
+            silent()
+            self.ended, code = True, process.wait()
+            raise _EndedError(_ending(code)) from None
         good, value = pickle.loads(answer)
         if not good:
             raise value
         return value
 
-    def close(self) -> None:
-        """End it: it has nothing to save."""
+    def kill(self) -> None:
+        """End it: it has nothing to save. For any thread."""
         self._process.kill()
+
+    def close(self) -> None:
+        """End it, and wait until it has."""
+        self.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             try:
@@ -149,24 +216,6 @@ class _Child:
                     pipe.close()
             except OSError:  # what was not written when it ended
                 pass
-
-
-def _started(function: Callable[[Any], Any]) -> _Child:
-    for attempt in range(_STARTS):
-        try:
-            return _Child(function)
-        except OSError as error:
-            raise StageError(
-                f"{sys.executable} -m {__name__}: the process to look into pictures apart cannot be started: "
-                f"{error.strerror}; allow more open files, processes or memory"
-            ) from error
-        except _EndedError as ended:
-            if attempt + 1 == _STARTS:
-                raise StageError(
-                    f"{sys.executable} -m {__name__}: the process to look into pictures apart ends at its start: "
-                    f"{ended}; its own words are above"
-                ) from None
-    raise AssertionError
 
 
 def _ending(code: int) -> str:

@@ -1,5 +1,6 @@
-"""The stage `ingest`: posts checked, pictures fetched and their faces counted in one streaming pipeline on Ray Data
-(fetching alone, where nobody watches, in this process: `here`).
+"""The stage `ingest`: posts checked, pictures fetched and their faces counted.
+
+One machine does it by a process and its children (`here`). If Ray is wanted, it is one streaming pipeline on Ray Data.
 
 What is staged is known by its post_ids, not by how the work was cut: an attempt that ends early, for whatever reason,
 is followed by another over the posts that have no row yet, in this process or in the next.
@@ -23,7 +24,7 @@ from raypipe.config import Config
 from raypipe.errors import ConfigError, RaypipeError, StageError, one_line
 from raypipe.ingest.duplicates import duplicate_groups
 from raypipe.ingest.faces import check_detector, detector_inputs
-from raypipe.ingest.here import fetch_here, is_enough, merge_here
+from raypipe.ingest.here import fetch_here, is_enough, merge_here, title, unfetched
 from raypipe.ingest.look import decodes
 from raypipe.ingest.note import Note
 from raypipe.ingest.posts import ingest_posts
@@ -82,8 +83,8 @@ def _ingest_images(config: Config, storage: Storage, posts: RunRecord) -> RunRec
         started = time.monotonic()
         settle(run.writer)
         rows = tables.read_table(storage, "posts", ORDER.names)
-        if redo is None and is_enough(config):
-            fetch_here(config, rows, run.writer)
+        if is_enough(config):
+            fetch_here(config, rows, run.writer, redo)
             streamed = time.monotonic()
             merge_here(config, run.writer)
         else:
@@ -107,11 +108,11 @@ def _stream(config: Config, posts: pa.Table, writer: TableWriter, redo: Redo | N
     from ray.exceptions import RayError
 
     from raypipe.ingest.ray_desk import host_desk
+    from raypipe.ingest.ray_workers import do_again
 
     ingest = config.ingest
-    title = "Counting faces" if config.faces.only else "Fetching pictures"
     fruitless = attempt = 0
-    with Progress(title, len(posts), "pictures") as progress, contextlib.ExitStack() as stack:
+    with Progress(title(config), len(posts), "pictures") as progress, contextlib.ExitStack() as stack:
         note, desk = Note(progress), None
         progress.begin(len(staged_ids(writer)))
         while True:
@@ -119,13 +120,12 @@ def _stream(config: Config, posts: pa.Table, writer: TableWriter, redo: Redo | N
             progress.set(len(done))
             before = len(done)
             orders = redo.left(done) if redo else []
-            wanted = posts.filter(pc.is_in(posts["post_id"], redo.asked)) if redo else posts
-            wanted = wanted.filter(pc.invert(pc.is_in(wanted["post_id"], done))) if before else wanted
+            wanted = unfetched(posts, done, redo)
             if not len(wanted) and not orders:
                 break
             try:
                 if orders and redo:
-                    work = redo.work(config, writer)
+                    work = functools.partial(do_again, work=redo.work(config, writer))
                     carried = _limited(ray.data.from_arrow(orders)).map_batches(work, **_on_cpus(config))
                     _attempt(carried, progress, None)
                 if len(wanted):

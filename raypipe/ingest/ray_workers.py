@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -16,9 +16,10 @@ import ray
 from ray.util.metrics import Counter
 
 from raypipe.ingest.ledger import Grant, Report
-from raypipe.ingest.look import decodes, looking
-from raypipe.ingest.shard import ShardFetcher, stage
-from raypipe.ingest.units import Summary, fetched_table, images_table
+from raypipe.ingest.look import decodes
+from raypipe.ingest.shard import ShardFetcher
+from raypipe.ingest.units import Summary, fetched_table
+from raypipe.ingest.work import look_and_stage
 from raypipe.sections.data import FaceOptions, IngestOptions
 from raypipe.tables import TableWriter
 
@@ -76,14 +77,18 @@ def _to_bytes(table: pa.Table) -> pa.Array:
 def finish(batch: pa.Table, ingest: IngestOptions, faces: FaceOptions, writer: TableWriter) -> pa.Table:
     """Look into a batch that `FetchShard` fetched, and stage its rows; what the driver is told of it."""
     fetched = pa.ipc.open_stream(batch["fetched"].chunk(0)[0].as_buffer()).read_all()
-    with looking(ingest, faces, apart=is_retry()) as look:
-        images = images_table(fetched, look)
-    return counted(stage(batch["unit"][0].as_py(), iter([images]), writer))
+    unit = batch["unit"][0].as_py()
+    return counted(look_and_stage((unit, fetched), task_attempt(), ingest=ingest, faces=faces, writer=writer))
 
 
-def is_retry() -> bool:
-    """Whether the worker that ran this task before has died: a picture may have ended it."""
-    return bool(ray._private.worker.global_worker.core_worker.get_current_task_attempt_number() > 0)
+def do_again(group: pa.Table, work: Callable[[pa.Table, int], Summary]) -> pa.Table:
+    """Stage the rows of a row group by `Redo.work`; what the driver is told of it."""
+    return counted(work(group, task_attempt()))
+
+
+def task_attempt() -> int:
+    """How often the worker that ran this task has died; a picture may have ended it."""
+    return int(ray._private.worker.global_worker.core_worker.get_current_task_attempt_number())
 
 
 def counted(summary: Summary) -> pa.Table:

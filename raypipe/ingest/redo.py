@@ -17,8 +17,8 @@ from raypipe import tables
 from raypipe.config import Config
 from raypipe.errors import ConfigError, StageError
 from raypipe.ingest.look import looking
-from raypipe.ingest.shard import stage
-from raypipe.ingest.units import images_table, stored_table
+from raypipe.ingest.units import Summary, images_table, stored_table
+from raypipe.ingest.work import stage
 from raypipe.plain import plain_table
 from raypipe.records import changes
 from raypipe.sections.data import FaceOptions, IngestOptions
@@ -50,8 +50,8 @@ class Redo:
         left = self.groups.filter(pc.invert(pc.is_in(self.groups["first"], done))).select(_GROUP.names)
         return [left.slice(i, 1).combine_chunks() for i in range(len(left))]
 
-    def work(self, config: Config, writer: TableWriter) -> Callable[[pa.Table], pa.Table]:
-        """What stages the rows of a row group, given as a table of one row."""
+    def work(self, config: Config, writer: TableWriter) -> Callable[[pa.Table, int], Summary]:
+        """What stages the rows of a row group, given as a table of one row and the number of the attempt, from 0."""
         if config.faces.only:
             return functools.partial(recount, ingest=self.ingest, faces=config.faces, writer=writer)
         return functools.partial(carry, statuses=self.statuses, writer=writer)
@@ -124,26 +124,25 @@ def _row_groups(storage: Storage, path: str) -> Iterator[tuple[int, pa.Table]]:
             yield i, plain_table(file.read_row_group(i, columns=["post_id", "status"]))
 
 
-def carry(group: pa.Table, statuses: tuple[str, ...], writer: TableWriter) -> pa.Table:
-    """Stage the rows of a row group that are not asked for again, as they are."""
-    from raypipe.ingest.ray_workers import counted
-
+def carry(group: pa.Table, attempt: int, *, statuses: tuple[str, ...], writer: TableWriter) -> Summary:
+    """Stage the rows of a row group that are not asked for again, as they are, in whichever attempt."""
+    del attempt
     rows = _read(group, writer)
     kept = pc.invert(pc.is_in(rows["status"], pa.array(statuses, pa.string())))
-    return counted(stage(group["unit"][0].as_py(), iter([rows.filter(kept).replace_schema_metadata(None)]), writer))
+    return stage(group["unit"][0].as_py(), iter([rows.filter(kept).replace_schema_metadata(None)]), writer)
 
 
-def recount(group: pa.Table, ingest: IngestOptions, faces: FaceOptions, writer: TableWriter) -> pa.Table:
-    """Stage the rows of a row group with their faces counted again."""
-    from raypipe.ingest.ray_workers import counted, is_retry
-
+def recount(
+    group: pa.Table, attempt: int, *, ingest: IngestOptions, faces: FaceOptions, writer: TableWriter
+) -> Summary:
+    """Stage the rows of a row group with their faces counted again; after the first attempt each apart."""
     rows = _read(group, writer)
     good = pc.equal(rows["status"], "ok")
-    with looking(ingest, faces, apart=is_retry()) as look:
+    with looking(ingest, faces, apart=attempt > 0) as look:
         seen = images_table(stored_table(rows.filter(good)), look)
     others = rows.filter(pc.invert(good)).replace_schema_metadata(None)
     both = pa.concat_tables([seen.replace_schema_metadata(None), others]).replace_schema_metadata(seen.schema.metadata)
-    return counted(stage(group["unit"][0].as_py(), iter([both]), writer))
+    return stage(group["unit"][0].as_py(), iter([both]), writer)
 
 
 def _read(group: pa.Table, writer: TableWriter) -> pa.Table:

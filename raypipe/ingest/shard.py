@@ -18,8 +18,8 @@ from raypipe.ingest.arrivals import Arrivals, BatchLimits
 from raypipe.ingest.client import Deliver, FetchResult
 from raypipe.ingest.fetch import Exchange, Fetcher
 from raypipe.ingest.look import Look, looking
-from raypipe.ingest.units import Summary, fetched_table, images_table, not_asked, seconds_metadata
-from raypipe.schemas import IMAGES
+from raypipe.ingest.units import Summary, fetched_table, images_table, not_asked
+from raypipe.ingest.work import stage
 from raypipe.sections.data import FaceOptions, IngestOptions
 from raypipe.tables import TableWriter
 
@@ -149,31 +149,6 @@ class ShardFetcher:
             self._fail(error)
         # What waits is no garbage for a long time: the collector need not look at it again and again.
         gc.freeze()
-
-
-def stage(unit: str, images: Iterator[pa.Table], writer: TableWriter) -> Summary:
-    """Stage rows of `images/` as one file; what was staged."""
-    summary, started = Summary(), time.perf_counter()
-    waited = 0.0
-
-    def counted() -> Iterator[pa.Table]:
-        nonlocal waited
-        while True:
-            asked = time.perf_counter()
-            table = next(images, None)
-            waited += time.perf_counter() - asked
-            if table is None:
-                return
-            summary.add(table)
-            yield table.replace_schema_metadata(None)
-
-    def seconds() -> dict[bytes, bytes]:
-        # Asked for when all rows are written, before the file is closed.
-        summary.seconds["write"] = time.perf_counter() - started - waited
-        return seconds_metadata(summary.seconds)
-
-    writer.write_stream(unit, IMAGES, counted(), seconds)
-    return summary
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

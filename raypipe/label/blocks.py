@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from raypipe import tables
 from raypipe.config import Config
 from raypipe.plain import plain_table
+from raypipe.pool import cpus
 from raypipe.progress import Progress
 from raypipe.runtime import ray_session
 from raypipe.storage import Storage
@@ -111,12 +112,6 @@ def open_engine(config: Config, storage: Storage, n_rows: int) -> Iterator[Engin
 
     with ray_session(config):
         yield RayTasks(storage)
-
-
-def cpus() -> int:
-    """CPUs that this process may use; all of the machine where the system does not say."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ def _decode_file(row: dict[str, Any], writer: TableWriter, wanted: Any, size: in
     """
     import ray
 
-    from raypipe.ingest.ray_workers import is_retry
+    from raypipe.ingest.ray_workers import task_attempt
 
     labelled: pa.Table = ray.get(wanted)
     found = read_parquet(row["path"], writer.storage.filesystem, ["post_id", "image"])
@@ -169,7 +169,7 @@ def _decode_file(row: dict[str, Any], writer: TableWriter, wanted: Any, size: in
     places: list[int | None] = []
     errors: list[str | None] = []
     n_decoded = 0
-    with decoding(partial(square, side=size), apart=is_retry()) as decode:
+    with decoding(partial(square, side=size), apart=task_attempt() > 0) as decode:
         for image in found["image"]:
             result = decode(image.as_py())
             if isinstance(result, Undecodable):

@@ -10,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raypipe.schemas import IMAGES
+from raypipe.tables import TableWriter
 from raypipe.world.draw import draw_picture, encode
 from raypipe.world.posts import HOST, Posts, Stream, stream
 
@@ -29,7 +30,7 @@ UNIT = 128
 
 @dataclass(frozen=True)
 class Order:
-    """What to draw: names, faces and looks of up to UNIT posts; small, for it travels to a Ray worker."""
+    """What to draw: names, faces and looks of up to UNIT posts; small, for it travels to another process."""
 
     unit: str
     post_ids: NDArray[np.int64]
@@ -54,6 +55,13 @@ def draw(order: Order, seed: int) -> pa.Table:
         size = {"width": picture.width, "height": picture.height}
         rows.append({"post_id": str(number), "image": encode(picture, rng), **size})
     return pa.Table.from_pylist(rows, schema=PICTURES)
+
+
+def draw_and_stage(order: Order, attempt: int, *, seed: int, writer: TableWriter) -> int:
+    """Draw a unit and stage it, in whichever attempt; the number of its pictures."""
+    del attempt
+    writer.write(order.unit, draw(order, seed))
+    return len(order.post_ids)
 
 
 def imageless_table(posts: Posts, start: int, stop: int) -> pa.Table:

@@ -1,4 +1,4 @@
-"""The stage `world`: `posts/`, `truth/`, and `pictures/` drawn on Ray, or `images/` with face counts and no bytes."""
+"""The stage `world`: `posts/`, `truth/`, and `pictures/` drawn on all CPUs, or `images/` without bytes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import pyarrow as pa
 
 from raypipe import tables
 from raypipe.config import Config
+from raypipe.pool import Pool, cpus
 from raypipe.progress import Progress, say
 from raypipe.records import RunRecord
-from raypipe.runtime import ray_session
+from raypipe.runtime import ray_session, wants_ray
 from raypipe.storage import Storage
 from raypipe.tables import TableRun, TableWriter
-from raypipe.world.pictures import Order, draw, imageless_table, orders
+from raypipe.world.pictures import Order, draw_and_stage, imageless_table, orders
 from raypipe.world.posts import HOST, Posts, generate_posts
 from raypipe.world.server import check_port, run_loop, serve
 from raypipe.world.truth import TRUTH_FILE, ceiling, describe_truth, truth_table
@@ -103,25 +104,37 @@ def _write_pictures(config: Config, storage: Storage, posts: Posts, source: RunR
             return run.record
         started = time.monotonic()
         done = run.writer.units_done()
-        with ray_session(config), Progress("Drawing pictures", posts.counts.present, "pictures") as progress:
+        with Progress("Drawing pictures", posts.counts.present, "pictures") as progress:
             waiting = []
             for order in orders(posts):
                 if order.unit in done:
                     progress.advance(len(order.post_ids))
                 else:
                     waiting.append(order)
-            _draw_on_ray(run.writer, waiting, config.seed, progress)
+            _draw(config, run.writer, waiting, progress)
         deleted = {"deleted": posts.counts.deleted} if posts.counts.deleted else {}
         seconds = {"draw": time.monotonic() - started}
         return run.commit(rows_in=posts.counts.posts, dropped=deleted, seconds=seconds)
+
+
+def _draw(config: Config, writer: TableWriter, waiting: list[Order], progress: Progress) -> None:
+    if not waiting:
+        return
+    if wants_ray(config):
+        with ray_session(config):
+            _draw_on_ray(writer, waiting, config.seed, progress)
+        return
+    work = partial(draw_and_stage, seed=config.seed, writer=writer)
+    with Pool(work, min(config.ray.num_cpus or cpus(), len(waiting))) as pool:
+        for n in pool.map(waiting):
+            progress.advance(n)
 
 
 def _draw_on_ray(writer: TableWriter, waiting: list[Order], seed: int, progress: Progress) -> None:
     import ray
 
     def work(order: Order) -> int:
-        writer.write(order.unit, draw(order, seed))
-        return len(order.post_ids)
+        return draw_and_stage(order, 0, seed=seed, writer=writer)
 
     task = ray.remote(num_cpus=1)(work)
     most = _UNITS_IN_FLIGHT_A_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import sys
 import threading
@@ -55,6 +56,18 @@ class OwnError(Exception):
 
     def __init__(self, a: int, *, b: int) -> None:
         super().__init__(f"{a} and {b}")
+
+
+def in_pool(item: Any, attempt: int) -> Any:
+    """What `work` does, at the first attempt, or at each if the item says so."""
+    match item:
+        case "once", what:
+            return work(what if attempt == 0 else attempt)
+        case "modules", names:
+            for name in names:
+                importlib.import_module(name)
+            return sorted(sys.modules)
+    return work(item)
 
 
 def slow(item: int, seconds: float) -> int:

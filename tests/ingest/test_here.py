@@ -1,12 +1,17 @@
-"""Fetching in the command's own process: the same rows as through Ray, and no Ray."""
+"""Ingest by the command's own process and its children: the same rows as through Ray, and no Ray."""
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
+import pandas as pd
+import psutil
 import pyarrow as pa
 import pytest
 
@@ -18,6 +23,7 @@ from raypipe.ingest.staged import staged_columns, tally_staged
 from raypipe.ingest.units import ORDER
 from raypipe.options import load_config
 from raypipe.parts import staged_parts
+from raypipe.storage import Storage
 from tests.ingest.conftest import WebServer, body, picture, status
 
 
@@ -127,8 +133,8 @@ def test_what_nobody_foresaw_ends_the_stream(
     ("change", "enough"),
     [
         ({}, True),
-        ({"faces": {"enabled": True}}, False),
-        ({"ingest": {"phash": True}}, False),
+        ({"faces": {"enabled": True}}, True),
+        ({"ray": {"dashboard": None}}, True),
         ({"ingest": {"fetchers": 2}}, False),
         ({"ray": {"dashboard": True}}, False),
     ],
@@ -142,26 +148,80 @@ def test_when_one_process_is_enough(monkeypatch: pytest.MonkeyPatch, change: dic
     assert not is_enough(load_config(**options))
 
 
-def test_the_command_starts_no_ray(tmp_path: Path, server: WebServer) -> None:
-    lines = ["post_id,image_url,likes,followers", *(f"p{i},{server.url(f'/{i}.jpg')},1,2" for i in range(20))]
+def command(tmp_path: Path, server: WebServer, n: int, *more: str) -> list[str]:
+    lines = ["post_id,image_url,likes,followers", *(f"p{i},{server.url(f'/{i}.jpg')},1,2" for i in range(n))]
     (tmp_path / "posts.csv").write_text("\n".join(lines))
-    words = [
-        "ingest",
-        "--posts",
-        str(tmp_path / "posts.csv"),
-        "--root",
-        str(tmp_path / "root"),
-        "--faces.enabled=false",
-    ]
-    words += ["--ingest.allow_private", "--ingest.allow_ports", str(server.port), "--ray.dashboard", "false"]
+    words = ["ingest", "--posts", str(tmp_path / "posts.csv"), "--root", str(tmp_path / "root")]
+    return [*words, "--ingest.allow_private", "--ingest.allow_ports", str(server.port), *more]
+
+
+def children(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    found = psutil.Process(process.pid).children()
+    return [child for child in found if "raypipe.ingest.isolate" in child.cmdline()]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(sys.platform != "linux", reason="a busy child ends with its parent on Linux only")
+def test_a_killed_command_goes_on_where_it_stopped_and_a_killed_child_costs_nothing(
+    tmp_path: Path, server: WebServer
+) -> None:
+    n, server.delay = 96, 0.05
+    words = command(tmp_path, server, n, "--ingest.per_host", "4", "--faces.workers", "2", "--ingest.block_rows", "8")
+
+    def start() -> subprocess.Popen[str]:
+        pipe, environment = subprocess.PIPE, {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+        return subprocess.Popen(
+            [sys.executable, "-m", "raypipe", *words], stdout=pipe, stderr=pipe, text=True, env=environment
+        )
+
+    def staged() -> set[str]:
+        files = (tmp_path / "root" / "images" / "_staging").rglob("part-*.parquet")
+        return {name for file in files for name in pd.read_parquet(file, columns=["post_id"])["post_id"]}
+
+    def until_at_work(process: subprocess.Popen[str], before: int) -> list[psutil.Process]:
+        while len(staged()) == before or len(children(process)) < 2:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        return children(process)
+
+    for number in (signal.SIGINT, signal.SIGKILL):
+        before = len(staged())
+        process = start()
+        working = until_at_work(process, before)
+        process.send_signal(number)
+        error = process.communicate(timeout=60)[1]
+        if number == signal.SIGINT:
+            assert error == "raypipe ingest: interrupted; the same command goes on where it stopped\n"
+            assert process.returncode == 130
+        psutil.wait_procs(working, timeout=60)
+        assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in working)
+    done = staged()
+    assert 0 < len(done) < n
+    before_last = dict(server.requests)
+    process = start()
+    victim = until_at_work(process, len(done))[0]
+    victim.send_signal(signal.SIGKILL)
+    assert process.wait(120) == 0, process.communicate()
+    images = tables.read_table(Storage(str(tmp_path / "root")), "images")
+    assert sorted(images["post_id"].to_pylist()) == sorted(f"p{i}" for i in range(n))
+    assert set(images["status"].to_pylist()) == {"ok"}
+    assert images["n_faces"].null_count == 0
+    assert not (tmp_path / "root" / "images" / "_staging").exists()
+    # What was staged was not asked for again.
+    assert all(server.requests[f"/{name[1:]}.jpg"] == before_last[f"/{name[1:]}.jpg"] for name in done)
+
+
+@pytest.mark.parametrize("faces", ["true", "false"])
+def test_the_command_starts_no_ray(tmp_path: Path, server: WebServer, faces: str) -> None:
+    words = command(tmp_path, server, 20, "--faces.enabled", faces)
     program = (
         "import sys\n"
         "from raypipe.cli import main\n"
         "code = main(sys.argv[1:])\n"
-        "print('ray' in sys.modules)\n"
+        "print({'ray', 'torch'} & set(sys.modules))\n"
         "sys.exit(code)\n"
     )
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1] == "False"
+    assert done.stdout.splitlines()[-1] == "set()"
     assert "20 fetched" in done.stdout

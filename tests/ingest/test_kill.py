@@ -1,4 +1,4 @@
-"""Ingest against SIGKILL of the driver, a worker, a whole node, and a full disk: nothing lost, nothing twice."""
+"""Ingest on Ray against SIGKILL of the driver, a worker, a whole node, and a full disk: nothing lost, nothing twice."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def command(folder: Path, root: Path, server: WebServer, *words: str) -> list[st
         frame = pd.DataFrame({"post_id": [f"p{i}" for i in ids], "image_url": urls, "likes": ids, "followers": ids})
         frame.to_csv(posts, index=False)
     options = ["--ingest.allow_private", "--ingest.allow_ports", str(server.port), "--ingest.per_host", "12"]
-    options += ["--ingest.block_rows", "16", "--ray.dashboard", "false", "--ray.num_cpus", "2", *words]
+    options += ["--ingest.block_rows", "16", "--ray.dashboard", "true", "--ray.num_cpus", "2", *words]
     return [sys.executable, "-m", "raypipe", "ingest", "--posts", str(posts), "--root", str(root), *options]
 
 
@@ -112,9 +112,7 @@ def test_the_driver_is_killed_at_a_random_moment(tmp_path: Path, slow: WebServer
 
 @pytest.mark.parametrize(("which", "faces"), [("FetchShard", "true"), ("FetchShard", "false"), ("finish", "true")])
 def test_a_worker_is_killed(tmp_path: Path, slow: WebServer, which: str, faces: str) -> None:
-    # Without faces, one fetcher would work in the command's own process.
-    fetchers = "1" if faces == "true" else "2"
-    words = command(tmp_path, tmp_path / "root", slow, "--faces.enabled", faces, "--ingest.fetchers", fetchers)
+    words = command(tmp_path, tmp_path / "root", slow, "--faces.enabled", faces)
     log = tmp_path / "log"
     process = start(words, log)
     wait_for(lambda: asked(slow) > 60 and ray_processes(process.pid, which), process, log)

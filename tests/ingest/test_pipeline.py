@@ -132,6 +132,36 @@ def test_without_faces_they_are_not_counted(tmp_path: Path, server: WebServer) -
     assert record.facts["funnel"]["one_face"] is None
 
 
+@pytest.fixture(params=["on Ray", "here"])
+def where(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to do the work, with a Ray that runs."""
+    if request.param == "here":
+        monkeypatch.setattr("raypipe.ingest.here.wants_ray", lambda _: False)
+    return str(request.param)
+
+
+def test_rows_are_the_same_without_ray(tmp_path: Path, server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    for number in range(4):
+        server.behave(f"/{number}.jpg", body(encode(draw_picture(rng, n_faces=number % 3, look=0.0), rng)))
+    server.behave("/4.jpg", status(404))
+    server.behave("/5.jpg", body(picture("WEBP")))
+    server.behave("/6.jpg", body(picture()[:300]))
+    found = {}
+    for place in ("ray", "here"):
+        config = configure(tmp_path, server, plain_rows(40), faces={"enabled": True}, ingest={"attempts": 1})
+        config = config.model_copy(update={"root": str(tmp_path / place)})
+        if place == "here":
+            monkeypatch.setattr("raypipe.ingest.here.wants_ray", lambda _: False)
+        record = run(config)
+        table = tables.read_table(config.open_storage(), "images").sort_by("post_id").drop_columns("fetched_at")
+        marked = tables.read_table(config.open_storage(), "images", folder="_duplicates")
+        assert all(record.seconds[step] > 0 for step in ("fetch", "decode", "detect", "write", "wall", "finish"))
+        found[place] = (table, marked, record.facts, record.rows_in, record.rows_out)
+    assert found["here"] == found["ray"]
+    assert found["here"][0]["n_faces"].to_pylist()[:5] == [0, 1, 2, 0, None]
+
+
 def ids(config: Config) -> list[str]:
     return sorted(tables.read_table(config.open_storage(), "images")["post_id"].to_pylist())
 
@@ -240,6 +270,7 @@ def test_no_posts_at_all(tmp_path: Path) -> None:
         raypipe.ingest(load_config(root=str(tmp_path / "root")))
 
 
+@pytest.mark.usefixtures("where")
 def test_only_what_failed_is_asked_for_again(tmp_path: Path, server: WebServer) -> None:
     server.behave("/1.jpg", status(503, times=2, data=picture(seed=1)))
     server.behave("/2.jpg", status(503))
@@ -281,6 +312,7 @@ def test_nothing_to_ask_for_again(tmp_path: Path, server: WebServer) -> None:
     assert run(config.model_copy(update={"ingest": again})) == first
 
 
+@pytest.mark.usefixtures("where")
 def test_faces_are_counted_again_without_fetching(tmp_path: Path, server: WebServer) -> None:
     rng = np.random.default_rng(3)
     server.behave("/0.jpg", body(encode(draw_picture(rng, n_faces=1, look=0.0), rng)))

@@ -74,6 +74,16 @@ def test_an_interrupted_run_draws_only_what_is_missing(tmp_path: Path, monkeypat
     assert found.equals(expected)
 
 
+def test_pictures_are_the_same_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_ray, here = world_config(tmp_path / "ray", posts=150), world_config(tmp_path / "here", posts=150)
+    pipeline.run(on_ray)
+    monkeypatch.setattr(pipeline, "wants_ray", lambda _: False)
+    monkeypatch.setattr(pipeline, "ray_session", None)
+    pipeline.run(here)
+    found, expected = (tables.read_table(each.open_storage(), "pictures") for each in (here, on_ray))
+    assert found.equals(expected)
+
+
 def test_another_world_is_refused_by_name(tmp_path: Path) -> None:
     pipeline.run(world_config(tmp_path, posts=30, images=False))
     with pytest.raises(StageError, match=r"world\.posts was 30, is 31"):
