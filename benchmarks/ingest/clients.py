@@ -31,6 +31,20 @@ IMG2DATASET: dict[str, _Options] = {
 """img2dataset's options, three ways; the SHA-256 of each picture is stored in all of them, as raypipe does."""
 
 
+WAYS = ("defaults", "tuned", "on_ray")
+"""Ways to run raypipe: with what loopback needs and no other option, as a user does; with requests at a time that are
+chosen for the server; and those on Ray, with its dashboard.
+"""
+
+
+def ways(text: str) -> list[str]:
+    """An option that lists some of WAYS. Raises ValueError if one is unknown."""
+    found = text.split(",")
+    if unknown := set(found) - set(WAYS):
+        raise ValueError(f"{', '.join(sorted(unknown))}: ways are {', '.join(WAYS)}")
+    return found
+
+
 @dataclass(frozen=True)
 class Stored:
     """What a run left: rows by status, and pictures whose SHA-256 is that of the file that was served."""
@@ -48,19 +62,17 @@ def raypipe(
     fan_out: int,
     more: str = "",
     faces: bool = False,
-    dashboard: bool = False,
+    way: str = "defaults",
 ) -> list[str]:
-    """`raypipe ingest` of posts on loopback; `more` is appended. With the dashboard it always works on Ray."""
-    words = ["ingest", "--posts", str(posts), "--root", str(root), "--faces.enabled", str(faces).lower()]
+    """`raypipe ingest` of posts on loopback, in one of WAYS; `more` is appended."""
+    words = ["ingest", "--posts", str(posts), "--root", str(root)]
     words += ["--ingest.allow_private", "--ingest.allow_ports", ",".join(map(str, ports))]
-    words += [
-        "--ingest.per_host",
-        str(per_host),
-        "--ingest.fan_out",
-        str(fan_out),
-        "--ray.dashboard",
-        str(dashboard).lower(),
-    ]
+    if not faces:
+        words += ["--faces.enabled", "false"]
+    if way != "defaults":
+        words += ["--ingest.per_host", str(per_host), "--ingest.fan_out", str(fan_out)]
+    if way == "on_ray":
+        words += ["--ray.dashboard", "true"]
     return [sys.executable, "-m", "raypipe", *words, *shlex.split(more)]
 
 

@@ -2,7 +2,8 @@
 
 The bare ones, one a CPU, hold the same JPEG bytes in memory, decode them with Pillow and call dlib's frontal detector
 with `upsample` 1: no fetching, no writing. raypipe's steady rate is that of batches staged one after another, from the
-first until workers begin to run out of them; the whole command, with Ray's start and end, is beside it.
+first until workers begin to run out of them; the whole command, with its start and end, is beside it. It is run with
+the default options, and on Ray, in smaller batches.
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ from PIL import Image
 
 from benchmarks import pictures, processes, results, web
 from benchmarks.ingest import clients
+from raypipe.sections.data import FaceOptions, IngestOptions
 
-_GOAL = 0.95
-_UPSAMPLE = 1
+_GOAL, _GOAL_WHOLE = 0.95, 0.9
+_UPSAMPLE = FaceOptions().upsample
+_DEFAULT_BLOCK_ROWS = IngestOptions().block_rows
 
 
 def main() -> int:
@@ -43,11 +46,11 @@ def main() -> int:
         paths = [served / path for path in ids]
         with web.nginx(work / "nginx", web.server(served, ["127.0.0.1"], port), ("127.0.0.1", port)) as nginx:
             for number in range(given.runs):
-                kinds = ("bare", "raypipe") if number % 2 else ("raypipe", "bare")
+                kinds = ["bare", *given.ways] if number % 2 else [*given.ways, "bare"]
                 for kind in kinds:
                     os.sync()
                     busy = processes.machine_busy()
-                    run = _bare(given, paths) if kind == "bare" else _raypipe(given, work, posts, port, nginx)
+                    run = _bare(given, paths) if kind == "bare" else _raypipe(given, kind, work, posts, port, nginx)
                     run["machine_busy_cpu_s"] = processes.machine_busy() - busy
                     runs.append({"kind": kind, "round": number, **run})
                     print(_line(runs[-1]), flush=True)
@@ -56,9 +59,10 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     made = results.parser(__doc__, 2_400)
-    made.add_argument("--per-host", type=int, default=16, help="requests at a time to the host")
-    made.add_argument("--fan-out", type=int, default=256, help="raypipe's requests at a time")
-    made.add_argument("--block-rows", type=int, default=64, help="raypipe's pictures in a batch; 256 is its default")
+    made.add_argument("--per-host", type=int, default=16, help="requests at a time to the host, unless defaults")
+    made.add_argument("--fan-out", type=int, default=256, help="raypipe's requests at a time, unless defaults")
+    made.add_argument("--block-rows", type=int, default=64, help="raypipe's pictures in a batch, unless defaults")
+    made.add_argument("--ways", type=clients.ways, default="defaults,on_ray", help=f"of {', '.join(clients.WAYS)}")
     made.add_argument("--workers", type=int, default=os.cpu_count(), help="bare processes")
     return made.parse_args()
 
@@ -100,14 +104,17 @@ def _count_faces(paths: list[Path], together: Barrier, answers: Any) -> None:
     answers.put({"seconds": time.monotonic() - started, "cpu": time.process_time() - cpu, "counts": counts})
 
 
-def _raypipe(given: argparse.Namespace, work: Path, posts: Path, port: int, nginx: web.Nginx) -> dict[str, Any]:
+def _raypipe(
+    given: argparse.Namespace, way: str, work: Path, posts: Path, port: int, nginx: web.Nginx
+) -> dict[str, Any]:
     root = work / "output-raypipe"
     clients.clear(root)
-    more = f"--faces.upsample {_UPSAMPLE} --ingest.block_rows {given.block_rows} {given.raypipe}"
+    block_rows = _DEFAULT_BLOCK_ROWS if way == "defaults" else given.block_rows
+    more = given.raypipe if way == "defaults" else f"--ingest.block_rows {block_rows} {given.raypipe}"
     command = clients.raypipe(
-        posts, root, [port], per_host=given.per_host, fan_out=given.fan_out, more=more, faces=True
+        posts, root, [port], per_host=given.per_host, fan_out=given.fan_out, more=more, faces=True, way=way
     )
-    staged, server = Staged(root, given.block_rows), nginx.cpu()
+    staged, server = Staged(root, block_rows), nginx.cpu()
     with staged:
         usage = processes.run(command, cwd=work, log=work / "log.txt", every=10.0)
     table = pads.dataset(root / "images", format="parquet").to_table(["post_id", "status", "n_faces"])
@@ -170,7 +177,7 @@ class Staged:
 
 def _line(run: dict[str, Any]) -> str:
     steady = ""
-    if run["kind"] == "raypipe":
+    if run["kind"] != "bare":
         steady = f", {run['steady_images_per_s']:.2f} steady over {run['steady_s']:.0f} s"
     return (
         f"{run['round'] + 1} {run['kind']}: {run['images_per_s']:.2f} images/s{steady}, {run['wall_s']:.1f} s, "
@@ -185,32 +192,36 @@ def _report(given: argparse.Namespace, runs: list[dict[str, Any]]) -> int:
     def values(kind: str, key: str) -> list[float]:
         return [run[key] for run in runs if run["kind"] == kind]
 
-    rows = [
-        {"what": "bare processes", "images/s": results.shown(values("bare", "images_per_s"), 2)},
-        {"what": "raypipe, steady", "images/s": results.shown(values("raypipe", "steady_images_per_s"), 2)},
-        {"what": "raypipe, whole command", "images/s": results.shown(values("raypipe", "images_per_s"), 2)},
-    ]
-    print("\n" + results.table(rows))
-    first = results.shown(values("raypipe", "first_picture_s"), 1)
-    print(f"first picture after {first} s; counts are {'identical' if same else 'NOT identical'} in all runs")
+    rows = [{"what": "bare processes", "images/s": results.shown(values("bare", "images_per_s"), 2)}]
     median = results.spread(values("bare", "images_per_s"))["median"]
-    steady, whole = (
-        results.spread(values("raypipe", key))["median"] / median for key in ("steady_images_per_s", "images_per_s")
-    )
-    goals = [
-        results.goal("images per second, steady, times those of bare processes", steady, _GOAL),
-        results.goal("the same, whole command", whole, _GOAL),
-    ]
+    goals = []
+    for way in given.ways:
+        for key, what, wanted in (
+            ("steady_images_per_s", "steady", _GOAL),
+            ("images_per_s", "whole command", _GOAL_WHOLE),
+        ):
+            rows.append({"what": f"raypipe, {way}, {what}", "images/s": results.shown(values(way, key), 2)})
+            ratio = results.spread(values(way, key))["median"] / median
+            goals.append(
+                results.goal(f"{way}: images per second, {what}, times those of bare processes", ratio, wanted)
+            )
+    print("\n" + results.table(rows))
+    for way in given.ways:
+        print(f"{way}: first picture after {results.shown(values(way, 'first_picture_s'), 1)} s")
+    print(f"counts are {'identical' if same else 'NOT identical'} in all runs")
     for found in goals:
         print(results.said(found))
-    options = ("images", "runs", "per_host", "fan_out", "block_rows", "workers", "raypipe")
+    options = ("images", "runs", "per_host", "fan_out", "block_rows", "workers", "ways", "raypipe")
     content = {
         "configuration": {**{key: getattr(given, key) for key in options}, "upsample": _UPSAMPLE},
         "summary": {
             "bare": {"images_per_s": results.spread(values("bare", "images_per_s"))},
-            "raypipe": {
-                key: results.spread(values("raypipe", key))
-                for key in ("steady_images_per_s", "images_per_s", "wall_s", "cpu_s", "first_picture_s")
+            **{
+                way: {
+                    key: results.spread(values(way, key))
+                    for key in ("steady_images_per_s", "images_per_s", "wall_s", "cpu_s", "first_picture_s")
+                }
+                for way in given.ways
             },
         },
         "counts_identical": same,

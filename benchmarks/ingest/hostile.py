@@ -61,8 +61,9 @@ def _arguments() -> argparse.Namespace:
     made.add_argument("--part", choices=("errors", "hosts"), required=True, help="which of the two to measure")
     made.add_argument("--share", type=float, default=0.02, help="pictures with errors, of all (errors)")
     made.add_argument("--bad-images", type=int, default=800, help="pictures of each of the three bad hosts (hosts)")
-    made.add_argument("--per-host", type=int, help="requests at a time to a host; 64 (errors), 16 (hosts)")
-    made.add_argument("--fan-out", type=int, default=256, help="raypipe's requests at a time")
+    made.add_argument("--ways", type=clients.ways, default="defaults,tuned", help=f"of {', '.join(clients.WAYS)}")
+    made.add_argument("--per-host", type=int, help="requests at a time to a host, tuned; 64 (errors), 16 (hosts)")
+    made.add_argument("--fan-out", type=int, default=256, help="raypipe's requests at a time, tuned")
     made.add_argument("--img2dataset", type=Path, help="its program (errors); left out if absent")
     made.add_argument("--threads", type=int, default=32, help="img2dataset's thread_count")
     made.add_argument("--processes", type=int, default=os.cpu_count(), help="img2dataset's processes_count")
@@ -97,8 +98,9 @@ def _errors(given: argparse.Namespace, work: Path, served: Path) -> int:
     ):
         for number in range(given.runs):
             for case in cases if number % 2 else cases[::-1]:
-                runs.append({"round": number, **_raypipe(given, work, case, [port, bad_port], nginx, served)})
-                print(_line(runs[-1]), flush=True)
+                for way in given.ways:
+                    runs.append({"round": number, **_raypipe(given, work, case, way, [port, bad_port], nginx, served)})
+                    print(_line(runs[-1]), flush=True)
             if given.img2dataset:
                 runs.append({"round": number, **_peer(given, work, cases[1], nginx, served)})
                 print(_line(runs[-1]), flush=True)
@@ -134,8 +136,9 @@ def _hosts(given: argparse.Namespace, work: Path, served: Path) -> int:
     ):
         for number in range(given.runs):
             for case in cases if number % 2 else cases[::-1]:
-                runs.append({"round": number, **_raypipe(given, work, case, [port], nginx, served)})
-                print(_line(runs[-1]), flush=True)
+                for way in given.ways:
+                    runs.append({"round": number, **_raypipe(given, work, case, way, [port], nginx, served)})
+                    print(_line(runs[-1]), flush=True)
     configuration = {
         "pictures_of_each_bad_host": given.bad_images,
         "slow_bytes_per_s": _BYTES_A_SECOND,
@@ -147,16 +150,22 @@ def _hosts(given: argparse.Namespace, work: Path, served: Path) -> int:
 
 
 def _raypipe(
-    given: argparse.Namespace, work: Path, case: Case, ports: Sequence[int], nginx: web.Nginx, served: Path
+    given: argparse.Namespace, work: Path, case: Case, way: str, ports: Sequence[int], nginx: web.Nginx, served: Path
 ) -> dict[str, Any]:
     root = work / "output-raypipe"
     clients.clear(root)
     os.sync()
     posts = _posts(work, case)
     before = nginx.cpu()
-    command = clients.raypipe(posts, root, ports, per_host=given.per_host, fan_out=given.fan_out, more=given.raypipe)
+    command = clients.raypipe(
+        posts, root, ports, per_host=given.per_host, fan_out=given.fan_out, more=given.raypipe, way=way
+    )
     usage = processes.run(command, cwd=work, log=work / "log.txt")
-    found = {"case": case.name, **results.numbers_of(usage, len(case.urls)), "nginx_cpu_s": nginx.cpu() - before}
+    found = {
+        "case": _named(case, way),
+        **results.numbers_of(usage, len(case.urls)),
+        "nginx_cpu_s": nginx.cpu() - before,
+    }
     at = clients.when_fetched(root, case.good)
     stored = clients.stored_by_raypipe(root, pictures.digests(served))
     found |= {
@@ -171,6 +180,10 @@ def _raypipe(
         found["statuses_by_host"] = clients.statuses_by_host(root)
     clients.clear(root)
     return found
+
+
+def _named(case: Case, way: str) -> str:
+    return f"{case.name}, {way}"
 
 
 def _peer(given: argparse.Namespace, work: Path, case: Case, nginx: web.Nginx, served: Path) -> dict[str, Any]:
@@ -209,7 +222,8 @@ def _line(run: dict[str, Any]) -> str:
 def _report(
     given: argparse.Namespace, what: str, cases: list[Case], runs: list[dict[str, Any]], configuration: dict[str, Any]
 ) -> int:
-    names = [*dict.fromkeys(case.name for case in cases), *({run["case"] for run in runs} - {c.name for c in cases})]
+    names = [_named(case, way) for way in given.ways for case in cases]
+    names += sorted({run["case"] for run in runs} - set(names))
 
     def values(name: str, key: str) -> list[float]:
         return [run[key] for run in runs if run["case"] == name]
@@ -225,9 +239,11 @@ def _report(
         for name in names
     ]
     print("\n" + results.table(rows))
-    medians = [results.spread(values(case.name, "good_images_per_s"))["median"] for case in cases]
-    text = f"good images per second, {cases[1].name}, times those {cases[0].name}"
-    goals = [results.goal(text, medians[1] / medians[0], _GOAL)]
+    goals = []
+    for way in given.ways:
+        medians = [results.spread(values(_named(case, way), "good_images_per_s"))["median"] for case in cases]
+        text = f"{way}: good images per second, {cases[1].name}, times those {cases[0].name}"
+        goals.append(results.goal(text, medians[1] / medians[0], _GOAL))
     for found in goals:
         print(results.said(found))
     keys = ("good_images_per_s", "images_per_s", "images_per_cpu_s", "wall_s", "cpu_s", "ok")
@@ -237,6 +253,7 @@ def _report(
             "runs": given.runs,
             "per_host": given.per_host,
             "fan_out": given.fan_out,
+            "ways": given.ways,
             "raypipe": given.raypipe,
             **configuration,
         },

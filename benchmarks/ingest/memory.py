@@ -36,8 +36,9 @@ def main() -> int:
         with web.nginx(work / "nginx", web.server(served, ["127.0.0.1"], port), ("127.0.0.1", port)):
             web.warm(served)
             for number in range(given.runs):
-                runs.append({"round": number, **_measured(given, work, posts, port)})
-                print(_line(runs[-1]), flush=True)
+                for way in given.ways:
+                    runs.append({"way": way, "round": number, **_measured(given, way, work, posts, port)})
+                    print(_line(runs[-1]), flush=True)
     _report(given, runs)
     return 0
 
@@ -47,8 +48,9 @@ def _arguments() -> argparse.Namespace:
     made.add_argument("--start", type=int, default=5_000, help="pictures done where the window begins")
     made.add_argument("--stop", type=int, default=50_000, help="pictures done where it ends")
     made.add_argument("--every", type=float, default=0.5, help="seconds between samples")
-    made.add_argument("--per-host", type=int, default=64, help="requests at a time to the host")
-    made.add_argument("--fan-out", type=int, default=256, help="requests at a time")
+    made.add_argument("--ways", type=clients.ways, default="defaults,on_ray", help=f"of {', '.join(clients.WAYS)}")
+    made.add_argument("--per-host", type=int, default=64, help="requests at a time to the host, unless defaults")
+    made.add_argument("--fan-out", type=int, default=256, help="requests at a time, unless defaults")
     given = made.parse_args()
     if not given.start < given.stop < given.images:
         raise SystemExit(
@@ -57,12 +59,12 @@ def _arguments() -> argparse.Namespace:
     return given
 
 
-def _measured(given: argparse.Namespace, work: Path, posts: Path, port: int) -> dict[str, Any]:
+def _measured(given: argparse.Namespace, way: str, work: Path, posts: Path, port: int) -> dict[str, Any]:
     root = work / "output-raypipe"
     clients.clear(root)
     os.sync()
     command = clients.raypipe(
-        posts, root, [port], per_host=given.per_host, fan_out=given.fan_out, more=given.raypipe, dashboard=True
+        posts, root, [port], per_host=given.per_host, fan_out=given.fan_out, more=given.raypipe, way=way
     )
     usage = processes.run(command, cwd=work, log=work / "log.txt", every=given.every)
     at = clients.when_fetched(root)
@@ -122,7 +124,7 @@ def flat(part: dict[str, float]) -> bool:
 def _line(run: dict[str, Any]) -> str:
     total, later = run["parts"]["all"], run["second_half"]
     return (
-        f"{run['round'] + 1}: {total['mean_mb']:,.0f} MB, {total['mb_per_10000']:+.2f} MB per 10,000 "
+        f"{run['round'] + 1} {run['way']}: {total['mean_mb']:,.0f} MB, {total['mb_per_10000']:+.2f} MB per 10,000 "
         f"({later['mb_per_10000']:+.2f} in the second half), {total['growth_mb']:+.1f} MB over the window, "
         f"deviation {total['deviation_mb']:.1f} MB, {run['samples_in_window']} samples: "
         f"{'flat' if flat(total) else 'growing'}"
@@ -130,6 +132,31 @@ def _line(run: dict[str, Any]) -> str:
 
 
 def _report(given: argparse.Namespace, runs: list[dict[str, Any]]) -> None:
+    summary, goals = {}, []
+    for way in given.ways:
+        mine = [run for run in runs if run["way"] == way]
+        summary[way] = _shown(way, mine)
+        growth, deviation = (
+            results.spread([run["parts"]["all"][key] for run in mine])["median"]
+            for key in ("growth_mb", "deviation_mb")
+        )
+        text = f"{way}: MB more from picture {given.start:,} to {given.stop:,}"
+        goals.append(results.goal(text, growth, 2 * deviation, at_least=False))
+        print(results.said(goals[-1]))
+    content: dict[str, Any] = {
+        "configuration": {
+            key: getattr(given, key)
+            for key in ("images", "runs", "start", "stop", "every", "per_host", "fan_out", "ways", "raypipe")
+        },
+        "summary": summary,
+        "goals": goals,
+        "runs": runs,
+    }
+    print(results.write(given.results, "memory", content).name)
+
+
+def _shown(way: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Print a way's processes as a table; their spreads."""
     names = list(dict.fromkeys(name for run in runs for name in run["parts"]))
 
     def values(name: str, key: str) -> list[float]:
@@ -137,7 +164,7 @@ def _report(given: argparse.Namespace, runs: list[dict[str, Any]]) -> None:
 
     rows = [
         {
-            "processes": name,
+            f"processes, {way}": name,
             "PSS, MB": results.shown(values(name, "mean_mb")),
             "MB per 10,000 pictures": results.shown(values(name, "mb_per_10000"), 2),
             "over the window, MB": results.shown(values(name, "growth_mb"), 1),
@@ -146,24 +173,10 @@ def _report(given: argparse.Namespace, runs: list[dict[str, Any]]) -> None:
         for name in names
     ]
     print("\n" + results.table(rows))
-    growth, deviation = (results.spread(values("all", key))["median"] for key in ("growth_mb", "deviation_mb"))
-    goals = [
-        results.goal(f"MB more from picture {given.start:,} to {given.stop:,}", growth, 2 * deviation, at_least=False)
-    ]
-    print(results.said(goals[0]))
-    content: dict[str, Any] = {
-        "configuration": {
-            key: getattr(given, key)
-            for key in ("images", "runs", "start", "stop", "every", "per_host", "fan_out", "raypipe")
-        },
-        "summary": {
-            name: {key: results.spread(values(name, key)) for key in ("mean_mb", "mb_per_10000", "growth_mb")}
-            for name in names
-        },
-        "goals": goals,
-        "runs": runs,
+    return {
+        name: {key: results.spread(values(name, key)) for key in ("mean_mb", "mb_per_10000", "growth_mb")}
+        for name in names
     }
-    print(results.write(given.results, "memory", content).name)
 
 
 _NONE = {"mb_per_10000": 0.0, "growth_mb": 0.0, "deviation_mb": 0.0, "mean_mb": 0.0}

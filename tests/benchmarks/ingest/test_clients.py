@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from benchmarks.ingest import clients
 
@@ -48,3 +49,22 @@ def test_times_are_those_of_good_pictures_in_order(tmp_path: Path) -> None:
     urls = ["http://127.0.0.1:8000/000/000000.jpg"]
     assert [at - start for at in clients.when_fetched(tmp_path, urls)] == [3]
     assert clients.statuses_by_host(tmp_path) == {"127.0.0.1": {"gone": 1, "ok": 3}}
+
+
+def test_each_way_has_its_options() -> None:
+    def options(way: str, **more: bool) -> set[str]:
+        words = clients.raypipe(Path("p"), Path("r"), [8000], per_host=64, fan_out=9, way=way, **more)
+        return {word for word in words if word.startswith("--")}
+
+    needed = {"--posts", "--root", "--ingest.allow_private", "--ingest.allow_ports"}
+    assert options("defaults", faces=True) == needed
+    assert options("defaults") == needed | {"--faces.enabled"}
+    tuned = needed | {"--ingest.per_host", "--ingest.fan_out"}
+    assert options("tuned", faces=True) == tuned
+    assert options("on_ray", faces=True) == tuned | {"--ray.dashboard"}
+
+
+def test_an_unknown_way_is_named() -> None:
+    assert clients.ways("defaults,on_ray") == ["defaults", "on_ray"]
+    with pytest.raises(ValueError, match="fast: ways are defaults, tuned, on_ray"):
+        clients.ways("tuned,fast")
