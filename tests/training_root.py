@@ -68,6 +68,7 @@ def training(tmp_path: Path) -> Config:
     """Options over a root of 40 labelled pictures and 4 unlabelled ones: 24 train, 8 val, 8 test."""
     config = load_config(
         root=str(tmp_path / "root"),
+        storage={"scratch": str(tmp_path / "scratch")},
         ray={"dashboard": False, "num_cpus": 2},
         train={"weights": "random", "image_size": 32, "epochs": 2, "learning_rate": 0.01, "dtype": "float32"},
     )
