@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
 from raypipe.config import Config
+from raypipe.pool import cpus
 from raypipe.predict.files import Picture
 from raypipe.predict.model import TrainedModel
 from raypipe.predict.unit import UnitPredictor
 from raypipe.progress import Progress
+from raypipe.runtime import wants_ray
 from raypipe.tables import TableWriter
 
 
 def is_enough(config: Config) -> bool:
-    """Whether one process does: there is no Ray to join, no GPU to use, and nobody asked for Ray's dashboard."""
-    ray = sys.modules.get("ray")
-    joined = bool(os.environ.get("RAY_ADDRESS")) or (ray is not None and ray.is_initialized())
-    gpu = config.train.gpu is not False and torch.cuda.is_available()
-    asked = config.ray.dashboard is True and "dashboard" in config.ray.model_fields_set
-    return not (joined or gpu or asked)
+    """Whether one process does: Ray is not wanted, and there is no GPU to use."""
+    return not wants_ray(config) and (config.train.gpu is False or not torch.cuda.is_available())
 
 
 def threads_of(config: Config) -> int:
@@ -50,7 +46,7 @@ def predict_here(
     progress: Progress,
 ) -> None:
     """Stage the rows of `units`, pictures by the unit's name, one after the other."""
-    workers = config.ray.num_cpus or os.cpu_count() or 1
+    workers = config.ray.num_cpus or cpus()
     with threads(threads_of(config)), UnitPredictor(model, writer, "cpu", workers) as predictor:
         for unit, pictures in units.items():
             predictor.predict(unit, pictures)
