@@ -29,6 +29,7 @@ from raypipe.train.target import Target
 from raypipe.train.weights import LoadedWeights, weights_inputs
 
 _WIDTH_OF_A_FILE = 160
+_PICKLES = (".pkl", ".pickle")
 # Options of `train` that say nothing to a sweep.
 _OF_ONE = ("config", "name")
 
@@ -76,7 +77,9 @@ def _run(config: Config, table: str, command: str, trials: list[Trial]) -> RunRe
                 return run.record
             for note in filter(None, (weights.note, weights.note_for(pictures.target))):
                 say(f"  {note}")
-            if not run.resumed:
+            if run.resumed:
+                forget_pickles(run.writer)
+            else:
                 _clear(run.writer)
             started = time.monotonic()
             tune_trials(config, run, pictures, weights, trials)
@@ -102,6 +105,17 @@ def _clear(writer: TableWriter) -> None:
     for name in storage.files(table):
         if name not in kept and not name.startswith("_"):
             storage.delete(f"{table}/{name}")
+
+
+def forget_pickles(writer: TableWriter) -> None:
+    """Delete the pickles that Tune has left in the table: whoever looks at one runs what is in it.
+
+    Trials go on from `raypipe`'s own files and checkpoints, which run nothing. Tune itself would look at the error of a
+    trial that fails, and a root may come from elsewhere.
+    """
+    for name in writer.storage.files(writer.table):
+        if name.endswith(_PICKLES):
+            writer.storage.delete(f"{writer.table}/{name}")
 
 
 def _compare(judged: Judged, best: str) -> bytes | None:

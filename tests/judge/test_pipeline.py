@@ -39,6 +39,20 @@ def root(config: Config) -> Config:
     return config
 
 
+@pytest.mark.parametrize("where", ["model", "option"])
+def test_a_formula_from_elsewhere_runs_nothing(root: Config, where: str, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    hostile = f"likes ~ I(followers + hash(open({str(marker)!r}, 'w')))"
+    options: dict[str, Any] = {"formulas": [hostile]} if where == "option" else {}
+    if where == "model":
+        storage = root.open_storage()
+        model = json.loads(storage.read("labels/_model.json"))
+        storage.write("labels/_model.json", json.dumps(model | {"formula": hostile}).encode())
+    with pytest.raises(ConfigError, match="name 'hash' is not defined"):
+        run(judged(root, **options))
+    assert not marker.exists()
+
+
 def test_all_of_it(root: Config, capsys: pytest.CaptureFixture[str]) -> None:
     record = run(judged(root))
     found = result(root)

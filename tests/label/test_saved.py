@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -138,6 +140,53 @@ def test_a_scheme_without_a_regression_has_no_model(tmp_path: Path) -> None:
         load_model(put_model(tmp_path, as_json(None, scheme="karpathy")))
     with pytest.raises(StageError, match="labels: is not there; run `raypipe label"):
         load_model(str(tmp_path / "nothing"))
+
+
+def changed(tmp_path: Path, posts: pa.Table, change: dict[str, Any]) -> Storage:
+    """Labels whose model somebody has changed; `change` by dotted names."""
+    over = over_blocks(posts, 90)
+    design = make_design(over, parse(LEARNED), posts.schema)
+    values = json.loads(as_json(fit(over, design), design, formula=LEARNED))
+    for place, value in change.items():
+        *within, name = place.split(".")
+        part = values
+        for step in within:
+            part = part[step]
+        part[name] = value
+    return put_model(tmp_path, json.dumps(values).encode())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"formula": "likes ~ I(followers + hash(MAKE))"}, "name 'hash' is not defined"),
+        ({"formula": "I((lambda: MAKE)()()) ~ followers"}, "only functions by their names"),
+        ({"formula": ["likes", "followers"]}, "must be a text"),
+        ({"formula": "likes ~ (a + b + c) ** 20"}, "too many terms"),
+        ({"learned.levels": {"MAKE": ["a"]}}, "is no part of the formula"),
+        ({"learned.levels": {"C(MAKE)": ["a"]}}, "is no part of the formula"),
+        ({"learned.levels": {"C(kind, contr.sum)": [{"a": 1}]}}, "a class is a text or a number"),
+        ({"learned.transforms": {"center(MAKE)": {}}}, "is no part of the formula"),
+        ({"learned.transforms": {"poly(followers, 2)": [1]}}, "what a transform has learned has names"),
+        ({"learned.transforms": {"poly(followers, 2)": {"alpha": {"array": ["MAKE"]}}}}, "must hold a few numbers"),
+        ({"learned.transforms": {"poly(followers, 2)": {"alpha": [1.0] * 2_001}}}, "2,001 numbers of one transform"),
+        ({"learned": None}, "is not what `raypipe label` writes"),
+        ({"weights": ["w"]}, "must be the name of a column"),
+        ({"shape": {"unknown": 1}}, "is not what `raypipe label` writes"),
+        ({"params": [1, 2]}, "is not what `raypipe label` writes"),
+    ],
+)
+def test_a_model_from_elsewhere_runs_nothing(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    marker = tmp_path / "marker"
+    text = json.dumps(change).replace("MAKE", f"open({str(marker)!r}, 'w')")
+    posts = made_posts()
+    storage = changed(tmp_path / "root", posts, json.loads(text))
+    with pytest.raises(InputError) as caught:
+        load_model(storage).predict(posts)
+    assert message in str(caught.value)
+    assert "_model.json" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not marker.exists()
 
 
 @pytest.mark.parametrize("cov_type", ["nonrobust", "HC1", "cluster"])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import pickle
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -15,6 +17,8 @@ from raypipe import tables
 from raypipe.config import Config
 from raypipe.errors import ConfigError, StageError
 from raypipe.statistics.intervals import wilson_interval
+from raypipe.storage import Storage
+from raypipe.tables import TableWriter
 from raypipe.train import sweep
 from raypipe.train.configurations import CONFIGURATIONS
 from raypipe.train.model import build_model
@@ -94,6 +98,32 @@ def test_both_forms_side_by_side(training: Config) -> None:
     assert (pair["first"], pair["second"]) == ("A", "A modern")
 
 
+class Planted:
+    """Makes a file where it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (str(self.marker), "w")
+
+
+def planted_pickle(marker: Path) -> bytes:
+    return pickle.dumps(Planted(marker))
+
+
+def test_pickles_of_an_earlier_attempt_are_deleted_and_nothing_else(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    kept = ["sweep/_staging/A-0.json", "sweep/A-0/result.json", "sweep/experiment_state-x.json", "train/A/tuner.pkl"]
+    planted = ["sweep/tuner.pkl", "sweep/A-0/error.pkl", "sweep/_staging/x.pkl", "sweep/searcher.pickle"]
+    for path in (*kept, *planted):
+        storage.write(path, planted_pickle(tmp_path / "marker"))
+    sweep.forget_pickles(TableWriter(storage, "sweep", "0"))
+    assert all(map(storage.exists, kept))
+    assert not any(map(storage.exists, planted))
+    assert not (tmp_path / "marker").exists()
+
+
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.cluster
 def test_a_finished_trial_is_not_trained_again(training: Config) -> None:
@@ -106,9 +136,15 @@ def test_a_finished_trial_is_not_trained_again(training: Config) -> None:
     staged = [name for name in storage.files("sweep/_staging") if name.endswith("A-0.json")]
     assert len(staged) == 1
     before = storage.read(f"sweep/_staging/{staged[0]}")
+    planted = [f"sweep/{name}" for name in ("tuner.pkl", "A-0/error.pkl", "B-0/error.pkl", "trainable.pkl")]
+    bait = planted_pickle(Path(training.root) / "marker")
+    for path in planted:
+        storage.write(path, bait)
     with pytest.raises(StageError, match="B-0 failed"):
         sweep.run(config)
     assert storage.read(f"sweep/_staging/{staged[0]}") == before
+    assert not (Path(training.root) / "marker").exists()
+    assert not any(storage.exists(path) and storage.read(path) == bait for path in planted)
     with pytest.raises(StageError, match=r"learning_rate.B was 1e\+30, is 0.01"):
         sweep.run(change(config, train={"learning_rate": {"A": 0.01, "B": 0.01}}))
 
