@@ -14,9 +14,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from raypipe.config import Config
-from raypipe.errors import ConfigError, RaypipeError, one_line
+from raypipe.errors import ConfigError, InputError, RaypipeError, one_line
 from raypipe.options import TOP_LEVEL, load_config, parse_arguments
 from raypipe.progress import console, say
+from raypipe.ray_log import log_of_failure
 from raypipe.records import RunRecord
 from raypipe.runtime import cause
 from raypipe.sections.base import Section
@@ -75,10 +76,13 @@ def _configuration(stage: str, words: Sequence[str]) -> Config:
 
 
 def _report(stage: str, error: BaseException) -> int:
+    # Of a mistake in an option or in the data, Ray has nothing to tell.
+    log = None if isinstance(error, (ConfigError, InputError)) else log_of_failure()
+    more = f"; Ray's own log: {log}" if log else ""
     if isinstance(error, RaypipeError):
-        _complain(stage, "\n".join(filter(None, (one_line(error), error.below))))
+        _complain(stage, "\n".join(filter(None, (f"{one_line(error)}{more}", error.below))))
         return error.exit_code
-    _complain(stage, f"unexpected {type(error).__name__}: {one_line(error)}; --debug shows where")
+    _complain(stage, f"unexpected {type(error).__name__}: {one_line(error)}; --debug shows where{more}")
     return 1
 
 

@@ -8,13 +8,15 @@ import os
 import signal
 import socket
 import sys
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from raypipe.config import Config
 from raypipe.errors import RaypipeError, StageError, one_line
 from raypipe.progress import say
+from raypipe.ray_log import lines_to_log
 
 _CONNECT_SECONDS = 10.0
 _STARTS = 3
@@ -90,28 +92,65 @@ def ray_session(config: Config) -> Iterator[None]:
 def _started(config: Config) -> Iterator[None]:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # Before its lines go elsewhere: its Python writes to the `sys.stderr` that it finds.
+    import ray
+
+    with lines_to_log(), _errors_of_workers_to_log():
+        with _handler_of_sigterm():
+            context = _connected(config)
+        quiet_ray()
+        if context.dashboard_url:
+            say(f"Ray dashboard: http://{context.dashboard_url}")
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _connected(config: Config) -> Any:
     import ray
 
     address = os.environ.get("RAY_ADDRESS")
     try:
         if address:
             _check_reachable(address)
-            context = ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-        else:
-            context = _start_here(config)
+            return ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        return _start_here(config)
     except (Exception, SystemExit) as error:
         if isinstance(error, SystemExit) and error.code == signal.SIGTERM:
             # Ray's own handler, while it starts: somebody ends the command, nothing is wrong with Ray.
             raise KeyboardInterrupt from error
         what = f"reach the cluster at RAY_ADDRESS={address}" if address else "start Ray on this machine"
         raise StageError(f"cannot {what}: {one_line(error)}; see `raypipe doctor --doctor.ray`") from error
-    quiet_ray()
-    if context.dashboard_url:
-        say(f"Ray dashboard: http://{context.dashboard_url}")
+
+
+@contextlib.contextmanager
+def _errors_of_workers_to_log() -> Iterator[None]:
+    """What a thread of Ray prints on stdout when a worker is lost, whatever `log_to_driver` says, goes to the log."""
+    import ray._private.worker as worker
+
+    before = worker.print_to_stdstream
+
+    def write(data: Mapping[str, Any], **_: object) -> None:
+        with contextlib.suppress(OSError):
+            os.write(2, "".join(f"({data['pid']}) {line}\n" for line in data["lines"]).encode())
+
+    worker.print_to_stdstream = write
     try:
         yield
     finally:
-        ray.shutdown()
+        worker.print_to_stdstream = before
+
+
+@contextlib.contextmanager
+def _handler_of_sigterm() -> Iterator[None]:
+    """Put the handler of SIGTERM back after the body: Ray's print a stack trace, and end the process their own way."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _start_here(config: Config) -> Any:

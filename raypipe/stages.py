@@ -66,7 +66,7 @@ STAGES = {
     "board": Stage("raypipe.board:run", "TensorBoard on the sweep and the trained models", ("board",)),
     "doctor": Stage(
         "raypipe.doctor.pipeline:run",
-        "check packages, GPUs, weights, storage, ports, disk; Ray with --doctor.ray",
+        "check packages, GPUs, weights, storage, ports and disk",
         ("doctor", "train", "world", "board"),
     ),
 }
