@@ -171,6 +171,9 @@ def upright_rgb(data: bytes, side: int) -> Image.Image:
         with open_picture(data) as image:
             shrink_on_load(image, "RGB", (side, side))
             return upright_pixels(image, max(image.size))
+    except UnidentifiedImageError as error:
+        # Pillow's own message names a place in memory: another in each process.
+        raise InputError("picture cannot be decoded: its header is broken") from error
     except Exception as error:  # a decoder meets whatever strangers send
         raise InputError(f"picture cannot be decoded: {one_line(error)}") from error
 
