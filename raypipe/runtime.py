@@ -161,22 +161,44 @@ def _start_here(config: Config) -> Any:
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(processes))
     for attempt in range(_STARTS):
         try:
-            return ray.init(
-                # Without it Ray joins whatever cluster was last started on this machine.
-                address="local",
-                _node_ip_address="127.0.0.1",
-                num_cpus=config.ray.num_cpus,
-                include_dashboard=config.ray.dashboard is not False,
-                dashboard_port=None if config.ray.dashboard is False else config.ray.dashboard_port,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-            )
+            with _on_loopback():
+                return ray.init(
+                    # Without it Ray joins whatever cluster was last started on this machine.
+                    address="local",
+                    num_cpus=config.ray.num_cpus,
+                    include_dashboard=config.ray.dashboard is not False,
+                    dashboard_port=None if config.ray.dashboard is False else config.ray.dashboard_port,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                )
         except Exception as error:
             # Ray waits 30 s for its own processes, whatever else the machine is busy with.
             if _TOO_BUSY not in str(error) or attempt + 1 == _STARTS:
                 raise
             say("Ray did not come up in 30 s; the machine is busy: starting it again")
     raise AssertionError
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Ray that is started in the body listens on loopback alone, not on all interfaces: it asks nobody for a token.
+
+    Ray replaces a loopback address that it is given, except if it takes this machine for one without clusters.
+    """
+    from ray._private import ray_constants
+
+    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    given = os.environ.get(name)
+    # For the processes that Ray starts, and for this one, which may have imported Ray long ago.
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        if given is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = given
 
 
 def _check_reachable(address: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -35,6 +36,17 @@ assert not ray_is_running()
 """
 
 
+LISTENING = """
+import json, psutil, ray
+from raypipe.options import load_config
+from raypipe.runtime import ray_session
+with ray_session(load_config(ray={"dashboard": True, "num_cpus": 1})):
+    assert ray.get(ray.remote(lambda: 6 * 7).remote()) == 42
+    own = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    found = {c.laddr.ip for p in own for c in p.net_connections("inet") if c.status == "LISTEN"}
+    print(json.dumps([ip.removeprefix("::ffff:") for ip in found]))
+"""
+
 BUSY = """
 import ray
 from raypipe import runtime
@@ -51,6 +63,14 @@ with runtime.ray_session(load_config(ray={{"dashboard": False, "num_cpus": 1}}))
     assert ray.cluster_resources()["CPU"] == 1
 print(len(calls))
 """
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Ray does so by itself")
+def test_ray_on_one_machine_is_reached_from_this_machine_alone() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    found = subprocess.run([sys.executable, "-c", LISTENING], env=environment, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert set(json.loads(found.stdout.splitlines()[-1])) == {"127.0.0.1"}
 
 
 def raise_from(error: BaseException, inner: BaseException) -> BaseException:
