@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,7 +108,7 @@ def refuse_another(storage: Storage, table: str, found: Claim | RunRecord, new: 
         options = revision_options(found.revision)
         raise StageError(
             f"{where}: holds an unfinished run that does a part again ({options}); finish it with "
-            f"`raypipe {found.command} {options}`, or drop it and do the whole with --overwrite"
+            f"`raypipe {shlex.quote(found.command)} {options}`, or drop it and do the whole with --overwrite"
         )
     state = "holds the result" if isinstance(found, RunRecord) else "holds an unfinished run"
     raise StageError(

@@ -10,12 +10,13 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from raypipe.config import Config
 from raypipe.errors import ConfigError, InputError, RaypipeError, one_line
 from raypipe.options import TOP_LEVEL, load_config, parse_arguments
+from raypipe.plaintext import plain
 from raypipe.progress import console, say
 from raypipe.ray_log import log_of_failure
 from raypipe.records import RunRecord
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
     except Exception as error:
         if config is not None and config.debug:
-            traceback.print_exc()
+            sys.stderr.write(plain(traceback.format_exc()))
         return _report(stage, cause(error))
     return 0
 
@@ -88,16 +89,17 @@ def _report(stage: str, error: BaseException) -> int:
 
 def _complain(stage: str, message: str) -> None:
     sys.stdout.flush()
-    sys.stderr.write(f"raypipe {stage}: {message}\n")
+    # It may hold what others wrote: nothing of it is for the terminal itself.
+    sys.stderr.write(f"{plain(f'raypipe {stage}: {message}')}\n")
 
 
 def _print_overview() -> None:
     out = console()
-    out.print("[bold]raypipe[/] STAGE [--config FILE.yaml] [--root DIR-or-URI] [--section.option value …]\n")
+    out.print(_bold("raypipe"), "STAGE [--config FILE.yaml] [--root DIR-or-URI] [--section.option value …]\n")
     out.print("From social posts to labels and a trained image classifier, on a laptop or a Ray cluster.\n")
     table = Table(box=None, show_header=False, padding=(0, 2))
     for name, stage in STAGES.items():
-        table.add_row(f"[bold]{name}[/]", stage.help)
+        table.add_row(_bold(name), stage.help)
     out.print(table)
     out.print("\nraypipe STAGE --help shows a stage's options with defaults and units. Start with: raypipe demo")
 
@@ -105,7 +107,7 @@ def _print_overview() -> None:
 def _print_stage_help(name: str) -> None:
     stage, out = STAGES[name], console()
     short = {option: word for word, option in stage.short.items()}
-    out.print(f"[bold]raypipe {name}[/]: {stage.help}\n")
+    out.print(_bold(f"raypipe {name}"), f": {stage.help}\n", sep="")
     out.print("  --config FILE.yaml         options from a file; the command line wins")
     for option in TOP_LEVEL[1:]:
         _print_option(option, Config.model_fields[option])
@@ -113,10 +115,14 @@ def _print_stage_help(name: str) -> None:
         kind = Config.model_fields[section].annotation
         if not (isinstance(kind, type) and issubclass(kind, Section)):
             continue
-        out.print(f"\n[bold]{section}[/]: {escape((kind.__doc__ or '').strip().splitlines()[0])}")
+        out.print(_bold(f"\n{section}"), f": {(kind.__doc__ or '').strip().splitlines()[0]}", sep="")
         for option, info in kind.model_fields.items():
             _print_option(f"{section}.{option}", info, short.get(f"{section}.{option}"))
-    out.print("\nLists are a,b or \\[a,b]; a bare option means true; none clears an optional one.")
+    out.print("\nLists are a,b or [a,b]; a bare option means true; none clears an optional one.")
+
+
+def _bold(text: str) -> Text:
+    return Text(text, style="bold")
 
 
 def _print_option(name: str, info: Any, short: str | None = None) -> None:
@@ -126,7 +132,7 @@ def _print_option(name: str, info: Any, short: str | None = None) -> None:
     shown = {"None": "none", "True": "true", "False": "false"}.get(shown, shown)
     values = f" ({'|'.join(map(str, allowed))})" if allowed else ""
     also = f"; --{short} for short" if short else ""
-    console().print(f"  --{name:<24}{escape(f' {info.description}{values}{also} [{shown}]')}")
+    console().print(f"  --{name:<24} {info.description}{values}{also} [{shown}]")
 
 
 def _allowed(annotation: Any) -> tuple[Any, ...]:

@@ -7,24 +7,39 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Self
+from typing import IO, Any, Self
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
+from rich.segment import Segment
+
+from raypipe.plaintext import plain
 
 _SECONDS_BETWEEN_LINES = 5.0
 _SECONDS_OF_RATE = 60.0
 
 
-def console() -> Console:
-    """Where stages write for people; results that programs read are files."""
-    return Console(file=sys.stdout, highlight=False, soft_wrap=True)
+class _Console(Console):
+    """Shows text as it is: brackets are no markup, ``:fire:`` is no picture, control characters reach no terminal."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(plain(segment.text), segment.style)
+
+
+def console(file: IO[str] | None = None, **settings: Any) -> Console:
+    """Where stages write for people; results that programs read are files.
+
+    `settings` are those of rich's Console. Markup is read only where `print` is given `markup=True`.
+    """
+    return _Console(file=file or sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=True, **settings)
 
 
 def say(text: str) -> None:
     """One line for the person at the terminal."""
-    console().print(text, markup=False)
+    # Before it is printed: rich takes some control characters away without a trace.
+    console().print(plain(text))
     sys.stdout.flush()
 
 
@@ -40,7 +55,7 @@ class Progress:
         self._share: float | None = None
         self._seen: deque[tuple[float, float]] = deque([(self._started, 0)])
         self._bar = _bar() if sys.stdout.isatty() else None
-        self._task = self._bar.add_task(title, total=total, pace="", note="") if self._bar else None
+        self._task = self._bar.add_task(plain(title), total=total, pace="", note="") if self._bar else None
 
     def __enter__(self) -> Self:
         if self._bar:
@@ -100,7 +115,7 @@ class Progress:
     def _show(self) -> None:
         if self._bar and self._task is not None:
             pace = " · ".join(part for part in (self._rate(), self._left()) if part)
-            self._bar.update(self._task, completed=self.done, pace=pace, note=self._note)
+            self._bar.update(self._task, completed=self.done, pace=pace, note=plain(self._note))
         elif time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._line()
 
@@ -140,11 +155,11 @@ class _Bar(Bar):
 
 def _bar() -> _Bar:
     return _Bar(
-        TextColumn("  {task.description:<22}"),
+        TextColumn("  {task.description:<22}", markup=False),
         BarColumn(bar_width=28),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[pace]}"),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[pace]}", markup=False),
+        TextColumn("{task.fields[note]}", markup=False),
         console=console(),
     )

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import posixpath
+import shlex
 import socket
 import string
 from datetime import UTC, datetime
@@ -173,7 +174,8 @@ def revision_options(revision: dict[str, Any]) -> str:
     def word(value: Any) -> str:
         return ",".join(map(str, value)) if isinstance(value, list) else str(value).replace("True", "true")
 
-    return " ".join(f"--{key} {word(value)}" for key, value in revision.items() if "." in key)
+    # Quoted for the shell: a person may paste them, and they may be of somebody else's root.
+    return " ".join(f"--{shlex.quote(key)} {shlex.quote(word(value))}" for key, value in revision.items() if "." in key)
 
 
 def parse(storage: Storage, path: str, data: bytes, kind: type[Model]) -> Model:

@@ -18,8 +18,10 @@ from raypipe.cli import main
 from raypipe.config import Config
 from raypipe.errors import InputError, StageError
 from raypipe.options import TOP_LEVEL, option_names
+from raypipe.plaintext import plain
 from raypipe.stages import COMMON_SECTIONS, STAGES, Stage
 from tests.commands import start
+from tests.hostile import TEXTS
 
 
 @pytest.fixture(autouse=True)
@@ -238,3 +240,20 @@ def test_help_starts_no_ray_and_no_torch(program: list[str]) -> None:
     assert "--train.learning_rate" in done.stdout
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert not {"ray", "torch", "pandas"} & imported
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_an_error_line_does_nothing_to_the_terminal(
+    stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    name = stage("fails_on_its_input")
+
+    def fails(config: Config) -> None:
+        del config
+        raise InputError(f"posts: column {text} is not there", below=text)
+
+    monkeypatch.setattr(sys.modules[__name__], "fails_on_its_input", fails)
+    assert main([name]) == 1
+    line = " ".join(f"posts: column {text} is not there".split())
+    said = f"raypipe {name}: {line}\n" + (f"{text}\n" if text else "")
+    assert capsys.readouterr().err == plain(said)

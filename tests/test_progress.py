@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pty
 import re
@@ -10,15 +11,34 @@ import subprocess
 import sys
 
 import pytest
+from rich.table import Table
+from rich.text import Text
 
 from raypipe import progress
-from raypipe.progress import Progress, say
+from raypipe.plaintext import plain
+from raypipe.progress import Progress, console, say
+from tests.hostile import TEXTS
 
 
 def test_say_leaves_brackets_and_long_lines_alone(capsys: pytest.CaptureFixture[str]) -> None:
     text = "[1/4] ingest: [bold]not markup[/] https://127.0.0.1:8471/" + "x" * 300
     say(text)
     assert capsys.readouterr().out == f"{text}\n"
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_is_shown_as_it_is(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    say(text)
+    assert capsys.readouterr().out == f"{plain(text)}\n".replace("\t", " " * (8 if text.startswith("\t") else 1))
+    out = io.StringIO()
+    table = Table(box=None, pad_edge=False)
+    table.add_row(text, Text(text))
+    console(out, width=1000, force_terminal=True, color_system="truecolor").print(table, soft_wrap=False)
+    assert not {"\x1b]", "\x9b", "\x07", "\u202e", "\x1b[31m"} & {
+        found for found in ("\x1b]", "\x9b", "\x07", "\u202e", "\x1b[31m") if found in out.getvalue()
+    }
+    if text.isprintable() and text.strip():
+        assert out.getvalue().count(text.rstrip()) >= 2 * (text.rstrip() == text)
 
 
 def test_a_step_ends_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,8 +115,8 @@ def test_a_step_that_fails_does_not_claim_to_have_ended(capsys: pytest.CaptureFi
 def test_a_terminal_gets_a_bar() -> None:
     program = (
         "from raypipe.progress import Progress\n"
-        "with Progress('Fetching [x]', 40, 'pictures') as step:\n"
-        "    step.advance(40, note='2 failed')\n"
+        "with Progress('Fetching [/]', 40, 'pictures') as step:\n"
+        "    step.advance(40, note='2 failed [/] :fire: \\x1b]0;x')\n"
     )
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
@@ -110,7 +130,9 @@ def test_a_terminal_gets_a_bar() -> None:
     assert process.wait(timeout=60) == 0
     assert b"40/40" in shown
     assert b"/s" in shown
-    assert b"2 failed" in shown
+    assert b"Fetching [/]" in shown
+    assert rb"2 failed [/] :fire: \x1b]0;x" in shown
+    assert b"\x1b]0;" not in shown
     assert "━".encode() in shown
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raypipe.records import Claim, RunRecord, differences, versions
+from raypipe.records import Claim, RunRecord, differences, revision_options, versions
 from tests.hostile import LEADS_OUT
 
 OPTIONS = st.dictionaries(st.text("abc", min_size=1), st.none() | st.integers() | st.text("xy"), max_size=3)
@@ -128,3 +129,10 @@ def test_no_record_has_a_run_that_is_a_path(run_id: str) -> None:
         make_record(run_id=run_id)
     with pytest.raises(ValueError, match="must be letters, digits"):
         Claim.new("label", {}, {}, run_id=run_id)
+
+
+def test_options_to_be_typed_again_are_quoted() -> None:
+    assert revision_options({"ingest.retry": ["gone", "dns"], "faces.only": True}) == (
+        "--ingest.retry gone,dns --faces.only true"
+    )
+    assert shlex.split(revision_options({"a.b; rm x": "$(y) 'z'"})) == ["--a.b; rm x", "$(y) 'z'"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from raypipe.config import Config
 from raypipe.doctor.check import Check, attempt, failures, worst
@@ -94,8 +94,7 @@ def _print(checks: list[Check]) -> None:
     for title in ("check", "state", "seen", "what to do"):
         table.add_column(title, overflow="fold")
     for check in checks:
-        state = f"[{_COLOURS[check.state]}]{check.state}[/]"
-        table.add_row(check.name, state, escape(check.seen), escape(check.advice))
+        table.add_row(check.name, Text(check.state, style=_COLOURS[check.state]), check.seen, check.advice)
     out = console()
     out.soft_wrap = False
     # A log file folds no lines of its own: 80 columns would only break paths.

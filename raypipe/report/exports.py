@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from raypipe.csvfile import to_csv
 from raypipe.report.page import Content
 from raypipe.report.training import Row, Training
 
@@ -56,7 +55,7 @@ def tables(content: Content) -> dict[str, bytes]:
                 for tag in row.measured.tags
             ],
         )
-    return {f"{name}.csv": _csv(header, lines) for name, (header, lines) in rows.items() if lines}
+    return {f"{name}.csv": to_csv(header, lines) for name, (header, lines) in rows.items() if lines}
 
 
 _TABLE_1 = (
@@ -83,11 +82,3 @@ def _table_1_row(row: Row, further: Sequence[str]) -> Sequence[Any]:
         row.configuration, row.table, row.seeds, row.max_val_accuracy, row.epochs, row.final_val_accuracy,
         *measured, row.paper.max_val_accuracy if row.paper else None, *(row.further.get(name) for name in further),
     )  # fmt: skip
-
-
-def _csv(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(["" if value is None else value for value in line] for line in lines)
-    return text.getvalue().encode()

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import jinja2
 from markupsafe import Markup
 
+from raypipe.plaintext import plain
 from raypipe.records import versions
 from raypipe.report import (
     ceiling,
@@ -106,6 +107,7 @@ def render(content: Content, drawings: dict[str, Drawing], *, title: str, n_exam
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_finalize,
     )
     environment.filters.update(
         n=_count,
@@ -130,6 +132,11 @@ def render(content: Content, drawings: dict[str, Drawing], *, title: str, n_exam
         root=content.sources.storage.root,
         made_at=datetime.now(UTC),
     )
+
+
+def _finalize(value: object) -> object:
+    """Text as it is shown; a Markup, which is not escaped any more, stays one."""
+    return type(value)(plain(value)) if isinstance(value, str) else value
 
 
 def _count(value: int | None) -> str:

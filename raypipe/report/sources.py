@@ -104,7 +104,13 @@ class Sources:
     def json(self, table: str, name: str) -> Any:
         """A JSON file that the record of a complete table lists; None where it lists none."""
         data = self.file(table, name)
-        return None if data is None else json.loads(data)
+        if data is None:
+            return None
+        found = json.loads(data)
+        if b"\\ud" in data.lower():
+            # JSON can hold halves of characters, which no file and no page can.
+            found = json.loads(json.dumps(found, ensure_ascii=False).encode(errors="replace"))
+        return found
 
     def file(self, table: str, name: str) -> bytes | None:
         """Bytes of a file that the record of a complete table lists; None where it lists none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
@@ -13,6 +14,8 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from raypipe.plaintext import plain
 
 # Each role has a colour of its own, so that the drawn SVG can be rewritten to the page's CSS variables.
 COLOURS = {
@@ -43,6 +46,7 @@ _DARK = {
     "c": "#77aff0",
     "d": "#f09a63",
 }
+_TAG = re.compile(r"<[^>]*>")
 _SPARE = ("blue", "red", "gold", "muted")
 
 _RC = {
@@ -61,6 +65,9 @@ _RC = {
     "grid.color": COLOURS["rule"],
     "grid.linewidth": 0.8,
     "text.color": COLOURS["ink"],
+    # Names of classes are names: a $ in them begins no formula.
+    "text.parse_math": False,
+    "text.usetex": False,
     "xtick.color": COLOURS["muted"],
     "ytick.color": COLOURS["muted"],
     "xtick.major.size": 3,
@@ -97,7 +104,9 @@ class Drawing:
 @contextlib.contextmanager
 def canvas(width: float, height: float, **subplots: object) -> Iterator[tuple[Figure, Axes]]:
     """A figure of `width` × `height` inches and its axes, in the page's look; closed afterwards."""
-    with mpl.rc_context({**_RC, "svg.hashsalt": "raypipe"}):
+    with mpl.rc_context({**_RC, "svg.hashsalt": "raypipe"}), warnings.catch_warnings():
+        # Of names in scripts that matplotlib's font lacks: pages have other fonts, pictures an empty box.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure, axes = plt.subplots(figsize=(width, height), **subplots)
         try:
             yield figure, axes
@@ -125,16 +134,23 @@ def render(figure: Figure, name: str, description: str) -> Drawing:
 
 def _strip(svg: str, name: str, description: str) -> str:
     """Only the drawing: no prologue, no metadata, no ids that several figures on a page would share."""
-    body = svg[svg.index("<svg") :]
+    body = plain(svg[svg.index("<svg") :])
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r'(<svg\b[^>]*?) width="[^"]*" height="[^"]*"', r"\1", body, count=1)
     body = re.sub(r'(<svg\b[^>]*?) height="[^"]*"', r"\1", body, count=1)
     body = re.sub(r'(<svg\b[^>]*?) width="[^"]*"', r"\1", body, count=1)
-    used = set(re.findall(r"#([^\"')]+)[\"')]", body)) & set(re.findall(r' id="([^"]*)"', body))
-    body = re.sub(r' id="([^"]*)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", body)
-    body = re.sub(r"#([^\"')]+)(?=[\"')])", lambda found: f"#{name}-{found[1]}" if found[1] in used else found[0], body)
     body = re.sub(r"<!--.*?-->\s*", "", body, flags=re.DOTALL)
-    for role, value in COLOURS.items():
-        body = body.replace(value, f"var(--{role}, {value})")
-    safe = escape(description)
+    tags = "".join(_TAG.findall(body))
+    used = set(re.findall(r"#([^\"')]+)[\"')]", tags)) & set(re.findall(r' id="([^"]*)"', tags))
+
+    def rewritten(found: re.Match[str]) -> str:
+        tag = re.sub(r' id="([^"]*)"', lambda own: f' id="{name}-{own[1]}"' if own[1] in used else "", found[0])
+        tag = re.sub(r"#([^\"')]+)(?=[\"')])", lambda own: f"#{name}-{own[1]}" if own[1] in used else own[0], tag)
+        for role, value in COLOURS.items():
+            tag = tag.replace(value, f"var(--{role}, {value})")
+        return tag
+
+    # Not the text between tags, which may be a class called #2166ac.
+    body = _TAG.sub(rewritten, body)
+    safe = escape(plain(description))
     return body.replace("<svg ", f'<svg role="img" aria-label="{safe}" ', 1)

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raypipe.config import Config
+from raypipe.progress import console
 from raypipe.report import columns, funnel, page, paper, regression
 from raypipe.report.funnel import Funnel
 from raypipe.report.headline import percent
@@ -31,8 +32,8 @@ _BAR = 26
 def print_first_result(config: Config) -> None:
     """Show the funnel and the regression of a root whose labels are complete; what was trained is not read."""
     sources = Sources.open(config.open_storage())
-    console = _terminal()
-    console.print(Group(*_before_training(funnel.build(sources), regression.build(sources)), ""))
+    parts = _before_training(funnel.build(sources), regression.build(sources))
+    _terminal().print(Group(*parts, ""), soft_wrap=False)
     sys.stdout.flush()
 
 
@@ -44,25 +45,25 @@ def print_summary(config: Config) -> None:
 
 def _terminal() -> Console:
     width = min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns)
-    return Console(file=sys.stdout, width=width, highlight=False)
+    return console(width=width)
 
 
 def summary_lines(config: Config) -> list[str]:
     """The summary as plain lines of at most 80 characters (but for the report's path), without colours."""
     sink = io.StringIO()
-    _show(config, Console(file=sink, width=WIDTH, highlight=False, color_system=None, force_terminal=False))
+    _show(config, console(sink, width=WIDTH, color_system=None, force_terminal=False))
     return [line.rstrip() for line in sink.getvalue().splitlines()]
 
 
-def _show(config: Config, console: Console) -> None:
+def _show(config: Config, out: Console) -> None:
     storage = config.open_storage()
     content = page.gather(Sources.open(storage))
     parts = _before_training(content.funnel, content.regression)
     if content.training is not None and content.training.rows:
         parts += [_title("Training"), *_training(content.training)]
-    console.print(Group(*parts, _title("Report")))
+    out.print(Group(*parts, _title("Report")), soft_wrap=False)
     # A path that is broken over two lines can neither be clicked nor copied.
-    console.print(_where(storage), markup=False, soft_wrap=True)
+    out.print(_where(storage))
 
 
 def _before_training(counts: Funnel, fit: Regression | None) -> list[RenderableType]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +10,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from raypipe.csvfile import from_csv
 from raypipe.report import paper
 from raypipe.report.ceiling import PerfectJudge
 from raypipe.report.measured import Measured, guessing, measure
@@ -210,7 +209,7 @@ def _key(configuration: str, table: str) -> str:
 
 def _table_1(sources: Sources, table: str) -> list[dict[str, str]]:
     data = sources.file(table, "table1.csv")
-    return [] if data is None else list(csv.DictReader(io.StringIO(data.decode())))
+    return [] if data is None else from_csv(data)
 
 
 def _row(

@@ -8,8 +8,6 @@ of one user are taken together, as in the intervals (`raypipe.statistics.cluster
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
@@ -18,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from raypipe import csvfile
 from raypipe.statistics.clustered import number_users, paired_p
 from raypipe.train.target import Target
 
@@ -130,21 +129,16 @@ def _pair(first: Answers, second: Answers, users: Mapping[str, str | None]) -> C
 
 def comparisons_csv(found: Sequence[Comparison]) -> bytes:
     """A row a comparison, with the difference of the accuracies."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*(item.name for item in fields(Comparison)), "difference"])
-    for item in found:
-        writer.writerow([*astuple(item), round(item.difference, 6)])
-    return text.getvalue().encode()
+    header = [*(item.name for item in fields(Comparison)), "difference"]
+    return csvfile.to_csv(header, ([*astuple(item), round(item.difference, 6)] for item in found))
 
 
 def from_csv(data: bytes) -> list[Comparison]:
     """Back from `comparisons_csv`."""
     kinds = {"first": str, "second": str, "split": str, "p": float, "p_holm": float}
-    rows = csv.DictReader(io.StringIO(data.decode()))
     return [
         Comparison(**{item.name: kinds.get(item.name, int)(row[item.name]) for item in fields(Comparison)})
-        for row in rows
+        for row in csvfile.from_csv(data)
     ]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from raypipe.csvfile import to_csv
 from raypipe.report.paper import TABLE_1
 from raypipe.sections.learning import TrainOptions, varying
 from raypipe.sections.space import text_of
@@ -70,12 +69,8 @@ def trials_csv(outcomes: Sequence[Outcome], train: TrainOptions, judged: Judged)
 
     `seconds` are of training, validation left out.
     """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(_row(outcomes[0], train, judged)), lineterminator="\n")
-    writer.writeheader()
-    for outcome in outcomes:
-        writer.writerow(_row(outcome, train, judged))
-    return text.getvalue().encode()
+    rows = [_row(outcome, train, judged) for outcome in outcomes]
+    return to_csv(list(rows[0]), (list(row.values()) for row in rows))
 
 
 def _row(outcome: Outcome, train: TrainOptions, judged: Judged) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from raypipe.csvfile import to_csv
 from raypipe.errors import StageError
 from raypipe.schemas import TABLE1_COLUMNS, predictions_schema
 from raypipe.tables import TableWriter
@@ -120,20 +119,19 @@ def table1_csv(results: Sequence[TrialResult]) -> bytes:
     Where the head has further measures, they follow: of the best epoch on the validation pictures and of the test.
     Last come the means' standard deviations over the seeds (n − 1), empty for one seed.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    lines: list[list[Any]] = []
+    header: list[str] = []
     further = _further(results)
-    for i, name in enumerate(sorted({result.configuration for result in results})):
+    for name in sorted({result.configuration for result in results}):
         mine = [result for result in results if result.configuration == name]
         values = _over_seeds(mine, further)
         means = {"configuration": name, "seeds": len(mine), "epochs": max(len(result.rows) for result in mine)}
         spreads = {column: over_seeds(seen) for column, seen in values.items()}
         means |= {column: _six(mean) for column, (mean, _) in spreads.items()}
         columns = [*TABLE1_COLUMNS, *(column for column in values if column not in TABLE1_COLUMNS)]
-        if i == 0:
-            writer.writerow([*columns, *(f"{column}_sd" for column in values)])
-        writer.writerow([*(means[column] for column in columns), *(_six(sd) for _, sd in spreads.values())])
-    return text.getvalue().encode()
+        header = header or [*columns, *(f"{column}_sd" for column in values)]
+        lines.append([*(means[column] for column in columns), *(_six(sd) for _, sd in spreads.values())])
+    return to_csv(header, lines)
 
 
 def _over_seeds(results: Sequence[TrialResult], further: Sequence[str]) -> dict[str, list[float | None]]:
@@ -154,8 +152,8 @@ def _further(results: Sequence[TrialResult]) -> list[str]:
     return ["loss", *own] if own else []
 
 
-def _six(value: float | None) -> float | str:
-    return "" if value is None else round(value, 6)
+def _six(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
 
 
 def _three(value: float | None) -> str:

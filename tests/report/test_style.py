@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 
 import pytest
 
+from raypipe.plaintext import plain
 from raypipe.report.style import COLOURS, Drawing, canvas, configuration_colour, render
+from tests.hostile import TEXTS
+
+ELEMENTS = {"svg", "defs", "style", "g", "path", "use", "text", "rect", "clipPath"}
 
 
 def draw(name: str) -> Drawing:
@@ -50,3 +55,24 @@ def test_the_same_figure_is_the_same_file() -> None:
 @pytest.mark.parametrize(("key", "role"), [("A", "a"), ("D", "d"), ("B (train/again)", "b")])
 def test_colours_follow_the_letter(key: str, role: str) -> None:
     assert configuration_colour(key) == role
+
+
+@pytest.mark.parametrize("start", range(0, len(TEXTS), 15))
+def test_names_are_drawn_as_they_are(start: int) -> None:
+    names = TEXTS[start : start + 15]
+    with canvas(6, 4) as (figure, axes):
+        axes.set_yticks(range(len(names)), names)
+        axes.set_title(names[0])
+        for name in names:
+            axes.annotate(name, (0, 0))
+        drawing = render(figure, "one", " ".join(names))
+    for svg in (drawing.inline, drawing.svg.decode()):
+        root = ET.fromstring(svg)
+        words = [element.text for element in root.iter() if element.tag.endswith("}text")]
+        for name in names:
+            for line in filter(str.strip, plain(name).splitlines()):
+                assert words.count(line) >= 2
+        assert root.attrib["aria-label"] == re.sub(r"[\t\n]", " ", plain(" ".join(names)))
+        # Nothing of it is an element of its own.
+        assert {element.tag.partition("}")[2] for element in root.iter()} <= ELEMENTS
+    assert drawing.png.startswith(b"\x89PNG")

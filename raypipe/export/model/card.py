@@ -15,7 +15,7 @@ from raypipe.export.model import usage
 from raypipe.export.model.check import Agreement
 from raypipe.export.model.library import Recipe
 from raypipe.export.model.limits import LIKES, limits
-from raypipe.export.model.markdown import code, listed, table
+from raypipe.export.model.markdown import code, listed, table, text
 from raypipe.export.model.origin import Origin
 from raypipe.predict.model import TrainedModel
 from raypipe.report import paper, verdict
@@ -55,9 +55,9 @@ def model_card(exported: Exported, sources: Sources) -> bytes:
     checked = {item.file: item for item in exported.checked}
     environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, autoescape=False)
     template = environment.from_string((files("raypipe.export.model") / "card.md").read_text(encoding="utf-8"))
-    text = template.render(
+    return template.render(
         tags=["raypipe", "onnx"] if "model.onnx" in checked else ["raypipe"],
-        title=f"{_TITLES.get(scheme or '', 'Picture classifier')}: {config['model']}, {_configuration(config)}",
+        title=f"{_TITLES.get(scheme or '', 'Picture classifier')}: {text(config['model'])}, {_configuration(config)}",
         what=_what(exported.model, scheme),
         facts=table(["", ""], _facts(exported), numbers=False),
         not_quality=": likes are no measure of anybody's worth, looks or character" if scheme in LIKES else "",
@@ -69,8 +69,7 @@ def model_card(exported: Exported, sources: Sources) -> bytes:
         reading=usage.reading(exported.model),
         footnote=f"[^paper]: {paper.CITATION} (2016)." if scheme == "residual" else "",
         uses=usage.ways(exported.model, exported.recipe, onnx="model.onnx" in checked),
-    )
-    return text.encode()
+    ).encode()
 
 
 _NO_ONNX = (
@@ -87,7 +86,7 @@ _TITLES = {
 
 
 def _configuration(config: dict[str, Any]) -> str:
-    form = "" if config["form"] == "paper" else f", {config['form']} form"
+    form = "" if config["form"] == "paper" else f", {text(config['form'])} form"
     return f"configuration {config['configuration']}{form}"
 
 
@@ -122,10 +121,10 @@ def _facts(exported: Exported) -> list[tuple[str, str]]:
     if config["model"] == VGG16:
         what = paper.CONFIGURATIONS[config["configuration"]]
     found = [
-        ("network", f"{config['model']}, {_configuration(config)} ({what}); {n:,} parameters, float32"),
+        ("network", f"{text(config['model'])}, {_configuration(config)} ({what}); {n:,} parameters, float32"),
         ("started from", _START.get(config["weights_from"], f"weights {code(config['weights_from'])}")),
         ("input", f"`pictures`, uint8 [n, 3, {size}, {size}], RGB, 0 to 255; normalised inside"),
-        ("output", f"{code(output['name'])}, float32 [{', '.join(output['shape'])}]: {output['meaning']}"),
+        ("output", f"{code(output['name'])}, float32 [{', '.join(output['shape'])}]: {text(output['meaning'])}"),
     ]
     if config["labels"]:
         found.append(("labels, in order", listed(config["labels"])))
@@ -136,7 +135,7 @@ def _facts(exported: Exported) -> list[tuple[str, str]]:
 
 def _training(origin: Origin, options: dict[str, Any]) -> str:
     trial, record, trained = origin.trial, origin.record, len(origin.trial.rows)
-    told = [f"trial {trial.trial}", f"epoch {trial.best['epoch']} of {trained}"]
+    told = [f"trial {text(trial.trial)}", f"epoch {trial.best['epoch']} of {trained}"]
     if options.get("epochs", trained) != trained:
         told[-1] += f" ({options['epochs']} at most)"
     if "batch_size" in options:
@@ -144,7 +143,7 @@ def _training(origin: Origin, options: dict[str, Any]) -> str:
     if options.get("learning_rate") is not None:
         told.append(f"learning rate {options['learning_rate']:g}")
     told.append(f"seed {trial.seed}")
-    return f"{', '.join(told)}; {record.finished_at:%Y-%m-%d}, torch {record.versions.get('torch', '?')}"
+    return f"{', '.join(told)}; {record.finished_at:%Y-%m-%d}, torch {text(record.versions.get('torch', '?'))}"
 
 
 def _data(data: learned.Data | None, origin: Origin | None, sources: Sources) -> list[str]:
@@ -162,13 +161,13 @@ def _data(data: learned.Data | None, origin: Origin | None, sources: Sources) ->
     found.append(table(["", "posts", "of the first"], steps))
     classes = [(name if name == "all" else code(name), *counts) for name, counts in data.classes]
     found.append(table(["label", *data.sides], classes))
-    dropped = "; ".join(f"{n:,} {reason}" for reason, n in data.dropped)
+    dropped = "; ".join(f"{n:,} {text(reason)}" for reason, n in data.dropped)
     left_out = f" Posts that the training did not see: {dropped}." if dropped else ""
     found.append(f"Divided {data.split}.{left_out}")
-    found += data.warnings
+    found += map(text, data.warnings)
     judged = verdict.build(sources)
     if judged is not None:
-        found.append("\n".join(f"- {sentence}" for sentence in judged.sentences))
+        found.append("\n".join(f"- {text(sentence)}" for sentence in judged.sentences))
     return found
 
 

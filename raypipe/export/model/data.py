@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raypipe import tables
+from raypipe.export.model.markdown import code
 from raypipe.export.model.origin import Origin
 from raypipe.label.split import SIDES
 from raypipe.report import funnel
@@ -95,7 +96,7 @@ def _made(options: dict[str, Any], model: dict[str, Any] | None) -> str:
     if scheme in ("residual", "continuous"):
         found = model or {}
         explained = f", which explains {100 * found['rsquared']:.1f} % of the variance" if "rsquared" in found else ""
-        text = f"Likes are set against reach by the regression `{options['formula']}`{explained}. "
+        text = f"Likes are set against reach by the regression {code(options['formula'])}{explained}. "
         text += "What it leaves over is the score"
         if scheme == "continuous":
             return f"{text}, and the score is the label."
@@ -108,7 +109,7 @@ def _made(options: dict[str, Any], model: dict[str, Any] | None) -> str:
         "more likes is `top`, the other `bottom`.",
         "quantiles": "Posts are divided into classes of equal size by likes, whatever their author's reach: the "
         "classes are of reach as much as of pictures.",
-        "column": f"The label is the posts' column `{options['column']}`, as it was given.",
+        "column": f"The label is the posts' column {code(str(options['column']))}, as it was given.",
         "hashtags": "The labels are hashtags: those of the tags above that the author wrote in the caption.",
     }[scheme]
 
@@ -118,7 +119,7 @@ def _split(split: str) -> str:
         "random": "at random, by post",
         "user": "by user: all posts of a user are on one side",
         "time": "by time: the latest posts are held out",
-    }.get(split, f"by the posts' column `{split}`")
+    }.get(split, f"by the posts' column {code(split)}")
 
 
 def _span(sources: Sources) -> str:

@@ -1,13 +1,36 @@
-"""The bits of Markdown that a model card is made of."""
+"""The bits of Markdown that a model card is made of; `code` and `text` keep users' words from being Markdown."""
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Iterable, Sequence
+
+from raypipe.plaintext import plain
+
+_INLINE = re.compile(r"[\\`*_\[\]<>&~$!]|:(?=//)|(?<=www)\.", re.IGNORECASE)
+_FIRST = re.compile(r"^([#+=-]|\d+(?=[.)]))")
+_MARKS = re.compile(r"[\\`*_\[\]~$!|:]")
+
+
+def text(words: str) -> str:
+    """Words of any kind in a line, a heading or a cell of a table: shown as they are, and nothing but words."""
+    line = _FIRST.sub(_escaped_first, _INLINE.sub(r"\\\g<0>", " ".join(plain(words).split())))
+    # A backslash before it would not keep all readers from beginning another cell.
+    return line.replace("|", "&#124;")
+
+
+def _escaped_first(found: re.Match[str]) -> str:
+    # Of a number, which would begin a list, the dot after it.
+    return f"{found[1]}\\" if found[1].isdigit() else f"\\{found[1]}"
 
 
 def code(text: str) -> str:
     """Text of any kind as code in a line or a cell of a table."""
-    shown = " ".join(text.split()).replace("|", "\\|")
+    shown = " ".join(plain(text).split())
+    if "|" in shown:
+        # Between backticks nothing keeps it from beginning another cell.
+        return f"<code>{_MARKS.sub(lambda mark: f'&#{ord(mark[0])};', html.escape(shown))}</code>"
     fence = "`" * (1 + max((len(run) for run in _runs(shown)), default=0))
     pad = " " if shown.startswith("`") or shown.endswith("`") else ""
     return f"{fence}{pad}{shown}{pad}{fence}" if shown else "(empty)"

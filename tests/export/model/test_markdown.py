@@ -2,29 +2,65 @@
 
 from __future__ import annotations
 
+from html.parser import HTMLParser
+
+import pytest
 from markdown_it import MarkdownIt
 
-from raypipe.export.model.markdown import code, listed, table
+from raypipe.export.model.markdown import code, listed, table, text
+from raypipe.plaintext import plain
+from tests.hostile import TEXTS
+
+READER = MarkdownIt("commonmark", {"linkify": False}).enable(["table", "strikethrough"])
 
 
-def cells(text: str) -> list[list[str]]:
-    """The cells of a table as a reader of Markdown sees them."""
-    found: list[list[str]] = []
-    for token in MarkdownIt("gfm-like", {"linkify": False}).parse(text):
-        if token.type == "tr_open":
-            found.append([])
-        elif token.type == "inline":
-            found[-1].append("".join(part.content for part in token.children or []))
-    return found
+class Shown(HTMLParser):
+    """The elements of a page and its text; the cells of its tables."""
+
+    def __init__(self, markdown: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.text = ""
+        self.cells: list[list[str]] = []
+        self.feed(READER.render(markdown))
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: ARG002
+        self.tags.append(tag)
+        if tag == "tr":
+            self.cells.append([])
+        elif tag in ("td", "th"):
+            self.cells[-1].append("")
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self.cells and self.cells[-1] and data.strip():
+            self.cells[-1][-1] += data
 
 
-def test_labels_of_any_kind_stay_in_their_cell() -> None:
-    awkward = ["a|b", "`x`", "two\nlines", "<b>", "``", "_top_"]
-    rows = [(code(name), 1234567) for name in awkward]
-    assert cells(table(["label", "n"], rows)) == [
-        ["label", "n"],
-        *([name.replace("\n", " "), "1,234,567"] for name in awkward),
-    ]
+def words(text: str) -> str:
+    return " ".join(plain(text).split())
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_names_of_any_kind_stay_in_their_cell(as_text: bool) -> None:
+    rows = [(text(name) if as_text else code(name), 1234567) for name in TEXTS]
+    shown = Shown(table(["label", "n"], rows))
+    empty = "" if as_text else "(empty)"
+    assert shown.cells == [["label", "n"], *([words(name) or empty, "1,234,567"] for name in TEXTS)]
+    assert set(shown.tags) <= {"table", "thead", "tbody", "tr", "th", "td", "code"}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_words_are_words_wherever_they_stand(name: str) -> None:
+    for before, tag in (("", "p"), ("# ", "h1"), ("- ", "li")):
+        shown = Shown(f"{before}{text(name)}\n")
+        assert shown.text.strip() == words(name)
+        assert set(shown.tags) <= {"p", tag, "ul"}
+        shown = Shown(f"{before}x {code(name)} y\n")
+        assert shown.text.strip() == f"x {words(name) or '(empty)'} y"
+        assert set(shown.tags) <= {"p", tag, "ul", "code"}
+        assert ("code" in shown.tags) == bool(words(name))
 
 
 def test_of_many_names_the_first_are_shown() -> None:

@@ -1,0 +1,60 @@
+"""A card whose texts are somebody else's is built as one with tame texts, and shows them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+
+from raypipe.config import Config
+from raypipe.export.model import about
+from raypipe.export.model.card import Exported, model_card
+from raypipe.export.model.library import recipe
+from raypipe.export.model.origin import find_origin
+from raypipe.predict.model import TrainedModel, checkpoint_metadata, read_checkpoint
+from raypipe.report.sources import Sources
+from raypipe.train.target import Target
+from raypipe.train.weights import VGG16
+from tests.export.model.test_markdown import READER, Shown, words
+from tests.hostile import TEXTS
+
+
+def card_with(trained: Config, text: str, scheme: dict[str, Any]) -> str:
+    """The card of train/A with `text` in each place where a user's or a stranger's stands."""
+    sources = Sources.open(trained.open_storage())
+    name, data = read_checkpoint(sources.storage, "train/A")
+    model, kept = TrainedModel.from_bytes(data, name), checkpoint_metadata(data)
+    origin = find_origin(sources, "train/A", name)
+    assert origin is not None
+    versions = {**origin.record.versions, "torch": text}
+    record = origin.record.model_copy(update={"versions": versions, "dropped": {text: 3}})
+    origin = replace(origin, record=record, trial=replace(origin.trial, trial=text))
+    labels = sources.records["labels"]
+    options = {**labels.config["label"], "formula": text, "column": text, "split": f"x{text}", **scheme}
+    facts = {**labels.facts, "warnings": [text]}
+    sources.records["labels"] = labels.model_copy(update={"config": {"label": options}, "facts": facts})
+    head = replace(model.head, target=Target("binary", ("other", text)))
+    config = about.as_config(replace(model, head=head), kept, origin, recipe(model, kept.get("model", VGG16)))
+    config |= {"form": text, "weights_from": text}
+    return model_card(Exported(replace(model, head=head), config, origin, None, []), sources).decode()
+
+
+def parts(card: str) -> list[str]:
+    """What the card is made of, for a reader of Markdown; a code span may be written either way."""
+    return [tag for tag in Shown(card.partition("\n---\n")[2]).tags if tag != "code"]
+
+
+@pytest.mark.parametrize("scheme", [{}, {"scheme": "column"}], ids=["residual", "column"])
+def test_texts_of_any_kind_stay_words(trained: Config, scheme: dict[str, Any]) -> None:
+    card = partial(card_with, trained, scheme=scheme)
+    tame = parts(card("tame"))
+    # Of what begins a text, tests/export/model/test_markdown.py has more.
+    for start in range(0, len(TEXTS), 9):
+        text = " ".join(TEXTS[start : start + 9])
+        found = card(text)
+        assert parts(found) == tame, text
+        assert found.startswith("---\nlibrary_name: raypipe\n")
+        assert Shown(found.partition("\n---\n")[2]).text.count(words(text)) >= 5
+    assert READER.render(card("`")).count("<h1>") == 1

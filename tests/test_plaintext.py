@@ -1,0 +1,34 @@
+"""Text that does nothing but show."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from xml.sax.saxutils import escape
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from raypipe.plaintext import plain
+from tests.hostile import TEXTS
+
+
+@given(st.text(st.characters()) | st.text(st.characters(categories=["Cc", "Cf", "Cs", "Zl", "Zp"])))
+@example("\ud800")
+@example("\ufffe")
+def test_anything_stands_in_xml_and_in_a_file(text: str) -> None:
+    shown = plain(text)
+    assert ET.fromstring(f"<a>{escape(shown)}</a>".encode()).text == (shown or None)
+    assert not set(shown) & {"\x1b", "\x9b", "\r", "\b", "\x07", "\u202e", "\u2028"}
+    assert plain(shown) == shown
+
+
+@pytest.mark.parametrize("text", ["", "a\tb\nc", "é日本🔥", "e\u0301", "[bold]", "\u200f", "\u200d", "\ufeff"])
+def test_what_is_shown_stays(text: str) -> None:
+    assert plain(text) == text
+
+
+def test_codes_are_those_of_python() -> None:
+    assert plain("\x1b[0m \x9b \u202e \ud800 \r") == r"\x1b[0m \x9b \u202e \ud800 \x0d"
+    for text in TEXTS:
+        assert plain(text).isprintable() or set("\n\t") & set(text)
