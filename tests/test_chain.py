@@ -13,7 +13,7 @@ import pytest
 
 from raypipe import chain
 from raypipe.config import Config
-from raypipe.errors import InputError
+from raypipe.errors import StageError
 from tests.training_root import change
 
 PROGRAM = """
@@ -45,9 +45,8 @@ def test_funnel_and_regression_are_shown_before_the_sweep(
         posts=str(tmp_path / "posts.csv"),
         ingest={"fetch": False},
         label={"eligible": "post"},
-        train={"weights": str(tmp_path / "missing.pth")},
     )
-    with pytest.raises(InputError, match="missing"):
+    with pytest.raises(StageError, match="images: is not there"):
         chain.run(broken)
     before, begins, after = capsys.readouterr().out.partition("[3/4] sweep")
     assert begins

@@ -83,7 +83,8 @@ def test_a_manifest_runs_nothing(tmp_path: Path, marker: Path) -> None:
 
 def test_a_manifest_of_pictures_runs_nothing(tmp_path: Path, marker: Path) -> None:
     pq.write_table(with_planted(pa.table({"path": ["a.jpg"]}), marker, "other"), tmp_path / "list.parquet")
-    assert find_pictures([str(tmp_path / "list.parquet")]) == [str(tmp_path / "a.jpg")]
+    found = find_pictures([str(tmp_path / "list.parquet")], Storage(str(tmp_path)))
+    assert [picture.path for picture in found.pictures] == [str(tmp_path / "a.jpg")]
 
 
 def put(config: Config, table: str, rows: pa.Table) -> Storage:

@@ -35,7 +35,7 @@ def card_with(trained: Config, text: str, scheme: dict[str, Any]) -> str:
     options = {**labels.config["label"], "formula": text, "column": text, "split": f"x{text}", **scheme}
     facts = {**labels.facts, "warnings": [text]}
     sources.records["labels"] = labels.model_copy(update={"config": {"label": options}, "facts": facts})
-    head = replace(model.head, target=Target("binary", ("other", text)))
+    head = type(model.head)(Target("binary", ("other", text)))
     config = about.as_config(replace(model, head=head), kept, origin, recipe(model, kept.get("model", VGG16)))
     config |= {"form": text, "weights_from": text}
     return model_card(Exported(replace(model, head=head), config, origin, None, []), sources).decode()
