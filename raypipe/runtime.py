@@ -56,6 +56,12 @@ def wants_ray(config: Config) -> bool:
     return ray_is_running() or bool(os.environ.get("RAY_ADDRESS")) or config.ray.dashboard is True
 
 
+def set_environment() -> None:
+    """Set what Ray reads when it is imported: call this before that."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
 @contextlib.contextmanager
 def kept_ray() -> Iterator[None]:
     """The first `ray_session` of the body that starts Ray leaves it running for the next ones, until the body ends."""
@@ -90,8 +96,7 @@ def ray_session(config: Config) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _started(config: Config) -> Iterator[None]:
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    set_environment()
     # Before its lines go elsewhere: its Python writes to the `sys.stderr` that it finds.
     import ray
 

@@ -10,7 +10,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray.data  # registers the type whose values are unpickled
 
 from raypipe import tables
 from raypipe.config import Config
@@ -20,6 +19,7 @@ from raypipe.label.blocks import plan_blocks
 from raypipe.options import load_config
 from raypipe.plain import plain_schema, plain_table
 from raypipe.predict.inputs import find_pictures
+from raypipe.runtime import set_environment
 from raypipe.storage import Storage
 
 PICKLED = {b"ARROW:extension:name": b"ray.data.arrow_pickled_object", b"ARROW:extension:metadata": b""}
@@ -33,6 +33,13 @@ class Planted:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return open, (str(self.marker), "w")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray_data() -> None:
+    """Ray Data registers the type whose values are unpickled."""
+    set_environment()
+    import ray.data  # noqa: F401
 
 
 @pytest.fixture
@@ -56,7 +63,6 @@ def with_planted(table: pa.Table, marker: Path, name: str) -> pa.Table:
 def test_the_planted_column_runs_code_where_nothing_is_done_about_it(tmp_path: Path) -> None:
     path = tmp_path / "planted.parquet"
     pq.write_table(with_planted(pa.table({"x": [1]}), tmp_path / "ran", "label"), path)
-    assert ray.data is not None
     pq.read_table(path)["label"].to_pylist()
     assert (tmp_path / "ran").exists()
 
