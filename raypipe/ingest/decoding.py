@@ -104,10 +104,12 @@ class Decoders(Generic[Result]):
     ) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
         if kind is not None:
-            # Nobody waits for what they decode now. A child that is just starting is ended below.
-            self._close()
+            # Nobody waits for what they decode now. A child that is just starting is not started again.
+            for child in self._children:
+                child.stop()
         self._threads.shutdown(wait=True)
-        self._close()
+        for child in self._children:
+            child.close()
 
     def __call__(
         self, items: Sequence[Item], read: Callable[[Item], bytes | Undecodable]
@@ -127,7 +129,3 @@ class Decoders(Generic[Result]):
             return child([data])[0]
         finally:
             self._free.put(child)
-
-    def _close(self) -> None:
-        for child in self._children:
-            child.close()
