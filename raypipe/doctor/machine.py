@@ -14,6 +14,7 @@ import psutil
 from raypipe.config import Config
 from raypipe.doctor.check import Check
 from raypipe.errors import StageError, one_line
+from raypipe.pool import cpus
 from raypipe.scratch import Scratch
 from raypipe.storage import Storage
 
@@ -30,8 +31,7 @@ def check_processors() -> Check:
 
     from raypipe.train.choices import arithmetic_for
 
-    cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    seen = [f"{cpus} CPU cores ({arithmetic_for('auto', 'cpu')})"]
+    seen = [f"{cpus()} CPU cores ({arithmetic_for('auto', 'cpu')})"]
     for index in range(torch.cuda.device_count()):
         name, memory = torch.cuda.get_device_name(index), torch.cuda.get_device_properties(index).total_memory
         seen.append(f"{name}, {memory / 2**30:.0f} GiB ({arithmetic_for('auto', f'cuda:{index}')})")

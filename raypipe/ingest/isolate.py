@@ -102,7 +102,7 @@ class Isolated(Generic[Item, Result]):
         return result
 
     def close(self) -> None:
-        """End the child, if there is one; also from another thread, while an item is with it."""
+        """End the child, if there is one. While another thread asks it, `stop` is the call."""
         child, self._child = self._child, None
         if child:
             child.close()
