@@ -207,10 +207,22 @@ def _on_loopback() -> Iterator[None]:
 
 
 def _check_reachable(address: str) -> None:
-    # Ray itself keeps trying for minutes.
+    """Raises OSError if nothing listens where Ray will look for the cluster. Ray itself keeps trying for minutes."""
+    from ray._private.services import resolve_ip_for_localhost
+
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    if not port.isdigit():
+        return
+    host = host.strip("[]")
+    socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    # A loopback address stands for this machine's own one: Ray looks there, unless its client connects.
+    own = host if address.startswith("ray://") else resolve_ip_for_localhost(host)
+    if own != host:
+        try:
+            socket.create_connection((own, int(port)), timeout=_CONNECT_SECONDS).close()
+        except OSError as error:
+            why = f"Ray looks for {host} at {own}, where that cluster does not listen ({error})"
+            raise ConnectionError(f"{why}; a Ray that raypipe started is for its own command alone") from error
 
 
 def quiet_ray() -> None:

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,29 @@ def ray_session() -> Iterator[None]:
     """One local Ray for all tests of the session."""
     with start_ray(load_config(ray={"dashboard": False, "num_cpus": 2})):
         yield
+
+
+@pytest.fixture
+def ray_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+    """Starts a Ray cluster on this machine with a head of so many CPUs. Its nodes are added by `add_node`."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    from ray._private.services import node_ip_address_from_perspective
+    from ray.cluster_utils import Cluster
+
+    class OwnAddress(Cluster):  # type: ignore[misc]
+        def add_node(self, **options: Any) -> Any:
+            # Else a node takes the address of the Ray that runs in this process, which no other process can join.
+            return super().add_node(node_ip_address=node_ip_address_from_perspective(), **options)
+
+    made: list[Cluster] = []
+
+    def head(num_cpus: int) -> Cluster:
+        made.append(OwnAddress(initialize_head=True, head_node_args={"num_cpus": num_cpus, "include_dashboard": False}))
+        return made[-1]
+
+    yield head
+    for cluster in made:
+        cluster.shutdown()
 
 
 @pytest.fixture

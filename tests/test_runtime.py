@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from raypipe import runtime
 from raypipe.config import Config
 from raypipe.errors import InputError, StageError
 from raypipe.options import load_config
@@ -173,6 +174,31 @@ def test_a_cluster_that_is_not_there_is_one_line(scheme: str, free_port: int) ->
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"raypipe.errors.StageError: cannot reach the cluster at RAY_ADDRESS={address}: ")
     assert last.endswith("; see `raypipe doctor --doctor.ray`")
+
+
+def test_a_cluster_that_listens_on_loopback_alone_cannot_be_joined(
+    free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray._private import services
+
+    dialed: list[str] = []
+
+    class Connection:
+        def close(self) -> None: ...
+
+    def connect(address: tuple[str, int], **_: object) -> Connection:
+        dialed.append(address[0])
+        if address[0] != "127.0.0.1":
+            raise ConnectionRefusedError(111, "Connection refused")
+        return Connection()
+
+    monkeypatch.setattr(services, "get_node_ip_address", lambda: "192.0.2.7")
+    monkeypatch.setattr("raypipe.runtime.socket.create_connection", connect)
+    with pytest.raises(ConnectionError, match=r"for 127\.0\.0\.1 at 192\.0\.2\.7, where that cluster does not listen"):
+        runtime._check_reachable(f"127.0.0.1:{free_port}")
+    assert dialed == ["127.0.0.1", "192.0.2.7"]
+    runtime._check_reachable(f"ray://127.0.0.1:{free_port}")
+    assert dialed[2:] == ["127.0.0.1"]
 
 
 @pytest.mark.parametrize(("failures", "code"), [pytest.param(2, 0, marks=pytest.mark.cluster), (9, 1)])

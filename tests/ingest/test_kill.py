@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -125,29 +126,19 @@ def test_a_worker_is_killed(tmp_path: Path, slow: WebServer, which: str, faces: 
         assert "was lost" in log.read_text()
 
 
-@pytest.fixture
-def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
-    """A Ray cluster of two nodes on this machine."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    from ray.cluster_utils import Cluster
-
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    cluster.second = cluster.add_node(num_cpus=2)
+def test_a_whole_node_is_lost(tmp_path: Path, slow: WebServer, ray_cluster: Callable[..., Any]) -> None:
+    cluster = ray_cluster(num_cpus=1)
+    second = cluster.add_node(num_cpus=2)
     cluster.wait_for_nodes()
-    yield cluster
-    cluster.shutdown()
-
-
-def test_a_whole_node_is_lost(tmp_path: Path, slow: WebServer, two_nodes: object) -> None:
     words, log = command(tmp_path, tmp_path / "root", slow, "--ingest.fetchers", "2"), tmp_path / "log"
-    process = start(words, log, RAY_ADDRESS=two_nodes.address, RAY_AUTH_MODE="disabled")  # type: ignore[attr-defined]
-    (raylet,) = two_nodes.second.all_processes["raylet"]  # type: ignore[attr-defined]
+    process = start(words, log, RAY_ADDRESS=cluster.address, RAY_AUTH_MODE="disabled")
+    (raylet,) = second.all_processes["raylet"]
     wait_for(lambda: asked(slow) > 100 and ray_processes(raylet.process.pid, "FetchShard"), process, log)
     # One fetch actor a machine; the desk is where the driver is.
     victims = ray_processes(raylet.process.pid, "FetchShard")
     assert len(victims) == 1
     assert not ray_processes(raylet.process.pid, "HostDesk")
-    two_nodes.remove_node(two_nodes.second, allow_graceful=False)  # type: ignore[attr-defined]
+    cluster.remove_node(second, allow_graceful=False)
     assert process.wait(SECONDS) == 0, log.read_text()[-2000:]
     assert all(ended(victim) for victim in victims)
     assert "was lost" in log.read_text()

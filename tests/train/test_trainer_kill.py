@@ -188,23 +188,11 @@ def test_the_driver_is_killed(anywhere: Config, run_of: Callable[[Config], Run])
     run.check(kept=kept)
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A Ray cluster on this machine whose head has no CPU for training."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    from ray.cluster_utils import Cluster
-
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    try:
-        yield made
-    finally:
-        made.shutdown()
-
-
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_node_of_a_worker_is_lost_and_another_joins(
-    slow: Config, run_of: Callable[[Config], Run], cluster: Any, workers: int
+    slow: Config, run_of: Callable[[Config], Run], ray_cluster: Callable[..., Any], workers: int
 ) -> None:
+    cluster = ray_cluster(num_cpus=0)  # None of the head's for training.
     nodes = [cluster.add_node(num_cpus=1) for _ in range(workers)]
     cluster.wait_for_nodes()
     run = run_of(slow)
