@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from safetensors.torch import load
 
 from raypipe import tables
 from raypipe.errors import ConfigError, InputError, one_line
+from raypipe.sections.learning import FORMS, IMAGE_SIZES
 from raypipe.storage import Storage
 from raypipe.train.configurations import CONFIGURATIONS
 from raypipe.train.heads import Head, Predictions, head_from_metadata
@@ -45,10 +47,12 @@ class TrainedModel:
         """From a checkpoint's bytes. Raises InputError where they are none of raypipe's."""
         try:
             kept = checkpoint_metadata(data)
-            configuration, size = kept["configuration"], int(kept["image_size"])
+            configuration = _one_of(CONFIGURATIONS, kept, "configuration")
+            _one_of(FORMS, kept, "form")
+            size = _image_size(kept)
             head, preprocessing = head_from_metadata(kept), Preprocessing.from_json(kept["preprocessing"])
             state = load(data)
-        except (KeyError, ValueError, UnicodeDecodeError, SafetensorError) as error:
+        except (KeyError, ValueError, TypeError, RecursionError, SafetensorError) as error:
             raise InputError(f"{where}: is not a checkpoint of raypipe: {one_line(error)}") from error
         model = kept.get("model", VGG16)
         network = restore_network(model, CONFIGURATIONS[configuration], image_size=size, state=state)
@@ -63,10 +67,28 @@ class TrainedModel:
 
 
 def checkpoint_metadata(data: bytes) -> dict[str, str]:
-    """What a checkpoint says of itself. Raises KeyError or ValueError where the bytes say nothing, or are none."""
+    """What a checkpoint says of itself. Raises KeyError, ValueError or TypeError if the bytes say nothing."""
     length = int.from_bytes(data[:8], "little")
-    found: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
+    found = json.loads(data[8 : 8 + length])["__metadata__"]
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise TypeError("its metadata are no texts by name")
     return found
+
+
+def _one_of(allowed: Collection[str], kept: Mapping[str, str], name: str) -> str:
+    # Checkpoints from before other forms say nothing of theirs.
+    value = kept.get(name, "paper") if name == "form" else kept[name]
+    if value not in allowed:
+        raise ValueError(f"{name} {value[:40]!r} is not one of {', '.join(allowed)}")
+    return value
+
+
+def _image_size(kept: Mapping[str, str]) -> int:
+    # A picture is decoded to this size, whoever wrote the file.
+    size, (least, most) = int(kept["image_size"]), IMAGE_SIZES
+    if not least <= size <= most:
+        raise ValueError(f"image_size {size} is not within {least} to {most} pixels")
+    return size
 
 
 def read_checkpoint(storage: Storage, model: str | None, option: str = "predict.model") -> tuple[str, bytes]:

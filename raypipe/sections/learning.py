@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, ValidationError, ValidationInfo, field_validator
 
@@ -69,6 +69,12 @@ class JudgeOptions(Section):
 _EPOCHS = {"A": 12, "B": 9, "C": 8, "D": 20}
 """The paper's, of its table 1."""
 
+IMAGE_SIZES = (32, 2048)
+"""The fewest and the most pixels of a side: VGG-16 halves a picture five times, and memory grows with the square."""
+
+Form = Literal["paper", "modern"]
+FORMS: tuple[str, ...] = get_args(Form)
+
 
 class TrainOptions(Section):
     """Fine-tuning VGG-16 (paper, section 5)."""
@@ -81,10 +87,10 @@ class TrainOptions(Section):
     )
     fresh_fc: bool = option(False, "start C's and D's FC layers fresh where the weights have none")
     init: Literal["lsuv", "he", "glorot"] = option("lsuv", "initialisation of random convolutions")
-    form: Literal["paper", "modern"] = option(
+    form: Form = option(
         "paper", "the paper's SGD, or today's: AdamW, cosine, smoothed labels, random crops, averaged weights"
     )
-    image_size: int = option(224, "pixels of a side", ge=32)
+    image_size: int = option(224, "pixels of a side", ge=IMAGE_SIZES[0], le=IMAGE_SIZES[1])
     epochs: int | dict[Letter, int] = option(dict(_EPOCHS), "epochs, one number or one a configuration")
     batch_size: int = option(32, "pictures in a step, over all workers", ge=1)
     learning_rate: float | dict[Letter, float] | None = option(
@@ -198,7 +204,7 @@ class SweepOptions(Section):
     configs: Annotated[list[Letter], BeforeValidator(split_list)] = option(
         ["A", "B", "C", "D"], "configurations to train", min_length=1
     )
-    forms: Annotated[list[Literal["paper", "modern"]], BeforeValidator(split_list)] = option(
+    forms: Annotated[list[Form], BeforeValidator(split_list)] = option(
         [], "forms of each configuration, side by side: paper,modern; that of train.form where absent"
     )
     seeds: int = option(1, "seeds of each configuration", ge=1)

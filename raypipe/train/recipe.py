@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from raypipe.sections.learning import Form
 from raypipe.train.configurations import Configuration
 from raypipe.train.model import parameter_groups
-
-Form = Literal["paper", "modern"]
 
 
 @dataclass(frozen=True)

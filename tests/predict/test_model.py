@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save
 
 from raypipe import tables
 from raypipe.errors import InputError
-from raypipe.predict.model import read_checkpoint
+from raypipe.predict.model import TrainedModel, read_checkpoint
 from raypipe.storage import Storage
 
 
@@ -49,3 +51,40 @@ def test_a_file_is_read_from_wherever_it_is(storage: Storage, tmp_path: Path, mo
     assert read_checkpoint(storage, "../m.safetensors") == ("../m.safetensors", b"file")
     with pytest.raises(InputError, match="there is no such file"):
         read_checkpoint(storage, "train/m.safetensors")
+
+
+METADATA = {
+    "configuration": "A",
+    "form": "paper",
+    "image_size": "32",
+    "classes": '["bottom", "top"]',
+    "preprocessing": '{"mean": [0, 0, 0], "std": [1, 1, 1], "scale": 1.0, "channel_order": "rgb"}',
+}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ({"configuration": "E"}, "configuration 'E' is not one of A, B, C, D"),
+        ({"form": "../x"}, "form '../x' is not one of paper, modern"),
+        ({"image_size": "1000000"}, "image_size 1000000 is not within 32 to 2048 pixels"),
+        ({"image_size": "-1"}, "image_size -1 is not within 32 to 2048 pixels"),
+        ({"image_size": "wide"}, "invalid literal"),
+        ({"classes": "3"}, "not iterable"),
+        ({"classes": "[" * 100_000}, "recursion"),
+        ({"head": "odd"}, "odd"),
+        ({"head": "score", "classes": "[]", "scale": "[1]"}, "not enough values"),
+        ({"preprocessing": "[]"}, "not a normalisation"),
+        ({"preprocessing": '"x"'}, "not a normalisation"),
+    ],
+)
+def test_a_stranger_s_metadata_are_checked(metadata: dict[str, str], said: str) -> None:
+    data = save({"logit.weight": torch.zeros(1, 512)}, METADATA | metadata)
+    with pytest.raises(InputError, match=f"^x: is not a checkpoint of raypipe: .*{said}"):
+        TrainedModel.from_bytes(data, "x")
+
+
+@pytest.mark.parametrize("header", [b"[]", b"3", b'{"__metadata__": []}', b'{"__metadata__": {"configuration": 1}}'])
+def test_a_header_that_is_none_is_one_line(header: bytes) -> None:
+    with pytest.raises(InputError, match="^x: is not a checkpoint of raypipe: "):
+        TrainedModel.from_bytes(len(header).to_bytes(8, "little") + header, "x")
