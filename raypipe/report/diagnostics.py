@@ -14,12 +14,13 @@ import statsmodels.api as sm
 from scipy import stats
 
 from raypipe import tables
-from raypipe.errors import RaypipeError
+from raypipe.errors import RaypipeError, one_line
 from raypipe.label.derived import columns_of, columns_of_all, value_of
 from raypipe.label.formula import Floats
 from raypipe.label.inference import Z95
 from raypipe.label.influence import Influence, most_influential
 from raypipe.label.saved import SavedModel, load_model
+from raypipe.progress import say
 from raypipe.report.sources import Sources
 from raypipe.statistics.clustered import effective_size, number_users
 
@@ -65,8 +66,9 @@ def build(sources: Sources) -> Diagnostics | None:
         return None
     try:
         model = load_model(sources.storage)
-    except (RaypipeError, KeyError):
-        # A fit of an earlier version, which kept less.
+    except RaypipeError as error:
+        # The fit of an earlier version, which kept less, or a file that somebody changed.
+        say(f"  the regression's diagnostics are left out of the report: {one_line(error)}")
         return None
     joined = _posts(sources, labels)
     scores, users = labels["score"].to_numpy(float), number_users(labels["user_id"])

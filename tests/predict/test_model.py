@@ -86,5 +86,5 @@ def test_a_stranger_s_metadata_are_checked(metadata: dict[str, str], said: str) 
 
 @pytest.mark.parametrize("header", [b"[]", b"3", b'{"__metadata__": []}', b'{"__metadata__": {"configuration": 1}}'])
 def test_a_header_that_is_none_is_one_line(header: bytes) -> None:
-    with pytest.raises(InputError, match="^x: is not a checkpoint of raypipe: "):
+    with pytest.raises(InputError, match=r"^x: is not a checkpoint of raypipe: "):
         TrainedModel.from_bytes(len(header).to_bytes(8, "little") + header, "x")

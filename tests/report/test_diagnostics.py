@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,6 +70,16 @@ def root(config: Config) -> Config:
     put(config, "posts", with_faults())
     label(labelled(config, eligible="post"))
     return config
+
+
+def test_a_model_that_cannot_be_read_is_said(root: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    file = Path(root.open_storage().path("labels/_model.json"))
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps(values | {"formula": "likes ~ followers + I(__import__('os'))"}))
+    assert diagnostics.build(Sources.open(root.open_storage())) is None
+    said = capsys.readouterr().out
+    assert "the regression's diagnostics are left out of the report: " in said
+    assert "labels/_model.json: " in said
 
 
 def test_planted_faults_are_seen(root: Config) -> None:
