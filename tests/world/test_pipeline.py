@@ -20,7 +20,7 @@ from raypipe.errors import StageError
 from raypipe.options import load_config
 from raypipe.progress import Progress
 from raypipe.tables import TableWriter
-from raypipe.world import pipeline
+from raypipe.world import pictures, pipeline
 from raypipe.world.pictures import Order
 from tests.commands import start
 
@@ -32,20 +32,20 @@ def world_config(root: Path, **options: object) -> Config:
 
 
 def test_tables_agree_with_each_other(tmp_path: Path) -> None:
-    config = world_config(tmp_path, posts=60)
+    config = world_config(tmp_path, posts=30)
     record = pipeline.run(config)
     storage = config.open_storage()
     posts = tables.read_table(storage, "posts")
     truth = tables.read_table(storage, "truth")
-    pictures = tables.read_table(storage, "pictures")
+    drawings = tables.read_table(storage, "pictures")
     assert record.table == "posts"
-    assert record.rows_out == posts.num_rows == truth.num_rows == 60
+    assert record.rows_out == posts.num_rows == truth.num_rows == 30
     assert posts["post_id"].equals(truth["post_id"])
     kept = posts.filter(pc.invert(posts["deleted"]))
-    assert sorted(pictures["post_id"].to_pylist()) == kept["post_id"].to_pylist()
+    assert sorted(drawings["post_id"].to_pylist()) == kept["post_id"].to_pylist()
     drawn = tables.get_record(storage, "pictures")
-    assert drawn.rows_in == 60
-    assert drawn.dropped == {"deleted": 60 - kept.num_rows}
+    assert drawn.rows_in == 30
+    assert drawn.dropped == {"deleted": 30 - kept.num_rows}
     assert record.facts["funnel"]["one_face"] == pc.sum(pc.equal(truth["n_faces"], 1)).as_py()
     assert not storage.exists("images")
     again = pipeline.run(config)
@@ -53,7 +53,8 @@ def test_tables_agree_with_each_other(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_draws_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config, whole = world_config(tmp_path / "killed", posts=300), world_config(tmp_path / "whole", posts=300)
+    monkeypatch.setattr(pictures, "UNIT", 10)
+    config, whole = world_config(tmp_path / "killed", posts=30), world_config(tmp_path / "whole", posts=30)
     pipeline.run(whole)
     draw_on_ray = pipeline._draw_on_ray
     asked: list[list[str]] = []
@@ -75,7 +76,8 @@ def test_an_interrupted_run_draws_only_what_is_missing(tmp_path: Path, monkeypat
 
 
 def test_pictures_are_the_same_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    on_ray, here = world_config(tmp_path / "ray", posts=150), world_config(tmp_path / "here", posts=150)
+    monkeypatch.setattr(pictures, "UNIT", 10)
+    on_ray, here = world_config(tmp_path / "ray", posts=25), world_config(tmp_path / "here", posts=25)
     pipeline.run(on_ray)
     monkeypatch.setattr(pipeline, "wants_ray", lambda _: False)
     monkeypatch.setattr(pipeline, "ray_session", None)
