@@ -148,7 +148,7 @@ def _parquet_paths(source: Source) -> tuple[list[str | None], list[tuple[str, st
             names = file.schema_arrow.names
             if _PATH not in names:
                 raise InputError(f"{source.uri}: has no column path, only {', '.join(names)}")
-            column = plain_table(file.read([_PATH]))[_PATH]
+            column = plain_table(file.read([_PATH]), source.uri)[_PATH]
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{source.uri}: cannot be read as Parquet: {one_line(error)}") from error
     if not len(column):
