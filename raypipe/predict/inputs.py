@@ -22,6 +22,11 @@ PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 MANIFESTS = {".csv": "CSV", ".jsonl": "JSONL", ".parquet": "Parquet"}
 
 _PATH = "path"
+_TEXT = (
+    *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+    *(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary),
+    pa.types.is_null,
+)
 _SHOWN_OF_A_LINE = 80
 
 
@@ -156,6 +161,8 @@ def _parquet_paths(source: Source) -> tuple[list[str | None], list[tuple[str, st
         with source.filesystem.open_input_file(source.paths[0]) as handle:
             file = pq.ParquetFile(handle)
             names = file.schema_arrow.names
+            if names.count(_PATH) > 1:
+                raise InputError(f"{source.uri}: has two columns named {_PATH!r}; rename one")
             if _PATH not in names:
                 raise InputError(f"{source.uri}: has no column path, only {', '.join(names)}")
             column = plain_table(file.read([_PATH]), source.uri)[_PATH]
@@ -163,7 +170,9 @@ def _parquet_paths(source: Source) -> tuple[list[str | None], list[tuple[str, st
         raise InputError(f"{source.uri}: cannot be read as Parquet: {one_line(error)}") from error
     if not len(column):
         raise InputError(f"{source.uri}: holds no {source.rows}")
-    try:
-        return column.cast(pa.string()).to_pylist(), []
-    except pa.ArrowException as error:
-        raise InputError(f"{source.uri}: its column path holds {column.type}, no text: {one_line(error)}") from error
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not any(is_kind(kind) for is_kind in _TEXT):
+        raise InputError(f"{source.uri}: its column path holds {column.type}, no text")
+    # Also of text: Arrow does not check that it is UTF-8. Names of files need not be.
+    values = column.cast(pa.large_binary()).to_pylist()
+    return [None if value is None else value.decode("utf-8", "surrogateescape") for value in values], []
