@@ -12,13 +12,14 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raypipe.errors import InputError, one_line
+from raypipe.ingest.endings import OF_NAMES
 from raypipe.ingest.sources import Source
 from raypipe.plain import plain_table
 from raypipe.predict.files import STORE_ERRORS, Picture, judged, name_picture, shown, typed_picture
 from raypipe.predict.stores import open_store, store_of
 from raypipe.storage import Storage
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+PICTURES = tuple(ending for endings in OF_NAMES.values() for ending in endings)
 MANIFESTS = {".csv": "CSV", ".jsonl": "JSONL", ".parquet": "Parquet"}
 
 _PATH = "path"

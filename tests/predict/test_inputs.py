@@ -9,11 +9,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from raypipe.errors import InputError
+from raypipe.ingest.endings import OF_NAMES
+from raypipe.ingest.pictures import open_picture
 from raypipe.predict.files import read_picture, stamp_pictures
 from raypipe.predict.inputs import Found, find_pictures
 from raypipe.storage import Storage
+from tests.ingest.conftest import picture
 
 
 @pytest.fixture
@@ -35,6 +39,18 @@ def paths(*inputs: object) -> list[str]:
 
 def test_a_folder_gives_its_pictures_sorted(folder: Path) -> None:
     assert paths(folder) == [str(folder / "b.JPG"), str(folder / "deep" / "a.png")]
+
+
+@pytest.mark.parametrize("kind", OF_NAMES)
+def test_a_folder_gives_pictures_of_each_format_that_is_opened(folder: Path, kind: str) -> None:
+    for ending in OF_NAMES[kind]:
+        written = Image.registered_extensions()[ending]
+        (folder / f"c{ending}").write_bytes(picture(written, (8, 8)))
+    found = find(folder).pictures
+    assert [one.path for one in found][1:-1] == [str(folder / f"c{ending}") for ending in sorted(OF_NAMES[kind])]
+    for one in found[1:-1]:
+        with open_picture(Path(one.place).read_bytes()) as image:
+            assert image.size == (8, 8)
 
 
 def test_a_picture_named_twice_is_taken_once_and_counted(folder: Path) -> None:
