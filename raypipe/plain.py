@@ -2,7 +2,7 @@
 
 Ray Data registers ``ray.data.arrow_pickled_object`` with Arrow, whose values are unpickled where one is looked at:
 whoever writes a Parquet file with such a column runs code where it is read. Columns of types that are registered by
-Python code are read as what they are stored as: bytes, lists, numbers.
+Python code are read as what they are stored as: bytes, lists, numbers. A file is refused if Arrow cannot convert them.
 """
 
 from __future__ import annotations
@@ -14,42 +14,63 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from raypipe.errors import InputError
+
 if TYPE_CHECKING:
     import pyarrow.dataset as pads
 
 Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
 
+_MOST_SHOWN = 80
 
-def plain_schema(schema: pa.Schema) -> pa.Schema:
-    """The schema with the stored types of columns whose types code has registered; the same where there are none."""
-    fields = [_field(field) for field in schema]
+
+def plain_schema(schema: pa.Schema, where: str) -> pa.Schema:
+    """The schema with the stored types of columns whose types code has registered; the same if there are none.
+
+    `where` names the file in an error. Raises InputError if such a type is inside a type that Arrow cannot convert to
+    what it stores (list views, unions, run-end encoding).
+    """
+    try:
+        fields = [_field(field) for field in schema]
+        refused = next((field for field in fields if _holds_code(field.type)), None)
+    except RecursionError as error:
+        raise InputError(f"{where}: its columns are nested too deeply") from error
+    if refused is not None:
+        kind = str(refused.type)
+        raise InputError(
+            f"{where}: column {_cut(refused.name)}: values of type {_cut(kind)} are not read, since code "
+            "would make them; leave the column out, or write plain lists"
+        )
     return schema if fields == list(schema) else pa.schema(fields, schema.metadata)
 
 
-def plain_table(table: Rows) -> Rows:
-    """The table, or batch of one, with its columns as they are stored.
+def plain_table(table: Rows, where: str) -> Rows:
+    """The table, or batch of one, with its columns as they are stored; `where` names its file in an error.
 
-    Raises pa.ArrowException where such a column cannot be read so.
+    Raises InputError as `plain_schema` does, and pa.ArrowException if such a column cannot be converted.
     """
-    schema = plain_schema(table.schema)
+    schema = plain_schema(table.schema, where)
     return table if schema == table.schema else table.cast(schema)
 
 
 def open_parquet(paths: Sequence[str], filesystem: pafs.FileSystem) -> pads.Dataset:
-    """Parquet files as a dataset, their columns as they are stored. Raises what pyarrow raises."""
+    """Parquet files as a dataset, their columns as they are stored. Raises InputError as `plain_schema`, and what
+    pyarrow raises.
+    """
     # It imports pandas, which a process that only writes does without.
     import pyarrow.dataset as pads
 
     found = pads.dataset(list(paths), filesystem=filesystem, format="parquet")
-    schema = plain_schema(found.schema)
+    schema = plain_schema(found.schema, paths[0] if paths else "no file")
     if schema == found.schema:
         return found
     return pads.dataset(list(paths), schema=schema, filesystem=filesystem, format="parquet")
 
 
 def read_parquet(path: str, filesystem: pafs.FileSystem, columns: Sequence[str] | None = None) -> pa.Table:
-    """One Parquet file, its columns as they are stored. Raises what pyarrow raises."""
-    return plain_table(pq.read_table(path, columns=None if columns is None else list(columns), filesystem=filesystem))
+    """One Parquet file, its columns as they are stored. Raises InputError as `plain_schema`, and pyarrow's errors."""
+    found = pq.read_table(path, columns=None if columns is None else list(columns), filesystem=filesystem)
+    return plain_table(found, path)
 
 
 def _field(field: pa.Field) -> pa.Field:
@@ -61,6 +82,10 @@ def _type(kind: pa.DataType) -> pa.DataType:
     # Arrow's own extensions (UUIDs, say) derive from BaseExtensionType alone.
     if isinstance(kind, pa.ExtensionType):
         return _type(kind.storage_type)
+    if isinstance(kind, pa.BaseExtensionType):
+        # An opaque column, say, may store values of any type.
+        stored = _type(kind.storage_type)
+        return kind if stored == kind.storage_type else stored
     if pa.types.is_dictionary(kind):
         return pa.dictionary(kind.index_type, _type(kind.value_type), kind.ordered)
     if pa.types.is_map(kind):
@@ -73,3 +98,19 @@ def _type(kind: pa.DataType) -> pa.DataType:
             return pa.list_(value, kind.list_size)
         return pa.large_list(value) if pa.types.is_large_list(kind) else pa.list_(value)
     return kind
+
+
+def _holds_code(kind: pa.DataType) -> bool:
+    """Whether a type, or any type inside it, is registered by Python code."""
+    if isinstance(kind, pa.ExtensionType):
+        return True
+    inner = [kind.field(i).type for i in range(kind.num_fields)]
+    if isinstance(kind, pa.BaseExtensionType):
+        inner.append(kind.storage_type)
+    if pa.types.is_dictionary(kind):
+        inner.append(kind.value_type)
+    return any(map(_holds_code, inner))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"

@@ -77,7 +77,8 @@ def read_samples(storage: Storage, plan: Plan, rows: npt.NDArray[np.bool_]) -> I
             with pq.ParquetFile(path, filesystem=storage.filesystem, buffer_size=_BUFFER) as file:
                 stop = start + file.metadata.num_rows
                 if rows[start:stop].any():
-                    for batch in map(plain_table, file.iter_batches(_BATCH, columns=[*_ABOUT, "image"])):
+                    for stored in file.iter_batches(_BATCH, columns=[*_ABOUT, "image"]):
+                        batch = plain_table(stored, path)
                         end = start + len(batch)
                         yield from _samples(storage, plan, batch, start, np.flatnonzero(rows[start:end]))
                         start = end

@@ -9,6 +9,18 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "HEIC")
 # What people's own pictures and tables of other programs may hold besides; ingest stores none of these.
 _OTHERS = {b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
 
+OF_NAMES = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "AVIF": (".avif", ".avifs"),
+    "HEIC": (".heic", ".heics", ".heif", ".heifs", ".hif"),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+}
+"""How names of files end, for each format that `pictures.open_picture` opens; as Pillow and pillow-heif know them."""
+
 _AVIF = {b"avif", b"avis"}
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 _MOST_BRANDS = 64

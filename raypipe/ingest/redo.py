@@ -121,7 +121,7 @@ def _row_groups(storage: Storage, path: str) -> Iterator[tuple[int, pa.Table]]:
     with storage.errors("read", "images"):
         file = pq.ParquetFile(path, filesystem=storage.filesystem)
         for i in range(file.num_row_groups):
-            yield i, plain_table(file.read_row_group(i, columns=["post_id", "status"]))
+            yield i, plain_table(file.read_row_group(i, columns=["post_id", "status"]), path)
 
 
 def carry(group: pa.Table, attempt: int, *, statuses: tuple[str, ...], writer: TableWriter) -> Summary:
@@ -147,5 +147,6 @@ def recount(
 
 def _read(group: pa.Table, writer: TableWriter) -> pa.Table:
     with writer.storage.errors("read", writer.table):
-        file = pq.ParquetFile(group["path"][0].as_py(), filesystem=writer.storage.filesystem)
-        return plain_table(file.read_row_group(group["row_group"][0].as_py()))
+        path = group["path"][0].as_py()
+        file = pq.ParquetFile(path, filesystem=writer.storage.filesystem)
+        return plain_table(file.read_row_group(group["row_group"][0].as_py()), path)

@@ -107,9 +107,9 @@ class Source:
         try:
             with self.filesystem.open_input_file(path) as handle:
                 file = pq.ParquetFile(handle)
-                yield plain_schema(file.schema_arrow).empty_table()
+                yield plain_schema(file.schema_arrow, self._name(path)).empty_table()
                 for batch in file.iter_batches(batch_size=_BLOCK_ROWS):
-                    yield pa.Table.from_batches([plain_table(batch.slice(0, left))])
+                    yield pa.Table.from_batches([plain_table(batch.slice(0, left), self._name(path))])
                     left = None if left is None else max(0, left - len(batch))
                     if left == 0:
                         return

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from raypipe.ingest.tally import Tally
 from raypipe.ingest.units import seconds_of
 from raypipe.parts import read_parts, staged_parts
+from raypipe.plain import read_parquet
 from raypipe.schemas import IMAGES
 from raypipe.tables import TableWriter
 
@@ -58,12 +59,12 @@ def drop_doubles(writer: TableWriter, n_posts: int) -> int:
     for name in staged_parts(writer):
         path = storage.path(writer.staging, name)
         with storage.errors("read", f"{writer.staging}/{name}"):
-            mine = pq.read_table(path, columns=["post_id"], filesystem=storage.filesystem)["post_id"].to_pylist()
+            mine = read_parquet(path, storage.filesystem, ["post_id"])["post_id"].to_pylist()
         keep = np.array([post_id not in seen for post_id in mine])
         seen.update(mine)
         if not keep.all():
             dropped += int((~keep).sum())
             with storage.errors("read", f"{writer.staging}/{name}"):
-                rows = pq.read_table(path, filesystem=storage.filesystem)
+                rows = read_parquet(path, storage.filesystem)
             writer.rewrite(name, rows.filter(pa.array(keep)))
     return dropped

@@ -53,8 +53,9 @@ class Block:
                 storage.errors("read", path),
                 pq.ParquetFile(path, filesystem=storage.filesystem, pre_buffer=not storage.is_local) as file,
             ):
-                parts.append(file.read_row_groups(range(first, last), columns=list(columns), use_threads=False))
-        return pa.concat_tables(map(plain_table, parts)).select(list(columns))
+                found = file.read_row_groups(range(first, last), columns=list(columns), use_threads=False)
+            parts.append(plain_table(found, path))
+        return pa.concat_tables(parts).select(list(columns))
 
 
 def plan_blocks(storage: Storage, table: str, rows: int = BLOCK_ROWS) -> list[Block]:

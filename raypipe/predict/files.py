@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,30 +16,35 @@ import pyarrow.fs as pafs
 
 from raypipe.errors import StageError, one_line
 from raypipe.ingest.decoding import Undecodable
+from raypipe.predict.stores import STORES, open_store, scheme_of, service_of, split_options, store_of, why_refused
 from raypipe.storage import Storage, is_refusal
 
-SCHEMES = ("file", "s3", "gs", "gcs", "abfs", "abfss")
+SCHEMES = ("file", *STORES)
 """Schemes of URIs that are read. A path without one is on this machine."""
 
 _WEB = ("http", "https")
-# Of an s3:// URI as pyarrow takes it. Any other question mark is a letter of a name.
-_URI_OPTIONS = ("endpoint_override=", "scheme=", "region=")
 _MOST_BYTES = 500_000_000
 # Reading this much takes about a second; of more, size and time must do.
 _HASHED_BYTES = 2**28
 _REQUESTS_AT_ONCE = 16
 # Of so many pictures in one folder of an object store, listing it (1,000 files per request) costs less than asking.
 _WORTH_LISTING = 100
+# A service that left so many requests unanswered, and answered none, is not asked again: each takes half a minute.
+_MOST_SILENCES = 3
 _CHANGED = "changed while predict ran; run it again with --overwrite"
+
+# What pyarrow raises if a file or a store cannot be read; of Azure, some are ArrowExceptions alone.
+STORE_ERRORS = (OSError, ValueError, pa.ArrowException, StageError)
 
 
 @dataclass(frozen=True)
 class Picture:
     """One picture that was named: a row of `predict/NAME/`.
 
-    `path` is as it is shown, `place` a path on this machine (as Python's `os` takes it) or a URI. `reason` says why it
-    cannot be read, if that is known. `size` in bytes and `changed` in nanoseconds are those of the file when the run
-    began; None if they are not known yet.
+    `path` is as it is shown, `place` a path on this machine (as Python's `os` takes it) or a URI without options.
+    `reason` says why it cannot be read, if that is known. `size` in bytes and `changed` in nanoseconds are those of the
+    file when the run began; None if they are not known yet. `options` are the URI's, as the user gave them. `named` is
+    true if the user named its store: the command ends if that does not answer.
     """
 
     path: str
@@ -47,6 +52,8 @@ class Picture:
     reason: str | None = None
     size: int | None = None
     changed: int | None = None
+    options: str = ""
+    named: bool = False
 
 
 def shown(path: str) -> str:
@@ -54,8 +61,17 @@ def shown(path: str) -> str:
     return path.encode("utf-8", "backslashreplace").decode()
 
 
-def name_picture(path: str) -> Picture:
-    """The picture at a path or URI, with the reason if no file can be there."""
+def typed_picture(item: str) -> Picture:
+    """The picture at a path or URI that the user gave, which may have options; `reason` as for `name_picture`."""
+    place, options = split_options(item)
+    return replace(name_picture(place, {store_of(place)}, options), path=shown(item))
+
+
+def name_picture(path: str, named: Collection[str] = (), options: str = "") -> Picture:
+    """The picture at a path or URI that others wrote, with the reason if no file can be there or it is not opened.
+
+    `named` are the stores that the user named (`stores.store_of`); `options` are used if the picture is in one of them.
+    """
     if "\0" in path:
         return Picture(shown(path.replace("\0", "\\0")), reason="a path cannot hold a NUL character")
     scheme, separator, _ = path.partition("://")
@@ -71,55 +87,33 @@ def name_picture(path: str) -> Picture:
             return Picture(shown(path), pafs.FileSystem.from_uri(path)[1])
         except (OSError, ValueError) as error:
             return Picture(shown(path), reason=f"is no URI of a file: {one_line(error)}")
-    return Picture(shown(path), path)
-
-
-def open_filesystem(place: str, storage: Storage) -> tuple[pafs.FileSystem, str]:
-    """The filesystem of a path or URI, and the path on it; S3 with endpoint, region and profile of `storage`.
-
-    Raises OSError, ValueError or StageError if there is none.
-    """
-    if "://" not in place:
-        return pafs.LocalFileSystem(), place
-    if place.startswith("s3://") and not place.rpartition("?")[2].startswith(_URI_OPTIONS):
-        bucket, _, key = place.removeprefix("s3://").partition("/")
-        opened = _bucket(bucket, storage)
-        return opened.filesystem, f"{bucket}/{key}"
-    filesystem, path = pafs.FileSystem.from_uri(place)
-    return filesystem, path
-
-
-_BUCKETS: dict[tuple[str, Storage], Storage] = {}
-
-
-def _bucket(name: str, storage: Storage) -> Storage:
-    # Opened once for each process: it may ask for the bucket's region.
-    key = (name, storage)
-    if key not in _BUCKETS:
-        _BUCKETS[key] = Storage(f"s3://{name}", storage.endpoint, storage.region, storage.profile)
-    return _BUCKETS[key]
+    if store_of(path) in named and not split_options(path)[1]:
+        return Picture(shown(path), path, options=options, named=True)
+    return Picture(shown(path), path, reason=why_refused(path))
 
 
 def stamp_pictures(pictures: Sequence[Picture], storage: Storage) -> list[Picture]:
     """The pictures with size and time of their files, or the reason why there is no file that can be read.
 
-    Raises StageError if an object store does not answer.
+    Raises StageError if an object store that the user named does not answer.
     """
     found = [_stamp_local(one) if "://" not in one.place else one for one in pictures]
     asked = [i for i, one in enumerate(found) if one.reason is None and one.size is None]
-    remote: dict[str, list[int]] = defaultdict(list)
+    remote: dict[tuple[str, str], list[int]] = defaultdict(list)
     for i in asked:
-        remote[found[i].place.rpartition("/")[0]].append(i)
+        remote[found[i].place.rpartition("/")[0], found[i].options].append(i)
+    stores = _Stores(storage)
+    alone: list[int] = []
+    for (folder, options), places in remote.items():
+        listed = stores.list_folder(folder, options) if len(places) >= _WORTH_LISTING else {}
+        for i in places:
+            if found[i].place in listed:
+                found[i] = judged(found[i], listed[found[i].place])
+            else:
+                alone.append(i)
     with ThreadPoolExecutor(_REQUESTS_AT_ONCE) as pool:
-        for folder, places in remote.items():
-            listed = _list_folder(folder, storage) if len(places) >= _WORTH_LISTING else {}
-            alone = [i for i in places if found[i].place not in listed]
-            infos = pool.map(lambda i: _ask(found[i], storage), alone)
-            for i in places:
-                if found[i].place in listed:
-                    found[i] = judged(found[i], listed[found[i].place])
-            for i, one in zip(alone, infos, strict=True):
-                found[i] = one
+        for i, one in zip(alone, pool.map(stores.ask, [found[i] for i in alone]), strict=True):
+            found[i] = one
     return found
 
 
@@ -159,34 +153,71 @@ def judged(picture: Picture, info: pafs.FileInfo) -> Picture:
     return _sized(replace(picture, size=info.size, changed=info.mtime_ns or 0))
 
 
-def _list_folder(folder: str, storage: Storage) -> dict[str, pafs.FileInfo]:
-    """Files of an object store's folder by their URI; empty if it cannot be listed: then each is asked for."""
-    try:
-        filesystem, path = open_filesystem(folder, storage)
-        infos = filesystem.get_file_info(pafs.FileSelector(path))
-    except (OSError, ValueError, StageError):
-        return {}
-    return {f"{folder}/{info.base_name}": info for info in infos}
+@dataclass
+class _Stores:
+    """Asks object stores for files, and remembers which services answer."""
+
+    storage: Storage
+    answered: set[str] = field(default_factory=set)
+    silences: Counter[str] = field(default_factory=Counter)
+
+    def list_folder(self, folder: str, options: str) -> dict[str, pafs.FileInfo]:
+        """Files of a folder by their URI; empty if it cannot be listed: then each is asked for."""
+        if self._is_silent(folder):
+            return {}
+        try:
+            filesystem, path = open_store(folder, options, self.storage)
+            infos = filesystem.get_file_info(pafs.FileSelector(path))
+        except STORE_ERRORS as error:
+            self._note(folder, error)
+            return {}
+        self.answered.add(service_of(folder))
+        return {f"{folder}/{info.base_name}": info for info in infos}
+
+    def ask(self, picture: Picture) -> Picture:
+        """The picture with what its store says of it. Raises StageError if a store of the user does not answer."""
+        if self._is_silent(picture.place):
+            return replace(picture, reason=f"cannot be read: {service_of(picture.place)} has not answered")
+        try:
+            filesystem, path = open_store(picture.place, picture.options, self.storage)
+            found = judged(picture, filesystem.get_file_info(path))
+        except STORE_ERRORS as error:
+            self._note(picture.place, error)
+            return replace(picture, reason=_refusal(picture, error, self.storage))
+        self.answered.add(service_of(picture.place))
+        return found
+
+    def _is_silent(self, place: str) -> bool:
+        service = service_of(place)
+        return service not in self.answered and self.silences[service] >= _MOST_SILENCES
+
+    def _note(self, place: str, error: Exception) -> None:
+        if _is_silence(error):
+            self.silences[service_of(place)] += 1
 
 
-def _ask(picture: Picture, storage: Storage) -> Picture:
-    try:
-        filesystem, path = open_filesystem(picture.place, storage)
-        return judged(picture, filesystem.get_file_info(path))
-    except (OSError, ValueError, StageError) as error:
-        return replace(picture, reason=_refusal(picture, error))
+def _is_silence(error: Exception) -> bool:
+    """Whether an error is no answer about a file: a store that cannot be reached or is out of order."""
+    about_it = isinstance(error, (FileNotFoundError, ValueError, StageError))
+    return not about_it and not is_refusal(one_line(error))
 
 
-def _refusal(picture: Picture, error: Exception) -> str:
-    """Why one file of an object store cannot be read. Raises StageError if that is the store's trouble, not its."""
+def _refusal(picture: Picture, error: Exception, storage: Storage) -> str:
+    """Why one file of an object store cannot be read. Raises StageError if a store of the user does not answer."""
     reason = one_line(error)
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
-    if isinstance(error, OSError) and not is_refusal(reason):
+    if _is_silence(error) and _is_users(picture, storage):
         raise StageError(
             f"{picture.path}: cannot be read: {reason}; when the store answers again, start the same command again"
         ) from error
     return f"cannot be read: {reason}"
+
+
+def _is_users(picture: Picture, storage: Storage) -> bool:
+    """Whether the user named the store of a picture: as an input, as the root, or as `storage.endpoint`."""
+    own_server = storage.endpoint is not None and scheme_of(picture.place) == "s3"
+    return picture.named or own_server or store_of(picture.place) == store_of(storage.root)
 
 
 def fingerprint(pictures: Iterable[Picture]) -> str:
@@ -212,19 +243,19 @@ def _content(picture: Picture) -> str:
 def read_picture(picture: Picture, storage: Storage) -> bytes | Undecodable:
     """All bytes of a picture, or why there are none: also if it is no longer the file that the run began with.
 
-    Raises StageError if an object store does not answer.
+    Raises StageError if an object store that the user named does not answer.
     """
     if picture.reason is not None:
         return Undecodable(picture.reason)
     if "://" not in picture.place:
         return _read_local(picture)
     try:
-        filesystem, path = open_filesystem(picture.place, storage)
+        filesystem, path = open_store(picture.place, picture.options, storage)
         # A stream would ask an object store for 256 KB at a time.
         with filesystem.open_input_file(path) as file:
             data = bytes(file.read())
-    except (OSError, ValueError, pa.ArrowException, StageError) as error:
-        return Undecodable(_refusal(picture, error))
+    except STORE_ERRORS as error:
+        return Undecodable(_refusal(picture, error, storage))
     return data if len(data) == picture.size else Undecodable(_CHANGED)
 
 

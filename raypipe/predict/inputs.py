@@ -5,22 +5,29 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from raypipe.errors import InputError, StageError, one_line
+from raypipe.errors import InputError, one_line
+from raypipe.ingest.endings import OF_NAMES
 from raypipe.ingest.sources import Source
 from raypipe.plain import plain_table
-from raypipe.predict.files import Picture, judged, name_picture, open_filesystem, shown
+from raypipe.predict.files import STORE_ERRORS, Picture, judged, name_picture, shown, typed_picture
+from raypipe.predict.stores import open_store, store_of
 from raypipe.storage import Storage
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+PICTURES = tuple(ending for endings in OF_NAMES.values() for ending in endings)
 MANIFESTS = {".csv": "CSV", ".jsonl": "JSONL", ".parquet": "Parquet"}
 
 _PATH = "path"
+_TEXT = (
+    *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+    *(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary),
+    pa.types.is_null,
+)
 _SHOWN_OF_A_LINE = 80
 
 
@@ -41,7 +48,8 @@ def find_pictures(inputs: Sequence[str], storage: Storage) -> Found:
     """
     if not inputs:
         raise InputError("predict.inputs: nothing to predict on; give --predict.inputs PICTURE,FOLDER,MANIFEST.csv")
-    named = [picture for item in inputs for picture in _expand(item, storage)]
+    stores = {store_of(typed_picture(item).place) for item in inputs} - {""}
+    named = [picture for item in inputs for picture in _expand(item, storage, stores)]
     kept: dict[str, Picture] = {}
     for number, picture in enumerate(named):
         # Rows without a path are not the same.
@@ -49,25 +57,29 @@ def find_pictures(inputs: Sequence[str], storage: Storage) -> Found:
     return Found(list(kept.values()), len(named) - len(kept))
 
 
-def _expand(item: str, storage: Storage) -> list[Picture]:
-    picture = name_picture(item)
+def _expand(item: str, storage: Storage, stores: set[str]) -> list[Picture]:
+    """The pictures of one input; `stores` are those of all inputs."""
+    picture = typed_picture(item)
     if picture.reason is not None:
         raise InputError(f"predict.inputs: {picture.path}: {picture.reason}")
     try:
-        filesystem, path = open_filesystem(picture.place, storage)
+        filesystem, path = open_store(picture.place, picture.options, storage)
         kind = _kind(filesystem, path)
         if kind == pafs.FileType.NotFound:
             raise InputError(f"predict.inputs: {picture.path}: there is no such file or folder")
         if kind == pafs.FileType.Directory:
-            found = _walk(item, picture.place) if "://" not in picture.place else _list(item, filesystem, path)
+            found = _walk(item, picture.place) if "://" not in picture.place else _list(picture, filesystem, path)
             if not found:
                 raise InputError(f"predict.inputs: {picture.path}: holds no picture ({', '.join(PICTURES)})")
             return found
-    except (OSError, ValueError, StageError) as error:
+    except STORE_ERRORS as error:
         raise InputError(f"predict.inputs: {picture.path}: cannot be opened: {one_line(error)}") from error
     ending = posixpath.splitext(path.lower())[1]
     if ending in MANIFESTS:
-        return list(_read_manifest(item, Source(shown(item), filesystem, (path,), MANIFESTS[ending], "pictures")))
+        source = Source(picture.path, filesystem, (path,), MANIFESTS[ending], "pictures")
+        # Paths beside a local manifest begin as the user wrote its own.
+        manifest = picture if picture.named else replace(picture, place=item)
+        return list(_read_manifest(manifest, source, stores))
     return [picture]
 
 
@@ -105,26 +117,30 @@ def _walk(item: str, place: str) -> list[Picture]:
     return sorted(found, key=lambda picture: picture.path)
 
 
-def _list(item: str, filesystem: pafs.FileSystem, path: str) -> list[Picture]:
+def _list(folder: Picture, filesystem: pafs.FileSystem, path: str) -> list[Picture]:
     """Pictures below a folder of an object store, with their sizes and times, which the listing tells."""
     found = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
     files = (info for info in found if info.type == pafs.FileType.File and info.path.lower().endswith(PICTURES))
-    base = path.rstrip("/")
-    named = ((f"{item.rstrip('/')}/{info.path.removeprefix(base).lstrip('/')}", info) for info in files)
-    return [judged(Picture(shown(uri), uri), info) for uri, info in sorted(named, key=lambda pair: pair[0])]
+    base, item = path.rstrip("/"), folder.place.rstrip("/")
+    named = ((f"{item}/{info.path.removeprefix(base).lstrip('/')}", info) for info in files)
+    ordered = sorted(named, key=lambda pair: pair[0])
+    # Whoever names the objects names no options: a question mark is a letter of the name.
+    return [judged(replace(folder, path=shown(uri), place=uri), info) for uri, info in ordered]
 
 
-def _read_manifest(item: str, source: Source) -> Iterator[Picture]:
+def _read_manifest(manifest: Picture, source: Source, stores: set[str]) -> Iterator[Picture]:
+    """A picture for each row; relative paths are beside the manifest's place and have its options."""
     try:
         paths, lines = _parquet_paths(source) if source.kind == "Parquet" else _text_paths(source)
     except InputError as error:
         raise InputError(f"predict.inputs: {error}") from error
     except ValueError as error:
         raise InputError(f"predict.inputs: {source.uri}: cannot be read: {one_line(error)}") from error
-    folder = posixpath.dirname(item)
+    folder, own = posixpath.dirname(manifest.place), store_of(manifest.place)
     for number, path in enumerate(paths, 1):
         if path:
-            yield name_picture(path if "://" in path else posixpath.join(folder, path))
+            place = path if "://" in path else posixpath.join(folder, path)
+            yield name_picture(place, stores, manifest.options if store_of(place) == own else "")
         else:
             yield Picture("", reason=f"has no path: row {number} of {source.uri}")
     for line, why in lines:
@@ -146,14 +162,18 @@ def _parquet_paths(source: Source) -> tuple[list[str | None], list[tuple[str, st
         with source.filesystem.open_input_file(source.paths[0]) as handle:
             file = pq.ParquetFile(handle)
             names = file.schema_arrow.names
+            if names.count(_PATH) > 1:
+                raise InputError(f"{source.uri}: has two columns named {_PATH!r}; rename one")
             if _PATH not in names:
                 raise InputError(f"{source.uri}: has no column path, only {', '.join(names)}")
-            column = plain_table(file.read([_PATH]))[_PATH]
+            column = plain_table(file.read([_PATH]), source.uri)[_PATH]
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{source.uri}: cannot be read as Parquet: {one_line(error)}") from error
     if not len(column):
         raise InputError(f"{source.uri}: holds no {source.rows}")
-    try:
-        return column.cast(pa.string()).to_pylist(), []
-    except pa.ArrowException as error:
-        raise InputError(f"{source.uri}: its column path holds {column.type}, no text: {one_line(error)}") from error
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not any(is_kind(kind) for is_kind in _TEXT):
+        raise InputError(f"{source.uri}: its column path holds {column.type}, no text")
+    # Also of text: Arrow does not check that it is UTF-8. Names of files need not be.
+    values = column.cast(pa.large_binary()).to_pylist()
+    return [None if value is None else value.decode("utf-8", "surrogateescape") for value in values], []

@@ -6,8 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raypipe.ingest.endings import FORMATS, breaks_off, kind_of, png_chunks
+from raypipe.ingest.endings import _OTHERS, FORMATS, OF_NAMES, breaks_off, kind_of, png_chunks
 from tests.ingest.files import FILES, KINDS, png_chunk, with_segment
+
+
+def test_each_format_has_endings_of_names() -> None:
+    assert set(OF_NAMES) == {*FORMATS, *_OTHERS.values()}
+    endings = [ending for found in OF_NAMES.values() for ending in found]
+    assert len(set(endings)) == len(endings)
 
 
 @pytest.mark.parametrize("name", FILES)

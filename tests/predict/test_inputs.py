@@ -9,10 +9,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from raypipe.errors import InputError
+from raypipe.ingest.endings import OF_NAMES
+from raypipe.ingest.pictures import open_picture
+from raypipe.predict.files import read_picture, stamp_pictures
 from raypipe.predict.inputs import Found, find_pictures
 from raypipe.storage import Storage
+from tests.ingest.conftest import picture
 
 
 @pytest.fixture
@@ -34,6 +39,18 @@ def paths(*inputs: object) -> list[str]:
 
 def test_a_folder_gives_its_pictures_sorted(folder: Path) -> None:
     assert paths(folder) == [str(folder / "b.JPG"), str(folder / "deep" / "a.png")]
+
+
+@pytest.mark.parametrize("kind", OF_NAMES)
+def test_a_folder_gives_pictures_of_each_format_that_is_opened(folder: Path, kind: str) -> None:
+    for ending in OF_NAMES[kind]:
+        written = Image.registered_extensions()[ending]
+        (folder / f"c{ending}").write_bytes(picture(written, (8, 8)))
+    found = find(folder).pictures
+    assert [one.path for one in found][1:-1] == [str(folder / f"c{ending}") for ending in sorted(OF_NAMES[kind])]
+    for one in found[1:-1]:
+        with open_picture(Path(one.place).read_bytes()) as image:
+            assert image.size == (8, 8)
 
 
 def test_a_picture_named_twice_is_taken_once_and_counted(folder: Path) -> None:
@@ -120,7 +137,12 @@ def test_a_csv_row_without_its_fields_has_a_reason(folder: Path) -> None:
         (pa.array(["b.JPG", None], pa.large_string()), ["b.JPG", ""]),
         (pa.array(["b.JPG", "c"]).dictionary_encode(), ["b.JPG", "c"]),
         (pa.array([b"b.JPG"]), ["b.JPG"]),
-        (pa.array([1, 2]), ["1", "2"]),
+        (pa.array([b"b.JPG", b"\xff.jpg", None]), ["b.JPG", "\\udcff.jpg", ""]),
+        (pa.array([b"\xffa"], pa.binary(2)).dictionary_encode(), ["\\udcffa"]),
+        (pa.array(["b.JPG"], pa.string_view()), ["b.JPG"]),
+        (pa.array([b"b.JPG"], pa.binary_view()), ["b.JPG"]),
+        # Text that is none: Parquet and Arrow do not look.
+        (pa.StringArray.from_buffers(1, pa.array([0, 1], pa.int32()).buffers()[1], pa.py_buffer(b"\xff")), ["\\udcff"]),
         (pa.nulls(2), ["", ""]),
     ],
 )
@@ -141,7 +163,9 @@ def test_path_columns_of_other_types(folder: Path, column: pa.Array, found: list
         (lambda folder: _write(folder, "list.jsonl", b"[1]\nx\n"), "no row can be read; the first: not_a_json_object"),
         (lambda folder: _write(folder, "list.parquet", b"PAR1 not"), "cannot be read as Parquet"),
         (lambda folder: _parquet(folder, pa.array([["a"]])), r"its column path holds list.*, no text"),
-        (lambda folder: _parquet(folder, pa.array([b"\xff"])), "its column path holds binary, no text"),
+        (lambda folder: _parquet(folder, pa.array([1, 2])), "its column path holds int64, no text"),
+        (lambda folder: _parquet(folder, pa.array([True])), "its column path holds bool, no text"),
+        (lambda folder: _parquet(folder, pa.array(["a"]), pa.array(["b"])), "has two columns named 'path'; rename one"),
         (lambda folder: _parquet(folder, pa.array([], pa.string())), "holds no pictures"),
         (lambda folder: _empty(folder), "holds no picture"),
         (lambda _: "http://127.0.0.1/a.jpg", "http:// is not read by predict; fetch it with `raypipe ingest`"),
@@ -156,13 +180,23 @@ def test_what_cannot_be_used_is_one_line(folder: Path, make: Callable[[Path], st
     assert "\n" not in str(error.value)
 
 
+def test_a_path_of_a_parquet_file_that_is_no_text_opens_its_file(folder: Path) -> None:
+    (folder / os.fsdecode(b"\xff.jpg")).write_bytes(b"here")
+    found = find(_parquet(folder, pa.array([b"\xff.jpg"]))).pictures
+    (stamped,) = stamp_pictures(found, Storage("root"))
+    assert read_picture(stamped, Storage("root")) == b"here"
+    # An object store has no such name: that is a row.
+    (remote,) = stamp_pictures(find(_parquet(folder, pa.array([b"s3://bucket/\xff.jpg"]))).pictures, Storage("root"))
+    assert str(remote.reason).startswith("cannot be read: ")
+
+
 def _write(folder: Path, name: str, data: bytes) -> str:
     (folder / name).write_bytes(data)
     return str(folder / name)
 
 
-def _parquet(folder: Path, column: pa.Array) -> str:
-    pq.write_table(pa.table({"path": column}), folder / "list.parquet")
+def _parquet(folder: Path, *columns: pa.Array) -> str:
+    pq.write_table(pa.table(list(columns), names=["path"] * len(columns)), folder / "list.parquet")
     return str(folder / "list.parquet")
 
 

@@ -1,0 +1,103 @@
+"""Object stores that pictures are in: which addresses are opened, and with which options.
+
+Each request to a store is signed with the user's credentials. So only the user may name a server: in the options of a
+URI (``?endpoint_override=HOST``), or as the host of an ``abfs://`` URI. A row of a manifest, or the name of an object,
+may not.
+"""
+
+from __future__ import annotations
+
+import re
+
+import pyarrow.fs as pafs
+
+from raypipe.storage import Storage
+
+STORES = ("s3", "gs", "gcs", "abfs", "abfss")
+"""Schemes of URIs of object stores."""
+
+# Options of pyarrow's URIs. Any other question mark is a letter of a name.
+_OPTIONS = re.compile(
+    r"\?(?=(?:endpoint_override|scheme|region|retry_limit_seconds|project_id|default_bucket_location|force_virtual_\w+"
+    r"|allow_\w+|check_directory_\w+|smart_defaults|sse_\w+|tls_\w+|enable_tls|(?:blob|dfs)_storage_\w+"
+    r"|background_writes|credential_kind|tenant_id|client_id|client_secret)=)"
+)
+_BUCKET = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_AZURE = r"(?:[A-Za-z0-9$-]+@[a-z0-9-]+\.dfs|[a-z0-9-]+\.blob)\.core\.windows\.net"
+# What a manifest may write between :// and the next slash: nothing that is a server of somebody.
+_HARMLESS = {
+    "s3": re.compile(_BUCKET),
+    "gs": re.compile(f"(?:anonymous@)?{_BUCKET}"),
+    "gcs": re.compile(f"(?:anonymous@)?{_BUCKET}"),
+    "abfs": re.compile(_AZURE),
+    "abfss": re.compile(_AZURE),
+}
+# pyarrow would try for 15 minutes.
+_GCS_SECONDS = 20
+
+
+def scheme_of(uri: str) -> str:
+    """What precedes ``://``; empty for a path."""
+    scheme, separator, _ = uri.partition("://")
+    return scheme if separator else ""
+
+
+def store_of(uri: str) -> str:
+    """Scheme and bucket, container or server of a URI: ``s3://bucket``; empty for a path."""
+    scheme, separator, rest = uri.partition("://")
+    return f"{scheme}://{rest.partition('/')[0]}" if separator else ""
+
+
+def service_of(uri: str) -> str:
+    """Which service answers for a URI: S3 and Google answer for all their buckets, each Azure account for itself."""
+    scheme = scheme_of(uri)
+    return store_of(uri) if scheme.startswith("abfs") else scheme
+
+
+def split_options(uri: str) -> tuple[str, str]:
+    """A URI of an object store without its options, and these, without the question mark; empty if there are none."""
+    found = _OPTIONS.search(uri) if scheme_of(uri) in STORES else None
+    return (uri, "") if found is None else (uri[: found.start()], uri[found.end() :])
+
+
+def why_refused(uri: str) -> str | None:
+    """Why a URI is not opened if the user has not named its store; None if it is."""
+    place, options = split_options(uri)
+    if options:
+        return f"has options, which only predict.inputs may give: {options}"
+    store = store_of(place)
+    if not _HARMLESS[scheme_of(place)].fullmatch(store.partition("://")[2]):
+        return f"names no bucket, and only predict.inputs may name a server: {store}"
+    return None
+
+
+def open_store(place: str, options: str, storage: Storage) -> tuple[pafs.FileSystem, str]:
+    """The filesystem of a path or URI without options, and the path on it, each letter of which counts as it is.
+
+    `options` are those that the user gave for it. Without them, S3 has endpoint, region and profile of `storage`.
+    Raises OSError, ValueError, pa.ArrowException or StageError if there is none.
+    """
+    store = store_of(place)
+    if not store:
+        return pafs.LocalFileSystem(), place
+    key = (store, options, storage)
+    if key not in _OPENED:
+        _OPENED[key] = _open(store, options, storage)
+    filesystem, base = _OPENED[key]
+    name = place.removeprefix(store).removeprefix("/")
+    return filesystem, f"{base}/{name}" if base and name else base or name
+
+
+# Opened once for each process: it may ask for the bucket's region.
+_OPENED: dict[tuple[str, str, Storage], tuple[pafs.FileSystem, str]] = {}
+
+
+def _open(store: str, options: str, storage: Storage) -> tuple[pafs.FileSystem, str]:
+    scheme = scheme_of(store)
+    if scheme == "s3" and not options:
+        opened = Storage(store, storage.endpoint, storage.region, storage.profile)
+        return opened.filesystem, store.removeprefix("s3://")
+    if scheme in ("gs", "gcs") and "retry_limit_seconds=" not in options:
+        options = "&".join(filter(None, (options, f"retry_limit_seconds={_GCS_SECONDS}")))
+    filesystem, base = pafs.FileSystem.from_uri(f"{store}?{options}" if options else store)
+    return filesystem, base.rstrip("/")
