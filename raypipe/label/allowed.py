@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 from formulaic.transforms import TRANSFORMS
-from formulaic.utils.code import sanitize_variable_names
+
+from raypipe.label.backticks import substitute, why_unusable
 
 MOST_COLUMNS = 10_000
 """Columns of X that a formula may make."""
@@ -53,6 +54,8 @@ FUNCTIONS: Mapping[str, Any] = {**TRANSFORMS, **_OF_NUMPY}
 CONTEXT: Mapping[str, Any] = {**dict.fromkeys(dir(builtins)), **_OF_NUMPY}
 """What formulaic evaluates with besides its transforms and the columns: Python's own names stand for nothing."""
 
+_TAKEN = frozenset({*FUNCTIONS, *CONTEXT})
+
 # Settings of transforms that make columns, and the largest that settings may be.
 _WIDTHS = ("df", "knots", "levels", "degree")
 _LIMITS = {"df": 1_000, "levels": 1_000, "degree": 20, "decimals": 20}
@@ -76,7 +79,6 @@ _COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)
 # Formulaic writes expressions anew, between quotes of its own.
 _UNQUOTABLE = re.compile(r"[\\`]|[^\S ]")
 _QUOTES = re.compile(r"['\"]")
-_UNNAMABLE = re.compile(r"['\"\\]|[^\S ]")
 
 _REFUSED = {
     ast.Lambda: "a function of its own",
@@ -104,18 +106,32 @@ def read(expression: str) -> tuple[ast.expr, dict[str, str]]:
 
     Raises SyntaxError where it is none, and NotAllowedError where it holds what no formula may.
     """
-    aliases: dict[str, str] = {}
-    text = sanitize_variable_names(expression, {}, aliases).strip()
+    text, aliases = substitute(expression, _TAKEN)
+    for identifier, name in aliases.items():
+        if reason := why_unusable(name, identifier):
+            # Found in the formula by how it is written there.
+            raise NotAllowedError(ast.Name(f"`{name}`"), reason)
     try:
         tree = ast.parse(text, mode="eval").body
     except (RecursionError, MemoryError, ValueError) as error:
         # Too deep for Python's own reader, or bytes that no source may hold.
         raise SyntaxError(str(error) or "too deeply nested") from error
-    for name in aliases.values():
-        if _UNNAMABLE.search(name):
-            raise NotAllowedError(tree, f"the name {name!r} holds a quote, a backslash or a line break")
     _value(tree, _DEPTH)
+    if not text.isascii():
+        _check_letters(tree, text)
     return tree, aliases
+
+
+def _check_letters(tree: ast.AST, text: str) -> None:
+    """Refuses names that Python reads as others: it takes the ligature ﬁ for the letters f and i."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and ast.get_source_segment(text, node) != node.id:
+            raise NotAllowedError(node, f"Python reads this name as {node.id!r}, which may be another column")
+
+
+def learns(node: ast.AST) -> bool:
+    """Whether a node of a checked tree calls a transform that learns from the posts."""
+    return isinstance(node, ast.Call) and getattr(_function(node), "__is_stateful_transform__", False)
 
 
 def width(expression: str) -> int:
@@ -242,7 +258,7 @@ def _call(node: ast.Call, depth: int) -> Number | None:
 
 def _check_quotes(node: ast.Call) -> None:
     """Refuses quotes in what formulaic writes into a string of Python, where they would end it: calls that learn."""
-    if not getattr(_function(node), "__is_stateful_transform__", False):
+    if not learns(node):
         return
     for part in ast.walk(node):
         if isinstance(part, ast.Constant) and isinstance(part.value, str) and _QUOTES.search(part.value):

@@ -193,9 +193,9 @@ def join_excerpts(formula: Formula, parts: Sequence[Excerpt]) -> Excerpt:
 def learn(formula: Formula, variables: dict[str, pa.ChunkedArray], n: int, weights: str | None = None) -> Design:
     """The design that the values of a formula's variables in `n` rows give.
 
-    Raises InputError where y is not one number, a column has too many classes or a term cannot be evaluated, and
-    ConfigError where a function looks beyond its own row (a lag), so that its value would depend on how posts are cut
-    into blocks.
+    Raises InputError where y is not one number, two terms have one name, a column has too many classes or a term cannot
+    be evaluated, and ConfigError where a function looks beyond its own row (a lag), so that its value would depend on
+    how posts are cut into blocks.
     """
     if n == 0:
         also = f", and a weight in {weights}" if weights else ""
@@ -215,6 +215,9 @@ def learn(formula: Formula, variables: dict[str, pa.ChunkedArray], n: int, weigh
     spec = made.model_spec
     if len(spec.lhs.column_names) != 1:
         raise InputError(f"label.formula: y must be a number, but {formula.response!r} is not one")
+    twice = [name for name, times in Counter(spec.rhs.column_names).items() if times > 1]
+    if twice:
+        raise InputError(f"label.formula: {formula.text!r} has two terms named {twice[0]!r}; rename a column")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         _check_rowwise(formula, spec, frame.head(1_000))

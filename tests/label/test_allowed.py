@@ -115,7 +115,7 @@ def test_a_formula_runs_nothing(tmp_path: Path, hostile: str) -> None:
         ("likes ~ C(a, levels=[b])", "levels is a setting, and no column", "b]"),
         ('likes ~ cr(a, df=4, constraints="it\'s")', "the string holds a quote", '"it'),
         ("likes ~ C(a, levels=['x\\\\y'])", "the string holds a backslash", "'x"),
-        ("likes ~ I(`a'b` + 1)", "holds a quote, a backslash or a line break", "I("),
+        ("likes ~ I(`a'b` + 1)", "holds a quote, a backslash or a line break", "`a'b`"),
         ("likes ~ I(__x__ + 1)", "name '__x__' is not defined", "__x__"),
         ("likes ~ I(a << 3)", "this may not stand in a formula", "a <<"),
         ("likes ~ I(a + 1j)", "only numbers and columns can be computed with", "1j"),
