@@ -113,7 +113,7 @@ class Design:
             return np.empty(0), np.empty((0, len(self.terms)))
         if self.direct is not None:
             return self.direct.evaluate({name: values.to_numpy() for name, values in variables.items()}, n)
-        return _materialise(self.spec, _frame(variables, n))
+        return _materialise(self.spec, _frame(variables, n), self.terms)
 
 
 def fixed_design(formula: Formula, schema: pa.Schema, weights: str | None = None) -> Design | None:
@@ -307,10 +307,14 @@ def _check_rowwise(formula: Formula, spec: Any, frame: Any) -> None:
         )
 
 
-def _materialise(spec: Any, frame: Any) -> tuple[Floats, Floats]:
+def _materialise(spec: Any, frame: Any, terms: tuple[str, ...] | None = None) -> tuple[Floats, Floats]:
+    """y and X. Raises ValueError if the columns of X are not `terms`: those of a saved model may be changed."""
     # The logarithm of 0 is counted out by the caller. Filters of warnings belong to all threads: none is set here.
     with np.errstate(all="ignore"):
         made = spec.get_model_matrix(frame, context=CONTEXT)
+    found = made.rhs.model_spec.column_names
+    if terms is not None and tuple(found) != terms:
+        raise ValueError(f"its formula makes {', '.join(found)}, but its coefficients are of {', '.join(terms)}")
     return np.asarray(made.lhs, dtype=np.float64)[:, 0], np.asarray(made.rhs, dtype=np.float64)
 
 
