@@ -189,9 +189,8 @@ def load_model(root: str | Storage) -> SavedModel:
     """
     storage = root if isinstance(root, Storage) else Storage(root)
     tables.get_record(storage, "labels")
-    where = storage.uri("labels", MODEL_FILE)
+    values, where = read_values(storage), storage.uri("labels", MODEL_FILE)
     try:
-        values = json.loads(storage.read(f"labels/{MODEL_FILE}"))
         if values.get("params") is not None:
             return SavedModel(_design(values), read_fit(values))
     except ConfigError as error:
@@ -199,6 +198,21 @@ def load_model(root: str | Storage) -> SavedModel:
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"{where}: is not what `raypipe label` writes: {one_line(error)}; run it again") from error
     raise InputError(f"{where}: the scheme {values.get('scheme')!r} fits no regression; residual and continuous do")
+
+
+def read_values(storage: Storage) -> dict[str, Any]:
+    """All that ``labels/_model.json`` holds, also that of a scheme without a regression.
+
+    Raises InputError if it is damaged. Only that it is a JSON object is checked.
+    """
+    try:
+        found = json.loads(storage.read(f"labels/{MODEL_FILE}"))
+        if not isinstance(found, dict):
+            raise TypeError(f"it holds a {type(found).__name__}")
+    except (TypeError, ValueError, RecursionError) as error:
+        where = storage.uri("labels", MODEL_FILE)
+        raise InputError(f"{where}: is not what `raypipe label` writes: {one_line(error)}; run it again") from error
+    return found
 
 
 def _check_learned(formula: Formula, weights: Any, transforms: dict[str, Any], levels: dict[str, Any]) -> None:

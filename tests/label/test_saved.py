@@ -17,7 +17,7 @@ from raypipe import tables
 from raypipe.errors import InputError, StageError
 from raypipe.label.formula import parse
 from raypipe.label.model import fit, make_design
-from raypipe.label.saved import MODEL_FILE, SavedModel, as_json, load_model
+from raypipe.label.saved import MODEL_FILE, SavedModel, as_json, load_model, read_values
 from raypipe.label.saved_fit import BY_TERM, MATRICES
 from raypipe.label.summary import summary
 from raypipe.storage import Storage
@@ -246,6 +246,8 @@ def test_coefficients_of_other_terms_are_not_used(tmp_path: Path, edit: Callable
 def test_a_damaged_model_is_one_line(tmp_path: Path, damage: bytes) -> None:
     with pytest.raises(InputError, match=r"_model.json: is not what `raypipe label` writes") as caught:
         load_model(put_model(tmp_path, damage))
+    with pytest.raises(InputError, match=r"_model.json: is not what `raypipe label` writes"):
+        read_values(Storage(str(tmp_path)))
     assert "\n" not in str(caught.value)
 
 
