@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from formulaic.transforms import TRANSFORMS
 
-from raypipe.label.backticks import substitute, why_unusable
+from raypipe.label.backticks import misread_name, substitute, why_unusable
 
 MOST_COLUMNS = 10_000
 """Columns of X that a formula may make."""
@@ -80,14 +80,21 @@ _COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)
 _UNQUOTABLE = re.compile(r"[\\`]|[^\S ]")
 _QUOTES = re.compile(r"['\"]")
 
-_REFUSED = {
+_REFUSED: dict[type[ast.AST], str] = {
     ast.Lambda: "a function of its own",
     ast.Subscript: "an index",
     ast.JoinedStr: "a string that is computed",
     ast.NamedExpr: "an assignment",
-    ast.IfExp: "if and else; np.where does that",
-    ast.BoolOp: "and, or; for each post & and | do that",
     ast.Starred: "a star",
+    **dict.fromkeys((ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp), "a comprehension"),
+    ast.Set: "a set",
+    ast.Compare: "in or is",
+    ast.BinOp: "<<, >> or @",
+}
+_INSTEAD: dict[type[ast.AST], str] = {
+    ast.IfExp: "if and else may not stand in a formula; np.where does that",
+    ast.BoolOp: "and and or may not stand in a formula; & and | do that for each post",
+    ast.UnaryOp: "not may not stand in a formula; ~ does that for each post",
 }
 Number = int | float
 
@@ -117,16 +124,9 @@ def read(expression: str) -> tuple[ast.expr, dict[str, str]]:
         # Too deep for Python's own reader, or bytes that no source may hold.
         raise SyntaxError(str(error) or "too deeply nested") from error
     _value(tree, _DEPTH)
-    if not text.isascii():
-        _check_letters(tree, text)
+    if node := misread_name(tree, text):
+        raise NotAllowedError(node, f"Python reads this name as {node.id!r}, which may be another column")
     return tree, aliases
-
-
-def _check_letters(tree: ast.AST, text: str) -> None:
-    """Refuses names that Python reads as others: it takes the ligature ﬁ for the letters f and i."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and ast.get_source_segment(text, node) != node.id:
-            raise NotAllowedError(node, f"Python reads this name as {node.id!r}, which may be another column")
 
 
 def learns(node: ast.AST) -> bool:
@@ -179,7 +179,8 @@ def _value(node: ast.AST, depth: int) -> Number | None:
             for item in (*filter(None, keys), *values):
                 _value(item, deeper)
         case _:
-            raise NotAllowedError(node, f"{_REFUSED.get(type(node), 'this')} may not stand in a formula")
+            refused = _REFUSED.get(type(node), type(node).__name__)
+            raise NotAllowedError(node, _INSTEAD.get(type(node), f"{refused} may not stand in a formula"))
     return None
 
 
@@ -205,6 +206,8 @@ def _name(node: ast.Name) -> None:
     if node.id.startswith("__"):
         raise NotAllowedError(node, f"name {node.id!r} is not defined")
     if node.id in TRANSFORMS and node.id not in _CLASSES:
+        if node.id in ("np", "contr"):
+            raise NotAllowedError(node, f"{node.id} is no column; what it holds is written {node.id}.NAME")
         raise NotAllowedError(node, f"{node.id} is a function, and is written with its argument: {node.id}(…)")
 
 
@@ -304,7 +307,10 @@ def _bound(node: ast.Call) -> dict[str, ast.expr]:
     if name is not None:
         # numpy's own have no names for what they take, or more of it than is allowed.
         if len(node.args) + len(node.keywords) > _ELEMENTWISE.get(name, 0) or not node.args:
-            raise NotAllowedError(node, f"{name} takes 1 to {_ELEMENTWISE.get(name, 0)} arguments in a formula")
+            most = _ELEMENTWISE.get(name, 0)
+            raise NotAllowedError(
+                node, f"{name} takes {'1' if most == 1 else f'1 to {most}'} argument{'s' * (most > 1)} in a formula"
+            )
         found = dict(zip(("x", "decimals" if name in ("round", "around") else "y", "z"), node.args, strict=False))
         return found | {str(keyword.arg): keyword.value for keyword in node.keywords}
     try:

@@ -6,6 +6,7 @@ makes up another identifier at random. Here the identifier is the same each time
 
 from __future__ import annotations
 
+import ast
 import keyword
 import re
 import unicodedata
@@ -64,3 +65,11 @@ def why_unusable(name: str, identifier: str) -> str | None:
     else:
         return None
     return f"the name {name!r} {reason}; rename the column, or use it as a term by itself"
+
+
+def misread_name(tree: ast.AST, text: str) -> ast.Name | None:
+    """A name in `text` that Python reads as another: it takes the ligature ﬁ for the letters f and i."""
+    if text.isascii():
+        return None
+    names = (node for node in ast.walk(tree) if isinstance(node, ast.Name))
+    return next((node for node in names if ast.get_source_segment(text, node) != node.id), None)

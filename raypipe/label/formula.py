@@ -96,7 +96,8 @@ def parse(text: str) -> Formula:
     sides = getattr(parsed, "lhs", None), getattr(parsed, "rhs", None)
     if not all(isinstance(side, formulaic.SimpleFormula) for side in sides) or len(parsed.lhs) != 1:
         raise ConfigError(f"label.formula: {shown(text)} must have one y, one ~ and terms: y ~ a + b")
-    if not len(parsed.rhs):
+    # formulaic takes nothing at all for the constant.
+    if not len(parsed.rhs) or text.rstrip().endswith("~"):
         raise ConfigError(f"label.formula: {shown(text)} has no term on the right; write y ~ 1 for the mean alone")
     # What formulaic has made of the expressions is what it evaluates.
     found = [_variables(factor, text) for side in sides for factor in _factors(side)]
