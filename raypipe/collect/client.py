@@ -157,13 +157,13 @@ def _until(value: str, now: datetime) -> float | None:
 def _as_json(body: bytes, where: str) -> Any:
     try:
         return json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StageError(f"{where}: did not answer with JSON; is collect.instance a Mastodon server?") from error
 
 
 def _reason_in(body: bytes) -> str:
     try:
         said = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     return f" ({said['error']})" if isinstance(said, dict) and isinstance(said.get("error"), str) else ""

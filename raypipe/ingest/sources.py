@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import IO, Any
@@ -17,6 +17,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raypipe.errors import InputError, StageError, one_line
+from raypipe.ingest.text_rows import csv_rows, is_utf8, json_object, shown, without_halves
 from raypipe.plain import plain_schema, plain_table
 from raypipe.storage import Storage
 
@@ -59,8 +60,9 @@ class Source:
     def read(self, as_text: set[str], limit: int | None = None) -> Raw:
         """All rows, or the first `limit`; of CSV and JSONL the columns `as_text` are strings, whatever they hold.
 
-        Other CSV columns are whole numbers or numbers where every value is, else strings. Raises InputError where a
-        file cannot be read, or holds no row at all.
+        Other CSV columns are whole numbers or numbers if every value is, else strings. A line of CSV or JSONL that is
+        no row, or not UTF-8, is kept aside with its reason. Raises InputError if a file cannot be read, or holds no
+        row at all.
         """
         raw: list[pa.Table] = []
         lines: list[tuple[str, str]] = []
@@ -107,6 +109,7 @@ class Source:
         try:
             with self.filesystem.open_input_file(path) as handle:
                 file = pq.ParquetFile(handle)
+                self._check_names(path, file.schema_arrow.names)
                 yield plain_schema(file.schema_arrow, self._name(path)).empty_table()
                 for batch in file.iter_batches(batch_size=_BLOCK_ROWS):
                     yield pa.Table.from_batches([plain_table(batch.slice(0, left), self._name(path))])
@@ -117,20 +120,33 @@ class Source:
             raise InputError(f"{self._name(path)}: cannot be read as Parquet: {one_line(error)}") from error
 
     def _text(self, path: str) -> io.TextIOWrapper:
-        # A byte order mark, as spreadsheets write it, is no part of the first column's name.
-        return io.TextIOWrapper(io.BufferedReader(_Readable(self._opened(path))), encoding="utf-8-sig", newline="")
+        # A byte order mark, as spreadsheets write it, is no part of the first column's name. Bytes that are no UTF-8
+        # are found line by line: they come as halves of surrogate pairs, which no UTF-8 holds.
+        stream = io.BufferedReader(_Readable(self._opened(path)))
+        return io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+    def _check_names(self, path: str, names: Sequence[str]) -> None:
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise InputError(f"{self._name(path)}: has two columns named {twice!r}; rename one")
 
     def _csv(self, path: str, left: int | None, lines: list[tuple[str, str]]) -> Iterator[pa.Table]:
         try:
             with self._text(path) as text:
-                reader = csv.reader(text)
-                names = next(reader, [])
-                if len(set(names)) < len(names):
-                    twice = next(name for name in names if names.count(name) > 1)
-                    raise InputError(f"{self._name(path)}: has two columns named {twice!r}; rename one")
+                found = csv_rows(text)
+                names = next(found, [])
+                if isinstance(names, tuple):
+                    raise InputError(f"{self._name(path)}: its first line is no row: {names[1]}: {names[0][:80]!r}")
+                if not all(map(is_utf8, names)):
+                    raise InputError(f"{self._name(path)}: its first line is not UTF-8; save the file as UTF-8")
+                self._check_names(path, names)
                 rows: list[list[str]] = []
-                for row in islice(filter(None, reader), left):
-                    if len(row) == len(names):
+                for row in islice((row for row in found if row), left):
+                    if isinstance(row, tuple):
+                        lines.append((shown(row[0]), row[1]))
+                    elif not all(map(is_utf8, row)):
+                        lines.append((shown(_csv_line(row)), "not_utf8"))
+                    elif len(row) == len(names):
                         rows.append(row)
                     else:
                         lines.append((_csv_line(row), "wrong_number_of_fields"))
@@ -138,7 +154,7 @@ class Source:
                         yield _table_of_text(names, rows)
                         rows = []
                 yield _table_of_text(names, rows)
-        except (csv.Error, UnicodeDecodeError, OSError) as error:
+        except OSError as error:
             raise InputError(f"{self._name(path)}: cannot be read as CSV: {one_line(error)}") from error
 
     def _jsonl(
@@ -148,18 +164,15 @@ class Source:
         try:
             with self._text(path) as text:
                 for line in islice(filter(str.strip, text), left):
-                    try:
-                        row = json.loads(line)
-                    except ValueError:
-                        row = None
+                    row = json_object(line)
                     if isinstance(row, dict):
                         rows.append(row)
                     else:
-                        lines.append((line.rstrip("\r\n"), "not_a_json_object"))
+                        lines.append((shown(line.rstrip("\r\n")), row))
                     if len(rows) == _BLOCK_ROWS:
                         yield _table_of_objects(rows, as_text)
                         rows = []
-        except (UnicodeDecodeError, OSError) as error:
+        except OSError as error:
             raise InputError(f"{self._name(path)}: cannot be read as JSONL: {one_line(error)}") from error
         yield _table_of_objects(rows, as_text)
 
@@ -241,14 +254,21 @@ def _table_of_objects(rows: list[dict[str, Any]], as_text: set[str]) -> pa.Table
     for name in names:
         values = [row.get(name) for row in rows]
         columns.append(_text_column(values) if name in as_text else _natural_column(values))
-    return pa.table(columns, names=[_clean(name) for name in names])
+    return pa.table(columns, names=names)
 
 
 def _natural_column(values: list[Any]) -> pa.Array:
     try:
-        return pa.array(values)
+        found = pa.array(values)
     except (pa.ArrowException, UnicodeEncodeError, OverflowError):
         return _text_column(values)
+    # Parquet has no type for objects that are all empty.
+    return _text_column(values) if _has_empty_struct(found.type) else found
+
+
+def _has_empty_struct(kind: pa.DataType) -> bool:
+    inner = [kind.field(i).type for i in range(kind.num_fields)]
+    return (pa.types.is_struct(kind) and not inner) or any(map(_has_empty_struct, inner))
 
 
 def _text_column(values: list[Any]) -> pa.Array:
@@ -258,15 +278,10 @@ def _text_column(values: list[Any]) -> pa.Array:
 def as_text(value: Any) -> str:
     """A value as a string: strings as they are, anything else as JSON."""
     if isinstance(value, str):
-        return _clean(value)
+        return without_halves(value)
     if isinstance(value, bytes):
         return value.hex()
-    return _clean(json.dumps(value, ensure_ascii=False, default=str))
-
-
-def _clean(text: str) -> str:
-    # JSON may escape half of a surrogate pair, which is no character.
-    return text.encode("utf-8", "replace").decode()
+    return without_halves(json.dumps(value, ensure_ascii=False, default=str))
 
 
 def text_column(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -19,7 +19,7 @@ from raypipe.judge.sample import draw_sample
 from raypipe.label.blocks import open_engine
 from raypipe.label.derived import columns_of_all
 from raypipe.label.formula import check_columns, parse
-from raypipe.label.saved import MODEL_FILE, finite
+from raypipe.label.saved import finite, read_values
 from raypipe.progress import say
 from raypipe.records import RunRecord
 from raypipe.sections.learning import LabelOptions
@@ -45,7 +45,7 @@ def run(config: Config) -> RunRecord:
     storage, options = config.open_storage(), config.judge
     labels, posts = tables.get_record(storage, "labels"), tables.get_record(storage, "posts")
     schema = tables.open_dataset(storage, "posts").schema
-    model = json.loads(storage.read(f"labels/{MODEL_FILE}"))
+    model = read_values(storage)
     if labels.inputs["posts"] != posts.run_id:
         raise InputError(
             f"{storage.uri('labels')}: is made of posts that {storage.uri('posts')} no longer holds; run label again"

@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 from formulaic.transforms import TRANSFORMS
-from formulaic.utils.code import sanitize_variable_names
+
+from raypipe.label.backticks import misread_name, substitute, why_unusable
 
 MOST_COLUMNS = 10_000
 """Columns of X that a formula may make."""
@@ -53,6 +54,8 @@ FUNCTIONS: Mapping[str, Any] = {**TRANSFORMS, **_OF_NUMPY}
 CONTEXT: Mapping[str, Any] = {**dict.fromkeys(dir(builtins)), **_OF_NUMPY}
 """What formulaic evaluates with besides its transforms and the columns: Python's own names stand for nothing."""
 
+_TAKEN = frozenset({*FUNCTIONS, *CONTEXT})
+
 # Settings of transforms that make columns, and the largest that settings may be.
 _WIDTHS = ("df", "knots", "levels", "degree")
 _LIMITS = {"df": 1_000, "levels": 1_000, "degree": 20, "decimals": 20}
@@ -76,16 +79,22 @@ _COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)
 # Formulaic writes expressions anew, between quotes of its own.
 _UNQUOTABLE = re.compile(r"[\\`]|[^\S ]")
 _QUOTES = re.compile(r"['\"]")
-_UNNAMABLE = re.compile(r"['\"\\]|[^\S ]")
 
-_REFUSED = {
+_REFUSED: dict[type[ast.AST], str] = {
     ast.Lambda: "a function of its own",
     ast.Subscript: "an index",
     ast.JoinedStr: "a string that is computed",
     ast.NamedExpr: "an assignment",
-    ast.IfExp: "if and else; np.where does that",
-    ast.BoolOp: "and, or; for each post & and | do that",
     ast.Starred: "a star",
+    **dict.fromkeys((ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp), "a comprehension"),
+    ast.Set: "a set",
+    ast.Compare: "in or is",
+    ast.BinOp: "<<, >> or @",
+}
+_INSTEAD: dict[type[ast.AST], str] = {
+    ast.IfExp: "if and else may not stand in a formula; np.where does that",
+    ast.BoolOp: "and and or may not stand in a formula; & and | do that for each post",
+    ast.UnaryOp: "not may not stand in a formula; ~ does that for each post",
 }
 Number = int | float
 
@@ -104,18 +113,25 @@ def read(expression: str) -> tuple[ast.expr, dict[str, str]]:
 
     Raises SyntaxError where it is none, and NotAllowedError where it holds what no formula may.
     """
-    aliases: dict[str, str] = {}
-    text = sanitize_variable_names(expression, {}, aliases).strip()
+    text, aliases = substitute(expression, _TAKEN)
+    for identifier, name in aliases.items():
+        if reason := why_unusable(name, identifier):
+            # Found in the formula by how it is written there.
+            raise NotAllowedError(ast.Name(f"`{name}`"), reason)
     try:
         tree = ast.parse(text, mode="eval").body
     except (RecursionError, MemoryError, ValueError) as error:
         # Too deep for Python's own reader, or bytes that no source may hold.
         raise SyntaxError(str(error) or "too deeply nested") from error
-    for name in aliases.values():
-        if _UNNAMABLE.search(name):
-            raise NotAllowedError(tree, f"the name {name!r} holds a quote, a backslash or a line break")
     _value(tree, _DEPTH)
+    if node := misread_name(tree, text):
+        raise NotAllowedError(node, f"Python reads this name as {node.id!r}, which may be another column")
     return tree, aliases
+
+
+def learns(node: ast.AST) -> bool:
+    """Whether a node of a checked tree calls a transform that learns from the posts."""
+    return isinstance(node, ast.Call) and getattr(_function(node), "__is_stateful_transform__", False)
 
 
 def width(expression: str) -> int:
@@ -163,7 +179,8 @@ def _value(node: ast.AST, depth: int) -> Number | None:
             for item in (*filter(None, keys), *values):
                 _value(item, deeper)
         case _:
-            raise NotAllowedError(node, f"{_REFUSED.get(type(node), 'this')} may not stand in a formula")
+            refused = _REFUSED.get(type(node), type(node).__name__)
+            raise NotAllowedError(node, _INSTEAD.get(type(node), f"{refused} may not stand in a formula"))
     return None
 
 
@@ -189,6 +206,8 @@ def _name(node: ast.Name) -> None:
     if node.id.startswith("__"):
         raise NotAllowedError(node, f"name {node.id!r} is not defined")
     if node.id in TRANSFORMS and node.id not in _CLASSES:
+        if node.id in ("np", "contr"):
+            raise NotAllowedError(node, f"{node.id} is no column; what it holds is written {node.id}.NAME")
         raise NotAllowedError(node, f"{node.id} is a function, and is written with its argument: {node.id}(…)")
 
 
@@ -242,7 +261,7 @@ def _call(node: ast.Call, depth: int) -> Number | None:
 
 def _check_quotes(node: ast.Call) -> None:
     """Refuses quotes in what formulaic writes into a string of Python, where they would end it: calls that learn."""
-    if not getattr(_function(node), "__is_stateful_transform__", False):
+    if not learns(node):
         return
     for part in ast.walk(node):
         if isinstance(part, ast.Constant) and isinstance(part.value, str) and _QUOTES.search(part.value):
@@ -288,7 +307,10 @@ def _bound(node: ast.Call) -> dict[str, ast.expr]:
     if name is not None:
         # numpy's own have no names for what they take, or more of it than is allowed.
         if len(node.args) + len(node.keywords) > _ELEMENTWISE.get(name, 0) or not node.args:
-            raise NotAllowedError(node, f"{name} takes 1 to {_ELEMENTWISE.get(name, 0)} arguments in a formula")
+            most = _ELEMENTWISE.get(name, 0)
+            raise NotAllowedError(
+                node, f"{name} takes {'1' if most == 1 else f'1 to {most}'} argument{'s' * (most > 1)} in a formula"
+            )
         found = dict(zip(("x", "decimals" if name in ("round", "around") else "y", "z"), node.args, strict=False))
         return found | {str(keyword.arg): keyword.value for keyword in node.keywords}
     try:

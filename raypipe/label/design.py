@@ -113,7 +113,7 @@ class Design:
             return np.empty(0), np.empty((0, len(self.terms)))
         if self.direct is not None:
             return self.direct.evaluate({name: values.to_numpy() for name, values in variables.items()}, n)
-        return _materialise(self.spec, _frame(variables, n))
+        return _materialise(self.spec, _frame(variables, n), self.terms)
 
 
 def fixed_design(formula: Formula, schema: pa.Schema, weights: str | None = None) -> Design | None:
@@ -193,9 +193,9 @@ def join_excerpts(formula: Formula, parts: Sequence[Excerpt]) -> Excerpt:
 def learn(formula: Formula, variables: dict[str, pa.ChunkedArray], n: int, weights: str | None = None) -> Design:
     """The design that the values of a formula's variables in `n` rows give.
 
-    Raises InputError where y is not one number, a column has too many classes or a term cannot be evaluated, and
-    ConfigError where a function looks beyond its own row (a lag), so that its value would depend on how posts are cut
-    into blocks.
+    Raises InputError where y is not one number, two terms have one name, a column has too many classes or a term cannot
+    be evaluated, and ConfigError where a function looks beyond its own row (a lag), so that its value would depend on
+    how posts are cut into blocks.
     """
     if n == 0:
         also = f", and a weight in {weights}" if weights else ""
@@ -215,6 +215,9 @@ def learn(formula: Formula, variables: dict[str, pa.ChunkedArray], n: int, weigh
     spec = made.model_spec
     if len(spec.lhs.column_names) != 1:
         raise InputError(f"label.formula: y must be a number, but {formula.response!r} is not one")
+    twice = [name for name, times in Counter(spec.rhs.column_names).items() if times > 1]
+    if twice:
+        raise InputError(f"label.formula: {formula.text!r} has two terms named {twice[0]!r}; rename a column")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         _check_rowwise(formula, spec, frame.head(1_000))
@@ -304,10 +307,14 @@ def _check_rowwise(formula: Formula, spec: Any, frame: Any) -> None:
         )
 
 
-def _materialise(spec: Any, frame: Any) -> tuple[Floats, Floats]:
+def _materialise(spec: Any, frame: Any, terms: tuple[str, ...] | None = None) -> tuple[Floats, Floats]:
+    """y and X. Raises ValueError if the columns of X are not `terms`: those of a saved model may be changed."""
     # The logarithm of 0 is counted out by the caller. Filters of warnings belong to all threads: none is set here.
     with np.errstate(all="ignore"):
         made = spec.get_model_matrix(frame, context=CONTEXT)
+    found = made.rhs.model_spec.column_names
+    if terms is not None and tuple(found) != terms:
+        raise ValueError(f"its formula makes {', '.join(found)}, but its coefficients are of {', '.join(terms)}")
     return np.asarray(made.lhs, dtype=np.float64)[:, 0], np.asarray(made.rhs, dtype=np.float64)
 
 

@@ -6,7 +6,6 @@ The notation, its transforms and the names of terms are formulaic's. `raypipe.la
 from __future__ import annotations
 
 import ast
-import itertools
 import math
 import re
 from collections.abc import Iterator, Set
@@ -22,12 +21,15 @@ from formulaic.parser.algos.sanitize_tokens import sanitize_tokens
 from formulaic.parser.algos.tokenize import tokenize
 from formulaic.parser.types import Factor, Token
 from formulaic.transforms import TRANSFORMS
+from formulaic.utils.code import sanitize_variable_names
 
 from raypipe.errors import ConfigError, InputError, one_line
 from raypipe.label import allowed, expansion
 from raypipe.label.derived import DERIVED, columns_of, is_number, type_of
 
 Floats = npt.NDArray[np.float64]
+Expression = tuple[ast.expr, dict[str, str]]
+"""What Python reads, and the columns whose names it could not read, by what stands for them."""
 
 MAX_LENGTH = 10_000
 """Characters of a formula."""
@@ -94,26 +96,98 @@ def parse(text: str) -> Formula:
     sides = getattr(parsed, "lhs", None), getattr(parsed, "rhs", None)
     if not all(isinstance(side, formulaic.SimpleFormula) for side in sides) or len(parsed.lhs) != 1:
         raise ConfigError(f"label.formula: {shown(text)} must have one y, one ~ and terms: y ~ a + b")
-    if not len(parsed.rhs):
+    # formulaic takes nothing at all for the constant.
+    if not len(parsed.rhs) or text.rstrip().endswith("~"):
         raise ConfigError(f"label.formula: {shown(text)} has no term on the right; write y ~ 1 for the mean alone")
     # What formulaic has made of the expressions is what it evaluates.
     found = [_variables(factor, text) for side in sides for factor in _factors(side)]
     _check_size(text, parsed.rhs)
     names, classes = frozenset[str]().union(*(names for names, _ in found)), [c for _, calls in found for c in calls]
+    _check_learners(text, [factor for side in sides for factor in _factors(side)], names)
     joint = frozenset[str]().union(*(columns for columns in classes if len(columns) > 1))
     response = text.partition("~")[0].strip()
     return Formula(text, response, tuple(sorted(names)), frozenset[str]().union(*classes), joint, parsed)
 
 
 def _check_tokens(text: str) -> None:
-    """ConfigError where an expression holds what no formula may."""
+    """ConfigError where an expression holds what no formula may, or formulaic would take one name for another."""
     # As they stand in the text, for the caret, and then as formulaic reads them.
-    for token in itertools.chain(tokenize(text), sanitize_tokens(tokenize(text))):
-        if token.kind is Token.Kind.PYTHON:
-            _read(token.token, text, token.source_start or 0)
+    written = [token for token in tokenize(text) if token.kind is Token.Kind.PYTHON]
+    trees = [_read(token.token, text, token.source_start or 0) for token in written]
+    rewritten = list(sanitize_tokens(tokenize(text)))
+    expressions = [token for token in rewritten if token.kind is Token.Kind.PYTHON]
+    for before, tree, token in zip(written, trees, expressions, strict=True):
+        _check_rewritten(before.token, tree, token, text)
+    _check_twins(text, rewritten)
 
 
-def _read(expression: str, text: str, start: int = 0) -> tuple[ast.expr, dict[str, str]]:
+def _check_rewritten(expression: str, tree: Expression, token: Token, text: str) -> None:
+    """ConfigError where formulaic, which rewrites expressions by search and replace, has made another one of it."""
+    start = token.source_start or 0
+    if "`" not in expression:
+        _read(token.token, text, start)
+        return
+    try:
+        found = allowed.read(token.token)
+    except (allowed.NotAllowedError, SyntaxError):
+        found = None
+    if found is None or ast.dump(found[0]) != ast.dump(tree[0]) or found[1] != tree[1]:
+        raise ConfigError(
+            f"label.formula: {shown(text)}: a name in backticks is part of another name, or of a string, of this "
+            "expression; leave the backticks out if the name does not need them, or rename the column",
+            below=_caret(text, start),
+        )
+
+
+def _check_twins(text: str, tokens: list[Token]) -> None:
+    """ConfigError where a column is named like an expression or a number: formulaic keeps one of the two."""
+    # What is a column by itself, and what is not. The constant 1 is in each formula.
+    known: dict[str, str | None] = {"1": None}
+    for token in tokens:
+        column = None
+        if token.kind is Token.Kind.NAME:
+            column = token.token
+        elif token.kind is Token.Kind.PYTHON:
+            tree, aliases = allowed.read(token.token)
+            column = aliases.get(tree.id, tree.id) if isinstance(tree, ast.Name) else None
+        elif token.kind is not Token.Kind.VALUE or token.token == "0":
+            continue
+        if known.setdefault(token.token, column) != column:
+            raise ConfigError(
+                f"label.formula: {shown(text)}: the column {token.token!r} and another term are both written "
+                f"{token.token}; write I(`{token.token}`) for the column, or rename it",
+                below=_caret(text, token.source_start),
+            )
+
+
+def _check_learners(text: str, factors: list[Factor], names: Set[str]) -> None:
+    """ConfigError where a transform would not find again what it has learned.
+
+    formulaic keeps that by the text of the call. It makes up a name at random for a column whose own cannot stand there
+    and whose usual replacement is taken.
+    """
+    for factor in factors:
+        expression = str(factor.expr)
+        if factor.eval_method is not Factor.EvalMethod.PYTHON or "`" not in expression:
+            continue
+        tree, aliases = allowed.read(expression)
+        env = dict.fromkeys({*names, *allowed.FUNCTIONS, *allowed.CONTEXT})
+        theirs = ast.parse(sanitize_variable_names(expression, env, {}), mode="eval").body
+        for node, other in zip(ast.walk(tree), ast.walk(theirs), strict=True):
+            if not isinstance(node, ast.Call) or not allowed.learns(node) or ast.dump(node) == ast.dump(other):
+                continue
+            used = [part.id for part in ast.walk(other) if isinstance(part, ast.Name)]
+            ours = [part.id for part in ast.walk(node) if isinstance(part, ast.Name)]
+            name = next(aliases[a] for a, b in zip(ours, used, strict=True) if a != b)
+            raise ConfigError(
+                f"label.formula: {shown(text)}: {ast.unparse(node.func)}(…) cannot take the column {name!r} here: the "
+                "expression names it twice, or another name of the formula differs from it only in characters such as "
+                "spaces; rename one",
+                below=_caret(text, max(text.find(f"`{name}`"), 0)),
+            )
+
+
+def _read(expression: str, text: str, start: int = 0) -> Expression:
     """A checked expression of the formula `text`, where it begins at `start` or later."""
     try:
         return allowed.read(expression)

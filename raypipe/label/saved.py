@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import json
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,15 +26,12 @@ from raypipe.label.derived import columns_of_all
 from raypipe.label.design import Design, levels_of
 from raypipe.label.formula import Floats, Formula, check_columns, parse, syntax
 from raypipe.label.inference import Fit
-from raypipe.label.residuals import Shape
+from raypipe.label.saved_fit import BY_TERM, MATRICES, read_fit
 from raypipe.label.summary import summary
 from raypipe.storage import Storage
 
 MODEL_FILE = "_model.json"
 
-# Of shape (p,), kept by term name.
-_BY_TERM = ("params", "bse", "tvalues", "pvalues", "conf_int")
-_MATRICES = ("cov_params", "R")
 # Knots of a spline, at most 1,000 and some at the ends, of which a square matrix is made.
 _MOST_LEARNED = 2_000
 
@@ -45,9 +42,9 @@ def as_json(fitted: Fit | None, design: Design | None = None, **more: Any) -> by
     if fitted is not None:
         found = asdict(fitted)
         terms = found.pop("terms")
-        for name in _BY_TERM:
+        for name in BY_TERM:
             found[name] = dict(zip(terms, found[name].tolist(), strict=True))
-        for name in _MATRICES:
+        for name in MATRICES:
             rows = found[name].tolist()
             found[name] = {term: dict(zip(terms, row, strict=True)) for term, row in zip(terms, rows, strict=True)}
         values |= found
@@ -126,8 +123,8 @@ class SavedModel:
         Columns: ``y``, ``mean`` (the fitted value), ``score`` = y − mean, ``mean_se``, ``mean_ci_lower``,
         ``mean_ci_upper``, ``obs_ci_lower``, ``obs_ci_upper`` at 1 − `alpha`. Where a post has no y,
         ``y`` and ``score`` are NaN. Posts that cannot be predicted (see `Design.matrices`) are left out.
-        InputError where a column is not there or a value is beyond a spline's
-        bounds.
+        InputError if a column is not there, a value is beyond a spline's bounds, or the formula makes other terms than
+        the model has coefficients for.
         """
         if isinstance(posts, pd.DataFrame):
             posts = pa.Table.from_pandas(posts, preserve_index=False)
@@ -187,16 +184,15 @@ def _without_y(design: Design) -> Design:
 def load_model(root: str | Storage) -> SavedModel:
     """The regression of a run's ``labels/``.
 
-    Raises InputError where the scheme has fitted none, or the file holds what `label` does not write: a formula that
-    may not be evaluated, say. StageError without labels.
+    Raises InputError if the scheme has fitted none, or the file holds what `label` does not write: a formula that may
+    not be evaluated, say, or a text in the place of a number. StageError without labels.
     """
     storage = root if isinstance(root, Storage) else Storage(root)
     tables.get_record(storage, "labels")
-    where = storage.uri("labels", MODEL_FILE)
+    values, where = read_values(storage), storage.uri("labels", MODEL_FILE)
     try:
-        values = json.loads(storage.read(f"labels/{MODEL_FILE}"))
         if values.get("params") is not None:
-            return SavedModel(_design(values), _fit(values))
+            return SavedModel(_design(values), read_fit(values))
     except ConfigError as error:
         raise InputError(f"{where}: {str(error).replace('label.formula', 'formula', 1)}", below=error.below) from error
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
@@ -204,24 +200,19 @@ def load_model(root: str | Storage) -> SavedModel:
     raise InputError(f"{where}: the scheme {values.get('scheme')!r} fits no regression; residual and continuous do")
 
 
-def _fit(values: dict[str, Any]) -> Fit:
-    terms = tuple(values["params"])
+def read_values(storage: Storage) -> dict[str, Any]:
+    """All that ``labels/_model.json`` holds, also that of a scheme without a regression.
 
-    def numbers(found: Any) -> Any:
-        # What was not finite is null in the file.
-        return np.array([np.nan if value is None else value for value in found], dtype=np.float64)
-
-    given: dict[str, Any] = {item.name: values.get(item.name) for item in fields(Fit)}
-    for name in ("params", "bse", "tvalues", "pvalues"):
-        given[name] = numbers(values[name].values())
-    given["conf_int"] = np.array([numbers(pair) for pair in values["conf_int"].values()])
-    for name in _MATRICES:
-        given[name] = np.array([numbers(row.values()) for row in values[name].values()])
-    for name in ("rsquared", "rsquared_adj", "fvalue", "f_pvalue", "llf", "aic", "bic", "condition_number"):
-        given[name] = math.nan if given[name] is None else given[name]
-    given["terms"] = terms
-    given["shape"] = Shape(**values["shape"]) if values.get("shape") else None
-    return Fit(**given)
+    Raises InputError if it is damaged. Only that it is a JSON object is checked.
+    """
+    try:
+        found = json.loads(storage.read(f"labels/{MODEL_FILE}"))
+        if not isinstance(found, dict):
+            raise TypeError(f"it holds a {type(found).__name__}")
+    except (TypeError, ValueError, RecursionError) as error:
+        where = storage.uri("labels", MODEL_FILE)
+        raise InputError(f"{where}: is not what `raypipe label` writes: {one_line(error)}; run it again") from error
+    return found
 
 
 def _check_learned(formula: Formula, weights: Any, transforms: dict[str, Any], levels: dict[str, Any]) -> None:
@@ -234,6 +225,8 @@ def _check_learned(formula: Formula, weights: Any, transforms: dict[str, Any], l
         raise ValueError(f"learned: {strange[0]!r} is no part of the formula")
     if not all(isinstance(state, dict) for state in transforms.values()):
         raise ValueError("learned.transforms: what a transform has learned has names")
+    if not all(isinstance(known, list) for known in levels.values()):
+        raise ValueError("learned.levels: the classes of a factor are a list")
     if any(isinstance(level, (list, dict)) for known in levels.values() for level in known):
         raise ValueError("learned.levels: a class is a text or a number")
     if not isinstance(weights, str | None):

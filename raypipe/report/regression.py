@@ -74,15 +74,20 @@ def build(sources: Sources) -> Regression | None:
     if model is None or labels is None:
         return None
     scores = labels["score"].to_numpy(dtype=float)
+    truth = true_coefficients(sources)
+    with sources.reading("labels", "_model.json"):
+        coefficients = _coefficients(model, truth)
+        formula, nobs, rsquared = str(model["formula"]), int(model["nobs"]), _or_nan(model["rsquared"])
+        rsquared_adj, fvalue = _number(model.get("rsquared_adj")), _number(model.get("fvalue"))
     return Regression(
-        formula=str(model["formula"]),
+        formula=formula,
         cov_type=str(model.get("cov_type", "nonrobust")),
-        nobs=int(model["nobs"]),
-        rsquared=_or_nan(model["rsquared"]),
-        rsquared_adj=_number(model.get("rsquared_adj")),
-        fvalue=_number(model.get("fvalue")),
+        nobs=nobs,
+        rsquared=rsquared,
+        rsquared_adj=rsquared_adj,
+        fvalue=fvalue,
         residual_sd=float(np.nanstd(scores)),
-        coefficients=_coefficients(model, true_coefficients(sources)),
+        coefficients=coefficients,
         cloud=_cloud(sources, model, labels),
         scores=scores[np.isfinite(scores)],
         thresholds=score_thresholds(labels),
@@ -98,7 +103,8 @@ def score_thresholds(labels: pd.DataFrame) -> tuple[float, float] | None:
 def true_coefficients(sources: Sources) -> dict[str, float]:
     """The generated world's own coefficients by term; empty for real posts."""
     params = (sources.truth_facts or {}).get("params", {})
-    return {str(term): float(value) for term, value in params.items()}
+    with sources.reading("truth", "_truth.json"):
+        return {str(term): float(value) for term, value in params.items()}
 
 
 def _coefficients(model: dict[str, Any], truth: dict[str, float]) -> list[Coefficient]:

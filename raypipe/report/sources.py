@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,12 +15,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raypipe import tables
+from raypipe.errors import InputError, one_line
 from raypipe.records import RunRecord
 from raypipe.storage import Storage
 
 _SINGLE_TABLES = ("posts", "posts_rejected", "pictures", "truth", "images", "labels", "judge", "sweep")
 _FAMILIES = ("train", "study")
 _POSTS = ("post_id", "likes", "followers", "n_hashtags", "deleted")
+# What damaged JSON and CSV raise, and values of other types than expected.
+_DAMAGE = (ValueError, RecursionError, TypeError, LookupError, AttributeError, csv.Error)
 _IMAGES = ("post_id", "status", "attempts", "n_bytes", "n_faces")
 
 
@@ -102,15 +107,30 @@ class Sources:
         return found if isinstance(found, dict) else None
 
     def json(self, table: str, name: str) -> Any:
-        """A JSON file that the record of a complete table lists; None where it lists none."""
+        """A JSON file that the record of a complete table lists; None where it lists none.
+
+        Raises InputError if it is damaged.
+        """
         data = self.file(table, name)
         if data is None:
             return None
-        found = json.loads(data)
+        with self.reading(table, name):
+            found = json.loads(data)
         if b"\\ud" in data.lower():
             # JSON can hold halves of characters, which no file and no page can.
             found = json.loads(json.dumps(found, ensure_ascii=False).encode(errors="replace"))
         return found
+
+    @contextmanager
+    def reading(self, table: str, name: str) -> Iterator[None]:
+        """Raises InputError, which names the file, if its contents are not what raypipe writes there."""
+        try:
+            yield
+        except _DAMAGE as error:
+            raise InputError(
+                f"{self.storage.uri(table, name)}: is not what raypipe writes there ({type(error).__name__}: "
+                f"{one_line(error)}); make {table}/ again with --overwrite"
+            ) from error
 
     def file(self, table: str, name: str) -> bytes | None:
         """Bytes of a file that the record of a complete table lists; None where it lists none."""

@@ -20,6 +20,9 @@ from raypipe.train import compare
 from raypipe.train.metrics import figure_of_merit, over_seeds
 from raypipe.train.target import BINARY, Target
 
+# Columns of table1.csv.
+_NUMBERS = ("epochs", "max_val_accuracy", "final_val_accuracy", "test_accuracy")
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -135,7 +138,7 @@ class Training:
 
 
 def build(sources: Sources) -> Training | None:
-    """Everything under `sweep/` and `train/*/`; None where nothing is complete."""
+    """Everything under `sweep/` and `train/*/`; None if nothing is complete. Raises InputError if a file is damaged."""
     if not sources.training_tables:
         return None
     tables = sorted(sources.training_tables, key=lambda name: sources.records[name].finished_at)
@@ -150,9 +153,11 @@ def build(sources: Sources) -> Training | None:
         predictions = sources.frame(table, "predictions")
         for line in _table_1(sources, table):
             key = _key(line["configuration"], table)
-            trials[key] = _trials(key, line["configuration"], results, curve)
+            with sources.reading(table, "results.json"):
+                trials[key] = _trials(key, line["configuration"], results, curve)
+                speed = _speed(line["configuration"], results)
             measured = _measure(_target(sources, table), line, predictions, judge, sources.users)
-            rows.append(_row(target, key, table, line, measured, results, trials[key]))
+            rows.append(_row(target, key, table, line, measured, speed, trials[key]))
         if predictions is not None:
             keys = predictions["configuration"].map(lambda name, table=table: _key(name, table))
             frames.append(predictions.assign(key=keys))
@@ -167,7 +172,8 @@ def build(sources: Sources) -> Training | None:
 
 def _differences(sources: Sources, rows: list[Row]) -> Differences | None:
     data = sources.file("sweep", "comparisons.csv")
-    found = compare.from_csv(data) if data else []
+    with sources.reading("sweep", "comparisons.csv"):
+        found = compare.from_csv(data) if data else []
     if not found:
         return None
     said, pairs = compare.verdicts(found), compare.by_pair(found)
@@ -209,7 +215,17 @@ def _key(configuration: str, table: str) -> str:
 
 def _table_1(sources: Sources, table: str) -> list[dict[str, str]]:
     data = sources.file(table, "table1.csv")
-    return [] if data is None else from_csv(data)
+    if data is None:
+        return []
+    with sources.reading(table, "table1.csv"):
+        lines = from_csv(data)
+        for line in lines:
+            # Its numbers are read below, where another file may be at fault.
+            int(line["seeds"])
+            for name in (*_NUMBERS, *(set(line) - set(TABLE1_COLUMNS))):
+                _number(line[name])
+            _key(line["configuration"], table)
+    return lines
 
 
 def _row(
@@ -218,11 +234,10 @@ def _row(
     table: str,
     line: dict[str, str],
     measured: Measured | None,
-    results: list[dict[str, Any]],
+    speed: float | None,
     trials: list[Trial],
 ) -> Row:
     letter = line["configuration"]
-    speeds = [float(entry["images_per_s"]) for entry in _entries(letter, results) if entry.get("images_per_s")]
     # Of a score, whose trials hold losses, there is no accuracy to spread.
     known = [[value for value in trial.val if value is not None] for trial in trials if target.kind != "score"]
     best = [max(values) for values in known if values]
@@ -237,7 +252,7 @@ def _row(
         measured=measured,
         # The paper's numbers are of two classes.
         paper=paper.TABLE_1.get(letter) if target.kind == "binary" else None,
-        images_per_s=median(speeds) if speeds else None,
+        images_per_s=speed,
         further={name: _number(value) for name, value in line.items() if name not in TABLE1_COLUMNS},
         val_sd=over_seeds(best)[1],
     )
@@ -259,6 +274,12 @@ def _measure(
 
 def _entries(configuration: str, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [entry for entry in results if entry["configuration"] == configuration]
+
+
+def _speed(configuration: str, results: list[dict[str, Any]]) -> float | None:
+    """Pictures per second, in the median of the epochs."""
+    speeds = [float(entry["images_per_s"]) for entry in _entries(configuration, results) if entry.get("images_per_s")]
+    return median(speeds) if speeds else None
 
 
 def _trials(key: str, configuration: str, results: list[dict[str, Any]], curve: str) -> list[Trial]:

@@ -22,11 +22,16 @@ class Verdict:
 
 
 def build(sources: Sources) -> Verdict | None:
-    """None where the labels have not been judged, or others than these were."""
+    """None if the labels have not been judged, or others than these were. Raises InputError if the file is damaged."""
     found = sources.json("judge", "judge.json")
     judged, labels = sources.records.get("judge"), sources.records.get("labels")
     if not isinstance(found, dict) or judged is None or labels is None or judged.inputs.get("labels") != labels.run_id:
         return None
+    with sources.reading("judge", "judge.json"):
+        return _verdict(found)
+
+
+def _verdict(found: dict[str, Any]) -> Verdict:
     sentences = [_baseline(item) for item in found["baseline"]]
     if found.get("explained") is not None:
         share = f"{100 * found['explained']:.1f} %"

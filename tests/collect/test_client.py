@@ -124,6 +124,14 @@ def test_a_web_page_is_no_api(free_port: int) -> None:
         ask(free_port, [lambda: web.Response(text="<html>", content_type="text/html")])
 
 
+@pytest.mark.parametrize("body", ["[" * 100_000, "", "\x00", "9" * 5_000])
+def test_an_answer_that_is_no_json_is_one_line(free_port: int, body: str) -> None:
+    with pytest.raises(StageError, match="did not answer with JSON"):
+        ask(free_port, [lambda: web.Response(text=body, content_type="application/json")])
+    with pytest.raises(StageError, match="HTTP 403; is"):
+        ask(free_port, [lambda: web.Response(status=403, text=body)])
+
+
 def test_an_endless_answer_is_cut(free_port: int) -> None:
     with pytest.raises(StageError, match="larger than 8,000,000 bytes"):
         ask(free_port, [lambda: web.Response(body=b" " * 8_100_000)])

@@ -76,6 +76,67 @@ def test_jsonl_half_of_a_surrogate_pair(tmp_path: Path) -> None:
     assert read(path).table.to_pylist() == [{"post_id": "?", "other": "?"}]
 
 
+def test_names_that_differ_in_halves_of_surrogate_pairs_are_one_column(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", ['{"post_id": "a", "\\ud83d": 1}', {"post_id": "b", "?": 2}])
+    assert read(path).table.to_pylist() == [{"post_id": "a", "?": 1}, {"post_id": "b", "?": 2}]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason", "kept"),
+    [
+        (b'{"post_id": "\xff\xc3\xa9"}', "not_utf8", '{"post_id": "\ufffdé"}'),
+        (b"[" * 100_000, "nested_too_deeply", "[" * 100_000),
+        (b'{"x":' * 100_000, "nested_too_deeply", '{"x":' * 100_000),
+        (b'{"x":' + b"[" * 200 + b"]" * 200 + b"}", "nested_too_deeply", '{"x":' + "[" * 200 + "]" * 200 + "}"),
+        (b'{"likes": ' + b"9" * 5_000 + b"}", "not_a_json_object", '{"likes": ' + "9" * 5_000 + "}"),
+        (b"{}", "empty_object", "{}"),
+        (b"\x00", "not_a_json_object", "\x00"),
+    ],
+)
+def test_one_odd_line_of_jsonl_costs_itself(tmp_path: Path, line: bytes, reason: str, kept: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"post_id": "a"}\n' + line + b'\n{"post_id": "b"}\n')
+    raw = read(path)
+    assert raw.table.to_pylist() == [{"post_id": "a"}, {"post_id": "b"}]
+    assert raw.lines == [(kept, reason)]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason", "kept"),
+    [
+        (b"\xff,3", "not_utf8", "\ufffd,3"),
+        (b"c\xff", "not_utf8", "c\ufffd"),
+        (b'"' + b"x" * 10_000_001 + b'",3', "field_too_long", '"' + "x" * 10_000_001 + '",3'),
+        (b'c,"3', "unclosed_quote", 'c,"3'),
+    ],
+)
+def test_one_odd_line_of_csv_costs_itself(tmp_path: Path, line: bytes, reason: str, kept: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"post_id,likes\na,1\n" + line + b"\r\nb,2\n")
+    raw = read(path)
+    assert raw.table["post_id"].to_pylist() == ["a", "b"]
+    assert raw.lines == [(kept, reason)]
+
+
+def test_a_long_cell_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f'post_id,caption\na,"{"x" * 200_000}"\n')
+    assert len(read(path).table["caption"][0].as_py()) == 200_000
+
+
+def test_rows_of_nothing_are_counted_in_a_block_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "_BLOCK_ROWS", 1)
+    raw = read(jsonl(tmp_path / "a.jsonl", [{"post_id": "a"}, {}, {}]))
+    assert (len(raw.table), raw.lines) == (1, [("{}", "empty_object")] * 2)
+
+
+@pytest.mark.parametrize("value", [{}, [{}], {"y": {}}, {"y": [{"z": {}}]}])
+def test_empty_objects_can_be_stored(tmp_path: Path, value: Any) -> None:
+    table = read(jsonl(tmp_path / "a.jsonl", [{"post_id": "a", "x": value}])).table
+    assert table["x"].to_pylist() == [json.dumps(value)]
+    pq.write_table(table, tmp_path / "a.parquet")
+
+
 def test_parquet_keeps_its_types(tmp_path: Path) -> None:
     assert read(parquet(tmp_path / "posts.parquet")).table.to_pylist() == ROWS
 
@@ -160,8 +221,9 @@ def test_fingerprint_is_of_the_content(tmp_path: Path) -> None:
         ("a.jsonl", b"\n\n", "holds no posts"),
         ("a.parquet", b"", "cannot be read as Parquet"),
         ("a.parquet", b"PAR1 but not really", "cannot be read as Parquet"),
-        ("a.csv", b"post_id\n\xff\xfe\n", "cannot be read as CSV: .*utf-8"),
-        ("a.jsonl", b'{"a": "\xff"}\n', "cannot be read as JSONL: .*utf-8"),
+        ("a.csv", b"post_id,caf\xe9\n1,2\n", "its first line is not UTF-8; save the file as UTF-8"),
+        ("a.csv", "post_id\na\n".encode("utf-16"), "its first line is not UTF-8"),
+        ("a.csv", b'post_id,"likes\n1,2\n', "its first line is no row: unclosed_quote: 'post_id,\"likes'"),
         ("a.csv", b"likes,likes\n1,2\n", "two columns named 'likes'"),
         ("a.csv.gz", b"post_id\na\n", "cannot be read as CSV"),
         ("a.txt", b"x", "a.txt is of no known kind; give .parquet"),
@@ -179,6 +241,12 @@ def test_files_that_cannot_be_used(tmp_path: Path, name: str, data: bytes, messa
 def test_an_empty_parquet_file(tmp_path: Path) -> None:
     pq.write_table(pa.table({"post_id": pa.array([], pa.string())}), tmp_path / "a.parquet")
     with pytest.raises(InputError, match="holds no posts"):
+        read(tmp_path / "a.parquet")
+
+
+def test_parquet_with_two_columns_of_one_name(tmp_path: Path) -> None:
+    pq.write_table(pa.table([pa.array(["a"]), pa.array(["b"])], names=["post_id", "post_id"]), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="two columns named 'post_id'; rename one"):
         read(tmp_path / "a.parquet")
 
 

@@ -112,6 +112,8 @@ def test_missing_and_infinite_values_are_counted_by_reason() -> None:
         ("likes = followers", "Unknown operator '='", "= followers"),
         ("likes ~ followers | n_hashtags", "must have one y", None),
         ("likes ~ 0", "no term on the right", None),
+        ("likes ~", "no term on the right; write y ~ 1 for the mean alone", None),
+        ("likes ~ \n", "no term on the right", None),
         ("likes ~ .", "cannot be read", None),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from raypipe import tables
 from raypipe.errors import InputError, StageError
 from raypipe.label.formula import parse
 from raypipe.label.model import fit, make_design
-from raypipe.label.saved import MODEL_FILE, SavedModel, as_json, load_model
+from raypipe.label.saved import MODEL_FILE, SavedModel, as_json, load_model, read_values
+from raypipe.label.saved_fit import BY_TERM, MATRICES
 from raypipe.label.summary import summary
 from raypipe.storage import Storage
 from tests.label.test_model import PAPER, made_posts, over_blocks
@@ -187,6 +189,66 @@ def test_a_model_from_elsewhere_runs_nothing(tmp_path: Path, change: dict[str, A
     assert "_model.json" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"df_resid": "x"}, "df_resid: Input should be a valid integer"),
+        ({"df_resid": None}, "df_resid: Input should be a valid integer"),
+        ({"nobs": 1.5}, "nobs: Input should be a valid integer"),
+        ({"scale": "1"}, "scale: Input should be a valid number"),
+        ({"llf": [1]}, "llf: Input should be a valid number"),
+        ({"has_constant": 1}, "has_constant: Input should be a valid boolean"),
+        ({"cov_type": ["HC3"]}, "cov_type: Input should be 'nonrobust', 'HC0'"),
+        ({"cov_type": "HC9"}, "cov_type: Input should be 'nonrobust', 'HC0'"),
+        ({"params.Intercept": "1"}, "params.Intercept: Input should be a valid number"),
+        ({"params": {"Intercept": 1.0}}, "where params has Intercept"),
+        ({"params.more": 1.0}, "where params has Intercept"),
+        ({"bse": {}}, "where params has Intercept"),
+        ({"conf_int.Intercept": [1.0]}, "conf_int.Intercept: List should have at least 2 items"),
+        ({"conf_int.Intercept": 5}, "conf_int.Intercept: Input should be a valid list"),
+        ({"cov_params.Intercept": {"Intercept": 1.0}}, "where params has Intercept"),
+        ({"R": {}}, "where params has Intercept"),
+        ({"shape": {"skew": 1}}, "shape.kurtosis: Field required"),
+        ({"learned.levels": {"C(kind, contr.sum)": "abc"}}, "the classes of a factor are a list"),
+    ],
+)
+def test_a_model_with_other_numbers_is_not_loaded(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    storage = changed(tmp_path, made_posts(), change)
+    with pytest.raises(
+        InputError, match=r"_model.json: is not what `raypipe label` writes: .*; run it again"
+    ) as caught:
+        load_model(storage)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("edit", [lambda names: names[::-1], lambda names: names[1:], lambda names: [*names, "more"]])
+def test_coefficients_of_other_terms_are_not_used(tmp_path: Path, edit: Callable[[list[str]], list[str]]) -> None:
+    posts = made_posts()
+    over = over_blocks(posts, 90)
+    design = make_design(over, parse(PAPER), posts.schema)
+    values = json.loads(as_json(fit(over, design), design, formula=PAPER))
+    terms = edit(list(values["params"]))
+    for name in BY_TERM:
+        values[name] = {term: values[name].get(term, [0.0, 1.0] if name == "conf_int" else 1.0) for term in terms}
+    for name in MATRICES:
+        values[name] = {row: dict.fromkeys(terms, 1.0) for row in terms}
+    model = load_model(put_model(tmp_path, json.dumps(values).encode()))
+    assert "Intercept" in model.summary() or "Intercept" not in terms
+    with pytest.raises(InputError, match=r"its formula makes Intercept, .*, but its coefficients are of ") as caught:
+        model.predict(posts)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", [b"[" * 100_000, b"\x00", b"[]", b"5", b"\xff", b'{"params":' + b"9" * 5_000 + b"}"])
+def test_a_damaged_model_is_one_line(tmp_path: Path, damage: bytes) -> None:
+    with pytest.raises(InputError, match=r"_model.json: is not what `raypipe label` writes") as caught:
+        load_model(put_model(tmp_path, damage))
+    with pytest.raises(InputError, match=r"_model.json: is not what `raypipe label` writes"):
+        read_values(Storage(str(tmp_path)))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("cov_type", ["nonrobust", "HC1", "cluster"])

@@ -67,16 +67,21 @@ def form_of(kept: Mapping[str, str], origin: Origin | None) -> str:
     # Checkpoints from before it was kept: a trial's configuration names every form but the paper's.
     if origin is not None:
         return origin.trial.configuration.partition(" ")[2] or "paper"
-    return str(json.loads(kept.get("options", "{}")).get("form", "paper"))
+    try:
+        return str(json.loads(kept.get("options", "{}")).get("form", "paper"))
+    except (ValueError, AttributeError, RecursionError):
+        return "paper"
 
 
 def options_of(kept: Mapping[str, str], form: str) -> dict[str, Any]:
     """What it was trained with, by option of `train`: the trial's own, which a sweep varies. Empty where not kept."""
     try:
         kept_options = json.loads(kept["options"])
+        if not isinstance(kept_options, dict):
+            return {}
         given = {name: kept_options[name] for name in TrainOptions.model_fields if name in kept_options}
         options = TrainOptions.model_validate(given)
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         return {}
     found = hyperparameters(Trial(kept["configuration"], seed=0, form=form), options)
     # Of options that are newer than the checkpoint, today's defaults say nothing.
