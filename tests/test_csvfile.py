@@ -34,9 +34,26 @@ def test_no_text_is_a_formula(text: str) -> None:
         assert cell.replace("'", "") == text.replace("'", "")
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\t=1", "\r=1", "\n=1", "  =1", "＝1", "-0.5", "'a"])
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "\nx", "  =1", "＝1", "\u3000=1", "-0.5", "'a"]
+)
 def test_an_apostrophe_says_that_it_is_text(text: str) -> None:
     assert cells(to_csv(["a", "b"], [[text, 0]]))[1] == [f"'{text}", "0"]
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ("a;=1", "a;'=1"),
+        ('a; "=1', "a;' \"=1"),
+        ("\t=1", "'\t'=1"),
+        ("a\n@x", "a\n'@x"),
+        ("a;'b", "a;''b"),
+        ("a; b=1",) * 2,
+    ],
+)
+def test_so_it_does_where_a_spreadsheet_may_split(text: str, cell: str) -> None:
+    assert cells(to_csv(["a"], [[text]]))[1] == [cell]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
