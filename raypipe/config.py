@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from raypipe.scratch import Scratch
-from raypipe.sections.base import Section, option
+from raypipe.sections.base import AnyPath, Section, option
 from raypipe.sections.data import (
     CollectOptions,
     ColumnOptions,
@@ -37,9 +37,9 @@ from raypipe.storage import Storage
 class Config(Section):
     """All options of a run."""
 
-    root: str = option("run", "directory or URI (s3://, gs://) that holds all tables of the run", result=False)
+    root: AnyPath = option("run", "directory or URI (s3://, gs://) that holds all tables of the run", result=False)
     seed: int = option(0, "seed of everything random", ge=0)
-    posts: str | None = option(None, "posts to ingest: a Parquet, CSV or JSONL file or directory")
+    posts: AnyPath | None = option(None, "posts to ingest: a Parquet, CSV or JSONL file or directory")
     limit: int | None = option(None, "read this many posts at most", ge=1)
     overwrite: bool = option(False, "replace results of another configuration or input", result=False)
     debug: bool = option(False, "show tracebacks", result=False)

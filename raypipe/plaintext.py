@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import re
 
-# Control characters but for tab and line feed, other breaks of lines, marks that turn the direction of what follows,
-# halves of characters, and what XML cannot hold.
-_ODD = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+_ODD = re.compile(
+    "["
+    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but for tab and line feed
+    "\u2028\u2029"  # other breaks of lines
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks that turn the direction of what follows
+    # What has no width, and so hides in a name. Not the joiners U+200C and U+200D: scripts and emoji need them.
+    "\u180e\u200b\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb"
+    "\ud800-\udfff\ufffe\uffff"  # halves of characters, and what XML cannot hold
+    "]"
+)
 
 
 def plain(text: str) -> str:

@@ -77,7 +77,7 @@ class Progress:
         return self._bar is not None
 
     def below(self, shown: RenderableType | None) -> None:
-        """What stands below the bar on a terminal until the next call; for any thread."""
+        """Show `shown` below the bar on a terminal until the next call; None shows nothing. Any thread may call it."""
         if self._bar:
             self._bar.below = shown
 
@@ -89,12 +89,12 @@ class Progress:
         self.set(done)
 
     def note(self, text: str) -> None:
-        """Let `text` stand at the end of the line; for any thread."""
+        """Show `text` at the end of the line. Any thread may call it."""
         self._note = text
         self._show()
 
     def advance(self, n: int = 1, note: str | None = None) -> None:
-        """Count `n` more done; `note` stands at the end of the line until the next."""
+        """Count `n` more done; `note` is shown at the end of the line until the next."""
         self.set(self.done + n, note)
 
     def set(self, done: float, note: str | None = None, share: float | None = None) -> None:

@@ -23,9 +23,12 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from raypipe.errors import StageError, one_line
+from raypipe.private import check_can_be_made, check_usable, make_private
+
+Result = TypeVar("Result")
 
 _LOCK, _FILL, _BYTES, _ROOM = ".lock", ".fill", ".bytes", ".room"
 _REMOVED, _TEMPORARY, _PART = ".removed-", "temporary-", ".part"
@@ -92,36 +95,26 @@ class Scratch:
     def folder(self) -> Path:
         """The private folder, made if it is not there.
 
-        Raises StageError if it cannot be made, is a link, or belongs to or is open to somebody else.
+        Raises StageError if it cannot be made, is a link, belongs to or is open to another user, or lies in a folder
+        where another user could replace it.
         """
+        return self._first(make_private)
+
+    def usage(self) -> Usage:
+        """What is there, without making the folder. Raises StageError as `folder` does.
+
+        If the folder is not there, another one is made beside it for a moment, to see that it can be.
+        """
+        return self._first(_used)
+
+    def _first(self, use: Callable[[Path], Result]) -> Result:
         reasons = []
         for path in self._candidates():
             try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with contextlib.suppress(FileExistsError):
-                    path.mkdir(mode=0o700)
+                return use(path)
             except OSError as error:
                 reasons.append(f"{path}: {error.strerror or one_line(error)}")
-                continue
-            _check_private(path)
-            if os.access(path, os.W_OK | os.X_OK):
-                return path
-            reasons.append(f"{path}: cannot be written")
         raise StageError(f"no folder for scratch files: {'; '.join(reasons)}; choose another --storage.scratch DIR")
-
-    def usage(self) -> Usage:
-        """What is there, without making the folder. Raises StageError as `folder` does."""
-        candidates = self._candidates()
-        for path in candidates:
-            if path.is_symlink() or path.exists():
-                _check_private(path)
-                sets = _sets(path)
-                free = shutil.disk_usage(path).free
-                return Usage(path, len(sets), sum(item.n_bytes for item in sets), free)
-            parent = next(place for place in path.parents if place.exists())
-            if parent.is_dir() and os.access(parent, os.W_OK | os.X_OK):
-                return Usage(path, 0, 0, shutil.disk_usage(parent).free)
-        raise StageError(f"{candidates[-1]}: cannot be made; choose another --storage.scratch DIR")
 
     def hold(self, name: str, missing: Missing, fetch: Callable[[str, Path], None]) -> Lease:
         """The set `name` with all its files, in use until the lease is closed.
@@ -144,7 +137,7 @@ class Scratch:
 
     def _fill(self, folder: Path, own: Path, missing: Missing, fetch: Callable[[str, Path], None]) -> None:
         for left in own.glob(f"*{_PART}"):
-            left.unlink()
+            left.unlink(missing_ok=True)
         if wanted := missing(own):
             self._make_room(folder, own.name, sum(wanted.values()))
         for file in wanted:
@@ -231,20 +224,13 @@ def _uid() -> int:
     return os.geteuid() if hasattr(os, "geteuid") else 0
 
 
-def _check_private(path: Path) -> None:
-    seen = path.lstat()
-    mode = stat.S_IMODE(seen.st_mode)
-    reason = ""
-    if stat.S_ISLNK(seen.st_mode):
-        reason = "is a link"
-    elif not stat.S_ISDIR(seen.st_mode):
-        reason = "is no folder"
-    elif hasattr(os, "geteuid") and seen.st_uid != os.geteuid():
-        reason = f"belongs to user {seen.st_uid}, not to {os.geteuid()}"
-    elif hasattr(os, "geteuid") and mode & 0o077:
-        reason = f"is open to other users (mode {mode:04o})"
-    if reason:
-        raise StageError(f"{path}: {reason}: not to be trusted; delete it, or choose another --storage.scratch DIR")
+def _used(path: Path) -> Usage:
+    if os.path.lexists(path):
+        check_usable(path)
+        sets = _sets(path)
+        return Usage(path, len(sets), sum(item.n_bytes for item in sets), shutil.disk_usage(path).free)
+    parent = check_can_be_made(path)
+    return Usage(path, 0, 0, shutil.disk_usage(parent).free)
 
 
 def _sets(folder: Path) -> list[_Set]:
@@ -318,7 +304,9 @@ def _remove(folder: Path) -> bool:
 
 def _delete(folder: Path) -> None:
     gone = folder.with_name(f"{_REMOVED}{uuid.uuid4().hex[:12]}")
-    folder.rename(gone)
+    # Of two processes that delete the same folder, the second finds none.
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import signal
 import stat
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from raypipe import scratch as scratch_module
 from raypipe.errors import StageError
 from raypipe.options import load_config
 from raypipe.scratch import Lease, NoRoomError, Scratch
@@ -84,6 +86,40 @@ def test_without_a_home_it_is_in_the_temporary_directory(tmp_path: Path, monkeyp
         StageError, match=r"raypipe-\d+: (File exists|Not a directory); choose another --storage.scratch DIR"
     ):
         Scratch(str(tmp_path / "home")).folder()
+
+
+def test_where_others_could_replace_the_folder_it_is_in_the_temporary_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, mode in (("cache", 0o777), ("tmp", 0o1777)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name).chmod(mode)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    for _ in range(2):
+        assert Scratch().usage().folder == tmp_path / "tmp" / f"raypipe-{os.geteuid()}"
+        assert Scratch().folder() == tmp_path / "tmp" / f"raypipe-{os.geteuid()}"
+    assert list((tmp_path / "cache").iterdir()) == []
+    for use in (Scratch(str(tmp_path / "cache")).folder, Scratch(str(tmp_path / "cache")).usage):
+        with pytest.raises(StageError, match=r"cache is writable by every user \(mode 0777\).*--storage.scratch DIR"):
+            use()
+
+
+@pytest.mark.parametrize("place", ["/proc/x", "/proc", "/dev/null", "/dev/null/x"])
+def test_a_place_where_no_folder_can_be_is_found_without_making_one(place: str) -> None:
+    scratch = Scratch(place)
+    for use in (scratch.usage, scratch.folder):
+        with pytest.raises(StageError, match=rf"no folder for scratch files: {place}/raypipe-\d+: .*choose another"):
+            use()
+
+
+def test_a_folder_that_cannot_be_written_is_not_told_as_usable(scratch: Scratch) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root writes everywhere")
+    scratch.folder().chmod(0o500)
+    for use in (scratch.usage, scratch.folder):
+        with pytest.raises(StageError, match="cannot be written"):
+            use()
 
 
 @pytest.mark.parametrize(
@@ -281,6 +317,45 @@ def test_temporary_folders_go_with_their_processes(
     kill(other)
     with scratch.temporary():
         assert theirs not in names(scratch)
+    assert names(scratch) == []
+
+
+def test_a_temporary_folder_that_another_process_deletes_first(
+    scratch: Scratch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close, others = Lease.close, iter([Scratch(scratch.place)])
+
+    def close_and_wait(lease: Lease) -> None:
+        close(lease)
+        for other in others:
+            # Another process begins just here.
+            with other.temporary():
+                assert not lease.folder.exists()
+
+    monkeypatch.setattr(Lease, "close", close_and_wait)
+    with scratch.temporary() as folder:
+        (folder / "x").write_bytes(b"x")
+    assert next(others, None) is None
+    assert names(scratch) == []
+
+
+def test_a_left_temporary_folder_that_its_owner_deletes_first(
+    scratch: Scratch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = scratch.folder() / "temporary-x"
+    left.mkdir()
+    look = scratch_module._is_at
+
+    def look_and_wait(handle: int, path: Path) -> bool:
+        found = look(handle, path)
+        if path.parent == left:
+            # The owner goes on just here.
+            shutil.rmtree(left)
+        return found
+
+    monkeypatch.setattr(scratch_module, "_is_at", look_and_wait)
+    with scratch.temporary():
+        assert not left.exists()
     assert names(scratch) == []
 
 

@@ -41,7 +41,8 @@ class PoliteClient:
     A 429 is waited out (Retry-After, else X-RateLimit-Reset), and so is a window whose X-RateLimit-Remaining is 0,
     before the next request; 5xx and broken connections are tried again, later each time. `sleep` takes seconds.
     The instance is the user's choice, and so may be private; where it redirects to is not, so `guard` keeps addresses
-    of clouds' own services out.
+    of clouds' own services out. Through a proxy of the environment, the proxy makes the connections, and `guard` sees
+    only the proxy's address.
     """
 
     def __init__(

@@ -85,8 +85,10 @@ def _nearest(folder: Path) -> Path:
 
 def _check_free(name: str, folder: Path, *, for_ray: bool) -> Check:
     usage = shutil.disk_usage(folder)
-    seen = f"{folder}: {usage.free / 1e9:,.1f} GB free, {usage.used / usage.total:.0%} used"
-    if for_ray and usage.used / usage.total > _RAY_DISK_LIMIT:
+    # /proc and the like have no bytes at all.
+    used = usage.used / usage.total if usage.total else 1.0
+    seen = f"{folder}: {usage.free / 1e9:,.1f} GB free, {used:.0%} used"
+    if for_ray and used > _RAY_DISK_LIMIT:
         advice = "Ray stores no objects on a disk that is 95 % full: free space, or set RAY_TMPDIR to another disk"
         return Check(name, "fail", seen, advice)
     if usage.free < _LEAST_DISK_GB * 1e9:

@@ -196,7 +196,7 @@ def _parse(text: str) -> URL:
         raise RefusedURLError("invalid_url", "is empty")
     try:
         url = URL(stripped)
-        _ = url.port, url.raw_host
+        _ = url.port, url.host
     except (ValueError, TypeError) as error:
         raise RefusedURLError("invalid_url", f"cannot be read as a URL: {error}") from error
     if not url.scheme:

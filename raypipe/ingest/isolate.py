@@ -28,6 +28,7 @@ Result = TypeVar("Result")
 _LENGTH = struct.Struct("<Q")
 _START_SECONDS = 300.0
 _STARTS = 3
+_SAYING_SECONDS, _LONGEST_SAYING = 20.0, 300
 _PR_SET_PDEATHSIG = 1
 
 
@@ -124,9 +125,10 @@ class Isolated(Generic[Item, Result]):
                 self.close()
                 self._refuse_if_stopped()
                 if attempt + 1 == _STARTS:
+                    said = _said_at_start(self._function, self._environment)
                     raise StageError(
                         f"{sys.executable} -m {__name__}: the child process ends at its start: {ended}; "
-                        "its own words are above"
+                        f"on stderr it says {said or 'nothing'}"
                     ) from None
             except BaseException:
                 self.close()
@@ -152,13 +154,11 @@ class _Child:
     """A process, first told the function. Made, asked and closed by one thread: the child ends with that."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        # -P: the working directory is no place to import from, unless it is that here.
-        command = [sys.executable, "-P", "-m", __name__, str(os.getpid())]
-        paths = os.pathsep.join(str(path) or str(Path.cwd()) for path in sys.path)
         pipe = subprocess.PIPE
         self.ended = False
-        given = {**environment, **os.environ, "PYTHONPATH": paths}
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, env=given, start_new_session=True)
+        self._process = subprocess.Popen(
+            _command(), stdin=pipe, stdout=pipe, env=_variables(environment), start_new_session=True
+        )
 
     def ask(self, message: Any, seconds: float | None) -> Any:
         """The child's answer. Raises _EndedError where it ends before, and what it raised."""
@@ -216,6 +216,38 @@ class _Child:
                     pipe.close()
             except OSError:  # what was not written when it ended
                 pass
+
+
+def _command() -> list[str]:
+    # -P: the working directory is no place to import from, unless it is that here.
+    return [sys.executable, "-P", "-m", __name__, str(os.getpid())]
+
+
+def _variables(environment: Mapping[str, str]) -> dict[str, str]:
+    paths = os.pathsep.join(str(path) or str(Path.cwd()) for path in sys.path)
+    return {**environment, **os.environ, "PYTHONPATH": paths}
+
+
+def _said_at_start(function: Any, environment: Mapping[str, str]) -> str:
+    """The last line that a child prints on stderr if it is started again, told `function` and no item.
+
+    The stderr of other children is that of this process, which may be a log that nobody looks at.
+    """
+    packed = pickle.dumps(function, pickle.HIGHEST_PROTOCOL)
+    try:
+        done = subprocess.run(
+            _command(),
+            input=_LENGTH.pack(len(packed)) + packed,
+            capture_output=True,
+            env=_variables(environment),
+            start_new_session=True,
+            timeout=_SAYING_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    return lines[-1][:_LONGEST_SAYING] if lines else ""
 
 
 def _ending(code: int) -> str:

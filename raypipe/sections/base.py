@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -36,10 +37,34 @@ def check_name(value: str) -> str:
     return value
 
 
+def check_path(value: str) -> str:
+    """`value`, if it can be a path or a URI. Raises ValueError that says why it cannot."""
+    if "\0" in value:
+        raise ValueError("a path cannot hold a NUL character")
+    try:
+        Path(value).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"there is no home directory {Path(value).parts[0]}") from error
+    return value
+
+
+def check_local_folder(value: str) -> str:
+    """`value`, if it can be a folder of this machine. Raises ValueError that says why it cannot."""
+    if "://" in value:
+        raise ValueError("it must be a directory of each machine, not a URI")
+    if not value:
+        raise ValueError("it must name a directory")
+    return check_path(value)
+
+
 Name = Annotated[str, AfterValidator(check_name)]
 """The type of every option that becomes the name of a folder or a file."""
 NameOrEmpty = Annotated[str, AfterValidator(lambda value: value and check_name(value))]
 """`Name` for an option that one stage alone needs: empty until it is given."""
+AnyPath = Annotated[str, AfterValidator(check_path)]
+"""The type of an option that is a path, a URI, or a path among names; ``~`` is the home directory."""
+LocalFolder = Annotated[str, AfterValidator(check_local_folder)]
+"""The type of an option that is a directory of this machine."""
 StringList = Annotated[list[str], BeforeValidator(split_list)]
 IntList = Annotated[list[int], BeforeValidator(split_list)]
 Share = Annotated[float, Field(ge=0, le=1)]

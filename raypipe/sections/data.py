@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator
 
 from raypipe.schemas import FailedStatus
-from raypipe.sections.base import IntList, Name, Section, Share, option, split_list
+from raypipe.sections.base import IntList, LocalFolder, Name, Section, Share, option, split_list
 
 
 class StorageOptions(Section):
@@ -16,7 +16,7 @@ class StorageOptions(Section):
     endpoint: str | None = option(None, "URL of a server that speaks S3's API; AWS where absent", result=False)
     region: str | None = option(None, "region of the bucket", result=False)
     profile: str | None = option(None, "profile of the shared AWS configuration", result=False)
-    scratch: str | None = option(
+    scratch: LocalFolder | None = option(
         None,
         "directory for a private folder of files that can be made again (copies of an object store's, checkpoints on "
         "their way), on a disk of each machine; the user's cache directory where absent",

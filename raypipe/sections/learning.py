@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, ValidationError, ValidationInfo, field_validator
 
 from raypipe.sections.base import (
+    AnyPath,
     Letter,
     Name,
     NameOrEmpty,
@@ -82,7 +83,7 @@ class TrainOptions(Section):
     config: Letter = option("A", "the paper's configuration")
     name: Name | None = option(None, "folder under train/; the configuration's letter where absent")
     model: str = option("vgg16", "vgg16, vgg19, or another classifier of torchvision (resnet50), or timm/NAME")
-    weights: str = option(
+    weights: AnyPath = option(
         "auto", "imagenet, imagenet-caffe, random, auto, or the path of a .h5, .pth or .safetensors file"
     )
     fresh_fc: bool = option(False, "start C's and D's FC layers fresh where the weights have none")

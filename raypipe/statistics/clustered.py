@@ -23,6 +23,8 @@ from raypipe.statistics.ranks import Floats, average_ranks, roc_auc, roc_compone
 
 Ints = NDArray[np.int64]
 
+_ROUNDING = 1e-12  # of the largest value: less is no spread
+
 
 def number_users(users: Iterable[Any]) -> Ints:
     """A number for each user of posts, from 0 in the order of their first post.
@@ -44,9 +46,15 @@ def effective_size(values: NDArray[Any], users: Ints, confidence: float = 0.95) 
     1 is taken for 1: that users are alike is known, that they are the contrary is chance. If the values are all the
     same, nothing says how alike posts of a user are, and they count as copies of each other.
     """
-    rest = np.asarray(values, np.float64)
-    rest = rest - rest.mean()
+    rest = _deviations(np.asarray(values, np.float64))
     return _effective(len(rest), users, _between(rest, users), _between(rest, np.arange(len(rest))), confidence)
+
+
+def _deviations(values: Floats) -> Floats:
+    """From the mean; all 0 if the values are the same but for rounding."""
+    rest = values - values.mean()
+    scale = np.abs(values).max(initial=0.0)
+    return rest if np.abs(rest).max(initial=0.0) > _ROUNDING * scale else np.zeros_like(rest)
 
 
 def _between(rest: Floats, users: Ints) -> float:
@@ -63,7 +71,7 @@ def _effective(n: int, users: Ints, clustered: float, plain: float, confidence: 
     k = len(sizes)
     if k == n:
         return float(n)
-    if k < 2 or plain <= 1e-12:
+    if k < 2 or plain == 0:
         return float(n * n / (sizes @ sizes))
     few = stats.t.ppf(0.5 + confidence / 2, [n - 1, k - 1])
     return float(n / max(1.0, clustered / plain) * (few[0] / few[1]) ** 2)
@@ -102,8 +110,7 @@ def _area_variance(components: Floats, positive: NDArray[np.bool_], users: Ints)
     many = int(users.max()) + 1
     # Sums of each user's deviations, by the number of posts of the label.
     ones, zeros = (
-        np.bincount(users[own], components[own] - components[own].mean(), many) / own.sum()
-        for own in (positive, ~positive)
+        np.bincount(users[own], _deviations(components[own]), many) / own.sum() for own in (positive, ~positive)
     )
     own_parts = k1 / (k1 - 1) * (ones @ ones) + k0 / (k0 - 1) * (zeros @ zeros)
     return max(0.0, float(own_parts + 2 * k / (k - 1) * (ones @ zeros)))

@@ -108,7 +108,11 @@ async def ask(session: Session, port: int) -> None:
 @web.middleware
 async def _only_this_machine(request: web.Request, handler: Any) -> web.StreamResponse:
     # A foreign page whose name resolves to loopback must not read the pictures or answer in the person's place.
-    if request.url.host not in _HOSTS:
+    try:
+        host = request.url.host
+    except ValueError:  # a header Host that is no name of a host
+        host = None
+    if host not in _HOSTS:
         raise web.HTTPForbidden(text="open http://127.0.0.1 instead")
     response: web.StreamResponse = await handler(request)
     response.headers["Cache-Control"] = "no-store"

@@ -104,6 +104,12 @@ def test_scratch_is_told_and_left_as_it_was(tmp_path: Path, monkeypatch: pytest.
     assert "--storage.scratch DIR" in check.advice
 
 
+def test_a_disk_without_bytes_has_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, 0))
+    for check in check_disk(Storage(str(tmp_path))):
+        assert (check.state, check.seen.partition(": ")[2]) == ("fail", "0.0 GB free, 100% used")
+
+
 def test_a_taken_port_says_how_to_choose_another(free_port: int) -> None:
     config = load_config(
         world={"port": free_port}, board={"port": 0}, ray={"dashboard": False, "dashboard_port": free_port}

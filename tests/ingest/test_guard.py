@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
 import socket
@@ -196,6 +197,9 @@ def test_only_ip_is_dialled(recording: type[RecordingSocket]) -> None:
         ("http://example.com:99999/", "invalid_url"),
         ("http://[::1/", "invalid_url"),
         ("not a url", "invalid_url"),
+        ("http://xn--/", "invalid_url"),
+        ("http://xn--a.b/x", "invalid_url"),
+        ("https://a.xn--0.example/", "invalid_url"),
     ],
 )
 def test_urls_that_are_not_asked_for(url: str, status: str) -> None:
@@ -203,6 +207,13 @@ def test_urls_that_are_not_asked_for(url: str, status: str) -> None:
         AddressGuard().check_url(url)
     assert refused.value.status == status
     assert str(refused.value)
+
+
+@given(st.sampled_from(["", "xn--", "a.xn--"]), st.text() | st.text("xn-.a0:[]%@/?#é\u200b\u3002", max_size=9))
+def test_any_text_is_a_url_or_is_refused(start: str, text: str) -> None:
+    # Anything but its own error goes through.
+    with contextlib.suppress(RefusedURLError):
+        assert AddressGuard().check_url(f"http://{start}{text}").host
 
 
 @pytest.mark.parametrize("port", [80, 443, 8080, 8443])

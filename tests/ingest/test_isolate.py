@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -19,6 +20,7 @@ from raypipe.errors import InputError, StageError
 from raypipe.ingest import isolate
 from raypipe.ingest.isolate import Isolated, in_child
 from raypipe.ingest.pictures import Picture, examine
+from raypipe.ray_log import lines_to_log
 from tests.ingest.files import FILES
 from tests.ingest.natives import Elsewhere, how, slow, work
 
@@ -134,7 +136,20 @@ def test_a_function_that_the_child_does_not_have() -> None:
 
 def test_a_child_that_never_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolate.sys, "executable", "/bin/false")
-    with pytest.raises(StageError, match=r"/bin/false -m raypipe\.ingest\.isolate: .* exit code 1"):
+    with pytest.raises(StageError, match=r"/bin/false -m raypipe\.ingest\.isolate: .* exit code 1; .* says nothing$"):
+        in_child(work, [1], how)
+
+
+@pytest.mark.parametrize("stderr", ["as it is", "a log"])
+def test_a_child_that_never_starts_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stderr: str) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho Traceback >&2\necho 'No module named x' >&2\nexit 3\n")
+    broken.chmod(0o700)
+    monkeypatch.setattr(isolate.sys, "executable", str(broken))
+    with (
+        lines_to_log() if stderr == "a log" else contextlib.nullcontext(),
+        pytest.raises(StageError, match=r"at its start: exit code 3; on stderr it says No module named x$"),
+    ):
         in_child(work, [1], how)
 
 

@@ -61,7 +61,7 @@ def test_what_is_no_name_is_refused_by_every_option(stage: str, name: str) -> No
 
 
 @pytest.mark.parametrize("stage", OPTIONS)
-@pytest.mark.parametrize("name", ["a", "A.b_c-d", "0", "x" * 64, "a..b"])
+@pytest.mark.parametrize("name", ["a", "A.b_c-d", "0", "x" * 64, "a..b", "x.", "con"])
 def test_names_are_taken_by_every_option(stage: str, name: str) -> None:
     assert getattr(getattr(load_config(**{stage: {OPTIONS[stage]: name}}), stage), OPTIONS[stage]) == name
 
@@ -89,3 +89,50 @@ def test_a_model_is_no_path_out_of_its_table(
     assert said.startswith(f"raypipe {stage}: {stage}.model: {model!r} is not allowed: a .safetensors file, train/NAME")
     assert said.count("\n") == 1
     (root / "x.jpg").unlink()
+
+
+PATHS = {"root": None, "posts": None, "storage": "scratch", "train": "weights"}
+"""Every option in which ~ is the home directory, by its section."""
+
+
+def load_path(section: str, value: str) -> str:
+    """The option's value after it was given as `value`."""
+    option = PATHS[section]
+    config = load_config(**{section: value if option is None else {option: value}})
+    found = getattr(config, section)
+    return str(found if option is None else getattr(found, option))
+
+
+def refusal(section: str, value: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_path(section, value)
+    name = section if PATHS[section] is None else f"{section}.{PATHS[section]}"
+    start = f"{name}: {value!r} is not allowed: "
+    assert str(caught.value).startswith(start)
+    return str(caught.value).removeprefix(start)
+
+
+@pytest.mark.parametrize("section", PATHS)
+def test_what_can_be_no_path_is_refused(section: str) -> None:
+    nobody = "~nobody-of-this-name/x"
+    assert refusal(section, nobody) == "there is no home directory ~nobody-of-this-name"
+    assert refusal(section, "a\0b") == "a path cannot hold a NUL character"
+    for path in ("~", "~/x", "a b", "../x", "é", "x" * 300):
+        assert load_path(section, path) == path
+
+
+@pytest.mark.parametrize("value", ["s3://b/x", "file:///x", "gs://b"])
+def test_scratch_is_no_uri(value: str) -> None:
+    assert refusal("storage", value) == "it must be a directory of each machine, not a URI"
+    assert load_path("root", value) == value
+
+
+def test_scratch_is_not_empty() -> None:
+    assert refusal("storage", "") == "it must name a directory"
+
+
+def test_the_docs_have_the_rule_of_names() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    for page in ("security.md", "tables.md"):
+        text = " ".join((docs / page).read_text().split())
+        assert "1 to 64 of `A-Z a-z 0-9 . _ -`, and begins with a letter or a digit" in text, page

@@ -97,6 +97,34 @@ def test_what_one_user_or_no_spread_says_is_little() -> None:
         share_interval(0.0, np.empty(0), np.empty(0, np.int64))
 
 
+def test_one_wrong_answer_says_that_posts_of_a_user_are_no_copies() -> None:
+    """As docs/labels.md says."""
+    users, right = np.repeat(np.arange(50), 20), np.ones(1000)
+    assert share_interval(1.0, right, users) == pytest.approx((0.929, 1.0), abs=5e-4)
+    right[0] = 0
+    assert share_interval(0.999, right, users) == pytest.approx((0.994, 0.9998), abs=5e-4)
+
+
+@pytest.mark.parametrize("unit", [1e-150, 1e-9, 1e9, 1e150])
+def test_the_effective_size_does_not_depend_on_the_unit(unit: float) -> None:
+    rng = np.random.default_rng(6)
+    users = draw_users(rng, 20)
+    for values in (rng.normal(size=len(users)), (rng.random(len(users)) < 0.1) + 3.0, np.full(len(users), 0.1)):
+        assert effective_size(values * unit, users) == pytest.approx(effective_size(values, users))
+
+
+def test_one_pair_in_the_wrong_order_among_many_is_spread() -> None:
+    n = 3_000
+    labels, users = np.arange(2 * n) >= n, np.arange(2 * n) // 2
+    scores = np.arange(2.0 * n)
+    all_right = area_interval([scores], labels, users)
+    scores[[n - 1, n]] = scores[[n, n - 1]]
+    one_wrong, alone = area_interval([scores], labels, users), area_interval([scores], labels, np.arange(2 * n))
+    # Copies of half as many posts; then posts that are not alike.
+    assert all_right == auc_interval(1.0, n / 2, n / 2)
+    assert one_wrong == pytest.approx(alone, abs=1e-6)
+
+
 REPETITIONS, USERS = 400, 100
 
 

@@ -165,8 +165,9 @@ def test_wrong_answers_are_refused(built: Built, free_port: int, body: Any, word
 
 def test_foreign_pages_are_refused(built: Built, free_port: int) -> None:
     async def attacks(client: aiohttp.ClientSession, state: dict[str, Any]) -> dict[str, Any]:
-        async with client.get("/state", headers={"Host": "evil.example"}) as response:
-            assert response.status == 403
+        for host in ("evil.example", "xn--", "xn--a.b"):
+            async with client.get("/state", headers={"Host": host}) as response:
+                assert response.status == 403
         plain = {"Content-Type": "text/plain"}
         async with client.post("/answer", data=b'{"position":0,"answer":"top","seconds":1}', headers=plain) as response:
             assert response.status == 415

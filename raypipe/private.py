@@ -1,0 +1,118 @@
+"""Private folders: no other user of this machine can read, change or replace them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from raypipe.errors import StageError
+
+_MOST_LINKS = 40  # Linux follows as many
+
+
+def make_private(path: Path) -> Path:
+    """The private folder at `path`, absolute, made if it is not there.
+
+    Raises OSError if it cannot be made or used, or lies in a folder where another user could replace it; StageError if
+    it is a link or no folder, or belongs to or is open to another user.
+    """
+    check_way(_nearest(path))
+    for parent in reversed(path.parents):
+        if not parent.exists():
+            with contextlib.suppress(FileExistsError):
+                # Whatever the umask, others cannot write to it.
+                parent.mkdir(mode=0o755)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    check_usable(path)
+    return path
+
+
+def check_can_be_made(path: Path) -> Path:
+    """The folder that exists and in which `make_private` would make `path` and what is missing above it.
+
+    Another folder is made there for a moment, as permissions say nothing of /proc and the like. Raises OSError as
+    `make_private` does.
+    """
+    parent = _nearest(path)
+    check_way(parent)
+    with tempfile.TemporaryDirectory(prefix=".raypipe-", dir=parent):
+        return parent
+
+
+def check_usable(path: Path) -> None:
+    """Raise as `make_private` does if `path`, which is there, cannot serve."""
+    check_way(path.parent)
+    _check_private(path)
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "cannot be written")
+
+
+def _nearest(path: Path) -> Path:
+    return next(place for place in path.parents if place.exists())
+
+
+def _check_private(path: Path) -> None:
+    seen = path.lstat()
+    mode = stat.S_IMODE(seen.st_mode)
+    reason = ""
+    if stat.S_ISLNK(seen.st_mode):
+        reason = "is a link"
+    elif not stat.S_ISDIR(seen.st_mode):
+        reason = "is no folder"
+    elif hasattr(os, "geteuid") and seen.st_uid != os.geteuid():
+        reason = f"belongs to user {seen.st_uid}, not to {os.geteuid()}"
+    elif hasattr(os, "geteuid") and mode & 0o077:
+        reason = f"is open to other users (mode {mode:04o})"
+    if reason:
+        raise StageError(f"{path}: {reason}: not to be trusted; delete it, or choose another --storage.scratch DIR")
+
+
+def check_way(folder: Path) -> None:
+    """Raise PermissionError, whose `strerror` says why, if another user could put something else in place of `folder`.
+
+    `folder` is absolute and exists. It, each folder above it and each link on the way must belong to this user or to
+    root. None may be writable by everybody, unless it has the sticky bit: users can then rename only what is theirs,
+    as in /tmp. Raises OSError if the way cannot be followed.
+    """
+    if not hasattr(os, "geteuid"):
+        return
+    # Inside a user namespace, root's files can appear to be another user's. The owner of / is root in any case.
+    trusted = {os.geteuid(), 0, Path(folder.anchor).stat().st_uid}
+    for step in _way(folder):
+        seen = step.lstat()
+        mode = stat.S_IMODE(seen.st_mode)
+        reason = ""
+        if seen.st_uid not in trusted:
+            reason = f"belongs to user {seen.st_uid}, neither to {os.geteuid()} nor to root"
+        elif stat.S_ISDIR(seen.st_mode) and mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            reason = f"is writable by every user (mode {mode:04o})"
+        if reason:
+            raise PermissionError(errno.EPERM, f"{step} {reason}: not to be trusted")
+
+
+def _way(folder: Path) -> Iterator[Path]:
+    """The folders from the root to `folder`, which is the last, and the links that lead there."""
+    at, left, links = Path(folder.anchor), list(folder.parts[:0:-1]), 0
+    yield at
+    while left:
+        part = left.pop()
+        if part == "..":
+            at = at.parent
+            continue
+        step = at / part
+        yield step
+        if not step.is_symlink():
+            at = step
+            continue
+        links += 1
+        if links > _MOST_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(folder))
+        target = step.readlink()
+        at = Path(target.anchor) if target.is_absolute() else at
+        left += reversed(target.parts[1:] if target.is_absolute() else target.parts)
