@@ -197,7 +197,7 @@ def _parse(text: str) -> URL:
     try:
         url = URL(stripped)
         _ = url.port, url.host
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, IndexError) as error:
         raise RefusedURLError("invalid_url", f"cannot be read as a URL: {error}") from error
     if not url.scheme:
         raise RefusedURLError("invalid_url", "has no scheme such as https://")

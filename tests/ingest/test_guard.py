@@ -9,7 +9,7 @@ import socket
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from raypipe.ingest.guard import REFUSED_ERRNO, AddressGuard, RefusedAddressError, RefusedURLError, carried_addresses
@@ -209,6 +209,7 @@ def test_urls_that_are_not_asked_for(url: str, status: str) -> None:
     assert str(refused.value)
 
 
+@example("", "[]@")
 @given(st.sampled_from(["", "xn--", "a.xn--"]), st.text() | st.text("xn-.a0:[]%@/?#é\u200b\u3002", max_size=9))
 def test_any_text_is_a_url_or_is_refused(start: str, text: str) -> None:
     # Anything but its own error goes through.

@@ -24,6 +24,7 @@ from raypipe.ingest.units import ORDER
 from raypipe.options import load_config
 from raypipe.parts import staged_parts
 from raypipe.storage import Storage
+from tests.commands import start
 from tests.ingest.conftest import WebServer, body, picture, status
 
 
@@ -168,11 +169,9 @@ def test_a_killed_command_goes_on_where_it_stopped_and_a_killed_child_costs_noth
     n, server.delay = 96, 0.05
     words = command(tmp_path, server, n, "--ingest.per_host", "4", "--faces.workers", "2", "--ingest.block_rows", "8")
 
-    def start() -> subprocess.Popen[str]:
+    def begin() -> subprocess.Popen[str]:
         pipe, environment = subprocess.PIPE, {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-        return subprocess.Popen(
-            [sys.executable, "-m", "raypipe", *words], stdout=pipe, stderr=pipe, text=True, env=environment
-        )
+        return start([sys.executable, "-m", "raypipe", *words], stdout=pipe, stderr=pipe, text=True, env=environment)
 
     def staged() -> set[str]:
         files = (tmp_path / "root" / "images" / "_staging").rglob("part-*.parquet")
@@ -186,7 +185,7 @@ def test_a_killed_command_goes_on_where_it_stopped_and_a_killed_child_costs_noth
 
     for number in (signal.SIGINT, signal.SIGKILL):
         before = len(staged())
-        process = start()
+        process = begin()
         working = until_at_work(process, before)
         process.send_signal(number)
         error = process.communicate(timeout=60)[1]
@@ -198,7 +197,7 @@ def test_a_killed_command_goes_on_where_it_stopped_and_a_killed_child_costs_noth
     done = staged()
     assert 0 < len(done) < n
     before_last = dict(server.requests)
-    process = start()
+    process = begin()
     victim = until_at_work(process, len(done))[0]
     victim.send_signal(signal.SIGKILL)
     assert process.wait(120) == 0, process.communicate()
