@@ -20,7 +20,6 @@ from raypipe.label.formula import Floats
 from raypipe.label.inference import Z95
 from raypipe.label.influence import Influence, most_influential
 from raypipe.label.saved import SavedModel, load_model
-from raypipe.progress import say
 from raypipe.report.sources import Sources
 from raypipe.statistics.clustered import effective_size, number_users
 
@@ -66,9 +65,7 @@ def build(sources: Sources) -> Diagnostics | None:
         return None
     try:
         model = load_model(sources.storage)
-    except RaypipeError as error:
-        # The fit of an earlier version, which kept less, or a file that somebody changed.
-        say(f"  the regression's diagnostics are left out of the report: {one_line(error)}")
+    except RaypipeError:
         return None
     joined = _posts(sources, labels)
     scores, users = labels["score"].to_numpy(float), number_users(labels["user_id"])
@@ -95,6 +92,20 @@ def build(sources: Sources) -> Diagnostics | None:
         terms=model.fit.terms,
         shape={} if shape is None else vars(shape),
     )
+
+
+def why_missing(sources: Sources) -> str | None:
+    """Why there are no diagnostics of a regression; None if there are some, or there is no regression.
+
+    The fit is an earlier version's, which kept less, or somebody has changed the file.
+    """
+    if sources.model is None:
+        return None
+    try:
+        load_model(sources.storage)
+    except RaypipeError as error:
+        return one_line(error)
+    return None
 
 
 def _posts(sources: Sources, labels: pd.DataFrame) -> dict[str, Floats]:

@@ -9,7 +9,7 @@ from raypipe.config import Config
 from raypipe.errors import InputError
 from raypipe.progress import say
 from raypipe.records import RunRecord, differences
-from raypipe.report import exports, page
+from raypipe.report import diagnostics, exports, page
 from raypipe.report.sources import Sources
 from raypipe.storage import Storage
 
@@ -41,6 +41,8 @@ def run(config: Config) -> RunRecord:
             return run.record
         started = time.monotonic()
         content = page.gather(sources)
+        if content.diagnostics is None and (reason := diagnostics.why_missing(sources)):
+            say(f"  the regression's diagnostics are left out of the report: {reason}")
         read = time.monotonic()
         drawings = page.draw(content)
         html = page.render(content, drawings, title=config.report.title, n_examples=config.report.examples)

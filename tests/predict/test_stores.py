@@ -207,7 +207,9 @@ def test_a_store_that_nobody_named_costs_rows_and_little_time(
     (known,) = stamp_pictures(rows(tmp_path, "s3://bucket/odd/a.jpg"), HERE)
     assert known.size == 1
     fault.left = 9
-    assert str(read_picture(known, HERE)).startswith("Undecodable(reason='cannot be read: ")
+    refused = read_picture(known, HERE)
+    assert isinstance(refused, Undecodable)
+    assert refused.reason.startswith("cannot be read: ")
     (tmp_path / "list.csv").write_text("path\ns3://bucket/odd/1.jpg\n")
     fault.left = 0
     named = find_pictures([str(tmp_path / "list.csv"), "s3://bucket/odd/a.jpg"], HERE).pictures

@@ -77,6 +77,7 @@ def test_a_model_that_cannot_be_read_is_said(root: Config, capsys: pytest.Captur
     values = json.loads(file.read_text())
     file.write_text(json.dumps(values | {"formula": "likes ~ followers + I(__import__('os'))"}))
     assert diagnostics.build(Sources.open(root.open_storage())) is None
+    run(root)
     said = capsys.readouterr().out
     assert "the regression's diagnostics are left out of the report: " in said
     assert "labels/_model.json: " in said
