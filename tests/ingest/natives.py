@@ -1,4 +1,4 @@
-"""What a child process is made to do in tests of `isolate`. Imports little, for each child imports it."""
+"""What a child process does in tests of `isolate`, `pool` and `decoding`. Each child imports this, and nothing slow."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+
+from raypipe.errors import InputError
 
 
 def how(item: Any, ending: str) -> Any:
@@ -68,6 +70,26 @@ def in_pool(item: Any, attempt: int) -> Any:
                 importlib.import_module(name)
             return sorted(sys.modules)
     return work(item)
+
+
+def act(data: bytes) -> object:
+    """Do what the bytes say."""
+    match data:
+        case b"segfault":
+            ctypes.string_at(0)
+        case b"hang":
+            time.sleep(600)
+        case b"value":
+            raise ValueError("odd\nvalue")
+        case b"runtime":
+            raise RuntimeError
+        case b"memory":
+            raise MemoryError
+        case b"input":
+            raise InputError("no picture")
+        case b"modules":
+            return sorted(sys.modules)
+    return data
 
 
 def slow(item: int, seconds: float) -> int:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import struct
-import sys
 import time
 import zlib
 
@@ -13,11 +11,12 @@ import numpy as np
 import psutil
 import pytest
 
-from raypipe.errors import InputError, StageError
+from raypipe.errors import StageError
 from raypipe.ingest.decoding import Decoders, Undecodable, attempt, decoding, square
 from tests.deadly import deadly
 from tests.ingest.conftest import picture
 from tests.ingest.files import FILES, png_chunk
+from tests.ingest.natives import act
 
 __all__ = ["deadly"]
 
@@ -39,26 +38,6 @@ def bomb(side: int) -> bytes:
     head = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
     chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(b"\0" * 1000)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
-
-
-def act(data: bytes) -> object:
-    """Do what the bytes say."""
-    match data:
-        case b"segfault":
-            ctypes.string_at(0)
-        case b"hang":
-            time.sleep(600)
-        case b"value":
-            raise ValueError("odd\nvalue")
-        case b"runtime":
-            raise RuntimeError
-        case b"memory":
-            raise MemoryError
-        case b"input":
-            raise InputError("no picture")
-        case b"modules":
-            return sorted(sys.modules)
-    return data
 
 
 @pytest.mark.parametrize("apart", [False, True])
