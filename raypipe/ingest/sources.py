@@ -45,6 +45,8 @@ class Source:
     kind: str
     rows: str = "posts"
     """What its rows are, in the words of an error."""
+    text: str | None = None
+    """A column that must hold text: a JSONL row with another value in it is kept aside."""
 
     def fingerprint(self) -> str:
         """SHA-256 over the content of the files in order; their names do not count."""
@@ -165,6 +167,8 @@ class Source:
             with self._text(path) as text:
                 for line in islice(filter(str.strip, text), left):
                     row = json_object(line)
+                    if isinstance(row, dict) and not isinstance(row.get(self.text or ""), (str, type(None))):
+                        row = f"{self.text}_is_no_text"
                     if isinstance(row, dict):
                         rows.append(row)
                     else:
@@ -210,7 +214,7 @@ def open_source(uri: str, storage: Storage) -> Source:
         raise InputError(f"--posts {uri}: cannot be opened: {one_line(error)}") from error
     if info.type == pafs.FileType.NotFound:
         raise InputError(f"--posts {uri}: is not there")
-    kinds = {path: _kind(path) for path in paths}
+    kinds = {path: kind_of(path) for path in paths}
     if not paths:
         raise InputError(f"--posts {uri}: is a directory without files")
     unknown = [path for path, kind in kinds.items() if kind is None]
@@ -228,7 +232,8 @@ def _visible(path: str, base: str) -> bool:
     return not any(part.startswith(("_", ".")) for part in path.removeprefix(base).strip("/").split("/"))
 
 
-def _kind(path: str) -> str | None:
+def kind_of(path: str) -> str | None:
+    """The kind of file that the ending of a name tells, or None: CSV and JSONL may be compressed, Parquet not."""
     name = path.lower()
     for ending in _COMPRESSED:
         plain = name.removesuffix(ending)

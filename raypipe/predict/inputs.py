@@ -13,14 +13,13 @@ import pyarrow.parquet as pq
 
 from raypipe.errors import InputError, one_line
 from raypipe.ingest.endings import OF_NAMES
-from raypipe.ingest.sources import Source
+from raypipe.ingest.sources import Source, kind_of
 from raypipe.plain import plain_table
 from raypipe.predict.files import STORE_ERRORS, Picture, judged, name_picture, shown, typed_picture
 from raypipe.predict.stores import open_store, store_of
 from raypipe.storage import Storage
 
 PICTURES = tuple(ending for endings in OF_NAMES.values() for ending in endings)
-MANIFESTS = {".csv": "CSV", ".jsonl": "JSONL", ".parquet": "Parquet"}
 
 _PATH = "path"
 _TEXT = (
@@ -74,9 +73,9 @@ def _expand(item: str, storage: Storage, stores: set[str]) -> list[Picture]:
             return found
     except STORE_ERRORS as error:
         raise InputError(f"predict.inputs: {picture.path}: cannot be opened: {one_line(error)}") from error
-    ending = posixpath.splitext(path.lower())[1]
-    if ending in MANIFESTS:
-        source = Source(picture.path, filesystem, (path,), MANIFESTS[ending], "pictures")
+    manifest_kind = kind_of(path)
+    if manifest_kind is not None:
+        source = Source(picture.path, filesystem, (path,), manifest_kind, "pictures", text=_PATH)
         # Paths beside a local manifest begin as the user wrote its own.
         manifest = picture if picture.named else replace(picture, place=item)
         return list(_read_manifest(manifest, source, stores))

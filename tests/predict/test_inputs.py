@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -84,13 +85,14 @@ def test_a_folder_that_cannot_be_listed_is_a_row(folder: Path) -> None:
     assert reasons == {str(folder / "b.JPG"): None, str(folder / "deep"): "cannot be listed: Permission denied"}
 
 
-@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("kind", ["csv", "CSV", "csv.gz", "jsonl", "ndjson", "ndjson.gz", "parquet", "pq"])
 def test_a_manifest_gives_paths_beside_itself(folder: Path, kind: str) -> None:
     manifest = folder / f"list.{kind}"
-    if kind == "csv":
-        manifest.write_text("name,path\nx,b.JPG\ny,/elsewhere/c.jpg\n")
-    elif kind == "jsonl":
-        manifest.write_text('{"path": "b.JPG"}\n{"path": "/elsewhere/c.jpg"}\n')
+    written = gzip.compress if kind.endswith(".gz") else bytes
+    if kind.lower().startswith("csv"):
+        manifest.write_bytes(written(b"name,path\nx,b.JPG\ny,/elsewhere/c.jpg\n"))
+    elif "json" in kind:
+        manifest.write_bytes(written(b'{"path": "b.JPG"}\n{"path": "/elsewhere/c.jpg"}\n'))
     else:
         pq.write_table(pa.table({"path": ["b.JPG", "/elsewhere/c.jpg"]}), manifest)
     assert paths(manifest) == [str(folder / "b.JPG"), "/elsewhere/c.jpg"]
@@ -98,7 +100,7 @@ def test_a_manifest_gives_paths_beside_itself(folder: Path, kind: str) -> None:
 
 def test_a_row_of_a_manifest_that_names_no_file_has_a_reason(folder: Path) -> None:
     manifest = folder / "list.jsonl"
-    rows = ["b.JPG", "http://host/a.jpg", "HTTPS://host/a.jpg", "hf://datasets/a/b.jpg", "foo://x", "", None, 7]
+    rows = ["b.JPG", "http://host/a.jpg", "HTTPS://host/a.jpg", "hf://datasets/a/b.jpg", "foo://x", "", None]
     lines = [f'{{"path": {_json(row)}}}' for row in rows]
     manifest.write_text("\n".join([*lines, '{"path": "a\\u0000b.jpg"}', "{damaged", '{"other": 1}']))
     found = find(manifest).pictures
@@ -111,15 +113,24 @@ def test_a_row_of_a_manifest_that_names_no_file_has_a_reason(folder: Path) -> No
         ("foo://x", f"foo:// is not read by predict; {known}"),
         ("", f"has no path: row 6 of {manifest}"),
         ("", f"has no path: row 7 of {manifest}"),
-        (str(folder / "7"), None),
         (f"{folder}/a\\0b.jpg", "a path cannot hold a NUL character"),
-        ("", f"has no path: row 10 of {manifest}"),
+        ("", f"has no path: row 9 of {manifest}"),
         ("", f"is no row: not_a_json_object in {manifest}: {{damaged"),
     ]
 
 
 def _json(value: object) -> str:
-    return "null" if value is None else f'"{value}"' if isinstance(value, str) else str(value)
+    return "null" if value is None else f'"{value}"'
+
+
+def test_a_path_of_json_that_is_no_text_has_a_reason(folder: Path) -> None:
+    manifest = folder / "list.jsonl"
+    values = ["7", "true", '["b.JPG"]', '{"a": 1}', '"b.JPG"']
+    manifest.write_text("".join(f'{{"path": {value}}}\n' for value in values))
+    assert [(picture.path, picture.reason) for picture in find(manifest).pictures] == [
+        (str(folder / "b.JPG"), None),
+        *(("", f'is no row: path_is_no_text in {manifest}: {{"path": {value}}}') for value in values[:-1]),
+    ]
 
 
 def test_a_csv_row_without_its_fields_has_a_reason(folder: Path) -> None:
