@@ -32,7 +32,6 @@ _RAY_DATA_MARKS = ("SystemException", "UserCodeException")
 _ENVIRONMENT = {
     # A fresh local Ray turns token authentication on and writes a token file into the home directory.
     "RAY_AUTH_MODE": "disabled",
-    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -97,6 +96,8 @@ def ray_session(config: Config) -> Iterator[None]:
 @contextlib.contextmanager
 def _started(config: Config) -> Iterator[None]:
     set_environment()
+    # What the dashboard shows of a training is gathered by a process of its own.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", str(int(config.ray.dashboard is not False)))
     # Before its lines go elsewhere: its Python writes to the `sys.stderr` that it finds.
     import ray
 

@@ -10,7 +10,7 @@ import torch
 
 from raypipe.train.features import DType
 from raypipe.train.feed import Stream, n_bytes
-from raypipe.train.shards import MappedRows, RowSource
+from raypipe.train.mapped import MappedRows, RowSource
 
 Compile = Literal["none", "default", "reduce-overhead"]
 

@@ -21,8 +21,9 @@ from torch import Tensor
 from raypipe.errors import StageError
 from raypipe.storage import Storage
 from raypipe.train.features import DType
+from raypipe.train.mapped import MappedRows, RowSource, map_if_room
 from raypipe.train.model import Network
-from raypipe.train.shards import MappedRows, RowSource, Shards, fits_here, map_if_room, to_npy
+from raypipe.train.shards import Shards, fits_here, to_npy
 from raypipe.train.weights import Preprocessing
 from raypipe.train.workers import Workers
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from raypipe.train.feed import Feed, pieces, room_on
 from raypipe.train.images import prepare_batch
+from raypipe.train.mapped import RowSource
 from raypipe.train.model import Network
-from raypipe.train.shards import RowSource
 from raypipe.train.weights import Preprocessing
 from raypipe.train.workers import Rows, Workers
 

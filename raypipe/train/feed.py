@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raypipe.train.shards import RowSource
+from raypipe.train.mapped import RowSource
 from raypipe.train.workers import Rows
 
 _AHEAD = 3

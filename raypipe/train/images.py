@@ -14,7 +14,7 @@ from torch.nn.functional import affine_grid, grid_sample
 
 from raypipe.errors import InputError
 from raypipe.ingest.decoding import square
-from raypipe.train.shards import RowSource
+from raypipe.train.mapped import RowSource
 from raypipe.train.weights import Preprocessing
 
 

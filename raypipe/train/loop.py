@@ -24,8 +24,8 @@ from raypipe.train.features import DType, ImageInputs, OnBatch, evaluate
 from raypipe.train.feed import device_of
 from raypipe.train.heads import Head, Predictions, TwoClasses
 from raypipe.train.images import ImageSet
+from raypipe.train.mapped import RowSource
 from raypipe.train.metrics import figure_of_merit
-from raypipe.train.shards import RowSource
 from raypipe.train.state import EpochResult, LoopOptions, LoopState
 from raypipe.train.target import BINARY
 from raypipe.train.training import Training, diverged

@@ -9,7 +9,6 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import get_model
 
 from raypipe.errors import ConfigError, InputError
 from raypipe.train.configurations import Configuration
@@ -78,6 +77,9 @@ class VGG(Network):
     def __init__(
         self, configuration: Configuration, *, image_size: int, pooled: bool, n_outputs: int = 1, name: str = VGG16
     ) -> None:
+        # Slow to import, and most processes of a training build no network.
+        from torchvision.models import get_model
+
         super().__init__()
         n_features = POOLED_FEATURES if pooled else flat_features(image_size)
         self.frozen, self.n_features = configuration.frozen, n_features

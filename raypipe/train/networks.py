@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision import models
 
 from raypipe.errors import ConfigError, InputError, one_line
 from raypipe.train.configurations import Configuration
@@ -208,6 +207,9 @@ def _body(model: str, pretrained: bool) -> Body:
 
 
 def _from_torchvision(name: str, pretrained: bool) -> Body:
+    # Slow to import, and most processes of a training build no network.
+    from torchvision import models
+
     known = models.list_models(module=models)
     if name not in known:
         raise ConfigError(

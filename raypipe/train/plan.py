@@ -21,7 +21,8 @@ from raypipe.train.target import Target
 if TYPE_CHECKING:
     from raypipe.train.feature_cache import FeatureCache
     from raypipe.train.images import ImageSet
-    from raypipe.train.shards import RowSource, Shards
+    from raypipe.train.mapped import RowSource
+    from raypipe.train.shards import Shards
 
 ENDED = "_ended"
 """Folder of a file for each trial that the sweep ended early."""
@@ -100,7 +101,8 @@ class PictureTable:
         import numpy as np
 
         from raypipe.train.images import image_set
-        from raypipe.train.shards import MappedRows, Shards
+        from raypipe.train.mapped import MappedRows
+        from raypipe.train.shards import Shards
 
         columns = ["post_id", "label", "shard", "place"]
         where = (pc.field("split") == split) & pc.field("error").is_null()

@@ -1,7 +1,6 @@
-"""Rows of one shape in ``.npy`` files: mapped into memory where they lie on this machine, read in pieces elsewhere.
+"""Rows of one shape in ``.npy`` files: where they are, copies of them on this machine, and reading them in pieces.
 
-Decoded pictures and the features of frozen convolutions are kept this way. A mapped file costs no memory of its own:
-processes of one machine share its pages, and the system drops them when it needs the room.
+Decoded pictures and the features of frozen convolutions are kept this way. Imports no torch: decoding does without.
 """
 
 from __future__ import annotations
@@ -14,34 +13,18 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from raypipe.errors import StageError
-from raypipe.scratch import Lease, Missing, NoRoomError
+from raypipe.scratch import Lease, Missing
 from raypipe.storage import Storage
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.npy")
 _HEADER_BYTES = 4096
 _FILES_AT_ONCE = 16
-
-
-class RowSource(Protocol):
-    """Rows of one shape that are picked by number: a Tensor is one, and so is all that this module opens."""
-
-    @property
-    def shape(self) -> torch.Size: ...
-
-    @property
-    def dtype(self) -> torch.dtype: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, rows: Any, /) -> Tensor: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,54 +91,6 @@ def _data_offset(head: bytes) -> int:
     return stream.tell()
 
 
-class MappedRows:
-    """`Shards` whose files are mapped into memory; bfloat16 is kept as uint16."""
-
-    def __init__(self, shards: Shards) -> None:
-        folder, self._lease = local_folder(shards)
-        self._shard, self._place = shards.shard, shards.place
-        self._as = torch.bfloat16 if shards.dtype == "uint16" else None
-        self._row_shape, self._dtype = shards.row_shape, np.dtype(shards.dtype)
-        needed = set(np.unique(shards.shard).tolist())
-        self._files = {number: _map(folder / shards.names[number], shards) for number in needed}
-
-    @property
-    def shape(self) -> torch.Size:
-        """[n, *row_shape]."""
-        return torch.Size((len(self), *self._row_shape))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the rows as they are given."""
-        return self._as or torch.from_numpy(np.empty(0, self._dtype)).dtype
-
-    def __len__(self) -> int:
-        return len(self._shard)
-
-    def __getitem__(self, rows: Any, /) -> Tensor:
-        """A copy of the rows of an index tensor or a slice."""
-        picked = np.arange(len(self))[rows.numpy() if isinstance(rows, Tensor) else rows]
-        found = np.empty((len(picked), *self._row_shape), self._dtype)
-        for i, row in enumerate(picked):
-            # A plain copy lets other threads go on meanwhile.
-            found[i] = self._files[self._shard[row]][self._place[row]]
-        tensor = torch.from_numpy(found)
-        return tensor.view(self._as) if self._as else tensor
-
-
-def _map(path: Path, shards: Shards) -> NDArray[Any]:
-    try:
-        found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise StageError(f"{path}: is no file of decoded rows: {error}; delete {path.parent}") from error
-    if found.shape[1:] != shards.row_shape or found.dtype != np.dtype(shards.dtype):
-        raise StageError(
-            f"{path}: holds rows {found.dtype} {list(found.shape[1:])} instead of {shards.dtype} "
-            f"{list(shards.row_shape)}; delete {path.parent}"
-        )
-    return found
-
-
 def local_folder(shards: Shards) -> tuple[Path, Lease | None]:
     """The folder of this machine that holds the files; those of an object store are copied to it, once per machine.
 
@@ -205,11 +140,3 @@ def _copy_name(shards: Shards) -> str:
 def fits_here(shards: Shards) -> bool:
     """Whether all files lie on this machine, or there is room for a copy of them in its scratch folder."""
     return shards.storage.is_local or shards.storage.scratch.has_room(_copy_name(shards), _missing(shards))
-
-
-def map_if_room(shards: Shards) -> MappedRows | None:
-    """The rows, mapped; None if another process has taken the room for a copy since `fits_here`."""
-    try:
-        return MappedRows(shards)
-    except NoRoomError:
-        return None

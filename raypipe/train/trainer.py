@@ -14,7 +14,8 @@ from raypipe.train.ray_watch import Word
 
 if TYPE_CHECKING:
     from raypipe.train.keeper import Progressed
-    from raypipe.train.shards import RowSource, Shards
+    from raypipe.train.mapped import RowSource
+    from raypipe.train.shards import Shards
 
 # As gloo and NCCL put it, in the workers that are left.
 _CUT_OFF = ("Connection closed by peer", "Connection reset by peer", "ncclRemoteError", "ncclSystemError")
@@ -178,8 +179,9 @@ def _run(plan: TrialPlan, *arguments: Any, **options: Any) -> Any:
 
 
 def _open(plan: TrialPlan, shards: Shards) -> RowSource:
+    from raypipe.train.mapped import MappedRows, map_if_room
     from raypipe.train.ray_stream import StreamedRows
-    from raypipe.train.shards import MappedRows, fits_here, map_if_room
+    from raypipe.train.shards import fits_here
 
     wanted = plan.options.pictures
     if wanted == "local":

@@ -38,10 +38,10 @@ from raypipe.train.features import (
 from raypipe.train.feed import device_of, pieces, resident, room_on
 from raypipe.train.heads import Head
 from raypipe.train.images import ImageSet
+from raypipe.train.mapped import RowSource
 from raypipe.train.metrics import forward_flops, peak_flops, training_flops
 from raypipe.train.model import Network
 from raypipe.train.recipe import Average
-from raypipe.train.shards import RowSource
 from raypipe.train.state import EpochResult, LoopOptions
 from raypipe.train.weights import Preprocessing
 from raypipe.train.workers import Workers

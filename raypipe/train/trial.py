@@ -17,12 +17,13 @@ from raypipe.train.images import prepare_batch
 from raypipe.train.init import unit_variance_init
 from raypipe.train.keeper import Keeper, OnEpoch, Progressed
 from raypipe.train.loop import fit
+from raypipe.train.mapped import RowSource
 from raypipe.train.model import VGG
 from raypipe.train.networks import build_network
 from raypipe.train.plan import TrialPlan, for_configuration
 from raypipe.train.recipe import RECIPES
 from raypipe.train.results import TrialResult
-from raypipe.train.shards import RowSource, Shards
+from raypipe.train.shards import Shards
 from raypipe.train.state import LoopOptions
 from raypipe.train.weights import LoadedWeights
 

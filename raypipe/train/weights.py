@@ -17,7 +17,6 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from torchvision.models import VGG16_Weights, get_model, get_model_weights
 
 from raypipe.errors import ConfigError, InputError
 from raypipe.records import file_fingerprint
@@ -36,10 +35,6 @@ BLOCKS = {
 _NAMES = ("imagenet", "imagenet-caffe", "random", "auto")
 _SUFFIXES = (*KERAS, ".pth", ".pt", ".safetensors")
 _CAFFE = "imagenet-caffe"
-_URLS = {
-    **{("imagenet", name): get_model_weights(name).IMAGENET1K_V1.url for name in BLOCKS},
-    (_CAFFE, VGG16): VGG16_Weights.IMAGENET1K_FEATURES.url,
-}
 _CONNECT_SECONDS = 20.0
 _WAYS_OUT = "give the path of a .h5, .pth or .safetensors file, or choose random, or auto"
 
@@ -228,7 +223,7 @@ def _without_empty_classifier(state: Mapping[str, Tensor]) -> tuple[Mapping[str,
 
 
 def _download(name: str, model: str) -> dict[str, Tensor]:
-    url = _URLS[name, model]
+    url = url_of(name, model)
     try:
         with connect_timeout():
             state: dict[str, Tensor] = torch.hub.load_state_dict_from_url(
@@ -237,6 +232,15 @@ def _download(name: str, model: str) -> dict[str, Tensor]:
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(f"train.weights: {name}: {url} cannot be fetched: {_brief(error)}; {_WAYS_OUT}") from error
     return state
+
+
+def url_of(name: str, model: str) -> str:
+    """Where torchvision fetches the weights of that name, of a VGG."""
+    # Importing torchvision takes seconds, and most processes of a training build no network.
+    from torchvision.models import get_model_weights
+
+    weights = get_model_weights(model)
+    return str((weights.IMAGENET1K_FEATURES if name == _CAFFE else weights.IMAGENET1K_V1).url)
 
 
 @contextmanager
@@ -274,6 +278,8 @@ def _layer_names(model: str) -> dict[str, str]:
 
 def _expected(model: str = VGG16) -> dict[str, tuple[int, ...]]:
     """Shapes by torchvision's names, the last layer left out."""
+    from torchvision.models import get_model
+
     with torch.device("meta"):
         state = get_model(model, weights=None, init_weights=False).state_dict()
     return {name: tuple(value.shape) for name, value in state.items() if not name.startswith("classifier.6")}

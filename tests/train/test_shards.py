@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from raypipe.errors import StageError
 from raypipe.scratch import NoRoomError, Scratch
 from raypipe.storage import Storage
-from raypipe.train.shards import MappedRows, Shards, fits_here, local_folder, map_if_room, to_npy
+from raypipe.train.mapped import MappedRows, map_if_room
+from raypipe.train.shards import Shards, fits_here, local_folder, to_npy
 
 ROWS = np.random.default_rng(0).integers(0, 256, (11, 3, 4, 4)).astype(np.uint8)
 # In an order of their own: row i of the shards is row ORDER[i] of ROWS, which are cut into 4, 0 and 7.

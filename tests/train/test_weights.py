@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+import torchvision
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -52,14 +53,17 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int) -> Call
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
+    urls: dict[str, str] = {}
+    monkeypatch.setattr(module, "url_of", lambda name, model: {"vgg16": urls}[model][name])
+
     def serve(name: str, state: object | None) -> None:
         if state is None:
-            monkeypatch.setitem(module._URLS, (name, "vgg16"), f"http://127.0.0.1:{free_port}/vgg16-397923af.pth")
+            urls[name] = f"http://127.0.0.1:{free_port}/vgg16-397923af.pth"
             return
         torch.save(state, tmp_path / "served")
         digest = hashlib.sha256((tmp_path / "served").read_bytes()).hexdigest()[:8]
         shutil.move(tmp_path / "served", tmp_path / f"vgg16-{digest}.pth")
-        monkeypatch.setitem(module._URLS, (name, "vgg16"), (tmp_path / f"vgg16-{digest}.pth").as_uri())
+        urls[name] = (tmp_path / f"vgg16-{digest}.pth").as_uri()
 
     return serve
 
@@ -248,9 +252,16 @@ def test_auto_falls_back_to_random_with_a_line_that_says_so(hub: Callable[..., N
     assert "cannot be fetched" in loaded.note
 
 
+def test_downloads_are_torchvision_s() -> None:
+    weights = torchvision.models.VGG16_Weights
+    assert module.url_of("imagenet", "vgg16") == weights.IMAGENET1K_V1.url
+    assert module.url_of("imagenet-caffe", "vgg16") == weights.IMAGENET1K_FEATURES.url
+    assert module.url_of("imagenet", "vgg19") == torchvision.models.VGG19_Weights.IMAGENET1K_V1.url
+
+
 def test_a_damaged_download_is_refused(hub: Callable[..., None], tmp_path: Path) -> None:
     hub("imagenet", vgg_state())
-    served = Path(module._URLS["imagenet", "vgg16"].removeprefix("file://"))
+    served = Path(module.url_of("imagenet", "vgg16").removeprefix("file://"))
     served.write_bytes(served.read_bytes()[:-100])
     with pytest.raises(InputError, match="hash"):
         load_weights("imagenet")
