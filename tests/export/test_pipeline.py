@@ -172,7 +172,9 @@ def test_killed_at_every_step(make: Callable[..., Made], format_: str, when: str
     wanted = made.exporting(format_, shard_mb=1)
     raypipe.export(made.exporting(format_, name="undisturbed", shard_mb=1))
     expected = files(made.folder("undisturbed"))
-    for step in range(200):
+    # A folder has a step for each picture, one like the other.
+    first, stride = (("during", "after").index(when), 3) if format_ == "folder" else (0, 1)
+    for step in range(first, 200, stride):
         storage = wanted.open_storage()
         storage.delete_directory(f"export/{format_}")
         code = killed(wanted, step, when)
