@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from typing import Any
+
+RAYPIPE = (sys.executable, "-m", "raypipe")
+_ON_RAY = """
+import raypipe.runtime
+raypipe.runtime.wants_ray = lambda config: True
+from raypipe.cli import main
+raise SystemExit(main())
+"""
+RAYPIPE_ON_RAY = (sys.executable, "-c", _ON_RAY)
+"""The same on Ray, which a stage leaves alone on one machine, and without the dashboard's many processes."""
 
 
 def start(words: Sequence[str], **options: Any) -> subprocess.Popen[Any]:

@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 
 from raypipe import tables
 from raypipe.storage import Storage
+from tests.commands import RAYPIPE_ON_RAY
 from tests.ingest.conftest import WebServer, body, picture
 from tests.kill_program import ended, ray_processes
 
@@ -44,8 +44,8 @@ def command(folder: Path, root: Path, server: WebServer, *words: str) -> list[st
         frame = pd.DataFrame({"post_id": [f"p{i}" for i in ids], "image_url": urls, "likes": ids, "followers": ids})
         frame.to_csv(posts, index=False)
     options = ["--ingest.allow_private", "--ingest.allow_ports", str(server.port), "--ingest.per_host", "12"]
-    options += ["--ingest.block_rows", "16", "--ray.dashboard", "true", "--ray.num_cpus", "2", *words]
-    return [sys.executable, "-m", "raypipe", "ingest", "--posts", str(posts), "--root", str(root), *options]
+    options += ["--ingest.block_rows", "16", "--ray.dashboard", "false", "--ray.num_cpus", "2", *words]
+    return [*RAYPIPE_ON_RAY, "ingest", "--posts", str(posts), "--root", str(root), *options]
 
 
 def start(words: list[str], log: Path, **environment: str) -> subprocess.Popen[bytes]:
@@ -83,8 +83,7 @@ def check_complete(root: Path) -> None:
     assert not (root / "images" / "_staging").exists()
 
 
-@pytest.mark.parametrize("faces", ["true", "false"])
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(("seed", "faces"), [(1, "true"), (2, "false")])
 def test_the_driver_is_killed_at_a_random_moment(tmp_path: Path, slow: WebServer, seed: int, faces: str) -> None:
     words = command(tmp_path, tmp_path / "root", slow, "--faces.enabled", faces, "--ingest.file_mb", "1")
     log = tmp_path / "log"

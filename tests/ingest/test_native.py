@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +11,7 @@ import pytest
 
 from raypipe import tables
 from raypipe.storage import Storage
+from tests.commands import RAYPIPE, RAYPIPE_ON_RAY
 from tests.ingest.conftest import WebServer, body, picture
 
 POSTS = 60
@@ -66,9 +66,18 @@ elif os.environ.get("DEADLY") == "detecting":
         ),
     ],
 )
-@pytest.mark.parametrize("on_ray", ["false", pytest.param("true", marks=ON_RAY)])
+@pytest.mark.parametrize(
+    "program", [pytest.param(RAYPIPE, id="here"), pytest.param(RAYPIPE_ON_RAY, id="on_ray", marks=ON_RAY)]
+)
 def test_it_costs_one_row(
-    tmp_path: Path, server: WebServer, deadly: str, kind: str, faces: str, on_ray: str, status: str, error: str
+    tmp_path: Path,
+    server: WebServer,
+    deadly: str,
+    kind: str,
+    faces: str,
+    program: tuple[str, ...],
+    status: str,
+    error: str,
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(DEADLY)
     server.behave("/17.jpg", body(BAD[kind]))
@@ -86,10 +95,10 @@ def test_it_costs_one_row(
         "--faces.enabled",
         faces,
     ]
-    words += ["--ingest.allow_private", "--ingest.allow_ports", str(server.port), "--ray.dashboard", on_ray]
+    words += ["--ingest.allow_private", "--ingest.allow_ports", str(server.port), "--ray.dashboard", "false"]
     kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     environment = {**kept, "PYTHONPATH": str(tmp_path), "DEADLY": deadly}
-    done = subprocess.run([sys.executable, "-m", "raypipe", *words], env=environment, capture_output=True, text=True)
+    done = subprocess.run([*program, *words], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     rows = {row["post_id"]: row for row in tables.read_table(Storage(str(tmp_path / "root")), "images").to_pylist()}
     assert sorted(rows) == sorted(map(str, ids))
