@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ROOT ?= runs/demo
-# Processes of `make test`, of about 2 GB each; Ray is started in one of them.
+# Processes of the tests, of about 2 GB each. Of `make test`, one starts Ray; of `make test-cluster`, each does.
 JOBS ?= 2
 
 .PHONY: demo install test test-cluster lint format clean
@@ -24,7 +24,7 @@ test: install
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 test-cluster: install
-	$(BIN)/python -m pytest -m cluster
+	$(BIN)/python -m pytest -m cluster -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: install
 	$(BIN)/ruff check .

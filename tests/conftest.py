@@ -51,9 +51,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """In one of several processes, Ray's tests come first: they take longest."""
+    """In one of several processes, Ray's tests come first, then those that may take longest."""
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: "ray_session" not in getattr(item, "fixturenames", ()))
+        items.sort(key=lambda item: ("ray_session" not in getattr(item, "fixturenames", ()), -_limit(item)))
+
+
+def _limit(item: pytest.Item) -> float:
+    marker = item.get_closest_marker("timeout")
+    return float(marker.args[0]) if marker else 0.0
 
 
 @pytest.fixture(scope="session")

@@ -172,8 +172,9 @@ def anywhere(slow: Config, request: pytest.FixtureRequest) -> Config:
 
 
 def test_the_driver_is_killed(anywhere: Config, run_of: Callable[[Config], Run]) -> None:
-    # Workers go on until Ray sees that their driver is gone: there must be epochs left by then.
-    run = run_of(change(anywhere, train={"epochs": 2 * EPOCHS}))
+    # Workers go on until Ray sees that their driver is gone: there must be epochs left by then. On S3 they are slow.
+    epochs = 2 * EPOCHS if anywhere.open_storage().is_local else EPOCHS + 1
+    run = run_of(change(anywhere, train={"epochs": epochs}))
     process = run.start()
     run.wait(process, run.checkpoint)
     children = psutil.Process(process.pid).children(recursive=True)
@@ -182,7 +183,7 @@ def test_the_driver_is_killed(anywhere: Config, run_of: Callable[[Config], Run])
     # Ray's own processes end with their driver; a checkpoint that was being written may still appear.
     psutil.wait_procs(children, timeout=30)
     kept = run.checkpoint()
-    assert 1 <= len(kept) < 2 * EPOCHS
+    assert 1 <= len(kept) < epochs
     process = run.start()
     assert process.wait(SECONDS) == 0, run.text
     run.check(kept=kept)
