@@ -10,7 +10,8 @@ Every command is a function of the configuration too::
     raypipe.sweep(config)
     raypipe.report(config)
 
-Each returns the record of what it wrote (`raypipe.records.RunRecord`), and does nothing where that is complete already.
+Each returns the record of what it wrote (`raypipe.tables.record.RunRecord`), and does nothing if that is complete
+already.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ import importlib
 from typing import Any
 
 from raypipe.config import Config
+from raypipe.config.options import load_config
 from raypipe.errors import ConfigError, InputError, RaypipeError, StageError
-from raypipe.options import load_config
 from raypipe.stages import STAGES
 
 __all__ = ["Config", "ConfigError", "InputError", "RaypipeError", "StageError", "load_config", *STAGES]
@@ -29,7 +30,7 @@ __all__ = ["Config", "ConfigError", "InputError", "RaypipeError", "StageError", 
 def __getattr__(name: str) -> Any:
     if name not in STAGES:
         raise AttributeError(f"module 'raypipe' has no attribute {name!r}")
-    # Once imported, a package or module of this name hides what is returned here: it is the stage itself.
-    if STAGES[name].target.startswith((f"raypipe.{name}.", f"raypipe.{name}:")):
+    # Once imported, a package of this name hides what is returned here: it is the stage itself.
+    if STAGES[name].target.startswith(f"raypipe.{name}."):
         return importlib.import_module(f"raypipe.{name}")
     return STAGES[name].load()

@@ -14,15 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from raypipe.config import Config
-from raypipe.errors import ConfigError, InputError, RaypipeError, one_line
-from raypipe.options import TOP_LEVEL, load_config, parse_arguments
-from raypipe.plaintext import plain
+from raypipe.config.base import Section
+from raypipe.config.options import TOP_LEVEL, load_config, parse_arguments
+from raypipe.errors import ConfigError, InputError, RaypipeError, one_line, plain
 from raypipe.progress import console, say
-from raypipe.ray_log import log_of_failure
-from raypipe.records import RunRecord
 from raypipe.runtime import cause
-from raypipe.sections.base import Section
+from raypipe.runtime.log import log_of_failure
 from raypipe.stages import COMMON_SECTIONS, STAGES
+from raypipe.tables.record import RunRecord
 
 _INTERRUPTED = 130
 
@@ -70,7 +69,7 @@ def _configuration(stage: str, words: Sequence[str]) -> Config:
     options = parse_arguments(words, STAGES[stage].short)
     file = options.pop("config", None)
     if file is None and stage == "demo":
-        from raypipe.demo import config_file
+        from raypipe.run.demo import config_file
 
         file = config_file()
     return load_config(file, options)

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.segment import Segment
 
-from raypipe.plaintext import plain
+from raypipe.errors import plain
 
 _SECONDS_BETWEEN_LINES = 5.0
 _SECONDS_OF_RATE = 60.0

@@ -36,7 +36,7 @@ _CHAIN = ("columns", "ingest", "faces", "label", "train", "sweep", "report")
 
 STAGES = {
     "demo": Stage(
-        "raypipe.demo:run", "a generated world and the whole way to its report, in minutes", ("world", *_CHAIN)
+        "raypipe.run.demo:run", "a generated world and the whole way to its report, in minutes", ("world", *_CHAIN)
     ),
     "world": Stage("raypipe.world.pipeline:run", "generate posts and portraits whose truth is known", ("world",)),
     "collect": Stage(
@@ -62,8 +62,8 @@ STAGES = {
         ("export",),
         short={"format": "export.format"},
     ),
-    "run": Stage("raypipe.chain:run", "ingest, label, sweep, report in turn", _CHAIN),
-    "board": Stage("raypipe.board:run", "TensorBoard on the sweep and the trained models", ("board",)),
+    "run": Stage("raypipe.run.pipeline:run", "ingest, label, sweep, report in turn", _CHAIN),
+    "board": Stage("raypipe.train.board:run", "TensorBoard on the sweep and the trained models", ("board",)),
     "doctor": Stage(
         "raypipe.doctor.pipeline:run",
         "check packages, GPUs, weights, storage, ports and disk",
@@ -75,12 +75,12 @@ COMMON_SECTIONS = _COMMON
 
 
 class _StageModule(types.ModuleType):
-    """A stage's package or module that can be called: ``raypipe.label(config)``."""
+    """A stage's package that can be called: ``raypipe.label(config)``."""
 
     def __call__(self, config: Config) -> Any:
         return STAGES[self.__name__.rpartition(".")[2]].load()(config)
 
 
 def make_callable(module: str) -> None:
-    """Let the package or the module of a stage be called as the stage itself."""
+    """Let the package of a stage be called as the stage itself."""
     sys.modules[module].__class__ = _StageModule

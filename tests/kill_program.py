@@ -14,10 +14,11 @@ from typing import Any
 import psutil
 import pyarrow as pa
 
-from raypipe import parts, s3, tables
 from raypipe import storage as storage_module
-from raypipe.storage import Storage
+from raypipe import tables
+from raypipe.storage import Storage, s3
 from raypipe.tables import TableWriter
+from raypipe.tables import compact as parts
 
 UNITS = 5
 ROWS = 4

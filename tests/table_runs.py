@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow as pa
 
 from raypipe import tables
-from raypipe.records import RunRecord
 from raypipe.storage import Storage
 from raypipe.tables import TableRun
+from raypipe.tables.record import RunRecord
 
 CONFIG = {"seed": 0, "label": {"quantile": 0.1}}
 

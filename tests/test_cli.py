@@ -16,9 +16,8 @@ import pytest
 
 from raypipe.cli import main
 from raypipe.config import Config
-from raypipe.errors import InputError, StageError
-from raypipe.options import TOP_LEVEL, option_names
-from raypipe.plaintext import plain
+from raypipe.config.options import TOP_LEVEL, option_names
+from raypipe.errors import InputError, StageError, plain
 from raypipe.stages import COMMON_SECTIONS, STAGES, Stage
 from tests.commands import start
 from tests.hostile import TEXTS

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raypipe import progress
-from raypipe.plaintext import plain
+from raypipe.errors import plain
 from raypipe.progress import Progress, console, say
 from tests.hostile import TEXTS
 

@@ -14,11 +14,11 @@ from typing import Any
 import pyarrow as pa
 
 from raypipe import tables
+from raypipe.config.options import load_config
 from raypipe.label.blocks import open_engine
-from raypipe.label.formula import parse
-from raypipe.label.model import fit_coefficients, make_design
+from raypipe.label.formula.formula import parse
 from raypipe.label.passes import eligible_posts
-from raypipe.options import load_config
+from raypipe.label.regression.model import fit_coefficients, make_design
 
 
 def main() -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from raypipe import tables
-from raypipe.schemas import IMAGES, POSTS
 from raypipe.storage import Storage
+from raypipe.tables.schemas import IMAGES, POSTS
 
 _CHUNK = 1_000_000
 _SELFIE_DAY_US = 1_462_060_800_000_000

@@ -22,13 +22,13 @@ from benchmarks import results
 from benchmarks.processes import machine_busy
 from benchmarks.train.generated import pictures
 from benchmarks.train.plain_torch import PlainPass, PlainStep, Writing
-from raypipe.train.choices import arithmetic_for, layout_choice
-from raypipe.train.configurations import CONFIGURATIONS
-from raypipe.train.features import DType, evaluation_batch, extract_features
-from raypipe.train.loop import fit
-from raypipe.train.model import build_model
-from raypipe.train.state import LoopOptions
-from raypipe.train.weights import load_weights
+from raypipe.train.loop.choices import arithmetic_for, layout_choice
+from raypipe.train.loop.features import DType, evaluation_batch, extract_features
+from raypipe.train.loop.loop import fit
+from raypipe.train.loop.state import LoopOptions
+from raypipe.train.networks.configurations import CONFIGURATIONS
+from raypipe.train.networks.vgg import build_model
+from raypipe.train.networks.weights import load_weights
 
 _GOAL = 1.02
 _MUCH_SLOWER = 2.0

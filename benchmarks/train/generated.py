@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from raypipe.train.choices import Compile
-from raypipe.train.configurations import CONFIGURATIONS
-from raypipe.train.features import DType
-from raypipe.train.images import ImageSet, image_set
-from raypipe.train.loop import fit
-from raypipe.train.model import build_model
-from raypipe.train.state import EpochResult, LoopOptions
-from raypipe.train.weights import load_weights
+from raypipe.train.data.images import ImageSet, image_set
+from raypipe.train.loop.choices import Compile
+from raypipe.train.loop.features import DType
+from raypipe.train.loop.loop import fit
+from raypipe.train.loop.state import EpochResult, LoopOptions
+from raypipe.train.networks.configurations import CONFIGURATIONS
+from raypipe.train.networks.vgg import build_model
+from raypipe.train.networks.weights import load_weights
 
 OnEpoch = Callable[[EpochResult], None]
 

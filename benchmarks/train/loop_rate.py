@@ -17,9 +17,9 @@ from benchmarks import results
 from benchmarks.train.generated import Task, measured, pictures
 from benchmarks.train.generated import train as fit_generated
 from benchmarks.train.reference import seconds_of_epoch
-from raypipe.train.choices import Compile, arithmetic_for
-from raypipe.train.configurations import CONFIGURATIONS
-from raypipe.train.images import ImageSet
+from raypipe.train.data.images import ImageSet
+from raypipe.train.loop.choices import Compile, arithmetic_for
+from raypipe.train.networks.configurations import CONFIGURATIONS
 
 _TRAIN, _VAL = 30_082, 10_027
 _EPOCHS = {"A": 12, "B": 9, "C": 8, "D": 20}

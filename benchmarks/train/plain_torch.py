@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.train.reference import MEAN, STD, model_of
-from raypipe.train.configurations import CONFIGURATIONS
+from raypipe.train.networks.configurations import CONFIGURATIONS
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ import torch
 
 from benchmarks import results
 from benchmarks.train.generated import Task, in_a_process, in_a_ray_worker
-from raypipe.options import load_config
+from raypipe.config.options import load_config
 from raypipe.runtime import ray_session
-from raypipe.train.choices import arithmetic_for
+from raypipe.train.loop.choices import arithmetic_for
 
 _BARE, _RAY = "bare", "Ray Train"
 _COLUMNS = {"images/s": ("images_per_s", 1), "MFU": ("mfu", 3), "data wait": ("data_wait", 4), "GB": ("memory_gb", 1)}

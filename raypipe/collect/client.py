@@ -16,8 +16,8 @@ import aiohttp
 from yarl import URL
 
 from raypipe.errors import StageError, one_line
-from raypipe.ingest.guard import REFUSED_ERRNO, AddressGuard
-from raypipe.ingest.hosts import retry_after
+from raypipe.ingest.fetching.guard import REFUSED_ERRNO, AddressGuard
+from raypipe.ingest.fetching.hosts import retry_after
 from raypipe.progress import say
 
 _ATTEMPTS = 5

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import AwareDatetime, BaseModel, NonNegativeInt, ValidationError
 
-from raypipe.schemas import POSTS
+from raypipe.tables.schemas import POSTS
 
 SNAPSHOTS = pa.schema([field for field in POSTS if field.name not in ("revisited_at", "deleted")])
 """`snapshots/`: posts as they were when first seen; the columns of `posts/` but for the revisit's."""

@@ -13,7 +13,7 @@ from raypipe.collect.timeline import collect
 from raypipe.config import Config
 from raypipe.errors import ConfigError
 from raypipe.progress import say
-from raypipe.records import RunRecord
+from raypipe.tables.record import RunRecord
 
 
 def run(config: Config) -> RunRecord:

@@ -16,11 +16,11 @@ from pydantic import ValidationError
 from raypipe.collect.client import PoliteClient
 from raypipe.collect.mastodon import Status, gone
 from raypipe.errors import StageError
-from raypipe.plain import read_parquet
 from raypipe.progress import Progress, say
-from raypipe.records import RunRecord
-from raypipe.schemas import POSTS
 from raypipe.tables import TableRun
+from raypipe.tables.record import RunRecord
+from raypipe.tables.schemas import POSTS
+from raypipe.tables.untrusted import read_parquet
 
 _UNIT = 40
 

@@ -13,10 +13,10 @@ import pyarrow as pa
 from raypipe.collect.client import PoliteClient
 from raypipe.collect.mastodon import SNAPSHOTS, Page, read_page
 from raypipe.errors import InputError, StageError
-from raypipe.plain import read_parquet
 from raypipe.progress import Progress
-from raypipe.records import RunRecord
 from raypipe.tables import TableRun, TableWriter
+from raypipe.tables.record import RunRecord
+from raypipe.tables.untrusted import read_parquet
 
 _PAGE_SIZE = 40
 # Beside a page's rows, in the Parquet file's own metadata: what the next page is, and what was left out.

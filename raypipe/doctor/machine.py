@@ -14,9 +14,9 @@ import psutil
 from raypipe.config import Config
 from raypipe.doctor.check import Check
 from raypipe.errors import StageError, one_line
-from raypipe.pool import cpus
-from raypipe.scratch import Scratch
+from raypipe.processes.pool import cpus
 from raypipe.storage import Storage
+from raypipe.storage.scratch import Scratch
 
 _LEAST_GB = 4.0
 _ENOUGH_DISK_GB = 20.0
@@ -29,7 +29,7 @@ def check_processors() -> Check:
     """CPUs, GPUs and whether each does bfloat16 natively, as `train.dtype auto` decides it."""
     import torch
 
-    from raypipe.train.choices import arithmetic_for
+    from raypipe.train.loop.choices import arithmetic_for
 
     seen = [f"{cpus()} CPU cores ({arithmetic_for('auto', 'cpu')})"]
     for index in range(torch.cuda.device_count()):

@@ -8,11 +8,10 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from raypipe import s3
 from raypipe.config import Config
 from raypipe.doctor.check import Check, attempt
 from raypipe.errors import StageError, one_line
-from raypipe.storage import Storage
+from raypipe.storage import Storage, s3
 
 _MEND = "choose another --root, or mend its permissions"
 _NEEDED = ("s3:ListBucket", "s3:PutObject", "s3:GetObject", "s3:DeleteObject")

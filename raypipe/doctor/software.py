@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from raypipe.doctor.check import Check, attempt
-from raypipe.records import versions
+from raypipe.tables.record import versions
 
 _OLDEST_PYTHON = (3, 11)
 _REQUIRED = ("ray", "torch", "torchvision", "dlib-bin", "pyarrow", "statsmodels", "formulaic", "aiohttp", "tensorboard")
@@ -104,7 +104,7 @@ def _check_cached(name: str, weights: Any) -> Check:
 
 def _check_file(name: str, model: str) -> Check:
     def look() -> str:
-        from raypipe.train.networks import load_network_weights
+        from raypipe.train.networks.build import load_network_weights
 
         found = load_network_weights(model, name)
         layers = (

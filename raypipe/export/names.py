@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from raypipe.ingest.endings import stored_kind_of
+from raypipe.pictures.formats import stored_kind_of
 
 _LONGEST = 80
 _SHOWN = 40

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from raypipe.export.plan import LabelKind
 from raypipe.export.samples import Sample
-from raypipe.schemas import FACE
+from raypipe.tables.schemas import FACE
 
 EXTENSION = "parquet"
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from raypipe import tables
 from raypipe.config import Config
+from raypipe.config.data import ExportOptions
 from raypipe.errors import InputError
 from raypipe.export import parquet, tar
 from raypipe.export.card import dataset_card
@@ -16,10 +17,9 @@ from raypipe.export.plan import Plan, make_plan
 from raypipe.export.samples import as_json
 from raypipe.export.shards import write_shards
 from raypipe.progress import Progress, say
-from raypipe.records import RunRecord
-from raypipe.sections.data import ExportOptions
 from raypipe.storage import Storage
 from raypipe.tables import TableWriter
+from raypipe.tables.record import RunRecord
 
 CLASSES = "classes.json"
 CARD = "README.md"

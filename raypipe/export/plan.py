@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from raypipe import tables
 from raypipe.errors import InputError, StageError
 from raypipe.label.split import SIDES
-from raypipe.schemas import LABEL_TYPES
 from raypipe.storage import Storage
+from raypipe.tables.schemas import LABEL_TYPES
 
 UNLABELLED = "train"
 """The one split of an export without labels; Hugging Face `datasets` refuses a split called ``all``."""

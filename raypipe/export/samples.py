@@ -17,8 +17,8 @@ from raypipe import tables
 from raypipe.errors import StageError, one_line
 from raypipe.export.names import extension, safe_key
 from raypipe.export.plan import Plan
-from raypipe.plain import plain_table
 from raypipe.storage import Storage
+from raypipe.tables.untrusted import plain_table
 
 _BATCH = 64
 _BUFFER = 2**24

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from raypipe.config.data import FaceOptions
 from raypipe.errors import ConfigError
-from raypipe.records import file_fingerprint
-from raypipe.sections.data import FaceOptions
+from raypipe.tables.record import file_fingerprint
 
 _WHERE = (
     "dlib's is mmod_human_face_detector.dat: unpack the .bz2 from github.com/davisking/dlib-models, "

@@ -22,22 +22,22 @@ import pyarrow.compute as pc
 from raypipe import tables
 from raypipe.config import Config
 from raypipe.errors import ConfigError, RaypipeError, StageError, one_line
+from raypipe.ingest.counts import failures_in_words, funnel_in_words
 from raypipe.ingest.duplicates import duplicate_groups
+from raypipe.ingest.examine import decodes
 from raypipe.ingest.faces import check_detector, detector_inputs
-from raypipe.ingest.here import fetch_here, is_enough, merge_here, title, unfetched
-from raypipe.ingest.look import decodes
-from raypipe.ingest.note import Note
+from raypipe.ingest.local import fetch_here, is_enough, merge_here, title, unfetched
 from raypipe.ingest.posts import ingest_posts
+from raypipe.ingest.progress_text import Note
 from raypipe.ingest.redo import Redo, plan_redo
 from raypipe.ingest.staged import drop_doubles, staged_columns, staged_ids, tally_staged
-from raypipe.ingest.tally import failures_in_words, funnel_in_words
 from raypipe.ingest.units import ORDER, batch_rows, shards
-from raypipe.parts import merge, merge_plan, settle
 from raypipe.progress import Progress, say
-from raypipe.records import RunRecord
 from raypipe.runtime import cause, ray_session
 from raypipe.storage import Storage
 from raypipe.tables import TableWriter
+from raypipe.tables.compact import merge, merge_plan, settle
+from raypipe.tables.record import RunRecord
 
 _BYTES_AHEAD, _BYTES_AHEAD_A_CPU = 2**29, 2**26
 _RETRIES = 3
@@ -107,7 +107,7 @@ def _stream(config: Config, posts: pa.Table, writer: TableWriter, redo: Redo | N
     import ray.data
     from ray.exceptions import RayError
 
-    from raypipe.ingest.ray_desk import host_desk
+    from raypipe.ingest.ray_host_budgets import host_desk
     from raypipe.ingest.ray_workers import do_again
 
     ingest = config.ingest

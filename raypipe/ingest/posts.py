@@ -14,14 +14,14 @@ import pyarrow.compute as pc
 
 from raypipe import tables
 from raypipe.config import Config
+from raypipe.config.data import ColumnOptions
 from raypipe.errors import InputError
-from raypipe.ingest.sources import Raw, Source, open_source, text_column
 from raypipe.ingest.values import Parsed, booleans, count_hashtags, texts, times, whole_numbers
 from raypipe.progress import say
-from raypipe.records import RunRecord, differences
-from raypipe.schemas import POSTS
-from raypipe.sections.data import ColumnOptions
 from raypipe.storage import Storage
+from raypipe.tables.record import RunRecord, differences
+from raypipe.tables.schemas import POSTS
+from raypipe.tables.sources import Raw, Source, open_source, text_column
 
 _ROWS_A_FILE = 100_000
 _SCHEMES_WITHOUT_LIKES = ("column", "hashtags")

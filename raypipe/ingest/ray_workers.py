@@ -15,12 +15,12 @@ import pyarrow as pa
 import ray
 from ray.util.metrics import Counter
 
-from raypipe.ingest.ledger import Grant, Report
-from raypipe.ingest.look import decodes
+from raypipe.config.data import FaceOptions, IngestOptions
+from raypipe.ingest.examine import decodes
+from raypipe.ingest.fetching.ledger import Grant, Report
 from raypipe.ingest.shard import ShardFetcher
 from raypipe.ingest.units import Summary, fetched_table
 from raypipe.ingest.work import look_and_stage
-from raypipe.sections.data import FaceOptions, IngestOptions
 from raypipe.tables import TableWriter
 
 

@@ -15,15 +15,15 @@ import pyarrow.parquet as pq
 
 from raypipe import tables
 from raypipe.config import Config
+from raypipe.config.data import FaceOptions, IngestOptions
 from raypipe.errors import ConfigError, StageError
-from raypipe.ingest.look import looking
+from raypipe.ingest.examine import looking
 from raypipe.ingest.units import Summary, images_table, stored_table
 from raypipe.ingest.work import stage
-from raypipe.plain import plain_table
-from raypipe.records import changes
-from raypipe.sections.data import FaceOptions, IngestOptions
 from raypipe.storage import Storage
 from raypipe.tables import TableWriter
+from raypipe.tables.record import changes
+from raypipe.tables.untrusted import plain_table
 
 _GROUP = pa.schema([pa.field("path", pa.string()), pa.field("row_group", pa.int32()), pa.field("unit", pa.string())])
 _LOOKED = ("phash", "max_pixels", "near")

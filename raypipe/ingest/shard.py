@@ -14,13 +14,13 @@ from typing import Self
 
 import pyarrow as pa
 
-from raypipe.ingest.arrivals import Arrivals, BatchLimits
-from raypipe.ingest.client import Deliver, FetchResult
-from raypipe.ingest.fetch import Exchange, Fetcher
-from raypipe.ingest.look import Look, looking
+from raypipe.config.data import FaceOptions, IngestOptions
+from raypipe.ingest.examine import Look, looking
+from raypipe.ingest.fetching.batches import Arrivals, BatchLimits
+from raypipe.ingest.fetching.client import Deliver, FetchResult
+from raypipe.ingest.fetching.fetch import Exchange, Fetcher
 from raypipe.ingest.units import Summary, fetched_table, images_table, not_asked
 from raypipe.ingest.work import stage
-from raypipe.sections.data import FaceOptions, IngestOptions
 from raypipe.tables import TableWriter
 
 _MEGABYTE = 2**20

@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raypipe.ingest.tally import Tally
+from raypipe.ingest.counts import Tally
 from raypipe.ingest.units import seconds_of
-from raypipe.parts import read_parts, staged_parts
-from raypipe.plain import read_parquet
-from raypipe.schemas import IMAGES
 from raypipe.tables import TableWriter
+from raypipe.tables.compact import read_parts, staged_parts
+from raypipe.tables.schemas import IMAGES
+from raypipe.tables.untrusted import read_parquet
 
 _READERS = 8
 

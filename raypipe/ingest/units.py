@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raypipe.ingest.hosts import host_of
-from raypipe.ingest.look import Look
-from raypipe.parts import SECONDS_KEY
-from raypipe.schemas import IMAGES
+from raypipe.ingest.examine import Look
+from raypipe.ingest.fetching.hosts import host_of
+from raypipe.tables.compact import SECONDS_KEY
+from raypipe.tables.schemas import IMAGES
 
 if TYPE_CHECKING:
-    from raypipe.ingest.client import FetchResult
+    from raypipe.ingest.fetching.client import FetchResult
 
 ORDER = pa.schema(
     [pa.field("post_id", pa.string()), pa.field("image_url", pa.string()), pa.field("deleted", pa.bool_())]
@@ -67,7 +67,7 @@ def fetched_table(results: Sequence[FetchResult]) -> pa.Table:
 def not_asked(post_id: str, url: str) -> FetchResult:
     """The row of a post that was gone at the revisit."""
     # Processes that only look into pictures import this module, and not aiohttp.
-    from raypipe.ingest.client import FetchResult
+    from raypipe.ingest.fetching.client import FetchResult
 
     return FetchResult(post_id, url, "deleted", None, 0, None, host_of(url), None, None, 0.0)
 

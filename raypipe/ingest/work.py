@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from raypipe.ingest.look import looking
+from raypipe.config.data import FaceOptions, IngestOptions
+from raypipe.ingest.examine import looking
 from raypipe.ingest.units import Summary, images_table, seconds_metadata
-from raypipe.schemas import IMAGES
-from raypipe.sections.data import FaceOptions, IngestOptions
 from raypipe.tables import TableWriter
+from raypipe.tables.schemas import IMAGES
 
 
 def look_and_stage(

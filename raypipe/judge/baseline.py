@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 import statsmodels.api as sm
 
-from raypipe.label.formula import Floats
+from raypipe.label.formula.formula import Floats
 from raypipe.statistics.clustered import area_interval, number_users
 from raypipe.statistics.ranks import roc_auc
 

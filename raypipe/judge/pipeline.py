@@ -13,16 +13,16 @@ import pandas as pd
 
 from raypipe import tables
 from raypipe.config import Config
+from raypipe.config.learning import LabelOptions
 from raypipe.errors import ConfigError, InputError
 from raypipe.judge import baseline, overlap, refit
 from raypipe.judge.sample import draw_sample
 from raypipe.label.blocks import open_engine
-from raypipe.label.derived import columns_of_all
-from raypipe.label.formula import check_columns, parse
-from raypipe.label.saved import finite, read_values
+from raypipe.label.formula.derived import columns_of_all
+from raypipe.label.formula.formula import check_columns, parse
+from raypipe.label.regression.saved import finite, read_values
 from raypipe.progress import say
-from raypipe.records import RunRecord
-from raypipe.sections.learning import LabelOptions
+from raypipe.tables.record import RunRecord
 
 JUDGE_FILE = "judge.json"
 

@@ -12,10 +12,10 @@ import pandas as pd
 import pyarrow as pa
 
 from raypipe.errors import InputError
-from raypipe.label.formula import Floats, parse
-from raypipe.label.lstsq import factor, solve
-from raypipe.label.model import fit, make_design, predict
-from raypipe.label.ranks import extremes, rank
+from raypipe.label.formula.formula import Floats, parse
+from raypipe.label.ranking.ranks import extremes, rank
+from raypipe.label.regression.lstsq import factor, solve
+from raypipe.label.regression.model import fit, make_design, predict
 
 Bools = npt.NDArray[np.bool_]
 
@@ -63,7 +63,7 @@ class Stability:
 
 
 def label_extremes(score: Floats, post_ids: pd.Series, q: float) -> Extremes:
-    """The scheme `residual` on a sample (see `raypipe.label.ranks.extremes`)."""
+    """The scheme `residual` on a sample (see `raypipe.label.ranking.ranks.extremes`)."""
     low, high = extremes(len(score), q)
     ranks = rank(score, pa.chunked_array([pa.array(post_ids, pa.string())]))
     return Extremes(ranks <= low, ranks > high)

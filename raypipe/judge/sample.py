@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from raypipe import tables
 from raypipe.label.blocks import Block, Engine, plan_blocks
-from raypipe.label.names import name_hashes
+from raypipe.label.ranking.names import name_hashes
 from raypipe.storage import Storage
 
 _LABELS = ["post_id", "y", "fitted", "score", "label", "split"]

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from raypipe.config.learning import LabelOptions
 from raypipe.label import schemes
-from raypipe.label.derived import DERIVED, value_of
-from raypipe.label.formula import Formula
+from raypipe.label.formula.derived import DERIVED, value_of
+from raypipe.label.formula.formula import Formula
 from raypipe.label.passes import Posts
-from raypipe.sections.learning import LabelOptions
 
 _SPREAD_DAYS = 0.5
 """Standard deviation of the ages from which on a reader should know of it."""

@@ -19,11 +19,11 @@ import pyarrow.parquet as pq
 
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.plain import plain_table
-from raypipe.pool import cpus
+from raypipe.processes.pool import cpus
 from raypipe.progress import Progress
 from raypipe.runtime import ray_session
 from raypipe.storage import Storage
+from raypipe.tables.untrusted import plain_table
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raypipe.label.names import Words, look_up, name_hashes
+from raypipe.label.ranking.names import Words, look_up, name_hashes
 
 REASONS = ("deleted", "not_fetched", "faces_not_counted", "no_face", "several_faces")
 """Why a post does not take part, by code from 1; 0 takes part."""

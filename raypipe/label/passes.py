@@ -13,10 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raypipe import tables
+from raypipe.config.learning import LabelOptions
 from raypipe.errors import InputError, StageError
 from raypipe.label.blocks import Block, Engine, plan_blocks
-from raypipe.label.derived import columns_of_all
-from raypipe.label.design import Design
 from raypipe.label.eligible import (
     Verdicts,
     count,
@@ -26,12 +25,13 @@ from raypipe.label.eligible import (
     post_codes,
     post_columns,
 )
-from raypipe.label.formula import Floats
-from raypipe.label.model import predict
-from raypipe.label.names import Words, look_up, name_hashes
+from raypipe.label.formula.derived import columns_of_all
+from raypipe.label.formula.design import Design
+from raypipe.label.formula.formula import Floats
+from raypipe.label.ranking.names import Words, look_up, name_hashes
+from raypipe.label.regression.model import predict
 from raypipe.label.schemes import Labeller, Scored
 from raypipe.label.split import SIDES, Labelled, sides_of, strata
-from raypipe.sections.learning import LabelOptions
 from raypipe.storage import Storage
 
 T = TypeVar("T")

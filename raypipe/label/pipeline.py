@@ -17,14 +17,14 @@ import pyarrow.compute as pc
 
 from raypipe import tables
 from raypipe.config import Config
+from raypipe.config.learning import LabelOptions
 from raypipe.errors import InputError
-from raypipe.label import formula as formulas
-from raypipe.label import model, saved, schemes
+from raypipe.label import schemes
 from raypipe.label.age import age_warnings
 from raypipe.label.blocks import Block, open_engine
-from raypipe.label.derived import columns_of_all, is_number
-from raypipe.label.design import Design
-from raypipe.label.inference import Fit
+from raypipe.label.formula import formula as formulas
+from raypipe.label.formula.derived import columns_of_all, is_number
+from raypipe.label.formula.design import Design
 from raypipe.label.passes import (
     Drawn,
     Posts,
@@ -38,13 +38,14 @@ from raypipe.label.passes import (
     response_columns,
     together,
 )
+from raypipe.label.regression import model, saved
+from raypipe.label.regression.inference import Fit
+from raypipe.label.regression.summary import summary
 from raypipe.label.schemes import Labeller, Scored
 from raypipe.label.split import SIDES, Sides, check_sides, count_leaks, split, strata
-from raypipe.label.summary import summary
 from raypipe.progress import say
-from raypipe.records import RunRecord
-from raypipe.schemas import labels_schema
-from raypipe.sections.learning import LabelOptions
+from raypipe.tables.record import RunRecord
+from raypipe.tables.schemas import labels_schema
 
 
 def run(config: Config) -> RunRecord:

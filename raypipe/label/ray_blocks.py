@@ -1,4 +1,4 @@
-"""Blocks of posts as Ray tasks. Named so because it imports Ray, which the rest of `label` does not."""
+"""Blocks of posts as Ray tasks. The one module of `label` that imports Ray."""
 
 from __future__ import annotations
 

@@ -17,13 +17,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raypipe.config.learning import LabelOptions
 from raypipe.errors import ConfigError, InputError
-from raypipe.label.design import MAX_LEVELS
-from raypipe.label.formula import Floats
-from raypipe.label.ranks import class_bounds, exact, extremes, rank
-from raypipe.label.select import Cut, order_statistics
-from raypipe.schemas import LABEL_TYPES
-from raypipe.sections.learning import LabelOptions
+from raypipe.label.formula.design import MAX_LEVELS
+from raypipe.label.formula.formula import Floats
+from raypipe.label.ranking.ranks import class_bounds, exact, extremes, rank
+from raypipe.label.ranking.select import Cut, order_statistics
+from raypipe.tables.schemas import LABEL_TYPES
 
 # A tag ends at a space, another tag or punctuation; marks and emoji belong to it. Inside of a word, or of an HTML
 # entity (&#39;), none begins.

@@ -19,8 +19,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from raypipe.errors import InputError
-from raypipe.label.names import Words, mixed
-from raypipe.label.ranks import exact
+from raypipe.label.ranking.names import Words, mixed
+from raypipe.label.ranking.ranks import exact
 
 Ints = npt.NDArray[np.int64]
 Sides = npt.NDArray[np.int8]

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from raypipe.errors import StageError, one_line
-from raypipe.ingest.decoding import Undecodable
+from raypipe.pictures.decoding import Undecodable
 from raypipe.predict.stores import STORES, open_store, scheme_of, service_of, split_options, store_of, why_refused
 from raypipe.storage import Storage, is_refusal
 

@@ -12,12 +12,12 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raypipe.errors import InputError, one_line
-from raypipe.ingest.endings import OF_NAMES
-from raypipe.ingest.sources import Source, kind_of
-from raypipe.plain import plain_table
+from raypipe.pictures.formats import OF_NAMES
 from raypipe.predict.files import STORE_ERRORS, Picture, judged, name_picture, shown, typed_picture
 from raypipe.predict.stores import open_store, store_of
 from raypipe.storage import Storage
+from raypipe.tables.sources import Source, kind_of
+from raypipe.tables.untrusted import plain_table
 
 PICTURES = tuple(ending for endings in OF_NAMES.values() for ending in endings)
 

@@ -13,16 +13,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 
 from raypipe import tables
+from raypipe.config.learning import FORMS, IMAGE_SIZES
 from raypipe.errors import ConfigError, InputError, one_line
-from raypipe.sections.learning import FORMS, IMAGE_SIZES
 from raypipe.storage import Storage
-from raypipe.train.configurations import CONFIGURATIONS
-from raypipe.train.heads import Head, Predictions, head_from_metadata
-from raypipe.train.keeper import BEST, CHECKPOINTS
-from raypipe.train.loop import predict
-from raypipe.train.model import Network
-from raypipe.train.networks import restore_network
-from raypipe.train.weights import VGG16, Preprocessing
+from raypipe.train.loop.loop import predict
+from raypipe.train.networks.build import restore_network
+from raypipe.train.networks.configurations import CONFIGURATIONS
+from raypipe.train.networks.heads import Head, Predictions, head_from_metadata
+from raypipe.train.networks.vgg import Network
+from raypipe.train.networks.weights import VGG16, Preprocessing
+from raypipe.train.results.checkpoints import BEST, CHECKPOINTS
 
 _ALLOWED = "a .safetensors file, train/NAME, train/NAME/TRIAL, sweep or sweep/TRIAL"
 
@@ -61,7 +61,7 @@ class TrainedModel:
         return cls(network, configuration, size, head, preprocessing)
 
     def predictions(self, images: NDArray[np.uint8], device: str = "cpu") -> Predictions:
-        """Probabilities, or the score, for pictures uint8 [n, 3, size, size]: see `raypipe.train.heads`."""
+        """Probabilities, or the score, for pictures uint8 [n, 3, size, size]: see `raypipe.train.networks.heads`."""
         pictures = torch.from_numpy(images)
         return predict(self.network, pictures, preprocessing=self.preprocessing, head=self.head, device=device)
 

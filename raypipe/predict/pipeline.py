@@ -13,14 +13,14 @@ from typing import Any
 from raypipe import tables
 from raypipe.config import Config
 from raypipe.predict.files import Picture, fingerprint, shown, stamp_pictures
-from raypipe.predict.here import is_enough, predict_here, threads_of
 from raypipe.predict.inputs import find_pictures
+from raypipe.predict.local import is_enough, predict_here, threads_of
 from raypipe.predict.model import TrainedModel, read_checkpoint
 from raypipe.predict.unit import UnitPredictor
 from raypipe.progress import Progress, say
-from raypipe.records import RunRecord
 from raypipe.runtime import ray_session
 from raypipe.tables import TableWriter
+from raypipe.tables.record import RunRecord
 
 _UNIT = 512
 _REASONS_SHOWN = 3

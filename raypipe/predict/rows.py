@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raypipe.train.target import Target
+from raypipe.train.data.target import Target
 
 
 def schema(target: Target) -> pa.Schema:

@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from raypipe.ingest.decoding import Decoders, Undecodable, square
+from raypipe.pictures.decoding import Decoders, Undecodable, square
 from raypipe.predict.files import Picture, read_picture
 from raypipe.predict.model import TrainedModel
 from raypipe.predict.rows import prediction_rows

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from raypipe.report.sources import Sources
+from raypipe.tables.root import Sources
 from raypipe.world.truth import judge_accuracy
 
 _CLASSES = ["top", "bottom"]

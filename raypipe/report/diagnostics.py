@@ -15,13 +15,13 @@ from scipy import stats
 
 from raypipe import tables
 from raypipe.errors import RaypipeError, one_line
-from raypipe.label.derived import columns_of, columns_of_all, value_of
-from raypipe.label.formula import Floats
-from raypipe.label.inference import Z95
-from raypipe.label.influence import Influence, most_influential
-from raypipe.label.saved import SavedModel, load_model
-from raypipe.report.sources import Sources
+from raypipe.label.formula.derived import columns_of, columns_of_all, value_of
+from raypipe.label.formula.formula import Floats
+from raypipe.label.regression.inference import Z95
+from raypipe.label.regression.influence import Influence, most_influential
+from raypipe.label.regression.saved import SavedModel, load_model
 from raypipe.statistics.clustered import effective_size, number_users
+from raypipe.tables.root import Sources
 
 _MOST_GROUPS = 24
 _QUANTILES = 199

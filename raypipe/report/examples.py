@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from raypipe.ingest.decoding import decoding
-from raypipe.report.sources import Sources
+from raypipe.pictures.decoding import decoding
 from raypipe.report.thumbnails import thumbnail
 from raypipe.report.training import Training
+from raypipe.tables.root import Sources
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from raypipe.csvfile import to_csv
 from raypipe.report.page import Content
 from raypipe.report.training import Row, Training
+from raypipe.tables.csv_file import to_csv
 
 
 def tables(content: Content) -> dict[str, bytes]:

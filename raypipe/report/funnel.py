@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raypipe.report import paper
-from raypipe.report.sources import Sources
+from raypipe.statistics import paper
+from raypipe.tables.root import Sources
 
 _STATUS_MEANING = {
     "ok": "picture fetched",

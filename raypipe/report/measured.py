@@ -16,8 +16,8 @@ from raypipe.report.ceiling import PerfectJudge
 from raypipe.statistics.clustered import area_interval, correlation_interval, number_users, share_interval
 from raypipe.statistics.ranks import roc_auc
 from raypipe.train import metrics
-from raypipe.train.compare import answers
-from raypipe.train.target import Target
+from raypipe.train.data.target import Target
+from raypipe.train.results.compare import answers
 
 
 @dataclass(frozen=True)

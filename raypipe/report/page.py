@@ -9,19 +9,14 @@ from datetime import UTC, datetime
 import jinja2
 from markupsafe import Markup
 
-from raypipe.plaintext import plain
-from raypipe.records import versions
+from raypipe.errors import plain
 from raypipe.report import (
     ceiling,
     columns,
-    diagnostic_figures,
     diagnostics,
     examples,
-    figures,
     funnel,
-    head_figures,
     headline,
-    paper,
     people,
     provenance,
     regression,
@@ -30,14 +25,17 @@ from raypipe.report import (
 )
 from raypipe.report.diagnostics import Diagnostics
 from raypipe.report.examples import Examples
+from raypipe.report.figures import diagnostic_figures, figures, head_figures
+from raypipe.report.figures.style import Drawing, configuration_colour
 from raypipe.report.funnel import Funnel
 from raypipe.report.people import Participant
 from raypipe.report.provenance import Provenance
 from raypipe.report.regression import Regression
-from raypipe.report.sources import Sources
-from raypipe.report.style import Drawing, configuration_colour
 from raypipe.report.training import Training
 from raypipe.report.verdict import Verdict
+from raypipe.statistics import paper
+from raypipe.tables.record import versions
+from raypipe.tables.root import Sources
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from raypipe.report.sources import Sources
 from raypipe.statistics.clustered import number_users, share_interval
+from raypipe.tables.root import Sources
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from raypipe import tables
 from raypipe.config import Config
 from raypipe.errors import InputError
 from raypipe.progress import say
-from raypipe.records import RunRecord, differences
 from raypipe.report import diagnostics, exports, page
-from raypipe.report.sources import Sources
 from raypipe.storage import Storage
+from raypipe.tables.record import RunRecord, differences
+from raypipe.tables.root import Sources
 
 INDEX = "index.html"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from raypipe.records import RunRecord
-from raypipe.report.sources import Sources
+from raypipe.tables.record import RunRecord
+from raypipe.tables.root import Sources
 
 _LONGEST_FACT = 120
 

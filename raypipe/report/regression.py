@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from raypipe.report.sources import Sources
+from raypipe.tables.root import Sources
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -16,14 +16,15 @@ from rich.text import Text
 
 from raypipe.config import Config
 from raypipe.progress import console
-from raypipe.report import columns, funnel, page, paper, regression
+from raypipe.report import columns, funnel, page, regression
 from raypipe.report.funnel import Funnel
 from raypipe.report.headline import percent
 from raypipe.report.pipeline import INDEX
 from raypipe.report.regression import Regression
-from raypipe.report.sources import Sources
 from raypipe.report.training import Row, Training
+from raypipe.statistics import paper
 from raypipe.storage import Storage
+from raypipe.tables.root import Sources
 
 WIDTH = 80
 _BAR = 26

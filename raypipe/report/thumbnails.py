@@ -7,7 +7,7 @@ import io
 
 from PIL import ImageOps
 
-from raypipe.ingest.pictures import upright_rgb
+from raypipe.pictures.examine import upright_rgb
 
 _SIDE = 168
 _QUALITY = 78

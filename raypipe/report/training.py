@@ -10,15 +10,15 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from raypipe.csvfile import from_csv
-from raypipe.report import paper
 from raypipe.report.ceiling import PerfectJudge
 from raypipe.report.measured import Measured, guessing, measure
-from raypipe.report.sources import Sources
-from raypipe.schemas import TABLE1_COLUMNS
-from raypipe.train import compare
+from raypipe.statistics import paper
+from raypipe.tables.csv_file import from_csv
+from raypipe.tables.root import Sources
+from raypipe.tables.schemas import TABLE1_COLUMNS
+from raypipe.train.data.target import BINARY, Target
 from raypipe.train.metrics import figure_of_merit, over_seeds
-from raypipe.train.target import BINARY, Target
+from raypipe.train.results import compare
 
 # Columns of table1.csv.
 _NUMBERS = ("epochs", "max_val_accuracy", "final_val_accuracy", "test_accuracy")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from raypipe.report.sources import Sources
+from raypipe.tables.root import Sources
 
 _TOLD = 0.6
 

@@ -11,9 +11,9 @@ from raypipe import tables
 from raypipe.config import Config
 from raypipe.errors import ConfigError
 from raypipe.progress import say
-from raypipe.records import RunRecord
 from raypipe.study.sample import draw_sample
 from raypipe.study.server import HOST, Answer, Session, ask
+from raypipe.tables.record import RunRecord
 
 ANSWERS = pa.schema(
     [

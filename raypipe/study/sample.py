@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 
 from raypipe import tables
 from raypipe.errors import InputError
-from raypipe.report.sources import Sources
 from raypipe.storage import Storage
+from raypipe.tables.root import Sources
 
 EXAMPLES_PER_CLASS = 24
 

@@ -11,18 +11,18 @@ import pyarrow.compute as pc
 
 from raypipe import tables
 from raypipe.config import Config
+from raypipe.config.learning import TrainOptions, hyperparameter, varying
+from raypipe.config.space import combinations, text_of
 from raypipe.errors import ConfigError
-from raypipe.sections.learning import TrainOptions, hyperparameter, varying
-from raypipe.sections.space import combinations, text_of
 from raypipe.storage import Storage
 from raypipe.tables import TableWriter
-from raypipe.train.target import Target
+from raypipe.train.data.target import Target
 
 if TYPE_CHECKING:
-    from raypipe.train.feature_cache import FeatureCache
-    from raypipe.train.images import ImageSet
-    from raypipe.train.mapped import RowSource
-    from raypipe.train.shards import Shards
+    from raypipe.train.data.images import ImageSet
+    from raypipe.train.data.mapped import RowSource
+    from raypipe.train.data.shards import Shards
+    from raypipe.train.loop.feature_cache import FeatureCache
 
 ENDED = "_ended"
 """Folder of a file for each trial that the sweep ended early."""
@@ -30,7 +30,7 @@ ENDED = "_ended"
 
 @dataclass(frozen=True)
 class Trial:
-    """One configuration in one form (see `raypipe.train.recipe`) with one seed, and with options of its own."""
+    """One configuration in one form (see `raypipe.train.loop.recipe`) with one seed, and with options of its own."""
 
     configuration: str
     seed: int
@@ -90,7 +90,7 @@ class PictureTable:
     @property
     def features(self) -> FeatureCache:
         """Where features of these pictures are kept."""
-        from raypipe.train.feature_cache import FeatureCache
+        from raypipe.train.loop.feature_cache import FeatureCache
 
         inputs = tables.get_record(self.storage, self.table).inputs
         return FeatureCache(self.storage, self.table, f"{self.image_size} {sorted(inputs.items())}")
@@ -100,9 +100,9 @@ class PictureTable:
         `open_shards` says otherwise."""
         import numpy as np
 
-        from raypipe.train.images import image_set
-        from raypipe.train.mapped import MappedRows
-        from raypipe.train.shards import Shards
+        from raypipe.train.data.images import image_set
+        from raypipe.train.data.mapped import MappedRows
+        from raypipe.train.data.shards import Shards
 
         columns = ["post_id", "label", "shard", "place"]
         where = (pc.field("split") == split) & pc.field("error").is_null()

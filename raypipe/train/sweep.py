@@ -10,23 +10,23 @@ import pyarrow.compute as pc
 
 from raypipe import tables
 from raypipe.config import Config
+from raypipe.config.base import Letter
 from raypipe.progress import console, say
-from raypipe.records import RunRecord
 from raypipe.runtime import ray_session
-from raypipe.schemas import predictions_schema
-from raypipe.sections.base import Letter
 from raypipe.storage import Storage
 from raypipe.tables import TableRun, TableWriter
-from raypipe.train.compare import Answers, answers, compare, comparisons_csv, told, verdicts
-from raypipe.train.keeper import CHECKPOINTS
-from raypipe.train.networks import load_network_weights
-from raypipe.train.outcome import Judged, Outcome, closing_table, trials_csv
-from raypipe.train.pipeline import prepare_pictures
+from raypipe.tables.record import RunRecord
+from raypipe.tables.schemas import predictions_schema
+from raypipe.train.data.target import Target
+from raypipe.train.decode import prepare_pictures
+from raypipe.train.networks.build import load_network_weights
+from raypipe.train.networks.weights import LoadedWeights, weights_inputs
 from raypipe.train.plan import ENDED, PictureTable, Trial, trials_of
-from raypipe.train.ray_tuning import allocation, tune_trials
-from raypipe.train.results import TrialResult, results_json, staged_result, table1_csv
-from raypipe.train.target import Target
-from raypipe.train.weights import LoadedWeights, weights_inputs
+from raypipe.train.results.checkpoints import CHECKPOINTS
+from raypipe.train.results.compare import Answers, answers, compare, comparisons_csv, told, verdicts
+from raypipe.train.results.outcome import Judged, Outcome, closing_table, trials_csv
+from raypipe.train.results.results import TrialResult, results_json, staged_result, table1_csv
+from raypipe.train.trials.ray_tune import allocation, tune_trials
 
 _WIDTH_OF_A_FILE = 160
 _PICKLES = (".pkl", ".pickle")

@@ -15,8 +15,8 @@ import pyarrow as pa
 from aiohttp import web
 
 from raypipe import tables
-from raypipe.plain import read_parquet
 from raypipe.storage import Storage
+from raypipe.tables.untrusted import read_parquet
 from raypipe.world.behaviour import BEHAVIOURS, NORMAL, ON_DEMAND
 from raypipe.world.feed import Feed
 from raypipe.world.misbehave import Misbehaviour

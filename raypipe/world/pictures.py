@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raypipe.schemas import IMAGES
 from raypipe.tables import TableWriter
+from raypipe.tables.schemas import IMAGES
 from raypipe.world.draw import draw_picture, encode
 from raypipe.world.posts import HOST, Posts, Stream, stream
 

@@ -11,12 +11,12 @@ import pyarrow as pa
 
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.pool import Pool, cpus
+from raypipe.processes.pool import Pool, cpus
 from raypipe.progress import Progress, say
-from raypipe.records import RunRecord
 from raypipe.runtime import ray_session, wants_ray
 from raypipe.storage import Storage
 from raypipe.tables import TableRun, TableWriter
+from raypipe.tables.record import RunRecord
 from raypipe.world.pictures import Order, draw_and_stage, imageless_table, orders
 from raypipe.world.posts import HOST, Posts, generate_posts
 from raypipe.world.server import check_port, run_loop, serve

@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from raypipe.config.data import WorldOptions
 from raypipe.errors import InputError
-from raypipe.schemas import POSTS
-from raypipe.sections.data import WorldOptions
+from raypipe.tables.schemas import POSTS
 from raypipe.world.captions import MAX_HASHTAGS, Captions, write_captions
 from raypipe.world.funnel import NO_PICTURE, Funnel, assign, funnel
 

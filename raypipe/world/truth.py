@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 from scipy import integrate, stats
 
+from raypipe.config.data import WorldOptions
 from raypipe.errors import InputError, StageError
-from raypipe.sections.data import WorldOptions
 from raypipe.storage import Storage
 from raypipe.world.behaviour import behaviour_of
 from raypipe.world.funnel import Funnel

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from raypipe.collect.client import Answer, PoliteClient, pause_after, user_agent
 from raypipe.errors import StageError
-from raypipe.ingest.guard import AddressGuard
+from raypipe.ingest.fetching.guard import AddressGuard
 from tests.ingest.asking import LoopbackSocket
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

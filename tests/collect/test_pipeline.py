@@ -17,10 +17,10 @@ from raypipe.collect import pipeline, revisit, timeline
 from raypipe.collect.client import Answer, PoliteClient
 from raypipe.collect.mastodon import SNAPSHOTS
 from raypipe.config import Config
+from raypipe.config.options import load_config
 from raypipe.errors import ConfigError, InputError, StageError
-from raypipe.options import load_config
-from raypipe.schemas import POSTS
 from raypipe.storage import Storage
+from raypipe.tables.schemas import POSTS
 from raypipe.world.server import running_server
 
 

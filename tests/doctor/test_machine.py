@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from raypipe.config.options import load_config
 from raypipe.doctor import machine
 from raypipe.doctor.machine import (
     check_disk,
@@ -22,7 +23,6 @@ from raypipe.doctor.machine import (
     check_processors,
     check_scratch,
 )
-from raypipe.options import load_config
 from raypipe.storage import Storage
 
 Usage = namedtuple("Usage", "total used free")

@@ -12,11 +12,11 @@ import pytest
 
 from raypipe.cli import main
 from raypipe.config import Config
+from raypipe.config.data import DoctorOptions
+from raypipe.config.options import load_config
 from raypipe.doctor import pipeline
 from raypipe.doctor.pipeline import check_ray, run
 from raypipe.errors import StageError
-from raypipe.options import load_config
-from raypipe.sections.data import DoctorOptions
 
 NAMES = ("python", "packages", "torchvision", "dlib", "weights", "processors", "memory", "open files", "ray", "root")
 

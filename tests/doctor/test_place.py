@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from raypipe import s3
 from raypipe.config import Config
+from raypipe.config.options import load_config
 from raypipe.doctor.place import check_root
-from raypipe.options import load_config
+from raypipe.storage import s3
 from tests.s3_faults import S3Faults
 
 

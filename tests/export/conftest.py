@@ -16,8 +16,8 @@ from PIL import Image
 
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.options import load_config
-from raypipe.schemas import IMAGES, LABEL_TYPES, labels_schema
+from raypipe.config.options import load_config
+from raypipe.tables.schemas import IMAGES, LABEL_TYPES, labels_schema
 
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF"}
 AWKWARD_IDS = (

@@ -14,7 +14,7 @@ from raypipe import tables
 from raypipe.config import Config
 from raypipe.errors import InputError, StageError
 from raypipe.export.plan import Plan, _shards, make_plan
-from raypipe.schemas import labels_schema
+from raypipe.tables.schemas import labels_schema
 from tests.export.conftest import LABELS, Made, image_row, write_images, write_labels
 
 

@@ -7,9 +7,9 @@ import ipaddress
 import socket
 from typing import Any
 
-from raypipe.ingest.client import FetchResult
-from raypipe.ingest.fetch import Fetcher
-from raypipe.sections.data import IngestOptions
+from raypipe.config.data import IngestOptions
+from raypipe.ingest.fetching.client import FetchResult
+from raypipe.ingest.fetching.fetch import Fetcher
 
 
 def fetch(options: IngestOptions, *urls: str, **client: Any) -> list[FetchResult]:

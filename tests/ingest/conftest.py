@@ -19,8 +19,8 @@ from aiohttp import web
 from hypothesis import settings
 from PIL import Image
 
-from raypipe.ingest import hosts
-from raypipe.sections.data import IngestOptions
+from raypipe.config.data import IngestOptions
+from raypipe.ingest.fetching import hosts
 from tests.ingest.asking import LoopbackSocket, RecordingSocket
 
 # How long one example takes says nothing on a machine that is busy with other things.

@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.sparse.csgraph import connected_components
 
 from raypipe.ingest.duplicates import SCHEMA, duplicate_groups, near_components
-from raypipe.ingest.pictures import perceptual_hash
+from raypipe.pictures.examine import perceptual_hash
 
 Post = tuple[str, str | None, int | None]
 

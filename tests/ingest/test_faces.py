@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from raypipe.config.data import FaceOptions
 from raypipe.errors import ConfigError
 from raypipe.ingest.faces import Face, FaceDetector, check_detector
-from raypipe.ingest.pictures import examine
-from raypipe.sections.data import FaceOptions
+from raypipe.pictures.examine import examine
 from raypipe.world.draw import draw_picture
 
 Box = tuple[int, int, int, int]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from raypipe.config.options import load_config
 from raypipe.ingest.pipeline import run
-from raypipe.options import load_config
 from tests.ingest.conftest import WebServer, status
 
 SECONDS = 60

@@ -9,9 +9,9 @@ import pytest
 
 from raypipe import tables
 from raypipe.config import Config
+from raypipe.config.options import load_config
 from raypipe.errors import StageError
 from raypipe.ingest.pipeline import run
-from raypipe.options import load_config
 from tests.ingest.conftest import WebServer
 from tests.s3_faults import S3Faults
 

@@ -14,13 +14,13 @@ import pytest
 import raypipe
 from raypipe import tables
 from raypipe.config import Config
+from raypipe.config.options import load_config
 from raypipe.errors import ConfigError, StageError
-from raypipe.ingest.fetch import Fetcher
-from raypipe.ingest.look import looking
+from raypipe.ingest.examine import looking
+from raypipe.ingest.fetching.fetch import Fetcher
 from raypipe.ingest.pipeline import run
 from raypipe.ingest.posts import ingest_posts
 from raypipe.ingest.units import fetched_table, images_table, not_asked
-from raypipe.options import load_config
 from raypipe.world.draw import draw_picture, encode
 from tests.ingest.conftest import WebServer, body, break_off, drip, endless, picture, redirect, reset, status
 
@@ -136,7 +136,7 @@ def test_without_faces_they_are_not_counted(tmp_path: Path, server: WebServer) -
 def where(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Both ways to do the work, with a Ray that runs."""
     if request.param == "here":
-        monkeypatch.setattr("raypipe.ingest.here.wants_ray", lambda _: False)
+        monkeypatch.setattr("raypipe.ingest.local.wants_ray", lambda _: False)
     return str(request.param)
 
 
@@ -152,7 +152,7 @@ def test_rows_are_the_same_without_ray(tmp_path: Path, server: WebServer, monkey
         config = configure(tmp_path, server, plain_rows(40), faces={"enabled": True}, ingest={"attempts": 1})
         config = config.model_copy(update={"root": str(tmp_path / place)})
         if place == "here":
-            monkeypatch.setattr("raypipe.ingest.here.wants_ray", lambda _: False)
+            monkeypatch.setattr("raypipe.ingest.local.wants_ray", lambda _: False)
         record = run(config)
         table = tables.read_table(config.open_storage(), "images").sort_by("post_id").drop_columns("fetched_at")
         marked = tables.read_table(config.open_storage(), "images", folder="_duplicates")

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from raypipe import tables
 from raypipe.config import Config
+from raypipe.config.data import ColumnOptions
+from raypipe.config.options import load_config
 from raypipe.errors import InputError, StageError
 from raypipe.ingest import posts as module
 from raypipe.ingest.posts import Checked, check_posts, ingest_posts
-from raypipe.ingest.sources import Raw
-from raypipe.options import load_config
-from raypipe.schemas import POSTS
-from raypipe.sections.data import ColumnOptions
+from raypipe.tables.schemas import POSTS
+from raypipe.tables.sources import Raw
 
 GOOD = {"post_id": "a", "image_url": "http://x.example/a.jpg", "likes": 5, "followers": 10}
 

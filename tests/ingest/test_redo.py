@@ -9,11 +9,11 @@ import pytest
 
 from raypipe import tables
 from raypipe.config import Config
+from raypipe.config.options import load_config
 from raypipe.errors import StageError
 from raypipe.ingest.faces import detector_inputs
 from raypipe.ingest.redo import plan_redo
-from raypipe.options import load_config
-from raypipe.schemas import IMAGES
+from raypipe.tables.schemas import IMAGES
 
 
 def configure(root: Path, model: Path, **options: dict[str, object]) -> Config:

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from raypipe.ingest.client import FetchResult
+from raypipe.config.data import FaceOptions, IngestOptions
+from raypipe.ingest.counts import Tally, failures_in_words, funnel_in_words
+from raypipe.ingest.examine import looking
 from raypipe.ingest.faces import FaceDetector
-from raypipe.ingest.look import looking
-from raypipe.ingest.tally import Tally, failures_in_words, funnel_in_words
+from raypipe.ingest.fetching.client import FetchResult
 from raypipe.ingest.units import Summary, fetched_table, images_table, stored_table
-from raypipe.schemas import IMAGES, STATUSES
-from raypipe.sections.data import FaceOptions, IngestOptions
+from raypipe.tables.schemas import IMAGES, STATUSES
 from tests.ingest.conftest import picture
 
 

@@ -12,11 +12,11 @@ import pytest
 
 from raypipe import tables
 from raypipe.config import Config
+from raypipe.config.learning import LabelOptions
+from raypipe.config.options import load_config
 from raypipe.errors import ConfigError, InputError, StageError
 from raypipe.judge.pipeline import OUTLOOK, run
 from raypipe.label.pipeline import run as label
-from raypipe.options import load_config
-from raypipe.sections.learning import LabelOptions
 from tests.label.roots import labelled, made_posts, put
 
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.options import load_config
-from raypipe.schemas import IMAGES, POSTS
+from raypipe.config.options import load_config
+from raypipe.tables.schemas import IMAGES, POSTS
 
 N = 3_000
 

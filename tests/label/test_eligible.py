@@ -8,14 +8,7 @@ from collections import Counter
 import pyarrow as pa
 import pytest
 
-from raypipe.label.eligible import (
-    count,
-    image_columns,
-    image_verdicts,
-    nothing_eligible,
-    post_codes,
-    post_columns,
-)
+from raypipe.label.eligible import count, image_columns, image_verdicts, nothing_eligible, post_codes, post_columns
 
 POSTS = pa.table({"post_id": list("abcdefgh"), "deleted": [False] * 7 + [True]})
 IMAGES = pa.table(

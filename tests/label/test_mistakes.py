@@ -10,7 +10,7 @@ import pytest
 from raypipe.config import Config
 from raypipe.errors import InputError, RaypipeError
 from raypipe.label.pipeline import run
-from raypipe.schemas import IMAGES, POSTS
+from raypipe.tables.schemas import IMAGES, POSTS
 from tests.label.roots import labelled, made_images, made_posts, put
 
 

@@ -18,10 +18,10 @@ import statsmodels.formula.api as smf
 
 from raypipe import tables
 from raypipe.config import Config
+from raypipe.config.options import load_config
 from raypipe.errors import InputError, StageError
 from raypipe.label.pipeline import run
-from raypipe.options import load_config
-from raypipe.schemas import IMAGES, labels_schema
+from raypipe.tables.schemas import IMAGES, labels_schema
 from tests.label.roots import N, labelled, made_images, made_posts, model_of, put, read
 
 pytestmark = pytest.mark.usefixtures("ray_session")

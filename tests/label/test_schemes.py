@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raypipe.config.learning import LabelOptions
 from raypipe.errors import ConfigError, InputError
 from raypipe.label.schemes import SCHEMES, Scored, check_classes, check_options
-from raypipe.sections.learning import LabelOptions
 
 
 def label(scored: Scored, scheme: str, cut: int | None = None, **options: Any) -> pa.Array:

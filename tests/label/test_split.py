@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raypipe.errors import InputError
-from raypipe.label.names import name_hashes
+from raypipe.label.ranking.names import name_hashes
 from raypipe.label.split import SIDES, Labelled, check_sides, count_leaks, group_units, sides_of, split, strata
 
 

@@ -10,7 +10,7 @@ import boto3
 import pytest
 
 from raypipe.errors import StageError
-from raypipe.ingest.decoding import Undecodable
+from raypipe.pictures.decoding import Undecodable
 from raypipe.predict import files
 from raypipe.predict.files import Picture, fingerprint, name_picture, read_picture, stamp_pictures
 from raypipe.predict.inputs import find_pictures

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from raypipe.errors import InputError
-from raypipe.ingest.endings import OF_NAMES
-from raypipe.ingest.pictures import open_picture
+from raypipe.pictures.examine import open_picture
+from raypipe.pictures.formats import OF_NAMES
 from raypipe.predict.files import read_picture, stamp_pictures
 from raypipe.predict.inputs import Found, find_pictures
 from raypipe.storage import Storage

@@ -14,7 +14,7 @@ import pytest
 from raypipe import tables
 from raypipe.config import Config
 from raypipe.errors import ConfigError, InputError, StageError
-from raypipe.ingest.endings import FORMATS
+from raypipe.pictures.formats import FORMATS
 from raypipe.predict import pipeline
 from raypipe.predict.model import TrainedModel, read_checkpoint
 from raypipe.predict.unit import UnitPredictor

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from raypipe.predict.rows import prediction_rows
-from raypipe.train.target import Target
+from raypipe.train.data.target import Target
 
 PATHS, ERRORS = ["a.jpg", "broken.jpg", "c.jpg"], [None, "no picture", None]
 CASES: dict[str, tuple[Target, Any, list[dict[str, Any]]]] = {

@@ -11,7 +11,7 @@ import boto3
 import pytest
 
 from raypipe.errors import InputError, StageError
-from raypipe.ingest.decoding import Undecodable
+from raypipe.pictures.decoding import Undecodable
 from raypipe.predict import files, stores
 from raypipe.predict.files import Picture, read_picture, stamp_pictures
 from raypipe.predict.inputs import find_pictures

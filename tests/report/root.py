@@ -17,11 +17,11 @@ from PIL import Image
 
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.options import load_config
-from raypipe.schemas import IMAGES, POSTS, PREDICTIONS, labels_schema
+from raypipe.config.options import load_config
 from raypipe.storage import Storage
-from raypipe.train.compare import Answers, answers, compare, comparisons_csv
-from raypipe.train.target import Target
+from raypipe.tables.schemas import IMAGES, POSTS, PREDICTIONS, labels_schema
+from raypipe.train.data.target import Target
+from raypipe.train.results.compare import Answers, answers, compare, comparisons_csv
 
 POSTS_N = 1200
 TERMS = ("Intercept", "log10(1 + followers)", "n_hashtags")

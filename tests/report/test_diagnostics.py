@@ -16,12 +16,12 @@ import statsmodels.formula.api as smf
 from scipy import stats
 
 from raypipe.config import Config
+from raypipe.config.options import load_config
 from raypipe.judge.pipeline import run as judge
 from raypipe.label.pipeline import run as label
-from raypipe.options import load_config
 from raypipe.report import diagnostics, verdict
 from raypipe.report.pipeline import run
-from raypipe.report.sources import Sources
+from raypipe.tables.root import Sources
 from tests.label.roots import labelled, made_posts, put
 
 DAY_US = 86_400_000_000

@@ -11,7 +11,7 @@ from PIL import Image
 
 from raypipe import tables
 from raypipe.report import examples, training
-from raypipe.report.sources import Sources
+from raypipe.tables.root import Sources
 from tests.deadly import deadly
 from tests.report.root import Built, jpeg
 

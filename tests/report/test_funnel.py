@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from raypipe.config import Config
-from raypipe.report import funnel, paper
-from raypipe.report.sources import Sources
+from raypipe.report import funnel
+from raypipe.statistics import paper
+from raypipe.tables.root import Sources
 from tests.report.root import Built, make_world, write_posts
 
 

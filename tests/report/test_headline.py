@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from raypipe.report import funnel, headline, regression, training
-from raypipe.report.sources import Sources
+from raypipe.tables.root import Sources
 from tests.report.root import Built
 
 

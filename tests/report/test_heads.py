@@ -17,19 +17,19 @@ import torch
 from scipy import stats
 
 from raypipe.config import Config
-from raypipe.options import load_config
+from raypipe.config.options import load_config
 from raypipe.report import columns, headline, page, training
-from raypipe.report.head_figures import confusion
+from raypipe.report.figures.head_figures import confusion
 from raypipe.report.measured import measure
-from raypipe.report.sources import Sources
 from raypipe.report.summary import summary_lines
-from raypipe.schemas import LABEL_TYPES, labels_schema
 from raypipe.statistics.intervals import auc_interval, spearman_interval, wilson_interval
-from raypipe.train.heads import head_of
-from raypipe.train.images import image_set
+from raypipe.tables.root import Sources
+from raypipe.tables.schemas import LABEL_TYPES, labels_schema
+from raypipe.train.data.images import image_set
+from raypipe.train.data.target import Target
+from raypipe.train.networks.heads import head_of
 from raypipe.train.plan import Trial
-from raypipe.train.results import TrialResult, prediction_rows, results_json, table1_csv
-from raypipe.train.target import Target
+from raypipe.train.results.results import TrialResult, prediction_rows, results_json, table1_csv
 from tests.report.root import commit, make_world, write_images, write_posts
 from tests.report.test_pipeline import page_of
 

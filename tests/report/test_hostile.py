@@ -13,16 +13,16 @@ import pyarrow as pa
 import pytest
 
 from raypipe.config import Config
-from raypipe.csvfile import from_csv
-from raypipe.plaintext import plain
+from raypipe.errors import plain
 from raypipe.report.pipeline import run
 from raypipe.report.summary import summary_lines
 from raypipe.study.pipeline import ANSWERS
-from raypipe.train.target import Target
+from raypipe.tables.csv_file import from_csv
+from raypipe.train.data.target import Target
 from tests.hostile import TEXTS
 from tests.report import test_heads as heads
 from tests.report.root import FORMULA, Built, build_root, commit, write_labels
-from tests.test_csvfile import FORMULA as CALCULATED
+from tests.tables.test_csv_file import FORMULA as CALCULATED
 from tests.training_root import change
 
 

@@ -14,10 +14,10 @@ import pytest
 
 from raypipe import tables
 from raypipe.config import Config
+from raypipe.config.options import load_config
 from raypipe.errors import InputError, StageError
-from raypipe.options import load_config
 from raypipe.report.pipeline import run
-from raypipe.schemas import labels_schema
+from raypipe.tables.schemas import labels_schema
 from tests.report.root import TRUTH, Built, commit, make_world, write_images, write_posts, write_training
 
 SECTIONS = ("funnel", "regression", "examples", "training", "study", "provenance")

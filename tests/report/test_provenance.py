@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from raypipe.report.provenance import build, flatten, shared_versions
-from raypipe.report.sources import Sources
+from raypipe.tables.root import Sources
 from tests.report.root import Built
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from raypipe.report.regression import build
-from raypipe.report.sources import Sources
+from raypipe.tables.root import Sources
 from tests.report.root import FORMULA, TERMS, TRUTH, Built, write_labels
 
 

@@ -11,13 +11,13 @@ import pyarrow as pa
 import pytest
 
 from raypipe import tables
-from raypipe.options import load_config
-from raypipe.report import paper
+from raypipe.config.options import load_config
 from raypipe.report.ceiling import PerfectJudge
 from raypipe.report.pipeline import run
-from raypipe.report.sources import Sources
 from raypipe.report.training import Measured, Row, Training, build
+from raypipe.statistics import paper
 from raypipe.statistics.intervals import wilson_interval
+from raypipe.tables.root import Sources
 from tests.report.root import Built, build_root, commit, table_1, train, write_training
 
 

@@ -21,13 +21,13 @@ import pytest
 
 from raypipe import tables
 from raypipe.config import Config
+from raypipe.config.options import load_config
 from raypipe.errors import ConfigError, InputError, StageError
-from raypipe.options import load_config
-from raypipe.records import RunRecord
 from raypipe.report import people
-from raypipe.report.sources import Sources
 from raypipe.statistics.intervals import wilson_interval
 from raypipe.study.pipeline import ANSWERS, run
+from raypipe.tables.record import RunRecord
+from raypipe.tables.root import Sources
 from tests.commands import start
 from tests.report.root import Built, commit, write_images
 

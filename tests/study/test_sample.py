@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 
 from raypipe.errors import InputError
-from raypipe.schemas import labels_schema
 from raypipe.study.sample import EXAMPLES_PER_CLASS, draw_sample
+from raypipe.tables.schemas import labels_schema
 from tests.report.root import Built, commit
 
 

@@ -11,14 +11,14 @@ import pyarrow.compute as pc
 from raypipe import tables
 from raypipe.config import Config
 from raypipe.errors import InputError
-from raypipe.report.sources import Sources
+from raypipe.tables.root import Sources
 from raypipe.train import sweep
-from raypipe.train.images import decode_and_resize
-from raypipe.train.pipeline import find_target
+from raypipe.train.data.images import decode_and_resize
+from raypipe.train.data.shards import to_npy
+from raypipe.train.decode import find_target
+from raypipe.train.networks.weights import load_weights
 from raypipe.train.plan import PictureTable, Trial, TrialPlan
-from raypipe.train.shards import to_npy
-from raypipe.train.trial import run_trial
-from raypipe.train.weights import load_weights
+from raypipe.train.trials.trial import run_trial
 
 
 def train_here(config: Config, table: str, seeds: int, values: tuple[tuple[str, Any], ...] = ()) -> None:

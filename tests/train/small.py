@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raypipe.train.images import ImageSet, image_set
-from raypipe.train.target import Target
+from raypipe.train.data.images import ImageSet, image_set
+from raypipe.train.data.target import Target
 
 TARGETS = {
     "binary": Target("binary", ("bottom", "top")),

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from raypipe.train.configurations import B
 from raypipe.train.metrics import (
     average_precision,
     binary_accuracy,
@@ -18,8 +17,9 @@ from raypipe.train.metrics import (
     spearman,
     training_flops,
 )
-from raypipe.train.model import build_model
-from raypipe.train.weights import load_weights
+from raypipe.train.networks.configurations import B
+from raypipe.train.networks.vgg import build_model
+from raypipe.train.networks.weights import load_weights
 
 
 def test_accuracy_counts_a_probability_above_a_half_as_label_one() -> None:

@@ -19,9 +19,9 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 PROGRAM = """
 import sys
-from raypipe.options import load_config
+from raypipe.config.options import load_config
 from raypipe.runtime import ray_session
-from raypipe.train.pipeline import prepare_pictures
+from raypipe.train.decode import prepare_pictures
 
 config = load_config(root=sys.argv[1], ray={"dashboard": False, "num_cpus": 2}, train={"image_size": 32})
 with ray_session(config):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from raypipe.config import Config
+from raypipe.config.learning import TrainOptions
+from raypipe.config.options import load_config
 from raypipe.errors import ConfigError
-from raypipe.options import load_config
-from raypipe.sections.learning import TrainOptions
-from raypipe.train.pipeline import prepare_pictures
+from raypipe.train.decode import prepare_pictures
 from raypipe.train.plan import Trial, for_configuration, trials_of
 from tests.training_root import SPLITS
 

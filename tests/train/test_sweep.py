@@ -20,11 +20,11 @@ from raypipe.statistics.intervals import wilson_interval
 from raypipe.storage import Storage
 from raypipe.tables import TableWriter
 from raypipe.train import sweep
-from raypipe.train.configurations import CONFIGURATIONS
-from raypipe.train.model import build_model
+from raypipe.train.networks.configurations import CONFIGURATIONS
+from raypipe.train.networks.vgg import build_model
+from raypipe.train.networks.weights import load_weights, weights_inputs
 from raypipe.train.plan import Trial
-from raypipe.train.results import TrialResult
-from raypipe.train.weights import load_weights, weights_inputs
+from raypipe.train.results.results import TrialResult
 from tests.training_root import change
 
 

@@ -20,11 +20,11 @@ import torch
 from raypipe import tables
 from raypipe.config import Config
 from raypipe.tables import TableWriter
-from raypipe.train.networks import load_network_weights
-from raypipe.train.pipeline import prepare_pictures
+from raypipe.train.decode import prepare_pictures
+from raypipe.train.networks.build import load_network_weights
 from raypipe.train.plan import Trial, TrialPlan
-from raypipe.train.results import TrialResult
-from raypipe.train.trial import run_trial
+from raypipe.train.results.results import TrialResult
+from raypipe.train.trials.trial import run_trial
 from tests.commands import start
 from tests.training_root import change
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from raypipe.board import tensorboard
 from raypipe.config import Config
 from raypipe.train import sweep
-from tests.test_board import ask, wait_for_runs
+from raypipe.train.board import tensorboard
+from tests.train.test_board import ask, wait_for_runs
 from tests.training_root import change
 
 

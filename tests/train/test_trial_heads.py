@@ -11,12 +11,12 @@ import pytest
 from raypipe import tables
 from raypipe.config import Config
 from raypipe.predict.model import TrainedModel
-from raypipe.schemas import predictions_schema
 from raypipe.tables import TableWriter
-from raypipe.train.pipeline import prepare_pictures
+from raypipe.tables.schemas import predictions_schema
+from raypipe.train.decode import prepare_pictures
+from raypipe.train.networks.weights import load_weights
 from raypipe.train.plan import Trial, TrialPlan
-from raypipe.train.trial import run_trial
-from raypipe.train.weights import load_weights
+from raypipe.train.trials.trial import run_trial
 from tests.training_root import change, relabel
 
 FURTHER = {

@@ -8,7 +8,7 @@ import pytest
 
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.options import load_config
+from raypipe.config.options import load_config
 from raypipe.storage import Storage
 from raypipe.world import pipeline
 from raypipe.world.pictures import draw, orders

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from raypipe.schemas import STATUSES
+from raypipe.tables.schemas import STATUSES
 from raypipe.world.behaviour import BEHAVIOURS, NORMAL, ON_DEMAND, behaviour_of
 
 NAMES = [str(96_899_118_000_000_000 + 7 * n) for n in range(20_000)]

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from raypipe.schemas import IMAGES
-from raypipe.sections.data import WorldOptions
+from raypipe.config.data import WorldOptions
+from raypipe.tables.schemas import IMAGES
 from raypipe.world.pictures import PICTURES, UNIT, Order, draw, imageless_table, orders
 from raypipe.world.posts import generate_posts
 

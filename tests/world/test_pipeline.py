@@ -16,8 +16,8 @@ import pytest
 
 from raypipe import tables
 from raypipe.config import Config
+from raypipe.config.options import load_config
 from raypipe.errors import StageError
-from raypipe.options import load_config
 from raypipe.progress import Progress
 from raypipe.tables import TableWriter
 from raypipe.world import pictures, pipeline

@@ -14,9 +14,9 @@ import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raypipe.config.data import WorldOptions
 from raypipe.errors import InputError
-from raypipe.schemas import POSTS
-from raypipe.sections.data import WorldOptions
+from raypipe.tables.schemas import POSTS
 from raypipe.world.posts import Posts, Stream, generate_posts, stream
 
 N = 40_000

@@ -78,7 +78,7 @@ def test_a_killed_command_takes_its_server_along(world_storage: Storage, free_po
     program = tmp_path / "program.py"
     program.write_text(
         "import time\n"
-        "from raypipe.storage import Storage\n"
+        "from raypipe.storage.storage import Storage\n"
         "from raypipe.world.server import running_server\n"
         f"with running_server(Storage({world_storage.root!r}), {free_port}):\n"
         "    print('up', flush=True)\n"

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from raypipe.config import Config
+from raypipe.config.data import WorldOptions
 from raypipe.errors import InputError, StageError
-from raypipe.sections.data import WorldOptions
 from raypipe.storage import Storage
 from raypipe.world.posts import Posts, generate_posts
 from raypipe.world.truth import TRUTH, ceiling, describe_truth, judge_accuracy, read_truth, truth_table

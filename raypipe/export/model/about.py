@@ -10,9 +10,9 @@ from typing import Any
 from raypipe.export.model.library import Recipe
 from raypipe.export.model.origin import Origin, form_of, options_of, weights_of
 from raypipe.predict.model import TrainedModel
-from raypipe.train.heads import Score
-from raypipe.train.target import Target
-from raypipe.train.weights import VGG16
+from raypipe.train.data.target import Target
+from raypipe.train.networks.heads import Score
+from raypipe.train.networks.weights import VGG16
 
 RESIZE = (
     "the whole picture, upright as its EXIF says, squeezed to size × size pixels, bilinear with antialiasing; a JPEG "

@@ -18,10 +18,11 @@ from raypipe.export.model.limits import LIKES, limits
 from raypipe.export.model.markdown import code, listed, table, text
 from raypipe.export.model.origin import Origin
 from raypipe.predict.model import TrainedModel
-from raypipe.report import paper, verdict
+from raypipe.report import verdict
 from raypipe.report.headline import percent
-from raypipe.report.sources import Sources
-from raypipe.train.weights import VGG16
+from raypipe.statistics import paper
+from raypipe.tables.root import Sources
+from raypipe.train.networks.weights import VGG16
 
 _ELSEWHERE = (
     "It was trained elsewhere: what on, and how good it is, this root does not know. Do not use it before you do."

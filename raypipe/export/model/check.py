@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from raypipe import tables
 from raypipe.errors import InputError
 from raypipe.export.model.graph import GraphError
-from raypipe.ingest.decoding import Undecodable, decoding, square
-from raypipe.report.sources import Sources
-from raypipe.train.heads import Head, Predictions, Score
+from raypipe.pictures.decoding import Undecodable, decoding, square
+from raypipe.tables.root import Sources
+from raypipe.train.networks.heads import Head, Predictions, Score
 
 BOUND = 1e-3
 """Largest difference of a probability, or of a score in its standard deviations. Rounding in float32 stays far below;

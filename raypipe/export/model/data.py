@@ -13,7 +13,7 @@ from raypipe.export.model.markdown import code
 from raypipe.export.model.origin import Origin
 from raypipe.label.split import SIDES
 from raypipe.report import funnel
-from raypipe.report.sources import Sources
+from raypipe.tables.root import Sources
 
 _MOST_CLASSES = 12
 _REASONS = {

@@ -32,7 +32,7 @@ class GraphError(StageError):
 class Graph(nn.Module):
     """Pictures, uint8 [n, 3, s, s], RGB, to what the head says of them: see `Head.activations`.
 
-    Normalised as `raypipe.train.images.prepare_batch` does, whose memory formats and devices a graph does not need.
+    Normalised as `raypipe.train.data.images.prepare_batch` does; a graph needs no memory formats and no devices.
     """
 
     mean: Tensor

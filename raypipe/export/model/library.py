@@ -8,10 +8,10 @@ from typing import Any
 from torchvision import models
 
 from raypipe.predict.model import TrainedModel
-from raypipe.train.keras_file import POOLED_FEATURES
-from raypipe.train.model import VGG
-from raypipe.train.networks import last_layer
-from raypipe.train.weights import FC_WIDTH
+from raypipe.train.networks.build import last_layer
+from raypipe.train.networks.keras_file import POOLED_FEATURES
+from raypipe.train.networks.vgg import VGG
+from raypipe.train.networks.weights import FC_WIDTH
 
 
 @dataclass(frozen=True)

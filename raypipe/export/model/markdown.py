@@ -6,7 +6,7 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
-from raypipe.plaintext import plain
+from raypipe.errors import plain
 
 _INLINE = re.compile(r"[\\`*_\[\]<>&~$!]|:(?=//)|(?<=www)\.", re.IGNORECASE)
 _FIRST = re.compile(r"^([#+=-]|\d+(?=[.)]))")

@@ -9,14 +9,14 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from raypipe import tables
-from raypipe.records import RunRecord
-from raypipe.report.sources import Sources
-from raypipe.sections.learning import TrainOptions
+from raypipe.config.learning import TrainOptions
 from raypipe.storage import Storage
-from raypipe.train.keeper import BEST, CHECKPOINTS
-from raypipe.train.outcome import hyperparameters
+from raypipe.tables.record import RunRecord
+from raypipe.tables.root import Sources
 from raypipe.train.plan import Trial
-from raypipe.train.results import TRIALS, TrialResult
+from raypipe.train.results.checkpoints import BEST, CHECKPOINTS
+from raypipe.train.results.outcome import hyperparameters
+from raypipe.train.results.results import TRIALS, TrialResult
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def _inside(storage: Storage, path: str) -> str | None:
 
 
 def form_of(kept: Mapping[str, str], origin: Origin | None) -> str:
-    """How its weights were moved (`raypipe.train.recipe`)."""
+    """How its weights were moved (`raypipe.train.loop.recipe`)."""
     if "form" in kept:
         return kept["form"]
     # Checkpoints from before it was kept: a trial's configuration names every form but the paper's.

@@ -22,11 +22,11 @@ from raypipe.export.model.library import recipe
 from raypipe.export.model.origin import find_origin
 from raypipe.predict.model import TrainedModel, checkpoint_metadata, read_checkpoint
 from raypipe.progress import Progress, say
-from raypipe.records import RunRecord
-from raypipe.report.sources import Sources
 from raypipe.tables import TableRun
-from raypipe.train.heads import Predictions
-from raypipe.train.weights import VGG16
+from raypipe.tables.record import RunRecord
+from raypipe.tables.root import Sources
+from raypipe.train.networks.heads import Predictions
+from raypipe.train.networks.weights import VGG16
 
 WEIGHTS, CONFIG, PT2, ONNX, CARD = "model.safetensors", "config.json", "model.pt2", "model.onnx", "README.md"
 

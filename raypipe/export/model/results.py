@@ -9,13 +9,13 @@ from typing import Any
 import pandas as pd
 
 from raypipe.export.model.origin import Origin
-from raypipe.report import paper
 from raypipe.report.ceiling import PerfectJudge
 from raypipe.report.measured import ACCURACY, Measured, measure
-from raypipe.report.sources import Sources
+from raypipe.statistics import paper
+from raypipe.tables.root import Sources
+from raypipe.train.data.target import Target
 from raypipe.train.metrics import over_seeds
-from raypipe.train.results import TrialResult
-from raypipe.train.target import Target
+from raypipe.train.results.results import TrialResult
 
 _SPLITS = ("val", "test")
 

@@ -6,7 +6,7 @@ from raypipe.export.model.about import output_name
 from raypipe.export.model.graph import INPUT
 from raypipe.export.model.library import Recipe
 from raypipe.predict.model import TrainedModel
-from raypipe.train.heads import Score
+from raypipe.train.networks.heads import Score
 
 _ACTIVATIONS = {
     "binary": "{}.sigmoid().squeeze(1)",

@@ -14,10 +14,10 @@ from benchmarks.train import plain_script
 from benchmarks.train.generated import pictures
 from benchmarks.train.plain_torch import PlainPass, PlainStep, Writing
 from benchmarks.train.reference import model_of
-from raypipe.train.configurations import CONFIGURATIONS
-from raypipe.train.features import extract_features
-from raypipe.train.model import build_model
-from raypipe.train.weights import load_weights
+from raypipe.train.loop.features import extract_features
+from raypipe.train.networks.configurations import CONFIGURATIONS
+from raypipe.train.networks.vgg import build_model
+from raypipe.train.networks.weights import load_weights
 
 
 @pytest.mark.parametrize("letter", ["A", "B", "C", "D"])

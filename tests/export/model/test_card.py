@@ -14,9 +14,9 @@ from raypipe.export.model.card import Exported, model_card
 from raypipe.export.model.library import recipe
 from raypipe.export.model.origin import find_origin
 from raypipe.predict.model import TrainedModel, checkpoint_metadata, read_checkpoint
-from raypipe.report.sources import Sources
-from raypipe.train.target import Target
-from raypipe.train.weights import VGG16
+from raypipe.tables.root import Sources
+from raypipe.train.data.target import Target
+from raypipe.train.networks.weights import VGG16
 from tests.export.model.test_markdown import READER, Shown, words
 from tests.hostile import TEXTS
 

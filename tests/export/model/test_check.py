@@ -10,8 +10,8 @@ from raypipe.config import Config
 from raypipe.errors import InputError
 from raypipe.export.model.check import BOUND, compare, validation_sample
 from raypipe.export.model.graph import GraphError
-from raypipe.report.sources import Sources
-from raypipe.train.heads import Score, head_of
+from raypipe.tables.root import Sources
+from raypipe.train.networks.heads import Score, head_of
 from tests.deadly import deadly  # noqa: F401
 from tests.train.small import TARGETS
 from tests.training_root import SPLITS, jpeg, training, write_images  # noqa: F401

@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 import pytest
 from markdown_it import MarkdownIt
 
+from raypipe.errors import plain
 from raypipe.export.model.markdown import code, listed, table, text
-from raypipe.plaintext import plain
 from tests.hostile import TEXTS
 
 READER = MarkdownIt("commonmark", {"linkify": False}).enable(["table", "strikethrough"])

@@ -1,0 +1,102 @@
+"""Results on their way from the event loop that fetches to the thread that works on them, in batches."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from raypipe.ingest.fetching.client import FetchResult
+
+
+@dataclass(frozen=True)
+class BatchLimits:
+    """A batch ends with `rows` results, `n_bytes` bytes of pictures, or `seconds` after its first result; where there
+    is none, after it was asked for.
+    """
+
+    rows: int
+    n_bytes: int
+    seconds: float
+
+
+class Arrivals:
+    """Collects `total` results. `put` is called by the event loop; `batches` is consumed by another thread.
+
+    Where more than `room` bytes wait to be taken, `hold_back(True)` is called, and `hold_back(False)` when half of
+    them are gone.
+    """
+
+    def __init__(self, total: int, limits: BatchLimits, room: int, hold_back: Callable[[bool], None]) -> None:
+        self._left = total
+        self._limits = limits
+        self._room = room
+        self._hold_back = hold_back
+        self._held = False
+        self._results: list[FetchResult] = []
+        self._bytes = 0
+        self._first_at = 0.0
+        self._changed = threading.Condition()
+        self._error: BaseException | None = None
+
+    def put(self, result: FetchResult) -> None:
+        """Take one result."""
+        with self._changed:
+            if not self._results:
+                self._first_at = time.monotonic()
+            self._results.append(result)
+            self._bytes += len(result.body or b"")
+            self._left -= 1
+            if not self._left or self._full() or len(self._results) == 1:
+                self._changed.notify()
+            if self._bytes > self._room and not self._held:
+                # Inside the lock, so that what is said last is what holds.
+                self._held = True
+                self._hold_back(True)
+
+    def fail(self, error: BaseException) -> None:
+        """Let the consumer have `error` instead of a batch: nothing more will come."""
+        with self._changed:
+            self._error = error
+            self._changed.notify()
+
+    def batches(self) -> Iterator[list[FetchResult]]:
+        """Batches until all results have been taken; an empty one where nothing has come for `BatchLimits.seconds`.
+
+        Raises what `fail` was told.
+        """
+        while self._left or self._results:
+            yield self._next()
+
+    def _full(self) -> bool:
+        return len(self._results) >= self._limits.rows or self._bytes >= self._limits.n_bytes
+
+    def _next(self) -> list[FetchResult]:
+        with self._changed:
+            asked = time.monotonic()
+            while self._left and not self._full() and self._error is None:
+                age = time.monotonic() - (self._first_at if self._results else asked)
+                if age >= self._limits.seconds:
+                    break
+                self._changed.wait(self._limits.seconds - age)
+            if self._error is not None:
+                raise self._error
+            batch = self._take()
+            if self._held and self._bytes <= self._room / 2:
+                self._held = False
+                self._hold_back(False)
+        return batch
+
+    def _take(self) -> list[FetchResult]:
+        """The oldest results, as many as make a batch."""
+        count = size = 0
+        for result in self._results[: self._limits.rows]:
+            count += 1
+            size += len(result.body or b"")
+            if size >= self._limits.n_bytes:
+                break
+        batch, self._results = self._results[:count], self._results[count:]
+        self._bytes -= size
+        self._first_at = time.monotonic()
+        return batch

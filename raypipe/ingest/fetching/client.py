@@ -1,0 +1,248 @@
+"""One request to a host: the HTTP client behind the address guard, and what an answer says."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+from aiohttp.abc import AbstractResolver
+from yarl import URL
+
+from raypipe.config.data import IngestOptions
+from raypipe.ingest.fetching.answers import REDIRECTS, Answer, for_http_status
+from raypipe.ingest.fetching.guard import AddressGuard, RefusedURLError
+from raypipe.ingest.fetching.hosts import backoff, host_of, retry_after
+from raypipe.ingest.fetching.robots import READ_BYTES, RobotsCache, RobotsRules, refused_by_tag
+
+_DNS_SECONDS = 300
+_CHUNK = 2**18
+_ROBOTS_REDIRECTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class FetchResult:
+    """What came of a post's picture; `body` is there where `status` is ``ok``, before anyone has looked inside.
+
+    `attempts` is 0 where nothing was asked; `fetched_at` (UTC) and `http_status` are None where nothing answered the
+    last request. `seconds` were spent asking; waiting for a turn is not included.
+    """
+
+    post_id: str
+    url: str
+    status: str
+    http_status: int | None
+    attempts: int
+    error: str | None
+    host: str | None
+    fetched_at: datetime | None
+    body: bytes | None
+    seconds: float
+
+
+Deliver = Callable[[FetchResult], None]
+
+
+class Request:
+    """A picture that is wanted, over all its attempts and redirects.
+
+    `pause` seconds are what the last answer asked for before anything else is asked of its host.
+    """
+
+    __slots__ = (
+        "answer", "answered_at", "attempts", "deliver", "hops", "host", "http_status", "pause", "post_id", "seconds",
+        "target", "url", "used",
+    )  # fmt: skip
+
+    def __init__(self, post_id: str, url: str, deliver: Deliver) -> None:
+        self.post_id, self.url, self.deliver = post_id, url, deliver
+        self.host = host_of(url)
+        self.attempts = 0
+        self.seconds = 0.0
+        self.answered_at: datetime | None = None
+        self.http_status: int | None = None
+        self.answer: Answer | None = None
+        self.begin()
+
+    def begin(self) -> None:
+        """Before another attempt: its deadline is whole again, and it starts at the picture's own address."""
+        self.target: URL | None = None
+        self.hops = 0
+        self.used = 0.0
+        self.pause: float | None = None
+
+
+class Client:
+    """Asks for pictures, one request a call; ``async with Client(options) as client``."""
+
+    def __init__(
+        self, options: IngestOptions, resolver: AbstractResolver | None = None, guard: AddressGuard | None = None
+    ) -> None:
+        self._options = options
+        self.guard = guard or AddressGuard(options.allow_private, tuple(options.allow_ports))
+        self.agent = user_agent(options)
+        self._resolver = resolver
+        self._robots = RobotsCache() if options.robots else None
+        self._rests: dict[str, float] = {}
+        self._whole = self._timeout(options.deadline)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        connector = aiohttp.TCPConnector(
+            limit=0,  # the frontier limits
+            ttl_dns_cache=_DNS_SECONDS,
+            resolver=self._resolver,
+            socket_factory=self.guard.socket_factory,
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            timeout=self._whole,
+            headers={"User-Agent": self.agent, "Accept": "image/*", "Accept-Encoding": "identity"},
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+            read_bufsize=_CHUNK,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def rules(self, target: URL) -> RobotsRules | None:
+        """What the host's robots.txt says, None where it is not asked for."""
+        return None if self._robots is None else await self._robots.rules(target, self._ask_robots)
+
+    def robots_rest(self, target: URL) -> float:
+        """Seconds for which the host's answer to robots.txt wants it left alone, else 0; that answer is forgotten."""
+        rest = self._rests.get(target.host or "", 0.0) - time.monotonic()
+        if rest <= 0:
+            return 0.0
+        if self._robots is not None:
+            self._robots.forget(target)
+        return rest
+
+    async def get(self, target: URL, request: Request) -> Answer:
+        """Ask for `target` on behalf of a picture; raises what aiohttp raises."""
+        assert self._session is not None, "use `async with`"
+        # The deadline spans redirects and body; only what is left of it is given to a later hop.
+        left = self._timeout(self._options.deadline - request.used) if request.hops else self._whole
+        async with self._session.get(target, allow_redirects=False, timeout=left) as response:
+            request.answered_at, request.http_status = datetime.now(UTC), response.status
+            if response.status == 200:
+                return await self._read(response)
+            location = response.headers.get("Location")
+            if response.status in REDIRECTS and location:
+                return self._redirected(target, location, request)
+            if response.status in (429, 503):
+                _heed(response, request)
+            return for_http_status(response.status, response.reason)
+
+    def _redirected(self, target: URL, location: str, request: Request) -> Answer:
+        request.hops += 1
+        if request.hops > self._options.max_redirects:
+            return Answer("redirects", f"more than {self._options.max_redirects} redirects")
+        try:
+            return Answer("redirects", target=self.guard.check_url(str(target.join(URL(location)))))
+        except RefusedURLError as error:
+            return Answer(error.status, f"redirected to {location}: {error}")
+        except ValueError as error:
+            return Answer("invalid_url", f"redirected to {location!r}: {error}")
+
+    async def _read(self, response: aiohttp.ClientResponse) -> Answer:
+        most = self._options.max_bytes
+        if self._robots is not None:
+            directive = refused_by_tag(response.headers.getall("X-Robots-Tag", ()), self.agent)
+            if directive:
+                response.close()
+                return Answer("forbidden", f"X-Robots-Tag says {directive} (--ingest.robots false ignores it)")
+        announced = response.content_length
+        if announced is not None and announced > most:
+            return Answer("too_large", f"announces {announced:,} bytes, {most:,} are allowed")
+        coding = response.headers.get("Content-Encoding", "identity")
+        if coding.lower() not in ("identity", ""):
+            return Answer("not_an_image", f"is encoded as {coding}, although identity was asked for")
+        body = await _capped(response, most)
+        return Answer("too_large", f"more than {most:,} bytes") if body is None else Answer("ok", body=body)
+
+    async def _ask_robots(self, url: URL) -> tuple[int | None, bytes]:
+        """Status and body of a robots.txt, by the same guard; None where nobody answers.
+
+        Where it cannot be had, a host is asked for nothing, so it is tried as often as a picture.
+        """
+        for attempt in range(1, self._options.attempts + 1):
+            status, body = await self._ask_robots_once(url)
+            again = status is None or status == 429 or status >= 500
+            if attempt == self._options.attempts or not again or self.robots_rest(url):
+                break
+            await asyncio.sleep(backoff(attempt))
+        return status, body
+
+    async def _ask_robots_once(self, url: URL) -> tuple[int | None, bytes]:
+        assert self._session is not None
+        try:
+            for _ in range(_ROBOTS_REDIRECTS + 1):
+                target = self.guard.check_url(str(url))
+                async with self._session.get(target, allow_redirects=False) as response:
+                    location = response.headers.get("Location")
+                    if response.status in REDIRECTS and location:
+                        url = target.join(URL(location))
+                        continue
+                    if response.status in (429, 503):
+                        rest = retry_after(response.headers.get("Retry-After")) or 0.0
+                        self._rests[target.host or ""] = time.monotonic() + rest
+                    return response.status, await _first(response, READ_BYTES) if response.status == 200 else b""
+        except (aiohttp.ClientError, OSError, RefusedURLError, ValueError):
+            return None, b""
+        return 404, b""
+
+    def _timeout(self, total: float) -> aiohttp.ClientTimeout:
+        options = self._options
+        return aiohttp.ClientTimeout(
+            total=max(0.001, total), sock_connect=options.connect_timeout, sock_read=options.read_timeout
+        )
+
+
+def _heed(response: aiohttp.ClientResponse, request: Request) -> None:
+    """Note for how long a 429 or a 503 wants its host left alone."""
+    request.pause = retry_after(response.headers.get("Retry-After"))
+
+
+async def _first(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """The first `most` bytes of the body."""
+    chunks, size = [], 0
+    async for chunk in response.content.iter_any():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size >= most:
+            response.close()
+            break
+    return b"".join(chunks)[:most]
+
+
+async def _capped(response: aiohttp.ClientResponse, most: int) -> bytes | None:
+    """The body, None where it is longer than `most` bytes."""
+    chunks, size = [], 0
+    async for chunk in response.content.iter_any():
+        size += len(chunk)
+        if size > most:
+            response.close()
+            return None
+        chunks.append(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def user_agent(options: IngestOptions) -> str:
+    """The User-Agent header: who asks, and how to reach them."""
+    contact = f" (+{options.contact})" if options.contact else ""
+    version = metadata.version("raypipe")
+    return options.user_agent.replace("{version}", version).replace("{contact}", contact)

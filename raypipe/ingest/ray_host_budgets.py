@@ -1,0 +1,73 @@
+"""The desk: the ledger of hosts as a Ray actor, one for all fetchers of a run, and what the driver shows of it.
+
+Named so because it imports Ray, which the rest of `ingest` but its pipeline does not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ray
+from ray.util.metrics import Gauge
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from raypipe.ingest.fetching.ledger import Grant, HostLedger, Report
+from raypipe.ingest.progress_text import every_second
+
+_GRACE_SECONDS = 2.0
+
+
+class HostDesk:
+    """`HostLedger` as an actor."""
+
+    def __init__(self, per_host: int, rate: float | None) -> None:
+        again = ray.get_runtime_context().was_current_actor_reconstructed
+        self._ledger = HostLedger(per_host, rate, grace=_GRACE_SECONDS if again else 0.0)
+        self._attempt = 0
+
+    def exchange(self, fetcher: str, report: Report, attempt: int) -> Grant | None:
+        """`HostLedger.exchange`; None where the fetcher is one of an earlier attempt than the last that began."""
+        if attempt < self._attempt:
+            return None
+        grant = self._ledger.exchange(fetcher, report)
+        waiting, running = self._ledger.totals()
+        gauges = _gauges()
+        gauges["hosts_waiting"].set(waiting)
+        gauges["requests_running"].set(running)
+        return grant
+
+    def totals(self) -> tuple[int, int]:
+        """`HostLedger.totals`."""
+        return self._ledger.totals()
+
+    def begin(self, attempt: int) -> None:
+        """Another attempt begins: the fetchers of the last have no budget any more, what hosts have asked for holds."""
+        self._attempt = attempt
+        self._ledger.clear()
+
+
+@functools.cache
+def _gauges() -> dict[str, Gauge]:
+    return {
+        "hosts_waiting": Gauge("raypipe_ingest_hosts_waiting", "hosts that hold requests up"),
+        "requests_running": Gauge("raypipe_ingest_requests_running", "requests on their way"),
+    }
+
+
+@contextlib.contextmanager
+def host_desk(per_host: int, rate: float | None, show: Callable[[int, int], None]) -> Iterator[Any]:
+    """A desk on the driver's machine: it is lost only where the run is. `show` is told its totals each second."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    desk = (
+        ray.remote(HostDesk)
+        .options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)
+        .remote(per_host, rate)
+    )
+    try:
+        with every_second(lambda: show(*ray.get(desk.totals.remote(), timeout=5.0))):
+            yield desk
+    finally:
+        ray.kill(desk)

@@ -1,0 +1,328 @@
+"""A regression in Wilkinson notation: its text, its y and the columns of posts that it reads.
+
+The notation, its transforms and the names of terms are formulaic's. `raypipe.label.formula.design` makes its matrices.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections.abc import Iterator, Set
+from dataclasses import dataclass, field
+from typing import Any, TypeGuard
+
+import formulaic
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from formulaic.errors import FormulaicError
+from formulaic.parser.algos.sanitize_tokens import sanitize_tokens
+from formulaic.parser.algos.tokenize import tokenize
+from formulaic.parser.types import Factor, Token
+from formulaic.transforms import TRANSFORMS
+from formulaic.utils.code import sanitize_variable_names
+
+from raypipe.errors import ConfigError, InputError, one_line
+from raypipe.label.formula import allowed, expansion
+from raypipe.label.formula.derived import DERIVED, columns_of, is_number, type_of
+
+Floats = npt.NDArray[np.float64]
+Expression = tuple[ast.expr, dict[str, str]]
+"""What Python reads, and the columns whose names it could not read, by what stands for them."""
+
+MAX_LENGTH = 10_000
+"""Characters of a formula."""
+MAX_TERMS = 1_000
+"""Terms of a formula, when it is written out: ``a * b`` has three."""
+
+_SHOWN = 200
+_SPACE = re.compile(r"\s")
+# formulaic's messages show the formula with the culprit between these, in colour.
+_MARK = re.compile(r"⧛(?:\x1b\[[0-9;]*m)?")
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A parsed formula: its text, the expression of y as written, and the columns of posts that it reads.
+
+    `variables` may name derived columns (`raypipe.label.formula.derived`); `classes` are those
+    in a ``C(…)``, where a number is a class like any other, and `joint` those of them that share one with another
+    column, so that it matters which of their values occur together.
+    """
+
+    text: str
+    response: str
+    variables: tuple[str, ...]
+    classes: frozenset[str]
+    joint: frozenset[str]
+    parsed: Any = field(repr=False, compare=False)
+
+    @property
+    def factors(self) -> Iterator[Factor]:
+        """The factors of y and of all terms."""
+        return (factor for side in (self.parsed.lhs, self.parsed.rhs) for factor in _factors(side))
+
+    def response_only(self) -> Formula:
+        """The formula ``response ~ 1``, for schemes that need y and no regression."""
+        return parse(f"{self.response} ~ 1")
+
+
+def parse(text: str) -> Formula:
+    """Read a formula ``y ~ terms``.
+
+    Raises ConfigError, with a caret below the culprit, where it cannot be read, or holds what a formula may not hold
+    (see `raypipe.label.formula.allowed`): nothing of it has been evaluated then.
+    """
+    if not isinstance(text, str):
+        raise ConfigError(f"label.formula: must be a text, y ~ a + b, not a {type(text).__name__}")
+    if len(text) > MAX_LENGTH:
+        raise ConfigError(f"label.formula: {shown(text)} is {len(text):,} characters long; at most {MAX_LENGTH:,}")
+    try:
+        # formulaic evaluates parts of y while it reads the formula.
+        _check_tokens(text)
+        expansion.check(text)
+        parsed = formulaic.Formula(text)
+    except expansion.TooManyError as error:
+        raise ConfigError(f"label.formula: {shown(text)}: {error}", below=_caret(text, error.place)) from error
+    except (FormulaicError, SyntaxError) as error:
+        # What follows the first sentence speaks to programmers.
+        reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
+        raise ConfigError(
+            f"label.formula: {shown(text)} cannot be read: {reason}", below=_caret(text, _place(text, error))
+        ) from error
+    except (ValueError, TypeError, LookupError, NotImplementedError, RecursionError, MemoryError) as error:
+        raise ConfigError(f"label.formula: {shown(text)} cannot be read: {one_line(error)}") from error
+    sides = getattr(parsed, "lhs", None), getattr(parsed, "rhs", None)
+    if not all(isinstance(side, formulaic.SimpleFormula) for side in sides) or len(parsed.lhs) != 1:
+        raise ConfigError(f"label.formula: {shown(text)} must have one y, one ~ and terms: y ~ a + b")
+    # formulaic takes nothing at all for the constant.
+    if not len(parsed.rhs) or text.rstrip().endswith("~"):
+        raise ConfigError(f"label.formula: {shown(text)} has no term on the right; write y ~ 1 for the mean alone")
+    # What formulaic has made of the expressions is what it evaluates.
+    found = [_variables(factor, text) for side in sides for factor in _factors(side)]
+    _check_size(text, parsed.rhs)
+    names, classes = frozenset[str]().union(*(names for names, _ in found)), [c for _, calls in found for c in calls]
+    _check_learners(text, [factor for side in sides for factor in _factors(side)], names)
+    joint = frozenset[str]().union(*(columns for columns in classes if len(columns) > 1))
+    response = text.partition("~")[0].strip()
+    return Formula(text, response, tuple(sorted(names)), frozenset[str]().union(*classes), joint, parsed)
+
+
+def _check_tokens(text: str) -> None:
+    """ConfigError where an expression holds what no formula may, or formulaic would take one name for another."""
+    # As they stand in the text, for the caret, and then as formulaic reads them.
+    written = [token for token in tokenize(text) if token.kind is Token.Kind.PYTHON]
+    trees = [_read(token.token, text, token.source_start or 0) for token in written]
+    rewritten = list(sanitize_tokens(tokenize(text)))
+    expressions = [token for token in rewritten if token.kind is Token.Kind.PYTHON]
+    for before, tree, token in zip(written, trees, expressions, strict=True):
+        _check_rewritten(before.token, tree, token, text)
+    _check_twins(text, rewritten)
+
+
+def _check_rewritten(expression: str, tree: Expression, token: Token, text: str) -> None:
+    """ConfigError where formulaic, which rewrites expressions by search and replace, has made another one of it."""
+    start = token.source_start or 0
+    if "`" not in expression:
+        _read(token.token, text, start)
+        return
+    try:
+        found = allowed.read(token.token)
+    except (allowed.NotAllowedError, SyntaxError):
+        found = None
+    if found is None or ast.dump(found[0]) != ast.dump(tree[0]) or found[1] != tree[1]:
+        raise ConfigError(
+            f"label.formula: {shown(text)}: a name in backticks is part of another name, or of a string, of this "
+            "expression; leave the backticks out if the name does not need them, or rename the column",
+            below=_caret(text, start),
+        )
+
+
+def _check_twins(text: str, tokens: list[Token]) -> None:
+    """ConfigError where a column is named like an expression or a number: formulaic keeps one of the two."""
+    # What is a column by itself, and what is not. The constant 1 is in each formula.
+    known: dict[str, str | None] = {"1": None}
+    for token in tokens:
+        column = None
+        if token.kind is Token.Kind.NAME:
+            column = token.token
+        elif token.kind is Token.Kind.PYTHON:
+            tree, aliases = allowed.read(token.token)
+            column = aliases.get(tree.id, tree.id) if isinstance(tree, ast.Name) else None
+        elif token.kind is not Token.Kind.VALUE or token.token == "0":
+            continue
+        if known.setdefault(token.token, column) != column:
+            raise ConfigError(
+                f"label.formula: {shown(text)}: the column {token.token!r} and another term are both written "
+                f"{token.token}; write I(`{token.token}`) for the column, or rename it",
+                below=_caret(text, token.source_start),
+            )
+
+
+def _check_learners(text: str, factors: list[Factor], names: Set[str]) -> None:
+    """ConfigError where a transform would not find again what it has learned.
+
+    formulaic keeps that by the text of the call. It makes up a name at random for a column whose own cannot stand there
+    and whose usual replacement is taken.
+    """
+    for factor in factors:
+        expression = str(factor.expr)
+        if factor.eval_method is not Factor.EvalMethod.PYTHON or "`" not in expression:
+            continue
+        tree, aliases = allowed.read(expression)
+        env = dict.fromkeys({*names, *allowed.FUNCTIONS, *allowed.CONTEXT})
+        theirs = ast.parse(sanitize_variable_names(expression, env, {}), mode="eval").body
+        for node, other in zip(ast.walk(tree), ast.walk(theirs), strict=True):
+            if not isinstance(node, ast.Call) or not allowed.learns(node) or ast.dump(node) == ast.dump(other):
+                continue
+            used = [part.id for part in ast.walk(other) if isinstance(part, ast.Name)]
+            ours = [part.id for part in ast.walk(node) if isinstance(part, ast.Name)]
+            name = next(aliases[a] for a, b in zip(ours, used, strict=True) if a != b)
+            raise ConfigError(
+                f"label.formula: {shown(text)}: {ast.unparse(node.func)}(…) cannot take the column {name!r} here: the "
+                "expression names it twice, or another name of the formula differs from it only in characters such as "
+                "spaces; rename one",
+                below=_caret(text, max(text.find(f"`{name}`"), 0)),
+            )
+
+
+def _read(expression: str, text: str, start: int = 0) -> Expression:
+    """A checked expression of the formula `text`, where it begins at `start` or later."""
+    try:
+        return allowed.read(expression)
+    except allowed.NotAllowedError as error:
+        raise ConfigError(
+            f"label.formula: {shown(text)}: {error}", below=_caret(text, _place_of(error.node, expression, text, start))
+        ) from error
+
+
+def _place_of(node: ast.AST, expression: str, text: str, start: int) -> int:
+    """Where a part of an expression stands in the formula; where the expression does, where that cannot be told."""
+    begin = max(text.find(expression.strip(), start), start)
+    lines = expression.strip().split("\n")
+    line, column = getattr(node, "lineno", 1) - 1, getattr(node, "col_offset", 0)
+    if "`" in expression or line >= len(lines):
+        # Names in backticks are others in what Python reads.
+        return max(text.find(ast.unparse(node), begin), begin)
+    return begin + sum(len(line) + 1 for line in lines[:line]) + len(lines[line].encode()[:column].decode())
+
+
+def _check_size(text: str, terms: Any) -> None:
+    most = max(len(term.factors) for term in terms)
+    if most > expansion.MOST_FACTORS:
+        raise ConfigError(f"label.formula: {shown(text)}: a term has {most} factors; at most {expansion.MOST_FACTORS}")
+    python = Factor.EvalMethod.PYTHON
+    columns = sum(
+        math.prod(allowed.width(str(factor.expr)) for factor in term.factors if factor.eval_method is python)
+        for term in terms
+    )
+    if len(terms) > MAX_TERMS or columns > allowed.MOST_COLUMNS:
+        raise ConfigError(
+            f"label.formula: {shown(text)} makes {len(terms):,} terms of {columns:,} "
+            f"columns; at most {MAX_TERMS:,} terms of {allowed.MOST_COLUMNS:,} columns"
+        )
+
+
+def _place(text: str, error: Exception) -> int | None:
+    if isinstance(error, SyntaxError):
+        # Python's own, of one factor.
+        start = text.find((error.text or "").strip())
+        return start + (error.offset or 1) - 1 if error.text and start >= 0 else None
+    shown = str(error).rpartition("\n")[2]
+    found = _MARK.search(shown)
+    return found.start() if found else None
+
+
+def shown(text: str) -> str:
+    """A formula in quotes for a line of an error, cut short where it is long."""
+    return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}…"
+
+
+def _caret(text: str, place: int | None) -> str:
+    """The formula, and on the next line a caret below what is wrong in it."""
+    shown = _SPACE.sub(" ", text)
+    return "" if place is None else f"  {shown}\n  {' ' * place}^"
+
+
+def _factors(side: Any) -> Iterator[Factor]:
+    return (factor for term in side for factor in term.factors)
+
+
+def _variables(factor: Factor, text: str) -> tuple[set[str], list[set[str]]]:
+    """The variables of a factor, and those of each ``C(…)`` in it."""
+    if factor.eval_method is Factor.EvalMethod.LITERAL:
+        return set(), []
+    if factor.eval_method is Factor.EvalMethod.LOOKUP:
+        return {str(factor.expr)}, []
+    # formulaic's own search for variables fails where a transform stands in a transform: bs(log10(x)).
+    try:
+        tree, aliases = _read(str(factor.expr), text)
+    except SyntaxError as error:
+        raise ConfigError(
+            f"label.formula: {shown(text)} cannot be read: {error.msg}", below=_caret(text, _place(text, error))
+        ) from error
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    called = {id(node.func) for node in calls}
+
+    def names(part: ast.AST) -> set[str]:
+        found = {node.id for node in ast.walk(part) if isinstance(node, ast.Name) and id(node) not in called}
+        return {aliases.get(name, name) for name in found} - set(TRANSFORMS)
+
+    return names(tree), [names(argument) for node in calls_of(tree, {"C"}) for argument in node.args[:1]]
+
+
+def syntax(expression: str) -> tuple[ast.expr, dict[str, str]]:
+    """A factor's expression as Python reads it, and the columns whose names it could not read, by what stands for them.
+
+    Raises SyntaxError where it is none, and ValueError where it holds what no formula may.
+    """
+    return allowed.read(expression)
+
+
+def calls_of(tree: ast.AST, functions: Set[str]) -> list[ast.Call]:
+    """The calls of the named functions anywhere in a tree."""
+    return [node for node in ast.walk(tree) if is_call(node, functions)]
+
+
+def is_call(node: ast.AST, functions: Set[str]) -> TypeGuard[ast.Call]:
+    """Whether a node of a tree calls one of the named functions."""
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in functions
+
+
+def check_columns(formula: Formula, schema: pa.Schema) -> None:
+    """InputError, with a caret below the name, where the formula needs a column that posts/ does not have, or one that
+    holds neither numbers nor text.
+    """
+    for name in formula.variables:
+        missing = [column for column in columns_of(name, schema) if column not in schema.names]
+        if not missing:
+            if not _is_usable(type_of(name, schema)):
+                made = ", ".join(DERIVED)
+                raise InputError(
+                    f"label.formula: column {name!r} of posts/ holds {type_of(name, schema)}, but a formula takes "
+                    f"numbers and text (made of the posts' times and captions: {made})",
+                    below=point_at(formula.text, name),
+                )
+            continue
+        made = f" (needed for {name})" if missing != [name] else ""
+        also = ", ".join(name for name in DERIVED if name not in schema.names)
+        raise InputError(
+            f"label.formula: posts/ has no column {missing[0]!r}{made}; it has {', '.join(schema.names)}, "
+            f"and from these come {also}",
+            below=point_at(formula.text, name),
+        )
+
+
+def _is_usable(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return is_number(kind) or any(
+        check(kind) for check in (pa.types.is_string, pa.types.is_large_string, pa.types.is_boolean, pa.types.is_null)
+    )
+
+
+def point_at(text: str, name: str | None) -> str:
+    """The formula with a caret below the first place where it names `name`; empty where it does not."""
+    found = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) if name else None
+    return _caret(text, found.start() if found else None)

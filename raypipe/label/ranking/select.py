@@ -1,0 +1,151 @@
+"""Exact order statistics of any number of posts in bounded memory: which post has rank k by (value, post_id).
+
+A pass over the blocks counts how many values begin with each 16 bits; the next looks only at those that begin as the
+wanted one does, and so on, until few enough are left to be sorted. Values that are all the same are told apart by
+their post_ids in the same way. What a pass brings back is a few thousand counts a block, whatever n is.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raypipe.label.formula.formula import Floats
+from raypipe.label.ranking.names import Words, name_words
+
+Bools = npt.NDArray[np.bool_]
+
+FEW = 500_000
+"""Posts that are sorted in memory at the end."""
+
+_BITS = 16
+_PIECES = 64 // _BITS
+_MOST_PIECES = _PIECES * 33
+
+
+class Passes(Protocol):
+    """Applies a picklable function of (values float64 (n,), post_ids) to each block, in order."""
+
+    def __call__(self, function: Callable[[Floats, pa.ChunkedArray], Any], /) -> list[Any]: ...
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The value and the post_id of the post at some rank; posts up to and beyond it are told by `below`."""
+
+    value: float
+    post_id: str
+
+    def below(self, values: Floats, post_ids: pa.ChunkedArray) -> Bools:
+        """Which posts have a rank up to the cut's, itself included: (value, post_id) ≤ (cut's value, cut's post_id)."""
+        found = values < self.value
+        ties = np.flatnonzero(values == self.value)
+        if len(ties):
+            found[ties] = np.asarray(pc.less_equal(post_ids.take(pa.array(ties)), self.post_id))
+        return found
+
+
+@dataclass
+class _Search:
+    """One wanted rank: its 16-bit pieces that are known, how many posts are before those, how many share them."""
+
+    rank: int
+    pieces: tuple[int, ...] = ()
+    before: int = 0
+    left: int = 0
+
+    def is_open(self, few: int) -> bool:
+        """Whether more posts share the pieces than can be sorted. Names alike for so long are sorted anyhow."""
+        return self.left > few and len(self.pieces) < _MOST_PIECES
+
+
+def order_statistics(passes: Passes, ranks: Sequence[int], n: int, few: int = FEW) -> list[Cut]:
+    """The posts at the given ranks of 1…n; ids compare by code point. Raises ValueError where a rank is not among them.
+
+    `few` posts are held at a time.
+    """
+    if wrong := [rank for rank in ranks if not 1 <= rank <= n]:
+        raise ValueError(f"rank {wrong[0]} of {n:,} posts")
+    searches = [_Search(rank, left=n) for rank in ranks]
+    while open_ := [search for search in searches if search.is_open(few)]:
+        prefixes = sorted({search.pieces for search in open_})
+        counted = passes(functools.partial(_counts, prefixes))
+        found = {prefix: _merged([part[i] for part in counted]) for i, prefix in enumerate(prefixes)}
+        for search in open_:
+            pieces, counts = found[search.pieces]
+            upto = search.before + np.cumsum(counts)
+            at = int(np.searchsorted(upto, search.rank))
+            search.pieces += (int(pieces[at]),)
+            search.before = int(upto[at] - counts[at])
+            search.left = int(counts[at])
+    prefixes = sorted({search.pieces for search in searches})
+    parts = passes(functools.partial(_rows, prefixes))
+    rows = {prefix: pa.concat_tables([part[i] for part in parts]) for i, prefix in enumerate(prefixes)}
+    ordered = {prefix: table.sort_by([("value", "ascending"), ("id", "ascending")]) for prefix, table in rows.items()}
+    cuts = []
+    for search in searches:
+        row = ordered[search.pieces].slice(search.rank - search.before - 1, 1)
+        cuts.append(Cut(row["value"][0].as_py(), row["id"][0].as_py()))
+    return cuts
+
+
+def sortable(values: Floats) -> Words:
+    """Floats (n,), none NaN, as uint64 that compare in the same way; −0 and 0 are the same."""
+    bits = (values + 0.0).view(np.uint64)
+    negative = bits >> np.uint64(63) == 1
+    return np.where(negative, ~bits, bits | np.uint64(1 << 63))
+
+
+def _counts(prefixes: list[tuple[int, ...]], values: Floats, ids: pa.ChunkedArray) -> list[tuple[Any, Any]]:
+    return [_count(values, ids, prefix) for prefix in prefixes]
+
+
+def _rows(prefixes: list[tuple[int, ...]], values: Floats, ids: pa.ChunkedArray) -> list[pa.Table]:
+    return [_taken(values, ids, prefix) for prefix in prefixes]
+
+
+def _count(values: Floats, ids: pa.ChunkedArray, prefix: tuple[int, ...]) -> tuple[Any, Any]:
+    """The 16-bit pieces that follow `prefix` and how often each does."""
+    _, word = _matching(values, ids, prefix)
+    pieces = _piece(word, len(prefix))
+    counts = np.bincount(pieces, minlength=2**_BITS)
+    found = np.flatnonzero(counts)
+    return found, counts[found]
+
+
+def _taken(values: Floats, ids: pa.ChunkedArray, prefix: tuple[int, ...]) -> pa.Table:
+    rows, _ = _matching(values, ids, prefix)
+    return pa.table({"value": values[rows], "id": ids.take(pa.array(rows))})
+
+
+def _matching(values: Floats, ids: pa.ChunkedArray, prefix: tuple[int, ...]) -> tuple[npt.NDArray[np.int64], Words]:
+    """Rows whose (value, post_id) begins with `prefix`, and the 64-bit word of each in which the next piece lies."""
+    word = sortable(values)
+    rows = np.arange(len(values))
+    for start in range(0, len(prefix) + 1, _PIECES):
+        if start:
+            word = name_words(ids.take(pa.array(rows)), start // _PIECES - 1)
+        if known := prefix[start : start + _PIECES]:
+            head = sum(piece << _BITS * (len(known) - 1 - i) for i, piece in enumerate(known))
+            same = word >> np.uint64(64 - _BITS * len(known)) == np.uint64(head)
+            rows, word = rows[same], word[same]
+    return rows, word
+
+
+def _piece(word: Words, number: int) -> npt.NDArray[np.int64]:
+    shift = 64 - _BITS * (number % _PIECES + 1)
+    return ((word >> np.uint64(shift)) & np.uint64(2**_BITS - 1)).astype(np.int64)
+
+
+def _merged(parts: Sequence[tuple[Any, Any]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    pieces, inverse = np.unique(np.concatenate([part[0] for part in parts]), return_inverse=True)
+    counts = np.zeros(len(pieces), np.int64)
+    np.add.at(counts, inverse, np.concatenate([part[1] for part in parts]))
+    return pieces.astype(np.int64), counts

@@ -1,0 +1,1 @@
+"""The regression: least squares over blocks, inference, residuals, and the saved fit."""

@@ -1,0 +1,103 @@
+"""The regression over blocks of posts, wherever these are processed.
+
+`over` is a function that applies a function to each block of eligible posts and returns the results in the blocks'
+order: over Ray, or a plain loop.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from raypipe.errors import InputError
+from raypipe.label.formula.design import Design, excerpt, fixed_design, join_excerpts, learn
+from raypipe.label.formula.formula import Floats, Formula
+from raypipe.label.regression.inference import Fit, infer
+from raypipe.label.regression.lstsq import Factor, Solution, check_residuals, factor, merge, solve
+from raypipe.label.regression.residuals import ResidualSums, corrected, residual_sums, shape, total_scatter
+
+T = TypeVar("T")
+
+
+class Over(Protocol):
+    """Applies a picklable function to each block of eligible posts, with the formula's columns and `more`."""
+
+    def __call__(self, function: Callable[[pa.Table], T], more: tuple[str, ...] = (), /) -> list[T]: ...
+
+
+def make_design(over: Over, formula: Formula, schema: pa.Schema, weights: str | None = None) -> Design:
+    """The design of a formula on posts of this schema; one more pass where its terms learn from the data.
+
+    That pass brings the numbers that the formula names here, 8 bytes a post and column, and each class once.
+    """
+    design = fixed_design(formula, schema, weights)
+    if design is not None:
+        return design
+    variables, n = join_excerpts(formula, over(lambda posts: excerpt(formula, posts, weights)))
+    return learn(formula, variables, n, weights)
+
+
+def fit_coefficients(over: Over, design: Design) -> Solution:
+    """The least squares solution, in one pass. InputError where there are too few posts or a term is collinear."""
+
+    def block_factors(posts: pa.Table) -> list[tuple[Factor, Counter[str]]]:
+        parts = map(design.matrices, design.slices(posts))
+        return [(factor(part.X, part.y, part.weights), part.dropped) for part in parts]
+
+    found = list(itertools.chain.from_iterable(over(block_factors)))
+    if not found:
+        raise InputError(f"label.formula: no post to fit {design.formula.text!r} on")
+    dropped = sum((part[1] for part in found), Counter[str]())
+    return solve(merge([part[0] for part in found]), design.terms, dropped)
+
+
+def fit(over: Over, design: Design, cov_type: str = "nonrobust", *, timed: bool = False) -> Fit:
+    """Fit by least squares (paper, equation 1): a pass for the coefficients, one for what depends on the residuals.
+
+    `timed`: posts have ``created_at``, for Durbin and Watson's statistic. InputError where there are too few posts, a
+    term is collinear, or a cluster is unnamed.
+    """
+    solution = fit_coefficients(over, design)
+    check_residuals(solution)
+
+    def slice_residuals(posts: pa.Table) -> ResidualSums:
+        matrices = design.matrices(posts)
+        kept = pa.array(matrices.kept)
+        groups = posts["user_id"].filter(kept) if cov_type == "cluster" else None
+        times = posts["created_at"].filter(kept) if timed else None
+        return residual_sums(
+            matrices.X, matrices.y, matrices.weights, solution, cov_type=cov_type, groups=groups, times=times
+        )
+
+    def block_residuals(posts: pa.Table) -> list[ResidualSums]:
+        return [slice_residuals(part) for part in design.slices(posts)]
+
+    parts = over(block_residuals, (("user_id",) if cov_type == "cluster" else ()) + (("created_at",) if timed else ()))
+    sums = list(itertools.chain.from_iterable(parts))
+    meat, n_groups = total_scatter(sums, cov_type)
+    solution = corrected(solution, sums)
+    return infer(solution, cov_type, meat, n_groups, shape=shape(sums), weighted=design.weights is not None)
+
+
+def predict(X: Floats, params: Floats) -> Floats:
+    """Xβ of shape (n,), a term at a time: a matrix product may round equal rows differently by where they stand, and
+    posts with equal columns must tie exactly.
+    """
+    fitted = np.zeros(len(X))
+    for j, coefficient in enumerate(params):
+        fitted += X[:, j] * coefficient
+    return fitted
+
+
+def describe(response: str, fitted: Fit) -> str:
+    """The fitted formula as a person reads it."""
+    line = ""
+    for term, value in zip(fitted.terms, fitted.params, strict=True):
+        sign = (" − " if value < 0 else " + ") if line else ("−" if value < 0 else "")
+        line += f"{sign}{abs(value):.4g}" + ("" if term == "Intercept" else f"·{term}")
+    return f"{response} = {line}   (R² {fitted.rsquared:.3f}, {fitted.nobs:,} posts)"

@@ -1,0 +1,259 @@
+"""``_model.json``: a fit and what its formula has learned, written so that new posts can be scored with it.
+
+Floats are kept to the last bit. Nothing in the file is executed but the formula, which is checked first as any other
+(`raypipe.label.formula.allowed`); what it has learned is numbers and names of classes.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from formulaic import ModelSpec
+from formulaic.model_spec import ModelSpecs
+from formulaic.parser.types import Factor
+from scipy import stats
+
+from raypipe import tables
+from raypipe.errors import ConfigError, InputError, one_line
+from raypipe.label.formula.derived import columns_of_all
+from raypipe.label.formula.design import Design, levels_of
+from raypipe.label.formula.formula import Floats, Formula, check_columns, parse, syntax
+from raypipe.label.regression.inference import Fit
+from raypipe.label.regression.saved_fit import BY_TERM, MATRICES, read_fit
+from raypipe.label.regression.summary import summary
+from raypipe.storage import Storage
+
+MODEL_FILE = "_model.json"
+
+# Knots of a spline, at most 1,000 and some at the ends, of which a square matrix is made.
+_MOST_LEARNED = 2_000
+
+
+def as_json(fitted: Fit | None, design: Design | None = None, **more: Any) -> bytes:
+    """``_model.json``: the fit's statistics, those of terms by term name, after `more`; null where not finite."""
+    values = dict(more)
+    if fitted is not None:
+        found = asdict(fitted)
+        terms = found.pop("terms")
+        for name in BY_TERM:
+            found[name] = dict(zip(terms, found[name].tolist(), strict=True))
+        for name in MATRICES:
+            rows = found[name].tolist()
+            found[name] = {term: dict(zip(terms, row, strict=True)) for term, row in zip(terms, rows, strict=True)}
+        values |= found
+    if design is not None:
+        values |= {"weights": design.weights, "learned": _learned(design)}
+    return json.dumps(finite(values), indent=2, ensure_ascii=False).encode()
+
+
+def _learned(design: Design) -> dict[str, Any]:
+    """What terms have learned: `transforms` (means, knots, …) and `levels` of categoricals, by factor."""
+    sides = (design.spec.lhs, design.spec.rhs)
+    transforms = {name: _encoded(state) for side in sides for name, state in side.transform_state.items()}
+    return {
+        "transforms": transforms,
+        "levels": {factor: list(known) for factor, known in levels_of(design.spec).items()},
+    }
+
+
+def _encoded(value: Any) -> Any:
+    if isinstance(value, dict):
+        # Orthogonal polynomials number their coefficients.
+        if value and all(isinstance(key, int) for key in value):
+            return {"by_number": [_encoded(value[key]) for key in sorted(value)]}
+        return {str(key): _encoded(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return {"array": value.tolist()}
+    if isinstance(value, (list, tuple)):
+        return [_encoded(item) for item in value]
+    return _plain(value)
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, list):
+        if len(value) > _MOST_LEARNED:
+            raise ValueError(f"learned: {len(value):,} numbers of one transform; at most {_MOST_LEARNED:,}")
+        return [_decoded(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if set(value) == {"by_number"}:
+        return dict(enumerate(map(_decoded, value["by_number"])))
+    if set(value) == {"array"}:
+        found = np.array(value["array"])
+        if found.dtype.kind not in "biuf" or found.size > _MOST_LEARNED:
+            raise ValueError("learned: an array must hold a few numbers")
+        return found
+    return {key: _decoded(item) for key, item in value.items()}
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def finite(value: Any) -> Any:
+    """A value for JSON, which knows no infinity: null where a number is not finite."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A fitted regression that was read back from ``labels/_model.json``."""
+
+    design: Design
+    fit: Fit
+
+    def summary(self) -> str:
+        """The fit as a table of text, laid out as statsmodels' `summary()`."""
+        return summary(self.design.formula.response, self.fit)
+
+    def predict(self, posts: pa.Table | pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
+        """y, score and statsmodels' `get_prediction().summary_frame()` for new posts, indexed by their row.
+
+        Columns: ``y``, ``mean`` (the fitted value), ``score`` = y − mean, ``mean_se``, ``mean_ci_lower``,
+        ``mean_ci_upper``, ``obs_ci_lower``, ``obs_ci_upper`` at 1 − `alpha`. Where a post has no y,
+        ``y`` and ``score`` are NaN. Posts that cannot be predicted (see `Design.matrices`) are left out.
+        InputError if a column is not there, a value is beyond a spline's bounds, or the formula makes other terms than
+        the model has coefficients for.
+        """
+        if isinstance(posts, pd.DataFrame):
+            posts = pa.Table.from_pandas(posts, preserve_index=False)
+        design = _without_y(self.design)
+        if design.weights not in posts.schema.names:
+            # All weigh 1 where nothing else is said.
+            design = replace(design, weights=None)
+        check_columns(design.formula, posts.schema)
+        try:
+            matrices = design.matrices(posts)
+            y = self._known_y(posts)[matrices.kept]
+        except Exception as error:
+            reason = str(error.__cause__ or error).partition("\n")[0]
+            raise InputError(
+                f"label.formula: {self.design.formula.text!r} cannot be applied to these posts: {reason}"
+            ) from error
+        X, fit = matrices.X, self.fit
+        mean = X @ fit.params
+        variance = np.einsum("ij,jk,ik->i", X, fit.cov_params, X)
+        weights = 1.0 if matrices.weights is None else matrices.weights
+        reference = stats.t(fit.df_resid) if fit.cov_type == "nonrobust" else stats.norm()
+        q = reference.ppf(1 - alpha / 2)
+        se, spread = np.sqrt(variance), np.sqrt(variance + fit.scale / weights)
+        return pd.DataFrame(
+            {
+                "y": y,
+                "mean": mean,
+                "score": y - mean,
+                "mean_se": se,
+                "mean_ci_lower": mean - q * se,
+                "mean_ci_upper": mean + q * se,
+                "obs_ci_lower": mean - q * spread,
+                "obs_ci_upper": mean + q * spread,
+            },
+            index=pd.Index(np.flatnonzero(matrices.kept), name="row"),
+        )
+
+    def _known_y(self, posts: pa.Table) -> Floats:
+        """y of each post, NaN where it is not known."""
+        y = np.full(len(posts), np.nan)
+        alone = self.design.formula.response_only()
+        if set(columns_of_all(alone.variables, posts.schema)) <= set(posts.schema.names):
+            lhs = self.design.spec.lhs
+            rhs = ModelSpec(formula=alone.parsed.rhs, na_action="ignore", output="numpy")
+            found = Design(alone, ("Intercept",), ModelSpecs(lhs=lhs, rhs=rhs)).matrices(posts)
+            y[found.kept] = found.y
+        return y
+
+
+def _without_y(design: Design) -> Design:
+    """The same terms with 1 for y, for posts of which only these are known."""
+    formula = parse(f"1 ~ {design.formula.text.partition('~')[2]}")
+    lhs = ModelSpec(formula=formula.parsed.lhs, na_action="ignore", output="numpy")
+    return replace(design, formula=formula, spec=ModelSpecs(lhs=lhs, rhs=design.spec.rhs))
+
+
+def load_model(root: str | Storage) -> SavedModel:
+    """The regression of a run's ``labels/``.
+
+    Raises InputError if the scheme has fitted none, or the file holds what `label` does not write: a formula that may
+    not be evaluated, say, or a text in the place of a number. StageError without labels.
+    """
+    storage = root if isinstance(root, Storage) else Storage(root)
+    tables.get_record(storage, "labels")
+    values, where = read_values(storage), storage.uri("labels", MODEL_FILE)
+    try:
+        if values.get("params") is not None:
+            return SavedModel(_design(values), read_fit(values))
+    except ConfigError as error:
+        raise InputError(f"{where}: {str(error).replace('label.formula', 'formula', 1)}", below=error.below) from error
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise InputError(f"{where}: is not what `raypipe label` writes: {one_line(error)}; run it again") from error
+    raise InputError(f"{where}: the scheme {values.get('scheme')!r} fits no regression; residual and continuous do")
+
+
+def read_values(storage: Storage) -> dict[str, Any]:
+    """All that ``labels/_model.json`` holds, also that of a scheme without a regression.
+
+    Raises InputError if it is damaged. Only that it is a JSON object is checked.
+    """
+    try:
+        found = json.loads(storage.read(f"labels/{MODEL_FILE}"))
+        if not isinstance(found, dict):
+            raise TypeError(f"it holds a {type(found).__name__}")
+    except (TypeError, ValueError, RecursionError) as error:
+        where = storage.uri("labels", MODEL_FILE)
+        raise InputError(f"{where}: is not what `raypipe label` writes: {one_line(error)}; run it again") from error
+    return found
+
+
+def _check_learned(formula: Formula, weights: Any, transforms: dict[str, Any], levels: dict[str, Any]) -> None:
+    """ValueError where something is learned by what is no part of the formula, as its name would be evaluated."""
+    factors = {str(factor.expr): factor for factor in formula.factors}
+    python = [text for text, factor in factors.items() if factor.eval_method is Factor.EvalMethod.PYTHON]
+    calls = {ast.unparse(node) for text in python for node in ast.walk(syntax(text)[0]) if isinstance(node, ast.Call)}
+    strange = [*(set(transforms) - calls), *(set(levels) - set(factors))]
+    if strange:
+        raise ValueError(f"learned: {strange[0]!r} is no part of the formula")
+    if not all(isinstance(state, dict) for state in transforms.values()):
+        raise ValueError("learned.transforms: what a transform has learned has names")
+    if not all(isinstance(known, list) for known in levels.values()):
+        raise ValueError("learned.levels: the classes of a factor are a list")
+    if any(isinstance(level, (list, dict)) for known in levels.values() for level in known):
+        raise ValueError("learned.levels: a class is a text or a number")
+    if not isinstance(weights, str | None):
+        raise ValueError("weights: must be the name of a column")
+
+
+def _design(values: dict[str, Any]) -> Design:
+    formula = parse(values["formula"])
+    learned = values["learned"]
+    levels: dict[str, list[Any]] = learned["levels"]
+    _check_learned(formula, values["weights"], learned["transforms"], levels)
+
+    def spec(side: Any) -> ModelSpec:
+        kinds = {name: (Factor.Kind.CATEGORICAL, {"categories": known}) for name, known in levels.items()}
+        return ModelSpec(
+            formula=side,
+            transform_state={name: _decoded(state) for name, state in learned["transforms"].items()},
+            encoder_state=kinds,
+            na_action="ignore",
+            output="numpy",
+        )
+
+    specs = ModelSpecs(lhs=spec(formula.parsed.lhs), rhs=spec(formula.parsed.rhs))
+    return Design(
+        formula,
+        tuple(values["params"]),
+        specs,
+        values["weights"],
+        levels={factor: tuple(known) for factor, known in levels.items()},
+    )

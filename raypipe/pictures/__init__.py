@@ -1,0 +1,1 @@
+"""Picture files: formats, checks, and decoding in a child process."""

@@ -1,0 +1,53 @@
+"""Predicting in this process, without Ray: if one machine without a GPU is all there is."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+
+from raypipe.config import Config
+from raypipe.predict.files import Picture
+from raypipe.predict.model import TrainedModel
+from raypipe.predict.unit import UnitPredictor
+from raypipe.processes.pool import cpus
+from raypipe.progress import Progress
+from raypipe.runtime import wants_ray
+from raypipe.tables import TableWriter
+
+
+def is_enough(config: Config) -> bool:
+    """Whether one process does: Ray is not wanted, and there is no GPU to use."""
+    return not wants_ray(config) and (config.train.gpu is False or not torch.cuda.is_available())
+
+
+def threads_of(config: Config) -> int:
+    """Threads of arithmetic on a CPU. The last bits of a prediction depend on their number."""
+    return config.ray.num_cpus or torch.get_num_threads()
+
+
+@contextlib.contextmanager
+def threads(number: int) -> Iterator[None]:
+    """torch with so many threads for the body."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def predict_here(
+    config: Config,
+    writer: TableWriter,
+    model: TrainedModel,
+    units: Mapping[str, Sequence[Picture]],
+    progress: Progress,
+) -> None:
+    """Stage the rows of `units`, pictures by the unit's name, one after the other."""
+    workers = config.ray.num_cpus or cpus()
+    with threads(threads_of(config)), UnitPredictor(model, writer, "cpu", workers) as predictor:
+        for unit, pictures in units.items():
+            predictor.predict(unit, pictures)
+            progress.advance(len(pictures))

@@ -1,0 +1,330 @@
+"""A function applied in a child process, so that an item which ends the process costs that item alone.
+
+Decoders and detectors are native code, and some file ends them by a signal that no `except` meets. The child is
+``python -m raypipe.processes.child``, not a fork (the parent has threads) and not multiprocessing's spawn (which would
+import the parent's main module, in a Ray worker Ray's own); it is asked over its stdin and answers over its stdout.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Generic, Self, TypeVar
+
+from raypipe.errors import StageError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_LENGTH = struct.Struct("<Q")
+_START_SECONDS = 300.0
+_STARTS = 3
+_SAYING_SECONDS, _LONGEST_SAYING = 20.0, 300
+_PR_SET_PDEATHSIG = 1
+
+
+def in_child(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    died: Callable[[Item, str], Result],
+    *,
+    seconds: float = 120.0,
+) -> list[Result]:
+    """`function` of each item, in order, by a child process of `Isolated` that is ended afterwards."""
+    with Isolated(function, died, seconds=seconds) as apart:
+        return apart(items)
+
+
+class Isolated(Generic[Item, Result]):
+    """`function` of items, in order, one after the other in a child process that is started when there is an item.
+
+    Where the child ends on an item, or takes longer than `seconds` for it (None: no limit) and is killed, the result is
+    `died` of the item and how it ended (``SIGSEGV``, ``exit code 3``, ``no answer in 120 s``), and a new child goes on
+    with the next. What `function` raises is raised here too. `environment` has variables for the child, unless they are
+    set already. `function`, items and results must be picklable; the child ends with the body of the ``with``, and with
+    the thread that asked. Raises StageError where no child starts.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Item], Result],
+        died: Callable[[Item, str], Result],
+        *,
+        seconds: float | None = 120.0,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._function, self._died, self._seconds = function, died, seconds
+        self._environment = dict(environment or {})
+        self._child: _Child | None = None
+        self._stopped = False
+        self._changing = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start the child before there is an item."""
+        self._child = self._child or self._started()
+
+    def stop(self) -> None:
+        """End the child at once, and start no other. For any thread: whoever asks meets StoppedError."""
+        with self._changing:
+            self._stopped = True
+            if self._child:
+                self._child.kill()
+
+    def __call__(self, items: Sequence[Item]) -> list[Result]:
+        """`function` of each item."""
+        return [self._ask(item) for item in items]
+
+    def _ask(self, item: Item) -> Result:
+        self._child = child = self._child or self._started()
+        try:
+            result: Result = child.ask(item, self._seconds)
+        except _EndedError as ended:
+            self._refuse_if_stopped()
+            result = self._died(item, str(ended))
+        if child.ended:
+            self.close()
+        return result
+
+    def close(self) -> None:
+        """End the child, if there is one. While another thread asks it, `stop` is the call."""
+        child, self._child = self._child, None
+        if child:
+            child.close()
+
+    def _started(self) -> _Child:
+        for attempt in range(_STARTS):
+            try:
+                with self._changing:
+                    self._refuse_if_stopped()
+                    self._child = child = _Child(self._environment)
+            except OSError as error:
+                raise StageError(
+                    f"{sys.executable} -m {__name__}: the child process cannot be started: {error.strerror}; "
+                    "allow more open files, processes or memory"
+                ) from error
+            try:
+                child.ask(self._function, _START_SECONDS)
+            except _EndedError as ended:
+                self.close()
+                self._refuse_if_stopped()
+                if attempt + 1 == _STARTS:
+                    said = _said_at_start(self._function, self._environment)
+                    raise StageError(
+                        f"{sys.executable} -m {__name__}: the child process ends at its start: {ended}; "
+                        f"on stderr it says {said or 'nothing'}"
+                    ) from None
+            except BaseException:
+                self.close()
+                raise
+            else:
+                return child
+        raise AssertionError
+
+    def _refuse_if_stopped(self) -> None:
+        if self._stopped:
+            raise StoppedError
+
+
+class StoppedError(Exception):
+    """`Isolated.stop` was called."""
+
+
+class _EndedError(Exception):
+    """The child is gone; the message says how."""
+
+
+class _Child:
+    """A process, first told the function. Made, asked and closed by one thread: the child ends with that."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        pipe = subprocess.PIPE
+        self.ended = False
+        self._process = subprocess.Popen(
+            _command(), stdin=pipe, stdout=pipe, env=_variables(environment), start_new_session=True
+        )
+
+    def ask(self, message: Any, seconds: float | None) -> Any:
+        """The child's answer. Raises _EndedError where it ends before, and what it raised."""
+        if seconds is None:
+            return self._ask(message, self.kill)
+        late = threading.Event()
+
+        def give_up() -> None:
+            late.set()
+            self.kill()
+
+        timer = threading.Timer(seconds, give_up)
+        timer.start()
+        try:
+            # One that has closed its pipe and lives is ended by the timer.
+            return self._ask(message, lambda: None)
+        except _EndedError:
+            if late.is_set():
+                raise _EndedError(f"no answer in {seconds:g} s") from None
+            raise
+        finally:
+            timer.cancel()
+            timer.join()
+            # It may have been killed just as its answer came.
+            self.ended = self.ended or late.is_set()
+
+    def _ask(self, message: Any, silent: Callable[[], None]) -> Any:
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        packed = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+        try:
+            _write(process.stdin, packed)
+            answer = _read(process.stdout)
+        except (EOFError, OSError):
+            silent()
+            self.ended, code = True, process.wait()
+            raise _EndedError(_ending(code)) from None
+        good, value = pickle.loads(answer)
+        if not good:
+            raise value
+        return value
+
+    def kill(self) -> None:
+        """End it: it has nothing to save. For any thread."""
+        self._process.kill()
+
+    def close(self) -> None:
+        """End it, and wait until it has."""
+        self.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            try:
+                if pipe:
+                    pipe.close()
+            except OSError:  # what was not written when it ended
+                pass
+
+
+def _command() -> list[str]:
+    # -P: the working directory is no place to import from, unless it is that here.
+    return [sys.executable, "-P", "-m", __name__, str(os.getpid())]
+
+
+def _variables(environment: Mapping[str, str]) -> dict[str, str]:
+    paths = os.pathsep.join(str(path) or str(Path.cwd()) for path in sys.path)
+    return {**environment, **os.environ, "PYTHONPATH": paths}
+
+
+def _said_at_start(function: Any, environment: Mapping[str, str]) -> str:
+    """The last line that a child prints on stderr if it is started again, told `function` and no item.
+
+    The stderr of other children is that of this process, which may be a log that nobody looks at.
+    """
+    packed = pickle.dumps(function, pickle.HIGHEST_PROTOCOL)
+    try:
+        done = subprocess.run(
+            _command(),
+            input=_LENGTH.pack(len(packed)) + packed,
+            capture_output=True,
+            env=_variables(environment),
+            start_new_session=True,
+            timeout=_SAYING_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    return lines[-1][:_LONGEST_SAYING] if lines else ""
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+def _write(stream: IO[bytes], packed: bytes) -> None:
+    stream.write(_LENGTH.pack(len(packed)))
+    stream.write(packed)
+    stream.flush()
+
+
+def _read(stream: IO[bytes]) -> bytes:
+    head = stream.read(_LENGTH.size)
+    if len(head) == _LENGTH.size:
+        (length,) = _LENGTH.unpack(head)
+        packed = stream.read(length)
+        if len(packed) == length:
+            return packed
+    raise EOFError
+
+
+def _serve(parent: int) -> None:
+    """What the child does: read the function, then items until there are no more, and answer each."""
+    # The pipes are kept to ourselves: what native code prints goes where errors go, and nothing reads our questions.
+    questions, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    _end_with(parent)
+    function = None
+    while True:
+        try:
+            question = _read(questions)
+        except EOFError:
+            return
+        try:
+            message = pickle.loads(question)
+            if function is None:
+                function, result = message, None
+            else:
+                result = function(message)
+            answer = pickle.dumps((True, result), pickle.HIGHEST_PROTOCOL)
+        except Exception as error:
+            answer = pickle.dumps((False, _portable(error)), pickle.HIGHEST_PROTOCOL)
+        _write(answers, answer)
+
+
+def _portable(error: Exception) -> Exception:
+    try:
+        pickle.loads(pickle.dumps(error))
+        sent = error
+    except Exception:
+        sent = RuntimeError(f"{type(error).__name__}: {error}")
+    sent.add_note(f"In a child process:\n{''.join(traceback.format_exception(error))}")
+    return sent
+
+
+def _end_with(parent: int) -> None:
+    if sys.platform == "win32":
+        return
+    import resource
+
+    # A crash is expected here, and its core is of no use.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    if sys.platform == "linux":
+        # Elsewhere it ends when it next reads its stdin.
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))

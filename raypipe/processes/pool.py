@@ -1,0 +1,139 @@
+"""Child processes that share a stream of items. A child that ends natively costs its item a retry, and nothing else.
+
+For work that one machine does without Ray. A child imports what its function needs and nothing of the parent's program
+(`raypipe.processes.child`).
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+from raypipe.errors import StageError
+from raypipe.processes.child import Isolated
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_TRIES = 4
+# One that a child works on, and one that it finds when it is done.
+_ITEMS_PER_CHILD = 2
+# As Ray's workers have it: threads of several children would only wait for each other.
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
+
+
+def cpus() -> int:
+    """CPUs that this process may use; all of the machine if the system does not say."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+class Pool(Generic[Item, Result]):
+    """``with Pool(function, 2) as pool: for result in pool.map(items): …``
+
+    `function(item, attempt)` runs in one of `children` processes; `function`, items and results must be picklable. If
+    the process ends on an item, a new one gets the item again, with the next `attempt` (0 is the first). The processes
+    start with the body, and end with it at once, whatever they are doing.
+    """
+
+    def __init__(self, function: Callable[[Item, int], Result], children: int) -> None:
+        self._questions: queue.SimpleQueue[_Given[Item] | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[_Answer[Result]] = queue.SimpleQueue()
+        self._children = [
+            Isolated(_Applied(function), _ended, seconds=None, environment=_ENVIRONMENT) for _ in range(children)
+        ]
+        # A child ends with the thread that started it.
+        self._threads = [threading.Thread(target=self._work, args=(child,), daemon=True) for child in self._children]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for child in self._children:
+            child.stop()
+            self._questions.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def map(self, items: Iterable[Item | None]) -> Iterator[Result]:
+        """The function's results as they come, not in order. A None among the items asks for what has come so far.
+
+        Two items per process are taken ahead of their results at most. Raises what the function raised, and StageError
+        if an item ended its process four times or no process starts.
+        """
+        most, waiting = _ITEMS_PER_CHILD * len(self._children), 0
+        for item in items:
+            if item is not None:
+                self._questions.put(_Given(item))
+                waiting += 1
+            while waiting == most or (waiting and not self._answers.empty()):
+                yield self._answers.get().value()
+                waiting -= 1
+        for _ in range(waiting):
+            yield self._answers.get().value()
+
+    def _work(self, child: Isolated[tuple[Item, int], Result | _Ended]) -> None:
+        try:
+            with child:
+                child.start()
+                while (given := self._questions.get()) is not None:
+                    self._answers.put(_Answer(result=_insist(child, given.item)))
+        except BaseException as error:
+            self._answers.put(_Answer(error=error))
+
+
+@dataclass(frozen=True)
+class _Given(Generic[Item]):
+    item: Item
+
+
+@dataclass(frozen=True)
+class _Answer(Generic[Result]):
+    result: Result | None = None
+    error: BaseException | None = None
+
+    def value(self) -> Result:
+        if self.error is not None:
+            raise self.error
+        return self.result  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class _Applied(Generic[Item, Result]):
+    """The function, of one argument."""
+
+    function: Callable[[Item, int], Result]
+
+    def __call__(self, question: tuple[Item, int]) -> Result:
+        return self.function(*question)
+
+
+@dataclass(frozen=True)
+class _Ended:
+    how: str
+
+
+def _ended(_question: object, how: str) -> _Ended:
+    return _Ended(how)
+
+
+def _insist(child: Isolated[tuple[Item, int], Result | _Ended], item: Item) -> Result:
+    how = ""
+    for attempt in range(_TRIES):
+        (answer,) = child([(item, attempt)])
+        if not isinstance(answer, _Ended):
+            return answer
+        how = answer.how
+    raise StageError(
+        f"a worker process ended {_TRIES} times on the same work, at last by {how}; if memory is short, use fewer "
+        "(--faces.workers, --ray.num_cpus); the same command goes on where it stopped"
+    )

@@ -1,0 +1,156 @@
+"""Matplotlib figures in the page's own look: light or dark as the reader's system is, text in the system's font."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html import escape
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from raypipe.errors import plain
+
+# Each role has a colour of its own, so that the drawn SVG can be rewritten to the page's CSS variables.
+COLOURS = {
+    "paper": "#fbfaf7",
+    "ink": "#1d1f23",
+    "muted": "#62666e",
+    "faint": "#b4b7bd",
+    "rule": "#e3e1da",
+    "blue": "#2166ac",
+    "red": "#c0392b",
+    "gold": "#b7791f",
+    "a": "#7a8190",
+    "b": "#2a9d8f",
+    "c": "#2c6fbb",
+    "d": "#c2571a",
+}
+_DARK = {
+    "paper": "#15171a",
+    "ink": "#e9e7e2",
+    "muted": "#a0a4ab",
+    "faint": "#5d626a",
+    "rule": "#2f3338",
+    "blue": "#6fb1f0",
+    "red": "#f0857a",
+    "gold": "#e0ac55",
+    "a": "#a5acb9",
+    "b": "#55c9ba",
+    "c": "#77aff0",
+    "d": "#f09a63",
+}
+_TAG = re.compile(r"<[^>]*>")
+_SPARE = ("blue", "red", "gold", "muted")
+
+_RC = {
+    "font.size": 10,
+    "axes.labelsize": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.edgecolor": COLOURS["faint"],
+    "axes.labelcolor": COLOURS["muted"],
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": COLOURS["rule"],
+    "grid.linewidth": 0.8,
+    "text.color": COLOURS["ink"],
+    # Names of classes are names: a $ in them begins no formula.
+    "text.parse_math": False,
+    "text.usetex": False,
+    "xtick.color": COLOURS["muted"],
+    "ytick.color": COLOURS["muted"],
+    "xtick.major.size": 3,
+    "ytick.major.size": 0,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
+    "svg.fonttype": "none",
+    "figure.constrained_layout.use": True,
+}
+
+
+def configuration_colour(key: str) -> str:
+    """The role of a configuration's colour: its letter in the paper's form, else one of the spare colours."""
+    letter, _, form = key.partition(" ")
+    return letter.lower() if letter in ("A", "B", "C", "D") and form != "modern" else _SPARE[_stable_index(key)]
+
+
+def _stable_index(key: str) -> int:
+    """A stable index into the spare colours (Python's own string hash changes from run to run)."""
+    return sum(key.encode()) % len(_SPARE)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One figure thrice: `inline` SVG that follows the page's colours, a standalone `svg`, a `png` on white."""
+
+    name: str
+    inline: str
+    svg: bytes
+    png: bytes
+
+
+@contextlib.contextmanager
+def canvas(width: float, height: float, **subplots: object) -> Iterator[tuple[Figure, Axes]]:
+    """A figure of `width` × `height` inches and its axes, in the page's look; closed afterwards."""
+    with mpl.rc_context({**_RC, "svg.hashsalt": "raypipe"}), warnings.catch_warnings():
+        # Of names in scripts that matplotlib's font lacks: pages have other fonts, pictures an empty box.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure, axes = plt.subplots(figsize=(width, height), **subplots)
+        try:
+            yield figure, axes
+        finally:
+            plt.close(figure)
+
+
+def render(figure: Figure, name: str, description: str) -> Drawing:
+    """The drawing of a finished figure; `description` is what a screen reader says."""
+    sink = io.BytesIO()
+    with mpl.rc_context({"svg.hashsalt": f"raypipe-{name}"}):
+        figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    shape = _strip(sink.getvalue().decode(), name, description)
+    light = "".join(f"--{role}:{value};" for role, value in COLOURS.items())
+    dark = "".join(f"--{role}:{value};" for role, value in _DARK.items())
+    style = (
+        f"<style>:root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}"
+        "text{font-family:system-ui,sans-serif!important}</style>"
+    )
+    alone = re.sub(r"(<svg[^>]*>)", rf"\1{style}", shape, count=1)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=160, facecolor="white", metadata={"Software": None})
+    return Drawing(name, shape, f'<?xml version="1.0" encoding="utf-8"?>\n{alone}'.encode(), picture.getvalue())
+
+
+def _strip(svg: str, name: str, description: str) -> str:
+    """Only the drawing: no prologue, no metadata, no ids that several figures on a page would share."""
+    body = plain(svg[svg.index("<svg") :])
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r'(<svg\b[^>]*?) width="[^"]*" height="[^"]*"', r"\1", body, count=1)
+    body = re.sub(r'(<svg\b[^>]*?) height="[^"]*"', r"\1", body, count=1)
+    body = re.sub(r'(<svg\b[^>]*?) width="[^"]*"', r"\1", body, count=1)
+    body = re.sub(r"<!--.*?-->\s*", "", body, flags=re.DOTALL)
+    tags = "".join(_TAG.findall(body))
+    used = set(re.findall(r"#([^\"')]+)[\"')]", tags)) & set(re.findall(r' id="([^"]*)"', tags))
+
+    def rewritten(found: re.Match[str]) -> str:
+        tag = re.sub(r' id="([^"]*)"', lambda own: f' id="{name}-{own[1]}"' if own[1] in used else "", found[0])
+        tag = re.sub(r"#([^\"')]+)(?=[\"')])", lambda own: f"#{name}-{own[1]}" if own[1] in used else own[0], tag)
+        for role, value in COLOURS.items():
+            tag = tag.replace(value, f"var(--{role}, {value})")
+        return tag
+
+    # Not the text between tags, which may be a class called #2166ac.
+    body = _TAG.sub(rewritten, body)
+    safe = escape(plain(description))
+    return body.replace("<svg ", f'<svg role="img" aria-label="{safe}" ', 1)

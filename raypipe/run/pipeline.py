@@ -1,0 +1,42 @@
+"""``raypipe run``: the stages from posts to the report, one after the other; those that need Ray share one."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+from raypipe.config import Config
+from raypipe.progress import say
+from raypipe.runtime import kept_ray
+from raypipe.stages import STAGES
+from raypipe.tables.record import RunRecord
+
+ORDER = ("ingest", "label", "sweep", "report")
+
+
+def run_stage(config: Config, name: str, order: tuple[str, ...]) -> RunRecord:
+    """Run the stage `name` of `order`, saying when it begins and how long it took.
+
+    After `label` the funnel and the regression are shown: the sweep, which comes next, takes far longer than both.
+    """
+    say(f"[{order.index(name) + 1}/{len(order)}] {name}: {STAGES[name].help}")
+    started, began = time.monotonic(), datetime.now(UTC)
+    record: RunRecord = STAGES[name].load()(config)
+    complete = record.finished_at < began
+    say(f"      {name} was complete already" if complete else f"      {name} took {time.monotonic() - started:.0f} s")
+    if name == "label" and not complete:
+        from raypipe.report.summary import print_first_result
+
+        print_first_result(config)
+    return record
+
+
+def run(config: Config) -> RunRecord:
+    """Ingest, label, sweep and report; stages that are complete already are not done again."""
+    from raypipe.report.summary import print_summary
+
+    with kept_ray():
+        for name in ORDER:
+            record = run_stage(config, name, ORDER)
+    print_summary(config)
+    return record

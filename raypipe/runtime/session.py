@@ -1,0 +1,260 @@
+"""The one place that starts Ray: joins the cluster that RAY_ADDRESS names, or starts one on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from raypipe.config import Config
+from raypipe.errors import RaypipeError, StageError, one_line
+from raypipe.progress import say
+from raypipe.runtime.log import lines_to_log
+
+_CONNECT_SECONDS = 10.0
+_STARTS = 3
+_TOO_BUSY = "timed out during startup"
+
+# Ray Data appends lines that begin so to the message of every error of a worker.
+_RAY_DATA_ADVICE = "\nFailed to apply UDF transform"
+
+_FEWEST_STARTING = 4
+_RAY_DATA_MARKS = ("SystemException", "UserCodeException")
+
+# Set before Ray is imported anywhere: Ray reads them at import.
+_ENVIRONMENT = {
+    # A fresh local Ray turns token authentication on and writes a token file into the home directory.
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "1",
+}
+
+
+_kept: contextlib.ExitStack | None = None
+
+
+def ray_is_running() -> bool:
+    """Whether this process has started or joined a Ray. Imports none."""
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
+def wants_ray(config: Config) -> bool:
+    """Whether work goes to Ray that this machine could do without: a Ray runs, RAY_ADDRESS names one, or the options
+    ask for its dashboard. Imports no Ray.
+    """
+    return ray_is_running() or bool(os.environ.get("RAY_ADDRESS")) or config.ray.dashboard is True
+
+
+def set_environment() -> None:
+    """Set what Ray reads when it is imported: call this before that."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+@contextlib.contextmanager
+def kept_ray() -> Iterator[None]:
+    """The first `ray_session` of the body that starts Ray leaves it running for the next ones, until the body ends."""
+    global _kept
+    if _kept is not None:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        _kept = stack
+        try:
+            yield
+        finally:
+            _kept = None
+
+
+@contextlib.contextmanager
+def ray_session(config: Config) -> Iterator[None]:
+    """Ray for the body. It is started if none runs in this process yet, and stopped after the body (or as `kept_ray`
+    says).
+
+    Raises StageError if Ray cannot be started or the cluster cannot be reached.
+    """
+    if ray_is_running():
+        yield
+    elif _kept is not None:
+        _kept.enter_context(_started(config))
+        yield
+    else:
+        with _started(config):
+            yield
+
+
+@contextlib.contextmanager
+def _started(config: Config) -> Iterator[None]:
+    set_environment()
+    # What the dashboard shows of a training is gathered by a process of its own.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", str(int(config.ray.dashboard is not False)))
+    # Before its lines go elsewhere: its Python writes to the `sys.stderr` that it finds.
+    import ray
+
+    with lines_to_log(), _errors_of_workers_to_log():
+        with _handler_of_sigterm():
+            context = _connected(config)
+        quiet_ray()
+        if context.dashboard_url:
+            say(f"Ray dashboard: http://{context.dashboard_url}")
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def _connected(config: Config) -> Any:
+    import ray
+
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            _check_reachable(address)
+            return ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        return _start_here(config)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, SystemExit) and error.code == signal.SIGTERM:
+            # Ray's own handler, while it starts: somebody ends the command, nothing is wrong with Ray.
+            raise KeyboardInterrupt from error
+        what = f"reach the cluster at RAY_ADDRESS={address}" if address else "start Ray on this machine"
+        raise StageError(f"cannot {what}: {one_line(error)}; see `raypipe doctor --doctor.ray`") from error
+
+
+@contextlib.contextmanager
+def _errors_of_workers_to_log() -> Iterator[None]:
+    """What a thread of Ray prints on stdout when a worker is lost, whatever `log_to_driver` says, goes to the log."""
+    import ray._private.worker as worker
+
+    before = worker.print_to_stdstream
+
+    def write(data: Mapping[str, Any], **_: object) -> None:
+        with contextlib.suppress(OSError):
+            os.write(2, "".join(f"({data['pid']}) {line}\n" for line in data["lines"]).encode())
+
+    worker.print_to_stdstream = write
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = before
+
+
+@contextlib.contextmanager
+def _handler_of_sigterm() -> Iterator[None]:
+    """Put the handler of SIGTERM back after the body: Ray's print a stack trace, and end the process their own way."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+def _start_here(config: Config) -> Any:
+    import ray
+
+    # On a machine of few cores Ray speaks of every other process that it starts as one too many.
+    processes = max(_FEWEST_STARTING, config.ray.num_cpus or os.cpu_count() or 1)
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(processes))
+    for attempt in range(_STARTS):
+        try:
+            with _on_loopback():
+                return ray.init(
+                    # Without it Ray joins whatever cluster was last started on this machine.
+                    address="local",
+                    num_cpus=config.ray.num_cpus,
+                    include_dashboard=config.ray.dashboard is not False,
+                    dashboard_port=None if config.ray.dashboard is False else config.ray.dashboard_port,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                )
+        except Exception as error:
+            # Ray waits 30 s for its own processes, whatever else the machine is busy with.
+            if _TOO_BUSY not in str(error) or attempt + 1 == _STARTS:
+                raise
+            say("Ray did not come up in 30 s; the machine is busy: starting it again")
+    raise AssertionError
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Ray that is started in the body listens on loopback alone, not on all interfaces: it asks nobody for a token.
+
+    Ray replaces a loopback address that it is given, except if it takes this machine for one without clusters.
+    """
+    from ray._private import ray_constants
+
+    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    given = os.environ.get(name)
+    # For the processes that Ray starts, and for this one, which may have imported Ray long ago.
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        if given is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = given
+
+
+def _check_reachable(address: str) -> None:
+    """Raises OSError if nothing listens where Ray will look for the cluster. Ray itself keeps trying for minutes."""
+    from ray._private.services import resolve_ip_for_localhost
+
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return
+    host = host.strip("[]")
+    socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+    # A loopback address stands for this machine's own one: Ray looks there, unless its client connects.
+    own = host if address.startswith("ray://") else resolve_ip_for_localhost(host)
+    if own != host:
+        try:
+            socket.create_connection((own, int(port)), timeout=_CONNECT_SECONDS).close()
+        except OSError as error:
+            why = f"Ray looks for {host} at {own}, where that cluster does not listen ({error})"
+            raise ConnectionError(f"{why}; a Ray that raypipe started is for its own command alone") from error
+
+
+def quiet_ray() -> None:
+    """Leave the terminal to the stage's own progress, and let Ray Data pass on the error that a worker raised."""
+    import ray.data
+
+    # What fails in Ray Data reaches the stage as an exception, which says it in one line.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    for name in ("ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # `max_restarts` and `scheduling_strategy` have no other way into Ray Data's actors yet.
+    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    # Wrapped by Ray Data, the error loses its cause on the way to the driver.
+    context.raise_original_map_exception = True
+
+
+def cause(error: BaseException) -> BaseException:
+    """The error that a Ray worker met, out of the wrappers that brought it to the driver."""
+    seen: set[int] = set()
+    while id(error) not in seen:
+        seen.add(id(error))
+        wrapped = getattr(error, "cause", None)
+        # Ray's wrapper is of the wrapped error's type too, but its text is the worker's traceback.
+        if isinstance(error, RaypipeError) and not isinstance(wrapped, BaseException):
+            message, advice, _ = str(error).partition(_RAY_DATA_ADVICE)
+            return type(error)(message) if advice else error
+        inner = wrapped or error.__cause__
+        # Ray Data hangs its own marks behind an error: they say in whose code it came up, and nothing else.
+        if not isinstance(inner, BaseException) or type(inner).__name__ in _RAY_DATA_MARKS:
+            return error
+        error = inner
+    return error

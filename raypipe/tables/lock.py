@@ -1,0 +1,116 @@
+"""Whose run a table is, by its ``_claim.json``; of two commands that begin in the same moment, one is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from raypipe.errors import StageError
+from raypipe.storage import Storage, s3
+from raypipe.tables.record import Claim, RunRecord, as_json, differences, parse, revision_options
+
+CLAIM_FILE = "_claim.json"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The claim that stands in a table, if any; on S3 with the mark of its version."""
+
+    claim: Claim | None = None
+    version: str | None = None
+
+
+@contextlib.contextmanager
+def locked(storage: Storage, table: str) -> Iterator[None]:
+    """Hold a local table's directory against other commands that begin there; it goes again if it stays empty.
+
+    Object stores have no locks: there `put` refuses. Some network file systems have none either.
+    """
+    if not storage.is_local:
+        yield
+        return
+    folder = Path(storage.path(table))
+    with storage.errors("write", f"{table}/{CLAIM_FILE}"):
+        handle = _open_locked(folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        os.close(handle)
+
+
+def _open_locked(folder: Path) -> int:
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:
+            # Whoever held it has found nothing to leave there.
+            continue
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            if os.path.samestat(os.fstat(handle), folder.stat()):
+                return handle
+        except FileNotFoundError:
+            pass
+        os.close(handle)
+
+
+def read(storage: Storage, table: str) -> Seen:
+    """The claim of a table. Raises StageError where the file holds none, or its process still runs."""
+    path = f"{table}/{CLAIM_FILE}"
+    if s3.is_s3(storage):
+        found = s3.read_version(storage, path)
+        data, version = found or (None, None)
+    else:
+        data, version = storage.read(path) if storage.exists(path) else None, None
+    if data is None:
+        return Seen()
+    claim = parse(storage, path, data, Claim)
+    if claim.held_by_other():
+        raise StageError(
+            f"{storage.uri(table)}: process {claim.pid} (`raypipe {claim.command}`) is writing there; wait or end it"
+        )
+    return Seen(claim, version)
+
+
+def put(storage: Storage, table: str, claim: Claim, seen: Seen) -> None:
+    """Write a claim in place of the one that was seen, inside `locked`.
+
+    Raises StageError where another command has claimed the table since (S3; a store without conditional puts takes
+    the later of the two).
+    """
+    path, data = f"{table}/{CLAIM_FILE}", as_json(claim)
+    if not s3.is_s3(storage):
+        storage.write(path, data)
+    elif not s3.replace_version(storage, path, data, seen.version):
+        raise StageError(
+            f"{storage.uri(table)}: another command began there in the same moment; wait for it, then start again"
+        )
+
+
+def refuse_another(storage: Storage, table: str, found: Claim | RunRecord, new: Claim) -> None:
+    """Raise StageError, naming what differs, where the run that was found is not the one that is wanted."""
+    lines = differences(found, new.config, new.inputs, new.revision)
+    if not lines:
+        return
+    where, what = storage.uri(table), "; ".join(lines)
+    if isinstance(found, Claim) and found.revision and not new.revision:
+        options = revision_options(found.revision)
+        raise StageError(
+            f"{where}: holds an unfinished run that does a part again ({options}); finish it with "
+            f"`raypipe {shlex.quote(found.command)} {options}`, or drop it and do the whole with --overwrite"
+        )
+    state = "holds the result" if isinstance(found, RunRecord) else "holds an unfinished run"
+    raise StageError(
+        f"{where}: {state} of another configuration or input: {what}; "
+        "use --overwrite, another --root, or the same options"
+    )

@@ -1,0 +1,76 @@
+"""From staged files to a published table, in steps that can each be repeated after a kill."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow.parquet as pq
+from pydantic import BaseModel
+
+from raypipe.storage import Storage, s3
+from raypipe.tables.lock import CLAIM_FILE
+from raypipe.tables.record import DataFile, PathInside, RunRecord, as_json, parse
+
+RUN_FILE = "_run.json"
+STAGING = "_staging"
+STAGED_RECORD = "_record.json"
+_READERS = 8
+
+
+def find_record(storage: Storage, table: str) -> RunRecord | None:
+    """The record of a complete table, None where there is none."""
+    path = f"{table}/{RUN_FILE}"
+    return parse(storage, path, storage.read(path), RunRecord) if storage.exists(path) else None
+
+
+class Staged(BaseModel):
+    """A run whose files are all staged: its record, and the previous run's files that go."""
+
+    record: RunRecord
+    replaces: list[PathInside]
+
+
+def publish(storage: Storage, staged: Staged) -> None:
+    """Move a staged run into place; every step can be repeated after a kill."""
+    record = staged.record
+    table, staging = record.table, f"{record.table}/{STAGING}/{record.run_id}"
+    published = find_record(storage, table)
+    if published is None or published.run_id != record.run_id:
+        # The old list goes before the files it lists: no reader may trust it any more.
+        storage.delete(f"{table}/{RUN_FILE}")
+        for name in staged.replaces:
+            # A file of the same name may be the new one already, moved by an attempt that was killed.
+            if storage.exists(f"{staging}/{name}") or name not in {file.path for file in record.files}:
+                storage.delete(f"{table}/{name}")
+        for file in record.files:
+            if storage.exists(f"{staging}/{file.path}"):
+                storage.move(f"{staging}/{file.path}", f"{table}/{file.path}")
+        storage.write(f"{table}/{RUN_FILE}", as_json(record))
+    discard(storage, table)
+
+
+def discard(storage: Storage, table: str) -> None:
+    """Drop what is staged and the claim; what is published stays."""
+    storage.delete_directory(f"{table}/{STAGING}")
+    s3.abort_uploads(storage, table)
+    storage.delete_temporaries(table)
+    # Last: without it, the table is free for others.
+    storage.delete(f"{table}/{CLAIM_FILE}")
+    if storage.is_local and not storage.files(table):
+        storage.prune(table)
+
+
+def describe(storage: Storage, directory: str) -> list[DataFile]:
+    """All files below `directory`, with the rows of those that are Parquet."""
+    sizes = storage.sizes(directory)
+
+    def describe(name: str) -> DataFile:
+        rows = None
+        if name.endswith(".parquet"):
+            path = storage.path(directory, name)
+            with storage.errors("read", f"{directory}/{name}"):
+                rows = pq.read_metadata(path, filesystem=storage.filesystem).num_rows
+        return DataFile(path=name, rows=rows, n_bytes=sizes[name])
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        return list(pool.map(describe, sorted(sizes)))

@@ -1,0 +1,1 @@
+"""Pictures for the network: decoded once, kept in files, read by row."""

@@ -1,0 +1,1 @@
+"""The training loop: plain functions over a network, pictures and a process group. Imports no Ray."""

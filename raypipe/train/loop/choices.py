@@ -1,0 +1,109 @@
+"""What a training chose for speed or for want of memory, and why: each choice is one line that a person can read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from raypipe.train.data.mapped import MappedRows, RowSource
+from raypipe.train.loop.features import DType
+from raypipe.train.loop.feed import Stream, n_bytes
+
+Compile = Literal["none", "default", "reduce-overhead"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """`what` was decided, for which value, and the reason."""
+
+    what: str
+    value: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.value} ({self.why})"
+
+
+OnChoice = Callable[[Choice], None]
+
+
+def arithmetic_choice(wanted: str, device: str) -> Choice:
+    """float32 or bfloat16, as `wanted` or, for ``auto``, where the hardware multiplies it natively."""
+    if wanted != "auto":
+        return Choice("arithmetic", wanted, "as --train.dtype says")
+    if device.startswith("cuda"):
+        name, has = torch.cuda.get_device_name(device), torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        # AVX-512 or AMX instructions; elsewhere a CPU emulates it, which is far slower than float32.
+        has = bool(torch.cpu._is_avx512_bf16_supported()) or bool(torch.cpu._is_amx_tile_supported())
+        has = has and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+        name = f"this CPU ({torch.backends.cpu.get_cpu_capability()})"
+    if has:
+        return Choice("arithmetic", "bfloat16", f"{name} multiplies it natively; weights stay in float32")
+    return Choice("arithmetic", "float32", f"{name} has no bfloat16 of its own")
+
+
+def arithmetic_for(wanted: str, device: str) -> DType:
+    """The value of `arithmetic_choice`."""
+    return "bfloat16" if arithmetic_choice(wanted, device).value == "bfloat16" else "float32"
+
+
+def rows_choice(what: str, source: RowSource, room: float) -> Choice:
+    """Where pictures or features are taken from; `room`: bytes of the device's memory that they might have had."""
+    size = f"{n_bytes(source) / 1e9:,.2f} GB"
+    if isinstance(source, Stream):
+        return Choice(what, "streamed", f"{size} are read from the store in each epoch")
+    on_gpu = f", more than {room / 1e9:,.1f} GB of the GPU" if room else ""
+    if isinstance(source, MappedRows):
+        return Choice(what, "mapped from files, read ahead", f"{size}{on_gpu}")
+    device = getattr(source, "device", torch.device("cpu"))
+    if device.type == "cpu":
+        return Choice(what, "in main memory", f"{size}{on_gpu}")
+    return Choice(what, "in the GPU's memory", f"{size}, which it has room for")
+
+
+def layout_choice(device: torch.device, dtype: DType) -> Choice:
+    """How a network that is trained, and the pictures it trains on, lie in memory."""
+    if device.type == "cpu" and dtype == "float32":
+        return Choice(
+            "memory", "channels first", "a step on a CPU is faster so in float32; passes without gradients not"
+        )
+    return Choice("memory", "channels last", "convolutions are fastest so")
+
+
+def layout_for(device: torch.device, dtype: DType) -> torch.memory_format:
+    """The value of `layout_choice`."""
+    first = layout_choice(device, dtype).value == "channels first"
+    return torch.contiguous_format if first else torch.channels_last
+
+
+def compile_choice(mode: Compile, frozen: bool) -> Choice:
+    """Whether the network is compiled."""
+    if frozen:
+        return Choice("compilation", "none", "one linear layer on features is trained")
+    if mode == "none":
+        return Choice(
+            "compilation", "none", "it takes about a minute a trial; --train.compile default, or reduce-overhead"
+        )
+    graphs = " with CUDA graphs" if mode == "reduce-overhead" else ""
+    return Choice("compilation", f"{mode}{graphs}", "as --train.compile says")
+
+
+def optimizer_choice(optimizer: torch.optim.Optimizer, fused: bool) -> Choice:
+    """Which optimizer moves the weights, and in how many kernels."""
+    name = type(optimizer).__name__
+    if fused:
+        return Choice("optimizer", f"{name}, fused", "one kernel for all weights")
+    return Choice("optimizer", name, "this device has no fused one")
+
+
+def micro_choice(micro: int, batch: int) -> Choice:
+    """After the device's memory did not suffice."""
+    return Choice(
+        "batch",
+        f"{batch} pictures, {micro} at a time",
+        "the device's memory holds no more; their gradients are added up",
+    )

@@ -1,0 +1,153 @@
+"""Features of frozen convolutions, kept beside the decoded pictures: a second seed of A starts in seconds.
+
+What they are is in their key: the network and its weights, the normalisation, the pictures and their order, mirrored or
+not, and the arithmetic. Files appear whole, and the list of them comes last; whoever finds no list computes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raypipe.errors import StageError
+from raypipe.storage import Storage
+from raypipe.train.data.mapped import MappedRows, RowSource, map_if_room
+from raypipe.train.data.shards import Shards, fits_here, to_npy
+from raypipe.train.loop.features import DType
+from raypipe.train.loop.workers import Workers
+from raypipe.train.networks.vgg import Network
+from raypipe.train.networks.weights import Preprocessing
+
+FOLDER = "_features"
+_FILE_BYTES = 2**28
+_STORED = {"float32": "float32", "bfloat16": "uint16"}
+_SECONDS_BETWEEN_LOOKS = 1.0
+
+
+class Turns(Protocol):
+    """Who of several trainings computes features that all of them need."""
+
+    def take(self, name: str) -> bool:
+        """Whether this training may compute them now; else another one is at it."""
+
+    def leave(self, name: str) -> None:
+        """It is done with them."""
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """Where features are kept: a folder of decoded pictures and what these are (`fingerprint`).
+
+    With `turns`, what another training is computing is waited for.
+    """
+
+    storage: Storage
+    folder: str
+    fingerprint: str
+    turns: Turns | None = None
+
+    def key(self, model: Network, preprocessing: Preprocessing, device: torch.device, dtype: DType) -> str:
+        """Of everything that features of these pictures depend on, 16 hexadecimal digits."""
+        digest = hashlib.sha256()
+        # Between kinds of devices, the last bits differ.
+        for text in (_FILE_BYTES, self.fingerprint, type(model).__name__, preprocessing.to_json(), device.type, dtype):
+            digest.update(f"{text}\0".encode())
+        for name, value in sorted(model.frozen_part.state_dict().items()):
+            digest.update(f"{name}{tuple(value.shape)}\0".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
+
+    def get(
+        self,
+        name: str,
+        shape: tuple[int, int],
+        dtype: DType,
+        *,
+        workers: Workers,
+        device: torch.device,
+        compute: Callable[[], Tensor],
+    ) -> tuple[RowSource, str, float]:
+        """Features of `shape` [n, d] called `name` (key and part), in a few words where they are from, and the seconds
+        of waiting for another training that computed them.
+
+        Where there are none, `compute` gives them on every worker, and the first keeps them if there is room.
+        """
+        find = partial(self._find, name, dtype, shape, workers, device)
+        began, found = time.monotonic(), find()
+        while found is None and not self._take_turn(name, workers, device):
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            found = find()
+        waited = time.monotonic() - began
+        if found is not None:
+            return found, "found on disk", waited
+        try:
+            # Whoever had the turn before may have kept them since the last look.
+            found = find() if self.turns is not None else None
+            source, origin = (found, "found on disk") if found is not None else self._computed(name, compute, workers)
+            return source, origin, waited
+        finally:
+            if self.turns is not None and workers.rank == 0:
+                self.turns.leave(name)
+
+    def _take_turn(self, name: str, workers: Workers, device: torch.device) -> bool:
+        """Whether no other training computes them; then this one does. The first worker asks, often enough that no
+        other one's wait for its answer times out."""
+        return not workers.any(workers.rank == 0 and self.turns is not None and not self.turns.take(name), device)
+
+    def _computed(self, name: str, compute: Callable[[], Tensor], workers: Workers) -> tuple[Tensor, str]:
+        features = compute()
+        if workers.rank == 0:
+            try:
+                self._keep(name, features)
+            except StageError as error:
+                # They can be computed again; the training goes on.
+                return features, f"computed, not kept: {error}"
+        return features, "computed and kept"
+
+    def _find(
+        self, name: str, dtype: DType, shape: tuple[int, int], workers: Workers, device: torch.device
+    ) -> MappedRows | None:
+        """What is kept, where every worker finds it and has room for a copy; what one cannot use, all compute."""
+        shards = self._listed(name, dtype, shape)
+        if workers.any(shards is None or not fits_here(shards), device) or shards is None:
+            return None
+        found = map_if_room(shards)
+        return None if workers.any(found is None, device) else found
+
+    def _listed(self, name: str, dtype: DType, shape: tuple[int, int]) -> Shards | None:
+        if not self.storage.exists(self._list(name)):
+            return None
+        names = tuple(json.loads(self.storage.read(self._list(name))))
+        return self._shards(name, names, dtype, shape)
+
+    def _list(self, name: str) -> str:
+        return f"{self.folder}/{FOLDER}/{name}/_files.json"
+
+    def _shards(self, name: str, names: tuple[str, ...], dtype: DType, shape: tuple[int, int]) -> Shards:
+        rows, each = np.arange(shape[0]), _rows_a_file(shape[1], dtype)
+        folder = f"{self.folder}/{FOLDER}/{name}"
+        return Shards(self.storage, folder, names, rows // each, rows % each, (shape[1],), _STORED[dtype])
+
+    def _keep(self, name: str, features: Tensor) -> None:
+        dtype: DType = "bfloat16" if features.dtype == torch.bfloat16 else "float32"
+        each = _rows_a_file(features.shape[1], dtype)
+        names = []
+        for start in range(0, len(features), each):
+            part = features[start : start + each].cpu()
+            stored = part.view(torch.uint16).numpy() if dtype == "bfloat16" else part.numpy()
+            names.append(f"{start // each:04d}.npy")
+            self.storage.write(f"{self.folder}/{FOLDER}/{name}/{names[-1]}", to_npy(stored))
+        self.storage.write(self._list(name), json.dumps(names).encode())
+
+
+def _rows_a_file(n_features: int, dtype: DType) -> int:
+    return max(1, _FILE_BYTES // (n_features * (2 if dtype == "bfloat16" else 4)))

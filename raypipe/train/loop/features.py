@@ -1,0 +1,237 @@
+"""What a step of training is given: pictures, or features of frozen convolutions computed once (configuration A); and a
+pass over either without training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from raypipe.train.data.images import prepare_batch
+from raypipe.train.data.mapped import RowSource
+from raypipe.train.loop.feed import Feed, pieces, room_on
+from raypipe.train.loop.workers import Rows, Workers
+from raypipe.train.networks.vgg import Network
+from raypipe.train.networks.weights import Preprocessing
+
+DType = Literal["float32", "bfloat16"]
+OnBatch = Callable[[int, int], None]
+
+
+def arithmetic(device: torch.device, dtype: DType) -> AbstractContextManager[object]:
+    """Autocast to bfloat16 where `dtype` asks for it; weights stay in float32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
+
+
+def evaluation_batch(device: torch.device) -> int:
+    """Pictures at a time in a pass without gradients: on a CPU so few that what a layer leaves is still in its caches
+    when the next one begins."""
+    return 8 if device.type == "cpu" else 64
+
+
+class Inputs(Protocol):
+    """Rows of a data set as the network or its head takes them, batch by batch."""
+
+    @property
+    def waited(self) -> float:
+        """Seconds in which no batch was ready, so far."""
+        ...
+
+    def batches(
+        self,
+        plan: Sequence[Rows],
+        flips: NDArray[np.bool_] | None = None,
+        crops: NDArray[np.float32] | None = None,
+    ) -> Iterator[Tensor]:
+        """The rows of each batch of `plan`.
+
+        Row i is mirrored where `flips[i]` (bool [n]) says so; of a picture only the square ``crops[i]`` (see
+        `raypipe.train.loop.draws.epoch_crops`) is shown.
+        """
+        ...
+
+
+class _Fed:
+    """What takes its rows from a feed."""
+
+    _feed: Feed
+
+    @property
+    def waited(self) -> float:
+        """See `Inputs`."""
+        return self._feed.waited
+
+
+class ImageInputs(_Fed):
+    """Pictures, uint8 [n, 3, s, s], normalised on the device: float [n, 3, s, s] in `memory_format`."""
+
+    def __init__(
+        self,
+        images: RowSource,
+        preprocessing: Preprocessing,
+        device: torch.device,
+        memory_format: torch.memory_format = torch.channels_last,
+    ) -> None:
+        self._feed, self.preprocessing, self.device = Feed(images, device), preprocessing, device
+        self._format = memory_format
+
+    def batches(
+        self,
+        plan: Sequence[Rows],
+        flips: NDArray[np.bool_] | None = None,
+        crops: NDArray[np.float32] | None = None,
+    ) -> Iterator[Tensor]:
+        """See `Inputs`."""
+        if not plan:
+            return
+        rows, sizes = np.concatenate(plan), [len(rows) for rows in plan]
+        masks = None if flips is None else pieces(torch.from_numpy(flips[rows]).to(self.device), sizes)
+        squares = None if crops is None else pieces(torch.from_numpy(crops[rows]).to(self.device), sizes)
+        for i, raw in enumerate(self._feed.batches(plan)):
+            mask = None if masks is None else masks[i]
+            square = None if squares is None else squares[i]
+            yield prepare_batch(raw, self.preprocessing, mask, self.device, crops=square, memory_format=self._format)
+
+
+class FeatureInputs(_Fed):
+    """Cached features [n, d], given as float32; a second set for the mirrored pictures where training mirrors."""
+
+    def __init__(self, plain: RowSource, flipped: RowSource | None, device: torch.device) -> None:
+        self._n, self._mirrors = len(plain), flipped is not None
+        self._feed = Feed(plain if flipped is None else Both(plain, flipped), device)
+
+    def batches(
+        self,
+        plan: Sequence[Rows],
+        flips: NDArray[np.bool_] | None = None,
+        crops: NDArray[np.float32] | None = None,  # noqa: ARG002
+    ) -> Iterator[Tensor]:
+        """See `Inputs`; there are no crops of features."""
+        if flips is not None and self._mirrors:
+            plan = [rows + self._n * flips[rows] for rows in plan]
+        for features in self._feed.batches(plan):
+            yield features.float()
+
+
+class Both:
+    """Two sources of n rows each as one of 2n."""
+
+    def __init__(self, first: RowSource, second: RowSource) -> None:
+        self._first, self._second = first, second
+        self.shape = torch.Size((2 * len(first), *first.shape[1:]))
+        self.dtype = first.dtype
+        self._held = isinstance(first, Tensor) and isinstance(second, Tensor) and first.device == second.device
+        if isinstance(first, Tensor) and self._held:
+            self.device = first.device
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        n = len(self._first)
+        in_second = rows >= n
+        if self._held:
+            # Both are looked up, as to pick by a mask would make a GPU's host wait.
+            mask = in_second.view(-1, *[1] * (len(self.shape) - 1))
+            return torch.where(mask, self._second[rows % n], self._first[rows % n])
+        found = torch.empty((len(rows), *self.shape[1:]), dtype=self.dtype)
+        found[~in_second] = self._first[rows[~in_second]].cpu()
+        found[in_second] = self._second[rows[in_second] - n].cpu()
+        return found
+
+
+def in_batches(rows: Rows, size: int) -> list[Rows]:
+    """`rows` in order, `size` at a time."""
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _pass(
+    inputs: Inputs,
+    rows: Rows,
+    device: torch.device,
+    on_batch: OnBatch | None,
+    flips: NDArray[np.bool_] | None = None,
+) -> Iterator[tuple[int, Tensor]]:
+    """`rows` in order, some at a time, each with the place of its first; `on_batch` is told when they are done with."""
+    done = 0
+    for batch in inputs.batches(in_batches(rows, evaluation_batch(device)), flips):
+        yield done, batch
+        done += len(batch)
+        if on_batch:
+            on_batch(done, len(rows))
+
+
+def _halving(forward: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+    """`forward` of a batch, in halves where the device's memory does not suffice for all of it at once."""
+    try:
+        return forward(batch)
+    except torch.OutOfMemoryError:
+        if len(batch) < 2:
+            raise
+    if batch.device.type == "cuda":
+        torch.cuda.empty_cache()
+    return torch.cat([_halving(forward, part) for part in pieces(batch, (len(batch) + 1) // 2)])
+
+
+@torch.no_grad()
+def extract_features(
+    model: Network,
+    images: RowSource,
+    preprocessing: Preprocessing,
+    *,
+    device: torch.device,
+    dtype: DType = "float32",
+    flip: bool = False,
+    workers: Workers | None = None,
+    on_batch: OnBatch | None = None,
+    on_wait: Callable[[float], None] | None = None,
+) -> Tensor:
+    """What `model.extract` gives for uint8 `images` [n, 3, s, s], all mirrored if `flip`: `dtype` [n, d] on `device`,
+    or in main memory where that has no room for them.
+
+    The workers share the pass, and each has all rows at its end. Nothing is lost by bfloat16 where the arithmetic is.
+    `on_wait` gets the seconds in which no picture was ready.
+    """
+    crew = workers or Workers()
+    model.eval()
+    inputs = ImageInputs(images, preprocessing, device)
+    rows = crew.share(np.arange(len(images)))
+    shape, kept_in = (len(rows), model.n_features), getattr(torch, dtype)
+    # Workers exchange what is on their devices; one alone keeps in main memory what does not fit.
+    fits = crew.size > 1 or math.prod(shape) * kept_in.itemsize <= room_on(device)
+    part = torch.empty(shape, dtype=kept_in, device=device if fits else "cpu")
+    flips = np.ones(len(images), bool) if flip else None
+    for start, batch in _pass(inputs, rows, device, on_batch, flips):
+        with arithmetic(device, dtype):
+            part[start : start + len(batch)] = _halving(model.extract, batch)
+    if on_wait:
+        on_wait(inputs.waited)
+    return crew.gather(part, len(images))
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    forward: Callable[[Tensor], Tensor],
+    inputs: Inputs,
+    rows: Rows,
+    *,
+    device: torch.device,
+    dtype: DType,
+    n_outputs: int = 1,
+    on_batch: OnBatch | None = None,
+) -> Tensor:
+    """What `forward`, `model` or a part of it, gives for `rows`: float32 [n], or [n, n_outputs] of several outputs."""
+    model.eval()
+    found = [torch.zeros((0, n_outputs) if n_outputs > 1 else 0, device=device)]
+    for _, batch in _pass(inputs, rows, device, on_batch):
+        with arithmetic(device, dtype):
+            # A copy: a compiled network may use its output's memory again.
+            found.append(_halving(forward, batch).to(torch.float32, copy=True))
+    return torch.cat(found)

@@ -1,0 +1,161 @@
+"""Rows to the device, batch after batch: from its own memory, from this machine's, or from files, read ahead."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raypipe.train.data.mapped import RowSource
+from raypipe.train.loop.workers import Rows
+
+_AHEAD = 3
+_ROWS_AT_ONCE = 1024
+RESIDENT_SHARE = 0.5
+"""Of the device's free memory, what pictures or features may take; the network and its activations need the rest."""
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """A source that brings batches in the order of a plan by itself."""
+
+    def batches(self, plan: Sequence[Rows]) -> Iterator[Tensor]:
+        """The rows of each batch."""
+        ...
+
+
+class Feed:
+    """Batches of a source's rows on a device; `waited` counts the seconds in which none was ready."""
+
+    def __init__(self, source: RowSource, device: torch.device) -> None:
+        self.source, self.device, self.waited = source, device, 0.0
+
+    def batches(self, plan: Sequence[Rows]) -> Iterator[Tensor]:
+        """The rows of each batch of `plan`, in order: [len(batch), …] on the device."""
+        batches = self._batches(plan)
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - asked
+            if batch is None:
+                return
+            yield batch
+
+    def _batches(self, plan: Sequence[Rows]) -> Iterator[Tensor]:
+        if not plan:
+            return
+        if isinstance(self.source, Stream):
+            yield from self._sent(self._pinned(batch) for batch in self.source.batches(plan))
+        elif getattr(self.source, "device", None) == self.device:
+            # One index for all of them: a small copy to the device in each step would make the host wait.
+            index = torch.from_numpy(np.concatenate(plan)).to(self.device)
+            for rows in pieces(index, [len(rows) for rows in plan]):
+                yield self.source[rows]
+        else:
+            yield from self._sent(_read_ahead(self._picked(plan)))
+
+    def _picked(self, plan: Sequence[Rows]) -> Iterator[Tensor]:
+        return (self._pinned(self.source[torch.from_numpy(rows)]) for rows in plan)
+
+    def _pinned(self, batch: Tensor) -> Tensor:
+        return batch.pin_memory() if self.device.type == "cuda" and batch.device.type == "cpu" else batch
+
+    def _sent(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:
+        """To the device; on a GPU the next batch is copied while this one is worked on."""
+        if self.device.type != "cuda":
+            yield from batches
+            return
+        copying: Any = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        waiting: Tensor | None = None
+        for batch in batches:
+            with torch.cuda.stream(copying):
+                coming = batch.to(self.device, non_blocking=True)
+            if waiting is not None:
+                yield waiting
+            # What works on it must not begin before the copy has ended, nor may its memory be used again before.
+            torch.cuda.current_stream(self.device).wait_stream(copying)
+            coming.record_stream(torch.cuda.current_stream(self.device))
+            waiting = coming
+        if waiting is not None:
+            yield waiting
+
+
+def _read_ahead(batches: Iterator[Tensor]) -> Iterator[Tensor]:
+    """The same batches, some of them read before they are asked for, by a thread."""
+    ready: queue.Queue[Tensor | BaseException | None] = queue.Queue(_AHEAD)
+    ended = threading.Event()
+
+    def put(item: Tensor | BaseException | None) -> None:
+        while not ended.is_set():
+            with contextlib.suppress(queue.Full):
+                ready.put(item, timeout=0.1)
+                return
+
+    def read() -> None:
+        try:
+            for batch in batches:
+                put(batch)
+                if ended.is_set():
+                    return
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    thread = threading.Thread(target=read, name="raypipe-read-ahead", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        ended.set()
+        thread.join()
+
+
+def device_of(name: str) -> torch.device:
+    """The device of that name; a GPU with its number, as tensors name theirs."""
+    device = torch.device(name)
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+def pieces(rows: Tensor, sizes: int | list[int]) -> tuple[Tensor, ...]:
+    """`rows` cut into `sizes`, or into pieces of one size and a rest."""
+    cut: tuple[Tensor, ...] = rows.split(sizes)  # type: ignore[no-untyped-call]
+    return cut
+
+
+def n_bytes(source: RowSource) -> int:
+    """Bytes of all rows."""
+    return int(np.prod(source.shape)) * source.dtype.itemsize
+
+
+def resident(source: RowSource, device: torch.device, room: float) -> RowSource:
+    """`source` itself, or a copy in the memory of a GPU where its bytes are no more than `room`."""
+    if device.type != "cuda" or n_bytes(source) > room:
+        return source
+    return source.to(device) if isinstance(source, Tensor) else held(source, device)
+
+
+def held(source: RowSource, device: torch.device) -> Tensor:
+    """A copy of all rows in the memory of a device, read once and in their order."""
+    found = torch.empty(source.shape, dtype=source.dtype, device=device)
+    starts = range(0, len(source), _ROWS_AT_ONCE)
+    plan = [np.arange(start, min(start + _ROWS_AT_ONCE, len(source))) for start in starts]
+    for start, rows in zip(starts, Feed(source, device).batches(plan), strict=True):
+        found[start : start + len(rows)] = rows
+    return found
+
+
+def room_on(device: torch.device) -> float:
+    """Bytes of the device's memory that rows may take now; 0 where it has none of its own."""
+    return RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0.0

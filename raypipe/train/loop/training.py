@@ -1,0 +1,345 @@
+"""One worker's part of a training: what stays the same from epoch to epoch, and an epoch's steps and validation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from raypipe.errors import ConfigError, StageError
+from raypipe.train.data.images import ImageSet
+from raypipe.train.data.mapped import RowSource
+from raypipe.train.loop.choices import (
+    Choice,
+    OnChoice,
+    compile_choice,
+    layout_choice,
+    layout_for,
+    micro_choice,
+    optimizer_choice,
+    rows_choice,
+)
+from raypipe.train.loop.draws import dropout_seed, epoch_crops, epoch_flips, epoch_order
+from raypipe.train.loop.feature_cache import FeatureCache
+from raypipe.train.loop.features import (
+    FeatureInputs,
+    ImageInputs,
+    Inputs,
+    OnBatch,
+    arithmetic,
+    evaluate,
+    extract_features,
+    in_batches,
+)
+from raypipe.train.loop.feed import device_of, pieces, resident, room_on
+from raypipe.train.loop.recipe import Average
+from raypipe.train.loop.state import EpochResult, LoopOptions
+from raypipe.train.loop.workers import Workers
+from raypipe.train.metrics import forward_flops, peak_flops, training_flops
+from raypipe.train.networks.configurations import Configuration
+from raypipe.train.networks.heads import Head
+from raypipe.train.networks.vgg import Network
+from raypipe.train.networks.weights import Preprocessing
+
+# To look at a loss makes a GPU's host wait for it.
+_BATCHES_BETWEEN_CHECKS_ON_GPU = 50
+
+
+@dataclass
+class _Before:
+    """What an epoch's figures owe to work before it: features of frozen convolutions."""
+
+    seconds: float = 0.0
+    waited: float = 0.0
+    flops: float = 0.0
+
+    def wait(self, seconds: float) -> None:
+        """No picture was ready."""
+        self.waited += seconds
+
+
+class Training:
+    """A model with its optimizer and its data on one device, one of `workers`; see `raypipe.train.loop.loop.fit`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        configuration: Configuration,
+        train: ImageSet,
+        val: ImageSet,
+        options: LoopOptions,
+        *,
+        preprocessing: Preprocessing,
+        head: Head,
+        workers: Workers,
+        cache: FeatureCache | None = None,
+        on_batch: OnBatch | None = None,
+        on_choice: OnChoice | None = None,
+    ) -> None:
+        self.model, self.options, self.workers = model, options, workers
+        self.on_batch, self.on_choice = on_batch, on_choice
+        self.device, self.recipe = device_of(options.device), options.recipe
+        fused = self.device.type in ("cpu", "cuda")
+        self.optimizer = self.recipe.optimizer(model, configuration, options.learning_rate, fused)
+        self.tell(optimizer_choice(self.optimizer, fused))
+        self.average = Average(model, self.recipe.average) if self.recipe.average is not None else None
+        self.parameters = [parameter for g in self.optimizer.param_groups for parameter in g["params"]]
+        self.head, self.n_train, self.val_labels = head, len(train), val.labels
+        self.targets = head.targets(train.labels).to(self.device)
+        self.micro = options.micro_batch or options.batch_size
+        self._refuse_pieces_of_graphs()
+        self.before = _Before()
+        self.flops_per_s = peak_flops(self.device, options.dtype)
+        self.forward: Callable[[Tensor], Tensor] = model
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
+            self.tell(Choice("convolutions", "cuDNN tries its ways and takes the fastest", "batches are of one size"))
+        self.train_inputs: Inputs
+        self.val_inputs: Inputs
+        frozen = configuration.frozen and options.cache_features and isinstance(model, Network)
+        if frozen and isinstance(model, Network):
+            self.forward = model.classify
+            self._take_features(model, train, val, preprocessing, cache)
+        else:
+            layout = layout_for(self.device, options.dtype)
+            model.to(memory_format=layout)  # type: ignore[call-overload]
+            self.train_inputs = self._pictures("training pictures", train, preprocessing, layout)
+            self.val_inputs = self._pictures("validation pictures", val, preprocessing)
+            self.tell(layout_choice(self.device, options.dtype))
+        self.tell(compile_choice(options.compile, frozen))
+        self.flops = 0.0
+        if self.flops_per_s:
+            (one,) = self.train_inputs.batches([np.arange(1)])
+            self.flops = training_flops(model, one, self.forward)
+        if options.compile != "none" and not frozen:
+            self.forward = torch.compile(model, mode=options.compile)
+
+    def _refuse_pieces_of_graphs(self, why: str = "") -> None:
+        # A CUDA graph's gradients lie in memory that its next run overwrites.
+        if self.options.compile == "reduce-overhead" and self.micro < self.options.batch_size:
+            raise ConfigError(
+                f"train.compile: {why}reduce-overhead does not go with batches in pieces (of {self.micro} pictures); "
+                "use default, or none"
+            )
+
+    def tell(self, choice: Choice) -> None:
+        """One choice to whoever listens."""
+        if self.on_choice:
+            self.on_choice(choice)
+
+    def _placed(self, what: str, source: RowSource, origin: str = "") -> RowSource:
+        room = room_on(self.device)
+        placed = resident(source, self.device, room)
+        choice = rows_choice(what, placed, room)
+        self.tell(replace(choice, value=f"{origin}; {choice.value}") if origin else choice)
+        return placed
+
+    def _pictures(
+        self,
+        what: str,
+        pictures: ImageSet,
+        preprocessing: Preprocessing,
+        memory_format: torch.memory_format = torch.channels_last,
+    ) -> ImageInputs:
+        return ImageInputs(self._placed(what, pictures.images), preprocessing, self.device, memory_format)
+
+    def _take_features(
+        self,
+        model: Network,
+        train: ImageSet,
+        val: ImageSet,
+        preprocessing: Preprocessing,
+        cache: FeatureCache | None,
+    ) -> None:
+        """Inputs of features: of the training set, for both flips if there are any, and of the validation set."""
+        started, dtype = time.perf_counter(), self.options.dtype
+        key = cache.key(model, preprocessing, self.device, dtype) if cache else ""
+        passes = len(train) * (2 if self.options.flips else 1) + len(val)
+        done = 0
+
+        def features(name: str, images: RowSource, flip: bool) -> RowSource:
+            nonlocal done
+
+            def compute() -> Tensor:
+                self._count_pass(model, preprocessing, images)
+                return extract_features(
+                    model,
+                    images,
+                    preprocessing,
+                    device=self.device,
+                    dtype=dtype,
+                    flip=flip,
+                    workers=self.workers,
+                    on_batch=self._part_of(passes, done, len(images)),
+                    on_wait=self.before.wait,
+                )
+
+            found: RowSource
+            if cache is None:
+                found, origin = compute(), "computed"
+            else:
+                shape = (len(images), model.n_features)
+                found, origin, waited = cache.get(
+                    f"{key}-{name}", shape, dtype, workers=self.workers, device=self.device, compute=compute
+                )
+                self.before.seconds -= waited
+            done += len(images)
+            return self._placed(f"features of {name}", found, origin)
+
+        mirrored = features("train-mirrored", train.images, True) if self.options.flips else None
+        self.train_inputs = FeatureInputs(features("train", train.images, False), mirrored, self.device)
+        self.val_inputs = FeatureInputs(features("val", val.images, False), None, self.device)
+        self.before.seconds += time.perf_counter() - started
+
+    def _count_pass(self, model: Network, preprocessing: Preprocessing, images: RowSource) -> None:
+        if self.flops_per_s and len(images):
+            (one,) = ImageInputs(images, preprocessing, self.device).batches([np.arange(1)])
+            each = forward_flops(model.extract, one)
+            self.before.flops += each * len(self.workers.share(np.arange(len(images))))
+
+    def _part_of(self, whole: int, start: int, n: int) -> OnBatch | None:
+        """Word of a pass over `n` pictures, after `start` of the `whole` that is told of."""
+        tell = self.on_batch
+        if tell is None:
+            return None
+        return lambda done, total: tell(start + n * done // max(total, 1), whole)
+
+    def epoch(self, epoch: int) -> EpochResult:
+        """Train one epoch, then judge what came of it."""
+        started = time.perf_counter()
+        loss, accuracy, waited = self._train(epoch)
+        before, self.before = self.before, _Before()
+        seconds = time.perf_counter() - started + before.seconds
+        rate = self.n_train / seconds
+        flops = before.flops + self.n_train * self.flops / self.workers.size
+        if self.average:
+            self.average.swap()
+        outputs = self._validate()
+        if self.average:
+            self.average.swap()
+        predictions, labels = self.head.predictions(outputs), self.val_labels.numpy()
+        return EpochResult(
+            epoch=epoch,
+            train_loss=loss,
+            train_accuracy=accuracy,
+            val_loss=float(self.head.losses(outputs, self.head.targets(self.val_labels)).mean()),
+            val_accuracy=self.head.accuracy(predictions, labels),
+            images_per_s=rate,
+            data_wait=(waited + before.waited) / seconds,
+            mfu=flops / seconds / self.flops_per_s if self.flops_per_s else None,
+            val_probabilities=predictions,
+            metrics=self.head.metrics(predictions, labels),
+        )
+
+    def _validate(self) -> Tensor:
+        """Outputs for the validation set on the CPU, in double precision."""
+        # Running means of normalised batches are each worker's own.
+        self.workers.broadcast(self.model.buffers())
+        n_outputs, dtype = self.head.target.n_outputs, self.options.dtype
+        rows = self.workers.share(np.arange(len(self.val_labels)))
+        n = len(self.val_labels)
+        part = evaluate(
+            self.model,
+            self.forward,
+            self.val_inputs,
+            rows,
+            device=self.device,
+            dtype=dtype,
+            n_outputs=n_outputs,
+            on_batch=self._part_of(self.n_train + n, self.n_train, n),
+        )
+        return self.workers.gather(part, n).double().cpu()
+
+    def _train(self, epoch: int) -> tuple[float, float | None, float]:
+        """Mean loss, accuracy and seconds of waiting for data."""
+        options, n = self.options, self.n_train
+        flips = epoch_flips(n, options.seed, epoch) if options.flips else None
+        crop = self.recipe.crop
+        crops = None if crop is None else epoch_crops(n, options.seed, epoch, crop)
+        batches = in_batches(epoch_order(n, options.seed, epoch), options.batch_size)
+        plan = [self.workers.share(rows) for rows in batches]
+        mine = torch.from_numpy(np.concatenate(plan)).to(self.device)
+        targets = pieces(self.targets[mine], [len(rows) for rows in plan])
+        every = 1 if self.device.type == "cpu" else _BATCHES_BETWEEN_CHECKS_ON_GPU
+        waited, sums, pending = self.train_inputs.waited, np.zeros(2), list[Tensor]()
+        self.model.train()
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(dropout_seed(options.seed, epoch, self.workers.rank))
+            for batch, inputs in enumerate(self.train_inputs.batches(plan, flips, crops), 1):
+                self._set_rate((epoch - 1) * len(plan) + batch - 1, options.epochs * len(plan))
+                pending.append(self._step(inputs, targets[batch - 1], len(batches[batch - 1])))
+                if len(pending) == every or batch == len(plan):
+                    sums += self._collect(pending, epoch, batch, len(plan))
+                    pending = []
+                if self.on_batch:
+                    self.on_batch(min(batch * options.batch_size, n), n + len(self.val_labels))
+        waited = self.train_inputs.waited - waited
+        return float(sums[0] / n), float(sums[1] / n) if self.head.has_accuracy else None, waited
+
+    def _step(self, inputs: Tensor, targets: Tensor, n_batch: int) -> Tensor:
+        """One step on this worker's part of a batch of `n_batch`; the whole batch's summed loss and hits."""
+        totals = self._gradients(inputs, targets, n_batch)
+        self.workers.sum([*(p.grad for p in self.parameters if p.grad is not None), totals])
+        if self.head.max_gradient is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.head.max_gradient)
+        self.optimizer.step()
+        if self.average:
+            self.average.follow()
+        return totals
+
+    def _gradients(self, inputs: Tensor, targets: Tensor, n_batch: int) -> Tensor:
+        """Gradients of this worker's part, in pieces that the device's memory holds; its summed loss and hits."""
+        while True:
+            self.optimizer.zero_grad(set_to_none=True)
+            try:
+                parts = zip(pieces(inputs, self.micro), pieces(targets, self.micro), strict=True)
+                return torch.stack([self._piece(part, wanted, n_batch) for part, wanted in parts]).sum(0)
+            except torch.OutOfMemoryError as error:
+                if self.micro == 1:
+                    raise StageError(
+                        f"training: one picture of {tuple(inputs.shape[2:])} pixels is too much for the memory of "
+                        f"{self.device}; lower --train.image_size, or end what else uses it"
+                    ) from error
+            self.micro = (min(self.micro, len(inputs)) + 1) // 2
+            self._refuse_pieces_of_graphs(f"a batch of {n_batch} is too much for the memory of {self.device}, and ")
+            self.tell(micro_choice(self.micro, n_batch))
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _piece(self, inputs: Tensor, targets: Tensor, n_batch: int) -> Tensor:
+        if self.options.compile == "reduce-overhead":
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        with arithmetic(self.device, self.options.dtype):
+            outputs = self.forward(inputs)
+        # Summed and divided by the whole batch: the workers' gradients add up to that of its mean, however it is cut.
+        soft = self.head.smoothed(targets, self.recipe.smoothing)
+        loss = self.head.losses(outputs.float(), soft).sum()
+        torch.autograd.backward(loss / n_batch)
+        hits = self.head.hits(outputs.detach(), targets).sum()
+        return torch.stack([loss.detach(), hits.to(loss.dtype)])
+
+    def _set_rate(self, step: int, steps: int) -> None:
+        rate = self.options.learning_rate * self.recipe.rate(step, steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def _collect(self, pending: list[Tensor], epoch: int, batch: int, n_batches: int) -> NDArray[np.float64]:
+        found = torch.stack(pending).double().cpu().numpy()
+        bad = np.flatnonzero(~np.isfinite(found[:, 0]))
+        if len(bad):
+            where = batch - len(pending) + 1 + int(bad[0])
+            loss = f"the loss is {found[bad[0], 0]} in epoch {epoch}, batch {where} of {n_batches}"
+            raise diverged(loss, self.options)
+        total: NDArray[np.float64] = found.sum(axis=0)
+        return total
+
+
+def diverged(what: str, options: LoopOptions) -> StageError:
+    """The error that ends a training whose losses are no numbers any more."""
+    return StageError(f"training: {what}; lower --train.learning_rate (now {options.learning_rate:g})")

@@ -1,0 +1,229 @@
+"""What a trial keeps from epoch to epoch, and what it leaves: its best weights, its predictions, its result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+import torch
+from safetensors.torch import load as from_safetensors
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from raypipe.errors import StageError
+from raypipe.storage import Storage
+from raypipe.train.data.images import ImageSet
+from raypipe.train.loop.choices import Choice, OnChoice
+from raypipe.train.loop.loop import predict
+from raypipe.train.loop.state import EpochResult, LoopOptions, LoopState
+from raypipe.train.metrics import figure_of_merit
+from raypipe.train.networks.heads import Head, Predictions
+from raypipe.train.networks.vgg import Network
+from raypipe.train.networks.weights import LoadedWeights
+from raypipe.train.plan import TrialPlan
+from raypipe.train.results.results import TrialResult, prediction_rows, staged_file
+
+CHECKPOINTS = "checkpoints"
+BEST = "best.safetensors"
+# Until the trial is done, each with its epoch's number.
+_PREFIX, _SUFFIX = "epoch-", ".safetensors"
+_BESTS_STAGED = 4
+_STATE, _SO_FAR = "last.pt", "so_far.pt"
+
+
+@dataclass
+class Progressed:
+    """A trial after an epoch, as its checkpoint keeps it."""
+
+    state: LoopState
+    rows: list[dict[str, Any]]
+    """Of results.json, so far."""
+    predictions: Predictions | None = None
+    """Of the validation pictures, at the best epoch."""
+
+    def save(self, folder: str | Path) -> None:
+        """Writes two files into a folder."""
+        self.state.save(Path(folder) / _STATE)
+        predictions = None if self.predictions is None else torch.from_numpy(self.predictions)
+        torch.save({"rows": self.rows, "predictions": predictions}, Path(folder) / _SO_FAR)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """What `save` wrote, on the CPU; executes no code from the files."""
+        found = torch.load(Path(folder) / _SO_FAR, weights_only=True)
+        predictions = None if found["predictions"] is None else found["predictions"].numpy()
+        return cls(LoopState.load(Path(folder) / _STATE), found["rows"], predictions)
+
+
+OnEpoch = Callable[[dict[str, Any], Progressed], bool]
+
+
+class Keeper:
+    """Follows a trial from epoch to epoch; the worker of `rank` 0 writes.
+
+    A trial that goes on from a checkpoint may train its next epochs to other last bits than those that were lost, and
+    find another one the best. So weights are staged by epoch, the last few of the best: those of the checkpoint's best
+    epoch are among them wherever the trial was cut off, though a checkpoint may come an epoch or two after its report.
+    All else waits for the end.
+    """
+
+    def __init__(
+        self,
+        plan: TrialPlan,
+        weights: LoadedWeights,
+        head: Head,
+        val: ImageSet,
+        rank: int,
+        start: Progressed | None,
+        on_epoch: OnEpoch | None,
+        on_choice: OnChoice | None,
+    ) -> None:
+        self.plan, self.weights, self.head, self.val, self.rank = plan, weights, head, val, rank
+        self.on_epoch, self.on_choice = on_epoch, on_choice
+        self.choices: list[str] = []
+        self.rows = list(start.rows) if start else []
+        self.predictions = start.predictions if start else None
+        self.best: dict[str, Tensor] | None = None
+
+    @property
+    def best_epochs(self) -> list[int]:
+        """Epochs that were better than all before them; the last is the best."""
+        found, best = list[int](), -math.inf
+        for row in self.rows:
+            merit = figure_of_merit(row["val_accuracy"], row["val_loss"])
+            if not found or merit > best:
+                found.append(row["epoch"])
+                best = merit
+        return found
+
+    def see(self, result: EpochResult, state: LoopState) -> bool:
+        """An epoch is done; whether it is to be the last."""
+        trial = self.plan.trial
+        row = {"trial": trial.name, "configuration": trial.label, "seed": trial.seed, **_numbers(result)}
+        self.rows.append(row)
+        if state.is_best:
+            self.predictions = result.val_probabilities
+            if self.rank == 0:
+                # A copy: the loop goes on changing these tensors.
+                self.best = {
+                    name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+                    for name, value in state.weights.items()
+                }
+                if self.plan.options.save != "none":
+                    self._stage_best(result.epoch, self.best)
+        return self.on_epoch(row, Progressed(state, self.rows, self.predictions)) if self.on_epoch else False
+
+    def choose(self, choice: Choice) -> None:
+        """Something was chosen for speed or for want of memory."""
+        self.choices.append(str(choice))
+        if self.on_choice:
+            self.on_choice(choice)
+
+    def finish(self, model: Network, options: LoopOptions, test: ImageSet | None) -> TrialResult:
+        """What the trial came to, staged by the worker that has the `test` pictures."""
+        trial, writer = self.plan.trial, self.plan.writer
+        result = TrialResult(trial.name, trial.label, trial.seed, self.rows, None)
+        if test is None:
+            return result
+        if self.plan.options.save != "none":
+            self._settle_best()
+        if self.predictions is not None:
+            self._write_predictions("val", self.val, self.predictions)
+        accuracy, metrics = None, dict[str, Any]()
+        if len(test):
+            model.load_state_dict(self.best if self.best is not None else self._read_best())
+            # The one look at the test split, with the epoch that validation chose.
+            found = predict(
+                model,
+                test.images,
+                preprocessing=self.weights.preprocessing,
+                head=self.head,
+                device=options.device,
+                dtype=options.dtype,
+            )
+            truth = test.labels.numpy()
+            accuracy, metrics = self.head.accuracy(found, truth), self.head.metrics(found, truth)
+            self._write_predictions("test", test, found)
+        result = TrialResult(trial.name, trial.label, trial.seed, self.rows, accuracy, _finite(metrics), self.choices)
+        # Last: a trial whose file is there is done, and a resumed sweep leaves it out.
+        writer.write_file(staged_file(trial.name), result.to_json())
+        return result
+
+    def _write_predictions(self, split: str, pictures: ImageSet, found: Predictions) -> None:
+        trial = self.plan.trial
+        rows: pa.Table = prediction_rows(trial, self.best_epochs[-1], split, pictures, self.head.target, found)
+        self.plan.writer.write(f"{trial.name}-{split}", rows, folder="predictions")
+
+    def _stage_best(self, epoch: int, best: Mapping[str, Tensor]) -> None:
+        metadata = checkpoint_metadata(self.plan, self.weights, self.head) | {"epoch": str(epoch)}
+        data = to_safetensors(dict(best), metadata=metadata)
+        self.plan.writer.storage.write(f"{_staged(self.plan)}/{_PREFIX}{epoch}{_SUFFIX}", data)
+        self._leave_only(self.best_epochs[-_BESTS_STAGED:])
+
+    def _settle_best(self) -> None:
+        """The best epoch's file under its lasting name; a trial cut off in between finds it there."""
+        storage, folder = self.plan.writer.storage, _staged(self.plan)
+        staged = f"{folder}/{_PREFIX}{self.best_epochs[-1]}{_SUFFIX}"
+        if storage.exists(staged):
+            storage.move(staged, f"{folder}/{BEST}")
+        elif not storage.exists(f"{folder}/{BEST}"):
+            raise StageError(f"{storage.uri(staged)}: the weights of the best epoch are gone; begin with --overwrite")
+        self._leave_only([])
+
+    def _leave_only(self, epochs: Sequence[int]) -> None:
+        storage, folder = self.plan.writer.storage, _staged(self.plan)
+        for epoch, name in _by_epoch(storage, folder).items():
+            if epoch not in epochs:
+                storage.delete(f"{folder}/{name}")
+
+    def _read_best(self) -> dict[str, Tensor]:
+        return from_safetensors(self.plan.writer.storage.read(f"{_staged(self.plan)}/{BEST}"))
+
+
+def _staged(plan: TrialPlan) -> str:
+    """The folder of a trial's weights until its table is complete."""
+    return f"{plan.writer.staging}/{CHECKPOINTS}/{plan.trial.name}"
+
+
+def newest_best(plan: TrialPlan) -> str | None:
+    """Where the weights of the best epoch of a trial that is cut off are; None where there are none."""
+    storage, folder = plan.writer.storage, _staged(plan)
+    found = _by_epoch(storage, folder)
+    return storage.uri(folder, found[max(found)]) if found else None
+
+
+def _by_epoch(storage: Storage, folder: str) -> dict[int, str]:
+    names = [name for name in storage.files(folder) if name.startswith(_PREFIX)]
+    return {int(name.removeprefix(_PREFIX).removesuffix(_SUFFIX)): name for name in names}
+
+
+def checkpoint_metadata(plan: TrialPlan, weights: LoadedWeights, head: Head) -> dict[str, str]:
+    """What a checkpoint says of itself, as safetensors keeps it: strings."""
+    return {
+        "configuration": plan.trial.configuration,
+        "form": plan.trial.form,
+        "model": plan.options.model,
+        "image_size": str(plan.pictures.image_size),
+        **head.as_metadata(),
+        "preprocessing": weights.preprocessing.to_json(),
+        "weights": weights.name,
+        "options": plan.options.model_dump_json(),
+    }
+
+
+def _numbers(result: EpochResult) -> dict[str, Any]:
+    numbers = {name: value for name, value in vars(result).items() if name not in ("val_probabilities", "metrics")}
+    further = {f"val_{name}": value for name, value in result.metrics.items()}
+    found: dict[str, Any] = _finite({**numbers, **further})
+    return found
+
+
+def _finite(value: Any) -> Any:
+    # JSON has no NaN, which a diverged validation loss can be.
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

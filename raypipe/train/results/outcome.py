@@ -1,0 +1,144 @@
+"""What a sweep came to, trial by trial (``trials.csv``) and configuration by configuration (the closing table)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from raypipe.config.learning import TrainOptions, varying
+from raypipe.config.space import text_of
+from raypipe.statistics.clustered import number_users, share_interval
+from raypipe.statistics.paper import TABLE_1
+from raypipe.tables.csv_file import to_csv
+from raypipe.train.data.target import Target
+from raypipe.train.loop.recipe import RECIPES
+from raypipe.train.metrics import over_seeds
+from raypipe.train.plan import Trial, for_configuration
+from raypipe.train.results.compare import Answers
+from raypipe.train.results.results import TrialResult
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A trial, what it came to, and whether the sweep ended it before its last epoch."""
+
+    trial: Trial
+    result: TrialResult
+    ended_early: bool = False
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What outcomes were judged on: the head, how many pictures each split has, each trial's answers, and the users of
+    the posts by post_id."""
+
+    target: Target
+    pictures: Mapping[str, int]
+    answers: Sequence[Answers]
+    users: Mapping[str, str | None]
+
+    def interval(
+        self, accuracy: float | None, split: str, results: Sequence[TrialResult]
+    ) -> tuple[float, float] | None:
+        """Wilson's 95 % interval, by users, of an accuracy that is the mean over `results`; None without answers, as of
+        heads whose accuracy is no share of pictures."""
+        trials = {(result.configuration, result.seed) for result in results}
+        found = [own for own in self.answers if own.split == split and (own.configuration, own.seed) in trials]
+        if accuracy is None or not found:
+            return None
+        right = np.mean([own.right for own in found], axis=0)
+        return share_interval(accuracy, right, number_users(map(self.users.get, found[0].post_ids)))
+
+
+def hyperparameters(trial: Trial, train: TrainOptions) -> dict[str, Any]:
+    """What a trial was trained with, by option of `train`: numbers given by configuration or left to the form looked
+    up."""
+    options = trial.options(train)
+    found = {name: for_configuration(getattr(options, name), trial.configuration) for name in varying()}
+    if found["learning_rate"] is None:
+        found["learning_rate"] = RECIPES[trial.form].learning_rate
+    return found
+
+
+def trials_csv(outcomes: Sequence[Outcome], train: TrainOptions, judged: Judged) -> bytes:
+    """A row a trial: what it is, its options, its best epoch with Wilson's 95 % interval, the test at that epoch.
+
+    `seconds` are of training, validation left out.
+    """
+    rows = [_row(outcome, train, judged) for outcome in outcomes]
+    return to_csv(list(rows[0]), (list(row.values()) for row in rows))
+
+
+def _row(outcome: Outcome, train: TrainOptions, judged: Judged) -> dict[str, Any]:
+    trial, result = outcome.trial, outcome.result
+    best, last = result.best, result.rows[-1]
+    val = judged.interval(best["val_accuracy"], "val", [result]) or (None, None)
+    test = judged.interval(result.test_accuracy, "test", [result]) or (None, None)
+    n = judged.pictures.get("train", 0)
+    found = {
+        "trial": trial.name,
+        "configuration": trial.label,
+        "letter": trial.configuration,
+        "form": trial.form,
+        "seed": trial.seed,
+        **{name: text_of(value) for name, value in hyperparameters(trial, train).items()},
+        "best_epoch": best["epoch"],
+        "epochs_trained": last["epoch"],
+        "ended_early": text_of(outcome.ended_early),
+        "val_accuracy": best["val_accuracy"],
+        "val_low": val[0],
+        "val_high": val[1],
+        "val_loss": best["val_loss"],
+        "final_val_accuracy": last["val_accuracy"],
+        "test_accuracy": result.test_accuracy,
+        "test_low": test[0],
+        "test_high": test[1],
+        "seconds": round(sum(n / row["images_per_s"] for row in result.rows), 2),
+    }
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in found.items()}
+
+
+def closing_table(outcomes: Sequence[Outcome], judged: Judged) -> Table:
+    """A line a configuration for the terminal: its best epoch as a mean over seeds ± standard deviation.
+
+    Seeds share their pictures: the interval is that of the mean on as many pictures as there are, not times the seeds.
+    """
+    with_accuracy = outcomes[0].result.best["val_accuracy"] is not None
+    with_test = any(outcome.result.test_accuracy is not None for outcome in outcomes)
+    with_paper = judged.target.kind == "binary"
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("  configuration", overflow="fold")
+    names = ["seeds", "best val" if with_accuracy else "best val loss", "at epoch", "95 % interval"]
+    for name in [*names, *(["test"] if with_test else []), *(["paper"] if with_paper else [])]:
+        table.add_column(name, justify="right", no_wrap=True)
+    for label in sorted({outcome.trial.label for outcome in outcomes}):
+        mine = [outcome.result for outcome in outcomes if outcome.trial.label == label]
+        measure = "val_accuracy" if with_accuracy else "val_loss"
+        best = [result.best[measure] for result in mine]
+        interval = judged.interval(over_seeds(best)[0], "val", mine) if with_accuracy else None
+        cells = [str(len(mine)), _spread(best), _epochs(mine), "–" if interval is None else _between(*interval)]
+        if with_test:
+            cells.append(_spread([result.test_accuracy for result in mine]))
+        if with_paper:
+            cells.append(f"{TABLE_1[label].max_val_accuracy:.3f}" if label in TABLE_1 else "")
+        table.add_row(f"  {label}", *cells)
+    return table
+
+
+def _epochs(results: Sequence[TrialResult]) -> str:
+    best = sorted({result.best["epoch"] for result in results})
+    span = str(best[0]) if len(best) == 1 else f"{best[0]}–{best[-1]}"
+    return f"{span} of {max(len(result.rows) for result in results)}"
+
+
+def _spread(values: Sequence[float | None]) -> str:
+    mean, sd = over_seeds(values)
+    return ("–" if mean is None else f"{mean:.3f}") + ("" if sd is None else f" ± {sd:.3f}")
+
+
+def _between(low: float, high: float) -> str:
+    return f"{low:.3f}–{high:.3f}"

@@ -1,0 +1,1 @@
+"""Trials on Ray Tune and Ray Train, and who watches them."""

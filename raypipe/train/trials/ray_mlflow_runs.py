@@ -1,0 +1,141 @@
+"""Trials as runs of MLflow, where `sweep.mlflow` says so: hyperparameters, each epoch, the test at the end.
+
+A server that is away while trials run costs its lines, not the sweep: one line says so, and training goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ray.tune.logger import LoggerCallback
+
+from raypipe.config import Config
+from raypipe.config.learning import TrainOptions
+from raypipe.errors import ConfigError, StageError, one_line
+from raypipe.progress import say
+from raypipe.train.plan import TrialPlan
+from raypipe.train.results.results import staged_result
+from raypipe.train.trials.ray_event_files import best_measures, described, epoch_row, measures, test_measures
+
+_TRIAL, _RUN = "raypipe.trial", "raypipe.run"
+
+
+@contextlib.contextmanager
+def mlflow_runs(config: Config, plans: Mapping[str, TrialPlan]) -> Iterator[list[LoggerCallback]]:
+    """The callback for Tune, where one is asked for; its runs are closed after the body, as killed where it fails.
+
+    Raises ConfigError where mlflow is not installed, StageError where it cannot be reached.
+    """
+    if config.sweep.mlflow is None:
+        yield []
+        return
+    runs = MlflowRuns(config.sweep.mlflow, config.train, plans)
+    runs.connect()
+    try:
+        yield [runs]
+    finally:
+        runs.close()
+
+
+class MlflowRuns(LoggerCallback):  # type: ignore[misc]
+    """One run a trial; a trial resumed goes on in its run."""
+
+    def __init__(self, where: str, train: TrainOptions, plans: Mapping[str, TrialPlan]) -> None:
+        self._where, self._train, self._plans = where, train, dict(plans)
+        self._runs: dict[str, str] = {}
+        self._client: Any = None
+        self._experiment = ""
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its callbacks with the experiment; a connection is none to keep.
+        return {**self.__dict__, "_client": None}
+
+    def connect(self) -> None:
+        """Find or make the experiment: that of MLFLOW_EXPERIMENT_NAME, else ``raypipe``."""
+        try:
+            from mlflow.tracking import MlflowClient
+        except ImportError as error:
+            raise ConfigError(
+                "sweep.mlflow: the package mlflow is not installed; pip install 'raypipe[mlflow]', or leave it out"
+            ) from error
+        where = self._where
+        if "://" not in where:
+            # MLflow 3 reads and writes folders only where this says that it is meant.
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+            where = Path(where).absolute().as_uri()
+        # MLflow's own patience with a server is minutes a call.
+        for name, value in (("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"), ("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")):
+            os.environ.setdefault(name, value)
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "raypipe")
+        try:
+            self._client = MlflowClient(tracking_uri=where)
+            found = self._client.get_experiment_by_name(name)
+            self._experiment = found.experiment_id if found else self._client.create_experiment(name)
+        except Exception as error:
+            raise StageError(f"sweep.mlflow: {self._where} cannot be used: {one_line(error)}") from error
+
+    def log_trial_start(self, trial: Any) -> None:
+        """Takes up the trial's run, or begins one with its hyperparameters."""
+        name = str(trial.config["trial"])
+        if name not in self._runs:
+            self._attempt(lambda client: self._begin(client, name))
+
+    def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:  # noqa: ARG002
+        """An epoch."""
+        if "val_loss" not in result:
+            return
+        self.log_trial_start(trial)
+        self._log(str(trial.config["trial"]), measures(epoch_row(result)), result["epoch"])
+
+    def log_trial_end(self, trial: Any, failed: bool = False) -> None:
+        """The best epoch and the test; a trial that failed says so."""
+        name = str(trial.config["trial"])
+        self.log_trial_start(trial)
+        done = None if failed else staged_result(self._plans[name].writer, name)
+        if done is not None:
+            self._log(name, best_measures(done.best) | test_measures(done), done.best["epoch"])
+        self._end(name, "FAILED" if done is None else "FINISHED")
+
+    def close(self) -> None:
+        """Runs whose trials have not ended are killed ones."""
+        for name in list(self._runs):
+            self._end(name, "KILLED")
+
+    def _begin(self, client: Any, name: str) -> None:
+        plan = self._plans[name]
+        wanted = f"tags.`{_TRIAL}` = '{name}' and tags.`{_RUN}` = '{plan.writer.run_id}'"
+        found = client.search_runs([self._experiment], wanted, max_results=1)
+        if found:
+            self._runs[name] = found[0].info.run_id
+            client.update_run(self._runs[name], status="RUNNING")
+            return
+        tags = {_TRIAL: name, _RUN: plan.writer.run_id, "raypipe.root": plan.writer.storage.root}
+        self._runs[name] = client.create_run(self._experiment, run_name=name, tags=tags).info.run_id
+        for key, value in described(plan.trial, self._train).items():
+            client.log_param(self._runs[name], key, value)
+
+    def _log(self, name: str, found: Mapping[str, float], step: int) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        batch = [Metric(key, value, now, int(step)) for key, value in found.items()]
+        self._attempt(lambda client: client.log_batch(self._runs[name], metrics=batch))
+
+    def _end(self, name: str, status: str) -> None:
+        run_id = self._runs.pop(name, None)
+        if run_id is not None:
+            self._attempt(lambda client: client.set_terminated(run_id, status=status))
+
+    def _attempt(self, action: Callable[[Any], None]) -> None:
+        if self._client is None:
+            return
+        try:
+            action(self._client)
+        except Exception as error:
+            self._client = None
+            say(f"  MLflow at {self._where} fails, training goes on without it: {one_line(error)}")

@@ -1,0 +1,71 @@
+"""Pictures of an object store that no disk of a machine holds: read by Ray Data, in the order of the loop's plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raypipe.train.data.shards import Shards
+from raypipe.train.loop.workers import Rows
+
+_BATCHES_A_TASK = 4
+_TASKS = 8
+
+
+class StreamedRows:
+    """`Shards` that Ray tasks read batch by batch, some batches ahead; nothing of them stays on a disk."""
+
+    def __init__(self, shards: Shards) -> None:
+        import ray
+
+        self._shards, self._reference = shards, ray.put(shards)
+
+    @property
+    def shape(self) -> torch.Size:
+        """[n, *row_shape]."""
+        return torch.Size((len(self._shards), *self._shards.row_shape))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the rows."""
+        return torch.from_numpy(np.empty(0, self._shards.dtype)).dtype
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    def __getitem__(self, rows: Any, /) -> Tensor:
+        """The rows of an index tensor or a slice, read here and now."""
+        picked = np.arange(len(self))[rows.numpy() if isinstance(rows, Tensor) else rows]
+        return torch.from_numpy(self._shards.read(picked))
+
+    def batches(self, plan: Sequence[Rows]) -> Iterator[Tensor]:
+        """See `raypipe.train.loop.feed.Stream`."""
+        import ray
+
+        items = [{"batch": number, "rows": rows.tolist()} for number, rows in enumerate(plan)]
+        n_tasks = -(-len(items) // _BATCHES_A_TASK)
+        data = ray.data.from_items(items, override_num_blocks=n_tasks)
+        data = data.map(
+            _read,
+            fn_kwargs={"shards": self._reference},
+            # The workers of a trial hold all CPUs; reading waits for the store, not for one of them.
+            num_cpus=0,
+            compute=ray.data.TaskPoolStrategy(size=min(_TASKS, n_tasks)),
+        )
+        data.context.execution_options.preserve_order = True
+        data.context.enable_progress_bars = False
+        for row in data.iter_rows():
+            found = np.frombuffer(row["bytes"], self._shards.dtype)
+            yield torch.from_numpy(found.reshape(-1, *self._shards.row_shape).copy())
+
+
+def _read(row: dict[str, Any], shards: Any) -> dict[str, Any]:
+    """One batch in a Ray task."""
+    import ray
+
+    found = ray.get(shards).read(np.asarray(row["rows"], np.int64))
+    return {"batch": row["batch"], "bytes": found.tobytes()}

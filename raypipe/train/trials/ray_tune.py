@@ -1,0 +1,148 @@
+"""Trials as Ray Tune runs them: a trial is a small function of Tune's that starts a run of Ray Train and waits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from raypipe.config import Config
+from raypipe.errors import StageError, one_line
+from raypipe.progress import say
+from raypipe.runtime import cause
+from raypipe.tables import TableRun, TableWriter
+from raypipe.train.metrics import figure_of_merit
+from raypipe.train.networks.configurations import CONFIGURATIONS
+from raypipe.train.networks.weights import LoadedWeights
+from raypipe.train.plan import PictureTable, Trial, TrialPlan
+from raypipe.train.results.results import TrialResult, staged_result
+from raypipe.train.trials.allocation import Allocation, Node, allocate
+from raypipe.train.trials.halving import Halving
+from raypipe.train.trials.ray_train import train_on_ray
+from raypipe.train.trials.ray_watch import Watch, training_progress
+
+_ENVIRONMENT = {
+    # Let Ctrl-C reach the command instead of ending Tune quietly with half the trials.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # Reports wait for the controller's next look; the default of 2 s would be most of an epoch of A.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+def allocation(config: Config, trials: Sequence[Trial]) -> Allocation:
+    """What Ray has for these trials. Raises ConfigError where one alone asks for more."""
+    import ray
+
+    found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [Node(node.get("CPU", 0), node.get("GPU", 0)) for node in found]
+    return allocate(config, trials, nodes, grows="RAY_ADDRESS" in os.environ)
+
+
+def tune_trials(
+    config: Config, run: TableRun, pictures: PictureTable, weights: LoadedWeights, trials: Sequence[Trial]
+) -> None:
+    """Run the trials that are not done yet, as many at a time as there is room for.
+
+    Raises StageError naming the first that failed and why; those that are done stay done.
+    """
+    import ray
+    from ray import tune
+
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from raypipe.train.trials.ray_event_files import EventFiles
+    from raypipe.train.trials.ray_mlflow_runs import mlflow_runs
+
+    writer = run.writer
+    plans = {trial.name: TrialPlan(trial, trial.options(config.train), pictures, writer) for trial in trials}
+    found = {name: staged_result(writer, name) for name in plans}
+    done = {name: result for name, result in found.items() if result is not None}
+    # The longest first: what is short fills the gaps, and no long one runs alone at the end.
+    left = sorted((plan for name, plan in plans.items() if name not in done), key=_shortness)
+    if done:
+        say(f"  {len(done)} of {len(trials)} trials are done already")
+    if not left:
+        return
+    allotted = allocation(config, [plan.trial for plan in left])
+    node = ray.get_runtime_context().get_node_id()
+    here = {"ray.io/node-id": node}
+    address = next(item["NodeManagerAddress"] for item in ray.nodes() if item["NodeID"] == node)
+    watch = _watch(config, writer, plans, done, here)
+    reference = ray.put(weights)
+
+    def driver(parameters: dict[str, Any]) -> None:
+        name = parameters["trial"]
+        train_on_ray(plans[name], allotted.hardware[name], reference, watch)
+
+    parent, _, name = writer.table.rpartition("/")
+    with mlflow_runs(config, plans) as loggers:
+        tuner = tune.Tuner(
+            # What only follows a trial stays on this machine, so that no other one's loss ends it, and takes no CPU.
+            tune.with_resources(
+                driver,
+                tune.PlacementGroupFactory([{f"node:{address}": 0.001}], bundle_label_selector=[here]),
+            ),
+            param_space={"trial": tune.grid_search([plan.trial.name for plan in left])},
+            tune_config=tune.TuneConfig(
+                max_concurrent_trials=allotted.concurrent,
+                # A new process for every trial would spend seconds on importing torch.
+                reuse_actors=True,
+                trial_name_creator=lambda trial: str(trial.config["trial"]),
+                trial_dirname_creator=lambda trial: str(trial.config["trial"]),
+            ),
+            run_config=tune.RunConfig(
+                name=name,
+                storage_path=writer.storage.path(parent) if parent else writer.storage.path(),
+                storage_filesystem=writer.storage.filesystem,
+                verbose=0,
+                callbacks=[EventFiles(config.train, plans), *loggers],
+            ),
+        )
+        with training_progress(watch, sum(plan.epochs for plan in left)):
+            results = tuner.fit()
+    failures = ray.get(watch.failures.remote())
+    for result in results:
+        if result.error is not None:
+            failures.setdefault((result.config or {}).get("trial", "?"), one_line(cause(result.error)))
+    if failures:
+        trial, reason = next(iter(failures.items()))
+        others = f" (and {len(failures) - 1} more trials)" if len(failures) > 1 else ""
+        raise StageError(f"{writer.table}: trial {trial} failed: {reason}{others}; finished trials are kept")
+
+
+def _watch(
+    config: Config, writer: TableWriter, plans: dict[str, TrialPlan], done: dict[str, TrialResult], here: dict[str, str]
+) -> Any:
+    """The watch of a sweep, on this process's node: it must not be lost with a worker's."""
+    import ray
+
+    epochs = {name: plan.epochs for name, plan in plans.items()}
+    # Those of frozen convolutions train one layer, but for the first, which computes the features.
+    long = {name: 1 if _is_frozen(plan) else plan.epochs for name, plan in plans.items() if name not in done}
+    halving = None
+    if config.sweep.scheduler == "asha" and writer.table == "sweep":
+        halving = Halving(
+            {name: rivals_of(plan.trial, config) for name, plan in plans.items()},
+            epochs,
+            config.sweep.grace,
+            config.sweep.reduction,
+        )
+        for name in sorted(done):
+            rows = done[name].rows
+            halving.record(name, [figure_of_merit(row["val_accuracy"], row["val_loss"]) for row in rows])
+    return ray.remote(num_cpus=0, label_selector=here)(Watch).remote(epochs, halving, writer, long)
+
+
+def rivals_of(trial: Trial, config: Config) -> str:
+    """The group of trials that a trial is compared with: seeds of one configuration are never thinned out."""
+    return "" if config.sweep.rivals == "all" else f"{trial.configuration} {trial.form} {trial.seed}"
+
+
+def _shortness(plan: TrialPlan) -> tuple[bool, int]:
+    return _is_frozen(plan), -plan.epochs
+
+
+def _is_frozen(plan: TrialPlan) -> bool:
+    return CONFIGURATIONS[plan.trial.configuration].frozen

@@ -1,0 +1,120 @@
+"""One trial from pictures to its results, without Ray: a plain function that a Ray Train worker calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from raypipe.train.data.images import prepare_batch
+from raypipe.train.data.mapped import RowSource
+from raypipe.train.data.shards import Shards
+from raypipe.train.loop.choices import OnChoice, arithmetic_choice, arithmetic_for
+from raypipe.train.loop.feature_cache import FeatureCache, Turns
+from raypipe.train.loop.features import OnBatch
+from raypipe.train.loop.loop import fit
+from raypipe.train.loop.recipe import RECIPES
+from raypipe.train.loop.state import LoopOptions
+from raypipe.train.networks.build import build_network
+from raypipe.train.networks.configurations import CONFIGURATIONS
+from raypipe.train.networks.heads import head_of
+from raypipe.train.networks.init import unit_variance_init
+from raypipe.train.networks.vgg import VGG
+from raypipe.train.networks.weights import LoadedWeights
+from raypipe.train.plan import TrialPlan, for_configuration
+from raypipe.train.results.checkpoints import Keeper, OnEpoch, Progressed
+from raypipe.train.results.results import TrialResult
+
+# Each layer's output for all of them is in memory at once: at 224 pixels, of 41.
+_INIT_PICTURES, _INIT_PIXELS = 128, 2**21
+
+
+def loop_options(plan: TrialPlan, device: str) -> LoopOptions:
+    """The loop's options of a trial: numbers given by configuration are looked up."""
+    options, recipe = plan.options, RECIPES[plan.trial.form]
+    rate = for_configuration(options.learning_rate, plan.trial.configuration)
+    return LoopOptions(
+        epochs=plan.epochs,
+        batch_size=options.batch_size,
+        learning_rate=recipe.learning_rate if rate is None else rate,
+        flips=options.flips,
+        seed=plan.trial.seed,
+        dtype=arithmetic_for(options.dtype, device),
+        micro_batch=options.micro_batch,
+        compile=options.compile,
+        patience=options.patience,
+        saturation=options.saturation,
+        recipe=recipe,
+        device=device,
+    )
+
+
+def _cache(plan: TrialPlan, weights: LoadedWeights, turns: Turns | None) -> FeatureCache | None:
+    if not plan.options.keep_features or (weights.convolutions is None and weights.body is None):
+        # Random convolutions are each seed's own: nobody would find their features.
+        return None
+    found = plan.pictures.features
+    return replace(found, fingerprint=f"{found.fingerprint} {plan.options.model}", turns=turns)
+
+
+def run_trial(
+    plan: TrialPlan,
+    weights: LoadedWeights,
+    *,
+    device: str,
+    group: Any | None = None,
+    rank: int = 0,
+    start: Progressed | None = None,
+    open_shards: Callable[[Shards], RowSource] | None = None,
+    on_epoch: OnEpoch | None = None,
+    on_batch: OnBatch | None = None,
+    on_choice: OnChoice | None = None,
+    turns: Turns | None = None,
+) -> TrialResult:
+    """Train one configuration with one seed, and stage its best weights, its predictions and its rows.
+
+    Every worker of `group` calls it; the one of `rank` 0 writes. `on_epoch` sees each epoch's row of results.json on
+    every worker; where it returns true on any, the epoch is the last. `on_choice` sees what was chosen for speed, and
+    why. `open_shards`: see `PictureTable.load`; `turns`: see `FeatureCache`. Raises what `build_model` and `fit` raise.
+    """
+    configuration = CONFIGURATIONS[plan.trial.configuration]
+    train, val = (plan.pictures.load(split, open_shards) for split in ("train", "val"))
+    head = head_of(plan.pictures.target, train.labels)
+    model = build_network(
+        plan.options.model,
+        configuration,
+        image_size=plan.pictures.image_size,
+        weights=weights,
+        seed=plan.trial.seed,
+        fresh_fc=plan.options.fresh_fc or weights.convolutions is None,
+        init=plan.options.init,
+        target=head.target,
+    )
+    scaled = isinstance(model, VGG) and weights.convolutions is None and plan.options.init == "lsuv"
+    if scaled and start is None:
+        # Spread over the whole set, which may be ordered by class.
+        most = min(_INIT_PICTURES, max(1, _INIT_PIXELS // train.image_size**2))
+        rows = torch.linspace(0, len(train) - 1, min(len(train), most)).long()
+        unit_variance_init(model, prepare_batch(train.images[rows], weights.preprocessing))
+    keeper = Keeper(plan, weights, head, val, rank, start, on_epoch, on_choice)
+    options = loop_options(plan, device)
+    keeper.choose(arithmetic_choice(plan.options.dtype, device))
+    fit(
+        model,
+        configuration,
+        train,
+        val,
+        options,
+        preprocessing=weights.preprocessing,
+        head=head,
+        group=group,
+        start=start.state if start else None,
+        cache=_cache(plan, weights, turns),
+        on_epoch=keeper.see,
+        on_batch=on_batch,
+        on_choice=keeper.choose,
+    )
+    test = plan.pictures.load("test", open_shards) if rank == 0 else None
+    return keeper.finish(model, options, test)

@@ -1,0 +1,138 @@
+"""Names: what may become a folder, for every option that does."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raypipe.cli import main
+from raypipe.config.base import check_name
+from raypipe.config.options import load_config
+from raypipe.errors import ConfigError
+from tests.hostile import NAMES
+from tests.test_cli import signals_as_before
+
+__all__ = ["signals_as_before"]
+
+OPTIONS = {"train": "name", "predict": "name", "export": "name", "study": "participant"}
+"""Every option that becomes a folder, by its stage."""
+RULE = "a name has 1 to 64 of A-Z a-z 0-9 . _ - and begins with a letter or a digit"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    """A root that holds something to lose, beside something else."""
+    (tmp_path / "root" / "posts").mkdir(parents=True)
+    (tmp_path / "root" / "posts" / "part.parquet").write_bytes(b"mine")
+    (tmp_path / "beside").write_bytes(b"mine")
+    before = _everything(tmp_path)
+    yield tmp_path / "root"
+    assert _everything(tmp_path) == before
+
+
+def _everything(folder: Path) -> dict[str, bytes]:
+    return {str(file): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@given(st.text(string.ascii_letters + string.digits + "._-", min_size=1, max_size=64))
+def test_a_name_is_kept_as_it_is_if_its_first_character_allows(name: str) -> None:
+    if name[0] in "._-":
+        with pytest.raises(ValueError, match="begins with"):
+            check_name(name)
+    else:
+        assert check_name(name) == name
+
+
+@pytest.mark.parametrize("stage", OPTIONS)
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_no_name_is_refused_by_every_option(stage: str, name: str) -> None:
+    option = OPTIONS[stage]
+    if (stage, name) == ("study", ""):
+        assert load_config(study={option: ""}).study.participant == ""
+        return
+    with pytest.raises(ConfigError) as caught:
+        load_config(**{stage: {option: name}})
+    assert str(caught.value) == f"{stage}.{option}: {name!r} is not allowed: {RULE}"
+
+
+@pytest.mark.parametrize("stage", OPTIONS)
+@pytest.mark.parametrize("name", ["a", "A.b_c-d", "0", "x" * 64, "a..b", "x.", "con"])
+def test_names_are_taken_by_every_option(stage: str, name: str) -> None:
+    assert getattr(getattr(load_config(**{stage: {OPTIONS[stage]: name}}), stage), OPTIONS[stage]) == name
+
+
+@pytest.mark.parametrize("stage", OPTIONS)
+@pytest.mark.parametrize("name", ["..", "a/b", "../beside"])
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_a_refused_name_is_one_line_and_touches_nothing(
+    root: Path, stage: str, name: str, more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    option = f"{stage}.{OPTIONS[stage]}"
+    assert main([stage, "--root", str(root), f"--{option}", name, *more]) == 2
+    assert capsys.readouterr().err == f"raypipe {stage}: {option}: {name!r} is not allowed: {RULE}\n"
+
+
+@pytest.mark.parametrize("stage", ["predict", "export"])
+@pytest.mark.parametrize("model", ["sweep/..", "train/..", "train/../posts", "train/A/..", "sweep//x", "train//", ".."])
+def test_a_model_is_no_path_out_of_its_table(
+    root: Path, stage: str, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "x.jpg").write_bytes(b"")
+    words = {"predict": ["--predict.inputs", str(root / "x.jpg")], "export": ["--format", "model"]}[stage]
+    assert main([stage, "--root", str(root), f"--{stage}.model", model, *words]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"raypipe {stage}: {stage}.model: {model!r} is not allowed: a .safetensors file, train/NAME")
+    assert said.count("\n") == 1
+    (root / "x.jpg").unlink()
+
+
+PATHS = {"root": None, "posts": None, "storage": "scratch", "train": "weights"}
+"""Every option in which ~ is the home directory, by its section."""
+
+
+def load_path(section: str, value: str) -> str:
+    """The option's value after it was given as `value`."""
+    option = PATHS[section]
+    config = load_config(**{section: value if option is None else {option: value}})
+    found = getattr(config, section)
+    return str(found if option is None else getattr(found, option))
+
+
+def refusal(section: str, value: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_path(section, value)
+    name = section if PATHS[section] is None else f"{section}.{PATHS[section]}"
+    start = f"{name}: {value!r} is not allowed: "
+    assert str(caught.value).startswith(start)
+    return str(caught.value).removeprefix(start)
+
+
+@pytest.mark.parametrize("section", PATHS)
+def test_what_can_be_no_path_is_refused(section: str) -> None:
+    nobody = "~nobody-of-this-name/x"
+    assert refusal(section, nobody) == "there is no home directory ~nobody-of-this-name"
+    assert refusal(section, "a\0b") == "a path cannot hold a NUL character"
+    for path in ("~", "~/x", "a b", "../x", "é", "x" * 300):
+        assert load_path(section, path) == path
+
+
+@pytest.mark.parametrize("value", ["s3://b/x", "file:///x", "gs://b"])
+def test_scratch_is_no_uri(value: str) -> None:
+    assert refusal("storage", value) == "it must be a directory of each machine, not a URI"
+    assert load_path("root", value) == value
+
+
+def test_scratch_is_not_empty() -> None:
+    assert refusal("storage", "") == "it must name a directory"
+
+
+def test_the_docs_have_the_rule_of_names() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    for page in ("security.md", "tables.md"):
+        text = " ".join((docs / page).read_text().split())
+        assert "1 to 64 of `A-Z a-z 0-9 . _ -`, and begins with a letter or a digit" in text, page

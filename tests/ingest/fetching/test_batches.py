@@ -1,0 +1,101 @@
+"""Results between two threads: batches by number, bytes and age; held back where they pile up; none lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raypipe.ingest.fetching.batches import Arrivals, BatchLimits
+from raypipe.ingest.fetching.client import FetchResult
+
+
+def result(number: int, n_bytes: int = 10) -> FetchResult:
+    return FetchResult(str(number), "http://h/x", "ok", 200, 1, None, "h", None, b"x" * n_bytes, 0.0)
+
+
+def collect(arrivals: Arrivals) -> list[list[int]]:
+    return [[int(item.post_id) for item in batch] for batch in arrivals.batches() if batch]
+
+
+def ignore(_on: bool) -> None:
+    pass
+
+
+def test_batches_by_number_and_bytes() -> None:
+    arrivals = Arrivals(7, BatchLimits(3, 1000, 60), 10_000, ignore)
+    for i in range(7):
+        arrivals.put(result(i))
+    assert collect(arrivals) == [[0, 1, 2], [3, 4, 5], [6]]
+    arrivals = Arrivals(4, BatchLimits(100, 20, 60), 10_000, ignore)
+    for i in range(4):
+        arrivals.put(result(i, 15))
+    assert collect(arrivals) == [[0, 1], [2, 3]]
+
+
+def test_none_at_all() -> None:
+    assert collect(Arrivals(0, BatchLimits(3, 10, 60), 100, ignore)) == []
+
+
+def test_a_slow_trickle_is_not_waited_for() -> None:
+    arrivals = Arrivals(3, BatchLimits(100, 1000, 0.1), 1000, ignore)
+    found: list[list[int]] = []
+    reader = threading.Thread(target=lambda: found.extend(collect(arrivals)))
+    reader.start()
+    for i in range(3):
+        arrivals.put(result(i))
+        time.sleep(0.4)
+    reader.join(10)
+    assert found == [[0], [1], [2]]
+
+
+def test_where_nothing_comes_that_is_said() -> None:
+    arrivals = Arrivals(1, BatchLimits(100, 1000, 0.05), 1000, ignore)
+    batches = arrivals.batches()
+    assert next(batches) == []
+    arrivals.put(result(0))
+    assert [len(batch) for batch in batches] == [1]
+
+
+def test_what_fails_is_raised_to_who_waits() -> None:
+    arrivals = Arrivals(2, BatchLimits(100, 1000, 60), 1000, ignore)
+    arrivals.put(result(0))
+    threading.Timer(0.1, arrivals.fail, [KeyError("never meant to be")]).start()
+    with pytest.raises(KeyError, match="never meant to be"):
+        next(arrivals.batches())
+
+
+def test_holds_back_what_piles_up_and_goes_on_when_half_is_gone() -> None:
+    told: list[bool] = []
+    arrivals = Arrivals(10, BatchLimits(2, 10**6, 60), 50, told.append)
+    for i in range(10):
+        arrivals.put(result(i))
+    assert told == [True]
+    batches = arrivals.batches()
+    next(batches)
+    next(batches)
+    next(batches)
+    assert told == [True]
+    next(batches)
+    assert told == [True, False]
+    assert [item.post_id for batch in batches for item in batch] == ["8", "9"]
+
+
+@given(st.lists(st.integers(0, 50), max_size=60), st.integers(1, 9), st.integers(1, 100))
+def test_every_result_comes_out_once_and_in_order(sizes: list[int], rows: int, n_bytes: int) -> None:
+    arrivals = Arrivals(len(sizes), BatchLimits(rows, n_bytes, 60), 100, ignore)
+
+    def write() -> None:
+        for i, size in enumerate(sizes):
+            arrivals.put(result(i, size))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    found = collect(arrivals)
+    writer.join(10)
+    assert [number for batch in found for number in batch] == list(range(len(sizes)))
+    assert all(len(batch) <= rows for batch in found)
+    assert all(sum(sizes[i] for i in batch[:-1]) < n_bytes for batch in found)

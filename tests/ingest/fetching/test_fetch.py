@@ -1,0 +1,160 @@
+"""The client against a server that misbehaves, over real sockets on loopback."""
+
+from __future__ import annotations
+
+import gzip
+import time
+
+import aiohttp
+import pytest
+
+from raypipe.config.data import IngestOptions
+from raypipe.ingest.fetching.client import Client, user_agent
+from tests.ingest.asking import fetch, fetch_one
+from tests.ingest.conftest import (
+    WebServer,
+    body,
+    break_off,
+    drip,
+    endless,
+    picture,
+    reset,
+    status,
+)
+
+pytestmark = pytest.mark.usefixtures("little_patience")
+
+PICTURE = picture()
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF"])
+def test_a_picture_arrives_as_served(server: WebServer, options: IngestOptions, format: str) -> None:
+    data = picture(format)
+    result = fetch_one(options, server.behave("/a", body(data, f"image/{format.lower()}")))
+    assert (result.status, result.http_status, result.attempts, result.error) == ("ok", 200, 1, None)
+    assert result.body == data
+    assert result.host == "127.0.0.1"
+    assert result.fetched_at is not None
+    assert result.seconds > 0
+
+
+def test_says_who_asks_and_asks_for_plain_bytes(server: WebServer, options: IngestOptions) -> None:
+    fetch_one(options.model_copy(update={"contact": "https://lab.example/bot"}), server.url("/a"))
+    _, _, headers = server.asked[0]
+    assert headers["User-Agent"].startswith("raypipe/")
+    assert headers["User-Agent"].endswith(" (+https://lab.example/bot)")
+    assert headers["Accept-Encoding"] == "identity"
+    assert "Cookie" not in headers
+
+
+def test_user_agent_without_contact_and_of_ones_own() -> None:
+    assert user_agent(IngestOptions()).startswith("raypipe/")
+    assert "(" not in user_agent(IngestOptions())
+    assert user_agent(IngestOptions(user_agent="study {x}{contact}", contact="me@x")) == "study {x} (+me@x)"
+
+
+@pytest.mark.parametrize(
+    ("code", "expected", "attempts"),
+    [
+        (404, "gone", 1),
+        (410, "gone", 1),
+        (401, "forbidden", 1),
+        (403, "forbidden", 1),
+        (451, "forbidden", 1),
+        (418, "forbidden", 1),
+        (408, "timeout", 3),
+        (429, "rate_limited", 3),
+        (500, "server_error", 3),
+        (503, "server_error", 3),
+        (204, "not_an_image", 1),
+        (304, "redirects", 1),
+    ],
+)
+def test_http_statuses(server: WebServer, options: IngestOptions, code: int, expected: str, attempts: int) -> None:
+    result = fetch_one(options, server.behave("/a", status(code)))
+    assert (result.status, result.http_status, result.attempts) == (expected, code, attempts)
+    assert f"HTTP {code}" in str(result.error)
+    assert result.body is None
+    assert server.requests["/a"] == attempts
+
+
+@pytest.mark.parametrize("code", [429, 500, 503])
+def test_what_passes_is_tried_again(server: WebServer, options: IngestOptions, code: int) -> None:
+    result = fetch_one(options, server.behave("/a", status(code, times=2, data=PICTURE)))
+    assert (result.status, result.http_status, result.attempts, result.body) == ("ok", 200, 3, PICTURE)
+
+
+def test_a_drip_feeding_host_cannot_hold_a_slot(server: WebServer, options: IngestOptions) -> None:
+    # Each byte comes well within the read timeout; only the whole takes too long.
+    url = server.behave("/drip", drip(PICTURE, pause=0.1))
+    options = options.model_copy(update={"deadline": 0.5, "attempts": 2})
+    began = time.monotonic()
+    result = fetch_one(options, url)
+    assert time.monotonic() - began < 3
+    assert (result.status, result.attempts) == ("timeout", 2)
+    assert "no whole answer within 0.5 s" in str(result.error)
+
+
+def test_a_slow_answer_within_the_deadline_is_fine(server: WebServer, options: IngestOptions) -> None:
+    assert fetch_one(options, server.behave("/drip", drip(PICTURE, pause=0.005))).body == PICTURE
+
+
+def test_silence_is_a_timeout(server: WebServer, options: IngestOptions) -> None:
+    server.delay = 1
+    result = fetch_one(options.model_copy(update={"read_timeout": 0.2, "attempts": 1}), server.url("/a"))
+    assert (result.status, result.attempts, result.http_status) == ("timeout", 1, None)
+
+
+def test_an_answer_that_breaks_off(server: WebServer, options: IngestOptions) -> None:
+    result = fetch_one(options, server.behave("/a", break_off(PICTURE, len(PICTURE) // 2)))
+    assert (result.status, result.http_status, result.attempts) == ("truncated", 200, 3)
+    assert result.body is None
+
+
+def test_a_reset_connection(server: WebServer, options: IngestOptions) -> None:
+    # aiohttp asks once more within an attempt (RFC 9112, section 9.3.1): three resets are one attempt and a half.
+    always, once = server.behave("/always", reset()), server.behave("/once", reset(times=3, data=PICTURE))
+    for_ever, passing = fetch(options, always, once)
+    assert (for_ever.status, for_ever.attempts, for_ever.http_status) == ("connection", 3, None)
+    assert (passing.status, passing.attempts) == ("ok", 2)
+
+
+def test_nobody_listens(options: IngestOptions, free_port: int) -> None:
+    options = options.model_copy(update={"allow_ports": [free_port]})
+    result = fetch_one(options, f"http://127.0.0.1:{free_port}/a")
+    assert (result.status, result.attempts) == ("connection", 3)
+    assert result.fetched_at is None
+
+
+def test_announced_size_is_believed_before_a_byte_is_read(server: WebServer, options: IngestOptions) -> None:
+    result = fetch_one(options, server.behave("/a", body(b"x" * 1_000_001)))
+    assert (result.status, result.attempts) == ("too_large", 1)
+    assert "announces 1,000,001 bytes, 1,000,000 are allowed" in str(result.error)
+
+
+def test_bytes_without_an_end_are_cut_off(server: WebServer, options: IngestOptions) -> None:
+    result = fetch_one(options, server.behave("/a", endless(b"x" * 10_000)))
+    assert (result.status, result.body) == ("too_large", None)
+    assert server.requests["/a"] == 1
+
+
+def test_the_largest_allowed_size_passes(server: WebServer, options: IngestOptions) -> None:
+    result = fetch_one(options, server.behave("/a", body(b"x" * 1_000_000)))
+    assert (result.status, len(result.body or b"")) == ("ok", 1_000_000)
+
+
+def test_an_encoded_answer_is_not_unpacked(server: WebServer, options: IngestOptions) -> None:
+    bomb = gzip.compress(bytes(10_000_000))
+    result = fetch_one(options, server.behave("/a", body(bomb, **{"Content-Encoding": "gzip"})))
+    assert (result.status, result.body) == ("not_an_image", None)
+    assert "encoded as gzip" in str(result.error)
+
+
+def test_a_surprise_becomes_a_row(server: WebServer, options: IngestOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(_self: Client, _response: aiohttp.ClientResponse) -> None:
+        raise KeyError("surprise")
+
+    monkeypatch.setattr(Client, "_read", broken)
+    result = fetch_one(options, server.url("/a"))
+    assert (result.status, result.attempts) == ("connection", 1)
+    assert "unexpected KeyError" in str(result.error)

@@ -1,0 +1,230 @@
+"""What a formula may hold: nothing else is evaluated, and what is refused stands above a caret."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raypipe.errors import ConfigError
+from raypipe.label.formula import allowed
+from raypipe.label.formula.allowed import NotAllowedError
+from raypipe.label.formula.design import Design, excerpt, fixed_design, join_excerpts, learn
+from raypipe.label.formula.direct import evaluate
+from raypipe.label.formula.formula import check_columns, parse
+
+POSTS = pa.table(
+    {
+        "likes": [1.0, 2, 3, 5, 8, 9, 4, 7],
+        "followers": [3, 1, 4, 1, 5, 9, 2, 6],
+        "kind": list("ababcabc"),
+        "where": [0, 1, 1, 0, 1, 0, 0, 1],
+        "my kind": list("xyxyyxxy"),
+    }
+)
+
+
+def design_of(text: str) -> Design:
+    formula = parse(text)
+    check_columns(formula, POSTS.schema)
+    fixed = fixed_design(formula, POSTS.schema)
+    return fixed or learn(formula, *join_excerpts(formula, [excerpt(formula, POSTS)]))
+
+
+def column(text: str) -> Any:
+    """The only term's values."""
+    return design_of(f"likes ~ {text} - 1").matrices(POSTS).X
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "likes ~ followers + I(followers * 0 + len(str(MAKE)))",
+        "likes ~ {followers * 0 + len(str(MAKE))}",
+        "likes ~ `my kind` + I(followers + hash(MAKE))",
+        "likes ~ followers.apply(lambda v: hash(MAKE))",
+        "likes ~ followers[MAKE]",
+        "likes ~ bs(followers, df=4, knots=[hash(MAKE)])",
+        "likes ~ hashed(kind, 3, hash_func=lambda v: hash(MAKE))",
+        "likes ~ C(kind, contr.treatment(MAKE))",
+        "likes ~ C(kind, {'x': [hash(MAKE), 1, 1]})",
+        # What formulaic evaluates while it reads the formula.
+        "I((lambda: MAKE)()()) ~ followers",
+        "Q(MAKE) ~ followers",
+        "MAKE.write('x')(1) ~ followers",
+    ],
+)
+def test_a_formula_runs_nothing(tmp_path: Path, hostile: str) -> None:
+    marker = tmp_path / "marker"
+    with pytest.raises(ConfigError) as caught:
+        design_of(hostile.replace("MAKE", f"open({str(marker)!r}, 'w')"))
+    assert not marker.exists()
+    assert "\n" not in str(caught.value)
+    assert caught.value.below.count("\n") == 1
+    # Nor by the one place where raypipe itself evaluates.
+    with pytest.raises((NotAllowedError, SyntaxError)):
+        evaluate(hostile.partition(" ~ ")[0 if hostile.endswith("~ followers") else 2], {"followers": np.ones(2)})
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "culprit"),
+    [
+        (
+            "likes ~ a + I(__import__('os').system('x'))",
+            ".system may not stand in a formula",
+            "__import__('os').system",
+        ),
+        ("likes ~ a + I(__import__('os'))", "name '__import__' is not defined", "__import__('os')"),
+        (
+            "likes ~ lgo10(followers)",
+            "name 'lgo10' is not defined: it is no function of formulas (but log10 is)",
+            "lgo10",
+        ),
+        ("likes ~ followers.mean()", ".mean may not stand in a formula", "followers.mean"),
+        ("likes ~ I(a.__class__)", ".__class__ may not stand in a formula", "a.__class__"),
+        ("likes ~ np.load('x')", "np.load is none of numpy's functions", "np.load"),
+        ("likes ~ I(np.lib.npyio.os)", "may not stand in a formula", "np.lib.npyio.os"),
+        ("likes ~ np.pi(a)", "np.pi is a number", "np.pi"),
+        ("likes ~ C(kind, contr.mro)", ".mro may not stand in a formula", "contr.mro"),
+        ("likes ~ a + I([b for b in a])", "a comprehension may not stand in a formula", "[b"),
+        ("likes ~ I(f'{a}')", "a string that is computed may not stand in a formula", "f'"),
+        ("likes ~ I((a := 3))", "an assignment may not stand in a formula", "a :="),
+        ("likes ~ I(a if b else c)", "if and else may not stand in a formula; np.where does that", "a if"),
+        ("likes ~ I(a and b)", "and and or may not stand in a formula; & and | do that for each post", "a and"),
+        ("likes ~ I(not a)", "not may not stand in a formula; ~ does that for each post", "not a"),
+        ("likes ~ I(a in [1])", "in or is may not stand in a formula", "a in"),
+        ("likes ~ I(a is None)", "in or is may not stand in a formula", "a is"),
+        ("likes ~ I({b for b in a})", "a comprehension may not stand in a formula", "{b"),
+        ("likes ~ I({a})", "a set may not stand in a formula", "{a}"),
+        ("likes ~ I(a @ b)", "<<, >> or @ may not stand in a formula", "a @"),
+        ("likes ~ I(np)", "np is no column; what it holds is written np.NAME", "np)"),
+        ("likes ~ C(a, contr)", "contr is no column; what it holds is written contr.NAME", "contr)"),
+        ("likes ~ log10(*a)", "a star may not stand", "*a"),
+        ("likes ~ center(a, **b)", "center takes no **", "b)"),
+        ("likes ~ I(`my kind`.x)", ".x may not stand in a formula", "I("),
+        ("likes ~ I(log10)", "log10 is a function, and is written with its argument: log10(…)", "log10)"),
+        ("likes ~ Q('a b')", "Q(…) may not stand in a formula; a column of any name is written `in backticks`", "Q("),
+        ("likes ~ C(kind, foo(a))", "name 'foo' is not defined", "foo"),
+        # numpy would write into a column.
+        ("likes ~ log10(a, out=b)", "log10 takes no out in a formula", "b)"),
+        ("likes ~ np.log10(a, b)", "log10 takes 1 argument in", "np.log10"),
+        ("likes ~ add(a, b, c)", "add takes 1 to 2 arguments in", "add"),
+        ("likes ~ center(a, _state={})", "center takes no _state", "{}"),
+        ("likes ~ center(a, {})", "center takes fewer arguments", "center"),
+        ("likes ~ poly(a, 2, True, 3, 4)", "poly: too many positional arguments", "poly"),
+        ("likes ~ bs(a, knots=b)", "knots is a setting, and no column", "b)"),
+        ("likes ~ C(a, levels=[b])", "levels is a setting, and no column", "b]"),
+        ('likes ~ cr(a, df=4, constraints="it\'s")', "the string holds a quote", '"it'),
+        ("likes ~ C(a, levels=['x\\\\y'])", "the string holds a backslash", "'x"),
+        ("likes ~ I(`a'b` + 1)", "holds a quote, a backslash or a line break", "`a'b`"),
+        ("likes ~ I(__x__ + 1)", "name '__x__' is not defined", "__x__"),
+        ("likes ~ I(a << 3)", "<<, >> or @ may not stand in a formula", "a <<"),
+        ("likes ~ I(a + 1j)", "only numbers and columns can be computed with", "1j"),
+        ("likes ~ a +\n b.c(1)", ".c may not stand in a formula", "b.c"),
+        ("grüße ~ I(ä + ö.b)", ".b may not stand in a formula", "ö.b"),
+    ],
+)
+def test_what_is_refused_stands_above_a_caret(text: str, message: str, culprit: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    assert str(caught.value).startswith(f"label.formula: {text!r}: ")
+    assert message in str(caught.value)
+    shown, caret = caught.value.below.split("\n")
+    assert shown[caret.index("^") :].startswith(culprit)
+    assert caret.strip() == "^"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I(a + 9**9**9)",
+        "I(I(9)**I(9)**I(9))",
+        "I(-9**(9**9))",
+        "I(a * 2**70)",
+        "I(a + 99999999999999999999)",
+        "I(a + " + "9" * 5_000 + ")",
+        "I(a + 1 / 0)",
+        "I(a + (-8) ** 0.5)",
+        "I(a + 10.0 ** 999)",
+        "C(a, levels='a' * 10**10)",
+        "C(a, levels=[1] * 10**10)",
+        "C(a, levels='%9999999999d' % 1)",
+        "hashed(a, 10**9)",
+        "hashed(a, levels=len(b))",
+        "bs(a, df=10**9)",
+        "poly(a, 1000)",
+        "round(a, 10**9)",
+        "bs(a, df=1000):bs(b, df=1000)",
+        ":".join(f"C(a{i}, levels=[1, 2, 3, 4, 5, 6, 7, 8])" for i in range(9)),
+        "I(" + "-" * 9_000 + "a)",
+        "I(" + "a**" * 3_000 + "a)",
+        "I(a" + ".b" * 4_000 + ")",
+        "I(" * 2_400 + "a" + ")" * 2_400,
+        "I(" * 150 + "a" + ")" * 150,
+        "I(" + "a+" * 200 + "a)",
+        "C(a, levels=" + "[" * 190 + "1" + "]" * 190 + ")",
+        "I(a\0)",
+        "I('\ud800')",
+        "a + " * 5_000 + "a",
+    ],
+)
+def test_what_would_take_forever_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(f"likes ~ {text}")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1_000
+
+
+def test_numpys_functions_have_their_own_names_too() -> None:
+    followers, likes = POSTS["followers"].to_numpy().astype(float), POSTS["likes"].to_numpy()
+    np.testing.assert_array_equal(column("sqrt(followers)")[:, 0], np.sqrt(followers))
+    np.testing.assert_array_equal(column("np.sqrt(followers)")[:, 0], np.sqrt(followers))
+    np.testing.assert_array_equal(
+        column("np.where(followers > 3, likes, np.pi)")[:, 0], np.where(followers > 3, likes, np.pi)
+    )
+    np.testing.assert_array_equal(column("clip(followers, 2, 5)")[:, 0], np.clip(followers, 2, 5))
+    np.testing.assert_array_equal(column("round(followers / 7, decimals=1)")[:, 0], np.round(followers / 7, 1))
+    np.testing.assert_array_equal(column("I((followers > 2) & (likes <= 8.0))")[:, 0], (followers > 2) & (likes <= 8))
+    np.testing.assert_array_equal(column("I(kind == 'a')")[:, -1], POSTS["kind"].to_numpy(zero_copy_only=False) == "a")
+    # A column goes by the name of a function, too.
+    np.testing.assert_array_equal(column("I(where * 2)")[:, 0], 2 * POSTS["where"].to_numpy())
+    assert (
+        design_of('likes ~ C(kind, levels=["a", \'b\', "it\'s"])').terms[-1]
+        == "C(kind, levels=['a', 'b', \"it's\"])[T.it's]"
+    )
+
+
+@pytest.mark.parametrize("name", [name for name, n in allowed._ELEMENTWISE.items() if n < 3])
+def test_each_function_of_numpy_computes_each_row_by_itself(name: str) -> None:
+    n = allowed._ELEMENTWISE[name]
+    values = np.random.default_rng(0).uniform(0.1, 0.9, (n, 8))
+    if name in ("round", "around"):
+        values = values[:1]
+    names = dict(zip("ab", values, strict=False))
+    whole = evaluate(f"{name}({', '.join(names)})", {**allowed.FUNCTIONS, **names})
+    assert whole.shape == (8,)
+    part = {key: value[3:5] for key, value in names.items()}
+    half = evaluate(f"np.{name}({', '.join(names)})", {**allowed.FUNCTIONS, **part})
+    np.testing.assert_array_equal(whole[3:5], half)
+
+
+def test_pythons_own_names_stand_for_nothing() -> None:
+    """Should an expression pass that should not: there is nothing that it could call."""
+    tree = allowed.FUNCTIONS
+    assert not {"open", "eval", "getattr", "__import__"} & set(tree)
+    assert allowed.CONTEXT["open"] is None
+    assert allowed.CONTEXT["__import__"] is None
+    assert allowed.CONTEXT["abs"] is np.abs
+
+
+@given(st.text(alphabet="ab0123+-*/().,[]{}'\"`\\:~%_ \n=<>!lIC#$é", max_size=40))
+def test_whatever_the_text_is_it_is_a_formula_or_one_line(text: str) -> None:
+    with contextlib.suppress(ConfigError):
+        parse(f"y ~ {text}")

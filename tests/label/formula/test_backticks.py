@@ -1,0 +1,128 @@
+"""Columns whose names need backticks: each is the column that it says, or the formula is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from raypipe.errors import ConfigError, InputError
+from raypipe.label.formula.backticks import substitute
+from raypipe.label.formula.formula import check_columns, parse
+from tests.label.formula.test_formula import design_of
+
+_RNG = np.random.default_rng(0)
+_NAMES = (
+    "a b",
+    "a-b",
+    "a_b",
+    "a",
+    "ab",
+    "1",
+    "2",
+    "log10(a)",
+    "a:b",
+    "b",
+    "true divide",
+    "for",
+    "k[T.q]",
+    "_formulaic_a_b",
+)
+POSTS = pa.table(
+    {"likes": _RNG.integers(1, 100, 40), "k": ["p", "q"] * 20} | {name: _RNG.uniform(1, 2, 40) for name in _NAMES}
+)
+
+
+def values(name: str) -> np.ndarray:
+    return POSTS[name].to_numpy()
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("I(`a b` + a_b)", values("a b") + values("a_b")),
+        ("I(a_b - `a b`)", values("a_b") - values("a b")),
+        ("I(`a_b` - `a b`)", values("a_b") - values("a b")),
+        ("I(`a b` - 2 * `a-b`)", values("a b") - 2 * values("a-b")),
+        ("I(`a b` - 2 * `a-b` - 4 * a_b)", values("a b") - 2 * values("a-b") - 4 * values("a_b")),
+        ("I(`a b` * `a b`)", values("a b") ** 2),
+        ("log10(`a b` / a_b)", np.log10(values("a b") / values("a_b"))),
+        ("I(`true divide` - true_divide(a, 2))", values("true divide") - values("a") / 2),
+        ("I(`1`)", values("1")),
+        ("I(`log10(a)` + log10(a))", values("log10(a)") + np.log10(values("a"))),
+        ("`for`", values("for")),
+        ("clip(`a b`, a_b, a_b)", values("a_b")),
+        ("center(`a b`)", values("a b") - values("a b").mean()),
+        ("center(`a b` - a)", values("a b") - values("a") - (values("a b") - values("a")).mean()),
+    ],
+)
+def test_each_name_is_its_own_column(text: str, wanted: np.ndarray) -> None:
+    formula = parse(f"likes ~ {text} - 1")
+    check_columns(formula, POSTS.schema)
+    design = design_of(formula.text, POSTS)
+    np.testing.assert_allclose(design.matrices(POSTS).X[:, 0], wanted, rtol=1e-12, atol=1e-12)
+    # What was learned is found again, however few rows are asked for.
+    np.testing.assert_allclose(design.matrices(POSTS.slice(3, 5)).X[:, 0], wanted[3:8], rtol=1e-12, atol=1e-12)
+
+
+def test_rows_are_counted_out_by_the_column_that_is_named() -> None:
+    posts = pa.table({"likes": [1.0, 2, 3, 4], "a b": [1.0, 2, 3, 4], "a_b": [1.0, 0, 2, 3], "kind": list("pqpq")})
+    matrices = design_of("likes ~ kind + log10(a_b + 0 * `a b`)", posts).matrices(posts)
+    assert matrices.kept.tolist() == [True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "culprit"),
+    [
+        ("likes ~ center(`a b`) + center(a_b)", "center(…) cannot take the column 'a b' here", "`a b`"),
+        ("likes ~ a_b + scale(`a b`)", "scale(…) cannot take the column 'a b' here", "`a b`"),
+        ("a_b ~ bs(`a b`, df=4)", "bs(…) cannot take the column 'a b' here", "`a b`"),
+        ("likes ~ center(`a b` * `a b`)", "the expression names it twice", "`a b`"),
+        ("likes ~ poly(`a b` + `a-b`, 2)", "cannot take the column 'a-b' here", "`a-b`"),
+        ("likes ~ center(`true divide`)", "cannot take the column 'true divide' here", "`true divide`"),
+        # What formulaic replaces by search and replace.
+        ("likes ~ I(`a` + ab)", "a name in backticks is part of another name", "I("),
+        ("likes ~ I(`a b` + _formulaic_a_b)", "a name in backticks is part of another name", "I("),
+        ("likes ~ I(`a b` - `a_b`)", "leave the backticks out if the name does not need them", "I("),
+        ("likes ~ C(`a`, levels=['a', 'b'])", "or of a string", "C("),
+        # What formulaic tells apart by its text alone.
+        ("likes ~ a + `1`", "the column '1' and another term are both written 1; write I(`1`)", "`1`"),
+        ("likes ~ `2` + 2:a", "both written 2", "2:a"),
+        ("likes ~ `log10(a)` + log10(a)", "both written log10(a); write I(`log10(a)`)", "log10(a)"),
+        ("`log10(a)` ~ log10(a)", "both written log10(a)", "log10(a)"),
+        # What Python reads as something else.
+        ("likes ~ I(a + `True`)", "the name 'True' is a word of Python's", "`True`"),
+        ("likes ~ I(a + `for`)", "the name 'for' is a word of Python's", "`for`"),
+        ("likes ~ a + I(`ﬁ` + 1)", "a character that Python reads as another", "`ﬁ`"),
+        ("likes ~ a + I(ﬁ + 1)", "Python reads this name as 'fi'", "ﬁ"),
+        ("likes ~ log10(`a²`)", "a character that Python reads as another or not at all", "`a²`"),
+        ("likes ~ log10(`% change`)", "begins like a name of Python's own", "`% change`"),
+        ("likes ~ log10(``)", "a name in backticks is empty", "``"),
+        ("likes ~ C(`q'`)", "rename the column, or use it as a term by itself", "`q'`"),
+    ],
+)
+def test_names_that_would_be_taken_for_others_are_refused(text: str, message: str, culprit: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    shown, caret = caught.value.below.split("\n")
+    assert shown[caret.index("^") :].startswith(culprit)
+
+
+@pytest.mark.parametrize("text", ["likes ~ a:b + `a:b`", "likes ~ k + `k[T.q]`"])
+def test_two_terms_of_one_name_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match="has two terms named"):
+        design_of(text, POSTS)
+
+
+@pytest.mark.parametrize("text", ["likes ~ {a} + a", "likes ~ 0 + `0`", "likes ~ I(`a`) + I(a)", "likes ~ `a b` + a_b"])
+def test_names_that_mean_one_thing_are_no_twins(text: str) -> None:
+    assert len(parse(text).variables) >= 2
+
+
+def test_the_identifiers_are_the_same_each_time() -> None:
+    read = substitute("f(`a b`, `a-b`, a_b_, `a b`, a_b=1, x='a_b')", {"f"})
+    assert read == ("f( a_b ,  a_b__ , a_b_,  a_b , a_b=1, x='a_b')", {"a_b": "a b", "a_b__": "a-b"})
+    assert substitute("log10(`a b`) + `", {"log10"}) == ("log10( a_b ) + `", {"a_b": "a b"})
+    assert substitute("`a b`", {"a_b"}) == ("a_b_", {"a_b_": "a b"})

@@ -1,0 +1,123 @@
+"""Pictures that cannot be decoded, or end whatever decodes them, cost themselves alone."""
+
+from __future__ import annotations
+
+import functools
+import struct
+import time
+import zlib
+
+import numpy as np
+import psutil
+import pytest
+
+from raypipe.errors import StageError
+from raypipe.pictures.decoding import Decoders, Undecodable, attempt, decoding, square
+from tests.deadly import deadly
+from tests.ingest.conftest import picture
+from tests.ingest.files import FILES, png_chunk
+from tests.ingest.natives import act
+
+__all__ = ["deadly"]
+
+SIDE = 32
+
+
+def children() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "raypipe.processes.child" in child.cmdline()]
+
+
+@pytest.fixture(autouse=True)
+def _none_is_left() -> object:
+    yield
+    assert children() == []
+
+
+def bomb(side: int) -> bytes:
+    """A PNG of few bytes that announces `side` × `side` pixels."""
+    head = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(b"\0" * 1000)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_reasons_are_the_same_here_and_apart(apart: bool) -> None:
+    given = [b"a", b"value", b"runtime", b"memory", b"input", b"b"]
+    with decoding(act, apart=apart) as decode:
+        found = [decode(data) for data in given]
+    assert [one.reason if isinstance(one, Undecodable) else one for one in found] == [
+        b"a",
+        "picture cannot be decoded: ValueError: odd value",
+        "picture cannot be decoded: RuntimeError: RuntimeError",
+        "picture cannot be decoded: MemoryError: MemoryError",
+        "no picture",
+        b"b",
+    ]
+
+
+def test_pixels_are_the_same_here_and_apart() -> None:
+    with decoding(functools.partial(square, side=SIDE)) as decode:
+        for data in FILES.values():
+            np.testing.assert_array_equal(decode(data), square(data, SIDE))
+
+
+@pytest.mark.parametrize("data", [b"", b"no picture", picture()[:200], bomb(20_000)])
+def test_what_is_no_picture_has_a_reason(data: bytes) -> None:
+    found = attempt(data, functools.partial(square, side=SIDE))
+    assert isinstance(found, Undecodable)
+    assert found.reason.startswith("picture cannot be decoded: ")
+    assert "\n" not in found.reason
+
+
+def test_a_picture_that_ends_its_decoder_costs_itself(deadly: bytes) -> None:
+    with decoding(functools.partial(square, side=SIDE)) as decode:
+        found = [decode(data) for data in (picture(), deadly, picture(seed=1))]
+    assert found[1] == Undecodable("picture cannot be decoded: whatever decodes it ended natively: SIGSEGV")
+    np.testing.assert_array_equal(found[2], square(picture(seed=1), SIDE))
+
+
+def test_many_come_in_order_whatever_happens_to_some() -> None:
+    fates: list[bytes | Undecodable] = [b"%d" % i for i in range(60)]
+    expected: list[object] = list(fates)
+    for i in (7, 8, 30):
+        fates[i] = b"segfault"
+        expected[i] = Undecodable("picture cannot be decoded: whatever decodes it ended natively: SIGSEGV")
+    fates[9] = expected[9] = Undecodable("there is no such file")
+    with Decoders(act, 2) as decoders:
+        assert list(decoders(range(60), lambda i: fates[i])) == expected
+        assert list(decoders([], lambda i: fates[i])) == []
+        assert list(decoders([3], lambda i: fates[i])) == [b"3"]
+        assert 1 <= len(children()) <= 2
+
+
+def test_nothing_to_decode_starts_nothing() -> None:
+    with Decoders(act, 2) as decoders:
+        assert list(decoders(["x"], lambda _: Undecodable("gone"))) == [Undecodable("gone")]
+        assert children() == []
+
+
+def test_what_reading_raises_ends_the_stage() -> None:
+    def read(item: int) -> bytes:
+        if item == 5:
+            raise StageError("the store does not answer")
+        return b"x"
+
+    with pytest.raises(StageError, match="does not answer"), Decoders(act, 2) as decoders:
+        list(decoders(range(40), read))
+
+
+def test_an_interruption_waits_for_no_decoder() -> None:
+    # Both children would sleep for minutes; the test's own limit is what ends it otherwise.
+    with pytest.raises(KeyboardInterrupt), Decoders(act, 2) as decoders:
+        results = decoders([b"a", b"hang", b"hang", b"b"], lambda data: data)
+        assert next(results) == b"a"
+        while len(children()) < 2:
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+
+def test_children_do_not_import_what_is_slow() -> None:
+    with decoding(act) as decode:
+        modules = decode(b"modules")
+    assert isinstance(modules, list)
+    assert not {"torch", "ray", "pandas", "dlib"} & set(modules)

@@ -1,0 +1,41 @@
+"""When one process is enough to predict, and how it uses the machine."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+from raypipe.config.options import load_config
+from raypipe.predict.local import is_enough, threads, threads_of
+
+
+@pytest.mark.parametrize(
+    ("options", "enough"),
+    [({}, True), ({"ray": {"dashboard": False}}, True), ({"ray": {"dashboard": True}}, False)],
+)
+def test_when_one_process_is_enough(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, dict[str, object]], enough: bool
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    config = load_config(**options, train={"gpu": False})
+    assert is_enough(config) == enough
+    assert is_enough(load_config(**options)) == (enough and not torch.cuda.is_available())
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    assert not is_enough(config)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_ray_that_runs_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert not is_enough(load_config(train={"gpu": False}))
+
+
+def test_threads_are_as_many_as_allowed_for_a_while() -> None:
+    before = torch.get_num_threads()
+    assert threads_of(load_config()) == before
+    with threads(threads_of(load_config(ray={"num_cpus": 3}))):
+        assert torch.get_num_threads() == 3
+    assert torch.get_num_threads() == before

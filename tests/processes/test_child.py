@@ -1,0 +1,207 @@
+"""A child process that really ends: by signals, by exits, by hanging, and with its parent."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from raypipe.errors import InputError, StageError
+from raypipe.pictures.examine import Picture, examine
+from raypipe.processes import child as isolate
+from raypipe.processes.child import Isolated, in_child
+from raypipe.runtime.log import lines_to_log
+from tests.ingest.files import FILES
+from tests.ingest.natives import Elsewhere, how, slow, work
+
+ROOT = Path(__file__).parents[2]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def children() -> list[psutil.Process]:
+    return [child for child in psutil.Process().children() if "raypipe.processes.child" in child.cmdline()]
+
+
+@pytest.fixture(autouse=True)
+def _none_is_left() -> Any:
+    yield
+    assert children() == []
+
+
+def test_many_items_in_one_child_in_order() -> None:
+    found = in_child(work, range(300), how)
+    assert [item for item, _ in found] == list(range(300))
+    (pid,) = {pid for _, pid in found}
+    assert pid != os.getpid()
+
+
+def test_nothing_to_do_starts_nothing() -> None:
+    assert in_child(work, [], how) == []
+
+
+def test_one_child_for_many_calls_until_an_item_ends_it() -> None:
+    with Isolated(work, how) as apart:
+        assert apart([]) == []
+        assert children() == []
+        pids = [apart([item])[0][1] for item in range(3)]
+        assert pids == [child.pid for child in children()] * 3
+        assert apart(["segfault"]) == [("segfault", "SIGSEGV")]
+        assert children() == []
+        ((item, pid),) = apart([4])
+        assert item == 4
+        assert pid not in (pids[0], os.getpid())
+
+
+ENDINGS = {
+    "segfault": "SIGSEGV",
+    ("signal", signal.SIGSEGV): "SIGSEGV",
+    ("signal", signal.SIGKILL): "SIGKILL",
+    ("signal", signal.SIGABRT): "SIGABRT",
+    ("signal", 40): "signal 40",
+    ("exit", 3): "exit code 3",
+    ("exit", 0): "exit code 0",
+    "leave": "exit code 4",
+}
+
+
+def test_an_item_that_ends_the_child_costs_itself_alone() -> None:
+    items = ["a", "b", *ENDINGS, "c", "d"]
+    found = in_child(work, items, how)
+    assert found[2:-2] == list(ENDINGS.items())
+    names, pids = zip(*found[:2], *found[-2:], strict=True)
+    assert names == ("a", "b", "c", "d")
+    assert pids[0] == pids[1] != pids[2] == pids[3]
+
+
+@pytest.mark.parametrize("item", ["hang", "close"])
+def test_a_child_that_does_not_answer_is_ended(item: str) -> None:
+    found = in_child(work, ["a", item, "b"], how, seconds=2.0)
+    assert found[1] == (item, "no answer in 2 s")
+    assert [found[0][0], found[2][0]] == ["a", "b"]
+
+
+def test_an_item_s_seconds_are_its_own() -> None:
+    assert in_child(functools.partial(slow, seconds=0.3), range(8), how, seconds=1.5) == list(range(8))
+
+
+def test_large_items_and_results() -> None:
+    found = in_child(work, [("large", 20_000_000), b"y" * 20_000_000, ("large", 1)], how)
+    assert [found[0], found[1][0], found[2]] == [b"x" * 20_000_000, b"y" * 20_000_000, b"x"]
+
+
+def test_what_is_printed_stays_out_of_the_answers(capfd: pytest.CaptureFixture[str]) -> None:
+    found = in_child(work, ["print", "a"], how)
+    assert found[0] == ("", b"")
+    assert found[1][0] == "a"
+    shown = capfd.readouterr()
+    assert shown.out == ""
+    assert "from native code" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("item", "kind", "text"),
+    [
+        (("raise", InputError("p7: no faces")), InputError, "p7: no faces"),
+        (("raise", OSError(2, "No such file")), OSError, "No such file"),
+        ("own", RuntimeError, "OwnError: 1 and 2"),
+        ("unpicklable", TypeError, "pickle"),
+    ],
+)
+def test_what_the_function_raises_is_raised(item: Any, kind: type[Exception], text: str) -> None:
+    with pytest.raises(kind, match=text) as caught:
+        in_child(work, ["a", item, "b"], how)
+    assert "in work" in caught.value.__notes__[0] or item == "unpicklable"
+
+
+def test_a_function_that_the_child_does_not_have() -> None:
+    with pytest.raises(ModuleNotFoundError, match="nowhere"):
+        in_child(Elsewhere(), [1], how)
+
+
+def test_a_child_that_never_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolate.sys, "executable", "/bin/false")
+    with pytest.raises(StageError, match=r"/bin/false -m raypipe\.ingest\.isolate: .* exit code 1; .* says nothing$"):
+        in_child(work, [1], how)
+
+
+@pytest.mark.parametrize("stderr", ["as it is", "a log"])
+def test_a_child_that_never_starts_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stderr: str) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho Traceback >&2\necho 'No module named x' >&2\nexit 3\n")
+    broken.chmod(0o700)
+    monkeypatch.setattr(isolate.sys, "executable", str(broken))
+    with (
+        lines_to_log() if stderr == "a log" else contextlib.nullcontext(),
+        pytest.raises(StageError, match=r"at its start: exit code 3; on stderr it says No module named x$"),
+    ):
+        in_child(work, [1], how)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a busy child ends with its parent on Linux only")
+def test_the_child_ends_with_its_parent(tmp_path: Path) -> None:
+    noted = tmp_path / "pid"
+    program = f"""
+from raypipe.processes.child import Isolated, in_child
+from tests.ingest.natives import how, work
+in_child(work, [("linger", {str(noted)!r})], how)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
+    try:
+        until(lambda: noted.exists() and noted.read_text() != "")
+        child = int(noted.read_text())
+        assert alive(child)
+    finally:
+        parent.kill()
+        parent.wait()
+    until(lambda: not alive(child))
+
+
+def until(true: Any) -> None:
+    for _ in range(600):
+        if true():
+            return
+        time.sleep(0.05)
+    pytest.fail("it did not come about in 30 s")
+
+
+def test_pictures_are_looked_into_as_here() -> None:
+    look = functools.partial(examine, max_pixels=10**6, max_side=200, phash=True)
+    datas = [*FILES.values(), FILES["jpeg"][:900], b"", b"<html>"]
+    for (found, pixels), data in zip(in_child(look, datas, how), datas, strict=True):
+        here, expected = look(data)
+        assert isinstance(found, Picture)
+        assert found == here
+        assert (pixels and pixels.tobytes()) == (expected and expected.tobytes())
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_within_a_ray_worker() -> None:
+    import ray
+
+    @ray.remote
+    def task() -> list[Any]:
+        from raypipe.processes.child import in_child
+
+        return [
+            in_child(abs, [-1, -2], max),
+            in_child(os._exit, [3, 4], lambda item, ending: f"{item}: {ending}"),
+            in_child(ctypes.string_at, [0], lambda _, ending: ending),
+        ]
+
+    assert ray.get(task.remote()) == [[1, 2], ["3: exit code 3", "4: exit code 4"], ["SIGSEGV"]]

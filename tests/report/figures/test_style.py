@@ -1,0 +1,78 @@
+"""Drawings follow the page's colours, and carry nothing that a second drawing on the page would clash with."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from raypipe.errors import plain
+from raypipe.report.figures.style import COLOURS, Drawing, canvas, configuration_colour, render
+from tests.hostile import TEXTS
+
+ELEMENTS = {"svg", "defs", "style", "g", "path", "use", "text", "rect", "clipPath"}
+
+
+def draw(name: str) -> Drawing:
+    with canvas(3, 2) as (figure, axes):
+        axes.plot([0, 1], [0, 1], color=COLOURS["blue"])
+        axes.set_xlabel("a < b & c")
+        return render(figure, name, 'a "quoted" <description>')
+
+
+def test_inline_svg_uses_the_pages_variables() -> None:
+    drawing = draw("one")
+    assert f"var(--blue, {COLOURS['blue']})" in drawing.inline
+    assert "<metadata" not in drawing.inline
+    assert "<!DOCTYPE" not in drawing.inline
+
+
+def test_both_svgs_are_well_formed_and_described() -> None:
+    drawing = draw("one")
+    root = ET.fromstring(drawing.inline)
+    assert root.attrib["aria-label"] == 'a "quoted" <description>'
+    assert "viewBox" in root.attrib
+    assert "width" not in root.attrib
+    ET.fromstring(drawing.svg)
+    assert b"prefers-color-scheme" in drawing.svg
+    assert drawing.png.startswith(b"\x89PNG")
+
+
+def test_two_drawings_share_no_id() -> None:
+    def ids(svg: str) -> set[str]:
+        return {element.attrib["id"] for element in ET.fromstring(svg).iter() if "id" in element.attrib}
+
+    one, two = ids(draw("one").inline), ids(draw("two").inline)
+    assert one
+    assert not one & two
+
+
+def test_the_same_figure_is_the_same_file() -> None:
+    assert draw("one") == draw("one")
+
+
+@pytest.mark.parametrize(("key", "role"), [("A", "a"), ("D", "d"), ("B (train/again)", "b")])
+def test_colours_follow_the_letter(key: str, role: str) -> None:
+    assert configuration_colour(key) == role
+
+
+@pytest.mark.parametrize("start", range(0, len(TEXTS), 15))
+def test_names_are_drawn_as_they_are(start: int) -> None:
+    names = TEXTS[start : start + 15]
+    with canvas(6, 4) as (figure, axes):
+        axes.set_yticks(range(len(names)), names)
+        axes.set_title(names[0])
+        for name in names:
+            axes.annotate(name, (0, 0))
+        drawing = render(figure, "one", " ".join(names))
+    for svg in (drawing.inline, drawing.svg.decode()):
+        root = ET.fromstring(svg)
+        words = [element.text for element in root.iter() if element.tag.endswith("}text")]
+        for name in names:
+            for line in filter(str.strip, plain(name).splitlines()):
+                assert words.count(line) >= 2
+        assert root.attrib["aria-label"] == re.sub(r"[\t\n]", " ", plain(" ".join(names)))
+        # Nothing of it is an element of its own.
+        assert {element.tag.partition("}")[2] for element in root.iter()} <= ELEMENTS
+    assert drawing.png.startswith(b"\x89PNG")

@@ -1,0 +1,214 @@
+"""Starting Ray in one place, and what its workers' errors look like."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raypipe import runtime
+from raypipe.config import Config
+from raypipe.config.options import load_config
+from raypipe.errors import InputError, StageError
+from raypipe.runtime import cause, ray_session, wants_ray
+
+PROGRAM = """
+import ray
+from raypipe.config.options import load_config
+from raypipe.runtime import kept_ray, ray_is_running, ray_session, wants_ray
+assert not ray_is_running()
+options = load_config(ray={"dashboard": False, "num_cpus": 1})
+with kept_ray():
+    with ray_session(options):
+        first = ray.get_runtime_context().get_job_id()
+    assert wants_ray(options)
+    with kept_ray(), ray_session(options):
+        assert ray.get_runtime_context().get_job_id() == first
+    assert ray_is_running()
+    assert ray.cluster_resources()["CPU"] == 1
+    assert ray.get(ray.remote(lambda: 6 * 7).remote()) == 42
+    import ray.data
+    assert sorted(row["item"] for row in ray.data.from_items([1, 2]).map(lambda row: row).take_all()) == [1, 2]
+assert not ray_is_running()
+"""
+
+
+LISTENING = """
+import json, psutil, ray
+from raypipe.config.options import load_config
+from raypipe.runtime import ray_session
+with ray_session(load_config(ray={"dashboard": True, "num_cpus": 1})):
+    assert ray.get(ray.remote(lambda: 6 * 7).remote()) == 42
+    own = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    found = {c.laddr.ip for p in own for c in p.net_connections("inet") if c.status == "LISTEN"}
+    print(json.dumps([ip.removeprefix("::ffff:") for ip in found]))
+"""
+
+BUSY = """
+import ray
+from raypipe import runtime
+from raypipe.config.options import load_config
+real, calls = ray.init, []
+def busy(**options):
+    # As on a machine where the node takes more than its 30 s.
+    calls.append(options)
+    if len(calls) < {failures}:
+        raise Exception("The current node timed out during startup. This could happen because some of the raylet …")
+    return real(**options)
+ray.init = busy
+with runtime.ray_session(load_config(ray={{"dashboard": False, "num_cpus": 1}})):
+    assert ray.cluster_resources()["CPU"] == 1
+print(len(calls))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Ray does so by itself")
+def test_ray_on_one_machine_is_reached_from_this_machine_alone() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    found = subprocess.run([sys.executable, "-c", LISTENING], env=environment, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert set(json.loads(found.stdout.splitlines()[-1])) == {"127.0.0.1"}
+
+
+def raise_from(error: BaseException, inner: BaseException) -> BaseException:
+    error.__cause__ = inner
+    return error
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_session_inside_a_session_leaves_it_running(config: Config) -> None:
+    import ray
+
+    with ray_session(config):
+        pass
+    assert ray.is_initialized()
+
+
+@pytest.mark.parametrize(("dashboard", "wanted"), [(None, False), (False, False), (True, True)])
+def test_ray_is_wanted_if_asked_for_or_there(
+    dashboard: bool | None, wanted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    options = load_config(ray={} if dashboard is None else {"dashboard": dashboard})
+    assert wants_ray(options) == wanted
+    assert "ray" not in sys.modules
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    assert wants_ray(options)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_running_ray_is_wanted(config: Config) -> None:
+    assert wants_ray(config)
+
+
+@pytest.mark.usefixtures("ray_session")
+@pytest.mark.parametrize("kind", [StageError, InputError, KeyError, OSError])
+def test_the_cause_is_the_workers_own_error(kind: type[Exception]) -> None:
+    import ray
+
+    def work() -> None:
+        raise kind("what went wrong")
+
+    def outer() -> None:
+        ray.get(ray.remote(work).remote())
+
+    for function in (work, outer):
+        with pytest.raises(kind) as caught:
+            ray.get(ray.remote(function).remote())
+        found = cause(caught.value)
+        assert type(found) is kind
+        assert str(found).strip("'") == "what went wrong"
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_the_cause_of_a_failed_ray_data_pipeline() -> None:
+    import ray.data
+
+    def work(row: dict[str, int]) -> dict[str, int]:
+        raise InputError(f"row {row['id']}: negative likes")
+
+    with pytest.raises(Exception) as caught:
+        ray.data.range(1).map(work).take_all()
+    assert repr(cause(caught.value)) == repr(InputError("row 0: negative likes"))
+
+
+def test_the_cause_of_errors_that_ray_did_not_wrap() -> None:
+    plain = ValueError("x")
+    assert cause(plain) is plain
+    assert cause(raise_from(RuntimeError("outer"), plain)) is plain
+    told = StageError("labels: cannot write")
+    assert cause(raise_from(told, plain)) is told
+    assert cause(raise_from(RuntimeError("outer"), told)) is told
+
+
+def test_the_cause_of_a_circle_is_found() -> None:
+    one, two = ValueError("1"), ValueError("2")
+    one.__cause__, two.__cause__ = two, one
+    assert cause(one) in (one, two)
+
+
+@pytest.mark.cluster
+def test_ray_starts_runs_quietly_and_stops(tmp_path: Path) -> None:
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    environment.pop("RAY_ADDRESS", None)
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    # A fresh Ray would write an authentication token into the home directory.
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_a_cluster_that_is_not_there_is_one_line(scheme: str, free_port: int) -> None:
+    address = f"{scheme}127.0.0.1:{free_port}"
+    environment = {**os.environ, "RAY_ADDRESS": address}
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"raypipe.errors.StageError: cannot reach the cluster at RAY_ADDRESS={address}: ")
+    assert last.endswith("; see `raypipe doctor --doctor.ray`")
+
+
+def test_a_cluster_that_listens_on_loopback_alone_cannot_be_joined(
+    free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray._private import services
+
+    dialed: list[str] = []
+
+    class Connection:
+        def close(self) -> None: ...
+
+    def connect(address: tuple[str, int], **_: object) -> Connection:
+        dialed.append(address[0])
+        if address[0] != "127.0.0.1":
+            raise ConnectionRefusedError(111, "Connection refused")
+        return Connection()
+
+    monkeypatch.setattr(services, "get_node_ip_address", lambda: "192.0.2.7")
+    monkeypatch.setattr("raypipe.runtime.session.socket.create_connection", connect)
+    with pytest.raises(ConnectionError, match=r"for 127\.0\.0\.1 at 192\.0\.2\.7, where that cluster does not listen"):
+        runtime._check_reachable(f"127.0.0.1:{free_port}")
+    assert dialed == ["127.0.0.1", "192.0.2.7"]
+    runtime._check_reachable(f"ray://127.0.0.1:{free_port}")
+    assert dialed[2:] == ["127.0.0.1"]
+
+
+@pytest.mark.parametrize(("failures", "code"), [pytest.param(2, 0, marks=pytest.mark.cluster), (9, 1)])
+def test_a_busy_machine_is_given_more_time(failures: int, code: int) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-c", BUSY.format(failures=failures)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
+    assert done.returncode == code, done.stderr
+    if code == 0:
+        assert done.stdout.split()[-1] == "2"
+        assert "starting it again" in done.stdout
+    else:
+        assert "StageError: cannot start Ray on this machine: The current node timed out" in done.stderr

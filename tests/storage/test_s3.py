@@ -1,0 +1,150 @@
+"""What boto3 is used for: puts that one of several wins, and the clearing of unfinished uploads. Over real HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from pathlib import Path
+
+import pytest
+
+from raypipe import tables
+from raypipe.errors import StageError
+from raypipe.storage import Storage, s3
+from tests.s3_faults import S3Faults
+from tests.table_runs import begin, complete, ids_of, interrupt
+
+
+@pytest.fixture
+def storage(s3_faults: S3Faults) -> Storage:
+    return Storage(f"s3://bucket/{uuid.uuid4().hex}", endpoint=s3_faults.endpoint, region="us-east-1")
+
+
+def begin_upload(storage: Storage, path: str) -> None:
+    bucket, key = s3.location(storage, path)
+    store = s3.client(storage)
+    upload = store.create_multipart_upload(Bucket=bucket, Key=key)["UploadId"]
+    store.upload_part(Bucket=bucket, Key=key, UploadId=upload, PartNumber=1, Body=b"x")
+
+
+def uploads(storage: Storage) -> list[str]:
+    """Unfinished uploads below the root."""
+    bucket, root = s3.location(storage, "")
+    found = s3.client(storage).list_multipart_uploads(Bucket=bucket).get("Uploads", [])
+    return sorted(each["Key"].removeprefix(root) for each in found if each["Key"].startswith(root))
+
+
+def test_a_local_root_is_left_alone(tmp_path: Path) -> None:
+    assert s3.abort_uploads(Storage(str(tmp_path)), "labels") == 0
+
+
+@pytest.mark.parametrize(
+    ("root", "path", "expected"),
+    [
+        ("s3://bucket/a/b", "labels/x", ("bucket", "a/b/labels/x")),
+        ("s3://bucket/a/", "labels/", ("bucket", "a/labels/")),
+        ("s3://bucket", "labels", ("bucket", "labels")),
+        ("s3://bucket", "", ("bucket", "")),
+    ],
+)
+def test_bucket_and_key(root: str, path: str, expected: tuple[str, str]) -> None:
+    assert s3.location(Storage(root), path) == expected
+
+
+@pytest.mark.cluster
+def test_a_put_is_won_once(storage: Storage) -> None:
+    assert s3.read_version(storage, "t/a") is None
+    assert s3.replace_version(storage, "t/a", b"1", None)
+    assert not s3.replace_version(storage, "t/a", b"2", None)
+    data, version = s3.read_version(storage, "t/a") or (b"", "")
+    assert data == b"1"
+    assert s3.replace_version(storage, "t/a", b"3", version)
+    assert not s3.replace_version(storage, "t/a", b"4", version)
+    assert storage.read("t/a") == b"3"
+    storage.delete("t/a")
+    assert not s3.replace_version(storage, "t/a", b"5", version)
+
+
+@pytest.mark.cluster
+def test_a_put_whose_answer_was_lost_is_won(storage: Storage, s3_faults: S3Faults) -> None:
+    fault = s3_faults.reset("PUT .*/t/a", late=True, times=1)
+    assert s3.replace_version(storage, "t/a", b"1", None)
+    assert fault.hits == 1
+    assert storage.read("t/a") == b"1"
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("status", [501, 405])
+def test_a_server_without_conditional_puts_gets_plain_ones(storage: Storage, s3_faults: S3Faults, status: int) -> None:
+    fault = s3_faults.fail("PUT .*/t/a", status=status, code="NotImplemented", times=1)
+    assert s3.replace_version(storage, "t/a", b"1", None)
+    assert fault.hits == 1
+    assert storage.read("t/a") == b"1"
+
+
+@pytest.mark.cluster
+def test_a_refused_put_names_the_object(storage: Storage, s3_faults: S3Faults) -> None:
+    s3_faults.fail("/t/a", status=403, code="AccessDenied")
+    with pytest.raises(StageError, match=r"t/a: cannot write: .*AccessDenied.*; give these credentials the right"):
+        s3.replace_version(storage, "t/a", b"1", None)
+    with pytest.raises(StageError, match=r"t/a: cannot read: .*AccessDenied.*; give these credentials the right"):
+        s3.read_version(storage, "t/a")
+
+
+@pytest.mark.cluster
+def test_unfinished_uploads_of_a_table_go_when_a_run_begins_and_no_others(storage: Storage) -> None:
+    others = ["images/_staging/x/part", "labels.old/part", "labels2/part"]
+    mine = ["labels/_staging/x/part", "labels/predictions/part"]
+    for name in others + mine:
+        begin_upload(storage, name)
+    assert uploads(storage) == sorted(others + mine)
+    with begin(storage) as run:
+        assert uploads(storage) == others
+        begin_upload(storage, "labels/_staging/x/part")
+        run.writer.write_file("_model.json", b"{}")
+        run.commit(rows_in=0)
+    # What is left of an upload when the table is complete was no part of it.
+    assert uploads(storage) == others
+
+
+@pytest.mark.cluster
+def test_unfinished_uploads_go_when_a_run_is_taken_up_or_dropped(storage: Storage) -> None:
+    interrupt(storage, "a")
+    begin_upload(storage, "labels/_staging/x/part")
+    with begin(storage) as run:
+        assert run.resumed
+        assert uploads(storage) == []
+        run.commit(rows_in=1)
+    with contextlib.suppress(KeyboardInterrupt), begin(storage, overwrite=True):
+        begin_upload(storage, "labels/_staging/x/part")
+        raise KeyboardInterrupt
+    assert uploads(storage) == []
+    assert ids_of(storage) == ["a"]
+
+
+@pytest.mark.cluster
+def test_a_complete_table_is_not_looked_at_for_uploads(storage: Storage, s3_faults: S3Faults) -> None:
+    complete(storage, "a")
+    s3_faults.seen.clear()
+    assert begin(storage).record is not None
+    assert s3_faults.seen["GET ?uploads"] == 0
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    ("status", "code"), [(501, "NotImplemented"), (403, "AccessDenied"), (405, "MethodNotAllowed")]
+)
+def test_a_server_that_does_not_list_uploads_is_no_error(
+    storage: Storage, s3_faults: S3Faults, status: int, code: str
+) -> None:
+    fault = s3_faults.fail("GET .*uploads", status=status, code=code)
+    complete(storage, "a")
+    assert fault.hits == 2
+    assert tables.get_record(storage, "labels").rows_out == 1
+
+
+def test_an_unknown_profile_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    with pytest.raises(StageError, match=r"root s3://bucket/x: cannot be opened: .*nosuch"):
+        s3.client(Storage("s3://bucket/x", profile="nosuch"))

@@ -1,0 +1,386 @@
+"""The private folder: nobody else's, no larger than its bound, never without what is in use, whatever is killed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from raypipe.config.options import load_config
+from raypipe.errors import StageError
+from raypipe.storage import scratch as scratch_module
+from raypipe.storage.scratch import Lease, NoRoomError, Scratch
+
+FILES = ("a", "b")
+
+
+def missing(n_bytes: int) -> Callable[[Path], dict[str, int]]:
+    """Two files of half the bytes each."""
+
+    def look(folder: Path) -> dict[str, int]:
+        return {name: n_bytes // 2 for name in FILES if not (folder / name).exists()}
+
+    return look
+
+
+def hold(scratch: Scratch, name: str, n_bytes: int = 1000, at: float | None = None) -> Lease:
+    """A set of two files; `at` is when it was last used, in seconds."""
+    lease = scratch.hold(name, missing(n_bytes), lambda _, path: path.write_bytes(bytes(n_bytes // 2)) and None)
+    if at is not None:
+        os.utime(lease.folder / ".lock", (at, at))
+    return lease
+
+
+def names(scratch: Scratch) -> list[str]:
+    return sorted(path.name for path in scratch.folder().iterdir() if path.name != ".room")
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Scratch:
+    """A folder of 3,100 bytes: three sets of 1,000, whose bookkeeping has a few bytes of its own."""
+    return Scratch(str(tmp_path / "disk"), max_gb=3_100e-9)
+
+
+def test_the_folder_is_the_user_s_alone(scratch: Scratch, tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        lease = hold(scratch, "x")
+    finally:
+        os.umask(before)
+    folder = scratch.folder()
+    assert folder == tmp_path / "disk" / f"raypipe-{os.geteuid()}"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(lease.folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE((lease.folder / ".lock").stat().st_mode) == 0o600
+
+
+def test_by_default_it_is_in_the_cache_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert Scratch().usage().folder == Scratch().folder() == tmp_path / "home" / ".cache" / "raypipe"
+    monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")
+    assert Scratch().folder() == tmp_path / "home" / ".cache" / "raypipe"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert Scratch().folder() == tmp_path / "cache" / "raypipe"
+
+
+def test_without_a_home_it_is_in_the_temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "home").write_text("a file")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    assert Scratch().usage().folder == Scratch().folder() == tmp_path / "tmp" / f"raypipe-{os.geteuid()}"
+    with pytest.raises(
+        StageError, match=r"raypipe-\d+: (File exists|Not a directory); choose another --storage.scratch DIR"
+    ):
+        Scratch(str(tmp_path / "home")).folder()
+
+
+def test_where_others_could_replace_the_folder_it_is_in_the_temporary_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, mode in (("cache", 0o777), ("tmp", 0o1777)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name).chmod(mode)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    for _ in range(2):
+        assert Scratch().usage().folder == tmp_path / "tmp" / f"raypipe-{os.geteuid()}"
+        assert Scratch().folder() == tmp_path / "tmp" / f"raypipe-{os.geteuid()}"
+    assert list((tmp_path / "cache").iterdir()) == []
+    for use in (Scratch(str(tmp_path / "cache")).folder, Scratch(str(tmp_path / "cache")).usage):
+        with pytest.raises(StageError, match=r"cache is writable by every user \(mode 0777\).*--storage.scratch DIR"):
+            use()
+
+
+@pytest.mark.parametrize("place", ["/proc/x", "/proc", "/dev/null", "/dev/null/x"])
+def test_a_place_where_no_folder_can_be_is_found_without_making_one(place: str) -> None:
+    scratch = Scratch(place)
+    for use in (scratch.usage, scratch.folder):
+        with pytest.raises(StageError, match=rf"no folder for scratch files: {place}/raypipe-\d+: .*choose another"):
+            use()
+
+
+def test_a_folder_that_cannot_be_written_is_not_told_as_usable(scratch: Scratch) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root writes everywhere")
+    scratch.folder().chmod(0o500)
+    for use in (scratch.usage, scratch.folder):
+        with pytest.raises(StageError, match="cannot be written"):
+            use()
+
+
+@pytest.mark.parametrize(
+    ("plant", "reason"),
+    [
+        (lambda path: path.symlink_to(path.parent), "is a link"),
+        (lambda path: path.symlink_to(path.parent / "nowhere"), "is a link"),
+        (lambda path: path.write_text("x"), "is no folder"),
+        (lambda path: (path.mkdir(), path.chmod(0o770)), r"is open to other users \(mode 0770\)"),
+        (lambda path: (path.mkdir(), path.chmod(0o755)), r"is open to other users \(mode 0755\)"),
+    ],
+)
+def test_what_others_may_have_planted_is_refused(
+    scratch: Scratch, plant: Callable[[Path], object], reason: str
+) -> None:
+    path = Path(str(scratch.place)) / f"raypipe-{os.geteuid()}"
+    path.parent.mkdir()
+    plant(path)
+    for use in (scratch.folder, scratch.usage, lambda: hold(scratch, "x")):
+        with pytest.raises(StageError, match=rf"raypipe-\d+: {reason}.*; delete it, or choose another") as error:
+            use()
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_another_user_s_folder_is_refused(scratch: Scratch) -> None:
+    os.chown(scratch.folder(), 12345, -1)
+    with pytest.raises(StageError, match="belongs to user 12345, not to 0"):
+        scratch.folder()
+
+
+def test_a_set_is_fetched_once_and_completed_where_files_are_missing(scratch: Scratch) -> None:
+    fetched: list[str] = []
+
+    def fetch(name: str, path: Path) -> None:
+        fetched.append(name)
+        time.sleep(0.05)
+        path.write_bytes(bytes(500))
+
+    with ThreadPoolExecutor(4) as pool:
+        leases = list(pool.map(lambda _: scratch.hold("x", missing(1000), fetch), range(4)))
+    assert fetched == ["a", "b"]
+    (leases[0].folder / "b").unlink()
+    scratch.hold("x", missing(1000), fetch)
+    assert fetched == ["a", "b", "b"]
+
+
+def test_a_fetch_that_fails_leaves_no_file(scratch: Scratch) -> None:
+    def fetch(name: str, path: Path) -> None:
+        path.write_bytes(b"half")
+        if name == "b":
+            raise StageError("gone")
+
+    with pytest.raises(StageError, match="gone"):
+        scratch.hold("x", missing(1000), fetch)
+    assert sorted(path.name for path in (scratch.folder() / "x").iterdir()) == [".bytes", ".fill", ".lock", "a"]
+    # Nobody uses it any more.
+    hold(scratch, "y", 3000)
+    assert names(scratch) == ["y"]
+
+
+@pytest.mark.parametrize("name", ["../out", "/tmp/out", ".lock", "a/b", ".."])
+def test_a_name_that_is_no_file_of_the_set_is_refused(scratch: Scratch, name: str) -> None:
+    with pytest.raises(StageError, match="is no name of a file of its own"):
+        scratch.hold("x", lambda _: {name: 1}, lambda _, path: path.write_bytes(b"x") and None)
+    assert not list(scratch.folder().rglob("out*"))
+
+
+def test_the_least_recently_used_goes_first_and_the_bound_holds(scratch: Scratch) -> None:
+    for place, name in enumerate("abc"):
+        hold(scratch, name, at=100.0 + place).close()
+    assert names(scratch) == ["a", "b", "c"]
+    hold(scratch, "a").close()
+    hold(scratch, "d").close()
+    assert names(scratch) == ["a", "c", "d"]
+    assert scratch.usage().n_bytes <= scratch.max_bytes
+    hold(scratch, "e", 2000).close()
+    assert "e" in names(scratch)
+    assert scratch.usage().n_bytes <= scratch.max_bytes
+
+
+def test_sets_in_use_stay_and_what_finds_no_room_is_told(scratch: Scratch) -> None:
+    leases = {name: hold(scratch, name, at=100.0) for name in "ab"}
+    hold(scratch, "c", at=200.0).close()
+    hold(scratch, "d").close()
+    assert names(scratch) == ["a", "b", "d"]
+    assert scratch.has_room("e", missing(1000))
+    assert not scratch.has_room("e", missing(2000))
+    with pytest.raises(NoRoomError, match=r"no room for 0.0 GB more: storage.scratch_gb is 3.1e-06"):
+        hold(scratch, "e", 2000)
+    # In vain, nothing is removed.
+    assert {"a", "b", "d"} <= set(names(scratch))
+    leases.pop("a").close()
+    assert scratch.has_room("e", missing(2000))
+    hold(scratch, "e", 2000)
+    assert names(scratch) == ["b", "e"]
+    del leases["b"]
+    assert scratch.has_room("f", missing(1000))
+
+
+def test_a_full_disk_has_no_room(scratch: Scratch) -> None:
+    large = Scratch(scratch.place, max_gb=1e12)
+    assert not large.has_room("x", missing(10**18))
+    assert large.has_room("x", missing(10))
+
+
+USER = """
+import sys, time
+from pathlib import Path
+from tests.storage.test_scratch import hold
+from raypipe.storage.scratch import Scratch
+scratch, name, n_bytes = Scratch(sys.argv[1], float(sys.argv[2])), sys.argv[3], int(sys.argv[4])
+if sys.argv[5] == "half":
+    def fetch(name, path):
+        path.write_bytes(bytes(n_bytes // 4))
+        print("half", flush=True)
+        time.sleep(600)
+    scratch.hold(name, lambda _: {"a": n_bytes}, fetch)
+elif sys.argv[5] == "temporary":
+    with scratch.temporary() as folder:
+        (folder / "x").write_bytes(bytes(n_bytes))
+        print("there", flush=True)
+        time.sleep(600)
+lease = hold(scratch, name, n_bytes)
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def start(scratch: Scratch) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start a process that uses a set, and wait until it does."""
+    started = []
+
+    def begin(name: str, n_bytes: int, how: str = "hold") -> subprocess.Popen[str]:
+        words = [str(scratch.place), str(scratch.max_gb), name, str(n_bytes), how]
+        process = subprocess.Popen([sys.executable, "-c", USER, *words], stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_another_process_s_set_stays_until_that_process_ends(
+    scratch: Scratch, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    other = start("theirs", 2000)
+    assert not scratch.has_room("ours", missing(2000))
+    assert (scratch.folder() / "theirs" / "a").stat().st_size == 1000
+    kill(other)
+    hold(scratch, "ours", 2000)
+    assert names(scratch) == ["ours"]
+
+
+def test_a_process_killed_while_it_fetches_leaves_nothing_that_counts_as_whole(
+    scratch: Scratch, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    other = start("x", 2000, "half")
+    # What it will need is reserved, though a quarter is there.
+    assert not scratch.has_room("y", missing(2000))
+    kill(other)
+    assert not (scratch.folder() / "x" / "a").exists()
+    lease = hold(scratch, "x", 2000)
+    assert (lease.folder / "a").stat().st_size == 1000
+    assert not list(lease.folder.glob("*.part"))
+
+
+def test_a_removal_that_was_cut_off_is_finished_by_the_next(scratch: Scratch) -> None:
+    hold(scratch, "x").close()
+    (scratch.folder() / "x").rename(scratch.folder() / ".removed-1")
+    assert scratch.usage().sets == 0
+    hold(scratch, "y").close()
+    assert names(scratch) == ["y"]
+
+
+def test_temporary_folders_go_with_their_processes(
+    scratch: Scratch, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    other = start("", 100, "temporary")
+    with scratch.temporary() as folder:
+        assert list(folder.iterdir()) == []
+        (folder / "x").write_bytes(bytes(10))
+        assert len(names(scratch)) == 2
+    (theirs,) = names(scratch)
+    kill(other)
+    with scratch.temporary():
+        assert theirs not in names(scratch)
+    assert names(scratch) == []
+
+
+def test_a_temporary_folder_that_another_process_deletes_first(
+    scratch: Scratch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close, others = Lease.close, iter([Scratch(scratch.place)])
+
+    def close_and_wait(lease: Lease) -> None:
+        close(lease)
+        for other in others:
+            # Another process begins just here.
+            with other.temporary():
+                assert not lease.folder.exists()
+
+    monkeypatch.setattr(Lease, "close", close_and_wait)
+    with scratch.temporary() as folder:
+        (folder / "x").write_bytes(b"x")
+    assert next(others, None) is None
+    assert names(scratch) == []
+
+
+def test_a_left_temporary_folder_that_its_owner_deletes_first(
+    scratch: Scratch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = scratch.folder() / "temporary-x"
+    left.mkdir()
+    look = scratch_module._is_at
+
+    def look_and_wait(handle: int, path: Path) -> bool:
+        found = look(handle, path)
+        if path.parent == left:
+            # The owner goes on just here.
+            shutil.rmtree(left)
+        return found
+
+    monkeypatch.setattr(scratch_module, "_is_at", look_and_wait)
+    with scratch.temporary():
+        assert not left.exists()
+    assert names(scratch) == []
+
+
+def test_many_threads_that_make_and_remove_sets_lose_none_in_use(scratch: Scratch) -> None:
+    def work(number: int) -> int:
+        kept = 0
+        for turn in range(25):
+            try:
+                lease = hold(scratch, f"s{(number * 7 + turn) % 5}")
+            except NoRoomError:
+                continue
+            kept += all((lease.folder / name).stat().st_size == 500 for name in FILES)
+            lease.close()
+        return kept
+
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(work, range(4)))
+    assert sum(done) > 20
+    assert scratch.usage().n_bytes <= scratch.max_bytes
+
+
+def test_it_travels_with_the_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load_config(storage={"scratch": "here", "scratch_gb": 2})
+    there = pickle.loads(pickle.dumps(config.open_storage()))
+    monkeypatch.chdir("/")
+    assert there.scratch == Scratch(str(tmp_path / "here"), 2.0)
+    assert "scratch" not in str(config.result_options("storage"))

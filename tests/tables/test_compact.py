@@ -1,0 +1,285 @@
+"""Merging staged parts: the same rows in fewer files, at whatever moment it is killed."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raypipe.errors import StageError
+from raypipe.storage import Storage
+from raypipe.tables import TableWriter
+from raypipe.tables import compact as parts
+
+ID = pa.schema([("post_id", pa.string())])
+MB = 2**20
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> TableWriter:
+    return TableWriter(Storage(str(tmp_path / "root")), "images", "0123abcd")
+
+
+@pytest.fixture
+def s3_writer(s3_endpoint: str, request: pytest.FixtureRequest) -> TableWriter:
+    root = f"s3://bucket/{request.node.name}"
+    return TableWriter(Storage(root, endpoint=s3_endpoint, region="us-east-1"), "images", "0123abcd")
+
+
+def stage(writer: TableWriter, *groups: list[str], seconds: float | None = None) -> list[str]:
+    """A part for each group of ids; its names."""
+    for number, ids in enumerate(groups):
+        images = pa.array([name.encode() * 100 for name in ids], pa.binary())
+        table = pa.table({"post_id": pa.array(ids, pa.string()), "image": images})
+        if seconds is not None:
+            table = table.replace_schema_metadata({parts.SECONDS_KEY: json.dumps({"fetch": seconds, "write": 1.0})})
+        writer.write(f"{number:05d}", table)
+    return [writer.part_name(f"{number:05d}") for number in range(len(groups))]
+
+
+def ids(writer: TableWriter) -> list[str]:
+    return parts.read_parts(writer, ID)["post_id"].to_pylist()
+
+
+def metadata(writer: TableWriter, name: str) -> dict[bytes, bytes]:
+    path = writer.storage.path(writer.staging, name)
+    return pq.read_metadata(path, filesystem=writer.storage.filesystem).metadata
+
+
+def check_merge(writer: TableWriter) -> None:
+    names = stage(writer, ["a", "b"], ["c"], [], ["d", "e"], seconds=1.5)
+    merged = parts.merge(writer, names[1:])
+    assert writer.storage.files(writer.staging) == sorted([names[0], merged])
+    assert parts.staged_parts(writer) == [names[0], merged]
+    assert ids(writer) == ["a", "b", "c", "d", "e"]
+    assert json.loads(metadata(writer, merged)[parts.SECONDS_KEY]) == {"fetch": 4.5, "write": 3.0}
+    assert json.loads(metadata(writer, merged)[b"raypipe.merged"]) == names[1:]
+    assert "00001" in next(unit for unit in writer.units_done() if unit != "00000")
+
+
+def test_merged_files_hold_the_rows_of_their_sources_in_order(writer: TableWriter) -> None:
+    check_merge(writer)
+
+
+@pytest.mark.cluster
+def test_merged_files_on_s3(s3_writer: TableWriter) -> None:
+    check_merge(s3_writer)
+
+
+def test_a_merged_file_is_written_as_parts_are(writer: TableWriter) -> None:
+    names = stage(writer, ["a", "b"], ["c"])
+    merged = parts.merge(writer, names)
+    file = pq.ParquetFile(writer.storage.path(writer.staging, merged))
+    assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [2, 1]
+    image = file.metadata.row_group(0).column(1)
+    assert (image.path_in_schema, image.compression, image.is_stats_set) == ("image", "UNCOMPRESSED", False)
+    assert file.metadata.row_group(0).column(0).is_stats_set
+
+
+def test_files_of_other_folders_are_no_parts(writer: TableWriter) -> None:
+    names = stage(writer, ["a"], ["b"])
+    writer.write("all", pa.table({"group": [1]}), folder="_duplicates")
+    writer.write_file("_model.json", b"{}")
+    assert parts.staged_parts(writer) == names
+    assert parts.merge_plan(writer, MB) == [names]
+    assert ids(writer) == ["a", "b"]
+
+
+def test_without_parts_there_are_columns_and_no_rows(writer: TableWriter) -> None:
+    assert parts.read_parts(writer, ID).schema == ID
+    assert parts.staged_parts(writer) == []
+    assert parts.merge_plan(writer, MB) == []
+    assert parts.settle(writer) == []
+
+
+# Killed at any moment
+
+
+class KilledError(BaseException):
+    pass
+
+
+def kill_at_delete(patch: pytest.MonkeyPatch, number: int) -> None:
+    left = iter(range(number, -1, -1))
+    delete = Storage.delete
+
+    def dying(self: Storage, path: str) -> None:
+        if next(left) == 0:
+            raise KilledError
+        delete(self, path)
+
+    patch.setattr(Storage, "delete", dying)
+
+
+@pytest.mark.parametrize("killed_at", [0, 1, 2])
+@pytest.mark.parametrize("goes_on", ["settle", "merge"])
+def test_sources_that_a_kill_left_are_passed_over_and_deleted(
+    writer: TableWriter, monkeypatch: pytest.MonkeyPatch, killed_at: int, goes_on: str
+) -> None:
+    names = stage(writer, ["a"], ["b"], ["c"])
+    with monkeypatch.context() as patch:
+        kill_at_delete(patch, killed_at)
+        with pytest.raises(KilledError):
+            parts.merge(writer, names)
+    assert len(writer.storage.files(writer.staging)) == 4 - killed_at
+    merged = parts.merged_name(writer, names)
+    assert parts.staged_parts(writer) == [merged]
+    assert ids(writer) == ["a", "b", "c"]
+    assert parts.merge_plan(writer, MB) == []
+    if goes_on == "settle":
+        assert parts.settle(writer) == names[killed_at:]
+    else:
+        assert parts.merge(writer, names) == merged
+    assert writer.storage.files(writer.staging) == [merged]
+    assert parts.settle(writer) == []
+
+
+def test_sources_of_a_merged_file_that_was_merged_again_stay_known(
+    writer: TableWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = stage(writer, ["a"], ["b"], ["c"], seconds=1.0)
+    with monkeypatch.context() as patch:
+        kill_at_delete(patch, 0)
+        with pytest.raises(KilledError):
+            parts.merge(writer, names[:2])
+    first = parts.merged_name(writer, names[:2])
+    second = parts.merge(writer, [first, names[2]])
+    assert writer.storage.exists(f"{writer.staging}/{names[0]}")
+    assert parts.staged_parts(writer) == [second]
+    assert ids(writer) == ["a", "b", "c"]
+    assert json.loads(metadata(writer, second)[parts.SECONDS_KEY])["fetch"] == 3.0
+    assert parts.settle(writer) == names[:2]
+    assert second != first
+
+
+def test_a_rewritten_file_still_names_its_sources(writer: TableWriter) -> None:
+    names = stage(writer, ["a"], ["b"], seconds=2.0)
+    merged = parts.merge(writer, names)
+    rows = pq.read_table(writer.storage.path(writer.staging, merged))
+    before = metadata(writer, merged)
+    writer.rewrite(merged, rows.slice(1))
+    after = metadata(writer, merged)
+    assert ids(writer) == ["b"]
+    assert {key: after[key] for key in (parts.SECONDS_KEY, b"raypipe.merged")} == {
+        key: before[key] for key in (parts.SECONDS_KEY, b"raypipe.merged")
+    }
+    stage(writer, ["a"])
+    assert parts.staged_parts(writer) == [merged]
+
+
+def test_two_processes_at_the_same_merge(writer: TableWriter) -> None:
+    names = stage(writer, *([f"{n}"] for n in range(40)))
+    program = (
+        "import pickle, sys\nfrom raypipe.tables import compact as parts\n"
+        "writer, names = pickle.load(sys.stdin.buffer)\nprint(parts.merge(writer, names))\n"
+    )
+    sent = pickle.dumps((writer, names))
+    running = [subprocess.Popen([sys.executable, "-c", program], stdin=-1, stdout=-1) for _ in range(3)]
+    for process in running:
+        assert process.stdin is not None
+        process.stdin.write(sent)
+        process.stdin.close()
+    said = [process.stdout.read().decode().strip() for process in running if process.stdout]
+    assert [process.wait(timeout=60) for process in running] == [0, 0, 0]
+    assert said == [parts.merged_name(writer, names)] * 3
+    assert ids(writer) == [f"{n}" for n in range(40)]
+
+
+def test_another_process_may_be_faster(writer: TableWriter, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = stage(writer, ["a"], ["b"])
+    write = parts._write
+
+    def overtaken(*arguments: Any) -> None:
+        monkeypatch.undo()
+        parts.merge(writer, names)
+        write(*arguments)
+
+    monkeypatch.setattr(parts, "_write", overtaken)
+    assert parts.merge(writer, names) == parts.merged_name(writer, names)
+    assert writer.storage.files(writer.staging) == [parts.merged_name(writer, names)]
+    assert ids(writer) == ["a", "b"]
+
+
+def test_a_source_that_is_gone_without_its_rows_is_an_error(writer: TableWriter) -> None:
+    names = stage(writer, ["a"], ["b"])
+    writer.storage.delete(f"{writer.staging}/{names[0]}")
+    with pytest.raises(StageError, match=r"00000\.parquet: cannot read: "):
+        parts.merge(writer, names)
+    assert writer.storage.files(writer.staging) == names[1:]
+
+
+def test_parts_of_different_columns_are_not_merged(writer: TableWriter) -> None:
+    names = stage(writer, ["a"], ["b"])
+    writer.write("00001", pa.table({"post_id": ["b"]}))
+    with pytest.raises(StageError, match=r"00001\.parquet: has other columns than part-.*00000\.parquet"):
+        parts.merge(writer, names)
+    assert ids(writer) == ["a", "b"]
+
+
+def test_memory_holds_a_row_group_at_a_time(writer: TableWriter) -> None:
+    """40 MB in parts of 1 MB, merged by a process of its own that says what pyarrow held at most."""
+    group = pa.table({"post_id": ["x"] * 10, "image": [bytes(100_000)] * 10})
+    for number in range(40):
+        writer.write(f"{number:05d}", group)
+    program = (
+        "import pickle, sys, pyarrow as pa\nfrom raypipe.tables import compact as parts\n"
+        "writer = pickle.load(sys.stdin.buffer)\nparts.merge(writer, parts.staged_parts(writer))\n"
+        "print(pa.default_memory_pool().max_memory())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], input=pickle.dumps(writer), capture_output=True, timeout=60)
+    assert len(ids(writer)) == 400
+    assert int(done.stdout) < 10 * MB
+
+
+# What is merged with what
+
+SIZES = st.lists(st.integers(1, 49) | st.integers(1, 150), max_size=30)
+
+
+def named(sizes: list[int]) -> dict[str, int]:
+    return {f"{number:03d}": size for number, size in enumerate(sizes)}
+
+
+@given(sizes=SIZES)
+def test_groups_are_neighbours_near_the_target(sizes: list[int]) -> None:
+    by_name = named(sizes)
+    groups = parts.neighbours(by_name, 100)
+    names = sorted(by_name)
+    for group in groups:
+        first = names.index(group[0])
+        assert len(group) > 1
+        assert group == names[first : first + len(group)]
+        assert sum(by_name[name] for name in group) <= 125
+        assert all(by_name[name] < 50 for name in group)
+    flat = [name for group in groups for name in group]
+    assert len(flat) == len(set(flat))
+
+
+@given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=40))
+def test_small_parts_end_up_in_files_of_three_quarters_of_the_target_and_more(sizes: list[int]) -> None:
+    by_name = named(sizes)
+    groups = parts.neighbours(by_name, 100)
+    totals = [sum(by_name[name] for name in group) for group in groups]
+    assert all(total > 75 for total in totals[:-1])
+    left = len(sizes) - sum(map(len, groups))
+    assert left <= 1
+
+
+@given(sizes=SIZES, data=st.data())
+def test_what_is_left_of_a_plan_is_planned_the_same_way_again(sizes: list[int], data: Any) -> None:
+    by_name = named(sizes)
+    plan = parts.neighbours(by_name, 100)
+    done = data.draw(st.lists(st.sampled_from(range(len(plan))), unique=True)) if plan else []
+    after = dict(by_name)
+    for number in done:
+        after[f"{plan[number][0]}-m"] = sum(after.pop(name) for name in plan[number])
+    assert parts.neighbours(after, 100) == [group for number, group in enumerate(plan) if number not in done]

@@ -1,0 +1,138 @@
+"""What a run says about itself, and what sets two runs apart."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raypipe.tables.record import Claim, RunRecord, differences, revision_options, versions
+from tests.hostile import LEADS_OUT
+
+OPTIONS = st.dictionaries(st.text("abc", min_size=1), st.none() | st.integers() | st.text("xy"), max_size=3)
+CONFIGS = st.dictionaries(st.text("defg", min_size=1), OPTIONS | st.integers(), max_size=3)
+
+
+def make_record(**changes: Any) -> RunRecord:
+    now = datetime(2024, 5, 1, 12, tzinfo=UTC)
+    values: dict[str, Any] = {
+        "run_id": "0123abcd",
+        "table": "labels",
+        "command": "label",
+        "config": {"seed": 0, "label": {"quantile": 0.1, "column": None}},
+        "inputs": {"posts": "aa"},
+        "versions": versions(),
+        "host": "here",
+        "started_at": now,
+        "finished_at": now,
+        "rows_in": 3,
+        "rows_out": 2,
+        "dropped": {"faces": 1},
+        "seconds": {"fit": 0.25},
+        "facts": {"nobs": 2},
+        "files": [{"path": "part-0.parquet", "rows": 2, "n_bytes": 10}, {"path": "_model.json", "n_bytes": 4}],
+    }
+    return RunRecord.model_validate(values | changes)
+
+
+def test_a_record_survives_its_file() -> None:
+    record = make_record()
+    assert RunRecord.model_validate_json(record.model_dump_json()) == record
+    assert json.loads(record.model_dump_json())["files"][1] == {"path": "_model.json", "rows": None, "n_bytes": 4}
+
+
+def test_versions_name_what_results_depend_on() -> None:
+    found = versions()
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert {"raypipe", "ray", "torch", "dlib-bin", "pyarrow"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("config", "inputs", "expected"),
+    [
+        ({"seed": 0, "label": {"quantile": 0.1, "column": None}}, {"posts": "aa"}, []),
+        ({"seed": 1, "label": {"quantile": 0.1}}, {"posts": "aa"}, ["seed was 0, is 1"]),
+        ({"seed": 0, "label": {"quantile": 0.2}}, {"posts": "aa"}, ["label.quantile was 0.1, is 0.2"]),
+        ({"seed": 0, "label": {"quantile": 0.1}}, {"posts": "bb"}, ["input posts has changed"]),
+        (
+            {"seed": 0, "label": {"quantile": 0.1}},
+            {"posts": "aa", "images": "c"},
+            ["input images has changed"],
+        ),
+        ({"seed": 2, "label": {}}, {}, ["label.quantile was 0.1", "seed was 0, is 2", "input posts has changed"]),
+    ],
+)
+def test_differences_are_named(config: dict[str, Any], inputs: dict[str, str], expected: list[str]) -> None:
+    found = differences(make_record(), config, inputs)
+    for phrase in expected:
+        assert any(line.startswith(phrase) for line in found), found
+    assert bool(found) == bool(expected)
+
+
+@given(config=CONFIGS, other=CONFIGS)
+def test_a_run_differs_from_another_and_never_from_itself(config: dict[str, Any], other: dict[str, Any]) -> None:
+    record = make_record(config=config, inputs={})
+    assert differences(record, config, {}) == []
+
+    def told(value: dict[str, Any]) -> dict[str, Any]:
+        # An option that is not there and one that is null mean the same.
+        return {
+            (key, inner): item
+            for key, section in value.items()
+            for inner, item in (section.items() if isinstance(section, dict) else [("", section)])
+            if item is not None
+        }
+
+    empty = any(section == {} for value in (config, other) for section in value.values())
+    if not empty:
+        assert bool(differences(record, other, {})) == (told(config) != told(other))
+
+
+def test_a_claim_of_this_process_is_its_own() -> None:
+    claim = Claim.new("label", {}, {}, "id")
+    assert claim.pid == os.getpid()
+    assert not claim.held_by_other()
+
+
+def test_a_claim_of_a_living_process_is_held_until_it_ends() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    started = psutil.Process(process.pid).create_time()
+    claim = Claim.new("label", {}, {}).model_copy(update={"pid": process.pid, "process_started": started})
+    assert claim.held_by_other()
+    # The same number, used again by the system for a process that began later, holds nothing.
+    assert not claim.model_copy(update={"process_started": started - 60}).held_by_other()
+    assert not claim.model_copy(update={"host": "another-machine"}).held_by_other()
+    process.communicate(b"\n", timeout=20)
+    assert not claim.held_by_other()
+
+
+@pytest.mark.parametrize("path", [*LEADS_OUT, "", "a//b", "a/./b", "a\0b"])
+def test_no_record_names_a_file_elsewhere(path: str) -> None:
+    with pytest.raises(ValueError, match="must be a path below the root"):
+        make_record(files=[{"path": path, "n_bytes": 1}])
+    with pytest.raises(ValueError, match="must be a path below the root"):
+        make_record(table=path)
+
+
+@pytest.mark.parametrize("run_id", ["..", "../x", "a/b", "a.b", "é"])
+def test_no_record_has_a_run_that_is_a_path(run_id: str) -> None:
+    with pytest.raises(ValueError, match="must be letters, digits"):
+        make_record(run_id=run_id)
+    with pytest.raises(ValueError, match="must be letters, digits"):
+        Claim.new("label", {}, {}, run_id=run_id)
+
+
+def test_options_to_be_typed_again_are_quoted() -> None:
+    assert revision_options({"ingest.retry": ["gone", "dns"], "faces.only": True}) == (
+        "--ingest.retry gone,dns --faces.only true"
+    )
+    assert shlex.split(revision_options({"a.b; rm x": "$(y) 'z'"})) == ["--a.b; rm x", "$(y) 'z'"]

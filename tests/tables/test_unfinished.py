@@ -1,0 +1,160 @@
+"""Runs that end before their time: taken up by the same command, refused to others, never in the way of the old."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pytest
+
+from raypipe import tables
+from raypipe.errors import StageError
+from raypipe.storage import Storage
+from raypipe.tables.record import Claim
+from tests.table_runs import CONFIG, begin, complete, everything_under, ids_of, interrupt, rows
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path / "root"))
+
+
+def test_an_interrupted_run_is_taken_up(storage: Storage) -> None:
+    first = interrupt(storage, "a")
+    first.writer.write("00000", rows("p"), folder="predictions")
+    with pytest.raises(StageError, match=r"labels: is unfinished; run `raypipe label --root .*` first"):
+        tables.get_record(storage, "labels")
+    with begin(storage) as second:
+        assert second.resumed
+        assert second.writer.run_id == first.writer.run_id
+        assert second.writer.units_done() == {"00000"}
+        assert tables.read_staged(second.writer, "00000", ["post_id"]).to_pydict() == {"post_id": ["a"]}
+        second.writer.write("00001", rows("b"))
+        second.commit(rows_in=2)
+    assert ids_of(storage) == ["a", "b"]
+
+
+def test_an_interrupted_run_does_not_hide_the_complete_one(storage: Storage) -> None:
+    complete(storage, "a")
+    interrupt(storage, "half", config={}, overwrite=True)
+    assert ids_of(storage) == ["a"]
+
+
+def test_a_run_staged_whole_is_published_by_the_next_attempt(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with begin(storage) as run, monkeypatch.context() as patch:
+        run.writer.write("00000", rows("a"))
+        patch.setattr(tables, "publish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run.commit(rows_in=1)
+    assert tables.find_record(storage, "labels") is None
+    # Whatever comes next, the finished work is not thrown away before the question of options is asked.
+    with pytest.raises(StageError, match="holds the result of another configuration"):
+        begin(storage, config={"seed": 9})
+    assert ids_of(storage) == ["a"]
+    assert begin(storage).record is not None
+
+
+def test_a_run_that_is_published_but_not_cleared_up_is_complete(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with begin(storage) as run, monkeypatch.context() as patch:
+        run.writer.write("00000", rows("a"))
+        # After what was staged is gone, before the claim is.
+        patch.setattr(Storage, "delete_temporaries", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run.commit(rows_in=1)
+    assert storage.exists("labels/_claim.json")
+    again = begin(storage)
+    assert again.record is not None
+    assert again.record.run_id == run.writer.run_id
+    assert sorted(storage.files("labels")) == ["_run.json", run.writer.part_name("00000")]
+
+
+@pytest.mark.parametrize("table", ["labels", "train/A"])
+def test_an_attempt_that_staged_nothing_leaves_no_trace(storage: Storage, table: str) -> None:
+    with pytest.raises(ValueError), begin(storage, table):
+        raise ValueError("bad input, found late")
+    assert not storage.exists(table)
+    complete(storage, "a", table=table)
+    before = everything_under(storage)
+    with pytest.raises(ValueError), begin(storage, table, config={}, overwrite=True):
+        raise ValueError("bad input, found late")
+    assert everything_under(storage) == before
+
+
+def test_a_table_that_another_process_writes_is_left_alone(storage: Storage) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    started = psutil.Process(process.pid).create_time()
+    claim = Claim.new("label", CONFIG, {"posts": "aa"}, "0123abcd")
+    claim = claim.model_copy(update={"pid": process.pid, "process_started": started})
+    storage.write("labels/_claim.json", claim.model_dump_json().encode())
+    before = everything_under(storage)
+    for overwrite in (False, True):
+        with pytest.raises(StageError, match=rf"labels: process {process.pid} \(`raypipe label`\) is writing there"):
+            begin(storage, overwrite=overwrite)
+    assert everything_under(storage) == before
+    process.communicate(b"\n", timeout=20)
+    with begin(storage) as run:
+        assert run.writer.run_id == "0123abcd"
+
+
+def test_the_writer_works_from_another_process(storage: Storage) -> None:
+    with begin(storage) as run:
+        sent = pickle.dumps(run.writer)
+        program = (
+            "import pickle, sys, pyarrow as pa\n"
+            "writer = pickle.load(sys.stdin.buffer)\n"
+            "writer.write('00007', pa.table({'post_id': ['far']}))\n"
+        )
+        subprocess.run([sys.executable, "-c", program], input=sent, check=True, timeout=60)
+        assert run.writer.units_done() == {"00007"}
+        run.commit(rows_in=1)
+    assert ids_of(storage) == ["far"]
+
+
+@pytest.mark.cluster
+def test_a_full_disk_keeps_whole_files_only(small_disk: Path) -> None:
+    storage = Storage(str(small_disk / "run"))
+    noise = pa.table({"image": [bytes(400_000)], "post_id": ["a"]})
+    with begin(storage) as run:
+        run.writer.write("00000", noise)
+        run.writer.write("00001", noise)
+        with pytest.raises(StageError, match=r"cannot write: No space left on device; free space"):
+            run.writer.write("00002", noise)
+    staged = [name for name in storage.files("labels") if name.endswith(".parquet")]
+    assert len(staged) == 2
+    assert not [name for name in storage.files("labels") if name.endswith(".tmp")]
+    with begin(storage) as again:
+        assert again.writer.units_done() == {"00000", "00001"}
+        again.commit(rows_in=2)
+    assert ids_of(storage) == ["a", "a"]
+
+
+@pytest.mark.cluster
+def test_a_disk_that_is_full_already_is_left_without_a_trace(small_disk: Path) -> None:
+    (small_disk / "filler").write_bytes(bytes(1 << 20))
+    storage = Storage(str(small_disk))
+    with pytest.raises(StageError, match=r"labels/_claim\.json: cannot write: No space left on device; free space"):
+        begin(storage)
+    assert list(everything_under(storage)) == ["filler"]
+
+
+def test_what_a_killed_write_leaves_is_no_part_of_the_table(storage: Storage) -> None:
+    run = interrupt(storage, "a")
+    Path(storage.path(run.writer.staging, "_part-x.parquet.0123abcd.tmp")).write_bytes(b"half")
+    with begin(storage) as again:
+        record = again.commit(rows_in=1)
+    assert [file.rows for file in record.files] == [1]
+    assert sorted(storage.files("labels")) == sorted([record.files[0].path, "_run.json"])
+    assert not list(Path(storage.root).rglob("*.tmp"))

@@ -1,0 +1,45 @@
+"""Text that does nothing but show."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from xml.sax.saxutils import escape
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from raypipe.errors import plain
+from tests.hostile import TEXTS
+
+
+@given(st.text(st.characters()) | st.text(st.characters(categories=["Cc", "Cf", "Cs", "Zl", "Zp"])))
+@example("\ud800")
+@example("\ufffe")
+def test_anything_stands_in_xml_and_in_a_file(text: str) -> None:
+    shown = plain(text)
+    assert ET.fromstring(f"<a>{escape(shown)}</a>".encode()).text == (shown or None)
+    assert not set(shown) & {"\x1b", "\x9b", "\r", "\b", "\x07", "\u202e", "\u2028"}
+    assert plain(shown) == shown
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a\tb\nc", "é日本🔥", "e\u0301", "[bold]", "שלום", "می\u200cخواهم", "👩\u200d🔬", "❤\ufe0f"]
+)
+def test_what_is_shown_stays(text: str) -> None:
+    assert plain(text) == text
+
+
+DIRECTIONS = [0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+NO_WIDTH = [0x180E, 0x200B, *range(0x2060, 0x2065), *range(0x206A, 0x2070), 0xFEFF, *range(0xFFF9, 0xFFFC)]
+
+
+@pytest.mark.parametrize("code", [*DIRECTIONS, *NO_WIDTH])
+def test_what_turns_the_direction_or_has_no_width_is_shown(code: int) -> None:
+    assert plain(f"a{chr(code)}b") == f"a\\u{code:04x}b"
+
+
+def test_codes_are_those_of_python() -> None:
+    assert plain("\x1b[0m \x9b \u202e \ud800 \r") == r"\x1b[0m \x9b \u202e \ud800 \x0d"
+    for text in TEXTS:
+        assert plain(text).isprintable() or set("\n\t") & set(text)

@@ -1,0 +1,220 @@
+"""Features of frozen convolutions, computed once for all seeds and found again only where nothing has changed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from raypipe.storage import Storage
+from raypipe.train.data.images import prepare_batch
+from raypipe.train.loop.choices import Choice
+from raypipe.train.loop.feature_cache import FOLDER, FeatureCache
+from raypipe.train.loop.loop import fit
+from raypipe.train.loop.state import EpochResult, LoopOptions
+from raypipe.train.loop.workers import Workers
+from raypipe.train.metrics import forward_flops
+from raypipe.train.networks.configurations import A
+from raypipe.train.networks.vgg import VGG, build_model
+from raypipe.train.networks.weights import CAFFE_RGB, TORCHVISION, load_weights
+from tests.train.small import draw
+
+CPU = torch.device("cpu")
+TRAIN, VAL = draw(18, 0, size=32), draw(7, 1, size=32)
+OPTIONS = LoopOptions(epochs=2, learning_rate=0.01, seed=3)
+
+
+def network(seed: int = 0) -> VGG:
+    return build_model(A, image_size=32, weights=load_weights("random"), seed=seed)
+
+
+def train(cache: FeatureCache | None, **options: Any) -> tuple[list[EpochResult], dict[str, str]]:
+    said: list[Choice] = []
+    results = fit(
+        network(),
+        A,
+        TRAIN,
+        VAL,
+        replace(OPTIONS, **options),
+        preprocessing=TORCHVISION,
+        cache=cache,
+        on_choice=said.append,
+    )
+    return results, {choice.what: choice.value for choice in said if choice.what.startswith("features")}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_second_training_finds_them_and_comes_to_the_same(tmp_path: Path, dtype: str) -> None:
+    cache = FeatureCache(Storage(str(tmp_path)), "tensors", "pictures 1")
+    plain, _ = train(None, dtype=dtype)
+    first, computed = train(cache, dtype=dtype)
+    second, found = train(cache, dtype=dtype)
+    parts = {"features of train", "features of train-mirrored", "features of val"}
+    assert set(computed) == set(found) == parts
+    assert set(found.values()) == {"found on disk; mapped from files, read ahead"}
+    assert set(computed.values()) == {"computed and kept; in main memory"}
+    for results in (first, second):
+        assert [row.train_loss for row in results] == [row.train_loss for row in plain]
+        for mine, other in zip(results, plain, strict=True):
+            np.testing.assert_array_equal(mine.val_probabilities, other.val_probabilities)
+    assert sum(file.stat().st_size for file in (tmp_path / "tensors" / FOLDER).rglob("*.npy")) > 43 * 512 * (
+        2 if dtype == "bfloat16" else 4
+    )
+
+
+def test_the_passes_are_one_whole_to_whoever_watches_and_count_in_the_first_epoch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("raypipe.train.loop.training.peak_flops", lambda *_: 1e9)
+    seen: list[tuple[int, int]] = []
+    model = network()
+    first, second = fit(
+        model, A, TRAIN, VAL, OPTIONS, preprocessing=TORCHVISION, on_batch=lambda *told: seen.append(told)
+    )
+    passes = [done for done, total in seen if total == 18 + 18 + 7]
+    assert passes == sorted(passes)
+    assert passes[-1] == 43
+    assert seen[-1] == (25, 25)
+    pictures = prepare_batch(VAL.images[:], TORCHVISION)
+    extract, layer = forward_flops(model.extract, pictures), 4 * 512
+    assert first.mfu == pytest.approx((43 * extract + 18 * layer) / (18 / first.images_per_s) / 1e9)
+    assert second.mfu == pytest.approx(layer * second.images_per_s / 1e9)
+
+
+def test_another_seed_needs_no_convolutions(tmp_path: Path) -> None:
+    cache = FeatureCache(Storage(str(tmp_path)), "tensors", "pictures 1")
+    train(cache)
+    said: list[Choice] = []
+    model = network()
+    model.features.forward = None  # type: ignore[assignment]
+    fit(
+        model,
+        A,
+        TRAIN,
+        VAL,
+        replace(OPTIONS, seed=4),
+        preprocessing=TORCHVISION,
+        cache=cache,
+        on_choice=said.append,
+    )
+    found = [choice.value for choice in said if choice.what.startswith("features of")]
+    assert found == ["found on disk; mapped from files, read ahead"] * 3
+
+
+def test_the_key_holds_all_that_features_depend_on() -> None:
+    storage, model = Storage("/nowhere"), network()
+    cache = FeatureCache(storage, "tensors", "pictures 1")
+    key = cache.key(model, TORCHVISION, CPU, "float32")
+    assert key == cache.key(network(), TORCHVISION, CPU, "float32")
+    others = {
+        cache.key(network(seed=1), TORCHVISION, CPU, "float32"),
+        cache.key(model, CAFFE_RGB, CPU, "float32"),
+        cache.key(model, TORCHVISION, CPU, "bfloat16"),
+        cache.key(model, TORCHVISION, torch.device("cuda"), "float32"),
+        FeatureCache(storage, "tensors", "pictures 2").key(model, TORCHVISION, CPU, "float32"),
+    }
+    assert len({key, *others}) == 6
+    # The last layer is no part of what is frozen.
+    torch.nn.init.ones_(model.logit.weight)
+    assert key == cache.key(model, TORCHVISION, CPU, "float32")
+
+
+def test_features_cut_off_before_their_list_are_computed_again(tmp_path: Path) -> None:
+    cache = FeatureCache(Storage(str(tmp_path)), "tensors", "pictures 1")
+    train(cache)
+    for listed in (tmp_path / "tensors" / FOLDER).rglob("_files.json"):
+        listed.unlink()
+    _, again = train(cache)
+    assert set(again.values()) == {"computed and kept; in main memory"}
+
+
+def test_where_they_cannot_be_kept_the_training_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "tensors").write_text("in the way")
+    cache = FeatureCache(Storage(str(tmp_path)), "tensors", "pictures 1")
+    found, origin, _ = cache.get(
+        "x", (2, 3), "float32", workers=Workers(), device=CPU, compute=lambda: torch.ones(2, 3)
+    )
+    assert torch.equal(found[:], torch.ones(2, 3))
+    assert origin.startswith("computed, not kept: ")
+
+
+class OneAtATime:
+    """Turns between threads."""
+
+    def __init__(self) -> None:
+        self.lock, self.holders = threading.Lock(), dict[str, int]()
+
+    def take(self, name: str) -> bool:
+        with self.lock:
+            return self.holders.setdefault(name, threading.get_ident()) == threading.get_ident()
+
+    def leave(self, name: str) -> None:
+        with self.lock:
+            del self.holders[name]
+
+
+def test_several_trainings_at_a_time_compute_them_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raypipe.train.loop.feature_cache._SECONDS_BETWEEN_LOOKS", 0.01)
+    cache = FeatureCache(Storage(str(tmp_path)), "tensors", "pictures 1", OneAtATime())
+    began, computed = threading.Barrier(3), list[int]()
+
+    def compute() -> Tensor:
+        # Long enough for the others to ask.
+        time.sleep(0.2)
+        computed.append(threading.get_ident())
+        return torch.arange(6.0).view(2, 3)
+
+    def train_one(_: int) -> tuple[Tensor, str, float]:
+        began.wait()
+        found, origin, waited = cache.get("x", (2, 3), "float32", workers=Workers(), device=CPU, compute=compute)
+        return found[:], origin, waited
+
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(train_one, range(3)))
+    assert len(computed) == 1
+    assert sorted(origin for _, origin, _ in found) == ["computed and kept", "found on disk", "found on disk"]
+    assert all(waited > 0.1 for _, origin, waited in found if origin == "found on disk")
+    assert all(torch.equal(rows, torch.arange(6.0).view(2, 3)) for rows, _, _ in found)
+
+
+def test_a_training_that_fails_leaves_the_turn_to_the_next(tmp_path: Path) -> None:
+    turns = OneAtATime()
+    cache = FeatureCache(Storage(str(tmp_path)), "tensors", "pictures 1", turns)
+
+    def fail() -> Tensor:
+        raise RuntimeError("no memory")
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        cache.get("x", (2, 3), "float32", workers=Workers(), device=CPU, compute=fail)
+    assert turns.holders == {}
+
+
+def test_large_sets_are_kept_in_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raypipe.train.loop.feature_cache._FILE_BYTES", 4 * 3 * 4)
+    cache = FeatureCache(Storage(str(tmp_path)), "tensors", "pictures 1")
+    features = torch.arange(30.0).view(10, 3)
+    shape = (10, 3)
+    cache.get("x", shape, "float32", workers=Workers(), device=CPU, compute=lambda: features)
+    found, origin, _ = cache.get("x", shape, "float32", workers=Workers(), device=CPU, compute=lambda: features * 0)
+    assert origin == "found on disk"
+    assert torch.equal(found[:], features)
+    assert len(list((tmp_path / "tensors" / FOLDER / "x").glob("*.npy"))) == 3
+
+
+def test_without_room_for_a_copy_they_are_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = FeatureCache(Storage(str(tmp_path)), "tensors", "pictures 1")
+    train(cache)
+    # Before it is copied, or while another process takes the room.
+    for name, answer in (("fits_here", False), ("map_if_room", None)):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"raypipe.train.loop.feature_cache.{name}", lambda _, answer=answer: answer)
+            _, again = train(cache)
+            assert set(again.values()) == {"computed and kept; in main memory"}

@@ -1,0 +1,99 @@
+"""Batches come in the order of their plan, wherever their rows are."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from raypipe.errors import StageError
+from raypipe.train.loop.features import Both, in_batches
+from raypipe.train.loop.feed import Feed, Stream, n_bytes, pieces, resident, room_on
+from raypipe.train.loop.workers import Rows
+
+CPU = torch.device("cpu")
+ROWS = torch.arange(40.0).view(10, 4)
+
+
+class OnDisk:
+    """Rows that are no tensor, so that they are read ahead by a thread."""
+
+    shape, dtype = ROWS.shape, ROWS.dtype
+
+    def __init__(self) -> None:
+        self.readers: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(ROWS)
+
+    def __getitem__(self, rows: Any) -> Tensor:
+        self.readers.add(threading.current_thread().name)
+        if len(rows) and int(rows.max()) >= len(ROWS):
+            raise StageError("rows/9.npy: cannot read")
+        return ROWS[rows]
+
+
+class Streaming(OnDisk):
+    """Rows that come by themselves."""
+
+    def batches(self, plan: Sequence[Rows]) -> Iterator[Tensor]:
+        return (ROWS[torch.from_numpy(rows)] for rows in plan)
+
+
+@given(sizes=st.lists(st.integers(0, 4), max_size=8), seed=st.integers(0, 100))
+@pytest.mark.parametrize("source", [ROWS, OnDisk(), Streaming()], ids=["memory", "disk", "stream"])
+def test_batches_follow_their_plan(source: Any, sizes: list[int], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    plan = [rng.integers(0, len(ROWS), size) for size in sizes]
+    found = list(Feed(source, CPU).batches(plan))
+    assert len(found) == len(plan)
+    for batch, rows in zip(found, plan, strict=True):
+        assert torch.equal(batch, ROWS[torch.from_numpy(rows)])
+
+
+def test_rows_on_disk_are_read_by_a_thread_that_ends_with_its_reader() -> None:
+    source = OnDisk()
+    batches = Feed(source, CPU).batches([np.array([i]) for i in range(10)])
+    next(batches)
+    batches.close()
+    assert source.readers == {"raypipe-read-ahead"}
+    assert all(thread.name != "raypipe-read-ahead" for thread in threading.enumerate())
+
+
+def test_what_a_reader_meets_reaches_the_loop() -> None:
+    feed = Feed(OnDisk(), CPU)
+    found = feed.batches([np.array([1]), np.array([99])])
+    assert next(found).tolist() == [ROWS[1].tolist()]
+    with pytest.raises(StageError, match="cannot read"):
+        next(found)
+    assert feed.waited > 0
+
+
+@given(rows=st.lists(st.integers(0, 19), max_size=9))
+@pytest.mark.parametrize("kind", [torch.Tensor, OnDisk])
+def test_two_sources_are_one_of_twice_the_rows(kind: type, rows: list[int]) -> None:
+    first, second = (ROWS, ROWS) if kind is torch.Tensor else (OnDisk(), OnDisk())
+    both = Both(first, second)
+    assert len(both) == 20
+    assert torch.equal(both[torch.tensor(rows, dtype=torch.int64)], torch.cat([ROWS, ROWS])[rows])
+
+
+def test_without_a_gpu_nothing_moves() -> None:
+    assert resident(ROWS, CPU, room_on(CPU)) is ROWS
+    assert n_bytes(ROWS) == 160
+    assert isinstance(Streaming(), Stream)
+    assert not isinstance(OnDisk(), Stream)
+
+
+def test_pieces_and_batches() -> None:
+    assert [len(part) for part in pieces(ROWS, 4)] == [4, 4, 2]
+    assert [len(part) for part in pieces(ROWS[:0], 4)] == [0]
+    assert [len(part) for part in pieces(ROWS, [10, 0])] == [10, 0]
+    assert [rows.tolist() for rows in in_batches(np.arange(5), 2)] == [[0, 1], [2, 3], [4]]

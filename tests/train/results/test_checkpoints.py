@@ -1,0 +1,168 @@
+"""What a trial keeps: weights, predictions and result of one and the same epoch, wherever it was cut off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load
+
+from raypipe import tables
+from raypipe.config import Config
+from raypipe.errors import StageError
+from raypipe.storage import Storage
+from raypipe.tables import TableWriter
+from raypipe.train.loop.state import EpochResult, LoopState
+from raypipe.train.networks.configurations import B
+from raypipe.train.networks.heads import head_of
+from raypipe.train.networks.vgg import VGG, build_model
+from raypipe.train.networks.weights import load_weights
+from raypipe.train.plan import PictureTable, Trial, TrialPlan
+from raypipe.train.results.checkpoints import Keeper, Progressed, checkpoint_metadata, newest_best
+from raypipe.train.results.results import TrialResult
+from raypipe.train.trials.trial import loop_options
+from tests.train.small import TARGETS, draw
+
+VAL, EMPTY = draw(8, 1, size=32), draw(0, 2, size=32)
+WEIGHTS = load_weights("random")
+
+
+class Training:
+    """Epochs whose outcome a test decides, told to a keeper as the loop does; weights are all the epoch's `mark`."""
+
+    def __init__(self, root: Path, start: Progressed | None = None, save: str = "best") -> None:
+        storage = Storage(str(root))
+        config = Config.model_validate({"root": str(root), "train": {"image_size": 32, "save": save, "epochs": 9}})
+        pictures = PictureTable(storage, "_tensors/x", 32, TARGETS["binary"])
+        self.plan = TrialPlan(Trial("B", 0), config.train, pictures, TableWriter(storage, "sweep", "run"))
+        head = head_of(TARGETS["binary"], VAL.labels)
+        self.kept: list[Progressed] = []
+        self.keeper = Keeper(self.plan, WEIGHTS, head, VAL, 0, start, self._keep, None)
+        self.model: VGG = build_model(B, image_size=32, weights=WEIGHTS, seed=0)
+        self.best_epoch = start.state.best_epoch if start else 0
+        self.best = start.state.best_merit if start else -1.0
+        self.folder = f"{self.plan.writer.staging}/checkpoints/B-0"
+
+    def _keep(self, _: dict[str, Any], progressed: Progressed) -> bool:
+        self.kept.append(progressed)
+        return False
+
+    def epoch(self, number: int, accuracy: float, mark: float) -> None:
+        if accuracy > self.best:
+            self.best, self.best_epoch = accuracy, number
+        for parameter in self.model.parameters():
+            torch.nn.init.constant_(parameter, mark)
+        found = np.full(len(VAL), mark, np.float32)
+        result = EpochResult(number, 0.5, 0.5, 0.5, accuracy, 100.0, 0.0, None, found)
+        state = LoopState("B", number, self.model.state_dict(), {}, self.best_epoch, self.best)
+        self.keeper.see(result, state)
+
+    def finish(self) -> TrialResult:
+        return self.keeper.finish(self.model, loop_options(self.plan, "cpu"), EMPTY)
+
+    def files(self) -> list[str]:
+        return self.plan.writer.storage.files(self.folder)
+
+    def mark_of(self, name: str = "best.safetensors") -> float:
+        state = load(self.plan.writer.storage.read(f"{self.folder}/{name}"))
+        return float(state["logit.weight"][0, 0])
+
+    def predicted(self) -> tuple[set[int], set[float]]:
+        columns = ["epoch", "probability"]
+        rows = tables.read_staged(self.plan.writer, "B-0-val", columns, folder="predictions")
+        return set(rows["epoch"].to_pylist()), set(rows["probability"].to_pylist())
+
+
+def through_files(progressed: Progressed, folder: Path) -> Progressed:
+    """As a checkpoint brings it back."""
+    folder.mkdir()
+    progressed.save(folder)
+    return Progressed.load(folder)
+
+
+def test_weights_and_predictions_are_those_of_the_best_epoch(tmp_path: Path) -> None:
+    run = Training(tmp_path)
+    for number, (accuracy, mark) in enumerate([(0.5, 0.125), (0.75, 0.25), (0.625, 0.375)], 1):
+        run.epoch(number, accuracy, mark)
+    assert run.files() == ["epoch-1.safetensors", "epoch-2.safetensors"]
+    found = newest_best(run.plan)
+    assert found
+    assert found.endswith("/checkpoints/B-0/epoch-2.safetensors")
+    assert run.finish().best["epoch"] == 2
+    assert run.files() == ["best.safetensors"]
+    assert run.mark_of() == 0.25
+    assert run.predicted() == ({2}, {0.25})
+
+
+@pytest.mark.parametrize("after", [[0.25, 0.375], [0.625], []])
+def test_epochs_that_were_lost_and_came_out_otherwise_leave_nothing(tmp_path: Path, after: Sequence[float]) -> None:
+    """Epoch 2 was the best and its weights staged, but no checkpoint holds it; trained again it is not, or less so."""
+    lost = Training(tmp_path)
+    lost.epoch(1, 0.5, 0.125)
+    start = through_files(lost.kept[0], tmp_path / "checkpoint")
+    lost.epoch(2, 0.75, 0.25)
+    again = Training(tmp_path, start)
+    for number, accuracy in enumerate(after, 2):
+        again.epoch(number, accuracy, 0.5)
+    result = again.finish()
+    wanted, mark = (2, 0.5) if 0.625 in after else (1, 0.125)
+    assert result.best["epoch"] == wanted
+    assert [row["val_accuracy"] for row in result.rows] == [0.5, *after]
+    assert again.files() == ["best.safetensors"]
+    assert again.mark_of() == mark
+    assert again.predicted() == ({wanted}, {mark})
+
+
+def test_cut_off_at_the_very_end_it_ends_the_same(tmp_path: Path) -> None:
+    first = Training(tmp_path)
+    for number, accuracy in enumerate([0.5, 0.75, 0.5], 1):
+        first.epoch(number, accuracy, number / 8)
+    start = through_files(first.kept[-1], tmp_path / "checkpoint")
+    first.finish()
+    again = Training(tmp_path, start)
+    assert again.finish().rows == again.keeper.rows
+    assert again.mark_of() == 0.25
+    assert again.predicted() == ({2}, {0.25})
+
+
+def test_weights_that_are_gone_are_said_before_anything_else_goes(tmp_path: Path) -> None:
+    run = Training(tmp_path)
+    for number, accuracy in enumerate([0.5, 0.75], 1):
+        run.epoch(number, accuracy, number / 8)
+    run.plan.writer.storage.delete(f"{run.folder}/epoch-2.safetensors")
+    with pytest.raises(StageError, match=r"epoch-2.safetensors: the weights of the best epoch are gone; begin"):
+        run.finish()
+    assert run.files() == ["epoch-1.safetensors"]
+
+
+def test_a_few_of_the_best_are_staged(tmp_path: Path) -> None:
+    run = Training(tmp_path)
+    for number in range(1, 8):
+        run.epoch(number, 0.5 + number / 100 if number != 3 else 0.1, number / 8)
+    assert run.files() == [f"epoch-{number}.safetensors" for number in (4, 5, 6, 7)]
+
+
+def test_without_checkpoints_nothing_is_staged_but_predictions(tmp_path: Path) -> None:
+    run = Training(tmp_path, save="none")
+    run.epoch(1, 0.5, 0.125)
+    run.epoch(2, 0.25, 0.25)
+    run.finish()
+    assert run.files() == []
+    assert newest_best(run.plan) is None
+    assert run.predicted() == ({1}, {0.125})
+
+
+def test_a_checkpoint_says_which_epoch_it_is(tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    run = Training(tmp_path)
+    run.epoch(1, 0.5, 0.125)
+    run.epoch(2, 0.75, 0.25)
+    run.finish()
+    head = head_of(TARGETS["binary"], VAL.labels)
+    with safe_open(tmp_path / run.folder / "best.safetensors", "pt") as file:  # type: ignore[no-untyped-call]
+        assert file.metadata() == checkpoint_metadata(run.plan, WEIGHTS, head) | {"epoch": "2"}

@@ -1,0 +1,214 @@
+"""Training against SIGKILL of a worker, of the driver, of a whole node: the same losses, and no epoch trained twice but
+the one under way. That the others are not is told by their speed, which no second training repeats to the last digit.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from raypipe import tables
+from raypipe.config import Config
+from raypipe.train.decode import prepare_pictures
+from raypipe.train.networks.weights import load_weights
+from raypipe.train.plan import Trial, TrialPlan
+from raypipe.train.trials.trial import run_trial
+from tests.kill_program import ended, ray_processes
+from tests.training_root import change
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
+
+SECONDS = 600
+EPOCHS = 3
+WORKER, TRIAL = "RayTrainWorker", "B-0"
+
+
+@pytest.fixture
+def slow(training: Config) -> Config:
+    """B for some epochs."""
+    options = {"config": "B", "name": "x", "epochs": EPOCHS, "image_size": 32, "learning_rate": 0.0001, "batch_size": 5}
+    return change(training, train=options)
+
+
+class Run:
+    """``raypipe train`` in a process of its own, and what it has left so far."""
+
+    def __init__(self, config: Config, log: Path) -> None:
+        self.config, self.storage, self.log = config, config.open_storage(), log
+        self.started: list[subprocess.Popen[bytes]] = []
+
+    def start(self, *words: str, address: str | None = None) -> subprocess.Popen[bytes]:
+        train = self.config.train
+        options = {name: getattr(train, name) for name in ("config", "name", "epochs", "image_size", "batch_size")}
+        options |= {"weights": "random", "learning_rate": train.learning_rate, "dtype": "float32"}
+        command = [sys.executable, "-m", "raypipe", "train", "--root", self.config.root, "--ray.dashboard", "false"]
+        command += [word for name, value in options.items() for word in (f"--train.{name}", str(value))]
+        command += ["--ray.num_cpus", "1", *words]
+        if self.config.storage.endpoint:
+            command += ["--storage.endpoint", self.config.storage.endpoint, "--storage.region", "us-east-1"]
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        if address:
+            environment |= {"RAY_ADDRESS": address, "RAY_AUTH_MODE": "disabled"}
+        with self.log.open("ab") as sink:
+            self.started.append(subprocess.Popen(command, env=environment, stdout=sink, stderr=sink))
+        return self.started[-1]
+
+    def wait(self, process: subprocess.Popen[bytes], condition: Callable[[], object]) -> None:
+        until = time.monotonic() + SECONDS
+        while not condition():
+            assert process.poll() is None, f"ended before the kill: {self.text}"
+            assert time.monotonic() < until, f"never came to the kill: {self.text}"
+            time.sleep(0.1)
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text()[-3000:]
+
+    def checkpoint(self) -> list[dict[str, Any]]:
+        """Rows of the epochs that the latest checkpoint holds; none before there is one."""
+        for name in self.storage.files("train/x"):
+            if not name.endswith("/checkpoint_manager_snapshot.json"):
+                continue
+            try:
+                # What Ray Train goes on from; another folder may still be on its way.
+                latest = json.loads(self.storage.read(f"train/x/{name}"))["latest_checkpoint_result"]
+                path = f"train/x/{name.rpartition('/')[0]}/{latest['checkpoint_dir_name']}/so_far.pt"
+                rows: list[dict[str, Any]] = torch.load(io.BytesIO(self.storage.read(path)), weights_only=True)["rows"]
+            except (OSError, ValueError, TypeError):
+                # Being replaced by the next.
+                continue
+            return rows
+        return []
+
+    def check(self, *, kept: list[dict[str, Any]], text: str = "", rel: float = 1e-3) -> None:
+        """The epochs of `kept` stand as they were, and all losses are those of a training that nobody disturbed."""
+        rows = json.loads(self.storage.read("train/x/results.json"))
+        assert [row["epoch"] for row in rows] == list(range(1, self.config.train.epochs + 1))
+        assert rows[: len(kept)] == kept
+        assert text in self.log.read_text()
+        torch.set_num_threads(1)
+        pictures = prepare_pictures(self.config)
+        plan = TrialPlan(Trial("B", 0), self.config.train, pictures, tables.TableWriter(self.storage, "train/y", "y"))
+        whole = run_trial(plan, load_weights("random"), device="cpu")
+        for name in ("train_loss", "val_loss", "train_accuracy", "val_accuracy"):
+            assert [row[name] for row in rows] == pytest.approx([row[name] for row in whole.rows], rel=rel, abs=rel), (
+                name
+            )
+
+
+@pytest.fixture
+def run_of(tmp_path: Path) -> Iterator[Callable[[Config], Run]]:
+    """Commands over a configuration, of which none outlives the test."""
+    made: list[Run] = []
+
+    def make(config: Config) -> Run:
+        made.append(Run(config, tmp_path / "log"))
+        return made[-1]
+
+    yield make
+    for run in made:
+        for process in run.started:
+            process.kill()
+            process.wait(60)
+
+
+def killed(victim: psutil.Process) -> None:
+    victim.send_signal(signal.SIGKILL)
+    until = time.monotonic() + 60
+    while not ended(victim):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
+def test_a_worker_is_killed_more_often_than_may_be_in_one_epoch(slow: Config, run_of: Callable[[Config], Run]) -> None:
+    run = run_of(slow)
+    process = run.start("--train.max_failures", "1")
+    kept: list[dict[str, Any]] = []
+    for epoch in (1, 2):
+        run.wait(process, lambda least=epoch: len(run.checkpoint()) >= least)  # type: ignore[misc]
+        (victim,) = ray_processes(process.pid, WORKER)
+        killed(victim)
+        kept = run.checkpoint()
+    assert process.wait(SECONDS) == 0, run.text
+    assert len(kept) < EPOCHS
+    run.check(kept=kept, text="B-0: worker 0 of 1 lost: its process was killed, or its machine is gone")
+
+
+def test_a_worker_that_never_comes_further_ends_the_trial(slow: Config, run_of: Callable[[Config], Run]) -> None:
+    run = run_of(slow)
+    process = run.start("--train.max_failures", "0")
+    run.wait(process, run.checkpoint)
+    (victim,) = ray_processes(process.pid, WORKER)
+    killed(victim)
+    assert process.wait(SECONDS) == 1
+    assert "trial B-0 failed: worker 0 of 1 lost" in run.text
+    assert "--train.max_failures is 0" in run.text
+
+
+@pytest.fixture(params=["disk", "s3"])
+def anywhere(slow: Config, request: pytest.FixtureRequest) -> Config:
+    """The small root on a local disk, or the same on S3."""
+    if request.param == "disk":
+        return slow
+    endpoint: str = request.getfixturevalue("s3_endpoint")
+    root = f"s3://bucket/{request.node.name.replace('[', '-').strip(']')}"
+    moved = change(slow, root=root, storage={"endpoint": endpoint, "region": "us-east-1"})  # type: ignore[arg-type]
+    here, there = slow.open_storage(), moved.open_storage()
+    for path in here.files(""):
+        there.write(path, here.read(path))
+    return moved
+
+
+def test_the_driver_is_killed(anywhere: Config, run_of: Callable[[Config], Run]) -> None:
+    # Workers go on until Ray sees that their driver is gone: there must be epochs left by then. On S3 they are slow.
+    epochs = 2 * EPOCHS if anywhere.open_storage().is_local else EPOCHS + 1
+    run = run_of(change(anywhere, train={"epochs": epochs}))
+    process = run.start()
+    run.wait(process, run.checkpoint)
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait(60) == -signal.SIGKILL
+    # Ray's own processes end with their driver; a checkpoint that was being written may still appear.
+    psutil.wait_procs(children, timeout=30)
+    kept = run.checkpoint()
+    assert 1 <= len(kept) < epochs
+    process = run.start()
+    assert process.wait(SECONDS) == 0, run.text
+    run.check(kept=kept)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_node_of_a_worker_is_lost_and_another_joins(
+    slow: Config, run_of: Callable[[Config], Run], ray_cluster: Callable[..., Any], workers: int
+) -> None:
+    cluster = ray_cluster(num_cpus=0)  # None of the head's for training.
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(workers)]
+    cluster.wait_for_nodes()
+    run = run_of(slow)
+    process = run.start("--train.workers", str(workers), address=cluster.address)
+    run.wait(process, run.checkpoint)
+    (raylet,) = nodes[-1].all_processes["raylet"]
+    assert ray_processes(raylet.process.pid, WORKER)
+    cluster.remove_node(nodes[-1], allow_graceful=False)
+    kept = run.checkpoint()
+    cluster.add_node(num_cpus=1)
+    assert process.wait(SECONDS) == 0, run.text
+    assert len(kept) < EPOCHS
+    # Of two workers, the one that is left is heard first. Their sums are rounded otherwise than one's, and what that
+    # comes to grows from epoch to epoch; an epoch left out or trained twice would halve the loss.
+    rel = 1e-3 if workers == 1 else 0.05
+    run.check(
+        kept=kept, text="its process was killed, or its machine is gone; it goes on from its last checkpoint", rel=rel
+    )
