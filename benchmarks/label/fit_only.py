@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from raypipe import tables
 from raypipe.config.options import load_config
-from raypipe.label.blocks import open_engine
+from raypipe.label.engines import open_engine
 from raypipe.label.formula.formula import parse
 from raypipe.label.passes import eligible_posts
 from raypipe.label.regression.model import fit_coefficients, make_design

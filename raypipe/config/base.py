@@ -74,3 +74,22 @@ Letter = Literal["A", "B", "C", "D"]
 def option(default: Any, description: str, *, result: bool = True, **limits: Any) -> Any:
     """A pydantic field; `result=False` marks what the result of a stage does not depend on."""
     return Field(default, description=description, json_schema_extra={"result": result}, **limits)
+
+
+FailedStatus = Literal[
+    "gone",
+    "forbidden",
+    "rate_limited",
+    "server_error",
+    "timeout",
+    "connection",
+    "dns",
+    "blocked",
+    "redirects",
+    "too_large",
+    "not_an_image",
+    "truncated",
+    "too_many_pixels",
+    "invalid_url",
+]
+"""What `images/` says of a picture that was asked for and not got."""

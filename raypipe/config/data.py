@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator
 
-from raypipe.config.base import IntList, LocalFolder, Name, Section, Share, option, split_list
-from raypipe.tables.schemas import FailedStatus
+from raypipe.config.base import FailedStatus, IntList, LocalFolder, Name, Section, Share, option, split_list
 
 
 class StorageOptions(Section):

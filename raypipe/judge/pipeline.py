@@ -17,7 +17,7 @@ from raypipe.config.learning import LabelOptions
 from raypipe.errors import ConfigError, InputError
 from raypipe.judge import baseline, overlap, refit
 from raypipe.judge.sample import draw_sample
-from raypipe.label.blocks import open_engine
+from raypipe.label.engines import open_engine
 from raypipe.label.formula.derived import columns_of_all
 from raypipe.label.formula.formula import check_columns, parse
 from raypipe.label.regression.saved import finite, read_values

@@ -7,7 +7,8 @@ import pandas as pd
 import pyarrow as pa
 
 from raypipe import tables
-from raypipe.label.blocks import Block, Engine, plan_blocks
+from raypipe.label.blocks import Block, plan_blocks
+from raypipe.label.engines import Engine
 from raypipe.label.ranking.names import name_hashes
 from raypipe.storage import Storage
 

@@ -1,27 +1,17 @@
-"""The posts of a root in blocks of rows, and functions applied to each: in threads of this process, or as Ray tasks.
-
-Every pass reads its columns anew, so that memory stays bounded; the same functions run in both places, block by block,
-and results come back in the blocks' order. One machine needs no Ray for this: numpy and pyarrow let go of Python's
-lock.
-"""
+"""The posts of a root in blocks of rows: every pass reads its columns anew, so that memory stays bounded."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raypipe import tables
-from raypipe.config import Config
-from raypipe.processes.pool import cpus
 from raypipe.progress import Progress
-from raypipe.runtime import ray_session
 from raypipe.storage import Storage
 from raypipe.tables.untrusted import plain_table
 
@@ -29,9 +19,6 @@ T = TypeVar("T")
 
 BLOCK_ROWS = 2**20
 """Rows of a block, about: what a thread or task holds in memory at a time."""
-
-RAY_ROWS = 5_000_000
-"""From so many posts on, a cluster is asked; below, its tasks cost more than they save."""
 
 _ROWS_TO_SHOW = 2_000_000
 _READERS = 8
@@ -90,53 +77,6 @@ def plan_blocks(storage: Storage, table: str, rows: int = BLOCK_ROWS) -> list[Bl
             held += count
     close()
     return blocks
-
-
-class Engine(Protocol):
-    """Applies a picklable function of (block, its rows) to blocks and returns the results in their order."""
-
-    def map(
-        self, function: Callable[[Block, pa.Table], T], blocks: Sequence[Block], columns: Sequence[str], title: str
-    ) -> list[T]: ...
-
-
-@contextmanager
-def open_engine(config: Config, storage: Storage, n_rows: int) -> Iterator[Engine]:
-    """Threads of this process; Ray's tasks where `label.on_ray` asks for them, or a cluster is there for many rows."""
-    on_ray = config.label.on_ray
-    if on_ray is None:
-        on_ray = bool(os.environ.get("RAY_ADDRESS")) and n_rows > RAY_ROWS
-    if not on_ray:
-        yield _Threads(storage, config.ray.num_cpus or cpus())
-        return
-    from raypipe.label.ray_blocks import RayTasks
-
-    with ray_session(config):
-        yield RayTasks(storage)
-
-
-@dataclass(frozen=True)
-class _Threads:
-    storage: Storage
-    n: int
-
-    def map(
-        self, function: Callable[[Block, pa.Table], T], blocks: Sequence[Block], columns: Sequence[str], title: str
-    ) -> list[T]:
-        def one(block: Block) -> T:
-            return function(block, block.read(self.storage, columns))
-
-        results: list[T] = []
-        with block_progress(title, blocks) as progress, ThreadPoolExecutor(self.n) as pool:
-            futures = [pool.submit(one, block) for block in blocks]
-            try:
-                for block, future in zip(blocks, futures, strict=True):
-                    results.append(future.result())
-                    progress.advance(block.rows)
-            finally:
-                for future in futures:
-                    future.cancel()
-        return results
 
 
 def block_progress(title: str, blocks: Sequence[Block]) -> Progress | _Silent:

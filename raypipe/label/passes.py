@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from raypipe import tables
 from raypipe.config.learning import LabelOptions
 from raypipe.errors import InputError, StageError
-from raypipe.label.blocks import Block, Engine, plan_blocks
+from raypipe.label.blocks import Block, plan_blocks
 from raypipe.label.eligible import (
     Verdicts,
     count,
@@ -25,6 +25,7 @@ from raypipe.label.eligible import (
     post_codes,
     post_columns,
 )
+from raypipe.label.engines import Engine
 from raypipe.label.formula.derived import columns_of_all
 from raypipe.label.formula.design import Design
 from raypipe.label.formula.formula import Floats

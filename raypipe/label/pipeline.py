@@ -21,7 +21,8 @@ from raypipe.config.learning import LabelOptions
 from raypipe.errors import InputError
 from raypipe.label import schemes
 from raypipe.label.age import age_warnings
-from raypipe.label.blocks import Block, open_engine
+from raypipe.label.blocks import Block
+from raypipe.label.engines import open_engine
 from raypipe.label.formula import formula as formulas
 from raypipe.label.formula.derived import columns_of_all, is_number
 from raypipe.label.formula.design import Design

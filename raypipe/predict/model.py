@@ -16,12 +16,13 @@ from raypipe import tables
 from raypipe.config.learning import FORMS, IMAGE_SIZES
 from raypipe.errors import ConfigError, InputError, one_line
 from raypipe.storage import Storage
+from raypipe.train.data.preprocessing import Preprocessing
 from raypipe.train.loop.loop import predict
 from raypipe.train.networks.build import restore_network
 from raypipe.train.networks.configurations import CONFIGURATIONS
 from raypipe.train.networks.heads import Head, Predictions, head_from_metadata
 from raypipe.train.networks.vgg import Network
-from raypipe.train.networks.weights import VGG16, Preprocessing
+from raypipe.train.networks.weights import VGG16
 from raypipe.train.results.checkpoints import BEST, CHECKPOINTS
 
 _ALLOWED = "a .safetensors file, train/NAME, train/NAME/TRIAL, sweep or sweep/TRIAL"

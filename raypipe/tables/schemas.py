@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import pyarrow as pa
+
+from raypipe.config.base import FailedStatus
 
 SCHEMA_VERSION = 1
 
@@ -60,24 +62,6 @@ IMAGES = pa.schema(
     ]
 )
 """`images/`: one row a post, whatever happened. Boxes are in the original image's pixels."""
-
-FailedStatus = Literal[
-    "gone",
-    "forbidden",
-    "rate_limited",
-    "server_error",
-    "timeout",
-    "connection",
-    "dns",
-    "blocked",
-    "redirects",
-    "too_large",
-    "not_an_image",
-    "truncated",
-    "too_many_pixels",
-    "invalid_url",
-]
-"""What `images/` says of a picture that was asked for and not got."""
 
 STATUSES = ("ok", *get_args(FailedStatus), "deleted")
 

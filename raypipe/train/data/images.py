@@ -15,7 +15,7 @@ from torch.nn.functional import affine_grid, grid_sample
 from raypipe.errors import InputError
 from raypipe.pictures.decoding import square
 from raypipe.train.data.mapped import RowSource
-from raypipe.train.networks.weights import Preprocessing
+from raypipe.train.data.preprocessing import Preprocessing
 
 
 def decode_and_resize(image_bytes: bytes, size: int) -> NDArray[np.uint8]:

@@ -21,11 +21,11 @@ from torch import Tensor
 from raypipe.errors import StageError
 from raypipe.storage import Storage
 from raypipe.train.data.mapped import MappedRows, RowSource, map_if_room
+from raypipe.train.data.preprocessing import Preprocessing
 from raypipe.train.data.shards import Shards, fits_here, to_npy
 from raypipe.train.loop.features import DType
 from raypipe.train.loop.workers import Workers
 from raypipe.train.networks.vgg import Network
-from raypipe.train.networks.weights import Preprocessing
 
 FOLDER = "_features"
 _FILE_BYTES = 2**28

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from raypipe.train.data.images import prepare_batch
 from raypipe.train.data.mapped import RowSource
+from raypipe.train.data.preprocessing import Preprocessing
 from raypipe.train.loop.feed import Feed, pieces, room_on
 from raypipe.train.loop.workers import Rows, Workers
 from raypipe.train.networks.vgg import Network
-from raypipe.train.networks.weights import Preprocessing
 
 DType = Literal["float32", "bfloat16"]
 OnBatch = Callable[[int, int], None]

@@ -19,6 +19,7 @@ from torch import nn
 from raypipe.errors import ConfigError, InputError
 from raypipe.train.data.images import ImageSet
 from raypipe.train.data.mapped import RowSource
+from raypipe.train.data.preprocessing import Preprocessing
 from raypipe.train.data.target import BINARY
 from raypipe.train.loop.choices import OnChoice
 from raypipe.train.loop.feature_cache import FeatureCache
@@ -30,7 +31,6 @@ from raypipe.train.loop.workers import Workers
 from raypipe.train.metrics import figure_of_merit
 from raypipe.train.networks.configurations import Configuration
 from raypipe.train.networks.heads import Head, Predictions, TwoClasses
-from raypipe.train.networks.weights import Preprocessing
 
 
 def fit(

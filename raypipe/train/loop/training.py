@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from raypipe.errors import ConfigError, StageError
 from raypipe.train.data.images import ImageSet
 from raypipe.train.data.mapped import RowSource
+from raypipe.train.data.preprocessing import Preprocessing
 from raypipe.train.loop.choices import (
     Choice,
     OnChoice,
@@ -44,7 +45,6 @@ from raypipe.train.metrics import forward_flops, peak_flops, training_flops
 from raypipe.train.networks.configurations import Configuration
 from raypipe.train.networks.heads import Head
 from raypipe.train.networks.vgg import Network
-from raypipe.train.networks.weights import Preprocessing
 
 # To look at a loss makes a GPU's host wait for it.
 _BATCHES_BETWEEN_CHECKS_ON_GPU = 50

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from raypipe.errors import ConfigError, InputError, one_line
+from raypipe.train.data.preprocessing import Preprocessing
 from raypipe.train.data.target import BINARY, Target
 from raypipe.train.networks.configurations import Configuration
 from raypipe.train.networks.init import Scheme
@@ -25,7 +26,6 @@ from raypipe.train.networks.vgg import Network, build_model, restore_model, star
 from raypipe.train.networks.weights import (
     BLOCKS,
     LoadedWeights,
-    Preprocessing,
     check_layers,
     connect_timeout,
     imagenet_or_random,

@@ -3,16 +3,15 @@ each."""
 
 from __future__ import annotations
 
-import json
 import pickle
 import socket
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from raypipe.errors import ConfigError, InputError
 from raypipe.tables.record import file_fingerprint
+from raypipe.train.data.preprocessing import CAFFE_BGR, CAFFE_RGB, TORCHVISION, Preprocessing
 from raypipe.train.data.target import BINARY, Target
 from raypipe.train.networks.keras_file import KERAS, read_keras
 
@@ -37,39 +37,6 @@ _SUFFIXES = (*KERAS, ".pth", ".pt", ".safetensors")
 _CAFFE = "imagenet-caffe"
 _CONNECT_SECONDS = 20.0
 _WAYS_OUT = "give the path of a .h5, .pth or .safetensors file, or choose random, or auto"
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """Normalisation: ``(pixel·scale − mean) / std``, pixels 0 to 255, by channel in `channel_order`."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    scale: float = 1.0
-    channel_order: Literal["rgb", "bgr"] = "rgb"
-
-    def to_json(self) -> str:
-        """For a checkpoint's metadata."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Preprocessing:
-        """What `to_json` wrote. Raises ValueError where it is something else."""
-        try:
-            found = json.loads(text)
-            return cls(tuple(found["mean"]), tuple(found["std"]), float(found["scale"]), found["channel_order"])
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"not a normalisation: {text[:80]}") from error
-
-
-TORCHVISION = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 1 / 255)
-"""torchvision's own training of VGG-16."""
-
-CAFFE_RGB = Preprocessing((0.48235, 0.45882, 0.40784), (1 / 255,) * 3, 1 / 255)
-"""torchvision's conversion of the original weights: the paper's mean alone, channels already in RGB order."""
-
-CAFFE_BGR = Preprocessing((103.939, 116.779, 123.68), channel_order="bgr")
-"""Keras' files, which hold the original weights as Caffe had them: the paper's mean alone, channels in BGR order."""
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from raypipe.config import Config
 from raypipe.config.options import load_config
 from raypipe.predict.model import TrainedModel
 from raypipe.tables.schemas import IMAGES, POSTS
+from raypipe.train.data.preprocessing import CAFFE_BGR, Preprocessing
 from raypipe.train.networks.build import Classifier
 from raypipe.train.networks.configurations import B
 from raypipe.train.networks.heads import Head, Score, head_of
-from raypipe.train.networks.weights import CAFFE_BGR, Preprocessing
 from tests.train.here import train_here
 from tests.train.small import TARGETS
 from tests.training_root import jpeg

@@ -16,11 +16,11 @@ from raypipe.errors import ConfigError
 from raypipe.export.model import graph
 from raypipe.export.model.graph import GraphError
 from raypipe.predict.model import TrainedModel
+from raypipe.train.data.preprocessing import TORCHVISION
 from raypipe.train.data.target import Target
 from raypipe.train.networks.build import build_network, load_network_weights
 from raypipe.train.networks.configurations import B
 from raypipe.train.networks.heads import head_of
-from raypipe.train.networks.weights import TORCHVISION
 from tests.export.model.conftest import small_model
 from tests.train.small import TARGETS, draw
 

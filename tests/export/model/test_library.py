@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from raypipe.export.model.library import recipe
 from raypipe.export.model.usage import ways
 from raypipe.predict.model import TrainedModel
+from raypipe.train.data.preprocessing import CAFFE_BGR, TORCHVISION
 from raypipe.train.networks.build import build_network, load_network_weights
 from raypipe.train.networks.configurations import CONFIGURATIONS
 from raypipe.train.networks.heads import Score, head_of
-from raypipe.train.networks.weights import CAFFE_BGR, TORCHVISION
 from tests.export.model.conftest import small_model
 from tests.train.small import TARGETS, draw
 

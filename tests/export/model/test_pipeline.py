@@ -27,7 +27,7 @@ from raypipe.export.model.origin import options_of
 from raypipe.predict.model import TrainedModel, read_checkpoint
 from raypipe.storage import Storage
 from raypipe.train.data.images import decode_and_resize
-from raypipe.train.networks.weights import CAFFE_RGB
+from raypipe.train.data.preprocessing import CAFFE_RGB
 from tests.export.model.conftest import exporting, write_root
 from tests.train.here import train_here
 

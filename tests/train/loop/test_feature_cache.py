@@ -16,6 +16,7 @@ from torch import Tensor
 
 from raypipe.storage import Storage
 from raypipe.train.data.images import prepare_batch
+from raypipe.train.data.preprocessing import CAFFE_RGB, TORCHVISION
 from raypipe.train.loop.choices import Choice
 from raypipe.train.loop.feature_cache import FOLDER, FeatureCache
 from raypipe.train.loop.loop import fit
@@ -24,7 +25,7 @@ from raypipe.train.loop.workers import Workers
 from raypipe.train.metrics import forward_flops
 from raypipe.train.networks.configurations import A
 from raypipe.train.networks.vgg import VGG, build_model
-from raypipe.train.networks.weights import CAFFE_RGB, TORCHVISION, load_weights
+from raypipe.train.networks.weights import load_weights
 from tests.train.small import draw
 
 CPU = torch.device("cpu")

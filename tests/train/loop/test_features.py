@@ -3,13 +3,14 @@ import pytest
 import torch
 
 from raypipe.train.data.images import prepare_batch
+from raypipe.train.data.preprocessing import TORCHVISION
 from raypipe.train.loop.features import FeatureInputs, ImageInputs, evaluate, extract_features
 from raypipe.train.loop.loop import fit
 from raypipe.train.loop.state import EpochResult, LoopOptions
 from raypipe.train.networks.configurations import A, B, C
 from raypipe.train.networks.init import unit_variance_init
 from raypipe.train.networks.vgg import VGG, build_model
-from raypipe.train.networks.weights import TORCHVISION, load_weights
+from raypipe.train.networks.weights import load_weights
 from tests.train.small import draw
 
 CPU = torch.device("cpu")

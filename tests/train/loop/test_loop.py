@@ -12,6 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from raypipe.errors import ConfigError, InputError, StageError
 from raypipe.train.data.images import ImageSet, image_set, prepare_batch
+from raypipe.train.data.preprocessing import TORCHVISION
 from raypipe.train.loop.draws import epoch_flips, epoch_order
 from raypipe.train.loop.loop import fit, predict
 from raypipe.train.loop.state import EpochResult, LoopOptions, LoopState
@@ -19,7 +20,7 @@ from raypipe.train.metrics import binary_accuracy
 from raypipe.train.networks.configurations import A, B, D
 from raypipe.train.networks.init import unit_variance_init
 from raypipe.train.networks.vgg import build_model
-from raypipe.train.networks.weights import TORCHVISION, load_weights
+from raypipe.train.networks.weights import load_weights
 from tests.train.small import Tiny, draw
 
 TRAIN, VAL = draw(70, 0), draw(31, 1)

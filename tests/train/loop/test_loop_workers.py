@@ -16,6 +16,7 @@ from torch import nn
 
 from raypipe.errors import StageError
 from raypipe.train.data.images import prepare_batch
+from raypipe.train.data.preprocessing import TORCHVISION
 from raypipe.train.loop.loop import fit
 from raypipe.train.loop.recipe import MODERN
 from raypipe.train.loop.state import EpochResult, LoopOptions, LoopState
@@ -23,7 +24,7 @@ from raypipe.train.networks.configurations import CONFIGURATIONS
 from raypipe.train.networks.heads import head_of
 from raypipe.train.networks.init import unit_variance_init
 from raypipe.train.networks.vgg import build_model
-from raypipe.train.networks.weights import TORCHVISION, load_weights
+from raypipe.train.networks.weights import load_weights
 from tests.train.small import TARGETS, Tiny, draw, draw_labelled
 
 # In float64, another order of sums moves weights by 1e-16 of the sums' terms, and changes over no unit and no largest

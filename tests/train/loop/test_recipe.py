@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from raypipe.train.data.images import prepare_batch
+from raypipe.train.data.preprocessing import TORCHVISION
 from raypipe.train.data.target import BINARY
 from raypipe.train.loop.draws import epoch_crops, epoch_flips, epoch_order
 from raypipe.train.loop.loop import fit
@@ -22,7 +23,7 @@ from raypipe.train.loop.state import EpochResult, LoopOptions, LoopState
 from raypipe.train.networks.configurations import A, C, D
 from raypipe.train.networks.heads import Classes, Score, TwoClasses
 from raypipe.train.networks.vgg import build_model
-from raypipe.train.networks.weights import TORCHVISION, load_weights
+from raypipe.train.networks.weights import load_weights
 from tests.train.small import TARGETS, Tiny, draw
 
 TRAIN, VAL = draw(70, 0), draw(31, 1)

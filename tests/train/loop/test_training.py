@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from raypipe.errors import ConfigError, StageError
+from raypipe.train.data.preprocessing import TORCHVISION
 from raypipe.train.loop.choices import Choice, arithmetic_choice, compile_choice
 from raypipe.train.loop.loop import fit
 from raypipe.train.loop.state import EpochResult, LoopOptions
 from raypipe.train.networks.configurations import C, D
-from raypipe.train.networks.weights import TORCHVISION
 from tests.train.small import Tiny, draw
 
 TRAIN, VAL = draw(70, 0), draw(9, 1)

@@ -15,12 +15,12 @@ from torchvision import models
 
 from raypipe.errors import ConfigError, InputError
 from raypipe.train.data.images import prepare_batch
+from raypipe.train.data.preprocessing import CAFFE_RGB, TORCHVISION
 from raypipe.train.loop.loop import fit, predict
 from raypipe.train.loop.state import LoopOptions
 from raypipe.train.networks.build import Classifier, build_network, load_network_weights, restore_network
 from raypipe.train.networks.configurations import A, B, C, Configuration, D
 from raypipe.train.networks.vgg import VGG
-from raypipe.train.networks.weights import CAFFE_RGB, TORCHVISION
 from tests.train.small import TARGETS, draw
 
 OPTIONS = LoopOptions(epochs=2, batch_size=8, learning_rate=0.01, seed=3)

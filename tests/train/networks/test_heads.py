@@ -12,6 +12,7 @@ from torch import Tensor
 
 from raypipe.errors import InputError, StageError
 from raypipe.train.data.images import prepare_batch
+from raypipe.train.data.preprocessing import TORCHVISION
 from raypipe.train.data.target import Target
 from raypipe.train.loop.draws import epoch_flips, epoch_order
 from raypipe.train.loop.loop import fit, predict
@@ -20,7 +21,7 @@ from raypipe.train.networks.configurations import A, D
 from raypipe.train.networks.heads import head_from_metadata, head_of
 from raypipe.train.networks.init import unit_variance_init
 from raypipe.train.networks.vgg import build_model
-from raypipe.train.networks.weights import TORCHVISION, load_weights
+from raypipe.train.networks.weights import load_weights
 from tests.train.small import TARGETS, Tiny, draw_labelled
 
 OPTIONS = LoopOptions(epochs=1, batch_size=16, learning_rate=0.02, seed=7)

@@ -5,10 +5,11 @@ import torch
 from torch import Tensor, nn
 
 from raypipe.errors import ConfigError, InputError
+from raypipe.train.data.preprocessing import TORCHVISION
 from raypipe.train.data.target import BINARY, Target
 from raypipe.train.networks.configurations import CONFIGURATIONS, A, B, C, Configuration, D
 from raypipe.train.networks.vgg import VGG, build_model, flat_features, parameter_groups, restore_model
-from raypipe.train.networks.weights import TORCHVISION, LoadedWeights, load_weights
+from raypipe.train.networks.weights import LoadedWeights, load_weights
 from tests.train.small import TARGETS
 
 RANDOM = load_weights("random")

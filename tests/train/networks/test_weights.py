@@ -13,19 +13,13 @@ from torch import Tensor
 
 from raypipe.errors import ConfigError, InputError
 from raypipe.train.data.images import decode_and_resize, prepare_batch
+from raypipe.train.data.preprocessing import CAFFE_BGR, CAFFE_RGB, TORCHVISION, Preprocessing
 from raypipe.train.data.target import Target
 from raypipe.train.networks import weights as module
 from raypipe.train.networks.configurations import A, B
 from raypipe.train.networks.keras_file import rows_by_channel
 from raypipe.train.networks.vgg import build_model
-from raypipe.train.networks.weights import (
-    CAFFE_BGR,
-    CAFFE_RGB,
-    TORCHVISION,
-    Preprocessing,
-    load_weights,
-    weights_inputs,
-)
+from raypipe.train.networks.weights import load_weights, weights_inputs
 from tests.train import reference
 
 CONVOLUTIONS = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]

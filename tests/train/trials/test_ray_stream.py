@@ -13,11 +13,11 @@ from raypipe.config import Config
 from raypipe.storage import Storage
 from raypipe.train import sweep
 from raypipe.train.data.images import image_set
+from raypipe.train.data.preprocessing import TORCHVISION
 from raypipe.train.data.shards import Shards, to_npy
 from raypipe.train.loop.loop import fit
 from raypipe.train.loop.state import LoopOptions
 from raypipe.train.networks.configurations import D
-from raypipe.train.networks.weights import TORCHVISION
 from raypipe.train.trials.ray_stream import StreamedRows
 from tests.train.small import Tiny, draw
 from tests.training_root import change
