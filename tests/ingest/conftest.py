@@ -222,3 +222,11 @@ def recording() -> type[RecordingSocket]:
 def loopback() -> type[LoopbackSocket]:
     """A class of sockets of its own, so that what it notes is this test's."""
     return type("Loopback", (LoopbackSocket,), {"asked": []})
+
+
+@pytest.fixture(params=["on Ray", "here"])
+def where(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways to do the work, with a Ray that runs."""
+    if request.param == "here":
+        monkeypatch.setattr("raypipe.ingest.local.wants_ray", lambda _: False)
+    return str(request.param)

@@ -15,7 +15,7 @@ import raypipe
 from raypipe import tables
 from raypipe.config import Config
 from raypipe.config.options import load_config
-from raypipe.errors import ConfigError, StageError
+from raypipe.errors import StageError
 from raypipe.ingest.examine import looking
 from raypipe.ingest.fetching.fetch import Fetcher
 from raypipe.ingest.pipeline import run
@@ -130,14 +130,6 @@ def test_without_faces_they_are_not_counted(tmp_path: Path, server: WebServer) -
     # Nothing was decoded.
     assert images["phash"].null_count == 5
     assert record.facts["funnel"]["one_face"] is None
-
-
-@pytest.fixture(params=["on Ray", "here"])
-def where(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways to do the work, with a Ray that runs."""
-    if request.param == "here":
-        monkeypatch.setattr("raypipe.ingest.local.wants_ray", lambda _: False)
-    return str(request.param)
 
 
 def test_rows_are_the_same_without_ray(tmp_path: Path, server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,79 +260,6 @@ def test_only_checking_fetches_nothing(tmp_path: Path, server: WebServer) -> Non
 def test_no_posts_at_all(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"posts: is not there; run `raypipe ingest --posts FILE"):
         raypipe.ingest(load_config(root=str(tmp_path / "root")))
-
-
-@pytest.mark.usefixtures("where")
-def test_only_what_failed_is_asked_for_again(tmp_path: Path, server: WebServer) -> None:
-    server.behave("/1.jpg", status(503, times=2, data=picture(seed=1)))
-    server.behave("/2.jpg", status(503))
-    server.behave("/3.jpg", status(404))
-    config = configure(tmp_path, server, plain_rows(30))
-    first = run(config)
-    assert first.facts["statuses"] == {"ok": 27, "server_error": 2, "gone": 1}
-    asked = dict(server.requests)
-    again = config.ingest.model_copy(update={"retry": ["server_error", "timeout"]})
-    second = run(config.model_copy(update={"ingest": again}))
-    assert second.facts["statuses"] == {"ok": 28, "server_error": 1, "gone": 1}
-    assert second.run_id != first.run_id
-    assert ids(config) == all_ids(30)
-    once_more = {path for path, n in server.requests.items() if n != asked[path]}
-    assert once_more == {"/1.jpg", "/2.jpg"}
-    # The table is as complete as before: nothing is left to do for the command without it.
-    assert run(config) == second
-
-
-def test_what_is_asked_for_again_is_looked_into_as_the_rest(tmp_path: Path, server: WebServer) -> None:
-    server.behave("/1.jpg", status(503, times=2, data=picture(seed=1)))
-    config = configure(tmp_path, server, plain_rows(4))
-    first = run(config)
-    again = config.ingest.model_copy(update={"retry": ["server_error"], "phash": True})
-    with pytest.raises(StageError, match=r"were looked into otherwise: ingest\.phash was None, is True; give the same"):
-        run(config.model_copy(update={"ingest": again}))
-    assert tables.get_record(config.open_storage(), "images") == first
-    # More patience is no other result: neither for the rows that are asked for again nor for the command without it.
-    patient = config.ingest.model_copy(update={"retry": ["server_error"], "deadline": 9.0, "attempts": 4})
-    second = run(config.model_copy(update={"ingest": patient}))
-    assert second.facts["statuses"] == {"ok": 4}
-    assert run(config) == second
-
-
-def test_nothing_to_ask_for_again(tmp_path: Path, server: WebServer) -> None:
-    config = configure(tmp_path, server, plain_rows(4))
-    first = run(config)
-    again = config.ingest.model_copy(update={"retry": ["timeout"]})
-    assert run(config.model_copy(update={"ingest": again})) == first
-
-
-@pytest.mark.usefixtures("where")
-def test_faces_are_counted_again_without_fetching(tmp_path: Path, server: WebServer) -> None:
-    rng = np.random.default_rng(3)
-    server.behave("/0.jpg", body(encode(draw_picture(rng, n_faces=1, look=0.0), rng)))
-    server.behave("/1.jpg", status(404))
-    config = configure(tmp_path, server, plain_rows(6))
-    run(config)
-    asked = dict(server.requests)
-    before = tables.read_table(config.open_storage(), "images").sort_by("post_id")
-    options = {"enabled": True, "upsample": 0}
-    only = config.model_copy(update={"faces": config.faces.model_copy(update={**options, "only": True})})
-    record = run(only)
-    assert server.requests == asked
-    after = tables.read_table(config.open_storage(), "images").sort_by("post_id")
-    assert after["n_faces"].to_pylist() == [1, None, 0, 0, 0, 0]
-    assert after["phash"].null_count == 1
-    for name in ("post_id", "status", "sha256", "image", "fetched_at", "error"):
-        assert after[name] == before[name]
-    assert run(only) == record
-    assert run(config.model_copy(update={"faces": config.faces.model_copy(update=options)})) == record
-
-
-def test_what_is_done_again_needs_a_complete_table(tmp_path: Path, server: WebServer) -> None:
-    config = configure(tmp_path, server, plain_rows(3), faces={"enabled": True, "only": True})
-    with pytest.raises(StageError, match="images: is not there"):
-        run(config)
-    both = config.ingest.model_copy(update={"retry": ["timeout"]})
-    with pytest.raises(ConfigError, match="one after the other"):
-        run(config.model_copy(update={"ingest": both}))
 
 
 def test_duplicates_are_marked(tmp_path: Path, server: WebServer) -> None:
