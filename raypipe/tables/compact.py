@@ -1,7 +1,7 @@
-"""Many small staged files made into few large ones, safely at any moment, and read together before that.
+"""Merges many small staged files into few large ones, and reads staged files together.
 
-A merged file names its sources in its metadata and is written whole before they go. Killed in between, the sources are
-known by that list: readers here pass over them, and `settle` deletes them.
+A merged file lists its sources in its metadata. It is written whole before the sources are deleted. If a process is
+killed in between, the readers here skip the listed sources, and `settle` deletes them.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from raypipe.errors import StageError
 from raypipe.tables import TableWriter
 
 SECONDS_KEY = b"raypipe.seconds"
-"""Key of a file's metadata: a JSON object of seconds spent on the rows, by step. Merging adds them up."""
+"""Metadata key of a file. Its value is a JSON object: seconds spent on the rows, by step. A merge adds them up."""
 
 _SOURCES_KEY = b"raypipe.merged"
-# The end of a merged file's unit.
+# How the unit name of a merged file ends.
 _MERGED = re.compile(r"-m[0-9a-f]{8}$")
 _READERS = 8
 
 
 def staged_parts(writer: TableWriter) -> list[str]:
-    """Names, within the staging directory, of the table's own staged Parquet files in order, without merged sources."""
+    """Sorted names of the staged Parquet files directly in the staging directory, without sources already merged."""
     return sorted(_sizes(writer))
 
 
 def read_parts(writer: TableWriter, schema: pa.Schema) -> pa.Table:
-    """The columns that `schema` names, of all staged rows, in the parts' order."""
-    # It imports pandas, which a process that only writes does without.
+    """All staged rows, in the order of the parts, with the columns of `schema`."""
+    # pyarrow.dataset imports pandas, which a process that only writes does not need.
     import pyarrow.dataset as pads
 
     storage = writer.storage
@@ -48,15 +48,15 @@ def read_parts(writer: TableWriter, schema: pa.Schema) -> pa.Table:
 
 
 def merge_plan(writer: TableWriter, target_bytes: int) -> list[list[str]]:
-    """Which staged parts to merge into files of about `target_bytes`: the groups of `neighbours`."""
+    """The staged parts to merge into files of about `target_bytes`, in the groups of `neighbours`."""
     return neighbours(_sizes(writer), target_bytes)
 
 
 def neighbours(sizes: Mapping[str, int], target_bytes: int) -> list[list[str]]:
-    """Groups of two names or more that follow each other in order, of at most 1.25 times the target together.
+    """Groups of two or more adjacent names in sorted order, each of at most 1.25 times the target in sum.
 
-    A part of half the target or more stays as it is and ends the group before it. So what is left of a plan after a
-    kill is planned the same way again.
+    A part of half the target or more stays alone and ends the group before it. So the rest of a plan that a kill
+    interrupted is grouped in the same way again.
     """
     groups: list[list[str]] = [[]]
     total = 0
@@ -76,10 +76,10 @@ def neighbours(sizes: Mapping[str, int], target_bytes: int) -> list[list[str]]:
 
 
 def merge(writer: TableWriter, names: Sequence[str]) -> str:
-    """Make one staged file of several, row group by row group, and delete them; its name.
+    """Merge staged files into one, row group by row group, and delete them. Returns the name of the new file.
 
-    Can be called again after it was killed, also at the same time from another process. Raises StageError where a
-    source is gone and no merged file holds its rows, or the sources have different columns.
+    A call can be repeated after a kill, also at the same time from another process. Raises StageError if a source is
+    missing and no merged file holds its rows, or if the sources have different columns.
     """
     storage, target = writer.storage, merged_name(writer, names)
     path = f"{writer.staging}/{target}"
@@ -87,7 +87,7 @@ def merge(writer: TableWriter, names: Sequence[str]) -> str:
         try:
             _write(writer, target, names)
         except StageError:
-            # Another attempt at the same merge may have been faster, and have deleted what this one read.
+            # Another process may have finished the same merge and deleted the sources that this one read.
             if not storage.exists(path):
                 raise
     for name in names:
@@ -96,7 +96,7 @@ def merge(writer: TableWriter, names: Sequence[str]) -> str:
 
 
 def settle(writer: TableWriter) -> list[str]:
-    """Delete the sources that a killed `merge` has left beside its file; their names."""
+    """Delete the sources that a killed `merge` left beside its file. Returns their names."""
     staged = _staged(writer)
     left = sorted(_sources(writer, staged) & set(staged))
     for name in left:
@@ -105,7 +105,7 @@ def settle(writer: TableWriter) -> list[str]:
 
 
 def merged_name(writer: TableWriter, names: Sequence[str]) -> str:
-    """The name of the file that `names` are merged into: it sorts where the first of them does."""
+    """The name of the file that `names` are merged into. It sorts in the place of the first of them."""
     mark = hashlib.sha256("\n".join(names).encode()).hexdigest()[:8]
     return writer.part_name(f"{_MERGED.sub('', _unit(names[0], writer))}-m{mark}")
 
@@ -128,7 +128,7 @@ def _sizes(writer: TableWriter) -> dict[str, int]:
 
 
 def _sources(writer: TableWriter, staged: Iterable[str]) -> set[str]:
-    """The names of all files whose rows are in merged ones."""
+    """The names of all files whose rows are in merged files."""
     merged = [name for name in staged if _MERGED.search(_unit(name, writer))]
     with ThreadPoolExecutor(_READERS) as pool:
         return {source for found in pool.map(lambda name: _metadata(writer, name), merged) for source in _listed(found)}
@@ -147,7 +147,7 @@ def _metadata(writer: TableWriter, name: str) -> dict[bytes, bytes]:
 def _open(writer: TableWriter, name: str) -> pq.ParquetFile:
     with writer.storage.errors("read", f"{writer.staging}/{name}"):
         path = writer.storage.path(writer.staging, name)
-        # Remotely, a row group in one request rather than one a column.
+        # On an object store this reads a row group in one request instead of one request per column.
         return pq.ParquetFile(path, filesystem=writer.storage.filesystem, pre_buffer=not writer.storage.is_local)
 
 
@@ -179,7 +179,7 @@ def _schema(writer: TableWriter, name: str) -> pa.Schema:
 
 
 def _added(names: Sequence[str], found: Sequence[Mapping[bytes, bytes]]) -> dict[bytes, bytes]:
-    # The sources of sources too: should any of them still stand, its rows are here now.
+    # The sources of sources are listed too: if one of them still exists, its rows are in this file.
     sources = [*names, *(source for metadata in found for source in _listed(metadata))]
     seconds: Counter[str] = Counter()
     for metadata in found:

@@ -1,4 +1,4 @@
-"""How raypipe writes Parquet: one set of encodings for every table."""
+"""The Parquet encodings of every table that raypipe writes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _ROWS_AT_A_TIME = 64
 def encodings(schema: pa.Schema) -> dict[str, Any]:
     """Arguments of `pq.write_table` and `pq.ParquetWriter` for tables of `schema`.
 
-    Image bytes are compressed already and never alike: they are stored plain, without a dictionary (which would hash
-    each picture) and without statistics (which would copy two of them into the footer). All other columns are
+    Image bytes are already compressed and never repeat. They are stored plain, without a dictionary (which would hash
+    each picture) and without statistics (which would copy two pictures into the footer). All other columns are
     compressed and have statistics.
     """
     return dict(_encodings(schema.remove_metadata()))
@@ -32,13 +32,13 @@ def _encodings(schema: pa.Schema) -> dict[str, Any]:
         "compression": {name: "NONE" if name == _BYTES else "ZSTD" for name in leaves},
         "use_dictionary": others or False,
         "write_statistics": others or False,
-        # Pages are cut after so many rows at the earliest: with the default of 1024 they would hold 46 MB of pictures.
+        # A page holds at least this many rows. With the default of 1024, a page would hold 46 MB of pictures.
         "write_batch_size": _ROWS_AT_A_TIME,
     }
 
 
 def _leaf_columns(schema: pa.Schema) -> list[str]:
-    # Parquet names columns by leaf path (`faces.list.element.left`), which this yields in file order.
+    # Parquet names columns by leaf path (`faces.list.element.left`). This gives the paths in file order.
     sink = pa.BufferOutputStream()
     pq.write_table(schema.empty_table(), sink)
     leaves = pq.ParquetFile(pa.BufferReader(sink.getvalue())).schema

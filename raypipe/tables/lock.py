@@ -1,4 +1,4 @@
-"""Whose run a table is, by its ``_claim.json``; of two commands that begin in the same moment, one is refused."""
+"""Locks a table for one run at a time by its ``_claim.json``. If two commands begin together, one is refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLAIM_FILE = "_claim.json"
 
 @dataclass(frozen=True)
 class Seen:
-    """The claim that stands in a table, if any; on S3 with the mark of its version."""
+    """The claim found in a table, if any. On S3, `version` is the ETag of the claim file."""
 
     claim: Claim | None = None
     version: str | None = None
@@ -26,9 +26,9 @@ class Seen:
 
 @contextlib.contextmanager
 def locked(storage: Storage, table: str) -> Iterator[None]:
-    """Hold a local table's directory against other commands that begin there; it goes again if it stays empty.
+    """Hold a lock on a local table's directory during the body. Afterwards the directory is deleted if it is empty.
 
-    Object stores have no locks: there `put` refuses. Some network file systems have none either.
+    Object stores have no locks: there `put` refuses the second command. Some network file systems have no locks either.
     """
     if not storage.is_local:
         yield
@@ -50,7 +50,7 @@ def _open_locked(folder: Path) -> int:
         try:
             handle = os.open(folder, os.O_RDONLY)
         except FileNotFoundError:
-            # Whoever held it has found nothing to leave there.
+            # The process that held the lock has deleted the empty directory.
             continue
         with contextlib.suppress(ImportError, OSError):
             import fcntl
@@ -65,7 +65,7 @@ def _open_locked(folder: Path) -> int:
 
 
 def read(storage: Storage, table: str) -> Seen:
-    """The claim of a table. Raises StageError where the file holds none, or its process still runs."""
+    """The claim of a table. Raises StageError if the file is not a valid claim, or if its process still runs."""
     path = f"{table}/{CLAIM_FILE}"
     if s3.is_s3(storage):
         found = s3.read_version(storage, path)
@@ -83,10 +83,10 @@ def read(storage: Storage, table: str) -> Seen:
 
 
 def put(storage: Storage, table: str, claim: Claim, seen: Seen) -> None:
-    """Write a claim in place of the one that was seen, inside `locked`.
+    """Write a claim in place of the one in `seen`. Call it inside `locked`.
 
-    Raises StageError where another command has claimed the table since (S3; a store without conditional puts takes
-    the later of the two).
+    On S3 it raises StageError if another command has claimed the table since. A store without conditional puts keeps
+    the later of the two claims.
     """
     path, data = f"{table}/{CLAIM_FILE}", as_json(claim)
     if not s3.is_s3(storage):
@@ -98,7 +98,7 @@ def put(storage: Storage, table: str, claim: Claim, seen: Seen) -> None:
 
 
 def refuse_another(storage: Storage, table: str, found: Claim | RunRecord, new: Claim) -> None:
-    """Raise StageError, naming what differs, where the run that was found is not the one that is wanted."""
+    """Raise StageError, which names the differences, if the run that was found is not the wanted one."""
     lines = differences(found, new.config, new.inputs, new.revision)
     if not lines:
         return

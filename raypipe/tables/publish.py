@@ -1,4 +1,4 @@
-"""From staged files to a published table, in steps that can each be repeated after a kill."""
+"""Publishes staged files as a table, in steps that can each be repeated after a kill."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ _READERS = 8
 
 
 def find_record(storage: Storage, table: str) -> RunRecord | None:
-    """The record of a complete table, None where there is none."""
+    """The record of a complete table, or None if there is none."""
     path = f"{table}/{RUN_FILE}"
     return parse(storage, path, storage.read(path), RunRecord) if storage.exists(path) else None
 
 
 class Staged(BaseModel):
-    """A run whose files are all staged: its record, and the previous run's files that go."""
+    """A run whose files are all staged: its record, and the files of the previous run that it replaces."""
 
     record: RunRecord
     replaces: list[PathInside]
 
 
 def publish(storage: Storage, staged: Staged) -> None:
-    """Move a staged run into place; every step can be repeated after a kill."""
+    """Move a staged run into place. Every step can be repeated after a kill."""
     record = staged.record
     table, staging = record.table, f"{record.table}/{STAGING}/{record.run_id}"
     published = find_record(storage, table)
     if published is None or published.run_id != record.run_id:
-        # The old list goes before the files it lists: no reader may trust it any more.
+        # The old record is deleted before its files, so that no reader finds a record of deleted files.
         storage.delete(f"{table}/{RUN_FILE}")
         for name in staged.replaces:
-            # A file of the same name may be the new one already, moved by an attempt that was killed.
+            # A killed attempt may have moved the new file of the same name already.
             if storage.exists(f"{staging}/{name}") or name not in {file.path for file in record.files}:
                 storage.delete(f"{table}/{name}")
         for file in record.files:
@@ -50,18 +50,18 @@ def publish(storage: Storage, staged: Staged) -> None:
 
 
 def discard(storage: Storage, table: str) -> None:
-    """Drop what is staged and the claim; what is published stays."""
+    """Delete the staged files and the claim. Published files stay."""
     storage.delete_directory(f"{table}/{STAGING}")
     s3.abort_uploads(storage, table)
     storage.delete_temporaries(table)
-    # Last: without it, the table is free for others.
+    # The claim is deleted last, because other runs can start when it is gone.
     storage.delete(f"{table}/{CLAIM_FILE}")
     if storage.is_local and not storage.files(table):
         storage.prune(table)
 
 
 def describe(storage: Storage, directory: str) -> list[DataFile]:
-    """All files below `directory`, with the rows of those that are Parquet."""
+    """All files below `directory`, with the number of rows of Parquet files."""
     sizes = storage.sizes(directory)
 
     def describe(name: str) -> DataFile:

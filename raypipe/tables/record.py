@@ -1,4 +1,4 @@
-"""What a run writes about itself: ``_run.json`` when it is complete, ``_claim.json`` while it is not."""
+"""The files in which a run describes itself: ``_run.json`` when it is complete, ``_claim.json`` before that."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def _run_id(text: str) -> str:
 
 _RUN_ID = frozenset(string.ascii_letters + string.digits + "-_")
 PathInside = Annotated[str, AfterValidator(_inside)]
-"""A path with ``/`` that stays below the folder it starts from: records may come with somebody else's root."""
+"""A path with ``/`` that stays below its base folder. Records may come from a root that somebody else wrote."""
 RunId = Annotated[str, AfterValidator(_run_id)]
-"""The name of a run, which is part of paths."""
+"""The id of a run. It is part of paths."""
 
 
 class DataFile(BaseModel):
-    """One file of a complete stage: its path relative to the table, rows (Parquet only) and bytes."""
+    """One file of a complete table: its path relative to the table, its rows (Parquet only) and its bytes."""
 
     path: PathInside
     rows: int | None = None
@@ -53,7 +53,7 @@ class DataFile(BaseModel):
 
 
 class RunRecord(BaseModel):
-    """``_run.json``: what was run, on what, and what came of it; `revision` where it did part of a table again."""
+    """``_run.json``: what was run, its inputs and its results. `revision` is set if it redid a part of a table."""
 
     schema_version: int = SCHEMA_VERSION
     run_id: RunId
@@ -76,7 +76,7 @@ class RunRecord(BaseModel):
 
 
 class Claim(BaseModel):
-    """``_claim.json``: what an unfinished run does, and which process."""
+    """``_claim.json``: what an unfinished run does, and in which process."""
 
     run_id: RunId
     command: str
@@ -89,7 +89,7 @@ class Claim(BaseModel):
     process_started: float
 
     def held_by_other(self) -> bool:
-        """Whether another process of this machine still works under this claim."""
+        """Whether another process of this machine still holds this claim."""
         if self.host != socket.gethostname() or self.pid == os.getpid():
             return False
         try:
@@ -121,7 +121,7 @@ class Claim(BaseModel):
 
 
 def fingerprint(config: dict[str, Any]) -> str:
-    """SHA-256 of the options that a result depends on, whatever their order."""
+    """SHA-256 of the options that a result depends on. Their order does not matter."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
@@ -134,9 +134,9 @@ def file_fingerprint(path: Path) -> str:
 def differences(
     found: RunRecord | Claim, config: dict[str, Any], inputs: dict[str, str], revision: dict[str, Any] | None = None
 ) -> list[str]:
-    """What sets a run apart from a wanted configuration and input, a phrase each, by dotted option name.
+    """The differences between a run and a wanted configuration and inputs, one phrase each, by dotted option name.
 
-    Of unfinished runs also what part of the table they do again; a complete table is whole, however it came about.
+    `revision`, the part of a table that a run redoes, is compared for unfinished runs only. A complete table is whole.
     """
     changed = [name for name in sorted(found.inputs | inputs) if found.inputs.get(name) != inputs.get(name)]
     lines = [*changes(found.config, config), *(f"input {name} has changed" for name in changed)]
@@ -155,7 +155,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What sets options apart, a phrase each, by dotted name."""
+    """The differences between two sets of options, one phrase each, by dotted name."""
     then, now = _flat(then), _flat(now)
     return [
         f"{key} was {then.get(key)!r}, is {now.get(key)!r}"
@@ -169,17 +169,17 @@ def _part(revision: dict[str, Any] | None) -> str:
 
 
 def revision_options(revision: dict[str, Any]) -> str:
-    """The options that ask for a revision, as they are typed: its dotted names and their values."""
+    """The options of a revision as a user types them: dotted names and their values."""
 
     def word(value: Any) -> str:
         return ",".join(map(str, value)) if isinstance(value, list) else str(value).replace("True", "true")
 
-    # Quoted for the shell: a person may paste them, and they may be of somebody else's root.
+    # Quoted for the shell, because a user may paste them, and they may come from somebody else's root.
     return " ".join(f"--{shlex.quote(key)} {shlex.quote(word(value))}" for key, value in revision.items() if "." in key)
 
 
 def parse(storage: Storage, path: str, data: bytes, kind: type[Model]) -> Model:
-    """What raypipe wrote at `path`; StageError where it is damaged."""
+    """The model that raypipe wrote at `path`, from its bytes. Raises StageError if they are damaged."""
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:
@@ -190,12 +190,12 @@ def parse(storage: Storage, path: str, data: bytes, kind: type[Model]) -> Model:
 
 
 def as_json(model: BaseModel) -> bytes:
-    """The bytes that `parse` reads."""
+    """A model as the JSON bytes that `parse` reads."""
     return model.model_dump_json(indent=2).encode()
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, raypipe and what a result depends on."""
+    """Versions of Python, of raypipe and of the packages that a result depends on."""
     names = (
         "raypipe",
         "ray",

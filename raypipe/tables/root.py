@@ -1,4 +1,4 @@
-"""What a root holds: the complete tables that the report reads, each loaded once and only when asked for."""
+"""The complete tables under a root, as the report reads them. Each is loaded once, on first use."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from raypipe.tables.record import RunRecord
 _SINGLE_TABLES = ("posts", "posts_rejected", "pictures", "truth", "images", "labels", "judge", "sweep")
 _FAMILIES = ("train", "study")
 _POSTS = ("post_id", "likes", "followers", "n_hashtags", "deleted")
-# What damaged JSON and CSV raise, and values of other types than expected.
+# Errors that damaged JSON and CSV, or values of unexpected types, raise.
 _DAMAGE = (ValueError, RecursionError, TypeError, LookupError, AttributeError, csv.Error)
 _IMAGES = ("post_id", "status", "attempts", "n_bytes", "n_faces")
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The complete tables under a root. Frames are empty-handed (None) where a table is missing, never made up."""
+    """The complete tables under a root. The frame of a missing table is None."""
 
     storage: Storage
     records: dict[str, RunRecord]
 
     @classmethod
     def open(cls, storage: Storage) -> Sources:
-        """Look which tables are complete; data are read later."""
+        """Find out which tables are complete. Data are read later."""
         names = [*_SINGLE_TABLES, *(name for family in _FAMILIES for name in _members(storage, family))]
         found = {name: tables.find_record(storage, name) for name in names}
         return cls(storage, {name: record for name, record in found.items() if record is not None})
@@ -46,37 +46,37 @@ class Sources:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Run ids by table: what a report depends on."""
+        """Run ids by table. A report depends on these."""
         return {name: record.run_id for name, record in self.records.items()}
 
     @property
     def training_tables(self) -> list[str]:
-        """`sweep` and each `train/NAME`, where complete."""
+        """`sweep` and each `train/NAME` that are complete."""
         return [name for name in self.records if name == "sweep" or name.startswith("train/")]
 
     @property
     def study_tables(self) -> list[str]:
-        """Each `study/NAME`, where complete."""
+        """Each `study/NAME` that is complete."""
         return [name for name in self.records if name.startswith("study/")]
 
     @cached_property
     def posts(self) -> pd.DataFrame | None:
-        """`post_id, likes, followers, n_hashtags, deleted`, a row a post."""
+        """`post_id, likes, followers, n_hashtags, deleted`, one row per post."""
         return self._frame("posts", _POSTS)
 
     @cached_property
     def images(self) -> pd.DataFrame | None:
-        """`post_id, status, attempts, n_bytes, n_faces`, a row a post; the pictures themselves stay on disk."""
+        """`post_id, status, attempts, n_bytes, n_faces`, one row per post. The pictures are not loaded."""
         return self._frame("images", _IMAGES)
 
     @cached_property
     def labels(self) -> pd.DataFrame | None:
-        """All columns of `labels/`, a row a post that took part."""
+        """All columns of `labels/`, one row per post that took part."""
         return self._frame("labels")
 
     @cached_property
     def users(self) -> dict[str, str | None]:
-        """The user of each post of `labels/`; None if that is not known."""
+        """The user of each post of `labels/`, by post id; None for an unknown user."""
         labels = self.labels
         if labels is None:
             return {}
@@ -85,13 +85,13 @@ class Sources:
 
     @cached_property
     def model(self) -> dict[str, Any] | None:
-        """`labels/_model.json`; None where the scheme fitted no regression."""
+        """`labels/_model.json`, or None if the scheme fitted no regression."""
         found = self.json("labels", "_model.json")
         return found if isinstance(found, dict) and found.get("params") else None
 
     @cached_property
     def scheme(self) -> str | None:
-        """The scheme of the labels, as their ``_model.json`` has it."""
+        """The scheme of the labels, from ``labels/_model.json``; None if there is none."""
         found = self.json("labels", "_model.json")
         return found.get("scheme") if isinstance(found, dict) else None
 
@@ -107,23 +107,20 @@ class Sources:
         return found if isinstance(found, dict) else None
 
     def json(self, table: str, name: str) -> Any:
-        """A JSON file that the record of a complete table lists; None where it lists none.
-
-        Raises InputError if it is damaged.
-        """
+        """A JSON file that the record of a complete table lists, or None. Raises InputError if it is damaged."""
         data = self.file(table, name)
         if data is None:
             return None
         with self.reading(table, name):
             found = json.loads(data)
         if b"\\ud" in data.lower():
-            # JSON can hold halves of characters, which no file and no page can.
+            # JSON can hold lone surrogates, but UTF-8 files and pages cannot.
             found = json.loads(json.dumps(found, ensure_ascii=False).encode(errors="replace"))
         return found
 
     @contextmanager
     def reading(self, table: str, name: str) -> Iterator[None]:
-        """Raises InputError, which names the file, if its contents are not what raypipe writes there."""
+        """Turn errors of the body into an InputError: the contents of the file are not what raypipe writes there."""
         try:
             yield
         except _DAMAGE as error:
@@ -133,14 +130,14 @@ class Sources:
             ) from error
 
     def file(self, table: str, name: str) -> bytes | None:
-        """Bytes of a file that the record of a complete table lists; None where it lists none."""
+        """The bytes of a file that the record of a complete table lists, or None if it is not listed."""
         record = self.records.get(table)
         if record is None or name not in {file.path for file in record.files}:
             return None
         return self.storage.read(f"{table}/{name}")
 
     def pictures(self, post_ids: Iterable[str]) -> dict[str, bytes]:
-        """Bytes of the named posts' pictures. Only the files that hold one of them are read."""
+        """The picture bytes of the given posts, by post id. Only files that hold one of these posts are read."""
         wanted = set(post_ids)
         if not wanted or "images" not in self:
             return {}
@@ -157,7 +154,7 @@ class Sources:
         return found
 
     def frame(self, table: str, folder: str = "") -> pd.DataFrame | None:
-        """The Parquet rows of a table or of one of its folders; None where there are none."""
+        """The Parquet rows of a table or of one of its folders, or None if it has no Parquet file."""
         if table not in self or not tables.data_paths(self.storage, table, folder):
             return None
         return _as_frame(tables.read_table(self.storage, table, folder=folder))

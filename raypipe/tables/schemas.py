@@ -1,4 +1,4 @@
-"""The columns of raypipe's tables: the contract between stages, and with whoever opens the Parquet files."""
+"""The columns of raypipe's tables. Stages and other programs that open the Parquet files rely on them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ POSTS = pa.schema(
         pa.field("deleted", pa.bool_(), nullable=False),
     ]
 )
-"""`posts/`. Columns that raypipe does not know follow these, as they came."""
+"""`posts/`. Columns of the input that raypipe does not know follow these, unchanged."""
 
 FACE = pa.struct(
     [
@@ -61,7 +61,7 @@ IMAGES = pa.schema(
         pa.field("faces", pa.list_(FACE)),
     ]
 )
-"""`images/`: one row a post, whatever happened. Boxes are in the original image's pixels."""
+"""`images/`: one row per post, also on failure. Face boxes are in pixels of the original image."""
 
 STATUSES = ("ok", *get_args(FailedStatus), "deleted")
 
@@ -69,7 +69,7 @@ LABEL_TYPES = {"class": pa.string(), "continuous": pa.float64(), "hashtags": pa.
 
 
 def labels_schema(label_type: pa.DataType) -> pa.Schema:
-    """`labels/`: `label` is a string for classes, float64 for `continuous`, a list of strings for `hashtags`."""
+    """`labels/`. `label_type`: string for classes, float64 for `continuous`, list of strings for `hashtags`."""
     return pa.schema(
         [
             pa.field("post_id", pa.string(), nullable=False),
@@ -95,18 +95,18 @@ PREDICTIONS = pa.schema(
         pa.field("probability", pa.float64(), nullable=False),
     ]
 )
-"""`predictions/` of `train/NAME/` and `sweep/`: the best epoch's probability of the positive class, a row an image."""
+"""`predictions/` of `train/NAME/` and `sweep/`: one row per image, with the best epoch's positive-class probability."""
 
 
 TABLE1_COLUMNS = ("configuration", "seeds", "max_val_accuracy", "epochs", "final_val_accuracy", "test_accuracy")
-"""`table1.csv` of `train/NAME/` and `sweep/`; where the head has further measures, columns for them follow."""
+"""Columns of `table1.csv` of `train/NAME/` and `sweep/`. Columns for further measures of the head follow."""
 
 
 def predictions_schema(head: str) -> pa.Schema:
-    """`predictions/` by head (see `raypipe.train.data.target`): `PREDICTIONS` for two classes.
+    """The schema of `predictions/` for a head (see `raypipe.train.data.target`): `PREDICTIONS` for two classes.
 
-    For more classes and for tags `class` follows, and an image has a row for each; for a score `score` and `predicted`
-    follow, and there is no probability.
+    For more classes and for tags it also has `class`, with one row per image and class. For a score it also has `score`
+    and `predicted`, and the probability is null.
     """
     if head in ("classes", "tags"):
         return PREDICTIONS.append(pa.field("class", pa.string(), nullable=False))

@@ -1,4 +1,4 @@
-"""Reading a posts file as it is: Parquet, CSV or JSONL, one file or a directory, on any filesystem pyarrow opens."""
+"""Reads posts from Parquet, CSV or JSONL, one file or a directory, on any filesystem that pyarrow opens."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _HASH_BLOCK = 2**22
 
 @dataclass
 class Raw:
-    """Rows as they came. `lines` holds those that could not be read as rows, with the reason."""
+    """Rows as they were read. `lines` holds the lines that could not be read as rows, each with its reason."""
 
     table: pa.Table
     lines: list[tuple[str, str]] = field(default_factory=list)
@@ -44,12 +44,12 @@ class Source:
     paths: tuple[str, ...]
     kind: str
     rows: str = "posts"
-    """What its rows are, in the words of an error."""
+    """What error messages call its rows."""
     text: str | None = None
-    """A column that must hold text: a JSONL row with another value in it is kept aside."""
+    """A column that must hold text. A JSONL row with another type of value in it goes to `Raw.lines`."""
 
     def fingerprint(self) -> str:
-        """SHA-256 over the content of the files in order; their names do not count."""
+        """SHA-256 of the contents of the files in order. Their names do not matter."""
         digest = hashlib.sha256()
         for path in self.paths:
             content = hashlib.sha256()
@@ -60,11 +60,11 @@ class Source:
         return digest.hexdigest()
 
     def read(self, as_text: set[str], limit: int | None = None) -> Raw:
-        """All rows, or the first `limit`; of CSV and JSONL the columns `as_text` are strings, whatever they hold.
+        """All rows, or the first `limit`. The columns `as_text` of CSV and JSONL are always strings.
 
-        Other CSV columns are whole numbers or numbers if every value is, else strings. A line of CSV or JSONL that is
-        no row, or not UTF-8, is kept aside with its reason. Raises InputError if a file cannot be read, or holds no
-        row at all.
+        Other CSV columns are integers or floats if every value is one, else strings. A line of CSV or JSONL that is not
+        a row, or not UTF-8, goes to `Raw.lines` with its reason. Raises InputError if a file cannot be read, or if
+        there are no rows and no such lines.
         """
         raw: list[pa.Table] = []
         lines: list[tuple[str, str]] = []
@@ -87,7 +87,7 @@ class Source:
         try:
             joined = pa.concat_tables(tables, promote_options="permissive")
         except pa.ArrowException:
-            # A column that holds numbers here and words there is kept as text.
+            # A column with numbers in one block and words in another becomes text.
             joined = pa.concat_tables([_all_text(table) for table in tables], promote_options="permissive")
         if self.kind != "CSV":
             return joined
@@ -122,8 +122,8 @@ class Source:
             raise InputError(f"{self._name(path)}: cannot be read as Parquet: {one_line(error)}") from error
 
     def _text(self, path: str) -> io.TextIOWrapper:
-        # A byte order mark, as spreadsheets write it, is no part of the first column's name. Bytes that are no UTF-8
-        # are found line by line: they come as halves of surrogate pairs, which no UTF-8 holds.
+        # Spreadsheets write a byte order mark, which is not part of the first column's name. Bytes that are not UTF-8
+        # become lone surrogates, which valid UTF-8 never gives, so they can be found line by line.
         stream = io.BufferedReader(_Readable(self._opened(path)))
         return io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
@@ -182,7 +182,7 @@ class Source:
 
 
 class _Readable(io.RawIOBase):
-    """A pyarrow stream, decompressed or not, as Python's buffered readers want it."""
+    """Adapts a pyarrow stream, decompressed or not, to Python's buffered readers."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -197,10 +197,11 @@ class _Readable(io.RawIOBase):
 
 
 def open_source(uri: str, storage: Storage) -> Source:
-    """The posts at `uri`: a file, or a directory whose files are all of one kind (hidden and ``_`` files left out).
+    """The posts at `uri`: a file, or a directory with files of one kind. Files and folders in it whose names begin with
+    ``.`` or ``_`` are skipped.
 
-    An ``s3://`` URI is opened with the endpoint, region and profile of `storage`. Raises InputError where nothing is
-    there, or not one kind.
+    An ``s3://`` URI is opened with the endpoint, region and profile of `storage`. Raises InputError if `uri` cannot be
+    opened, does not exist, has no files, or has files of unknown or different kinds.
     """
     place = Storage(uri, storage.endpoint, storage.region, storage.profile)
     try:
@@ -233,7 +234,7 @@ def _visible(path: str, base: str) -> bool:
 
 
 def kind_of(path: str) -> str | None:
-    """The kind of file that the ending of a name tells, or None: CSV and JSONL may be compressed, Parquet not."""
+    """The kind of file by the ending of its name, or None if unknown. CSV and JSONL may be compressed, Parquet not."""
     name = path.lower()
     for ending in _COMPRESSED:
         plain = name.removesuffix(ending)
@@ -267,7 +268,7 @@ def _natural_column(values: list[Any]) -> pa.Array:
         found = pa.array(values)
     except (pa.ArrowException, UnicodeEncodeError, OverflowError):
         return _text_column(values)
-    # Parquet has no type for objects that are all empty.
+    # Parquet has no type for structs without fields.
     return _text_column(values) if _has_empty_struct(found.type) else found
 
 
@@ -290,7 +291,7 @@ def as_text(value: Any) -> str:
 
 
 def text_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column of any type as strings; what is no string as JSON."""
+    """A column of any type as strings. Values other than strings become JSON."""
     if pa.types.is_string(column.type):
         return column
     return pa.chunked_array([_text_column(column.to_pylist())])
@@ -301,7 +302,7 @@ def _all_text(table: pa.Table) -> pa.Table:
 
 
 def _as_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    # `007` is a name, not a number.
+    # A value such as `007` is an identifier, not a number.
     leading_zero = pc.any(pc.match_substring_regex(column, r"^[+-]?0[0-9]"), min_count=0).as_py()
     if leading_zero or column.null_count == len(column):
         return column

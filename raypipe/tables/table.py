@@ -1,9 +1,9 @@
-"""The one commit protocol of every stage, and how tables are read.
+"""Claims, stages, commits and reads tables. All stages use this one commit protocol.
 
-A stage writes its files under ``TABLE/_staging/RUN_ID/``, whole or not at all. When all are there, the record of the
-run is staged too, the previous run's files go, the new ones are moved into place, and ``_run.json``, which lists them,
-comes last. A stage is complete when its ``_run.json`` is there, and readers go by its list. Killed at any moment and
-started again with the same configuration and input, a run goes on where it was; with another it refuses.
+A stage writes its files under ``TABLE/_staging/RUN_ID/``, each whole or not at all. The commit stages the record of the
+run, deletes the previous run's files and moves the new files into place. It writes ``_run.json``, which lists them,
+last. A table is complete when its ``_run.json`` exists, and readers use its list. A run that was killed continues if it
+is started again with the same configuration and inputs. With others, `begin` refuses.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ __all__ = [
 
 _ROWS_A_GROUP = 2**20
 
-# Which command makes a table, for the line that a reader sees where it is missing.
+# The command that makes each table, for the error message about a missing table.
 MADE_BY = {
     "posts": "raypipe ingest --posts FILE",
     "posts_rejected": "raypipe ingest --posts FILE",
@@ -70,7 +70,7 @@ MADE_BY = {
 
 @dataclass(frozen=True)
 class TableWriter:
-    """Writes the files of one run of one table; picklable, for Ray workers."""
+    """Stages the files of one run of one table. Picklable, for Ray workers."""
 
     storage: Storage
     table: str
@@ -78,19 +78,19 @@ class TableWriter:
 
     @property
     def staging(self) -> str:
-        """Where this run's files stand until all of them are there."""
+        """The folder of this run's files until they are published."""
         return f"{self.table}/{STAGING}/{self.run_id}"
 
     def part_name(self, unit: str) -> str:
-        """The file name of a unit of work; the run's id keeps two runs' files apart."""
+        """The file name of a unit. It contains the run id, so that files of two runs have different names."""
         return f"part-{self.run_id}-{unit}.parquet"
 
     def write(self, unit: str, rows: pa.Table, *, folder: str = "") -> None:
-        """Stage the rows of a unit as one Parquet file. Image bytes are compressed already and are left as they are."""
+        """Stage the rows of a unit as one Parquet file. Image bytes are not compressed again."""
         self._stage(posixpath.join(folder, self.part_name(unit)), rows.schema, [rows], dict)
 
     def rewrite(self, name: str, rows: pa.Table) -> None:
-        """Stage rows in place of those of the staged Parquet file `name`, which keeps its metadata."""
+        """Replace the rows of the staged Parquet file `name`. The file keeps its metadata."""
         with self.storage.errors("read", f"{self.staging}/{name}"):
             path = self.storage.path(self.staging, name)
             metadata = dict(pq.read_metadata(path, filesystem=self.storage.filesystem).metadata or {})
@@ -104,7 +104,7 @@ class TableWriter:
         tables: Iterable[pa.Table],
         metadata: Callable[[], Mapping[bytes, bytes]] = dict,
     ) -> None:
-        """Stage tables of `schema` as they come, a row group each, as one Parquet file; `metadata` is asked last."""
+        """Stage tables of `schema` as one Parquet file, one row group per table. `metadata` is called at the end."""
         self._stage(self.part_name(unit), schema, tables, metadata)
 
     def _stage(
@@ -124,20 +124,20 @@ class TableWriter:
         self.storage.write_with(f"{self.staging}/{name}", fill)
 
     def write_file(self, name: str, data: bytes | memoryview) -> None:
-        """Stage any other file under its own name."""
+        """Stage any other file under the given name."""
         self.storage.write(f"{self.staging}/{name}", data)
 
     def units_done(self) -> set[str]:
-        """Units that an earlier, interrupted attempt of this run has staged."""
+        """The units that are staged, also by an earlier, interrupted attempt of this run."""
         prefix = f"part-{self.run_id}-"
         names = (name.rsplit("/", 1)[-1] for name in self.storage.files(self.staging))
         return {name.removeprefix(prefix).removesuffix(".parquet") for name in names if name.startswith(prefix)}
 
 
 class TableRun:
-    """One run of one table, from claim to commit. Use as a context manager.
+    """One run of one table, from claim to commit. Use it as a context manager.
 
-    `record` is set where the same run is complete already: there is nothing to do then.
+    `record` is set if the same run is already complete. Then there is nothing to do.
     """
 
     def __init__(self, writer: TableWriter, claim: Claim, record: RunRecord | None, resumed: bool) -> None:
@@ -152,10 +152,10 @@ class TableRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # What a failed attempt has staged is kept for the resume; an attempt that staged nothing leaves no trace.
+        # Files that a failed attempt staged are kept for the resume. If it staged none, the claim is deleted.
         if error is None or self.record is not None:
             return
-        # Where the store is down, that is what ends the run, not that nothing can be tidied up.
+        # If the store is down, the first error must end the run, not an error of the clean-up.
         with contextlib.suppress(StageError):
             if not self.writer.storage.files(self.writer.staging):
                 discard(self.writer.storage, self.writer.table)
@@ -169,10 +169,10 @@ class TableRun:
         seconds: Mapping[str, float] | None = None,
         facts: Mapping[str, Any] | None = None,
     ) -> RunRecord:
-        """Publish what was staged.
+        """Publish the staged files. Returns the record.
 
-        `rows_out` is counted from the table's own Parquet files unless given. Raises StageError where
-        rows in ≠ rows out + Σ dropped: then rows were lost or doubled, and nothing is published.
+        If `rows_out` is None, it is the number of rows in the Parquet files directly in the table's folder. Raises
+        StageError if rows in ≠ rows out + Σ dropped: then rows were lost or doubled, and nothing is published.
         """
         storage, table = self.writer.storage, self.writer.table
         files = describe(storage, self.writer.staging)
@@ -220,13 +220,13 @@ def begin(
     overwrite: bool = False,
     revision: Mapping[str, Any] | None = None,
 ) -> TableRun:
-    """Claim a table for a run, take up an interrupted one, or find it complete.
+    """Claim a table for a new run, resume an interrupted run, or find that the run is complete.
 
-    `config` holds what the result depends on (nested, JSON types); `inputs` a fingerprint for each input by name.
-    `revision` (options by dotted name, and whatever else sets it apart) does part of a complete table again: the table
-    stays readable, whatever its configuration, until the run that replaces it is complete. Raises StageError where
-    another configuration's or input's result stands there, or another unfinished run (naming what differs), or another
-    process of this machine is writing.
+    `config` holds the options that the result depends on (nested, JSON types). `inputs` holds a fingerprint of each
+    input by name. `revision` redoes a part of a complete table of any configuration. It holds options by dotted name,
+    and other values that distinguish it. The old table stays readable until the new run is complete. Raises StageError
+    if the table holds a result or an unfinished run of another configuration or input (the message lists the
+    differences), or if another process of this machine is writing. `overwrite` replaces such a result or run.
     """
     part = json.loads(json.dumps(revision)) if revision else None
     new = Claim.new(command, json.loads(json.dumps(config)), dict(inputs), revision=part)
@@ -234,7 +234,7 @@ def begin(
         seen, _ = _take_up(storage, table)
         found: Claim | RunRecord | None = seen.claim
         if part and (found is None or overwrite):
-            # There must be something to do again; what it is makes no difference.
+            # A revision needs a complete table, of any configuration.
             get_record(storage, table)
         elif found is None:
             found = find_record(storage, table)
@@ -247,7 +247,7 @@ def begin(
         if isinstance(found, Claim) and resumed:
             new.started_at = found.started_at
         claims.put(storage, table, new, seen)
-        # Only whoever holds the claim may clear what others have left.
+        # Only the holder of the claim may delete files that other runs left.
         for other in {name.split("/")[0] for name in storage.files(f"{table}/{STAGING}")} - {new.run_id}:
             storage.delete_directory(f"{table}/{STAGING}/{other}")
         s3.abort_uploads(storage, table)
@@ -255,16 +255,16 @@ def begin(
 
 
 def finish(storage: Storage, table: str) -> bool:
-    """Complete a publication that a kill cut off, as `begin` does first; whether there was one.
+    """Finish a commit that a kill interrupted, as `begin` does first. Returns whether there was one.
 
-    For whoever reads a table's record before `begin`. Raises StageError where another process is writing.
+    For code that reads a table's record before `begin`. Raises StageError if another process is writing.
     """
     with claims.locked(storage, table):
         return _take_up(storage, table)[1]
 
 
 def _take_up(storage: Storage, table: str) -> tuple[Seen, bool]:
-    """The claim that stands after a run that is staged whole, if there is one, has been published; whether it was."""
+    """Finish an interrupted commit, if there is one. Returns the claim that remains, and whether there was one."""
     seen = claims.read(storage, table)
     if seen.claim is None:
         return seen, False
@@ -274,14 +274,14 @@ def _take_up(storage: Storage, table: str) -> tuple[Seen, bool]:
         return Seen(), True
     published = find_record(storage, table)
     if published is not None and published.run_id == seen.claim.run_id:
-        # Published whole; what a kill cut off was the clearing up, whose last step is to drop the claim.
+        # All files are published. The kill interrupted the clean-up, whose last step deletes the claim.
         discard(storage, table)
         return Seen(), True
     return seen, False
 
 
 def get_record(storage: Storage, table: str) -> RunRecord:
-    """The record of a complete table; StageError, naming the command that makes it, where there is none."""
+    """The record of a complete table. If there is none, raises StageError, which names the command that makes it."""
     record = find_record(storage, table)
     if record is None:
         maker = MADE_BY.get(table, f"raypipe {table.split('/')[0]}")
@@ -291,14 +291,14 @@ def get_record(storage: Storage, table: str) -> RunRecord:
 
 
 def data_paths(storage: Storage, table: str, folder: str = "") -> list[str]:
-    """Paths, for `storage.filesystem`, of a complete table's Parquet files in order; `folder`: ``predictions``, say."""
+    """Paths, for `storage.filesystem`, of the Parquet files of a complete table or of its `folder`, in order."""
     prefix = f"{folder}/" if folder else ""
     names = [file.path for file in get_record(storage, table).files if file.path.endswith(".parquet")]
     return [storage.path(table, n) for n in names if n.startswith(prefix) and "/" not in n.removeprefix(prefix)]
 
 
 def open_dataset(storage: Storage, table: str, folder: str = "") -> pads.Dataset:
-    """A complete table as a pyarrow dataset (lazy)."""
+    """A complete table as a lazy pyarrow dataset."""
     paths = data_paths(storage, table, folder)
     with storage.errors("read", table):
         return open_parquet(paths, storage.filesystem)
@@ -312,14 +312,14 @@ def read_table(
     where: pads.Expression | None = None,
     folder: str = "",
 ) -> pa.Table:
-    """Rows of a complete table in memory, in order."""
+    """The rows of a complete table in memory, in order."""
     dataset = open_dataset(storage, table, folder)
     with storage.errors("read", table):
         return dataset.to_table(columns=list(columns) if columns else None, filter=where)
 
 
 def read_staged(writer: TableWriter, unit: str, columns: Sequence[str], *, folder: str = "") -> pa.Table:
-    """Columns of a unit that this run, or an interrupted attempt of it, has staged."""
+    """Columns of a unit that this run, or an interrupted attempt of it, staged."""
     path = writer.storage.path(writer.staging, folder, writer.part_name(unit))
     with writer.storage.errors("read", writer.table):
         return read_parquet(path, writer.storage.filesystem, columns)

@@ -1,4 +1,4 @@
-"""Rows of CSV and JSONL text: a damaged line is kept apart with a reason, and the other lines are read."""
+"""Reads rows of CSV and JSONL text. A damaged line is returned with a reason, and the other lines are still read."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 LONGEST_FIELD = 10_000_000
-"""Characters of one field of CSV."""
+"""Maximum number of characters in a CSV field."""
 DEEPEST = 100
-"""Levels of lists and objects in a line of JSON."""
+"""Maximum depth of nested lists and objects in a line of JSON."""
 
-# Of a pair of surrogates, which JSON may escape one by one.
+# The escape of one half of a surrogate pair: JSON may contain one half alone.
 _HALF = re.compile(r"\\u[dD]")
 
 
 class _Lines:
-    """Lines of a text. Those of the current row can be put back."""
+    """The lines of a text. The lines of the current row can be put back."""
 
     def __init__(self, text: Iterable[str]) -> None:
         self._text = iter(text)
@@ -39,7 +39,7 @@ class _Lines:
         return line
 
     def put_back(self) -> str:
-        """Put all lines of the current row back but the first, and return that one."""
+        """Put back all lines of the current row except the first, and return the first."""
         first, *others = self.taken
         self._again.extendleft(reversed(others))
         self.taken.clear()
@@ -48,12 +48,12 @@ class _Lines:
 
 
 def csv_rows(text: Iterable[str], longest: int = LONGEST_FIELD) -> Iterator[list[str] | tuple[str, str]]:
-    """The rows of a CSV text as lists of fields. A line that opens a row without an end comes as (line, reason).
+    """The rows of a CSV text as lists of fields. A line that begins a damaged row comes as (line, reason).
 
-    Reasons: ``unclosed_quote``, and ``field_too_long`` for a field of more than `longest` characters. The lines behind
-    are read as rows of their own, so that a stray quote does not take the rest of the file with it.
+    Reasons: ``unclosed_quote``, and ``field_too_long`` for a field of more than `longest` characters. The lines after
+    it are read as new rows, so that the rest of the file survives a stray quote.
     """
-    # The limit is one for the whole process.
+    # This limit applies to the whole process.
     csv.field_size_limit(longest)
     lines = _Lines(text)
     reader = csv.reader(lines)
@@ -76,7 +76,7 @@ def csv_rows(text: Iterable[str], longest: int = LONGEST_FIELD) -> Iterator[list
 
 
 def is_utf8(text: str) -> bool:
-    """Whether a text that was decoded with ``surrogateescape`` was UTF-8."""
+    """Whether a text that was decoded with ``surrogateescape`` was valid UTF-8."""
     if text.isascii():
         return True
     try:
@@ -87,12 +87,12 @@ def is_utf8(text: str) -> bool:
 
 
 def shown(line: str) -> str:
-    """A line as text, with U+FFFD for each byte that is no UTF-8."""
+    """A line with U+FFFD in place of bytes that are not UTF-8."""
     return line.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def json_object(line: str) -> dict[str, Any] | str:
-    """The object of a JSON line, or why it is no row.
+    """The object of a JSON line, or the reason why the line is not a row.
 
     Reasons: ``not_utf8``, ``not_a_json_object``, ``empty_object``, ``nested_too_deeply``.
     """
@@ -107,7 +107,7 @@ def json_object(line: str) -> dict[str, Any] | str:
     if not isinstance(row, dict):
         return "not_a_json_object"
     if not row:
-        # In a block of its own it would be a table without columns, and so without rows.
+        # Alone in a block, it would be a table without columns, and so without rows.
         return "empty_object"
     if line.count("[") + line.count("{") > DEEPEST and _is_deep(row):
         return "nested_too_deeply"
@@ -115,7 +115,7 @@ def json_object(line: str) -> dict[str, Any] | str:
 
 
 def _is_deep(row: dict[str, Any]) -> bool:
-    """Whether values are nested more than `DEEPEST` levels deep, which JSON's own writer may refuse to write."""
+    """Whether values are nested deeper than `DEEPEST` levels. Python's `json.dumps` may refuse such values."""
     level: list[Any] = [row]
     for _ in range(DEEPEST):
         inner = (part.values() if isinstance(part, dict) else part for part in level)
@@ -126,5 +126,5 @@ def _is_deep(row: dict[str, Any]) -> bool:
 
 
 def without_halves(text: str) -> str:
-    """A text with ``?`` for each half of a surrogate pair, which JSON may hold and UTF-8 may not."""
+    """A text with ``?`` in place of each lone surrogate, which JSON may hold but UTF-8 may not."""
     return text.encode("utf-8", "replace").decode()

@@ -1,8 +1,9 @@
-"""Tables from elsewhere as plain Arrow: a file may ask for a type whose values are made by code.
+"""Reads tables from other people as plain Arrow types, so that no value of a file can run code.
 
-Ray Data registers ``ray.data.arrow_pickled_object`` with Arrow, whose values are unpickled where one is looked at:
-whoever writes a Parquet file with such a column runs code where it is read. Columns of types that are registered by
-Python code are read as what they are stored as: bytes, lists, numbers. A file is refused if Arrow cannot convert them.
+Ray Data registers the type ``ray.data.arrow_pickled_object`` with Arrow. Its values are unpickled when they are
+accessed, so a Parquet file with such a column can run any code of its author. Columns of types that Python code
+registered are therefore read as their storage types: bytes, lists, numbers. A file is refused if Arrow cannot convert
+them.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ _MOST_SHOWN = 80
 
 
 def plain_schema(schema: pa.Schema, where: str) -> pa.Schema:
-    """The schema with the stored types of columns whose types code has registered; the same if there are none.
+    """The schema with storage types in place of types that Python code registered. The same schema if it has none.
 
     `where` names the file in an error. Raises InputError if such a type is inside a type that Arrow cannot convert to
-    what it stores (list views, unions, run-end encoding).
+    its storage type (list views, unions, run-end encoding), or if types are nested too deeply.
     """
     try:
         fields = [_field(field) for field in schema]
@@ -45,19 +46,17 @@ def plain_schema(schema: pa.Schema, where: str) -> pa.Schema:
 
 
 def plain_table(table: Rows, where: str) -> Rows:
-    """The table, or batch of one, with its columns as they are stored; `where` names its file in an error.
+    """A table or record batch with all columns as storage types. `where` names its file in an error.
 
-    Raises InputError as `plain_schema` does, and pa.ArrowException if such a column cannot be converted.
+    Raises InputError as `plain_schema` does, and pa.ArrowException if a column cannot be converted.
     """
     schema = plain_schema(table.schema, where)
     return table if schema == table.schema else table.cast(schema)
 
 
 def open_parquet(paths: Sequence[str], filesystem: pafs.FileSystem) -> pads.Dataset:
-    """Parquet files as a dataset, their columns as they are stored. Raises InputError as `plain_schema`, and what
-    pyarrow raises.
-    """
-    # It imports pandas, which a process that only writes does without.
+    """Parquet files as a dataset with storage types. Raises InputError as `plain_schema` does, and pyarrow's errors."""
+    # pyarrow.dataset imports pandas, which a process that only writes does not need.
     import pyarrow.dataset as pads
 
     found = pads.dataset(list(paths), filesystem=filesystem, format="parquet")
@@ -68,7 +67,7 @@ def open_parquet(paths: Sequence[str], filesystem: pafs.FileSystem) -> pads.Data
 
 
 def read_parquet(path: str, filesystem: pafs.FileSystem, columns: Sequence[str] | None = None) -> pa.Table:
-    """One Parquet file, its columns as they are stored. Raises InputError as `plain_schema`, and pyarrow's errors."""
+    """One Parquet file with storage types. Raises InputError as `plain_schema` does, and pyarrow's errors."""
     found = pq.read_table(path, columns=None if columns is None else list(columns), filesystem=filesystem)
     return plain_table(found, path)
 
@@ -79,11 +78,11 @@ def _field(field: pa.Field) -> pa.Field:
 
 
 def _type(kind: pa.DataType) -> pa.DataType:
-    # Arrow's own extensions (UUIDs, say) derive from BaseExtensionType alone.
+    # Arrow's own extension types (for example UUID) are BaseExtensionType only, not ExtensionType.
     if isinstance(kind, pa.ExtensionType):
         return _type(kind.storage_type)
     if isinstance(kind, pa.BaseExtensionType):
-        # An opaque column, say, may store values of any type.
+        # Some of them, for example opaque columns, may store values of any type.
         stored = _type(kind.storage_type)
         return kind if stored == kind.storage_type else stored
     if pa.types.is_dictionary(kind):
