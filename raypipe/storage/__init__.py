@@ -1,4 +1,4 @@
-"""Where a run lives: a local folder, S3, Google or Azure; whole writes, conditional writes, private scratch."""
+"""Storage of a run: local folder, S3, Google or Azure, with whole and conditional writes, and private scratch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Private folders: no other user of this machine can read, change or replace them."""
+"""Private folders, which no other user of this machine can read, change or replace."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _MOST_LINKS = 40  # Linux follows as many
 
 
 def make_private(path: Path) -> Path:
-    """The private folder at `path`, absolute, made if it is not there.
+    """Make the private folder at the absolute `path` if it does not exist, and return it.
 
-    Raises OSError if it cannot be made or used, or lies in a folder where another user could replace it; StageError if
-    it is a link or no folder, or belongs to or is open to another user.
+    Raises OSError if it cannot be made or used, or if it is in a folder where another user could replace it. Raises
+    StageError if it is a link or not a folder, or if it belongs to or is open to another user.
     """
     check_way(_nearest(path))
     for parent in reversed(path.parents):
         if not parent.exists():
             with contextlib.suppress(FileExistsError):
-                # Whatever the umask, others cannot write to it.
+                # Other users cannot write to a folder of this mode, with any umask.
                 parent.mkdir(mode=0o755)
     with contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)
@@ -34,10 +34,10 @@ def make_private(path: Path) -> Path:
 
 
 def check_can_be_made(path: Path) -> Path:
-    """The folder that exists and in which `make_private` would make `path` and what is missing above it.
+    """The existing folder in which `make_private` would make `path` and its missing parents.
 
-    Another folder is made there for a moment, as permissions say nothing of /proc and the like. Raises OSError as
-    `make_private` does.
+    Makes a temporary folder there and deletes it, because permissions alone do not say whether that works (for example
+    in /proc). Raises OSError as `make_private` does.
     """
     parent = _nearest(path)
     check_way(parent)
@@ -46,7 +46,7 @@ def check_can_be_made(path: Path) -> Path:
 
 
 def check_usable(path: Path) -> None:
-    """Raise as `make_private` does if `path`, which is there, cannot serve."""
+    """Raise as `make_private` does if the existing `path` cannot be used as a private folder."""
     check_way(path.parent)
     _check_private(path)
     if not os.access(path, os.W_OK | os.X_OK):
@@ -74,15 +74,15 @@ def _check_private(path: Path) -> None:
 
 
 def check_way(folder: Path) -> None:
-    """Raise PermissionError, whose `strerror` says why, if another user could put something else in place of `folder`.
+    """Raise PermissionError, with the reason in `strerror`, if another user could replace `folder`.
 
-    `folder` is absolute and exists. It, each folder above it and each link on the way must belong to this user or to
-    root. None may be writable by everybody, unless it has the sticky bit: users can then rename only what is theirs,
-    as in /tmp. Raises OSError if the way cannot be followed.
+    `folder` is absolute and exists. It, each folder above it and each link on its path must belong to this user or to
+    root. None may be writable by everybody, except with the sticky bit: then users can rename only their own files, as
+    in /tmp. Raises OSError if the path cannot be followed.
     """
     if not hasattr(os, "geteuid"):
         return
-    # Inside a user namespace, root's files can appear to be another user's. The owner of / is root in any case.
+    # In a user namespace, files of root can appear to belong to another user. The owner of / is always root.
     trusted = {os.geteuid(), 0, Path(folder.anchor).stat().st_uid}
     for step in _way(folder):
         seen = step.lstat()
@@ -97,7 +97,7 @@ def check_way(folder: Path) -> None:
 
 
 def _way(folder: Path) -> Iterator[Path]:
-    """The folders from the root to `folder`, which is the last, and the links that lead there."""
+    """The folders from the root directory to `folder`, which is the last, and the links on the path."""
     at, left, links = Path(folder.anchor), list(folder.parts[:0:-1]), 0
     yield at
     while left:

@@ -1,6 +1,6 @@
-"""What pyarrow's S3 file system does not offer, over boto3: unfinished uploads, and puts that only one can win.
+"""Requests to S3 by boto3 that pyarrow's S3 file system lacks: aborting unfinished uploads, and conditional puts.
 
-Only for roots that start with ``s3://``; elsewhere every function says so by doing nothing.
+Only for roots that start with ``s3://``. `abort_uploads` does nothing for other roots.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from raypipe.errors import StageError, one_line
 from raypipe.storage import Storage, explain
 
 _ATTEMPTS = 5
-# What servers that do not know a request or one of its headers answer.
+# Error codes of servers that do not know a request or one of its headers.
 _UNKNOWN = {"NotImplemented", "MethodNotAllowed", "501", "405"}
 _TAKEN = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 _ABSENT = {"NoSuchKey", "NoSuchUpload", "404"}
 
 
 def is_s3(storage: Storage) -> bool:
-    """Whether the root is a bucket, or a prefix in one."""
+    """Whether the root is an S3 bucket, or a prefix in one."""
     return storage.root.startswith("s3://")
 
 
 @functools.lru_cache(maxsize=8)
 def client(storage: Storage) -> Any:
-    """A boto3 client for the root's endpoint, region and profile; StageError where there is no such profile."""
+    """A boto3 client for the root's endpoint, region and profile. Raises StageError if it cannot be made."""
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError
@@ -45,7 +45,7 @@ def location(storage: Storage, path: str = "") -> tuple[str, str]:
 
 
 def code_of(error: Any) -> str:
-    """The code of a botocore ClientError: ``AccessDenied``, or the HTTP status where the answer had no body."""
+    """The code of a botocore ClientError: ``AccessDenied``, for example. If the answer had no body, the HTTP status."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
@@ -55,23 +55,23 @@ def is_unknown(error: Any) -> bool:
 
 
 def abort_uploads(storage: Storage, directory: str) -> int:
-    """Abort the unfinished multipart uploads below `directory`, which cost money and are never seen; how many.
+    """Abort the unfinished multipart uploads below `directory`, which cost money and are invisible. Returns how many.
 
-    A server that does not know the request, or a user without the right to it, is no error: nothing depends on it.
-    Raises StageError where the server does not answer.
+    No-op for other stores. No error if the server does not know the request or the user lacks the right to it, because
+    nothing depends on it. Raises StageError if the server does not answer.
     """
     if not is_s3(storage):
         return 0
     from botocore.exceptions import BotoCoreError, ClientError
 
     bucket, key = location(storage, directory)
-    # With the slash: `images2/` is another table.
+    # The prefix ends with a slash, because `images2/` is another table.
     prefix = f"{key.rstrip('/')}/".removeprefix("/")
     store, aborted = client(storage), 0
     try:
         for page in store.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix):
             for upload in page.get("Uploads", []):
-                # Not every server goes by the prefix.
+                # Some servers ignore the prefix.
                 if upload["Key"].startswith(prefix):
                     store.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
                     aborted += 1
@@ -83,7 +83,7 @@ def abort_uploads(storage: Storage, directory: str) -> int:
 
 
 def read_version(storage: Storage, path: str) -> tuple[bytes, str] | None:
-    """The bytes of an object and the mark of its version, None where there is none."""
+    """The bytes of an object and its ETag, or None if there is no object."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     bucket, key = location(storage, path)
@@ -99,9 +99,9 @@ def read_version(storage: Storage, path: str) -> tuple[bytes, str] | None:
 
 
 def replace_version(storage: Storage, path: str, data: bytes, version: str | None) -> bool:
-    """Put an object in place of `version`, or where there is none; False where another was there first.
+    """Replace the object that has the ETag `version` (None: no object yet). Returns False if another put was first.
 
-    A server that knows no conditional puts gets a plain one.
+    A server that does not know conditional puts gets a plain put.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -113,7 +113,7 @@ def replace_version(storage: Storage, path: str, data: bytes, version: str | Non
         if is_unknown(error):
             storage.write(path, data)
         elif code_of(error) in _TAKEN | _ABSENT:
-            # The answer to a first attempt may have been lost, and its object be the one that is in the way.
+            # If the answer to a first attempt was lost, the object in the way is the one that it put.
             now = read_version(storage, path)
             return now is not None and now[0] == data
         else:

@@ -1,13 +1,13 @@
 """A private folder of this machine for files that can be made again, such as copies of an object store's files.
 
-It is the user's alone (mode 0700), no larger than a bound, and empties itself: what was used longest ago goes first. A
-set of files that a process uses is never removed. Any number of processes may use the folder at the same time.
+Only the user can open it (mode 0700). Its size is limited: if room is needed, the least recently used sets of files are
+deleted. A set that a process uses is never deleted. Any number of processes may use the folder at the same time.
 
     NAME/          a set: its files, and
     NAME/.lock     locked (shared) by each process that uses the set; its time is the set's last use
     NAME/.fill     locked by the process that adds files
-    NAME/.bytes    how large the set will be when it is whole
-    .room          locked while room is made
+    NAME/.bytes    the size of the complete set
+    .room          locked while a process makes room
     .removed-…     a set that is being deleted
 """
 
@@ -32,31 +32,31 @@ Result = TypeVar("Result")
 
 _LOCK, _FILL, _BYTES, _ROOM = ".lock", ".fill", ".bytes", ".room"
 _REMOVED, _TEMPORARY, _PART = ".removed-", "temporary-", ".part"
-_SPARE = 0.9  # of the free space of a disk, which copies may take
+_SPARE = 0.9  # the share of the free space of a disk that copies may take
 
 Missing = Callable[[Path], Mapping[str, int]]
-"""Names of the files that the folder of a set lacks, with their bytes."""
+"""Returns the files that are missing in the folder of a set: their bytes by name."""
 
 
 class NoRoomError(StageError):
-    """The bound or the disk leaves no room, because other processes use what is there."""
+    """The limit or the disk leaves no room, and the existing sets are in use by other processes."""
 
 
 class Lease:
-    """A set of files that is in use: it stays until this is closed or garbage, or the process has ended."""
+    """Keeps a set of files from being deleted until it is closed or garbage collected, or the process ends."""
 
     def __init__(self, folder: Path, handle: int) -> None:
         self.folder = folder
         self._finalizer = weakref.finalize(self, os.close, handle)
 
     def close(self) -> None:
-        """The set may go."""
+        """Allow the deletion of the set."""
         self._finalizer()
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What the folder holds: sets, bytes, and the free bytes of its disk."""
+    """The number of sets in the folder, their bytes, and the free bytes of its disk."""
 
     folder: Path
     sets: int
@@ -73,37 +73,38 @@ class _Set:
 
 @dataclass(frozen=True)
 class Scratch:
-    """Where the folder is, and its bound in GB; picklable, so that each machine of a cluster has its own.
+    """The place of the folder and its limit in GB. Picklable, so that each machine of a cluster has its own folder.
 
-    `place` is a directory in which ``raypipe-UID`` is made. None: ``raypipe`` in the user's cache directory
-    (``XDG_CACHE_HOME``, else ``~/.cache``), or if that cannot be written ``raypipe-UID`` in the temporary directory.
+    The folder is ``raypipe-UID`` in the directory `place`. If `place` is None, it is ``raypipe`` in the user's cache
+    directory (``XDG_CACHE_HOME``, else ``~/.cache``), or ``raypipe-UID`` in the temporary directory if that cannot be
+    written.
     """
 
     place: str | None = None
     max_gb: float = 50.0
 
     def __getstate__(self) -> dict[str, Any]:
-        # A worker's working directory is not this process's.
+        # The working directory of a worker differs from that of this process.
         place = self.place and str(Path(self.place).expanduser().absolute())
         return {"place": place, "max_gb": self.max_gb}
 
     @property
     def max_bytes(self) -> int:
-        """The bound."""
+        """The limit in bytes."""
         return int(self.max_gb * 1e9)
 
     def folder(self) -> Path:
-        """The private folder, made if it is not there.
+        """The private folder. It is made if it does not exist.
 
-        Raises StageError if it cannot be made, is a link, belongs to or is open to another user, or lies in a folder
+        Raises StageError if it cannot be made, is a link, belongs to or is open to another user, or is in a folder
         where another user could replace it.
         """
         return self._first(make_private)
 
     def usage(self) -> Usage:
-        """What is there, without making the folder. Raises StageError as `folder` does.
+        """The usage of the folder, without making it. Raises StageError as `folder` does.
 
-        If the folder is not there, another one is made beside it for a moment, to see that it can be.
+        If the folder does not exist, a temporary one is made beside it, to check that this is possible.
         """
         return self._first(_used)
 
@@ -117,17 +118,17 @@ class Scratch:
         raise StageError(f"no folder for scratch files: {'; '.join(reasons)}; choose another --storage.scratch DIR")
 
     def hold(self, name: str, missing: Missing, fetch: Callable[[str, Path], None]) -> Lease:
-        """The set `name` with all its files, in use until the lease is closed.
+        """A lease of the set `name` with all its files. The set stays until the lease is closed.
 
-        Room is made for what is `missing`, and ``fetch(file, path)`` writes each file. A file appears whole or not at
-        all; processes that begin together fetch it once. Raises NoRoomError, StageError as `folder` does, and what
-        `fetch` raises.
+        Room is made for the files that `missing` returns, and ``fetch(file, path)`` writes each of them. A file appears
+        whole or not at all. If processes begin together, one of them fetches it. Raises NoRoomError if there is no
+        room, StageError as `folder` does or if a file name is not allowed, and the errors of `fetch`.
         """
         folder = self.folder()
         lease = _hold(folder / name)
         try:
             if missing(lease.folder):
-                # Workers of one machine begin together: one fetches, the others wait for it.
+                # Workers of one machine begin together. One fetches the files and the others wait.
                 with _locked(lease.folder / _FILL):
                     self._fill(folder, lease.folder, missing, fetch)
         except BaseException:
@@ -141,7 +142,7 @@ class Scratch:
         if wanted := missing(own):
             self._make_room(folder, own.name, sum(wanted.values()))
         for file in wanted:
-            # Names come from the store, which others may write to.
+            # Names come from the store, where others may write.
             if Path(file).name != file or file.startswith("."):
                 raise StageError(f"{own}: {file!r} is no name of a file of its own; who wrote to the store?")
             part = own / f"{file}{_PART}"
@@ -152,13 +153,13 @@ class Scratch:
                 part.unlink(missing_ok=True)
 
     def has_room(self, name: str, missing: Missing) -> bool:
-        """Whether what is `missing` of the set `name` could be added. Raises StageError as `folder` does."""
+        """Whether there is room for the files `missing` in the set `name`. Raises StageError as `folder` does."""
         folder = self.folder()
         return self._to_remove(folder, name, sum(missing(folder / name).values())) is not None
 
     @contextlib.contextmanager
     def temporary(self) -> Iterator[Path]:
-        """An empty folder for the body, which is deleted after it; of a killed process, by the next call."""
+        """An empty folder for the body. It is deleted afterwards, or by the next call if the process was killed."""
         folder = self.folder()
         for left in folder.glob(f"{_TEMPORARY}*"):
             _remove(left)
@@ -177,7 +178,7 @@ class Scratch:
             return [Path(self.place).expanduser().absolute() / own]
         found = [Path(tempfile.gettempdir()) / own]
         cache = os.environ.get("XDG_CACHE_HOME", "")
-        # A relative one is to be ignored: XDG Base Directory Specification.
+        # The XDG Base Directory Specification says to ignore a relative path.
         if Path(cache).is_absolute():
             return [Path(cache) / "raypipe", *found]
         with contextlib.suppress(RuntimeError):
@@ -185,13 +186,13 @@ class Scratch:
         return found
 
     def _make_room(self, folder: Path, name: str, n_bytes: int) -> None:
-        """For `n_bytes` more of the set `name`."""
+        """Delete sets until there is room for `n_bytes` more of the set `name`. Raises NoRoomError if that fails."""
         with _locked(folder / _ROOM):
             for left in folder.glob(f"{_REMOVED}*"):
                 shutil.rmtree(left, ignore_errors=True)
             found = self._to_remove(folder, name, n_bytes)
             while found:
-                # A process may have begun to use it since: then it is looked for again.
+                # If a process has begun to use this set, it is not deleted, and the next search skips it.
                 _remove(found[0])
                 found = self._to_remove(folder, name, n_bytes)
             if found is None:
@@ -200,11 +201,11 @@ class Scratch:
                     f"{shutil.disk_usage(folder).free / 1e9:.1f} GB are free on its disk, and processes that run use "
                     "the rest; raise it, choose another --storage.scratch DIR, or use --train.pictures stream"
                 )
-            # Others make room for themselves while this set grows.
+            # Other processes that make room while this set grows must count its complete size.
             (folder / name / _BYTES).write_text(str(_n_bytes(folder / name) + n_bytes))
 
     def _to_remove(self, folder: Path, name: str, n_bytes: int) -> list[Path] | None:
-        """Sets to remove so that the set `name` can grow by `n_bytes`, the least recently used first; None: in vain."""
+        """Sets to delete so that the set `name` can grow by `n_bytes`, least recently used first. None: impossible."""
         sets = sorted(_sets(folder), key=lambda item: item.used_at)
         others = [item for item in sets if item.folder.name != name]
         total = sum(item.n_bytes for item in others) + _n_bytes(folder / name) + n_bytes
@@ -236,7 +237,7 @@ def _used(path: Path) -> Usage:
 def _sets(folder: Path) -> list[_Set]:
     found = []
     for path in folder.iterdir():
-        # What others remove meanwhile is not there.
+        # Another process may delete the set in the meantime.
         with contextlib.suppress(FileNotFoundError):
             if not path.name.startswith(".") and stat.S_ISDIR(path.lstat().st_mode):
                 lock = path / _LOCK
@@ -266,7 +267,7 @@ def _hold(folder: Path) -> Lease:
         try:
             handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         except FileNotFoundError:
-            # Removed in between.
+            # Another process has deleted the folder in between.
             continue
         _flock(handle, shared=True)
         if _is_at(handle, folder / _LOCK):
@@ -287,13 +288,13 @@ def _in_use(folder: Path) -> bool:
 
 
 def _remove(folder: Path) -> bool:
-    """Delete a set unless a process uses it; whether it has gone. Cut off in the middle, it is no set any more."""
+    """Delete a set unless a process uses it. Returns whether it is gone. A partly deleted set no longer counts."""
     try:
         handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     except FileNotFoundError:
         return True
     try:
-        # Locked but elsewhere: another process has removed the set, and it may have been made again since.
+        # If the lock file is not at its path, another process has deleted the set and may have made it again.
         if not _flock(handle, wait=False) or not _is_at(handle, folder / _LOCK):
             return False
         _delete(folder)
@@ -304,7 +305,7 @@ def _remove(folder: Path) -> bool:
 
 def _delete(folder: Path) -> None:
     gone = folder.with_name(f"{_REMOVED}{uuid.uuid4().hex[:12]}")
-    # Of two processes that delete the same folder, the second finds none.
+    # If two processes delete the same folder, the second does not find it.
     with contextlib.suppress(FileNotFoundError):
         folder.rename(gone)
     shutil.rmtree(gone, ignore_errors=True)
@@ -327,7 +328,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _flock(handle: int, *, shared: bool = False, wait: bool = True) -> bool:
-    """Lock an open file; whether that was possible. Some file systems have no locks: there, nothing is removed."""
+    """Lock an open file. Returns whether that worked. On file systems without locks it fails, so no set is deleted."""
     try:
         import fcntl
 

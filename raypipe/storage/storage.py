@@ -1,4 +1,4 @@
-"""Where a run lives: a local directory or an object store, behind one small interface over pyarrow's filesystems."""
+"""The storage of a run: a local directory or an object store, behind one small interface over pyarrow's filesystems."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from raypipe.storage.scratch import Scratch
 _DISK_FULL = 28
 _ATTEMPTS = 5
 _CONNECT_SECONDS, _ANSWER_SECONDS = 5.0, 60.0
-# Half of what pyarrow makes a part of an upload.
+# Half the size of the parts in which pyarrow uploads.
 _ONE_PUT_BYTES = 5 * 2**20
 
 
 @dataclass(frozen=True)
 class Storage:
-    """A root directory or URI; picklable, so Ray workers open the same place themselves.
+    """A root directory or URI. Picklable, so that Ray workers open the same root themselves.
 
-    `endpoint` (URL), `region` and `profile` apply to ``s3://`` roots. Paths given to the methods are
-    relative to the root and use ``/``. `scratch` is where a machine keeps copies of its files.
+    `endpoint` (URL), `region` and `profile` apply to ``s3://`` roots. Paths given to the methods are relative to the
+    root and use ``/``. `scratch` is the folder in which a machine keeps copies of its files.
     """
 
     root: str
@@ -40,7 +40,7 @@ class Storage:
     scratch: Scratch = field(default_factory=Scratch)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A worker's working directory is not this process's.
+        # The working directory of a worker differs from that of this process.
         root = self.root if "://" in self.root else str(Path(self.root).expanduser().absolute())
         kept = {"root": root, "endpoint": self.endpoint, "region": self.region, "profile": self.profile}
         return {**kept, "scratch": self.scratch}
@@ -93,8 +93,8 @@ class Storage:
 
     @cached_property
     def _one_put(self) -> pafs.FileSystem:
-        # One request a file instead of three. Not for files of several parts: where an upload cannot be begun, pyarrow
-        # puts what it has left, an empty object, on close.
+        # One request per file instead of three. Not for files of several parts: if an upload cannot begin, pyarrow puts
+        # an empty object on close.
         return self._open_s3(allow_delayed_open=True)[0] if self.root.startswith("s3://") else self.filesystem
 
     @property
@@ -104,13 +104,13 @@ class Storage:
 
     @property
     def is_local(self) -> bool:
-        """True for a directory on this machine (or one mounted on it)."""
+        """Whether the root is a directory on this machine (or mounted on it)."""
         return isinstance(self.filesystem, pafs.LocalFileSystem)
 
     def path(self, *parts: str) -> str:
-        """The path that `filesystem` understands for a path relative to the root.
+        """The path for `filesystem` of a path relative to the root.
 
-        Raises StageError if it would lie outside of the root: names may come from files that others wrote.
+        Raises StageError if it would be outside of the root. Names may come from files that others wrote.
         """
         for part in parts:
             if part.startswith("/") or ".." in part.replace("\\", "/").split("/"):
@@ -118,18 +118,18 @@ class Storage:
         return posixpath.join(self._opened[1], *parts)
 
     def uri(self, *parts: str) -> str:
-        """The path as a person would type it."""
+        """The path as a user would type it."""
         return posixpath.join(self.root, *parts)
 
     def exists(self, path: str) -> bool:
-        """Whether a file or a directory stands at `path`."""
+        """Whether there is a file or a directory at `path`."""
         with self.errors("look for", path):
             return bool(self.filesystem.get_file_info(self.path(path)).type != pafs.FileType.NotFound)
 
     def read(self, path: str) -> bytes:
-        """All bytes of a file; FileNotFoundError where there is none."""
+        """All bytes of a file. Raises FileNotFoundError if there is none."""
         try:
-            # A stream would ask an object store for 256 KB at a time.
+            # A stream would request 256 KB at a time from an object store.
             with self.filesystem.open_input_file(self.path(path)) as file:
                 return bytes(file.read())
         except FileNotFoundError:
@@ -138,11 +138,11 @@ class Storage:
             raise self._refusal("read", path, error) from error
 
     def write(self, path: str, data: bytes | memoryview) -> None:
-        """Put a file that appears whole or not at all.
+        """Write a file that appears whole or not at all.
 
-        Local: a hidden temporary name beside it, flushed to disk, then renamed. Object stores: one put of
-        bytes that are complete before the request starts (a stream left half-written by an exception would
-        be published by pyarrow on close).
+        Local: the data go to a temporary file in the same directory, are flushed to disk, and the file is renamed.
+        Object stores: one put of complete bytes, because pyarrow would publish a half-written stream on close after an
+        exception.
         """
         with self.errors("write", path):
             if self.is_local:
@@ -151,9 +151,9 @@ class Storage:
                 self._put(path, data)
 
     def write_with(self, path: str, fill: Callable[[pa.NativeFile], object]) -> None:
-        """Put a file that `fill` writes into an open stream; it appears whole or not at all.
+        """Write a file whose data `fill` writes into an open stream. The file appears whole or not at all.
 
-        Local: straight into the temporary file. Object stores: into memory first, then one put.
+        Local: `fill` writes into the temporary file. Object stores: it writes into memory, then one put follows.
         """
         with self.errors("write", path):
             if self.is_local:
@@ -185,11 +185,11 @@ class Storage:
             raise
 
     def files(self, directory: str) -> list[str]:
-        """Paths relative to `directory` of all files below it, sorted; empty where it does not exist."""
+        """Sorted paths, relative to `directory`, of all files below it. Empty if it does not exist."""
         return sorted(self.sizes(directory))
 
     def sizes(self, directory: str) -> dict[str, int]:
-        """Bytes of all files below `directory`, by path relative to it; what killed local writes left is no file."""
+        """Bytes of all files below `directory`, by relative path. Leftovers of killed local writes are not included."""
         base = self.path(directory)
         selector = pafs.FileSelector(base, recursive=True, allow_not_found=True)
         with self.errors("list", directory):
@@ -206,7 +206,7 @@ class Storage:
             return int(self.filesystem.get_file_info(self.path(path)).size)
 
     def move(self, source: str, target: str) -> None:
-        """Rename a file; on object stores, copy on the server and delete the source."""
+        """Rename a file. On object stores, copy it on the server and delete the source."""
         with self.errors("write", target):
             if self.is_local:
                 Path(self.path(target)).parent.mkdir(parents=True, exist_ok=True)
@@ -216,23 +216,23 @@ class Storage:
             self.filesystem.delete_file(self.path(source))
 
     def delete(self, path: str) -> None:
-        """Delete a file; nothing happens where there is none."""
+        """Delete a file. No error if there is none."""
         with self.errors("delete", path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             self.filesystem.delete_file(self.path(path))
 
     def delete_directory(self, path: str) -> None:
-        """Delete a directory and all below it; nothing happens where there is none."""
+        """Delete a directory and everything below it. No error if there is none."""
         with self.errors("delete", path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
             self.filesystem.delete_dir(self.path(path))
 
     def delete_temporaries(self, directory: str) -> None:
-        """Delete what killed local writes have left directly in `directory`; object stores keep no such thing."""
+        """Delete the temporary files of killed local writes directly in `directory`. Object stores have none."""
         if self.is_local:
             for leftover in Path(self.path(directory)).glob("_*.tmp"):
                 leftover.unlink(missing_ok=True)
 
     def prune(self, directory: str) -> None:
-        """Delete the empty folders below a local `directory`, and itself where it is empty."""
+        """Delete the empty folders below a local `directory`, and then `directory` itself if it is empty."""
         if self.is_local:
             for folder, _, _ in os.walk(self.path(directory), topdown=False):
                 with contextlib.suppress(OSError):
@@ -240,7 +240,7 @@ class Storage:
 
     @contextlib.contextmanager
     def errors(self, verb: str, path: str) -> Iterator[None]:
-        """Turn an OSError into a StageError of one line: `path` cannot be `verb`-ed, why, and what to do."""
+        """Turn an OSError of the body into a one-line StageError: what failed on `path`, why, and what to do."""
         try:
             yield
         except OSError as error:
@@ -258,7 +258,7 @@ class Storage:
 
 
 def explain(storage: Storage, verb: str, path: str, reason: str) -> str:
-    """One line on what an object store refused: what, where, why, and what to do."""
+    """One line about an error of an object store: the path, the operation, the reason and what to do."""
     if any(word in reason for word in _REFUSED):
         hint = "give these credentials the right to it, or choose another --root"
     elif any(word in reason for word in _NO_BUCKET):
@@ -270,7 +270,7 @@ def explain(storage: Storage, verb: str, path: str, reason: str) -> str:
 
 
 def is_refusal(reason: str) -> bool:
-    """Whether an object store's error is about credentials or the bucket: asking again gives the same answer."""
+    """Whether an object store's error is about credentials or the bucket. Then a retry gives the same error."""
     return any(word in reason for word in (*_REFUSED, *_NO_BUCKET))
 
 
