@@ -1,4 +1,4 @@
-"""Starts or joins Ray, in one place."""
+"""The one place that starts or joins Ray."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Ray's own lines go to a log file, and not between those of a command.
+"""Sends Ray's own log lines to a file, so that they do not mix with the lines of a command.
 
-Ray's C++ code writes to file descriptor 2 of the process that starts Ray, whatever `ray.init` is told. While Ray runs,
-that descriptor is a log file. `sys.stderr`, if it is on the descriptor, goes on writing to where that led before.
+Ray's C++ code writes to file descriptor 2 of the process that starts Ray, with any options of `ray.init`. While Ray
+runs, that descriptor is a log file. If `sys.stderr` uses the descriptor, it still writes to the old target.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _of_failure: Path | None = None
 
 
 def log_of_failure() -> Path | None:
-    """The log of the last session that an error ended, if Ray had written anything."""
+    """The log of the last session that ended with an error, or None if Ray wrote nothing."""
     return _of_failure
 
 
 @contextlib.contextmanager
 def lines_to_log() -> Iterator[None]:
-    """File descriptor 2 is a new log file for the body. Child processes have it too.
+    """Make file descriptor 2 a new log file for the body, also in child processes. No-op if the descriptor is closed.
 
-    The file is in the directory for temporary files, for this user alone. It stays if an error ends the body and it
-    has any line; the oldest go if more than ten have stayed. Does nothing if the descriptor is closed.
+    The file is in the directory for temporary files, and only this user can read it. It is kept if an error ends the
+    body and the file is not empty. If more than ten are kept, the oldest are deleted.
     """
     global _of_failure
     try:
@@ -48,14 +48,14 @@ def lines_to_log() -> Iterator[None]:
             try:
                 yield
             finally:
-                # Whoever has led it elsewhere meanwhile, as pytest does, has reasons to.
+                # If other code (such as pytest) has redirected it in the meantime, it stays redirected.
                 if os.path.sameopenfile(_STDERR, number):
                     os.dup2(before, _STDERR)
     except Exception:
         wanted = os.fstat(number).st_size > 0
         raise
     finally:
-        # The other one stays open: a handler of logging may have taken the `sys.stderr` of the body.
+        # `before` stays open, because a logging handler may still hold the `sys.stderr` of the body.
         os.close(number)
         if wanted:
             _of_failure = path
@@ -66,7 +66,7 @@ def lines_to_log() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _python_stays(descriptor: int) -> Iterator[None]:
-    """`sys.stderr`, and tracebacks of crashes, stay on what file descriptor 2 was: `descriptor` now."""
+    """Let `sys.stderr` and faulthandler write to `descriptor`, a copy of the old file descriptor 2, during the body."""
     old = sys.stderr
     if not _is_on_descriptor(old):
         yield
@@ -91,7 +91,7 @@ def _python_stays(descriptor: int) -> Iterator[None]:
 
 
 def _is_on_descriptor(stream: object) -> bool:
-    # In a notebook, or under a test runner, it is something else.
+    # In a notebook or under a test runner, `sys.stderr` is another kind of object.
     try:
         return bool(isinstance(stream, io.TextIOWrapper) and stream.fileno() == _STDERR)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The one place that starts Ray: joins the cluster that RAY_ADDRESS names, or starts one on this machine."""
+"""Joins the Ray cluster of RAY_ADDRESS, or starts Ray on this machine. No other module starts Ray."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _CONNECT_SECONDS = 10.0
 _STARTS = 3
 _TOO_BUSY = "timed out during startup"
 
-# Ray Data appends lines that begin so to the message of every error of a worker.
+# Ray Data appends lines that begin like this to the message of every error of a worker.
 _RAY_DATA_ADVICE = "\nFailed to apply UDF transform"
 
 _FEWEST_STARTING = 4
 _RAY_DATA_MARKS = ("SystemException", "UserCodeException")
 
-# Set before Ray is imported anywhere: Ray reads them at import.
+# These must be set before Ray is imported anywhere, because Ray reads them at import.
 _ENVIRONMENT = {
-    # A fresh local Ray turns token authentication on and writes a token file into the home directory.
+    # Otherwise a new local Ray turns on token authentication and writes a token file into the home directory.
     "RAY_AUTH_MODE": "disabled",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
@@ -43,27 +43,28 @@ _kept: contextlib.ExitStack | None = None
 
 
 def ray_is_running() -> bool:
-    """Whether this process has started or joined a Ray. Imports none."""
+    """Whether this process has started or joined Ray. Does not import Ray."""
     ray = sys.modules.get("ray")
     return ray is not None and bool(ray.is_initialized())
 
 
 def wants_ray(config: Config) -> bool:
-    """Whether work goes to Ray that this machine could do without: a Ray runs, RAY_ADDRESS names one, or the options
-    ask for its dashboard. Imports no Ray.
+    """Whether to use Ray for work that also runs without it. Does not import Ray.
+
+    True if Ray runs in this process, if RAY_ADDRESS is set, or if the configuration enables Ray's dashboard.
     """
     return ray_is_running() or bool(os.environ.get("RAY_ADDRESS")) or config.ray.dashboard is True
 
 
 def set_environment() -> None:
-    """Set what Ray reads when it is imported: call this before that."""
+    """Set the environment variables that Ray reads at import. Call this before Ray is imported."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 
 @contextlib.contextmanager
 def kept_ray() -> Iterator[None]:
-    """The first `ray_session` of the body that starts Ray leaves it running for the next ones, until the body ends."""
+    """Share one Ray between all `ray_session` calls of the body: the first starts it, the end of the body stops it."""
     global _kept
     if _kept is not None:
         yield
@@ -78,8 +79,7 @@ def kept_ray() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ray_session(config: Config) -> Iterator[None]:
-    """Ray for the body. It is started if none runs in this process yet, and stopped after the body (or as `kept_ray`
-    says).
+    """Start or join Ray for the body if it does not run in this process, and stop it afterwards (see `kept_ray`).
 
     Raises StageError if Ray cannot be started or the cluster cannot be reached.
     """
@@ -96,9 +96,9 @@ def ray_session(config: Config) -> Iterator[None]:
 @contextlib.contextmanager
 def _started(config: Config) -> Iterator[None]:
     set_environment()
-    # What the dashboard shows of a training is gathered by a process of its own.
+    # A separate process collects what the dashboard shows of a training.
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", str(int(config.ray.dashboard is not False)))
-    # Before its lines go elsewhere: its Python writes to the `sys.stderr` that it finds.
+    # Imported before `sys.stderr` changes, because Ray's Python code keeps the `sys.stderr` of its import.
     import ray
 
     with lines_to_log(), _errors_of_workers_to_log():
@@ -124,7 +124,7 @@ def _connected(config: Config) -> Any:
         return _start_here(config)
     except (Exception, SystemExit) as error:
         if isinstance(error, SystemExit) and error.code == signal.SIGTERM:
-            # Ray's own handler, while it starts: somebody ends the command, nothing is wrong with Ray.
+            # While Ray starts, its own SIGTERM handler raises this. A user ends the command, and Ray has no error.
             raise KeyboardInterrupt from error
         what = f"reach the cluster at RAY_ADDRESS={address}" if address else "start Ray on this machine"
         raise StageError(f"cannot {what}: {one_line(error)}; see `raypipe doctor --doctor.ray`") from error
@@ -132,7 +132,7 @@ def _connected(config: Config) -> Any:
 
 @contextlib.contextmanager
 def _errors_of_workers_to_log() -> Iterator[None]:
-    """What a thread of Ray prints on stdout when a worker is lost, whatever `log_to_driver` says, goes to the log."""
+    """Send to the log what a thread of Ray prints on stdout when a worker is lost, even if `log_to_driver` is False."""
     import ray._private.worker as worker
 
     before = worker.print_to_stdstream
@@ -150,7 +150,7 @@ def _errors_of_workers_to_log() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _handler_of_sigterm() -> Iterator[None]:
-    """Put the handler of SIGTERM back after the body: Ray's print a stack trace, and end the process their own way."""
+    """Restore the SIGTERM handler after the body. Ray's handler prints a stack trace and ends the process itself."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -162,14 +162,14 @@ def _handler_of_sigterm() -> Iterator[None]:
 def _start_here(config: Config) -> Any:
     import ray
 
-    # On a machine of few cores Ray speaks of every other process that it starts as one too many.
+    # On a machine with few cores, Ray otherwise warns about too many processes.
     processes = max(_FEWEST_STARTING, config.ray.num_cpus or os.cpu_count() or 1)
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(processes))
     for attempt in range(_STARTS):
         try:
             with _on_loopback():
                 return ray.init(
-                    # Without it Ray joins whatever cluster was last started on this machine.
+                    # Without this, Ray joins the cluster that was last started on this machine.
                     address="local",
                     num_cpus=config.ray.num_cpus,
                     include_dashboard=config.ray.dashboard is not False,
@@ -178,7 +178,7 @@ def _start_here(config: Config) -> Any:
                     log_to_driver=False,
                 )
         except Exception as error:
-            # Ray waits 30 s for its own processes, whatever else the machine is busy with.
+            # Ray waits only 30 s for its own processes, also on a busy machine.
             if _TOO_BUSY not in str(error) or attempt + 1 == _STARTS:
                 raise
             say("Ray did not come up in 30 s; the machine is busy: starting it again")
@@ -187,15 +187,15 @@ def _start_here(config: Config) -> Any:
 
 @contextlib.contextmanager
 def _on_loopback() -> Iterator[None]:
-    """Ray that is started in the body listens on loopback alone, not on all interfaces: it asks nobody for a token.
+    """Let Ray that starts in the body listen on loopback only, not on all interfaces, because it needs no token.
 
-    Ray replaces a loopback address that it is given, except if it takes this machine for one without clusters.
+    Ray replaces a given loopback address with another one, unless clusters are disabled on this machine.
     """
     from ray._private import ray_constants
 
     name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
     given = os.environ.get(name)
-    # For the processes that Ray starts, and for this one, which may have imported Ray long ago.
+    # The variable is for the processes that Ray starts. The constant is for this process, which has imported Ray.
     os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
     try:
         yield
@@ -208,7 +208,7 @@ def _on_loopback() -> Iterator[None]:
 
 
 def _check_reachable(address: str) -> None:
-    """Raises OSError if nothing listens where Ray will look for the cluster. Ray itself keeps trying for minutes."""
+    """Raises OSError if nothing listens where Ray looks for the cluster. Ray itself retries for minutes."""
     from ray._private.services import resolve_ip_for_localhost
 
     host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -216,7 +216,7 @@ def _check_reachable(address: str) -> None:
         return
     host = host.strip("[]")
     socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
-    # A loopback address stands for this machine's own one: Ray looks there, unless its client connects.
+    # Ray replaces a loopback address with this machine's own address, except for Ray Client (``ray://``).
     own = host if address.startswith("ray://") else resolve_ip_for_localhost(host)
     if own != host:
         try:
@@ -227,33 +227,33 @@ def _check_reachable(address: str) -> None:
 
 
 def quiet_ray() -> None:
-    """Leave the terminal to the stage's own progress, and let Ray Data pass on the error that a worker raised."""
+    """Turn off Ray's own output on the terminal, and let Ray Data raise the original error of a worker."""
     import ray.data
 
-    # What fails in Ray Data reaches the stage as an exception, which says it in one line.
+    # Errors of Ray Data reach the stage as exceptions, which it reports in one line.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     for name in ("ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # `max_restarts` and `scheduling_strategy` have no other way into Ray Data's actors yet.
+    # `max_restarts` and `scheduling_strategy` of Ray Data's actors cannot be set in another way yet.
     warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    # Wrapped by Ray Data, the error loses its cause on the way to the driver.
+    # If Ray Data wraps the error, its cause is lost on the way to the driver.
     context.raise_original_map_exception = True
 
 
 def cause(error: BaseException) -> BaseException:
-    """The error that a Ray worker met, out of the wrappers that brought it to the driver."""
+    """The original error of a Ray worker, without the wrappers in which it reached the driver."""
     seen: set[int] = set()
     while id(error) not in seen:
         seen.add(id(error))
         wrapped = getattr(error, "cause", None)
-        # Ray's wrapper is of the wrapped error's type too, but its text is the worker's traceback.
+        # Ray's wrapper also has the type of the wrapped error, but its text is the worker's traceback.
         if isinstance(error, RaypipeError) and not isinstance(wrapped, BaseException):
             message, advice, _ = str(error).partition(_RAY_DATA_ADVICE)
             return type(error)(message) if advice else error
         inner = wrapped or error.__cause__
-        # Ray Data hangs its own marks behind an error: they say in whose code it came up, and nothing else.
+        # Ray Data sets marker errors as causes. They only say whether the error came from user code or from Ray.
         if not isinstance(inner, BaseException) or type(inner).__name__ in _RAY_DATA_MARKS:
             return error
         error = inner
