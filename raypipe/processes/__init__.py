@@ -1,1 +1,1 @@
-"""Child processes: one for an item that may crash it, or a pool of them."""
+"""Functions applied in child processes, one or a pool of them, so that a crash costs one item."""

@@ -1,8 +1,9 @@
-"""A function applied in a child process, so that an item which ends the process costs that item alone.
+"""Applies a function in a child process, so that a crash loses one item only.
 
-Decoders and detectors are native code, and some file ends them by a signal that no `except` meets. The child is
-``python -m raypipe.processes.child``, not a fork (the parent has threads) and not multiprocessing's spawn (which would
-import the parent's main module, in a Ray worker Ray's own); it is asked over its stdin and answers over its stdout.
+Decoders and detectors are native code, and some files end them by a signal that `except` cannot catch. The child is
+``python -m raypipe.processes.child``. It is not a fork, because the parent has threads. It is not multiprocessing's
+spawn, which would import the parent's main module (in a Ray worker, Ray's own). It gets items on its stdin and answers
+on its stdout.
 """
 
 from __future__ import annotations
@@ -39,19 +40,19 @@ def in_child(
     *,
     seconds: float = 120.0,
 ) -> list[Result]:
-    """`function` of each item, in order, by a child process of `Isolated` that is ended afterwards."""
+    """The results of `function` for each item, in order, from a child process of `Isolated` that ends afterwards."""
     with Isolated(function, died, seconds=seconds) as apart:
         return apart(items)
 
 
 class Isolated(Generic[Item, Result]):
-    """`function` of items, in order, one after the other in a child process that is started when there is an item.
+    """Applies `function` to items one by one, in order, in a child process that starts with the first item.
 
-    Where the child ends on an item, or takes longer than `seconds` for it (None: no limit) and is killed, the result is
-    `died` of the item and how it ended (``SIGSEGV``, ``exit code 3``, ``no answer in 120 s``), and a new child goes on
-    with the next. What `function` raises is raised here too. `environment` has variables for the child, unless they are
-    set already. `function`, items and results must be picklable; the child ends with the body of the ``with``, and with
-    the thread that asked. Raises StageError where no child starts.
+    If the child ends on an item, or is killed because it takes longer than `seconds` (None: no limit), the result is
+    ``died(item, how)``. `how` is for example ``SIGSEGV``, ``exit code 3`` or ``no answer in 120 s``. A new child takes
+    the next item. Errors of `function` are raised here too. `environment` holds variables of the child; variables that
+    are already set win. `function`, items and results must be picklable. The child ends with the body of the ``with``,
+    and with the thread that started it. Raises StageError if no child starts.
     """
 
     def __init__(
@@ -77,18 +78,18 @@ class Isolated(Generic[Item, Result]):
         self.close()
 
     def start(self) -> None:
-        """Start the child before there is an item."""
+        """Start the child before the first item."""
         self._child = self._child or self._started()
 
     def stop(self) -> None:
-        """End the child at once, and start no other. For any thread: whoever asks meets StoppedError."""
+        """End the child at once, and start no other. Any thread may call it. Later items raise StoppedError."""
         with self._changing:
             self._stopped = True
             if self._child:
                 self._child.kill()
 
     def __call__(self, items: Sequence[Item]) -> list[Result]:
-        """`function` of each item."""
+        """The results of `function` for each item, in order."""
         return [self._ask(item) for item in items]
 
     def _ask(self, item: Item) -> Result:
@@ -103,7 +104,7 @@ class Isolated(Generic[Item, Result]):
         return result
 
     def close(self) -> None:
-        """End the child, if there is one. While another thread asks it, `stop` is the call."""
+        """End the child, if there is one. While another thread uses the child, call `stop` instead."""
         child, self._child = self._child, None
         if child:
             child.close()
@@ -147,11 +148,11 @@ class StoppedError(Exception):
 
 
 class _EndedError(Exception):
-    """The child is gone; the message says how."""
+    """The child has ended. The message says how."""
 
 
 class _Child:
-    """A process, first told the function. Made, asked and closed by one thread: the child ends with that."""
+    """A child process that is first sent the function. It ends with the thread that made it: use it in that only."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         pipe = subprocess.PIPE
@@ -161,7 +162,7 @@ class _Child:
         )
 
     def ask(self, message: Any, seconds: float | None) -> Any:
-        """The child's answer. Raises _EndedError where it ends before, and what it raised."""
+        """The child's answer. Raises _EndedError if the child ends before it answers, and the error that it raised."""
         if seconds is None:
             return self._ask(message, self.kill)
         late = threading.Event()
@@ -173,7 +174,7 @@ class _Child:
         timer = threading.Timer(seconds, give_up)
         timer.start()
         try:
-            # One that has closed its pipe and lives is ended by the timer.
+            # If the child has closed its pipe but still runs, the timer kills it.
             return self._ask(message, lambda: None)
         except _EndedError:
             if late.is_set():
@@ -182,7 +183,7 @@ class _Child:
         finally:
             timer.cancel()
             timer.join()
-            # It may have been killed just as its answer came.
+            # The timer may have killed it just when its answer arrived.
             self.ended = self.ended or late.is_set()
 
     def _ask(self, message: Any, silent: Callable[[], None]) -> Any:
@@ -203,23 +204,23 @@ class _Child:
         return value
 
     def kill(self) -> None:
-        """End it: it has nothing to save. For any thread."""
+        """Kill the process, which has nothing to save. Any thread may call it."""
         self._process.kill()
 
     def close(self) -> None:
-        """End it, and wait until it has."""
+        """Kill the process and wait until it has ended."""
         self.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             try:
                 if pipe:
                     pipe.close()
-            except OSError:  # what was not written when it ended
+            except OSError:  # some data was not yet written when it ended
                 pass
 
 
 def _command() -> list[str]:
-    # -P: the working directory is no place to import from, unless it is that here.
+    # -P: the child imports from the working directory only if this process does (see `_variables`).
     return [sys.executable, "-P", "-m", __name__, str(os.getpid())]
 
 
@@ -229,9 +230,9 @@ def _variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _said_at_start(function: Any, environment: Mapping[str, str]) -> str:
-    """The last line that a child prints on stderr if it is started again, told `function` and no item.
+    """Starts another child with `function` but no item, and returns the last line that it prints on stderr.
 
-    The stderr of other children is that of this process, which may be a log that nobody looks at.
+    Other children share the stderr of this process, which may be a log file that nobody reads.
     """
     packed = pickle.dumps(function, pickle.HIGHEST_PROTOCOL)
     try:
@@ -276,8 +277,8 @@ def _read(stream: IO[bytes]) -> bytes:
 
 
 def _serve(parent: int) -> None:
-    """What the child does: read the function, then items until there are no more, and answer each."""
-    # The pipes are kept to ourselves: what native code prints goes where errors go, and nothing reads our questions.
+    """The main loop of the child: reads the function, then items until the end of stdin, and answers each."""
+    # Descriptors 0 and 1 are replaced: native code then prints to stderr and cannot read the items.
     questions, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
@@ -315,10 +316,10 @@ def _end_with(parent: int) -> None:
         return
     import resource
 
-    # A crash is expected here, and its core is of no use.
+    # Crashes are expected here, and their core dumps have no use.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     if sys.platform == "linux":
-        # Elsewhere it ends when it next reads its stdin.
+        # On other systems the child ends when it next reads its stdin.
         import ctypes
 
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,6 +1,6 @@
-"""Child processes that share a stream of items. A child that ends natively costs its item a retry, and nothing else.
+"""A pool of child processes that share a stream of items. If native code ends a child, its item is tried again.
 
-For work that one machine does without Ray. A child imports what its function needs and nothing of the parent's program
+For work on one machine without Ray. A child imports only what its function needs, not the parent's program
 (`raypipe.processes.child`).
 """
 
@@ -21,14 +21,14 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _TRIES = 4
-# One that a child works on, and one that it finds when it is done.
+# One item in work, and the next one, so that the child need not wait for it.
 _ITEMS_PER_CHILD = 2
-# As Ray's workers have it: threads of several children would only wait for each other.
+# As in Ray's workers. With more threads, the children would compete for CPUs.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 
 
 def cpus() -> int:
-    """CPUs that this process may use; all of the machine if the system does not say."""
+    """Number of CPUs that this process may use. All CPUs of the machine if the system does not limit them."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
@@ -36,9 +36,9 @@ def cpus() -> int:
 class Pool(Generic[Item, Result]):
     """``with Pool(function, 2) as pool: for result in pool.map(items): …``
 
-    `function(item, attempt)` runs in one of `children` processes; `function`, items and results must be picklable. If
-    the process ends on an item, a new one gets the item again, with the next `attempt` (0 is the first). The processes
-    start with the body, and end with it at once, whatever they are doing.
+    `function(item, attempt)` runs in one of `children` processes. `function`, items and results must be picklable. If
+    the process ends on an item, a new process gets the item again, with the next `attempt` (0 is the first). The
+    processes start with the body. When the body ends, they are killed at once.
     """
 
     def __init__(self, function: Callable[[Item, int], Result], children: int) -> None:
@@ -65,10 +65,10 @@ class Pool(Generic[Item, Result]):
             thread.join()
 
     def map(self, items: Iterable[Item | None]) -> Iterator[Result]:
-        """The function's results as they come, not in order. A None among the items asks for what has come so far.
+        """The function's results as they arrive, not in order. A None in `items` yields the results so far.
 
-        Two items per process are taken ahead of their results at most. Raises what the function raised, and StageError
-        if an item ended its process four times or no process starts.
+        At most two items per process are taken before their results. Raises the function's errors, and StageError if an
+        item ended its process four times or if no process starts.
         """
         most, waiting = _ITEMS_PER_CHILD * len(self._children), 0
         for item in items:
@@ -109,7 +109,7 @@ class _Answer(Generic[Result]):
 
 @dataclass(frozen=True)
 class _Applied(Generic[Item, Result]):
-    """The function, of one argument."""
+    """The function with its two arguments as one tuple."""
 
     function: Callable[[Item, int], Result]
 
