@@ -1,7 +1,7 @@
-"""Pictures decoded, each into a result or a reason why not, whatever its bytes do to the decoder.
+"""Decodes pictures, each into a result or the reason of the failure, also if a file crashes the decoder.
 
-A decoder is native code, and some file ends its process by a signal that no `except` meets. Apart, in a child process,
-such a file costs itself alone. Children import this module and what decodes, so both must be quick to import.
+A decoder is native code, and some files end its process by a signal that `except` cannot catch. In a child process,
+such a crash loses that file only. Children import this module and the decoding function, so both must import fast.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ _BROKEN = "picture cannot be decoded"
 
 @dataclass(frozen=True)
 class Undecodable:
-    """In place of a picture's result: why there is none, in one line."""
+    """The one-line reason why a picture has no result, in place of the result."""
 
     reason: str
 
 
 def square(data: bytes, side: int) -> NDArray[np.uint8]:
-    """The whole upright picture squeezed to `side` × `side` pixels: uint8 [3, side, side], RGB.
+    """The whole upright picture resized to `side` × `side` pixels without cropping: uint8 [3, side, side], RGB.
 
-    Bilinear with antialiasing. Raises InputError if the bytes are no whole picture.
+    Bilinear with antialiasing. Raises InputError if the bytes are not a whole picture.
     """
-    # At twice the target or more the resize decides how it looks.
+    # If the decoded size is at least twice the target, only the resize determines the result.
     resized = upright_rgb(data, 2 * side).resize((side, side), Image.Resampling.BILINEAR)
     return np.ascontiguousarray(np.asarray(resized, dtype=np.uint8).transpose(2, 0, 1))
 
 
 def attempt(data: bytes, function: Callable[[bytes], Result]) -> Result | Undecodable:
-    """`function` of a picture's bytes in this process. Whatever it raises is the reason."""
+    """The result of `function` for a picture's bytes, in this process. An error becomes the reason of `Undecodable`."""
     try:
         with warnings.catch_warnings(action="ignore"):
             return function(data)
     except InputError as error:
         return Undecodable(one_line(error))
-    except Exception as error:  # a decoder meets whatever strangers send
+    except Exception as error:  # bytes from strangers can raise any error in a decoder
         return Undecodable(f"{_BROKEN}: {type(error).__name__}: {one_line(error)}")
 
 
@@ -63,9 +63,9 @@ def attempt(data: bytes, function: Callable[[bytes], Result]) -> Result | Undeco
 def decoding(
     function: Callable[[bytes], Result], *, apart: bool = True
 ) -> Iterator[Callable[[bytes], Result | Undecodable]]:
-    """`attempt` of one picture after the other, with `apart` in a child process that lives as long as the body.
+    """A function that does `attempt` for one picture. With `apart`, it uses a child process that ends with the body.
 
-    The child starts with the first picture and takes about half a second to; each picture takes about a tenth longer
+    The child starts with the first picture, which takes about half a second. Each picture takes about a tenth longer
     than in this process. `function` and its results must be picklable. Raises StageError if no child starts.
     """
     one: Callable[[bytes], Result | Undecodable] = partial(attempt, function=function)
@@ -81,10 +81,10 @@ def _died(_: bytes, how: str) -> Any:
 
 
 class Decoders(Generic[Result]):
-    """`attempt` of many pictures at once, in as many child processes as `workers`.
+    """Does `attempt` for many pictures at once, in `workers` child processes.
 
-    Pictures are read by threads of this process, so that an object store answers several requests at a time. Children
-    start when there is a picture for them, and end with the body of the ``with``.
+    Threads of this process read the pictures, so that an object store answers several requests at a time. A child
+    starts with its first picture. All children end with the body of the ``with``.
     """
 
     def __init__(self, function: Callable[[bytes], Result], workers: int) -> None:
@@ -93,7 +93,7 @@ class Decoders(Generic[Result]):
         self._free: queue.SimpleQueue[Isolated[bytes, Result | Undecodable]] = queue.SimpleQueue()
         for child in self._children:
             self._free.put(child)
-        # A child ends with the thread that started it: these live as long as the children are needed.
+        # A child ends with the thread that started it. These threads live as long as the children are needed.
         self._threads = ThreadPoolExecutor(max(_READERS, workers), "decode")
 
     def __enter__(self) -> Self:
@@ -104,7 +104,7 @@ class Decoders(Generic[Result]):
     ) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
         if kind is not None:
-            # Nobody waits for what they decode now. A child that is just starting is not started again.
+            # Their results are not needed any more. After `stop`, a child that is still starting is not restarted.
             for child in self._children:
                 child.stop()
         self._threads.shutdown(wait=True)
@@ -114,9 +114,9 @@ class Decoders(Generic[Result]):
     def __call__(
         self, items: Sequence[Item], read: Callable[[Item], bytes | Undecodable]
     ) -> Iterator[Result | Undecodable]:
-        """The result of each item, in order; `read` gives its bytes, or the reason why there are none.
+        """The result of each item, in order. `read` returns the bytes of an item, or the reason why there are none.
 
-        What `read` raises is raised here.
+        Errors of `read` are raised here.
         """
         return self._threads.map(partial(self._one, read=read), items)
 

@@ -1,4 +1,4 @@
-"""Looking into bytes that a server called a picture: what they are, whether they are whole, and what they show."""
+"""Examines bytes that a server sent as a picture: their format, whether they are whole, and their pixels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ else:
 
 _ORIENTATION = 0x0112
 _HASH_SIDE = 64
-# EXIF orientation, by how the stored picture is turned to stand upright (CIPA DC-008, tag 274).
+# EXIF orientation (CIPA DC-008, tag 274): how the stored picture is transposed to become upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -35,17 +35,17 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _ON_ITS_SIDE = (5, 6, 7, 8)
-# MPO is how Pillow calls a JPEG that carries further pictures behind the first.
+# Pillow calls a JPEG with further pictures after the first one MPO.
 _JPEG = ("JPEG", "MPO")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What the bytes of an answer hold. `status` is ``ok``, ``not_an_image``, ``truncated`` or ``too_many_pixels``.
+    """Facts about the bytes of a picture. `status` is ``ok``, ``not_an_image``, ``truncated`` or ``too_many_pixels``.
 
-    `width` and `height` are pixels of the upright picture (EXIF orientation followed; as stored where it has too many),
-    None where no header tells; so is `format`, one of FORMATS.
-    `phash` is the 64-bit perceptual hash of the upright picture, None where it is not ``ok`` or was not asked for.
+    `width` and `height` are pixels of the upright picture (EXIF orientation applied), or of the stored picture if it
+    has too many pixels. `format` is one of FORMATS. All three are None if the header could not be read. `phash` is the
+    64-bit perceptual hash of the upright picture, or None if `status` is not ``ok`` or the hash was not requested.
     """
 
     status: str
@@ -61,12 +61,12 @@ class Picture:
 def examine(
     data: bytes | memoryview, max_pixels: int, *, max_side: int | None, phash: bool
 ) -> tuple[Picture, Image.Image | None]:
-    """What `data` is, and its upright RGB pixels where `max_side` asks for them and it is a whole picture.
+    """The facts about `data`, and its upright RGB pixels if `max_side` is not None and `data` is a whole picture.
 
-    The pixels are those of the file, unless its longer side has more than `max_side`: then they are shrunk to that.
-    Where neither pixels nor `phash` are asked for, nothing is decoded: the header is read, and a file is whole where it
-    reaches the end that it announces (`endings.breaks_off`). Otherwise it is whole where it can be decoded; of an
-    animation, its first frame. A picture of more than `max_pixels` is never decoded.
+    The pixels are shrunk if the longer side has more than `max_side` pixels. If neither pixels nor `phash` are
+    requested, nothing is decoded: the header is read, and the file counts as whole if it reaches the end that it
+    announces (`formats.breaks_off`). Otherwise it counts as whole if it can be decoded (of an animation, the first
+    frame). A picture of more than `max_pixels` is never decoded.
     """
     raw = bytes(data)
     seen = functools.partial(Picture, sha256=hashlib.sha256(raw).hexdigest(), n_bytes=len(raw))
@@ -74,7 +74,7 @@ def examine(
     if kind is None or kind in _lacking():
         return seen("not_an_image", _stranger(raw, kind)), None
     try:
-        # Pillow warns of what is odd in a file; whether it is a picture is told below.
+        # Pillow warns about oddities in a file. The code below decides whether it is a picture.
         with warnings.catch_warnings(action="ignore"), _open(raw, kind) as image:
             width, height = image.size
             seen = functools.partial(seen, format=kind, width=width, height=height)
@@ -88,21 +88,20 @@ def examine(
             pixels = None if max_side is None else upright_pixels(image, max_side)
             if not phash:
                 return seen("ok", None), pixels
-            # The hash is that of the file whatever `max_side` made of the pixels.
+            # The hash must not depend on `max_side`, so the file is opened again if the pixels were decoded.
             with _open(raw, kind) as again:
                 return seen("ok", None, phash=perceptual_hash(again if pixels else image)), pixels
     except Image.DecompressionBombError as error:
         return seen("too_many_pixels", one_line(error)), None
-    except Exception as error:  # a decoder meets whatever strangers send; what it met is kept
+    except Exception as error:  # bytes from strangers can raise any error in a decoder; the result reports it
         return _broken(seen, raw, kind, error), None
 
 
 def open_picture(raw: bytes) -> Image.Image:
-    """A picture in one of FORMATS, or BMP or TIFF, opened and not decoded.
+    """Open a picture in one of FORMATS, or BMP or TIFF, without decoding it.
 
-    Raises InputError on other bytes, and what Pillow raises.
-
-    Pillow knows forty formats more, for which it runs other programs (EPS) and libraries that few look after.
+    Raises InputError for other bytes, and Pillow's errors. Pillow's forty other formats are refused, because it runs
+    other programs (EPS) and poorly maintained libraries for them.
     """
     kind = stored_kind_of(raw)
     if kind is None or kind in _lacking():
@@ -116,7 +115,7 @@ def _open(raw: bytes, kind: str) -> Image.Image:
 
 @functools.cache
 def _lacking() -> dict[str, str]:
-    """What would have to be installed, for each format that this machine's libraries cannot read."""
+    """The package to install for each format that the libraries of this machine cannot read."""
     found = {kind: "a Pillow that was built with it" for kind in ("WEBP", "AVIF") if not features.check(kind.lower())}
     return found if _HEIC else found | {"HEIC": "pillow-heif: pip install 'raypipe[heic]'"}
 
@@ -134,19 +133,19 @@ def _broken(seen: functools.partial[Picture], raw: bytes, kind: str, error: Exce
 
 
 def orientation(image: Image.Image) -> int:
-    """How the picture has still to be turned, EXIF's 1 to 8; 1 where it has nothing on it that can be read.
+    """The EXIF orientation, 1 to 8, that is still to be applied. 1 if the picture has none that can be read.
 
-    Raises what decoding a PNG or a TIFF does.
+    Raises the errors of decoding a PNG or a TIFF.
     """
     if image.format in ("PNG", "TIFF"):
-        # A PNG's EXIF may stand behind the pixels, so Pillow decodes them to find it: broken pixels must not pass as
-        # broken metadata. A TIFF it turns by itself as it decodes it.
+        # The EXIF of a PNG may come after the pixels. Pillow decodes them to find it, and broken pixels must not
+        # count as broken metadata. Pillow turns a TIFF itself when it decodes it.
         image.load()
     return _orientation_read(image)
 
 
 def _orientation_in_header(image: Image.Image, raw: bytes) -> int:
-    """As `orientation`, without decoding: of what a PNG has behind its pixels, the EXIF chunk is found."""
+    """As `orientation`, but without decoding. Finds the EXIF chunk of a PNG also after its pixels."""
     if image.format == "PNG" and "exif" not in image.info:
         image.info.update(("exif", contents) for name, contents in png_chunks(raw) if name == b"eXIf")
     return _orientation_read(image)
@@ -154,33 +153,33 @@ def _orientation_in_header(image: Image.Image, raw: bytes) -> int:
 
 def _orientation_read(image: Image.Image) -> int:
     try:
-        # Not the image's own getexif: a PNG's decodes the pixels first.
+        # The method of the base class, because that of a PNG decodes the pixels first.
         value = Image.Image.getexif(image).get(_ORIENTATION, 1)
         return int(value) if value in _UPRIGHT else 1
-    except Exception:  # broken metadata of a picture that is fine: it stands as it is stored
+    except Exception:  # the metadata are broken but the picture may be fine: it is not turned
         return 1
 
 
 def upright_rgb(data: bytes, side: int) -> Image.Image:
-    """The upright RGB pixels of a picture, a JPEG decoded smaller where that leaves `side` × `side`.
+    """The upright RGB pixels of a picture. A JPEG may be decoded to a smaller size of at least `side` × `side`.
 
-    Metadata that cannot be read is no harm. Raises InputError where the bytes are no whole picture of the formats of
-    `open_picture`, or have more pixels than Pillow opens.
+    Unreadable metadata are ignored. Raises InputError if the bytes are not a whole picture in a format of
+    `open_picture`, or if they have more pixels than Pillow opens.
     """
     try:
         with open_picture(data) as image:
             shrink_on_load(image, "RGB", (side, side))
             return upright_pixels(image, max(image.size))
     except UnidentifiedImageError as error:
-        # Pillow's own message names a place in memory: another in each process.
+        # Pillow's own message contains a memory address, which differs between processes.
         raise InputError("picture cannot be decoded: its header is broken") from error
-    except Exception as error:  # a decoder meets whatever strangers send
+    except Exception as error:  # bytes from strangers can raise any error in a decoder
         raise InputError(f"picture cannot be decoded: {one_line(error)}") from error
 
 
 def upright_pixels(image: Image.Image, max_side: int) -> Image.Image:
-    """An opened picture as RGB, upright, shrunk where its longer side has more than `max_side` pixels."""
-    # Not Pillow's exif_transpose: it writes the EXIF anew and fails on tags that are not what they should be.
+    """An opened picture as upright RGB, shrunk if its longer side has more than `max_side` pixels."""
+    # Pillow's exif_transpose is not used, because it rewrites the EXIF and fails on invalid tags.
     turn = _UPRIGHT.get(orientation(image))
     longest = max(image.size)
     wanted = image.size
@@ -194,9 +193,9 @@ def upright_pixels(image: Image.Image, max_side: int) -> Image.Image:
 
 
 def shrink_on_load(image: Image.Image, mode: str, size: tuple[int, int]) -> None:
-    """Let an opened JPEG be decoded at a half, a quarter or an eighth of its size where that is at least `size`.
+    """Let an opened JPEG be decoded at a half, a quarter or an eighth of its size if that is at least `size`.
 
-    Of other formats the picture itself is decoded: a HEIC would give its thumbnail, which may show anything.
+    No-op for other formats, because a HEIC would give its thumbnail, which may show another picture.
     """
     if image.format in _JPEG:
         image.draft(mode, size)
@@ -207,18 +206,19 @@ def _scaled(size: tuple[int, int], factor: float) -> tuple[int, int]:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """An opened picture decoded to 8-bit RGB. Alpha is dropped; 16-bit grey keeps its high bytes."""
+    """Decode an opened picture to 8-bit RGB. Alpha is dropped. 16-bit grey keeps its high bytes."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     return image.convert("RGB")
 
 
 def perceptual_hash(image: Image.Image) -> int:
-    """The 64-bit DCT hash (imagehash.phash) of an opened picture, upright and reduced to 64 × 64 grey pixels first.
+    """The 64-bit DCT hash (imagehash.phash) of an opened picture, after it is upright and 64 × 64 grey pixels.
 
-    Bit 63 is the hash's first. Near duplicates differ in few bits; so does the hash of the full-size picture.
+    Bit 63 is the first bit of the hash. The hashes of near duplicates differ in few bits. The hash of the full-size
+    picture also differs from this one in few bits.
     """
-    # With scipy a slow import, which training on a bare machine need not have.
+    # Imported here because it imports scipy, which is slow, and training may run without imagehash installed.
     import imagehash
 
     turn = _UPRIGHT.get(orientation(image))

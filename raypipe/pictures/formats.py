@@ -1,4 +1,4 @@
-"""What bytes tell of themselves undecoded: the format they announce, and whether they reach the end they announce."""
+"""Detects the format of picture files, and whether a file is cut off, without decoding."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "HEIC")
-# What people's own pictures and tables of other programs may hold besides; ingest stores none of these.
+# Formats that users' own pictures and tables of other programs may also have. Ingest does not store them.
 _OTHERS = {b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
 
 OF_NAMES = {
@@ -19,7 +19,7 @@ OF_NAMES = {
     "BMP": (".bmp",),
     "TIFF": (".tif", ".tiff"),
 }
-"""How names of files end, for each format that `pictures.open_picture` opens; as Pillow and pillow-heif know them."""
+"""File name endings of each format that `examine.open_picture` opens, as in Pillow and pillow-heif."""
 
 _AVIF = {b"avif", b"avis"}
 _HEIC = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
@@ -30,7 +30,7 @@ _CHUNK = struct.Struct(">I4s")
 
 
 def kind_of(data: bytes) -> str | None:
-    """The one of FORMATS that the first bytes announce, None where it is none of them."""
+    """The format in FORMATS that the first bytes announce, or None."""
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -43,13 +43,13 @@ def kind_of(data: bytes) -> str | None:
 
 
 def stored_kind_of(data: bytes) -> str | None:
-    """As `kind_of`, or BMP or TIFF: what a person's own pictures may be in besides."""
+    """As `kind_of`, but also BMP or TIFF, which users' own pictures may have."""
     return kind_of(data) or next((kind for begins, kind in _OTHERS.items() if data.startswith(begins)), None)
 
 
 def _brand(data: bytes) -> str | None:
-    # ISO/IEC 14496-12, 4.3: the major brand, a version, then the compatible ones to the end of the box. Videos have
-    # brands of their own, and what both formats build on (mif1) says HEIC only where nothing says AVIF.
+    # ISO/IEC 14496-12, 4.3: the major brand, a version, then the compatible brands to the end of the box. Videos have
+    # other brands. Both formats build on mif1, which means HEIC only if there is no AVIF brand.
     end = min(int.from_bytes(data[:4], "big"), len(data), 16 + 4 * _MOST_BRANDS)
     brands = {data[i : i + 4] for i in range(16, end, 4)}
     for kind, known in (("AVIF", _AVIF), ("HEIC", _HEIC - {b"mif1", b"msf1"})):
@@ -61,9 +61,9 @@ def _brand(data: bytes) -> str | None:
 
 
 def breaks_off(data: bytes, kind: str) -> bool:
-    """Whether a file of a known format ends before its own end, by the lengths it announces and its end marker.
+    """Whether a file of a known format is cut off, by the lengths that it announces and its end marker.
 
-    What follows behind the end (zeros, junk, further pictures) counts for nothing.
+    Data after the end (zeros, junk, further pictures) are ignored.
     """
     match kind:
         case "JPEG":
@@ -78,8 +78,8 @@ def breaks_off(data: bytes, kind: str) -> bool:
 
 
 def _jpeg_breaks_off(data: bytes) -> bool:
-    # Compressed data holds no marker but restarts, so an end behind the first scan is the picture's; one before it
-    # belongs to a thumbnail in the metadata.
+    # Compressed data contain no markers except restarts. So an end marker after the first scan starts is that of the
+    # picture. An end marker before it belongs to a thumbnail in the metadata.
     place, size = 2, len(data)
     while place + 4 <= size:
         if data[place] != 0xFF:
@@ -100,7 +100,7 @@ def _jpeg_breaks_off(data: bytes) -> bool:
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Name and contents of the chunks of a PNG that are there whole, up to IEND; of pixels the name alone."""
+    """Name and contents of each complete chunk of a PNG, up to IEND. The contents of pixel chunks are left out."""
     place = 8
     while place + 12 <= len(data):
         length, name = _CHUNK.unpack_from(data, place)
@@ -113,7 +113,7 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _gif_breaks_off(data: bytes) -> bool:
-    # GIF89a, appendix A: a header, blocks, a trailer. A block is a head and then pieces that begin with their lengths.
+    # GIF89a, appendix A: a header, blocks and a trailer. A block is a head and pieces, each after its length.
     try:
         place = 13 + _colours(data[10])
         while data[place] != 0x3B:
@@ -122,7 +122,7 @@ def _gif_breaks_off(data: bytes) -> bool:
             elif data[place] == 0x2C:
                 place += 11 + _colours(data[place + 9])
             else:
-                # No block begins so. A decoder takes what came before; the end, if there is one, lies behind junk.
+                # No block begins with this byte. A decoder uses the blocks before it, and an end may come after junk.
                 return b";" not in data[place:]
             while length := data[place]:
                 place += 1 + length
@@ -138,13 +138,13 @@ def _colours(flags: int) -> int:
 
 
 def _boxes_break_off(data: bytes) -> bool:
-    # ISO/IEC 14496-12, 4.2: boxes of a 32-bit length, one after the other; 1 announces 64 bits, 0 means to the end.
+    # ISO/IEC 14496-12, 4.2: a sequence of boxes with 32-bit lengths. 1 means that 64 bits follow, 0 means to the end.
     place, pixels = 0, False
     while place + 8 <= len(data):
         length = int.from_bytes(data[place : place + 4], "big")
         if length == 1:
             length = int.from_bytes(data[place + 8 : place + 16], "big")
-        # Pixels lie in a box of their own; those of very small pictures may lie in the `meta` box.
+        # Pixels are in an `mdat` box. Pixels of very small pictures may be in the `meta` box.
         name = data[place + 4 : place + 8]
         pixels = pixels or name == b"mdat" or (name == b"meta" and b"idat" in data[place : place + length])
         if length == 0:
