@@ -1,4 +1,4 @@
-"""Stages in a row: ``raypipe run`` and ``raypipe demo``. The package itself is the stage: ``raypipe.run(config)``."""
+"""Stages in a row: ``raypipe run`` and ``raypipe demo``. The package itself can be called: ``raypipe.run(config)``."""
 
 from raypipe.stages import make_callable
 

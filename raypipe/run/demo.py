@@ -1,4 +1,4 @@
-"""``raypipe demo``: a generated world, its local server, and the whole way from its posts to the report."""
+"""``raypipe demo``: a generated world, its local server, and all stages from its posts to the report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from raypipe.tables.record import RunRecord
 
 
 def config_file(name: str = "demo.yaml") -> Path:
-    """A file of configs/: in the checkout, else where an installed raypipe has put it."""
+    """A file of configs/, from the checkout or else from the installed package. Raises StageError if there is none."""
     in_checkout = Path(__file__).parents[2] / "configs" / name
     if in_checkout.exists():
         return in_checkout
@@ -26,7 +26,7 @@ def config_file(name: str = "demo.yaml") -> Path:
 
 
 def run(config: Config) -> RunRecord:
-    """Generate the world, serve its pictures on loopback while they are fetched, label, train A–D, report."""
+    """Generate the world, serve its pictures on loopback while they are fetched, label, train A–D, and report."""
     from raypipe.report.summary import print_summary
     from raypipe.world.server import running_server
 

@@ -1,4 +1,4 @@
-"""``raypipe run``: the stages from posts to the report, one after the other; those that need Ray share one."""
+"""``raypipe run``: the stages from posts to the report, one after the other. Stages that need Ray share one."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ ORDER = ("ingest", "label", "sweep", "report")
 
 
 def run_stage(config: Config, name: str, order: tuple[str, ...]) -> RunRecord:
-    """Run the stage `name` of `order`, saying when it begins and how long it took.
+    """Run the stage `name` of `order`, and print when it begins and how long it took. Returns its record.
 
-    After `label` the funnel and the regression are shown: the sweep, which comes next, takes far longer than both.
+    After `label`, the funnel and the regression are printed, because the next stage, the sweep, takes much longer.
     """
     say(f"[{order.index(name) + 1}/{len(order)}] {name}: {STAGES[name].help}")
     started, began = time.monotonic(), datetime.now(UTC)
@@ -32,7 +32,7 @@ def run_stage(config: Config, name: str, order: tuple[str, ...]) -> RunRecord:
 
 
 def run(config: Config) -> RunRecord:
-    """Ingest, label, sweep and report; stages that are complete already are not done again."""
+    """Ingest, label, sweep and report. Complete stages are not repeated. Returns the record of the report."""
     from raypipe.report.summary import print_summary
 
     with kept_ray():
