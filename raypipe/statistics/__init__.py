@@ -1,1 +1,1 @@
-"""Intervals and tests, by numpy and scipy alone: the same functions for every stage that says how sure a number is."""
+"""Intervals and tests with numpy and scipy only. All stages use these functions for the uncertainty of a number."""

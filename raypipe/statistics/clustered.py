@@ -1,11 +1,12 @@
-"""Intervals and a paired test that take the posts of one user together.
+"""Intervals and a paired test that account for posts of the same user.
 
-Posts of one user are alike: the same face, the same camera, the same audience. What is right or wrong on one of them is
-likely right or wrong on the next, so they tell less than as many posts of different users. Each interval here is that
-of `raypipe.statistics.intervals` at an effective number of posts: the size of a simple random sample that has the same
-variance (Kish 1965; Rao & Scott 1992, Biometrics 48:577). If no user has two posts, it is exactly the plain interval.
+Posts of one user are alike: the same face, the same camera, the same audience. A classifier that is right on one of
+them is probably right on the next. So they contain less information than the same number of posts of different users.
+Each interval here is that of `raypipe.statistics.intervals` at an effective number of posts: the size of a simple
+random sample with the same variance (Kish 1965; Rao & Scott 1992, Biometrics 48:577). If no user has two posts, it is
+exactly the plain interval.
 
-`users` is an int64 [n] array as `number_users` gives it: equal numbers are posts of one user.
+`users` is an int64 [n] array from `number_users`: equal numbers are posts of one user.
 """
 
 from __future__ import annotations
@@ -23,49 +24,49 @@ from raypipe.statistics.ranks import Floats, average_ranks, roc_auc, roc_compone
 
 Ints = NDArray[np.int64]
 
-_ROUNDING = 1e-12  # of the largest value: less is no spread
+_ROUNDING = 1e-12  # deviations below this share of the largest value count as 0
 
 
 def number_users(users: Iterable[Any]) -> Ints:
-    """A number for each user of posts, from 0 in the order of their first post.
+    """The number of each post's user: users are numbered from 0 in the order of their first post.
 
-    `users` has one item per post. A post whose user is not known (no text) is a user of its own.
+    `users` has one item per post. If it is not a string, the user is unknown and the post counts as its own user.
     """
     numbers: dict[Any, int] = {}
-    # The place of a post is no text, so that it cannot be the name of another one's user.
+    # The index of a post is not a string, so it cannot equal the name of a user.
     keys = (user if isinstance(user, str) else place for place, user in enumerate(users))
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
 
 
 def effective_size(values: NDArray[Any], users: Ints, confidence: float = 0.95) -> float:
-    """How many independent posts would tell as much of the mean of `values` [n] as these; at most n.
+    """The number of independent posts that would give as much information on the mean of `values` [n]. At most n.
 
-    n / d · (t(n − 1) / t(K − 1))² for K users, with the design effect d: the variance of the mean by the ratio
-    estimator over users, by that over posts. The quotient of t quantiles allows for few users (Korn & Graubard 1998,
-    Survey Methodology 24:193; Dean & Pagano 2015, J. of Survey Statistics and Methodology 3:484). A design effect below
-    1 is taken for 1: that users are alike is known, that they are the contrary is chance. If the values are all the
-    same, nothing says how alike posts of a user are, and they count as copies of each other.
+    It is n / d · (t(n − 1) / t(K − 1))² for K users. The design effect d is the variance of the mean by the ratio
+    estimator over users, divided by that over posts. The ratio of t quantiles corrects for few users (Korn & Graubard
+    1998, Survey Methodology 24:193; Dean & Pagano 2015, J. of Survey Statistics and Methodology 3:484). A design effect
+    below 1 is set to 1, because posts of a user are known to be alike and a lower value is chance. If all values are
+    equal, the likeness cannot be estimated, and posts of a user count as copies of each other.
     """
     rest = _deviations(np.asarray(values, np.float64))
     return _effective(len(rest), users, _between(rest, users), _between(rest, np.arange(len(rest))), confidence)
 
 
 def _deviations(values: Floats) -> Floats:
-    """From the mean; all 0 if the values are the same but for rounding."""
+    """Deviations from the mean. All are 0 if the values are equal except for rounding."""
     rest = values - values.mean()
     scale = np.abs(values).max(initial=0.0)
     return rest if np.abs(rest).max(initial=0.0) > _ROUNDING * scale else np.zeros_like(rest)
 
 
 def _between(rest: Floats, users: Ints) -> float:
-    """K/(K − 1) Σ over users of (Σ of the user's deviations)²; 0 of one user."""
+    """K/(K − 1) Σ over users of (Σ of the user's deviations)², or 0 for one user."""
     sums = np.bincount(users, rest)
     k = len(np.unique(users))
     return float(k / (k - 1) * (sums @ sums)) if k > 1 else 0.0
 
 
 def _effective(n: int, users: Ints, clustered: float, plain: float, confidence: float) -> float:
-    """n by the design effect `clustered` / `plain`, and by what few users cost."""
+    """n divided by the design effect `clustered` / `plain`, with the correction for few users."""
     sizes = np.bincount(users)
     sizes = sizes[sizes > 0]
     k = len(sizes)
@@ -78,10 +79,10 @@ def _effective(n: int, users: Ints, clustered: float, plain: float, confidence: 
 
 
 def share_interval(share: float, right: NDArray[Any], users: Ints, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval of a `share` of posts that are right, at the effective number of posts.
+    """Wilson's interval of the `share` of posts on which a classifier is right, at the effective number of posts.
 
-    `right` [n] is 0 or 1 by post, or its mean over several classifiers of which `share` is the mean: they share the
-    posts, so that more of them do not narrow the interval. Raises ValueError without a post.
+    `right` [n] is 0 or 1 per post. For several classifiers, it is the mean per post and `share` is the mean of their
+    shares. They use the same posts, so more classifiers do not narrow the interval. Raises ValueError if n is 0.
     """
     n = len(right)
     if n == 0:
@@ -94,8 +95,8 @@ def share_interval(share: float, right: NDArray[Any], users: Ints, confidence: f
 def area_error(scores: NDArray[Any], labels: NDArray[Any], users: Ints) -> float:
     """Standard error of `roc_auc` if posts of a user may be alike (Obuchowski 1997, Biometrics 53:567, section 3).
 
-    If each user has one post it is the error of DeLong, DeLong & Clarke-Pearson (1988). NaN unless each label is of two
-    users or more.
+    If each user has one post, it is the error of DeLong, DeLong & Clarke-Pearson (1988). NaN unless each label occurs
+    for two or more users.
     """
     positive = np.asarray(labels) > 0.5
     if not positive.any() or positive.all():
@@ -108,7 +109,7 @@ def _area_variance(components: Floats, positive: NDArray[np.bool_], users: Ints)
     if k1 < 2 or k0 < 2:
         return math.nan
     many = int(users.max()) + 1
-    # Sums of each user's deviations, by the number of posts of the label.
+    # Sums of each user's deviations, divided by the number of posts of the label.
     ones, zeros = (
         np.bincount(users[own], _deviations(components[own]), many) / own.sum() for own in (positive, ~positive)
     )
@@ -119,10 +120,10 @@ def _area_variance(components: Floats, positive: NDArray[np.bool_], users: Ints)
 def area_interval(
     scores: Sequence[NDArray[Any]], labels: NDArray[Any], users: Ints, confidence: float = 0.95
 ) -> tuple[float, float] | None:
-    """Newcombe's interval of the area under the ROC curve at the effective numbers of posts; None if a label is absent.
+    """Newcombe's interval of the area under the ROC curve at the effective numbers of posts. None if a label is absent.
 
-    `scores` are those of one classifier or more, each [n]: the area is the mean of theirs. The design effect is
-    Obuchowski's variance by that of DeLong et al.
+    `scores` are those of one or more classifiers, each [n]. The area is the mean of their areas. The design effect is
+    Obuchowski's variance divided by that of DeLong et al.
     """
     positive = np.asarray(labels) > 0.5
     areas = [roc_auc(own, positive) for own in scores]
@@ -143,7 +144,7 @@ def correlation_interval(
 ) -> tuple[float, float]:
     """Bonett & Wright's interval of Spearman's `rho` at the effective number of posts.
 
-    `predicted` are those of one model or more, each [n], of whose correlations with `truth` [n] `rho` is the mean.
+    `predicted` are those of one or more models, each [n]. `rho` is the mean of their correlations with `truth` [n].
     """
     parts = np.mean([_spearman_parts(own, truth) for own in predicted], axis=0)
     return spearman_interval(rho, effective_size(parts, users, confidence), confidence)
@@ -151,13 +152,13 @@ def correlation_interval(
 
 def _spearman_parts(one: NDArray[Any], other: NDArray[Any]) -> Floats:
     """Each post's influence on Spearman's correlation, up to a factor: Croux & Dehon (2010), Statistical Methods and
-    Applications 19:497, proposition 1, with ranks for the distributions and half weight for ties."""
+    Applications 19:497, proposition 1, with ranks in place of the distributions and half weight for ties."""
     f, g = ((average_ranks(values) - 0.5) / len(values) for values in (one, other))
     return f * g + _mean_above(f, other) + _mean_above(g, one)
 
 
 def _mean_above(weights: Floats, values: NDArray[Any]) -> Floats:
-    """For each of `values` the sum of the weights of those above it and half of those equal to it, by n."""
+    """For each of `values`: the sum of the weights of greater values plus half of those of equal values, over n."""
     _, place = np.unique(values, return_inverse=True)
     sums = np.bincount(place.reshape(-1), weights)
     above = np.cumsum(sums[::-1])[::-1] - sums / 2
@@ -165,17 +166,17 @@ def _mean_above(weights: Floats, values: NDArray[Any]) -> Floats:
 
 
 def paired_p(first: NDArray[np.bool_], second: NDArray[np.bool_], users: Ints) -> float:
-    """Two-sided p-value of two classifiers that were right, or not, on the same posts (bool [n] each).
+    """Two-sided p-value for two classifiers that were right or wrong on the same posts (bool [n] each; True is right).
 
-    dₖ is on how many more posts of user k the second is right. If the two are equally good, dₖ is as likely as −dₖ, and
-    p is the share of all choices of signs by user that give a sum as far from 0 as Σ dₖ. If no user has two posts on
-    which only one is right, that is McNemar's exact test. The variance of the sum, Σ dₖ², is that of Obuchowski (1998),
-    Statistics in Medicine 17:1495, and of Durkalski et al. (2003), ibid. 22:2417, with equal weights of posts: theirs
-    are the same test for many users, as the normal distribution is for the binomial one.
+    dₖ is the number of posts of user k on which the second is right, minus that of the first. If the two are equally
+    good, dₖ and −dₖ are equally likely. p is the share of all choices of signs per user that give a sum at least as far
+    from 0 as Σ dₖ. If no user has two posts on which only one is right, this is McNemar's exact test. The variance of
+    the sum, Σ dₖ², is that of Obuchowski (1998), Statistics in Medicine 17:1495, and of Durkalski et al. (2003), ibid.
+    22:2417, with equal weights of posts. Their tests are the normal approximation of this one, for many users.
     """
     d = np.bincount(users, second.astype(np.int64) - first.astype(np.int64)).astype(np.int64)
     sizes, counts = np.unique(np.abs(d[d != 0]), return_counts=True)
-    # How the sum over the users whose sign is + is distributed: `sizes` times a binomial number each.
+    # The distribution of the sum over users with sign +: each of `sizes` times a binomial number.
     chances = np.ones(1)
     for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
         own = np.zeros(size * count + 1)

@@ -1,6 +1,6 @@
 """Intervals of shares, areas and rank correlations over independent pictures.
 
-`raypipe.statistics.clustered` builds on them if posts of one user may be alike; stages call that.
+Stages call `raypipe.statistics.clustered`, which builds on these for posts of one user, which may be alike.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from statistics import NormalDist
 
 
 def z_of(confidence: float) -> float:
-    """The quantile of the normal distribution between which and its negative a share of `confidence` lies."""
+    """The z for which a share `confidence` of the standard normal distribution is between −z and z."""
     return NormalDist().inv_cdf(0.5 + confidence / 2)
 
 
 def wilson_interval(successes: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval for a share of `successes` in `n` (Wilson, 1927, JASA 22:209).
 
-    `n` need not be whole: it may be the size of a simple random sample that tells as much. Raises ValueError unless
-    0 ≤ successes ≤ n, n > 0 and 0 < confidence < 1.
+    `n` need not be whole: it may be an effective number of posts. Raises ValueError unless 0 ≤ successes ≤ n, n > 0 and
+    0 < confidence < 1.
     """
     if not (n > 0 and 0 <= successes <= n and 0 < confidence < 1):
         raise ValueError(f"no interval for {successes} of {n} at a confidence of {confidence}")
@@ -26,13 +26,13 @@ def wilson_interval(successes: float, n: float, confidence: float = 0.95) -> tup
     share, scale = successes / n, 1 + z * z / n
     centre = (share + z * z / (2 * n)) / scale
     half = z / scale * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    # Exact at the ends, where rounding would leave 1e-17.
+    # 0 and 1 are exact here. The formula would be off by about 1e-17 because of rounding.
     return (0.0 if successes == 0 else centre - half, 1.0 if successes == n else centre + half)
 
 
 def spearman_interval(rho: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
     """Interval of Spearman's correlation by Fisher's z with variance (1 + ρ²/2)/(n − 3): Bonett & Wright (2000),
-    Psychometrika 65:23. (−1, 1) on fewer than four pictures."""
+    Psychometrika 65:23. It is (−1, 1) for fewer than four pictures."""
     if n < 4:
         return -1.0, 1.0
     inside = min(max(rho, -1 + 1e-12), 1 - 1e-12)
@@ -43,8 +43,8 @@ def spearman_interval(rho: float, n: float, confidence: float = 0.95) -> tuple[f
 def auc_interval(auc: float, n_positive: float, n_negative: float, confidence: float = 0.95) -> tuple[float, float]:
     """Interval of an area under the ROC curve: Newcombe (2006), Statistics in Medicine 25:559, method 5.
 
-    The ends θ are where |auc − θ| is z standard errors, by Hanley & McNeil's variance at θ; as with Wilson's interval
-    an area of 1 on few pictures has a wide one. Raises ValueError if either label is absent.
+    At the ends θ, |auc − θ| is z standard errors by Hanley & McNeil's variance at θ. As with Wilson's interval, an area
+    of 1 on few pictures has a wide interval. Raises ValueError if either label is absent.
     """
     if not (n_positive > 0 and n_negative > 0):
         raise ValueError(f"no area under the curve of {n_positive} positive and {n_negative} negative labels")

@@ -1,4 +1,4 @@
-"""The figures that the paper gives, each with its place in it; the report shows them beside those of the run."""
+"""The figures in the paper, each with its section. The report shows them beside those of the run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CITATION = (
 COLLECTED = 486_149
 """Posts collected (section 3)."""
 PRESENT = 429_183
-"""Posts still there at the revisit after seven days (section 3)."""
+"""Posts that still existed at the revisit after seven days (section 3)."""
 WITH_FACE = 232_971
 """Posts with at least one face found by dlib (section 3)."""
 ONE_FACE = 200_545
@@ -25,7 +25,7 @@ HELD_OUT_SHARE = 0.25
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One row of the paper's table 1 (section 5.3); accuracies are shares of the validation pictures."""
+    """One row of the paper's table 1 (section 5.3). Accuracies are shares of the validation pictures."""
 
     max_val_accuracy: float
     epochs: int
@@ -45,7 +45,7 @@ CONFIGURATIONS = {
     "C": "full VGG-16 end to end",
     "D": "C with momentum, dropout and L2",
 }
-"""The four configurations in a phrase each (section 5.2)."""
+"""The four configurations, one phrase each (section 5.2)."""
 
 
 @dataclass(frozen=True)
