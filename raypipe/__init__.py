@@ -1,6 +1,6 @@
 """raypipe: from social posts to labels and a trained image classifier, on a laptop or a Ray cluster.
 
-Every command is a function of the configuration too::
+Every command is also a function of the configuration::
 
     import raypipe
 
@@ -10,8 +10,7 @@ Every command is a function of the configuration too::
     raypipe.sweep(config)
     raypipe.report(config)
 
-Each returns the record of what it wrote (`raypipe.tables.record.RunRecord`), and does nothing if that is complete
-already.
+Each returns the record of what it wrote (`raypipe.tables.record.RunRecord`). It does nothing if that already exists.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ __all__ = ["Config", "ConfigError", "InputError", "RaypipeError", "StageError", 
 def __getattr__(name: str) -> Any:
     if name not in STAGES:
         raise AttributeError(f"module 'raypipe' has no attribute {name!r}")
-    # Once imported, a package of this name hides what is returned here: it is the stage itself.
+    # After its import, a package of this name replaces this attribute, so the package itself must be callable.
     if STAGES[name].target.startswith(f"raypipe.{name}."):
         return importlib.import_module(f"raypipe.{name}")
     return STAGES[name].load()

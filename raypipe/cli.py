@@ -27,7 +27,7 @@ _INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 1 failed, 2 a wrong option, 130 interrupted."""
+    """Run one command. Returns the exit code: 0 done, 1 failed, 2 wrong option, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         _print_overview()
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if stage in STAGES and ("--help" in rest or "-h" in rest):
         _print_stage_help(stage)
         return 0
-    # A cluster ends a job with SIGTERM: let the stage close its servers as after Ctrl-C.
+    # A cluster ends a job with SIGTERM. The stage then closes its servers as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     config: Config | None = None
     try:
@@ -76,7 +76,7 @@ def _configuration(stage: str, words: Sequence[str]) -> Config:
 
 
 def _report(stage: str, error: BaseException) -> int:
-    # Of a mistake in an option or in the data, Ray has nothing to tell.
+    # Ray's log does not help with a mistake in an option or in the data.
     log = None if isinstance(error, (ConfigError, InputError)) else log_of_failure()
     more = f"; Ray's own log: {log}" if log else ""
     if isinstance(error, RaypipeError):
@@ -88,7 +88,7 @@ def _report(stage: str, error: BaseException) -> int:
 
 def _complain(stage: str, message: str) -> None:
     sys.stdout.flush()
-    # It may hold what others wrote: nothing of it is for the terminal itself.
+    # The message may contain text that others wrote, so its control characters must not reach the terminal.
     sys.stderr.write(f"{plain(f'raypipe {stage}: {message}')}\n")
 
 
@@ -135,7 +135,7 @@ def _print_option(name: str, info: Any, short: str | None = None) -> None:
 
 
 def _allowed(annotation: Any) -> tuple[Any, ...]:
-    """The values of an option, or of its list's items, where they are few."""
+    """The allowed values of an option, or of the items of its list, if they are a Literal. Else empty."""
     from typing import Literal, get_args, get_origin
 
     if get_origin(annotation) is list:

@@ -1,4 +1,4 @@
-"""The errors that a user of raypipe can meet: each message is one line saying what, where, which value, what to do."""
+"""The errors that users of raypipe see. Each message is one line: what, where, which value, what to do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 class RaypipeError(Exception):
     """Base of all errors that the command line shows as one line, without a traceback.
 
-    `below` is shown on the lines that follow: a formula with a caret below its culprit.
+    `below` is shown on the following lines, for example a formula with a caret below the wrong part.
     """
 
     exit_code = 1
@@ -19,41 +19,41 @@ class RaypipeError(Exception):
 
 
 class ConfigError(RaypipeError):
-    """An unknown option or a value that is not allowed; the command line exits with 2."""
+    """An unknown option, or a value that is not allowed. The command line exits with 2."""
 
     exit_code = 2
 
 
 class InputError(RaypipeError):
-    """Data that a stage was given cannot be used: a missing column, an empty file, one class only."""
+    """The input data of a stage cannot be used: a missing column, an empty file, only one class."""
 
 
 class StageError(RaypipeError):
-    """A stage cannot go on: its root is not writable, its input incomplete, another run's data is in its place."""
+    """A stage cannot continue: its root is not writable, its input is incomplete, the table is of another run."""
 
 
 def one_line(error: BaseException) -> str:
-    """The first cause of `error` as one line: the message where there is one, the type's name where there is none."""
+    """The message of `error` as one line, or the name of its type if it has no message."""
     text = " ".join(str(error).split())
     return text or type(error).__name__
 
 
 _ODD = re.compile(
     "["
-    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but for tab and line feed
-    "\u2028\u2029"  # other breaks of lines
-    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks that turn the direction of what follows
-    # What has no width, and so hides in a name. Not the joiners U+200C and U+200D: scripts and emoji need them.
+    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters except tab and line feed
+    "\u2028\u2029"  # other line breaks
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks that change the direction of the following text
+    # Characters without width, which could hide in a name. Scripts and emoji need the joiners U+200C and U+200D.
     "\u180e\u200b\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb"
-    "\ud800-\udfff\ufffe\uffff"  # halves of characters, and what XML cannot hold
+    "\ud800-\udfff\ufffe\uffff"  # lone surrogates, and characters that XML cannot hold
     "]"
 )
 
 
 def plain(text: str) -> str:
-    r"""`text` with each character that would not be shown as the code that Python writes for it: ``\x1b``, ``\u202e``.
+    r"""`text` with each invisible or control character as its Python escape: ``\x1b``, ``\u202e``.
 
-    Tabs and line feeds stay. The result can be encoded, and stands in XML.
+    Tabs and line feeds stay. The result can be encoded as UTF-8 and put into XML.
     """
     return _ODD.sub(_code, text)
 

@@ -1,4 +1,4 @@
-"""What a person sees while a stage works: a live bar on a terminal, a line every few seconds elsewhere."""
+"""Progress of a stage: a live bar on a terminal, or else a line every few seconds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SECONDS_OF_RATE = 60.0
 
 
 class _Console(Console):
-    """Shows text as it is: brackets are no markup, ``:fire:`` is no picture, control characters reach no terminal."""
+    """Prints text unchanged: no markup in brackets, no emoji for ``:fire:``. Escapes control characters."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
@@ -29,16 +29,16 @@ class _Console(Console):
 
 
 def console(file: IO[str] | None = None, **settings: Any) -> Console:
-    """Where stages write for people; results that programs read are files.
+    """The console on which stages print for people. Results for programs are files.
 
-    `settings` are those of rich's Console. Markup is read only where `print` is given `markup=True`.
+    `settings` are those of rich's Console. Markup is used only if `print` gets `markup=True`.
     """
     return _Console(file=file or sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=True, **settings)
 
 
 def say(text: str) -> None:
-    """One line for the person at the terminal."""
-    # Before it is printed: rich takes some control characters away without a trace.
+    """Print one line for the user."""
+    # Escaped before rich sees it, because rich removes some control characters.
     console().print(plain(text))
     sys.stdout.flush()
 
@@ -73,16 +73,16 @@ class Progress:
 
     @property
     def live(self) -> bool:
-        """Whether this is a bar on a terminal."""
+        """Whether the progress is a bar on a terminal."""
         return self._bar is not None
 
     def below(self, shown: RenderableType | None) -> None:
-        """Show `shown` below the bar on a terminal until the next call; None shows nothing. Any thread may call it."""
+        """Show `shown` below the bar on a terminal until the next call. None shows nothing. Any thread may call it."""
         if self._bar:
             self._bar.below = shown
 
     def begin(self, done: float) -> None:
-        """Say how much an earlier attempt has done: it counts, but not for the rate."""
+        """Set how much an earlier attempt has done. It counts as done, but not for the rate."""
         self._started = time.monotonic()
         self._begun = done
         self._seen = deque([(self._started, done)])
@@ -94,14 +94,14 @@ class Progress:
         self._show()
 
     def advance(self, n: int = 1, note: str | None = None) -> None:
-        """Count `n` more done; `note` is shown at the end of the line until the next."""
+        """Count `n` more as done. `note` is shown at the end of the line until the next note."""
         self.set(self.done + n, note)
 
     def set(self, done: float, note: str | None = None, share: float | None = None) -> None:
-        """Say how much is done in all.
+        """Set how much is done in total.
 
-        `share` of the work, 0 to 1, tells the time left if not all of what is counted takes as long; it is then given
-        in each call.
+        `share` is the share of the work that is done, 0 to 1. The time left is computed from it if the counted items
+        take different times. Then every call must give it.
         """
         self.done, self._share = done, share
         self._note = self._note if note is None else note
@@ -128,12 +128,12 @@ class Progress:
         say(" · ".join(part for part in parts if part))
 
     def _rate(self) -> str:
-        """Of the whole step."""
+        """The rate of the whole step, as text."""
         seconds = time.monotonic() - self._started
         return f"{(self.done - self._begun) / seconds:,.1f}/s" if seconds > 0 else ""
 
     def _left(self) -> str:
-        """Time left, by the rate of the last minute."""
+        """The time left, by the rate of the last minute, as text."""
         (then, before), now = self._seen[0], time.monotonic()
         done, total = (self.done, self.total) if self._share is None else (self._share, 1.0)
         if total is None or done >= total or done <= before or now <= then:

@@ -1,4 +1,4 @@
-"""The commands of raypipe: what each does, where its code is, and which options it reads."""
+"""The commands of raypipe: their help texts, modules and sections of options."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from raypipe.config import Config
 
 @dataclass(frozen=True)
 class Stage:
-    """One command: ``module:function`` that takes the configuration, a line of help, sections of options it reads.
+    """One command: ``module:function`` that takes the configuration, a line of help, the sections of options it reads.
 
-    `short` are further names of options on this command's line: ``{"format": "export.format"}``.
+    `short` holds short names of options for this command: ``{"format": "export.format"}``.
     """
 
     target: str
@@ -25,7 +25,7 @@ class Stage:
     short: Mapping[str, str] = field(default_factory=dict)
 
     def load(self) -> Callable[[Config], Any]:
-        """Import the stage's function; stages are imported when used, so that `--help` stays quick."""
+        """Import the stage's function. Stages are imported only when used, so that `--help` is fast."""
         module, _, name = self.target.partition(":")
         function: Callable[[Config], Any] = getattr(importlib.import_module(module), name)
         return function
@@ -82,5 +82,5 @@ class _StageModule(types.ModuleType):
 
 
 def make_callable(module: str) -> None:
-    """Let the package of a stage be called as the stage itself."""
+    """Make the package of a stage callable as the stage itself."""
     sys.modules[module].__class__ = _StageModule
