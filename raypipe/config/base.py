@@ -1,4 +1,4 @@
-"""What every section is made of: options with a description, and lists as the command line writes them."""
+"""The parts of every section: options with a description, and types that check and convert their values."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class Section(BaseModel):
-    """A group of options; unknown names are refused."""
+    """A group of options. Unknown names are refused."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True, allow_inf_nan=False)
 
 
 def split_list(value: Any) -> Any:
-    """A list as the command line gives it: `a,b` or `[a,b]`."""
+    """A list from the text `a,b` or `[a,b]` of the command line, or from one number. Other values stay unchanged."""
     if isinstance(value, str):
         text = value.strip().removeprefix("[").removesuffix("]")
         return [item.strip() for item in text.split(",") if item.strip()]
@@ -26,19 +26,19 @@ def split_list(value: Any) -> Any:
 
 
 def split_formulas(value: Any) -> Any:
-    """Formulas between semicolons, as they have commas of their own."""
+    """A list of formulas from a text in which semicolons separate them, because formulas contain commas."""
     return [item.strip() for item in value.split(";") if item.strip()] if isinstance(value, str) else value
 
 
 def check_name(value: str) -> str:
-    """`value`, if it can name a folder or a file. Raises ValueError that says what is allowed."""
+    """`value`, if it can name a folder or a file. Raises ValueError, which says what is allowed, if not."""
     if not _NAME.fullmatch(value):
         raise ValueError("a name has 1 to 64 of A-Z a-z 0-9 . _ - and begins with a letter or a digit")
     return value
 
 
 def check_path(value: str) -> str:
-    """`value`, if it can be a path or a URI. Raises ValueError that says why it cannot."""
+    """`value`, if it can be a path or a URI. Raises ValueError with the reason if not."""
     if "\0" in value:
         raise ValueError("a path cannot hold a NUL character")
     try:
@@ -49,7 +49,7 @@ def check_path(value: str) -> str:
 
 
 def check_local_folder(value: str) -> str:
-    """`value`, if it can be a folder of this machine. Raises ValueError that says why it cannot."""
+    """`value`, if it can be a folder of this machine. Raises ValueError with the reason if not."""
     if "://" in value:
         raise ValueError("it must be a directory of each machine, not a URI")
     if not value:
@@ -58,13 +58,13 @@ def check_local_folder(value: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(check_name)]
-"""The type of every option that becomes the name of a folder or a file."""
+"""The type of options that become the name of a folder or a file."""
 NameOrEmpty = Annotated[str, AfterValidator(lambda value: value and check_name(value))]
-"""`Name` for an option that one stage alone needs: empty until it is given."""
+"""`Name` for an option that only one stage needs: empty if not set."""
 AnyPath = Annotated[str, AfterValidator(check_path)]
-"""The type of an option that is a path, a URI, or a path among names; ``~`` is the home directory."""
+"""The type of options that are a path, a URI, or a name or a path. ``~`` is the home directory."""
 LocalFolder = Annotated[str, AfterValidator(check_local_folder)]
-"""The type of an option that is a directory of this machine."""
+"""The type of options that are a directory of this machine."""
 StringList = Annotated[list[str], BeforeValidator(split_list)]
 IntList = Annotated[list[int], BeforeValidator(split_list)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -72,7 +72,7 @@ Letter = Literal["A", "B", "C", "D"]
 
 
 def option(default: Any, description: str, *, result: bool = True, **limits: Any) -> Any:
-    """A pydantic field; `result=False` marks what the result of a stage does not depend on."""
+    """A pydantic field. `result=False` marks an option that the result of a stage does not depend on."""
     return Field(default, description=description, json_schema_extra={"result": result}, **limits)
 
 
@@ -92,4 +92,4 @@ FailedStatus = Literal[
     "too_many_pixels",
     "invalid_url",
 ]
-"""What `images/` says of a picture that was asked for and not got."""
+"""The status in `images/` of a picture that was requested but not stored."""

@@ -1,7 +1,7 @@
-"""The one typed configuration that a YAML file, the command line and Python fill.
+"""The one typed configuration. A YAML file, the command line and Python set its values.
 
-Every option has a default, a description with its unit, and a mark where the result of a stage does not depend on it
-(how many actors, where the dashboard is): those may change between an interrupted run and its resume.
+Every option has a default and a description with its unit. A mark shows that the result of a stage does not depend on
+an option (number of actors, port of the dashboard). Such options may change between an interrupted run and its resume.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Config(Section):
         return Storage(self.root, options.endpoint, options.region, options.profile, scratch)
 
     def result_options(self, *names: str) -> dict[str, Any]:
-        """The options that a stage's result depends on, of the named sections or top-level options, as JSON types."""
+        """The options, of the named sections or at top level, that a stage's result depends on, as JSON types."""
         return {name: _result_part(getattr(self, name)) for name in names}
 
 

@@ -1,4 +1,4 @@
-"""Options of where tables lie, where work is done, and of the stages up to the pictures."""
+"""Options of storage, Ray, doctor and export, and of the stages up to the pictures."""
 
 from __future__ import annotations
 

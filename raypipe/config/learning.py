@@ -1,4 +1,4 @@
-"""Options of the stages from the labels on: what is learned, how it is judged, shown and used."""
+"""Options of the stages from the labels on: labels, training, predictions, report and study."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ class JudgeOptions(Section):
 
 
 _EPOCHS = {"A": 12, "B": 9, "C": 8, "D": 20}
-"""The paper's, of its table 1."""
+"""Epochs per configuration, from the paper's table 1."""
 
 IMAGE_SIZES = (32, 2048)
-"""The fewest and the most pixels of a side: VGG-16 halves a picture five times, and memory grows with the square."""
+"""Minimum and maximum pixels per side: VGG-16 halves a picture five times, and memory grows with the square."""
 
 Form = Literal["paper", "modern"]
 FORMS: tuple[str, ...] = get_args(Form)
@@ -146,7 +146,7 @@ class TrainOptions(Section):
     def _positive(cls, value: int | dict[str, int]) -> int | dict[str, int]:
         if any(number < 1 for number in (value.values() if isinstance(value, dict) else [value])):
             raise ValueError("epochs must be 1 or more")
-        # The paper's for configurations of which nothing is said.
+        # Configurations that are not given keep the paper's epochs.
         return {**_EPOCHS, **value} if isinstance(value, dict) else value
 
     @field_validator("learning_rate")
@@ -157,12 +157,12 @@ class TrainOptions(Section):
         return value
 
 
-# What a sweep trains on and from is prepared once for all its trials; configuration and form have lists of their own.
+# All trials of a sweep share pictures and starting weights. Configuration and form have their own lists in a sweep.
 _SHARED = ("config", "name", "form", "model", "weights", "image_size")
 
 
 def varying() -> list[str]:
-    """Options of `train` that a sweep's space may vary."""
+    """Names of the options of `train` that a sweep's space may vary."""
     fields = TrainOptions.model_fields.items()
     return [
         name
@@ -172,7 +172,7 @@ def varying() -> list[str]:
 
 
 def hyperparameter(name: str, value: Any) -> Any:
-    """A value of an option of `train` as the option holds it. Raises ValueError saying what is allowed."""
+    """A value converted to the type of an option of `train`. Raises ValueError, which says what is allowed."""
     try:
         return getattr(TrainOptions.model_validate({name: value}), name)
     except ValidationError as error:

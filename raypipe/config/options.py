@@ -1,4 +1,4 @@
-"""Filling the configuration from a YAML file and the command line; every mistake is one line."""
+"""Fills the configuration from a YAML file and the command line. Every error is one line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TOP_LEVEL = ("config", "root", "seed", "posts", "limit", "overwrite", "debug")
 
 def load_config(file: str | Path | None = None, overrides: Mapping[str, Any] | None = None, **sections: Any) -> Config:
     """The configuration from a YAML `file`, then `sections` (``root="run"``, ``label={"quantile": 0.2}``), then
-    `overrides` by dotted name. Raises ConfigError naming the option, its value and what is allowed.
+    `overrides` by dotted name. Raises ConfigError, which names the option, its value and what is allowed.
     """
     values = _sections(_read_yaml(file)) if file is not None else {}
     for name, value in sections.items():
@@ -41,9 +41,9 @@ def load_config(file: str | Path | None = None, overrides: Mapping[str, Any] | N
 
 
 def parse_arguments(arguments: Sequence[str], short: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Dotted option names and values from ``--section.option value``, ``--option=value`` and bare ``--flag``.
+    """Options by dotted name from ``--section.option value``, ``--option=value`` and bare ``--flag``.
 
-    `short` gives the dotted names of options that have another on this command's line.
+    `short` maps short names of this command to dotted names. Raises ConfigError for unknown options and missing values.
     """
     short = short or {}
     found: dict[str, Any] = {}
@@ -66,14 +66,14 @@ def parse_arguments(arguments: Sequence[str], short: Mapping[str, str] | None = 
             if bool not in _alternatives(name):
                 raise ConfigError(f"--{name}: needs a value; only an option of true or false can stand alone")
             value = "true"
-        # `none` is a word of some options' own, such as train.save.
+        # `none` is a normal value of some options, such as train.save.
         clears = value in ("null", "none") and NoneType in _alternatives(name)
         found[name] = None if clears else _as_mapping(name, value)
     return found
 
 
 def _as_mapping(name: str, value: str) -> Any:
-    # `--train.epochs {A: 3, B: 2}`: one value a configuration.
+    # `--train.epochs {A: 3, B: 2}`: one value per configuration.
     if value.startswith("{"):
         try:
             return yaml.safe_load(value)
@@ -94,7 +94,7 @@ def _alternatives(name: str) -> tuple[Any, ...]:
 
 
 def option_names() -> list[str]:
-    """Every option as the command line names it."""
+    """The names of all options on the command line."""
     names = list(TOP_LEVEL)
     for section, info in Config.model_fields.items():
         if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
@@ -119,7 +119,7 @@ def _read_yaml(file: str | Path) -> dict[str, Any]:
 
 
 def _sections(values: Mapping[str, Any]) -> dict[str, Any]:
-    # A file may name an option as the command line does, and may leave a section empty.
+    # A file may contain dotted names of options, as on the command line, and empty sections.
     found: dict[str, Any] = {}
     for name, value in values.items():
         section, _, option = str(name).partition(".")
@@ -132,7 +132,7 @@ def _sections(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _explain(error: ValidationError, file: str | Path | None, overrides: Mapping[str, Any]) -> str:
-    # Of an option's alternatives (a number, or one a configuration) the deepest complaint is about what was meant.
+    # For an option with alternatives (one number, or one per configuration), the deepest error is about the one meant.
     option = error.errors()[0]["loc"][:2]
     first = max((e for e in error.errors() if e["loc"][:2] == option), key=lambda e: len(e["loc"]))
     name = ".".join(
@@ -151,5 +151,5 @@ def _explain(error: ValidationError, file: str | Path | None, overrides: Mapping
     return f"{name}: {first['input']!r} is not allowed{where}: {allowed}"
 
 
-# pydantic names the members of a union as parts of the location.
+# pydantic includes the members of a union in the location of an error.
 _TYPES = {"int", "float", "str", "bool", "dict"}

@@ -1,6 +1,7 @@
-"""A space of hyperparameters as YAML gives it: a list is a grid, a mapping such as ``{loguniform: [1e-4, 1e-2]}`` a
-distribution. Draws depend on the seed, the option's name and the draw's number alone, so that a sweep run again, or
-with more draws or options, meets the same values.
+"""The space of hyperparameters from YAML: a list is a grid, ``{loguniform: [1e-4, 1e-2]}`` is a distribution.
+
+A draw depends only on the seed, the name of the option and the number of the draw. So a sweep that is run again, or
+with more draws or options, gets the same values.
 """
 
 from __future__ import annotations
@@ -27,22 +28,22 @@ _SHAPES = {
 
 @dataclass(frozen=True)
 class Grid:
-    """Every value in turn."""
+    """A set of values that are all tried."""
 
     values: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """`values` drawn at random: `name` is ``choice``, ``uniform``, ``loguniform``, ``integers`` (both ends included),
-    ``normal``, or a distribution of scipy.stats with its parameters."""
+    """A distribution of values. `name` is ``choice``, ``uniform``, ``loguniform``, ``integers`` (both ends included) or
+    ``normal`` with `values`, or a distribution of scipy.stats with `parameters`."""
 
     name: str
     values: tuple[Any, ...] = ()
     parameters: tuple[tuple[str, float], ...] = ()
 
     def draw(self, seed: int, key: str, number: int) -> Any:
-        """The draw of that number for the option `key`, numbers rounded to four significant digits."""
+        """Draw number `number` for the option `key`. Numbers are rounded to four significant digits."""
         u = float(np.random.default_rng([seed, zlib.crc32(key.encode()), number]).random())
         if self.name == "choice":
             return self.values[int(u * len(self.values))]
@@ -50,7 +51,7 @@ class Distribution:
 
     @functools.cached_property
     def _frozen(self) -> Any:
-        # A second to import, which only drawing needs.
+        # The import takes a second, and only draws need it.
         from scipy import stats
 
         if self.parameters:
@@ -63,7 +64,7 @@ class Distribution:
         return stats.loguniform(a, b) if self.name == "loguniform" else stats.norm(a, b)
 
     def check(self) -> None:
-        """Raises ValueError where there is no such distribution."""
+        """Raises ValueError if scipy.stats has no such distribution, or if it does not take these parameters."""
         from scipy import stats
 
         if not isinstance(getattr(stats, self.name, None), stats.rv_continuous | stats.rv_discrete):
@@ -82,7 +83,7 @@ Domain = Grid | Distribution
 
 
 def domain(spec: Any) -> Domain:
-    """What one option may be. Raises ValueError saying what is wrong."""
+    """The grid or distribution of one option. Raises ValueError, which says what is wrong."""
     if not isinstance(spec, Mapping):
         values = tuple(spec) if isinstance(spec, list | tuple) else (spec,)
         if not values:
@@ -117,9 +118,9 @@ _LIMITS = {
 
 
 def domains(spec: Any) -> dict[str, Domain]:
-    """The domain of an option by configuration; the same for all where it is not given for each.
+    """The domain of an option by configuration. It is the same for all if `spec` does not list configurations.
 
-    A configuration that is left out keeps its option. Raises ValueError.
+    The option does not vary for a configuration that is left out. Raises ValueError as `domain` does.
     """
     if isinstance(spec, Mapping) and spec and all(key in LETTERS for key in spec):
         return {letter: domain(part) for letter, part in spec.items()}
@@ -128,10 +129,10 @@ def domains(spec: Any) -> dict[str, Domain]:
 
 
 def combinations(space: Mapping[str, Any], letter: str, samples: int, seed: int) -> list[dict[str, Any]]:
-    """Each combination of a configuration's grids, `samples` times where there are distributions to draw from.
+    """Each combination of a configuration's grids, `samples` times if there are distributions.
 
-    The draw of a number is the same in every combination, so that grids are compared on equal terms. `[{}]` where
-    nothing varies. Combinations that draws repeat come once.
+    Draw number i is the same in every combination, so that grids are compared with equal draws. Returns `[{}]` if
+    nothing varies. Equal combinations occur once.
     """
     every = {key: domains(spec) for key, spec in space.items()}
     mine = {key: kinds[letter] for key, kinds in every.items() if letter in kinds}
@@ -147,14 +148,14 @@ def combinations(space: Mapping[str, Any], letter: str, samples: int, seed: int)
 
 
 def text_of(value: Any) -> str:
-    """A value as names of trials and tables have it."""
+    """A value as text, as in names of trials and in tables."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "none"}[value]
     return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def _number(value: Any) -> float:
-    # YAML 1.1 reads 1e-4, which has no dot, as text.
+    # YAML 1.1 reads 1e-4 as text, because it has no dot.
     try:
         number = float(value)
     except (TypeError, ValueError):
