@@ -10,7 +10,7 @@ Every command is also a function of the configuration::
     raypipe.sweep(config)
     raypipe.report(config)
 
-Each returns the record of what it wrote (`raypipe.tables.record.RunRecord`). It does nothing if that already exists.
+Each returns the record of its table (`raypipe.tables.record.RunRecord`), and does nothing if the table is complete.
 """
 
 from __future__ import annotations

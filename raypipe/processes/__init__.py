@@ -1,1 +1,1 @@
-"""Functions applied in child processes, one or a pool of them, so that a crash costs one item."""
+"""Functions applied in child processes, one or a pool of them, so that a crash loses one item only."""

@@ -50,9 +50,9 @@ class Isolated(Generic[Item, Result]):
 
     If the child ends on an item, or is killed because it takes longer than `seconds` (None: no limit), the result is
     ``died(item, how)``. `how` is for example ``SIGSEGV``, ``exit code 3`` or ``no answer in 120 s``. A new child takes
-    the next item. Errors of `function` are raised here too. `environment` holds variables of the child; variables that
-    are already set win. `function`, items and results must be picklable. The child ends with the body of the ``with``,
-    and with the thread that started it. Raises StageError if no child starts.
+    the next item. Errors of `function` are raised here too. `environment` holds variables for the child that are not
+    set yet. `function`, items and results must be picklable. The child ends with the body of the ``with``, and with the
+    thread that started it. Raises StageError if no child starts.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ _of_failure: Path | None = None
 
 
 def log_of_failure() -> Path | None:
-    """The log of the last session that ended with an error, or None if Ray wrote nothing."""
+    """The log of the last session that ended with an error and to which Ray wrote something, or None."""
     return _of_failure
 
 

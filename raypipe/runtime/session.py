@@ -124,7 +124,7 @@ def _connected(config: Config) -> Any:
         return _start_here(config)
     except (Exception, SystemExit) as error:
         if isinstance(error, SystemExit) and error.code == signal.SIGTERM:
-            # While Ray starts, its own SIGTERM handler raises this. A user ends the command, and Ray has no error.
+            # While Ray starts, its own SIGTERM handler raises this: the command is being ended, Ray has no error.
             raise KeyboardInterrupt from error
         what = f"reach the cluster at RAY_ADDRESS={address}" if address else "start Ray on this machine"
         raise StageError(f"cannot {what}: {one_line(error)}; see `raypipe doctor --doctor.ray`") from error

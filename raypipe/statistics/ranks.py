@@ -31,11 +31,10 @@ def roc_auc(scores: NDArray[Any], labels: NDArray[Any]) -> float | None:
 
 
 def roc_components(scores: NDArray[Any], labels: NDArray[Any]) -> Floats:
-    """Each picture's component of the area, [n]: the share of pictures with the other label that are ranked correctly.
+    """Each picture's part of the area, [n]: the share of negatives below a positive, or of positives above a negative.
 
-    That is, the share of negatives below a positive, or of positives above a negative. The mean over the positives is
-    the area, and so is the mean over the negatives (DeLong et al. 1988, equations 1 and 4; by ranks: Sun & Xu 2014).
-    Both labels must occur.
+    The mean over the positives is the area, and so is the mean over the negatives (DeLong et al. 1988, equations 1 and
+    4; by ranks: Sun & Xu 2014). Both labels must occur.
     """
     positive = np.asarray(labels) > 0.5
     values = np.asarray(scores)

@@ -26,9 +26,8 @@ def to_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
     """A header and rows as UTF-8 bytes. None is an empty cell. Numbers and plain words are written without quotes.
 
     An apostrophe goes before text that a spreadsheet would calculate: text that begins with ``= + - @``, a tab or a new
-    line, also after spaces. Text that begins with an apostrophe gets one too. Text after a semicolon, a tab or a line
-    break inside a cell is marked in the same way, because some spreadsheets split there. `from_csv` removes exactly
-    these marks.
+    line, also after spaces. Text that begins with an apostrophe gets one too. Text after a semicolon, tab or line break
+    in a cell is marked in the same way, because some spreadsheets split there. `from_csv` removes exactly these marks.
     """
     # An empty line would not be read as a row.
     lines = [",".join(map(_cell, row)) or '""' for row in (header, *rows)]

@@ -120,7 +120,7 @@ class Sources:
 
     @contextmanager
     def reading(self, table: str, name: str) -> Iterator[None]:
-        """Turn errors of the body into an InputError: the contents of the file are not what raypipe writes there."""
+        """Turn errors of the body into an InputError that names the file: it is not what raypipe writes there."""
         try:
             yield
         except _DAMAGE as error:

@@ -197,8 +197,7 @@ class _Readable(io.RawIOBase):
 
 
 def open_source(uri: str, storage: Storage) -> Source:
-    """The posts at `uri`: a file, or a directory with files of one kind. Files and folders in it whose names begin with
-    ``.`` or ``_`` are skipped.
+    """The posts at `uri`: a file, or a directory with files of one kind (names with ``.`` or ``_`` first are skipped).
 
     An ``s3://`` URI is opened with the endpoint, region and profile of `storage`. Raises InputError if `uri` cannot be
     opened, does not exist, has no files, or has files of unknown or different kinds.

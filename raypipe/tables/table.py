@@ -3,7 +3,7 @@
 A stage writes its files under ``TABLE/_staging/RUN_ID/``, each whole or not at all. The commit stages the record of the
 run, deletes the previous run's files and moves the new files into place. It writes ``_run.json``, which lists them,
 last. A table is complete when its ``_run.json`` exists, and readers use its list. A run that was killed continues if it
-is started again with the same configuration and inputs. With others, `begin` refuses.
+is started again with the same configuration and inputs. `begin` refuses other ones.
 """
 
 from __future__ import annotations
@@ -291,7 +291,7 @@ def get_record(storage: Storage, table: str) -> RunRecord:
 
 
 def data_paths(storage: Storage, table: str, folder: str = "") -> list[str]:
-    """Paths, for `storage.filesystem`, of the Parquet files of a complete table or of its `folder`, in order."""
+    """Paths, for `storage.filesystem`, of the Parquet files directly in a complete table or its `folder`, in order."""
     prefix = f"{folder}/" if folder else ""
     names = [file.path for file in get_record(storage, table).files if file.path.endswith(".parquet")]
     return [storage.path(table, n) for n in names if n.startswith(prefix) and "/" not in n.removeprefix(prefix)]
