@@ -1,4 +1,4 @@
-"""One page of all that was done. The package itself is the stage: ``raypipe.report(config)``."""
+"""One HTML page about a whole run. The package itself is the stage: ``raypipe.report(config)``."""
 
 from raypipe.stages import make_callable
 

@@ -1,4 +1,4 @@
-"""What a perfect judge of the pictures would reach in a generated world, on the very pictures a model was tested on."""
+"""The accuracy of a perfect judge in a generated world, on the same pictures that a model was tested on."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _CLASSES = ["top", "bottom"]
 
 @dataclass(frozen=True)
 class PerfectJudge:
-    """Sees the planted look of each picture exactly, and nothing of the noise: `known` has `look`, `label` by post."""
+    """Knows the planted look of each picture exactly, but not the noise. `known` has `look` and `label` by post."""
 
     known: pd.DataFrame
 
     @classmethod
     def of(cls, sources: Sources) -> PerfectJudge | None:
-        """The judge of a generated world; None where the posts are real, or labels are not the residual's extremes."""
+        """The judge of a generated world. None if the posts are real, or labels are not the residual's extremes."""
         truth, labels = sources.truth, sources.labels
         if truth is None or labels is None or sources.scheme != "residual":
             return None
@@ -32,6 +32,6 @@ class PerfectJudge:
         return None if known.empty else cls(known)
 
     def accuracy(self, post_ids: Iterable[str]) -> float | None:
-        """Share of the named pictures that the judge puts right; None where none of them is labelled."""
+        """Share of the given pictures that the judge classifies correctly. None if none of them is labelled."""
         seen = self.known.reindex(pd.Index(sorted(set(post_ids)))).dropna()
         return None if seen.empty else judge_accuracy(seen["look"].to_numpy(), seen["label"].tolist())

@@ -1,4 +1,4 @@
-"""Table 1 for heads other than the paper's: its columns by what was learned, the same on the page and the terminal."""
+"""Table 1 for heads other than the paper's: columns by what was learned, for the page and for the terminal."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ _LEFT_OUT_WHERE_NARROW = ("final val", "RMSE")
 
 
 def headings(training: Training, *, narrow: bool = False) -> list[str]:
-    """Names of the columns after the configuration's; empty for two classes, whose table is the paper's.
+    """Names of the columns after the configuration. Empty for two classes, which have the paper's table.
 
-    `narrow` leaves some out, for 80 columns of text.
+    `narrow` leaves some columns out, so that the table fits into 80 characters.
     """
     return [name for name in _headings(training) if not (narrow and name in _LEFT_OUT_WHERE_NARROW)]
 
 
 def cells(training: Training, row: Row, *, narrow: bool = False) -> list[str]:
-    """A row's values under the `headings`; dashes where nothing was measured."""
+    """A row's values in the order of `headings`. A dash if nothing was measured."""
     pairs = zip(_headings(training), _cells(training, row), strict=True)
     return [text for name, text in pairs if not (narrow and name in _LEFT_OUT_WHERE_NARROW)]
 
@@ -49,7 +49,7 @@ def _cells(training: Training, row: Row) -> list[str]:
 
 
 def legend(training: Training) -> str:
-    """What the columns mean and what the last layer is, in a sentence or two; empty for two classes."""
+    """Sentences that explain the columns and the last layer. Empty for two classes."""
     names = ", ".join(training.classes[:8]) + (" …" if len(training.classes) > 8 else "")
     n = len(training.classes)
     return {

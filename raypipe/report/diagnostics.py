@@ -1,4 +1,4 @@
-"""What a statistician looks at after a fit: residuals against what they should not depend on, and who moves the fit."""
+"""Diagnostics of a fit: residuals against variables they should not depend on, and the most influential users."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ONE_AGE_DAYS = 0.1
 
 @dataclass(frozen=True)
 class Groups:
-    """The mean score of posts by something else, with its 95 % interval; `at` are the groups' places on the axis."""
+    """Mean scores of posts by value of the variable `name`. `at` is the value. The 95 % interval is `mean` ± `half`."""
 
     name: str
     at: Floats
@@ -43,9 +43,9 @@ class Groups:
 class Diagnostics:
     """Residuals (scores) of a fit: against fitted values, against a normal distribution, by group, and by user.
 
-    `quantiles` are those of the normal distribution and of the standardised scores. `age_slope` is how the score
-    changes with each day of a post's age when its likes were read, all terms of the fit being equal, and its p-value;
-    None where no age is known.
+    `quantiles` holds those of the normal distribution and those of the standardised scores. `age_slope` is the change
+    of the score per day of a post's age when its likes were read, with all terms of the fit held equal, and its
+    p-value. It is None if it cannot be estimated, for example if no age is known.
     """
 
     fitted: Floats
@@ -59,7 +59,7 @@ class Diagnostics:
 
 
 def build(sources: Sources) -> Diagnostics | None:
-    """The diagnostics of `labels/`; None where the scheme fitted no regression."""
+    """The diagnostics of `labels/`. None if there are no posts, or no regression that can be read."""
     labels = sources.labels
     if sources.model is None or labels is None or "posts" not in sources:
         return None
@@ -77,7 +77,7 @@ def build(sources: Sources) -> Diagnostics | None:
     used = _fitted(sources, labels, model)
     age = joined.get("age_days")
     if age is not None and np.nanmax(age) - np.nanmin(age) < _ONE_AGE_DAYS:
-        # Minutes between visits tell nothing of what a day does.
+        # Ages this close together cannot show the effect of a day.
         age = None
     if age is not None and (found := _groups("age_days", _tenths(age), scores, users)):
         groups.append(found)
@@ -95,9 +95,9 @@ def build(sources: Sources) -> Diagnostics | None:
 
 
 def why_missing(sources: Sources) -> str | None:
-    """Why there are no diagnostics of a regression; None if there are some, or there is no regression.
+    """Why a regression has no diagnostics. None if it has some, or if there is no regression.
 
-    The fit is an earlier version's, which kept less, or somebody has changed the file.
+    The reason is a fit of an earlier version, which kept less, or a file that somebody has changed.
     """
     if sources.model is None:
         return None
@@ -109,7 +109,7 @@ def why_missing(sources: Sources) -> str | None:
 
 
 def _posts(sources: Sources, labels: pd.DataFrame) -> dict[str, Floats]:
-    """Columns of the labelled posts on which the score should not depend, in the labels' order; NaN: not known."""
+    """Columns of the labelled posts that the score should not depend on, in the labels' order. NaN means unknown."""
     schema = tables.open_dataset(sources.storage, "posts").schema
     wanted = [name for name in ("hour", "age_days") if set(columns_of(name, schema)) <= set(schema.names)]
     columns = {column for name in wanted for column in columns_of(name, schema)} | {"post_id", "n_hashtags"}
@@ -122,8 +122,8 @@ def _posts(sources: Sources, labels: pd.DataFrame) -> dict[str, Floats]:
 
 
 def _groups(name: str, values: Floats, scores: Floats, users: npt.NDArray[np.int64]) -> Groups | None:
-    """Mean scores by value, posts of one user taken together; the rare large values (hashtags) are one group, at its
-    smallest."""
+    """Mean scores by value. Intervals take posts of one user together. Rare large values (of hashtags) form one group
+    at the smallest of them. None if there are fewer than two groups."""
     known = np.isfinite(values)
     if not known.any():
         return None
@@ -139,14 +139,14 @@ def _groups(name: str, values: Floats, scores: Floats, users: npt.NDArray[np.int
         name=name,
         at=found["at"].to_numpy(float),
         mean=found["mean"].to_numpy(float),
-        # Of one post no spread is known, and none is drawn.
+        # A group of one post has no standard deviation: its interval is NaN and is not drawn.
         half=(Z95 * found["std"] / np.sqrt(independent)).to_numpy(float),
         n=found["size"].to_numpy(np.int64),
     )
 
 
 def _tenths(values: Floats) -> Floats:
-    """Each value's tenth, by the tenth's median."""
+    """Each value replaced by the median of its tenth of the values."""
     known = np.isfinite(values)
     bounds = np.unique(np.quantile(values[known], np.linspace(0, 1, 11)[1:-1]))
     place = np.searchsorted(bounds, values[known], side="left")
@@ -156,7 +156,7 @@ def _tenths(values: Floats) -> Floats:
 
 
 def _slope(age: Floats, used: _Fitted) -> tuple[float, float] | None:
-    """The coefficient of the age beside all terms of the fit, and its p-value with errors clustered by user."""
+    """The coefficient of the age if it is added to the fit, and its p-value with errors clustered by user."""
     known = np.isfinite(age)
     if known.sum() <= used.X.shape[1] + 1 or np.ptp(age[known]) == 0:
         return None
@@ -169,7 +169,7 @@ def _slope(age: Floats, used: _Fitted) -> tuple[float, float] | None:
 
 
 def _quantiles(scores: Floats) -> tuple[Floats, Floats]:
-    # As many as there are posts, where these are few: beyond the first and last of them nothing is known.
+    # Never more quantiles than posts: beyond the first and the last post nothing is known.
     n = min(_QUANTILES, len(scores))
     share = (np.arange(1, n + 1) - 0.5) / n
     spread = float(np.std(scores)) or 1.0
@@ -178,7 +178,7 @@ def _quantiles(scores: Floats) -> tuple[Floats, Floats]:
 
 @dataclass(frozen=True)
 class _Fitted:
-    """The posts of the fit in the labels' order: √w·X (n, p), √w·e (n,), √w (n,), and their users."""
+    """The fitted posts in the labels' order: √w·X (n, p), √w·e (n,), √w (n,) with weights w, and their users."""
 
     X: Floats
     e: Floats

@@ -1,4 +1,4 @@
-"""Pictures for the report: those of the extreme scores, and those that the best model was surest of (figure 5)."""
+"""Pictures for the report: extreme scores, and the most confident predictions of the best model (figure 5)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from raypipe.tables.root import Sources
 
 @dataclass(frozen=True)
 class Example:
-    """One picture: a data URI (None where its bytes cannot be shown), a caption, and its true class where it counts."""
+    """One picture: a data URI (None if its bytes cannot be shown), a caption, and the true class if it is shown."""
 
     post_id: str
     source: str | None
@@ -34,7 +34,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Examples:
-    """`scored`: the highest and lowest scores. `sure`: the surest predictions of `model` on the pictures of `split`."""
+    """`scored`: the highest and lowest scores. `sure`: the most confident predictions of `model` on `split`."""
 
     scored: list[Row]
     sure: list[Row]
@@ -43,7 +43,7 @@ class Examples:
 
 
 def build(sources: Sources, training: Training | None, count: int) -> Examples | None:
-    """`count` pictures of each kind; None where the root holds no labels or no picture's bytes."""
+    """At most `count` pictures per row. None if `count` is 0, or if the root holds no labels or no pictures."""
     labels = sources.labels
     if labels is None or count == 0:
         return None
@@ -55,7 +55,7 @@ def build(sources: Sources, training: Training | None, count: int) -> Examples |
         return None
     with decoding(thumbnail) as decode:
         drawn = {post_id: decode(data) for post_id, data in found.items()}
-    # Of others the page shows an empty frame with the post's name.
+    # For other pictures the page shows an empty frame with the id of the post.
     thumbnails = {post_id: source for post_id, source in drawn.items() if isinstance(source, str)}
 
     def rows(plan: list[_Plan]) -> list[Row]:
@@ -75,7 +75,7 @@ _Plan = tuple[str, str, _Chosen]
 
 
 def _extremes(labels: pd.DataFrame, count: int) -> list[_Plan]:
-    """Highest and lowest scores; for schemes without scores, the first pictures of each class."""
+    """Pictures with the highest and lowest scores. If there are no scores: the first pictures of each class."""
     scores = labels.dropna(subset=["score"])
     if not scores.empty:
         ordered = scores.sort_values(["score", "post_id"], ascending=[False, True])
@@ -96,12 +96,12 @@ def _extremes(labels: pd.DataFrame, count: int) -> list[_Plan]:
 
 
 def _caption(label: Any) -> str:
-    """A label of the schemes `continuous` (a number) and `hashtags` (several names) in a few characters."""
+    """Short text for a label of the schemes `continuous` (a number) and `hashtags` (several names)."""
     return f"{label:.2f}" if isinstance(label, float) else " ".join(f"#{name}" for name in label)
 
 
 def _surest(training: Training | None, count: int) -> tuple[list[_Plan], str | None, str | None]:
-    """The paper's figure 5: pictures that the best model puts into a class with most confidence."""
+    """The paper's figure 5: the most confident predictions of each class, with the best model's key and the split."""
     best = training.best if training else None
     if training is None or best is None or training.predictions is None or set(training.classes) != {"top", "bottom"}:
         return [], None, None
@@ -124,5 +124,5 @@ def _surest(training: Training | None, count: int) -> tuple[list[_Plan], str | N
 
 
 def _sure(name: str, probability: float) -> str:
-    """The model's confidence in the class that it chose; `probability` is of top."""
+    """The model's confidence in the class that it chose, as text. `probability` is that of top."""
     return f"{100 * (probability if name == 'top' else 1 - probability):.0f} %"

@@ -1,4 +1,4 @@
-"""The report's tables as CSV files, for whoever goes on with the numbers."""
+"""The report's tables as CSV files, for use in other programs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from raypipe.tables.csv_file import to_csv
 
 
 def tables(content: Content) -> dict[str, bytes]:
-    """CSV files by name; only those that have rows."""
+    """CSV files by name. A table without rows is left out."""
     rows: dict[str, tuple[Sequence[str], list[Sequence[Any]]]] = {
         "funnel": (
             ("step", "posts", "share_of_first", "share_of_step_before", "paper"),
@@ -65,13 +65,13 @@ _TABLE_1 = (
 
 
 def _header(training: Training) -> Sequence[str]:
-    """The interval is of the head's measure, which gives its column the name; the measures of its own follow."""
+    """Columns of table 1. `accuracy` gets the name of the head's measure. The head's further columns come last."""
     column = next((row.measured.measure.column for row in training.rows if row.measured), "accuracy")
     return (*(column if name == "accuracy" else name for name in _TABLE_1), *_further(training))
 
 
 def _further(training: Training) -> list[str]:
-    """Columns of any table: those that an older raypipe wrote have fewer."""
+    """Further columns that at least one row has. Tables that an older raypipe wrote have fewer."""
     return list(dict.fromkeys(name for row in training.rows for name in row.further))
 
 

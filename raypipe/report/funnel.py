@@ -1,4 +1,4 @@
-"""The funnel from collected posts to labelled pictures, and every row that a stage dropped, with its reason."""
+"""The funnel from collected posts to labelled pictures, and the rows that stages dropped, by reason."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _STATUS_MEANING = {
 
 @dataclass(frozen=True)
 class Step:
-    """One bar of the funnel; `share` of the first bar, `kept` of the bar before it, `paper` the paper's count."""
+    """One bar of the funnel. `share` is of the first bar, `kept` of the bar before it. `paper` is the paper's count."""
 
     name: str
     count: int
@@ -43,7 +43,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Dropped:
-    """Rows that a stage did not pass on, for one reason."""
+    """The number of rows that a stage dropped for one reason."""
 
     stage: str
     reason: str
@@ -52,7 +52,7 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Balance:
-    """The accounts of one stage: `rows_in` = `rows_out` + `dropped`."""
+    """Row counts of one stage: `rows_in` = `rows_out` + `dropped`."""
 
     stage: str
     rows_in: int
@@ -62,7 +62,7 @@ class Balance:
 
 @dataclass(frozen=True)
 class Status:
-    """How many pictures met one outcome of fetching."""
+    """The number of pictures with one status of fetching."""
 
     name: str
     meaning: str
@@ -72,7 +72,7 @@ class Status:
 
 @dataclass(frozen=True)
 class Funnel:
-    """Everything that the funnel section shows; lists are empty where the tables behind them are missing."""
+    """All data of the funnel section. A list is empty if its table is missing."""
 
     steps: list[Step]
     splits: dict[str, int]
@@ -83,7 +83,7 @@ class Funnel:
     fetched_bytes: int | None
 
     def count(self, name: str) -> int | None:
-        """The count of a step by name; None where the run has no such step."""
+        """The count of a step by name. None if the run has no such step."""
         return next((step.count for step in self.steps if step.name == name), None)
 
 
@@ -91,7 +91,7 @@ COLLECTED, PRESENT, FETCHED = "Posts collected", "Still there at the revisit", "
 WITH_FACE, ONE_FACE = "With a face", "With exactly one face"
 SCORED, LABELLED = "Took part in labelling", "Labelled"
 
-# Drawing the world drops nothing of the run: its own tables are left out of the accounts.
+# Tables of the generated world. They drop no rows of the run, so their dropped rows are not shown.
 _OF_THE_WORLD = ("truth", "pictures")
 
 _PAPER = {
@@ -104,7 +104,7 @@ _PAPER = {
 
 
 def build(sources: Sources) -> Funnel:
-    """Count the funnel from the tables themselves, not from what stages say of themselves."""
+    """Count the funnel from the tables. Collected posts, balances and dropped rows come from the records."""
     images = sources.images
     fetched = None if images is None else images[images["status"] == "ok"]
     return Funnel(

@@ -1,4 +1,4 @@
-"""The top of the page: what was run and what came of it, in a headline, a sentence and a few numbers."""
+"""The top of the page: the run and its results in a headline, a sentence and a few numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from raypipe.report.training import Row, Training
 
 @dataclass(frozen=True)
 class Fact:
-    """One large number and what it counts."""
+    """One number in large type, and what it means."""
 
     value: str
     meaning: str
@@ -28,7 +28,7 @@ class Headline:
 
 
 def build(funnel: Funnel, regression: Regression | None, training: Training | None, classes: list[str]) -> Headline:
-    """The headline of what is there: trained, labelled, or only collected."""
+    """The headline about the last of these steps that was done: collecting, labelling, training."""
     best = training.best if training else None
     return Headline(
         _title(funnel, training, classes), _standfirst(funnel, regression, best), _facts(funnel, regression, best)
@@ -36,7 +36,7 @@ def build(funnel: Funnel, regression: Regression | None, training: Training | No
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """A share of 1 in percent; a dash where it is not known."""
+    """A share between 0 and 1 as percent. A dash if it is None."""
     return "–" if share is None else f"{100 * share:.{digits}f} %"
 
 
@@ -45,7 +45,7 @@ def _title(funnel: Funnel, training: Training | None, classes: list[str]) -> str
     if training is not None and best is not None and best.measured is not None:
         kind = training.target.kind
         claims = {"binary": _two_classes, "classes": _classes, "tags": _tags, "score": _score}
-        # Of labels that have been made anew since, the training says nothing.
+        # If the labels were made again with other classes, the training does not describe them.
         if kind == "binary" or set(classes) == (set(training.classes) if kind == "classes" else set()):
             claim = claims[kind](best.measured, classes)
             if claim:

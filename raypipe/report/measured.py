@@ -1,4 +1,4 @@
-"""What may be said of a model from its stored predictions: the measure of its head, with a 95 % interval.
+"""The quality of a model from its stored predictions: the measure of its head, with a 95 % interval.
 
 Intervals take the posts of one user together (`raypipe.statistics.clustered`).
 """
@@ -22,7 +22,7 @@ from raypipe.train.results.compare import answers
 
 @dataclass(frozen=True)
 class Measure:
-    """What is measured: its name, that of its column, what guessing is called, whether it is shown in percent."""
+    """A measure: its name, the name of its column, what guessing is called, and whether it is shown in percent."""
 
     name: str
     column: str
@@ -30,7 +30,7 @@ class Measure:
     percent: bool = False
 
     def text(self, value: float | None) -> str:
-        """A value of it; a dash where it is not known."""
+        """A value of the measure as text. A dash if it is None."""
         if value is None:
             return "–"
         return f"{100 * value:.1f} %" if self.percent else f"{value:.3f}".replace("-", "−")
@@ -44,11 +44,11 @@ SPEARMAN = Measure("Spearman’s ρ", "spearman")
 
 @dataclass(frozen=True)
 class Tag:
-    """How well one hashtag is told from its absence: the area under the ROC curve with its 95 % interval.
+    """How well one hashtag is recognised: the area under the ROC curve with its 95 % interval.
 
-    `prevalence` is the share of the pictures that carry it, which is also the average precision of guessing. Areas
-    are None where all or none of the pictures carry it. `beats_chance`: whether the area is above that of guessing even
-    by an interval as wide as so many tags need for all of theirs to hold 19 times in 20 (Bonferroni).
+    `prevalence` is the share of the pictures that have the hashtag. It is also the average precision of guessing. Areas
+    are None if all or none of the pictures have it. `beats_chance` says whether a wider interval is above the area of
+    guessing. That interval is so wide that those of all tags hold together 19 times in 20 (Bonferroni).
     """
 
     name: str
@@ -62,10 +62,10 @@ class Tag:
 
 @dataclass(frozen=True)
 class Measured:
-    """`measure` on the `n` pictures of `split`, with its 95 % interval and what guessing gives.
+    """The `value` of `measure` on the `n` pictures of `split`, with its 95 % interval and what guessing gives.
 
-    `ceiling` is what a perfect judge reaches on the same pictures, where one is known. `further` are other measures by
-    name, `tags` the hashtags one by one.
+    `ceiling` is what a perfect judge reaches on the same pictures, if that is known. `further` has other measures by
+    name, `tags` has one entry per hashtag.
     """
 
     split: str
@@ -81,24 +81,24 @@ class Measured:
 
     @property
     def excludes_chance(self) -> bool:
-        """Whether the interval leaves out what guessing gives."""
+        """Whether what guessing gives is outside the interval."""
         return self.low > self.chance or self.high < self.chance
 
     @property
     def pictures(self) -> str:
-        """How many pictures of which kind."""
+        """The number and kind of the pictures, as text."""
         return f"{self.n:,} {'test' if self.split == 'test' else 'validation'} pictures"
 
     @property
     def interval(self) -> str:
-        """The interval in words."""
+        """The interval as text."""
         if self.measure.percent:
             return f"{100 * self.low:.1f}–{100 * self.high:.1f} %"
         return f"{self.measure.text(self.low)} to {self.measure.text(self.high)}"
 
     @property
     def sentence(self) -> str:
-        """What may be claimed, without its subject."""
+        """The claim that the result allows: a sentence without its subject."""
         if self.measure.percent:
             claim = f"gets {self.measure.text(self.value)} of {self.pictures} right"
         else:
@@ -121,11 +121,11 @@ def measure(
     judge: PerfectJudge | None,
     users: Mapping[str, str | None],
 ) -> Measured | None:
-    """The measure of `target`'s head over one configuration's rows of ``predictions/``; None where there are none.
+    """The measure of `target`'s head over one configuration's rows of ``predictions/``. None if there are none.
 
-    Of test pictures, or of validation pictures where none were set apart. `accuracies` are those of table 1 by split.
-    Values are means over seeds; the seeds share the pictures, so that more of them do not narrow an interval. `users`
-    are the users of the posts by post_id; a post whose user is missing or None counts as one of a user of its own.
+    Test pictures are used, or validation pictures if there are none. `accuracies` are those of table 1 by split. Values
+    are means over seeds. All seeds share the pictures, so more seeds do not narrow an interval. `users` are the users
+    by post_id. A post whose user is missing or None counts as the only post of a further user.
     """
     for split in ("test", "val"):
         seen = predictions[predictions["split"] == split]
@@ -142,7 +142,7 @@ def measure(
 
 
 def guessing(target: Target, predictions: pd.DataFrame | None) -> float | None:
-    """What guessing gives where curves are drawn: an accuracy, for scores a loss (1: saying the mean)."""
+    """What guessing gives in the curves: an accuracy, or for scores a loss (1 for always predicting the mean)."""
     if target.kind == "binary":
         return 0.5
     if target.kind == "score":
@@ -183,7 +183,7 @@ def _of_tags(target: Target, split: str, seen: pd.DataFrame, users: Mapping[str,
     known = [(tag.roc_auc, tag.low, tag.high) for tag in tags if tag.roc_auc is not None]
     if not known:
         return None
-    # Tags share the pictures: their errors may all point one way, so the mean's interval is no narrower than theirs.
+    # Tags share the pictures, so their errors may go in the same direction. The mean's interval is not narrower.
     value, low, high = (float(np.mean(column)) for column in zip(*known, strict=True))
     precisions = [tag.average_precision for tag in tags if tag.average_precision is not None]
     further = {"average_precision": float(np.mean(precisions)) if precisions else None}
@@ -212,7 +212,7 @@ def _of_scores(split: str, seen: pd.DataFrame, users: Mapping[str, str | None]) 
 
     predicted, truth = _by_seed(seen, "predicted", "score")
     n = len(truth)
-    # A model that says one number for all pictures ranks nothing.
+    # ρ is None if a model predicts the same number for all pictures. Such a model ranks nothing.
     rho = mean(metrics.spearman) or 0.0
     low, high = correlation_interval(rho, predicted, truth.to_numpy(), number_users(map(users.get, truth.index)))
     further = {"r2": mean(metrics.r_squared), "rmse": mean(metrics.rmse)}
@@ -220,7 +220,7 @@ def _of_scores(split: str, seen: pd.DataFrame, users: Mapping[str, str | None]) 
 
 
 def _by_seed(rows: pd.DataFrame, said: str, truth: str) -> tuple[list[Any], pd.Series]:
-    """What each seed said of each post, in one order, and the truth by post_id in the same order."""
+    """The predictions of each seed, in the same order of posts, and the truth by post_id in this order."""
     seeds = [own.sort_values("post_id") for _, own in rows.groupby("seed")]
     return [own[said].to_numpy() for own in seeds], seeds[0].set_index("post_id")[truth]
 

@@ -1,4 +1,4 @@
-"""Putting the page together: one HTML file that needs nothing beside it."""
+"""Builds the page: one HTML file that needs no other file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 @dataclass(frozen=True)
 class Content:
-    """Everything that the page says, before it is drawn; None and empty lists where the root does not hold it."""
+    """All data of the page, before it is drawn. A value is None or an empty list if the root does not hold it."""
 
     sources: Sources
     funnel: Funnel
@@ -57,7 +57,7 @@ class Content:
 
 
 def gather(sources: Sources) -> Content:
-    """Read and count what a root holds."""
+    """Read the tables of a root and compute all data of the page."""
     labels = sources.labels
     named = [] if labels is None else [name for name in labels["label"] if isinstance(name, str)]
     judge = ceiling.PerfectJudge.of(sources)
@@ -77,7 +77,7 @@ def gather(sources: Sources) -> Content:
 
 
 def draw(content: Content) -> dict[str, Drawing]:
-    """The figures that the content has data for, by name."""
+    """The figures by name. A figure is left out if the content has no data for it."""
     found: list[Drawing] = []
     if content.funnel.steps:
         found.append(figures.draw_funnel(content.funnel))
@@ -133,7 +133,7 @@ def render(content: Content, drawings: dict[str, Drawing], *, title: str, n_exam
 
 
 def _finalize(value: object) -> object:
-    """Text as it is shown; a Markup, which is not escaped any more, stays one."""
+    """Text with unprintable characters replaced (`errors.plain`). Markup stays Markup, so that it is not escaped."""
     return type(value)(plain(value)) if isinstance(value, str) else value
 
 

@@ -1,4 +1,4 @@
-"""Table 2: how people classified the pictures, a row a participant."""
+"""Table 2: how people classified the pictures, one row per participant."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from raypipe.tables.root import Sources
 
 @dataclass(frozen=True)
 class Participant:
-    """One person's answers: the share that agrees with the labels, with its 95 % interval by users."""
+    """The share of a person's answers that agrees with the labels. Its interval (95 %) is clustered by user."""
 
     name: str
     pictures: int
@@ -21,7 +21,7 @@ class Participant:
 
 
 def build(sources: Sources) -> list[Participant]:
-    """Everyone whose answers are complete, by name."""
+    """All participants whose answers are complete, sorted by name."""
     found = []
     for table in sorted(sources.study_tables):
         answers = sources.frame(table)

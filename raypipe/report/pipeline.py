@@ -1,4 +1,4 @@
-"""The stage `report`: one HTML page, its figures and its tables, from whatever a root holds."""
+"""The stage `report`: writes one HTML page, its figures and its tables from the tables of a root."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ INDEX = "index.html"
 
 
 def run(config: Config) -> RunRecord:
-    """Write `report/index.html`, `report/figures/` and `report/tables/`; needs no Ray.
+    """Write `report/index.html`, `report/figures/` and `report/tables/`. Needs no Ray.
 
-    A report of the same options over older inputs is replaced without asking: it holds nothing that cannot be made
-    again. Raises InputError where the root holds no complete table.
+    An existing report with the same options but other inputs is replaced without `--overwrite`, because everything in
+    it can be made again. Raises InputError if the root holds no complete table.
     """
     storage = config.open_storage()
     sources = Sources.open(storage)

@@ -1,4 +1,4 @@
-"""Where every number comes from: commands, options, versions, seconds by step and fingerprints of each stage."""
+"""The origin of every number: commands, options, versions, seconds by step and fingerprints of each stage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LONGEST_FACT = 120
 
 @dataclass(frozen=True)
 class Provenance:
-    """One stage's record as the page shows it; every value is text."""
+    """One stage's record as the page shows it. Options and facts are text."""
 
     table: str
     command: str
@@ -31,13 +31,13 @@ class Provenance:
 
 
 def build(sources: Sources) -> list[Provenance]:
-    """A record a complete table, in the order the stages ran."""
+    """One entry per complete table, in the order in which the stages finished."""
     ordered = sorted(sources.records.items(), key=lambda item: item[1].finished_at)
     return [_describe(table, record) for table, record in ordered]
 
 
 def shared_versions(stages: list[Provenance]) -> dict[str, str]:
-    """The versions that all stages ran with; what differs between stages is left out here."""
+    """The versions that are the same in all stages. Versions that differ are left out."""
     if not stages:
         return {}
     first = stages[0].versions
@@ -63,7 +63,7 @@ def _describe(table: str, record: RunRecord) -> Provenance:
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, str]:
-    """Nested options by dotted name, as text."""
+    """Nested values as text, by dotted name."""
     if isinstance(value, dict) and value:
         return {name: text for key, item in value.items() for name, text in flatten(item, f"{prefix}{key}.").items()}
     return {prefix.rstrip("."): _text(value)} if prefix else {}

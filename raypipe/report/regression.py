@@ -1,4 +1,4 @@
-"""The fitted regression as the report shows it: coefficients beside the truth, the points of figure 2, residuals."""
+"""The fitted regression for the report: coefficients with their true values, the points of figure 2, residuals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FOLLOWERS = re.compile(r"log10\(\s*1\s*\+\s*followers\s*\)|log10\(\s*followers\
 
 @dataclass(frozen=True)
 class Coefficient:
-    """One term of the fit; `truth` is None where the world's own value is not known."""
+    """One term of the fit. `truth` is its value in the generated world, None if that is not known."""
 
     term: str
     estimate: float
@@ -34,13 +34,13 @@ class Coefficient:
 
     @property
     def covers_truth(self) -> bool | None:
-        """Whether the 95 % interval holds the truth."""
+        """Whether the 95 % interval contains the true value. None if that is not known."""
         return None if self.truth is None else self.low <= self.truth <= self.high
 
 
 @dataclass(frozen=True)
 class Cloud:
-    """The points of the paper's figure 2, and the fitted line through them as two points."""
+    """The points of the paper's figure 2, and the two ends of the fitted line."""
 
     x: FloatArray
     y: FloatArray
@@ -53,7 +53,7 @@ class Cloud:
 
 @dataclass(frozen=True)
 class Regression:
-    """A fitted model: `scores` are its residuals, `thresholds` the scores that bound the extreme classes."""
+    """A fitted model. `scores` are its residuals. `thresholds` are the scores that bound the extreme classes."""
 
     formula: str
     cov_type: str
@@ -69,7 +69,7 @@ class Regression:
 
 
 def build(sources: Sources) -> Regression | None:
-    """The regression of `labels/`; None where the scheme fitted none."""
+    """The regression of `labels/`. None if the scheme fitted none."""
     model, labels = sources.model, sources.labels
     if model is None or labels is None:
         return None
@@ -95,13 +95,13 @@ def build(sources: Sources) -> Regression | None:
 
 
 def score_thresholds(labels: pd.DataFrame) -> tuple[float, float] | None:
-    """The highest score of `bottom` and the lowest of `top`; None where there are no such classes."""
+    """The highest score of `bottom` and the lowest of `top`. None if one of these classes is missing."""
     bottom, top = (labels.loc[labels["label"].eq(name), "score"] for name in ("bottom", "top"))
     return None if bottom.empty or top.empty else (float(bottom.max()), float(top.min()))
 
 
 def true_coefficients(sources: Sources) -> dict[str, float]:
-    """The generated world's own coefficients by term; empty for real posts."""
+    """The coefficients of the generated world by term. Empty for real posts."""
     params = (sources.truth_facts or {}).get("params", {})
     with sources.reading("truth", "_truth.json"):
         return {str(term): float(value) for term, value in params.items()}
@@ -129,7 +129,7 @@ def _cloud(sources: Sources, model: dict[str, Any], labels: pd.DataFrame) -> Clo
     params = {str(term): float(value) for term, value in model["params"].items()}
     by_followers = [term for term in params if _FOLLOWERS.fullmatch(term)]
     if sources.posts is None or len(by_followers) != 1 or set(params) - {_INTERCEPT, _HASHTAGS, *by_followers}:
-        # With other terms no straight line stands for the model in this plane: observed against fitted says more.
+        # With other terms, no straight line in this plane represents the model. Show observed against fitted values.
         x = labels["fitted"].to_numpy(dtype=float)
         ends = _ends(x)
         return None if ends is None else Cloud(x, y, ends, ends, "fitted", response, "observed = fitted")
@@ -157,7 +157,7 @@ def _ends(x: FloatArray) -> tuple[float, float] | None:
 
 
 def _or_nan(value: Any) -> float:
-    # JSON has no NaN: what could not be computed (no residual degrees of freedom, say) stands as null.
+    # JSON has no NaN. A value that could not be computed (without residual degrees of freedom, say) is null there.
     return math.nan if value is None else float(value)
 
 

@@ -1,5 +1,5 @@
-"""What `run` and `demo` show in 80 columns: funnel and fitted formula before anything is trained; at the end these
-again, table 1, and where the report is."""
+"""Text that `run` and `demo` show in 80 columns. Before training: funnel and fitted formula. At the end: these again,
+table 1, and the path of the report."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _BAR = 26
 
 
 def print_first_result(config: Config) -> None:
-    """Show the funnel and the regression of a root whose labels are complete; what was trained is not read."""
+    """Show the funnel and the regression of a root whose labels are complete. Results of training are not read."""
     sources = Sources.open(config.open_storage())
     parts = _before_training(funnel.build(sources), regression.build(sources))
     _terminal().print(Group(*parts, ""), soft_wrap=False)
@@ -39,7 +39,7 @@ def print_first_result(config: Config) -> None:
 
 
 def print_summary(config: Config) -> None:
-    """Show the summary of a root to the person at the terminal, in colour where there is one."""
+    """Show the summary of a root on the terminal, in colour if the terminal has colours."""
     _show(config, _terminal())
     sys.stdout.flush()
 
@@ -50,7 +50,7 @@ def _terminal() -> Console:
 
 
 def summary_lines(config: Config) -> list[str]:
-    """The summary as plain lines of at most 80 characters (but for the report's path), without colours."""
+    """The summary as lines of at most 80 characters, without colours. Only the report's path may be longer."""
     sink = io.StringIO()
     _show(config, console(sink, width=WIDTH, color_system=None, force_terminal=False))
     return [line.rstrip() for line in sink.getvalue().splitlines()]
@@ -63,7 +63,7 @@ def _show(config: Config, out: Console) -> None:
     if content.training is not None and content.training.rows:
         parts += [_title("Training"), *_training(content.training)]
     out.print(Group(*parts, _title("Report")), soft_wrap=False)
-    # A path that is broken over two lines can neither be clicked nor copied.
+    # A path that is broken over two lines cannot be clicked or copied.
     out.print(_where(storage))
 
 
@@ -81,7 +81,7 @@ def _title(text: str) -> RenderableType:
 
 
 def _grid(*columns: str) -> Table:
-    """A table without lines; a column's name starts with `>` where it is right-aligned."""
+    """A table without lines. A column is right-aligned if its name starts with `>`."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     for name in columns:
         table.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left", no_wrap=True)

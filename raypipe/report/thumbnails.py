@@ -1,4 +1,4 @@
-"""Small pictures for the page. Quick to import, for a child process does that to decode."""
+"""Small pictures for the page. Quick to import, because each child process that decodes imports it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _QUALITY = 78
 
 
 def thumbnail(data: bytes) -> str:
-    """A square JPEG of 168 pixels as a data URI. Raises InputError if the bytes are no whole picture."""
+    """A square JPEG of 168 pixels as a data URI. Raises InputError if the bytes are not a complete picture."""
     pixels = upright_rgb(data, 2 * _SIDE)
     small = ImageOps.fit(pixels, (_SIDE, _SIDE), centering=(0.5, 0.4))
     sink = io.BytesIO()

@@ -1,4 +1,4 @@
-"""What training came to: curves by epoch, table 1 with intervals and ceiling, a plain sentence a configuration."""
+"""Results of training: curves by epoch, table 1 with intervals and ceiling, a plain sentence per configuration."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from raypipe.train.data.target import BINARY, Target
 from raypipe.train.metrics import figure_of_merit, over_seeds
 from raypipe.train.results import compare
 
-# Columns of table1.csv.
+# Columns of table1.csv that hold numbers.
 _NUMBERS = ("epochs", "max_val_accuracy", "final_val_accuracy", "test_accuracy")
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One training run's accuracies by epoch, its losses where it has none; None where a value was not measured."""
+    """Accuracies of one trial by epoch, or losses if a score was learned. None for a value that was not measured."""
 
     key: str
     seed: int
@@ -37,7 +37,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of table 1. `key` is the configuration's letter, with the table's name where that alone is ambiguous."""
+    """One row of table 1. `key` is the configuration's name, with the table's name if it is ambiguous without."""
 
     key: str
     table: str
@@ -50,20 +50,20 @@ class Row:
     paper: paper.Benchmark | None
     images_per_s: float | None
     further: dict[str, float | None] = field(default_factory=dict)
-    """Table 1's columns after those that every head has."""
+    """Columns of table 1 beyond those that every head has."""
     val_sd: float | None = None
-    """Standard deviation of `max_val_accuracy` over the seeds; None of one seed."""
+    """Standard deviation of `max_val_accuracy` over the seeds. None if fewer than two seeds have a value."""
 
     @property
     def sentence(self) -> str:
-        """What may be claimed of this configuration, in words."""
+        """The claim that the results of this configuration allow, as a sentence."""
         if self.measured is None:
             return f"{self.key}: no predictions are stored, so nothing can be said of how good it is."
         return f"{self.key} {self.measured.sentence}"
 
     @property
     def verdict(self) -> str:
-        """The same in a word or two."""
+        """The same claim in a few words. Empty if there are no predictions."""
         seen = self.measured
         if seen is None:
             return ""
@@ -74,14 +74,14 @@ class Row:
 
     @property
     def merit(self) -> float | None:
-        """What the best configuration is chosen by, on validation pictures alone; None where nothing was measured."""
+        """The value that the best configuration is chosen by, from validation pictures only. None if not measured."""
         loss = self.further.get("val_loss")
         return None if self.max_val_accuracy is None and loss is None else figure_of_merit(self.max_val_accuracy, loss)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Two configurations: how much better the second is, as a mean over `seeds`, and whether that is noise."""
+    """Compares two configurations: how much better the second is (mean over `seeds`), and whether that is noise."""
 
     first: str
     second: str
@@ -94,7 +94,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Differences:
-    """Pairs of configurations on the pictures of `split`, and how many more pairs the sweep's file has."""
+    """Pairs of configurations on the pictures of `split`. `left_out` counts the other pairs in the sweep's file."""
 
     pairs: tuple[Difference, ...]
     split: str
@@ -103,9 +103,9 @@ class Differences:
 
 @dataclass(frozen=True)
 class Training:
-    """All that was trained under a root on labels of one kind, that of the newest training.
+    """All trainings under a root on the same kind of labels as the newest one.
 
-    `target`: what was learned. `guess`: what guessing gives where curves are drawn. `left_out`: tables of other labels.
+    `target`: what was learned. `guess`: what guessing gives in the curves. `left_out`: tables with other labels.
     """
 
     rows: list[Row]
@@ -119,17 +119,17 @@ class Training:
 
     @property
     def best(self) -> Row | None:
-        """The row of the best validation accuracy, or loss: chosen without a look at the test pictures."""
+        """The row with the best validation accuracy, or loss. Test pictures are not used for this choice."""
         return _best(self.rows)
 
     @property
     def curve(self) -> Literal["accuracy", "loss"]:
-        """What `Trial` holds."""
+        """Which values the trials hold."""
         return "loss" if self.target.kind == "score" else "accuracy"
 
     @property
     def best_predictions(self) -> pd.DataFrame | None:
-        """The best configuration's predictions for the pictures it was measured on."""
+        """The best configuration's predictions for the pictures it was measured on. None if there are none."""
         best = self.best
         if best is None or best.measured is None or self.predictions is None:
             return None
@@ -138,7 +138,7 @@ class Training:
 
 
 def build(sources: Sources) -> Training | None:
-    """Everything under `sweep/` and `train/*/`; None if nothing is complete. Raises InputError if a file is damaged."""
+    """Trainings in `sweep/` and `train/*/`. None if none is complete. Raises InputError if a file is damaged."""
     if not sources.training_tables:
         return None
     tables = sorted(sources.training_tables, key=lambda name: sources.records[name].finished_at)
@@ -201,7 +201,7 @@ def _best(rows: list[Row]) -> Row | None:
 
 def _target(sources: Sources, table: str) -> Target:
     facts = sources.records[table].facts
-    # Tables from before there were other heads say nothing of theirs: it is of two classes.
+    # Older tables do not record their head. It is the one of two classes.
     return Target(facts["head"], tuple(facts["classes"])) if "head" in facts else BINARY
 
 
@@ -220,7 +220,7 @@ def _table_1(sources: Sources, table: str) -> list[dict[str, str]]:
     with sources.reading(table, "table1.csv"):
         lines = from_csv(data)
         for line in lines:
-            # Its numbers are read below, where another file may be at fault.
+            # Check the numbers here, so that an error names this file. They are used later, while others are read.
             int(line["seeds"])
             for name in (*_NUMBERS, *(set(line) - set(TABLE1_COLUMNS))):
                 _number(line[name])
@@ -238,7 +238,7 @@ def _row(
     trials: list[Trial],
 ) -> Row:
     letter = line["configuration"]
-    # Of a score, whose trials hold losses, there is no accuracy to spread.
+    # If a score is learned, trials hold losses, and there is no accuracy to take the standard deviation of.
     known = [[value for value in trial.val if value is not None] for trial in trials if target.kind != "score"]
     best = [max(values) for values in known if values]
     return Row(
@@ -250,7 +250,7 @@ def _row(
         max_val_accuracy=_number(line["max_val_accuracy"]),
         final_val_accuracy=_number(line["final_val_accuracy"]),
         measured=measured,
-        # The paper's numbers are of two classes.
+        # The paper has numbers for two classes only.
         paper=paper.TABLE_1.get(letter) if target.kind == "binary" else None,
         images_per_s=speed,
         further={name: _number(value) for name, value in line.items() if name not in TABLE1_COLUMNS},
@@ -277,7 +277,7 @@ def _entries(configuration: str, results: list[dict[str, Any]]) -> list[dict[str
 
 
 def _speed(configuration: str, results: list[dict[str, Any]]) -> float | None:
-    """Pictures per second, in the median of the epochs."""
+    """Pictures per second: the median over epochs."""
     speeds = [float(entry["images_per_s"]) for entry in _entries(configuration, results) if entry.get("images_per_s")]
     return median(speeds) if speeds else None
 

@@ -1,4 +1,4 @@
-"""What `raypipe judge` has found, in the words of the report."""
+"""The results of `raypipe judge` as sentences for the report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TOLD = 0.6
 
 @dataclass(frozen=True)
 class Verdict:
-    """The contents of `judge/judge.json`, and a sentence for each of its parts."""
+    """The contents of `judge/judge.json`, and sentences about them."""
 
     n: int
     sentences: list[str]
@@ -22,7 +22,7 @@ class Verdict:
 
 
 def build(sources: Sources) -> Verdict | None:
-    """None if the labels have not been judged, or others than these were. Raises InputError if the file is damaged."""
+    """The results for the current labels. None if these were not judged. Raises InputError if the file is damaged."""
     found = sources.json("judge", "judge.json")
     judged, labels = sources.records.get("judge"), sources.records.get("labels")
     if not isinstance(found, dict) or judged is None or labels is None or judged.inputs.get("labels") != labels.run_id:
