@@ -19,12 +19,12 @@ NAMES = {"hour": "by_hour", "n_hashtags": "by_hashtags", "age_days": "by_age"}
 
 
 def draw(found: Diagnostics) -> list[Drawing]:
-    """All of them."""
+    """All figures of the diagnostics."""
     return [draw_fitted(found), draw_quantiles(found), *(draw_groups(groups) for groups in found.groups)]
 
 
 def draw_fitted(found: Diagnostics) -> Drawing:
-    """Residuals against fitted values, density on a log scale, with the mean in each twentieth of the posts."""
+    """Residuals against fitted values as density on a log scale, with the mean in each twentieth of the posts."""
     base = to_rgb(COLOURS["blue"])
     shades = LinearSegmentedColormap.from_list("density", [(*base, 0.12), (*base, 0.5), (*base, 0.95)])
     order = np.argsort(found.fitted)

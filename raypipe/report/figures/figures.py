@@ -1,4 +1,4 @@
-"""The report's figures, drawn from what the other modules counted."""
+"""The main figures of the report, drawn from the results of the other modules."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BINS = 60
 
 
 def draw_funnel(funnel: Funnel) -> Drawing:
-    """Horizontal bars, one a step; a tick marks the paper's share."""
+    """Horizontal bars, one per step. A tick marks the paper's share."""
     with canvas(2 * _WIDE, 0.45 * len(funnel.steps) + 0.5) as (figure, axes):
         names = [step.name for step in funnel.steps]
         axes.barh(names, [step.share for step in funnel.steps], color=COLOURS["blue"], height=0.62)
@@ -36,7 +36,7 @@ def draw_funnel(funnel: Funnel) -> Drawing:
 
 
 def draw_cloud(cloud: Cloud, formula: str) -> Drawing:
-    """The paper's figure 2: density of posts, darker where more, and the fitted line."""
+    """The paper's figure 2: density of posts (darker means more posts), and the fitted line."""
     base = to_rgb(COLOURS["blue"])
     shades = LinearSegmentedColormap.from_list("density", [(*base, 0.10), (*base, 0.45), (*base, 0.95)])
     known = np.isfinite(cloud.x) & np.isfinite(cloud.y)
@@ -52,7 +52,7 @@ def draw_cloud(cloud: Cloud, formula: str) -> Drawing:
 
 
 def draw_residuals(regression: Regression) -> Drawing:
-    """Histogram of the scores with the extreme classes in their colours and their thresholds as lines."""
+    """Histogram of the scores. The extreme classes have colours of their own, their thresholds are lines."""
     scores = regression.scores
     edges = _score_edges(scores, regression.thresholds)
     counts, _ = np.histogram(np.clip(scores, edges[0], edges[-1]), edges)
@@ -81,7 +81,7 @@ def draw_residuals(regression: Regression) -> Drawing:
 
 
 def _score_edges(scores: FloatArray, thresholds: tuple[float, float] | None) -> FloatArray:
-    """Edges of equal bars, of which two are the thresholds, so that no bar mixes two classes."""
+    """Edges of bars of equal width. The thresholds are two of the edges, so that no bar mixes two classes."""
     lowest, highest = (float(value) for value in np.quantile(scores, [0.0005, 0.9995]))
     highest = max(highest, lowest + 1e-3)
     n_bars = int(np.clip(2 * np.sqrt(scores.size), 12, _BINS))
@@ -89,7 +89,7 @@ def _score_edges(scores: FloatArray, thresholds: tuple[float, float] | None) -> 
     start = lowest
     if thresholds is not None:
         between = thresholds[1] - thresholds[0]
-        # With halves for classes the thresholds all but touch: one edge serves both.
+        # If the classes are the two halves, the thresholds are almost equal, and one edge is enough for both.
         width = between / round(between / width) if between >= width else width
         start = thresholds[0] - np.ceil(max(thresholds[0] - lowest, 0) / width) * width
     n_bars = max(int(np.ceil((highest - start) / width - 1e-9)), 1)
@@ -97,7 +97,7 @@ def _score_edges(scores: FloatArray, thresholds: tuple[float, float] | None) -> 
 
 
 def draw_validation(training: Training) -> Drawing:
-    """The paper's figure 3: validation accuracy (for scores, loss) by epoch, a line a configuration, thin a seed's."""
+    """The paper's figure 3: validation accuracy (or loss) by epoch. One line per configuration, a thin one per seed."""
     best_of = np.argmin if training.curve == "loss" else np.argmax
     with canvas(_WIDE, 3.9) as (figure, axes):
         for key, trials in training.trials.items():
@@ -115,7 +115,7 @@ def draw_validation(training: Training) -> Drawing:
 
 
 def draw_overfitting(training: Training) -> Drawing:
-    """The paper's figure 4, a panel a configuration: training accuracy (for scores, loss) dashed, validation solid."""
+    """The paper's figure 4, one panel per configuration: training accuracy (or loss) dashed, validation solid."""
     keys = list(training.trials)
     rows, columns = -(-len(keys) // 2), min(2, len(keys))
     with canvas(_WIDE, 2.0 * rows if rows > 1 else 3.2, nrows=rows, ncols=columns, sharey=True, squeeze=False) as (
@@ -136,7 +136,7 @@ def draw_overfitting(training: Training) -> Drawing:
 
 
 def draw_intervals(rows: list[Row]) -> Drawing:
-    """The head's measure with its 95 % interval a configuration, beside chance, the ceiling and the paper's best."""
+    """The head's measure with its 95 % interval per configuration, with chance, the ceiling and the paper's best."""
     seen = [row for row in rows if row.measured is not None]
     shown = next((row.measured.measure for row in seen if row.measured), ACCURACY)
     word = "chance" if shown.guess == "chance" else "guessing"
@@ -172,7 +172,7 @@ def draw_intervals(rows: list[Row]) -> Drawing:
 def _curve_axis(axes: Axes, training: Training, *, label: bool = True) -> None:
     low, high = axes.get_ylim()
     if training.guess is not None:
-        # Never zoomed in so far that a wobble about chance looks like learning.
+        # Limit the zoom, so that small changes around chance do not look like learning.
         axes.set_ylim(min(low, training.guess - 0.05), max(high, training.guess + 0.1))
         axes.axhline(training.guess, color=COLOURS["muted"], linewidth=1, dashes=(4, 3))
     if training.curve == "accuracy":
@@ -190,7 +190,7 @@ def _points(epochs: list[int], values: list[float | None]) -> tuple[list[int], l
 
 
 def _mean(trials: list[Trial], name: str) -> tuple[list[int], list[float]]:
-    """The mean over seeds by epoch, of the seeds that trained that long."""
+    """The mean by epoch, over the seeds that have a value for that epoch."""
     by_epoch: dict[int, list[float]] = {}
     for trial in trials:
         for epoch, value in zip(*_points(trial.epochs, getattr(trial, name)), strict=True):

@@ -1,5 +1,4 @@
-"""One figure more for heads other than the paper's: the best configuration's answers, class by class, tag by tag, or
-score by score."""
+"""One more figure for heads other than the paper's: the best configuration's predictions by class, tag or score."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ _MOST_IN_WORDS = 8
 
 
 def draw(training: Training) -> list[Drawing]:
-    """The figure of the best configuration, where the head has one and predictions are stored."""
+    """The figure of the best configuration. Empty if the head has none, or if no predictions are stored."""
     best, found = training.best, training.best_predictions
     if best is None or best.measured is None or found is None:
         return []
@@ -30,9 +29,9 @@ def draw(training: Training) -> list[Drawing]:
 
 
 def confusion(predictions: pd.DataFrame, names: tuple[str, ...]) -> pd.DataFrame:
-    """Share of the pictures of each class (rows, `names`) that are called each class (columns); NaN for no picture.
+    """Share of the pictures of each class (rows, `names`) by predicted class (columns). NaN for a class without any.
 
-    The call is the class of the highest probability, of the first by name where several are equal.
+    The predicted class is the one with the highest probability. If several are equal, it is the first by name.
     """
     ordered = predictions.sort_values(["probability", "class"], ascending=[False, True], kind="stable")
     calls = ordered.drop_duplicates(["seed", "post_id"])
@@ -41,7 +40,7 @@ def confusion(predictions: pd.DataFrame, names: tuple[str, ...]) -> pd.DataFrame
 
 
 def draw_confusion(predictions: pd.DataFrame, names: tuple[str, ...]) -> Drawing:
-    """True classes as rows, called ones as columns; the darker, the more of a row."""
+    """True classes as rows, predicted classes as columns. A darker cell has a larger share of its row."""
     shares, n = confusion(predictions, names).to_numpy(), len(names)
     with canvas(_WIDE, 3.9) as (figure, axes):
         for row in range(n):
@@ -64,7 +63,7 @@ def draw_confusion(predictions: pd.DataFrame, names: tuple[str, ...]) -> Drawing
 
 
 def draw_tags(tags: tuple[Tag, ...]) -> Drawing:
-    """The area under the ROC curve of each hashtag with its 95 % interval, the best first."""
+    """The area under the ROC curve with its 95 % interval for at most 30 hashtags, the best first."""
     areas = [
         (tag.roc_auc, tag.low, tag.high, tag.name)
         for tag in tags
@@ -84,7 +83,7 @@ def draw_tags(tags: tuple[Tag, ...]) -> Drawing:
 
 
 def draw_scores(predictions: pd.DataFrame) -> Drawing:
-    """Density of pictures by predicted and true score, and the line on which both are equal."""
+    """Density of pictures by predicted and true score, and the line along which both are equal."""
     base = to_rgb(COLOURS["blue"])
     shades = LinearSegmentedColormap.from_list("density", [(*base, 0.15), (*base, 0.5), (*base, 0.95)])
     predicted, score = predictions["predicted"].to_numpy(), predictions["score"].to_numpy()

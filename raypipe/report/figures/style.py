@@ -1,4 +1,4 @@
-"""Matplotlib figures in the page's own look: light or dark as the reader's system is, text in the system's font."""
+"""Matplotlib figures in the style of the page: light or dark like the reader's system, text in the system's font."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from raypipe.errors import plain
 
-# Each role has a colour of its own, so that the drawn SVG can be rewritten to the page's CSS variables.
+# Each role has a different colour, so that each colour in an SVG can be replaced with a CSS variable of the page.
 COLOURS = {
     "paper": "#fbfaf7",
     "ink": "#1d1f23",
@@ -65,7 +65,7 @@ _RC = {
     "grid.color": COLOURS["rule"],
     "grid.linewidth": 0.8,
     "text.color": COLOURS["ink"],
-    # Names of classes are names: a $ in them begins no formula.
+    # A $ in the name of a class must not begin a formula.
     "text.parse_math": False,
     "text.usetex": False,
     "xtick.color": COLOURS["muted"],
@@ -81,19 +81,19 @@ _RC = {
 
 
 def configuration_colour(key: str) -> str:
-    """The role of a configuration's colour: its letter in the paper's form, else one of the spare colours."""
+    """The colour role of a configuration: its letter if it has the paper's form, otherwise one of the spare roles."""
     letter, _, form = key.partition(" ")
     return letter.lower() if letter in ("A", "B", "C", "D") and form != "modern" else _SPARE[_stable_index(key)]
 
 
 def _stable_index(key: str) -> int:
-    """A stable index into the spare colours (Python's own string hash changes from run to run)."""
+    """A stable index into the spare roles. Python's own string hash changes from run to run."""
     return sum(key.encode()) % len(_SPARE)
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """One figure thrice: `inline` SVG that follows the page's colours, a standalone `svg`, a `png` on white."""
+    """One figure in three forms: `inline` SVG with the page's colours, a standalone `svg`, and a `png` on white."""
 
     name: str
     inline: str
@@ -103,9 +103,9 @@ class Drawing:
 
 @contextlib.contextmanager
 def canvas(width: float, height: float, **subplots: object) -> Iterator[tuple[Figure, Axes]]:
-    """A figure of `width` × `height` inches and its axes, in the page's look; closed afterwards."""
+    """A figure of `width` × `height` inches and its axes, in the style of the page. It is closed at the end."""
     with mpl.rc_context({**_RC, "svg.hashsalt": "raypipe"}), warnings.catch_warnings():
-        # Of names in scripts that matplotlib's font lacks: pages have other fonts, pictures an empty box.
+        # matplotlib's font lacks some scripts. Browsers use other fonts for them, PNG files show an empty box.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure, axes = plt.subplots(figsize=(width, height), **subplots)
         try:
@@ -115,7 +115,7 @@ def canvas(width: float, height: float, **subplots: object) -> Iterator[tuple[Fi
 
 
 def render(figure: Figure, name: str, description: str) -> Drawing:
-    """The drawing of a finished figure; `description` is what a screen reader says."""
+    """The drawing of a finished figure. `description` is the text for screen readers."""
     sink = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": f"raypipe-{name}"}):
         figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
@@ -133,7 +133,7 @@ def render(figure: Figure, name: str, description: str) -> Drawing:
 
 
 def _strip(svg: str, name: str, description: str) -> str:
-    """Only the drawing: no prologue, no metadata, no ids that several figures on a page would share."""
+    """The SVG without prologue, metadata and size. Its ids begin with `name`, so that no two figures share one."""
     body = plain(svg[svg.index("<svg") :])
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r'(<svg\b[^>]*?) width="[^"]*" height="[^"]*"', r"\1", body, count=1)
@@ -150,7 +150,7 @@ def _strip(svg: str, name: str, description: str) -> str:
             tag = tag.replace(value, f"var(--{role}, {value})")
         return tag
 
-    # Not the text between tags, which may be a class called #2166ac.
+    # Only tags are rewritten. The text between them may be the name of a class, such as #2166ac.
     body = _TAG.sub(rewritten, body)
     safe = escape(plain(description))
     return body.replace("<svg ", f'<svg role="img" aria-label="{safe}" ', 1)
