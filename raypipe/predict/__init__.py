@@ -1,4 +1,4 @@
-"""A trained model on new pictures. The package itself is the stage: ``raypipe.predict(config)``."""
+"""Predictions of a trained model for new pictures. The package itself is the stage: ``raypipe.predict(config)``."""
 
 from raypipe.stages import make_callable
 

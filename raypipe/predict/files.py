@@ -1,4 +1,4 @@
-"""Pictures to predict on as files: where each is, whether it is the one that the run began with, and its bytes."""
+"""Files of the pictures to predict on: their paths, whether they changed since the run began, and their bytes."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from raypipe.predict.stores import STORES, open_store, scheme_of, service_of, sp
 from raypipe.storage import Storage, is_refusal
 
 SCHEMES = ("file", *STORES)
-"""Schemes of URIs that are read. A path without one is on this machine."""
+"""Schemes of URIs that are read. A path without a scheme is on this machine."""
 
 _WEB = ("http", "https")
 _MOST_BYTES = 500_000_000
-# Reading this much takes about a second; of more, size and time must do.
+# Reading this much takes about a second. For more, sizes and times of change are used instead of contents.
 _HASHED_BYTES = 2**28
 _REQUESTS_AT_ONCE = 16
-# Of so many pictures in one folder of an object store, listing it (1,000 files per request) costs less than asking.
+# From this many pictures on, listing a folder of an object store (1,000 files per request) needs fewer requests.
 _WORTH_LISTING = 100
-# A service that left so many requests unanswered, and answered none, is not asked again: each takes half a minute.
+# A service gets no more requests after this many without any answer: each of them takes half a minute.
 _MOST_SILENCES = 3
 _CHANGED = "changed while predict ran; run it again with --overwrite"
 
-# What pyarrow raises if a file or a store cannot be read; of Azure, some are ArrowExceptions alone.
+# What pyarrow raises if a file or a store cannot be read. Some errors of Azure are only ArrowExceptions.
 STORE_ERRORS = (OSError, ValueError, pa.ArrowException, StageError)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture that was named: a row of `predict/NAME/`.
+    """One picture that an input names: a row of `predict/NAME/`.
 
-    `path` is as it is shown, `place` a path on this machine (as Python's `os` takes it) or a URI without options.
-    `reason` says why it cannot be read, if that is known. `size` in bytes and `changed` in nanoseconds are those of the
-    file when the run began; None if they are not known yet. `options` are the URI's, as the user gave them. `named` is
-    true if the user named its store: the command ends if that does not answer.
+    `path` is the path as shown. `place` is a path on this machine (as Python's `os` takes it) or a URI without options.
+    `reason` says why the picture cannot be read, if that is known. `size` (bytes) and `changed` (nanoseconds) are those
+    of the file when the run began, or None if they are not known yet. `options` are those of the URI, as the user gave
+    them. `named` is true if the user named the picture's store: the command ends if that store does not answer.
     """
 
     path: str
@@ -57,20 +57,20 @@ class Picture:
 
 
 def shown(path: str) -> str:
-    """A path as text that every file can hold: bytes that are no UTF-8 are escaped."""
+    """A path as valid Unicode text. Bytes that are not UTF-8 are escaped."""
     return path.encode("utf-8", "backslashreplace").decode()
 
 
 def typed_picture(item: str) -> Picture:
-    """The picture at a path or URI that the user gave, which may have options; `reason` as for `name_picture`."""
+    """The picture at a path or URI that the user gave. The URI may have options. `reason` is as in `name_picture`."""
     place, options = split_options(item)
     return replace(name_picture(place, {store_of(place)}, options), path=shown(item))
 
 
 def name_picture(path: str, named: Collection[str] = (), options: str = "") -> Picture:
-    """The picture at a path or URI that others wrote, with the reason if no file can be there or it is not opened.
+    """The picture at a path or URI that others wrote. `reason` says why it cannot name a file or may not be opened.
 
-    `named` are the stores that the user named (`stores.store_of`); `options` are used if the picture is in one of them.
+    `named` are the stores that the user named (`stores.store_of`). `options` are used if one of them has the picture.
     """
     if "\0" in path:
         return Picture(shown(path.replace("\0", "\\0")), reason="a path cannot hold a NUL character")
@@ -93,7 +93,7 @@ def name_picture(path: str, named: Collection[str] = (), options: str = "") -> P
 
 
 def stamp_pictures(pictures: Sequence[Picture], storage: Storage) -> list[Picture]:
-    """The pictures with size and time of their files, or the reason why there is no file that can be read.
+    """The pictures with the size of their files and the time of change, or the reason why a file cannot be read.
 
     Raises StageError if an object store that the user named does not answer.
     """
@@ -145,7 +145,7 @@ def _sized(picture: Picture) -> Picture:
 
 
 def judged(picture: Picture, info: pafs.FileInfo) -> Picture:
-    """The picture with what a listing says of its file."""
+    """The picture with size and time from a listing of its file, or the reason why it cannot be read."""
     if info.type == pafs.FileType.NotFound:
         return replace(picture, reason="there is no such file")
     if info.type == pafs.FileType.Directory:
@@ -155,14 +155,14 @@ def judged(picture: Picture, info: pafs.FileInfo) -> Picture:
 
 @dataclass
 class _Stores:
-    """Asks object stores for files, and remembers which services answer."""
+    """Requests facts about files from object stores, and remembers which services answer."""
 
     storage: Storage
     answered: set[str] = field(default_factory=set)
     silences: Counter[str] = field(default_factory=Counter)
 
     def list_folder(self, folder: str, options: str) -> dict[str, pafs.FileInfo]:
-        """Files of a folder by their URI; empty if it cannot be listed: then each is asked for."""
+        """Files of a folder by URI. Empty if it cannot be listed: each picture then needs a request of its own."""
         if self._is_silent(folder):
             return {}
         try:
@@ -175,7 +175,7 @@ class _Stores:
         return {f"{folder}/{info.base_name}": info for info in infos}
 
     def ask(self, picture: Picture) -> Picture:
-        """The picture with what its store says of it. Raises StageError if a store of the user does not answer."""
+        """The picture as `judged` returns it. Raises StageError if a store that the user named does not answer."""
         if self._is_silent(picture.place):
             return replace(picture, reason=f"cannot be read: {service_of(picture.place)} has not answered")
         try:
@@ -197,13 +197,13 @@ class _Stores:
 
 
 def _is_silence(error: Exception) -> bool:
-    """Whether an error is no answer about a file: a store that cannot be reached or is out of order."""
+    """Whether an error is about the store, not about the file: it cannot be reached or is out of order."""
     about_it = isinstance(error, (FileNotFoundError, ValueError, StageError))
     return not about_it and not is_refusal(one_line(error))
 
 
 def _refusal(picture: Picture, error: Exception, storage: Storage) -> str:
-    """Why one file of an object store cannot be read. Raises StageError if a store of the user does not answer."""
+    """Why a file of an object store cannot be read. Raises StageError if a store named by the user does not answer."""
     reason = one_line(error)
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
@@ -221,9 +221,9 @@ def _is_users(picture: Picture, storage: Storage) -> bool:
 
 
 def fingerprint(pictures: Iterable[Picture]) -> str:
-    """SHA-256 over the paths in order and what is behind each: a hash of the contents if all pictures are on this
-    machine and have less than 256 MiB together, else size and time of the last change; or the reason why it cannot be
-    read.
+    """SHA-256 over the paths, in order, and a text per file. This text is a hash of the content if all pictures are on
+    this machine and have at most 256 MiB together, otherwise size and time of the last change. If a picture cannot be
+    read, it is the reason.
     """
     stamped = list(pictures)
     here = all("://" not in one.place for one in stamped)
@@ -241,7 +241,7 @@ def _content(picture: Picture) -> str:
 
 
 def read_picture(picture: Picture, storage: Storage) -> bytes | Undecodable:
-    """All bytes of a picture, or why there are none: also if it is no longer the file that the run began with.
+    """All bytes of a picture, or the reason why there are none. A file that changed since the run began has none.
 
     Raises StageError if an object store that the user named does not answer.
     """
@@ -251,7 +251,7 @@ def read_picture(picture: Picture, storage: Storage) -> bytes | Undecodable:
         return _read_local(picture)
     try:
         filesystem, path = open_store(picture.place, picture.options, storage)
-        # A stream would ask an object store for 256 KB at a time.
+        # An input stream would request 256 KB at a time from an object store.
         with filesystem.open_input_file(path) as file:
             data = bytes(file.read())
     except STORE_ERRORS as error:

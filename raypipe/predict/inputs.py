@@ -1,4 +1,4 @@
-"""What to predict on: pictures, folders of them, and manifests that list them."""
+"""The inputs of `predict`: pictures, folders of pictures, and manifests that list pictures."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ _SHOWN_OF_A_LINE = 80
 
 @dataclass(frozen=True)
 class Found:
-    """The pictures that were named, each once, in order; `twice` counts those that were named before."""
+    """The pictures that the inputs name, each once, in order. `twice` counts the repetitions."""
 
     pictures: list[Picture]
     twice: int
 
 
 def find_pictures(inputs: Sequence[str], storage: Storage) -> Found:
-    """All pictures named by `inputs`; ``s3://`` is opened with endpoint, region and profile of `storage`.
+    """All pictures that `inputs` name. ``s3://`` is opened with endpoint, region and profile of `storage`.
 
-    A folder gives the pictures below it, sorted; a manifest its column `path`, relative paths counted from the
-    manifest's folder. What a manifest lists and cannot be read is a picture with its `reason`. Raises InputError if an
-    input itself is missing, cannot be read, or holds no picture.
+    A folder gives the pictures below it, sorted. A manifest gives those of its column `path`. Relative paths start at
+    the manifest's folder. A row of a manifest that cannot be read gives a picture with a `reason`. Raises InputError if
+    an input itself is missing, cannot be read, or holds no picture.
     """
     if not inputs:
         raise InputError("predict.inputs: nothing to predict on; give --predict.inputs PICTURE,FOLDER,MANIFEST.csv")
@@ -51,13 +51,13 @@ def find_pictures(inputs: Sequence[str], storage: Storage) -> Found:
     named = [picture for item in inputs for picture in _expand(item, storage, stores)]
     kept: dict[str, Picture] = {}
     for number, picture in enumerate(named):
-        # Rows without a path are not the same.
+        # Rows without a path are not repetitions of each other.
         kept.setdefault(picture.path or f"\0{number}", picture)
     return Found(list(kept.values()), len(named) - len(kept))
 
 
 def _expand(item: str, storage: Storage, stores: set[str]) -> list[Picture]:
-    """The pictures of one input; `stores` are those of all inputs."""
+    """The pictures of one input. `stores` are the stores of all inputs."""
     picture = typed_picture(item)
     if picture.reason is not None:
         raise InputError(f"predict.inputs: {picture.path}: {picture.reason}")
@@ -76,7 +76,7 @@ def _expand(item: str, storage: Storage, stores: set[str]) -> list[Picture]:
     manifest_kind = kind_of(path)
     if manifest_kind is not None:
         source = Source(picture.path, filesystem, (path,), manifest_kind, "pictures", text=_PATH)
-        # Paths beside a local manifest begin as the user wrote its own.
+        # Relative paths of a local manifest are shown with the manifest's folder as the user wrote it.
         manifest = picture if picture.named else replace(picture, place=item)
         return list(_read_manifest(manifest, source, stores))
     return [picture]
@@ -85,14 +85,14 @@ def _expand(item: str, storage: Storage, stores: set[str]) -> list[Picture]:
 def _kind(filesystem: pafs.FileSystem, path: str) -> pafs.FileType:
     if not isinstance(filesystem, pafs.LocalFileSystem):
         return filesystem.get_file_info(path).type
-    # Names that are no UTF-8 are none for pyarrow.
+    # pyarrow does not accept names that are not UTF-8.
     if os.path.isdir(path):  # noqa: PTH112
         return pafs.FileType.Directory
     return pafs.FileType.File if os.path.lexists(path) else pafs.FileType.NotFound
 
 
 def _walk(item: str, place: str) -> list[Picture]:
-    """Pictures below a folder of this machine, links followed; of a folder that cannot be listed, why."""
+    """Pictures below a local folder, links followed. A folder that cannot be listed is an entry with a `reason`."""
     found: list[Picture] = []
 
     def name(path: str) -> str:
@@ -107,7 +107,7 @@ def _walk(item: str, place: str) -> list[Picture]:
     for folder, folders, files in os.walk(place, onerror=refused, followlinks=True):
         status = os.stat(folder)  # noqa: PTH116
         if (status.st_dev, status.st_ino) in seen:
-            # A link to a folder above it.
+            # A link led back to this folder.
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
@@ -117,18 +117,18 @@ def _walk(item: str, place: str) -> list[Picture]:
 
 
 def _list(folder: Picture, filesystem: pafs.FileSystem, path: str) -> list[Picture]:
-    """Pictures below a folder of an object store, with their sizes and times, which the listing tells."""
+    """Pictures below a folder of an object store, with the sizes and times from its listing."""
     found = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
     files = (info for info in found if info.type == pafs.FileType.File and info.path.lower().endswith(PICTURES))
     base, item = path.rstrip("/"), folder.place.rstrip("/")
     named = ((f"{item}/{info.path.removeprefix(base).lstrip('/')}", info) for info in files)
     ordered = sorted(named, key=lambda pair: pair[0])
-    # Whoever names the objects names no options: a question mark is a letter of the name.
+    # Names of objects do not set options: a question mark is part of the name.
     return [judged(replace(folder, path=shown(uri), place=uri), info) for uri, info in ordered]
 
 
 def _read_manifest(manifest: Picture, source: Source, stores: set[str]) -> Iterator[Picture]:
-    """A picture for each row; relative paths are beside the manifest's place and have its options."""
+    """One picture per row. Relative paths start at the manifest's folder. Paths in its store get its options."""
     try:
         paths, lines = _parquet_paths(source) if source.kind == "Parquet" else _text_paths(source)
     except InputError as error:
@@ -173,6 +173,6 @@ def _parquet_paths(source: Source) -> tuple[list[str | None], list[tuple[str, st
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if not any(is_kind(kind) for is_kind in _TEXT):
         raise InputError(f"{source.uri}: its column path holds {column.type}, no text")
-    # Also of text: Arrow does not check that it is UTF-8. Names of files need not be.
+    # Text is also cast: Arrow does not check that it is UTF-8, and names of files need not be UTF-8.
     values = column.cast(pa.large_binary()).to_pylist()
     return [None if value is None else value.decode("utf-8", "surrogateescape") for value in values], []

@@ -1,4 +1,4 @@
-"""Predicting in this process, without Ray: if one machine without a GPU is all there is."""
+"""Prediction in this process, without Ray: for one machine without a GPU."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from raypipe.tables import TableWriter
 
 
 def is_enough(config: Config) -> bool:
-    """Whether one process does: Ray is not wanted, and there is no GPU to use."""
+    """Whether one process is enough: Ray is not wanted, and there is no GPU to use."""
     return not wants_ray(config) and (config.train.gpu is False or not torch.cuda.is_available())
 
 
 def threads_of(config: Config) -> int:
-    """Threads of arithmetic on a CPU. The last bits of a prediction depend on their number."""
+    """Number of torch threads on a CPU. The last bits of a prediction depend on it."""
     return config.ray.num_cpus or torch.get_num_threads()
 
 
 @contextlib.contextmanager
 def threads(number: int) -> Iterator[None]:
-    """torch with so many threads for the body."""
+    """Sets the number of torch threads for the body of the ``with``."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -45,7 +45,7 @@ def predict_here(
     units: Mapping[str, Sequence[Picture]],
     progress: Progress,
 ) -> None:
-    """Stage the rows of `units`, pictures by the unit's name, one after the other."""
+    """Stage the rows of `units` (pictures by the name of the unit), one unit after the other."""
     workers = config.ray.num_cpus or cpus()
     with threads(threads_of(config)), UnitPredictor(model, writer, "cpu", workers) as predictor:
         for unit, pictures in units.items():

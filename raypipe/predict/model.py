@@ -1,4 +1,4 @@
-"""A trained model out of its checkpoint, ready for picture bytes."""
+"""A trained model, loaded from its checkpoint."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ALLOWED = "a .safetensors file, train/NAME, train/NAME/TRIAL, sweep or sweep/TR
 
 @dataclass
 class TrainedModel:
-    """A network with what it needs to be used: picture size in pixels, normalisation, what its outputs mean."""
+    """A network with the facts that its use needs: picture size in pixels, normalisation, meaning of the outputs."""
 
     network: Network
     configuration: str
@@ -40,12 +40,12 @@ class TrainedModel:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes or tags, in the order of the predictions; of two classes, the last one is predicted."""
+        """Names of the classes or tags, in the order of the outputs. Two classes have one output, for the second."""
         return self.head.target.names
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> TrainedModel:
-        """From a checkpoint's bytes. Raises InputError where they are none of raypipe's."""
+        """Load from a checkpoint's bytes. Raises InputError if they are not a checkpoint of raypipe."""
         try:
             kept = checkpoint_metadata(data)
             configuration = _one_of(CONFIGURATIONS, kept, "configuration")
@@ -62,13 +62,13 @@ class TrainedModel:
         return cls(network, configuration, size, head, preprocessing)
 
     def predictions(self, images: NDArray[np.uint8], device: str = "cpu") -> Predictions:
-        """Probabilities, or the score, for pictures uint8 [n, 3, size, size]: see `raypipe.train.networks.heads`."""
+        """Probabilities or scores of pictures (uint8 [n, 3, size, size]). See `raypipe.train.networks.heads`."""
         pictures = torch.from_numpy(images)
         return predict(self.network, pictures, preprocessing=self.preprocessing, head=self.head, device=device)
 
 
 def checkpoint_metadata(data: bytes) -> dict[str, str]:
-    """What a checkpoint says of itself. Raises KeyError, ValueError or TypeError if the bytes say nothing."""
+    """The metadata of a checkpoint. Raises KeyError, ValueError or TypeError if the bytes have none."""
     length = int.from_bytes(data[:8], "little")
     found = json.loads(data[8 : 8 + length])["__metadata__"]
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
@@ -77,7 +77,7 @@ def checkpoint_metadata(data: bytes) -> dict[str, str]:
 
 
 def _one_of(allowed: Collection[str], kept: Mapping[str, str], name: str) -> str:
-    # Checkpoints from before other forms say nothing of theirs.
+    # Older checkpoints do not record their form. It is the paper's.
     value = kept.get(name, "paper") if name == "form" else kept[name]
     if value not in allowed:
         raise ValueError(f"{name} {value[:40]!r} is not one of {', '.join(allowed)}")
@@ -85,7 +85,7 @@ def _one_of(allowed: Collection[str], kept: Mapping[str, str], name: str) -> str
 
 
 def _image_size(kept: Mapping[str, str]) -> int:
-    # A picture is decoded to this size, whoever wrote the file.
+    # Pictures are decoded to this size. The file may come from anybody, so the size is checked.
     size, (least, most) = int(kept["image_size"]), IMAGE_SIZES
     if not least <= size <= most:
         raise ValueError(f"image_size {size} is not within {least} to {most} pixels")
@@ -93,15 +93,15 @@ def _image_size(kept: Mapping[str, str]) -> int:
 
 
 def read_checkpoint(storage: Storage, model: str | None, option: str = "predict.model") -> tuple[str, bytes]:
-    """Name and bytes of the checkpoint that `model`, the value of `option`, names: a file, ``train/NAME``,
-    ``sweep/TRIAL``, or, where None, the sweep's best trial. Raises ConfigError or InputError where there is none.
+    """Name and bytes of the checkpoint that `model`, the value of `option`, names: a file, ``train/NAME`` or
+    ``sweep/TRIAL``. None means the sweep's best trial. Raises ConfigError or InputError if there is none.
     """
     if model is not None and model.endswith(".safetensors"):
         folder, _, name = model.rpartition("/")
         other = Storage(folder or ".", storage.endpoint, storage.region, storage.profile)
         if other.exists(name):
             return model, other.read(name)
-        # A training may have such a name.
+        # The name of a training may also end in .safetensors.
         if folder != "train" or not storage.exists(model):
             raise InputError(f"{option}: {model}: there is no such file")
     table, trial = _table_and_trial(storage, model, option)
@@ -128,7 +128,7 @@ def _table_and_trial(storage: Storage, model: str | None, option: str) -> tuple[
 
 
 def _winner(storage: Storage, table: str) -> str:
-    """The best trial of a table, as its record says, which may come with somebody else's root."""
+    """The best trial according to the table's record. It is checked, because the root may come from anybody."""
     winner = tables.get_record(storage, table).facts.get("winner")
     if not isinstance(winner, str) or "/" in winner or winner in ("", ".", ".."):
         raise InputError(f"{storage.uri(table, tables.RUN_FILE)}: names {winner!r} as the winner, which is no trial")

@@ -1,4 +1,4 @@
-"""``raypipe predict``: probabilities for new pictures, a row for each; in this process, or on Ray Data."""
+"""``raypipe predict``: predictions for new pictures, one row per picture, in this process or on Ray Data."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _REASONS_SHOWN = 3
 
 
 def run(config: Config) -> RunRecord:
-    """Write ``predict/NAME/``: for each picture what the model says of it, or an `error` (see docs/tables.md).
+    """Write ``predict/NAME/``: for each picture the model's prediction, or an `error` (see docs/tables.md).
 
-    Raises InputError if an input or the model is missing, StageError if another result is there: of other options,
-    another model or other pictures, which includes the same paths with other files behind them.
+    Raises InputError if an input or the model is missing. Raises StageError if the table holds another result: of other
+    options, another model or other pictures. The same paths with changed files are other pictures.
     """
     storage = config.open_storage()
     found = find_pictures(config.predict.inputs, storage)
@@ -74,7 +74,7 @@ def _options(config: Config) -> dict[str, Any]:
 
 
 def _predict(config: Config, writer: TableWriter, model: TrainedModel, pictures: Sequence[Picture]) -> Counter[str]:
-    """Stage the rows that are not staged yet; of all rows, how many cannot be read, by reason."""
+    """Stage the rows that are not staged yet. Returns how many pictures of all rows cannot be read, by reason."""
     units = {f"{i // _UNIT:05d}": pictures[i : i + _UNIT] for i in range(0, len(pictures), _UNIT)}
     done = writer.units_done()
     left = {unit: part for unit, part in units.items() if unit not in done}
@@ -86,7 +86,7 @@ def _predict(config: Config, writer: TableWriter, model: TrainedModel, pictures:
             with ray_session(config):
                 _predict_on_ray(config, writer, model, left, progress)
     errors = [tables.read_staged(writer, unit, ["error"])["error"].drop_null().to_pylist() for unit in units]
-    # What follows the colon is each picture's own.
+    # The text after the colon differs between pictures.
     return Counter(error.partition(": ")[0] for unit in errors for error in unit)
 
 
@@ -103,7 +103,7 @@ def _predict_on_ray(
     gpus = int(ray.cluster_resources().get("GPU", 0)) if config.train.gpu is not False else 0
     actors = max(1, gpus)
     workers = max(1, int(ray.cluster_resources().get("CPU", 1)) // actors)
-    # Pickled: paths that are no UTF-8 have no place in Arrow's strings.
+    # Pickled, because Arrow's strings cannot hold paths that are not UTF-8.
     rows = [{"unit": unit, "pictures": pickle.dumps(list(part))} for unit, part in units.items()]
     predicted = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         _Predictor,
@@ -116,15 +116,15 @@ def _predict_on_ray(
 
 
 class _Predictor:
-    """One copy of the model, on one GPU or the CPUs of its actor."""
+    """One copy of the model, on one GPU or on the CPUs of its actor."""
 
     def __init__(self, model: Any, writer: TableWriter, device: str, workers: int, threads: int) -> None:
         import ray
         import torch
 
-        # Ray allows an actor one thread: slow, and the last bits would differ from those of a run without Ray.
+        # Ray sets one thread per actor. That is slow, and the last bits would differ from a run without Ray.
         torch.set_num_threads(threads)
-        # Its children end with the actor.
+        # Its child processes end with the actor.
         self._predictor = UnitPredictor(ray.get(model), writer, device, min(workers, os.cpu_count() or 1))
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What ``predict/NAME/`` says of a picture: a row each, whatever the model was trained on."""
+"""The rows of ``predict/NAME/``: one per picture, for every kind of model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from raypipe.train.data.target import Target
 
 
 def schema(target: Target) -> pa.Schema:
-    """`path, probability, label, error` always; then ``probability_NAME`` for each class or tag, or `score`."""
+    """The columns: always `path, probability, label, error`, then `score` or ``probability_NAME`` per class or tag."""
     label = pa.list_(pa.string()) if target.kind == "tags" else pa.string()
     fields = [
         pa.field("path", pa.string(), nullable=False),
@@ -31,7 +31,7 @@ def schema(target: Target) -> pa.Schema:
 def prediction_rows(
     target: Target, paths: Sequence[str], errors: Sequence[str | None], predictions: NDArray[np.float32]
 ) -> pa.Table:
-    """A row a path; `predictions`, [n] or [n, k], are of the paths without an error, in their order."""
+    """One row per path. `predictions`, [n] or [n, k], are for the paths without an error, in their order."""
     readable = np.array([error is None for error in errors], bool)
     found = np.asarray(predictions, np.float64)
     columns: dict[str, Any] = {
@@ -59,7 +59,7 @@ def prediction_rows(
 
 
 def _spread(values: list[Any] | None, readable: NDArray[np.bool_]) -> list[Any]:
-    """`values` at the places of readable pictures, nulls elsewhere; all nulls where the head has no such column."""
+    """`values` in the rows of readable pictures, nulls in the others. All are null if the head has no such column."""
     if values is None:
         return [None] * len(readable)
     remaining = iter(values)

@@ -1,8 +1,8 @@
-"""Object stores that pictures are in: which addresses are opened, and with which options.
+"""Object stores that hold pictures: which addresses may be opened, and with which options.
 
 Each request to a store is signed with the user's credentials. So only the user may name a server: in the options of a
-URI (``?endpoint_override=HOST``), or as the host of an ``abfs://`` URI. A row of a manifest, or the name of an object,
-may not.
+URI (``?endpoint_override=HOST``), or as the host of an ``abfs://`` URI. A row of a manifest or the name of an object
+may not name a server.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from raypipe.storage import Storage
 STORES = ("s3", "gs", "gcs", "abfs", "abfss")
 """Schemes of URIs of object stores."""
 
-# Options of pyarrow's URIs. Any other question mark is a letter of a name.
+# Options of pyarrow's URIs. Any other question mark is part of a name.
 _OPTIONS = re.compile(
     r"\?(?=(?:endpoint_override|scheme|region|retry_limit_seconds|project_id|default_bucket_location|force_virtual_\w+"
     r"|allow_\w+|check_directory_\w+|smart_defaults|sse_\w+|tls_\w+|enable_tls|(?:blob|dfs)_storage_\w+"
@@ -24,7 +24,7 @@ _OPTIONS = re.compile(
 )
 _BUCKET = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _AZURE = r"(?:[A-Za-z0-9$-]+@[a-z0-9-]+\.dfs|[a-z0-9-]+\.blob)\.core\.windows\.net"
-# What a manifest may write between :// and the next slash: nothing that is a server of somebody.
+# What a manifest may write between :// and the next slash: only buckets, and containers on Azure's own servers.
 _HARMLESS = {
     "s3": re.compile(_BUCKET),
     "gs": re.compile(f"(?:anonymous@)?{_BUCKET}"),
@@ -32,36 +32,36 @@ _HARMLESS = {
     "abfs": re.compile(_AZURE),
     "abfss": re.compile(_AZURE),
 }
-# pyarrow would try for 15 minutes.
+# By default, pyarrow retries for 15 minutes.
 _GCS_SECONDS = 20
 
 
 def scheme_of(uri: str) -> str:
-    """What precedes ``://``; empty for a path."""
+    """The part before ``://``. Empty for a path."""
     scheme, separator, _ = uri.partition("://")
     return scheme if separator else ""
 
 
 def store_of(uri: str) -> str:
-    """Scheme and bucket, container or server of a URI: ``s3://bucket``; empty for a path."""
+    """Scheme and bucket, container or server of a URI, such as ``s3://bucket``. Empty for a path."""
     scheme, separator, rest = uri.partition("://")
     return f"{scheme}://{rest.partition('/')[0]}" if separator else ""
 
 
 def service_of(uri: str) -> str:
-    """Which service answers for a URI: S3 and Google answer for all their buckets, each Azure account for itself."""
+    """The service behind a URI. S3 and Google have one service for all buckets, Azure one per account or container."""
     scheme = scheme_of(uri)
     return store_of(uri) if scheme.startswith("abfs") else scheme
 
 
 def split_options(uri: str) -> tuple[str, str]:
-    """A URI of an object store without its options, and these, without the question mark; empty if there are none."""
+    """The URI of an object store without its options, and the options without the question mark (empty if none)."""
     found = _OPTIONS.search(uri) if scheme_of(uri) in STORES else None
     return (uri, "") if found is None else (uri[: found.start()], uri[found.end() :])
 
 
 def why_refused(uri: str) -> str | None:
-    """Why a URI is not opened if the user has not named its store; None if it is."""
+    """Why a URI may not be opened if the user did not name its store. None if it may be opened."""
     place, options = split_options(uri)
     if options:
         return f"has options, which only predict.inputs may give: {options}"
@@ -72,10 +72,10 @@ def why_refused(uri: str) -> str | None:
 
 
 def open_store(place: str, options: str, storage: Storage) -> tuple[pafs.FileSystem, str]:
-    """The filesystem of a path or URI without options, and the path on it, each letter of which counts as it is.
+    """The filesystem of a path or URI without options, and the path on it, which is taken literally.
 
-    `options` are those that the user gave for it. Without them, S3 has endpoint, region and profile of `storage`.
-    Raises OSError, ValueError, pa.ArrowException or StageError if there is none.
+    `options` are those that the user gave for it. Without options, S3 uses endpoint, region and profile of `storage`.
+    Raises OSError, ValueError, pa.ArrowException or StageError if there is no such filesystem.
     """
     store = store_of(place)
     if not store:
@@ -88,7 +88,7 @@ def open_store(place: str, options: str, storage: Storage) -> tuple[pafs.FileSys
     return filesystem, f"{base}/{name}" if base and name else base or name
 
 
-# Opened once for each process: it may ask for the bucket's region.
+# Each store is opened once per process, because opening may need a request for the bucket's region.
 _OPENED: dict[tuple[str, str, Storage], tuple[pafs.FileSystem, str]] = {}
 
 

@@ -1,4 +1,4 @@
-"""One unit of work of `predict`: its pictures read, decoded, judged by the model, and its rows staged."""
+"""One unit of work of `predict`: reads and decodes its pictures, applies the model, and stages the rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from raypipe.tables import TableWriter
 
 
 class UnitPredictor:
-    """A model on one device, and `workers` child processes that decode for it until the body of the ``with`` ends."""
+    """A model on one device, with `workers` child processes that decode pictures until the ``with`` body ends."""
 
     def __init__(self, model: TrainedModel, writer: TableWriter, device: str, workers: int) -> None:
         self._model, self._writer, self._device = model, writer, device
@@ -34,7 +34,7 @@ class UnitPredictor:
         self._decoders.__exit__(kind, error, trace)
 
     def predict(self, unit: str, pictures: Sequence[Picture]) -> None:
-        """Stage a row for each picture: what the model says of it, or why it cannot be read."""
+        """Stage one row per picture: the model's prediction, or the reason why the picture cannot be read."""
         size = self._model.image_size
         read = partial(read_picture, storage=self._writer.storage)
         pixels = np.empty((len(pictures), 3, size, size), np.uint8)
