@@ -25,15 +25,15 @@ ANSWERS = pa.schema(
         pa.field("position", pa.int32(), nullable=False),
     ]
 )
-"""`study/NAME/`: one row a picture, in the order they were shown; `label` is the truth."""
+"""`study/NAME/`: one row per picture, in the order in which they were shown. `label` is the true class."""
 
 
 def run(config: Config) -> RunRecord:
-    """Ask one person about `study.pictures` pictures (paper, section 5.3); returns when all are answered.
+    """Ask one person to classify `study.pictures` pictures (paper, section 5.3). Returns when all are answered.
 
-    Each participant has a table, `study/NAME/`, so that several accumulate. Nothing is written before the last answer:
-    an interrupted study leaves no trace. Raises ConfigError without a participant, InputError where there are too few
-    pictures, StageError where the port is taken.
+    Each participant has a table of their own, `study/NAME/`. Nothing is written before the last answer, so an
+    interrupted study leaves nothing behind. Raises ConfigError if no participant is given, InputError if there are too
+    few pictures or not two classes, StageError if the server cannot listen on the port.
     """
     options, storage = config.study, config.open_storage()
     if not options.participant:

@@ -1,4 +1,4 @@
-"""Which pictures a person sees: labelled training pictures to learn from, then validation pictures to classify."""
+"""The pictures that a person sees: labelled training pictures to learn from, then validation pictures to classify."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXAMPLES_PER_CLASS = 24
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture as it was served, its class, and whose post it is; None if that is not known."""
+    """One picture: the bytes as they were fetched, its class, and the post's user. None if the user is not known."""
 
     post_id: str
     label: str
@@ -29,7 +29,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Sample:
-    """`classes` in the order of the buttons; `examples` of the training split, `questions` of the validation split."""
+    """`classes` in the order of the buttons, `examples` of the training split, `questions` of the validation split."""
 
     classes: tuple[str, str]
     examples: list[Picture]
@@ -37,9 +37,9 @@ class Sample:
 
 
 def draw_sample(storage: Storage, *, seed: int, participant: str, pictures: int) -> Sample:
-    """A random sample of its own for each participant, the same every time for the same one.
+    """A random sample that depends on `seed` and `participant`: the same ones always get the same sample.
 
-    Raises InputError where labels are not two classes, or fewer validation pictures than `pictures` are stored.
+    Raises InputError if labels are not two classes, or fewer than `pictures` labelled validation pictures are stored.
     """
     rows = tables.read_table(storage, "labels", ["post_id", "label", "split", "user_id"])
     classes = _two_classes(storage, rows)

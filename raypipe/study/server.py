@@ -1,4 +1,4 @@
-"""The study's page and its small JSON interface, on loopback, for one person at a time."""
+"""The server of the study's page and its small JSON interface, on loopback, for one person at a time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MAX_BODY = 4096
 
 @dataclass(frozen=True)
 class Answer:
-    """What a person said of one picture, after how many seconds; `position` counts from 0."""
+    """One person's answer for one picture, and the seconds it took. `position` counts from 0."""
 
     post_id: str
     label: str
@@ -34,7 +34,7 @@ class Answer:
 
 @dataclass
 class Session:
-    """One person's way through a sample; `finished` is set with the last answer."""
+    """One person's progress through a sample. `finished` is set with the last answer."""
 
     sample: Sample
     participant: str
@@ -42,7 +42,7 @@ class Session:
     finished: asyncio.Event = field(default_factory=asyncio.Event)
 
     def take(self, position: int, answer: str, seconds: float) -> None:
-        """Record the next answer. Raises ValueError where it is not the next one, or says what cannot be said."""
+        """Record the next answer. Raises ValueError if it is not the next one, or if a value is not allowed."""
         if position != len(self.answers) or position >= len(self.sample.questions):
             raise ValueError(f"position {position}: the next is {len(self.answers)}")
         if answer not in self.sample.classes:
@@ -55,7 +55,7 @@ class Session:
             self.finished.set()
 
     def result(self) -> dict[str, Any]:
-        """Accuracy and its 95 % interval over the answers so far; pictures of one user are taken together."""
+        """Accuracy and its 95 % interval over the answers so far. The interval takes pictures of a user together."""
         hits = np.array([a.answer == a.label for a in self.answers])
         right, n = int(hits.sum()), len(hits)
         users = number_users(question.user for question in self.sample.questions[:n])
@@ -63,7 +63,7 @@ class Session:
         return {"right": right, "n": n, "accuracy": right / n, "low": low, "high": high}
 
     def state(self) -> dict[str, Any]:
-        """What the page needs; of the questions, only how many there are."""
+        """The data that the page needs. It has the number of questions, but not the questions."""
         return {
             "participant": self.participant,
             "classes": list(self.sample.classes),
@@ -78,7 +78,7 @@ _SESSION = web.AppKey("session", Session)
 
 
 def application(session: Session) -> web.Application:
-    """The page, its pictures and where answers go."""
+    """The web application: the page, its pictures, and the address that receives answers."""
     app = web.Application(middlewares=[_only_this_machine], client_max_size=_MAX_BODY)
     app[_SESSION] = session
     app.router.add_get("/", _page)
@@ -89,7 +89,7 @@ def application(session: Session) -> web.Application:
 
 
 async def ask(session: Session, port: int) -> None:
-    """Serve the page until the last answer is in. Raises StageError where the port is taken."""
+    """Serve the page until the last answer is in. Raises StageError if the server cannot listen on the port."""
     runner = web.AppRunner(application(session), access_log=None, shutdown_timeout=2.0)
     await runner.setup()
     try:
@@ -101,16 +101,16 @@ async def ask(session: Session, port: int) -> None:
             ) from error
         await session.finished.wait()
     finally:
-        # Waits for the answer's own response, so that the person sees the result.
+        # Waits until the response to the last answer is sent, so that the person sees the result.
         await runner.cleanup()
 
 
 @web.middleware
 async def _only_this_machine(request: web.Request, handler: Any) -> web.StreamResponse:
-    # A foreign page whose name resolves to loopback must not read the pictures or answer in the person's place.
+    # A page of another site whose name resolves to loopback must not read the pictures or send answers.
     try:
         host = request.url.host
-    except ValueError:  # a header Host that is no name of a host
+    except ValueError:  # the header Host is not a valid host name
         host = None
     if host not in _HOSTS:
         raise web.HTTPForbidden(text="open http://127.0.0.1 instead")
@@ -139,7 +139,7 @@ async def _picture(request: web.Request) -> web.Response:
 
 
 async def _answer(request: web.Request) -> web.Response:
-    # Only a page of this origin may send JSON without a preflight.
+    # Browsers let only pages of this origin send JSON without a preflight request.
     if request.content_type != "application/json":
         raise web.HTTPUnsupportedMediaType(text="answers are JSON")
     session = request.app[_SESSION]
