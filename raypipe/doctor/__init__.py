@@ -1,4 +1,4 @@
-"""Whether this machine and this root can do the work. The package itself is the stage: ``raypipe.doctor(config)``."""
+"""Checks of this machine and this root. The package itself is the stage: ``raypipe.doctor(config)``."""
 
 from raypipe.stages import make_callable
 

@@ -1,4 +1,4 @@
-"""One line of the doctor's table: what was checked, how it stands, what was seen, what to do."""
+"""One row of the doctor's table: what was checked, its state, what was seen, what to do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ State = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Check:
-    """`advice` says what to do where `state` is not ok; a stage can work with warnings, not with failures."""
+    """One check. `advice` says what to do if `state` is not ok. Stages can run with warnings, not with failures."""
 
     name: str
     state: State
@@ -24,17 +24,17 @@ class Check:
 
 
 def attempt(name: str, look: Callable[[], str], advice: str, *, otherwise: State = "fail") -> Check:
-    """A check that is ok where `look` returns what it saw, and `otherwise` with the error where it raises one."""
+    """Call `look`. The check is ok, with the text that it returns, or `otherwise`, with the error that it raises."""
     try:
         return Check(name, "ok", look())
     except Exception as error:
-        # Whatever goes wrong is what the table is there to show.
+        # All errors are caught, because the table has to show them.
         kind = "" if isinstance(error, RaypipeError) else f"{type(error).__name__}: "
         return Check(name, otherwise, f"{kind}{one_line(error)}"[:_LONGEST], advice)
 
 
 def worst(checks: list[Check]) -> State:
-    """The state of the whole: fail before warn before ok."""
+    """The worst state of all checks: fail, else warn, else ok."""
     order: list[State] = ["ok", "warn", "fail"]
     return max((check.state for check in checks), key=order.index, default="ok")
 

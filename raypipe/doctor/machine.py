@@ -1,4 +1,4 @@
-"""What this machine has: processors, memory, file descriptors, disk, free ports."""
+"""Checks of this machine: processors, memory, file descriptors, disk, free ports."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ENOUGH_FILES = 4096
 
 
 def check_processors() -> Check:
-    """CPUs, GPUs and whether each does bfloat16 natively, as `train.dtype auto` decides it."""
+    """CPUs and GPUs, and whether each has native bfloat16, as `train.dtype auto` decides it."""
     import torch
 
     from raypipe.train.loop.choices import arithmetic_for
@@ -46,7 +46,7 @@ def check_processors() -> Check:
 
 
 def check_memory() -> Check:
-    """Memory that is free, and the shared memory that Ray's object store wants."""
+    """Free memory, and the shared memory that Ray's object store needs."""
     memory = psutil.virtual_memory()
     seen = f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB available"
     if memory.available < _LEAST_GB * 2**30:
@@ -59,7 +59,7 @@ def check_memory() -> Check:
 
 
 def check_open_files() -> Check:
-    """The limit on open files, which fetching and Ray both use up."""
+    """The limit on open files. Fetching and Ray both need many."""
     if sys.platform == "win32":
         return Check("open files", "ok", "no limit on this system")
     import resource
@@ -72,7 +72,7 @@ def check_open_files() -> Check:
 
 
 def check_disk(storage: Storage | None) -> list[Check]:
-    """Free space where the tables go, if that is a disk of this machine, and in Ray's temporary directory."""
+    """Free space for the tables, if they are on a disk of this machine, and in Ray's temporary directory."""
     places = [("disk of Ray", Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()), True)]
     if storage is not None and storage.is_local:
         places.insert(0, ("disk of root", _nearest(Path(storage.path())), False))
@@ -85,7 +85,7 @@ def _nearest(folder: Path) -> Path:
 
 def _check_free(name: str, folder: Path, *, for_ray: bool) -> Check:
     usage = shutil.disk_usage(folder)
-    # /proc and the like have no bytes at all.
+    # The total size of /proc and similar file systems is 0.
     used = usage.used / usage.total if usage.total else 1.0
     seen = f"{folder}: {usage.free / 1e9:,.1f} GB free, {used:.0%} used"
     if for_ray and used > _RAY_DISK_LIMIT:
@@ -100,7 +100,7 @@ def _check_free(name: str, folder: Path, *, for_ray: bool) -> Check:
 
 
 def check_scratch(scratch: Scratch) -> Check:
-    """Where files that can be made again are kept, how many there are, the bound, and what is free on that disk."""
+    """The folder of files that can be made again: its path, sets and bytes, its limit, and free space on its disk."""
     try:
         seen = scratch.usage()
     except StageError as error:
@@ -117,7 +117,7 @@ def check_scratch(scratch: Scratch) -> Check:
 
 
 def check_ports(config: Config) -> list[Check]:
-    """Whether the loopback ports that stages would listen on are free."""
+    """Whether the loopback ports of the world's server, the board and Ray's dashboard are free."""
     wanted = {"world.port": config.world.port, "board.port": config.board.port}
     if config.ray.dashboard is not False and config.ray.dashboard_port is not None:
         wanted["ray.dashboard_port"] = config.ray.dashboard_port
@@ -129,7 +129,7 @@ def _check_port(name: str, port: int) -> Check:
         return Check(f"port {name}", "ok", "any free one")
     with socket.socket() as probe:
         if sys.platform != "win32":
-            # As servers do: a port that a closed connection still occupies for a minute is free.
+            # As servers do: a port that a closed connection still uses for a minute counts as free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))

@@ -1,4 +1,4 @@
-"""The stage `doctor`: every check in one table, exit 1 where something fails."""
+"""The stage `doctor`: prints every check in one table. Exit code 1 if a check fails."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 def run(config: Config) -> list[Check]:
-    """Check everything and print the table; the checks. Raises StageError, naming them, where some fail."""
+    """Run all checks, print the table, and return the checks. Raises StageError with the names of failed checks."""
     say(f"Checking{'; starting Ray takes some seconds' * config.doctor.ray} …")
     checks = [*_look(config)]
     _print(checks)
@@ -97,5 +97,5 @@ def _print(checks: list[Check]) -> None:
         table.add_row(check.name, Text(check.state, style=_COLOURS[check.state]), check.seen, check.advice)
     out = console()
     out.soft_wrap = False
-    # A log file folds no lines of its own: 80 columns would only break paths.
+    # Log files do not wrap lines: a width of 80 columns would only break paths.
     out.print(table, width=None if out.is_terminal else _WIDTH_OF_LOGS)

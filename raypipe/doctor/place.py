@@ -1,4 +1,4 @@
-"""Whether the root can be written, read, listed and cleared; on S3, whose bucket it is and which rights are missing."""
+"""Checks of the root: write, read, list and delete. On S3, also the bucket, the credentials and missing rights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DENIED = {"AccessDenied", "AllAccessDisabled", "Forbidden", "403"}
 
 
 def check_root(config: Config) -> list[Check]:
-    """The root as stages use it; nothing of the trial is left behind."""
+    """Try the root in the way stages use it. Files and folders of this trial are deleted again."""
     storage = config.open_storage()
     checks = [_check_bucket(storage)] if s3.is_s3(storage) else []
     if checks and checks[0].state == "ok":
@@ -55,7 +55,7 @@ def _write_read_delete(storage: Storage) -> str:
 
 
 def _absent_folders(storage: Storage) -> list[Path]:
-    # Deepest first: what the trial will have made.
+    # Folders that the trial will create, the deepest first.
     if not storage.is_local:
         return []
     root = Path(storage.path())
@@ -76,10 +76,10 @@ def _check_bucket(storage: Storage) -> Check:
 
 
 def check_rights(storage: Storage) -> Check:
-    """Each right that stages use, tried on an object under the root that is deleted again.
+    """Try each right that stages use on an object under the root. The object is deleted again.
 
-    Without one of `s3:ListBucket`, `s3:PutObject`, `s3:GetObject`, `s3:DeleteObject` nothing works; without the rights
-    to unfinished uploads, what killed runs have left of them stays and is paid for.
+    Nothing works if one of `s3:ListBucket`, `s3:PutObject`, `s3:GetObject`, `s3:DeleteObject` is missing. Without the
+    rights to unfinished uploads, those that killed runs have left stay and cost money.
     """
     bucket, prefix = s3.location(storage, f"_doctor-{uuid.uuid4().hex[:8]}/")
     probe = {"Bucket": bucket, "Key": f"{prefix}probe"}
@@ -101,7 +101,7 @@ def check_rights(storage: Storage) -> Check:
 
     missing: list[str] = []
     for action, trial in trials:
-        # What a refused put has not made can be neither read nor aborted.
+        # After a refused put there is no object to read or delete, and no upload to abort.
         if "s3:PutObject" in missing and action not in ("s3:ListBucket", "s3:ListBucketMultipartUploads"):
             continue
         try:

@@ -1,4 +1,4 @@
-"""Python, the packages that results depend on, the native parts that break on a wrong build, and VGG-16's weights."""
+"""Checks of Python, the packages that results depend on, native parts that a wrong build breaks, and the weights."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def check_python() -> Check:
 
 
 def check_packages() -> Check:
-    """Versions of what results depend on."""
+    """Versions of the packages that results depend on."""
     missing = []
     for name in _REQUIRED:
         try:
@@ -40,7 +40,7 @@ def check_packages() -> Check:
 
 
 def check_torchvision() -> Check:
-    """torchvision's native operators, which a CPU build of torch beside a CUDA build of torchvision lacks."""
+    """torchvision's native operators. They are missing if torch is a CPU build and torchvision a CUDA build."""
 
     def look() -> str:
         import torch
@@ -73,7 +73,7 @@ def check_dlib() -> Check:
 
 
 def check_weights(name: str, model: str = "vgg16") -> Check:
-    """Where the weights of `train.weights` for `train.model` are; a file is read whole, nothing is downloaded."""
+    """Where the weights of `train.weights` for `train.model` are. A file is read completely, nothing is downloaded."""
     from torchvision.models import VGG16_Weights, get_model_weights, list_models
 
     if name == "random":
