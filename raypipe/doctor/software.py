@@ -73,7 +73,7 @@ def check_dlib() -> Check:
 
 
 def check_weights(name: str, model: str = "vgg16") -> Check:
-    """Where the weights of `train.weights` for `train.model` are. A file is read completely, nothing is downloaded."""
+    """Where the weights of `train.weights` for `train.model` are. A file is read completely. Nothing is downloaded."""
     from torchvision.models import VGG16_Weights, get_model_weights, list_models
 
     if name == "random":

@@ -221,9 +221,9 @@ def _is_users(picture: Picture, storage: Storage) -> bool:
 
 
 def fingerprint(pictures: Iterable[Picture]) -> str:
-    """SHA-256 over the paths, in order, and a text per file. This text is a hash of the content if all pictures are on
-    this machine and have at most 256 MiB together, otherwise size and time of the last change. If a picture cannot be
-    read, it is the reason.
+    """SHA-256 over the paths, in order, with one text per path. If a picture cannot be read, the text is the reason.
+    Otherwise it is a hash of the content if all pictures are on this machine and have at most 256 MiB together, or
+    else size and time of the last change.
     """
     stamped = list(pictures)
     here = all("://" not in one.place for one in stamped)
@@ -241,7 +241,7 @@ def _content(picture: Picture) -> str:
 
 
 def read_picture(picture: Picture, storage: Storage) -> bytes | Undecodable:
-    """All bytes of a picture, or the reason why there are none. A file that changed since the run began has none.
+    """All bytes of a picture, or the reason why there are none, for example that it changed since the run began.
 
     Raises StageError if an object store that the user named does not answer.
     """

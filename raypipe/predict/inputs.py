@@ -92,7 +92,7 @@ def _kind(filesystem: pafs.FileSystem, path: str) -> pafs.FileType:
 
 
 def _walk(item: str, place: str) -> list[Picture]:
-    """Pictures below a local folder, links followed. A folder that cannot be listed is an entry with a `reason`."""
+    """Pictures below a local folder, links followed. A subfolder that cannot be listed is one with a `reason`."""
     found: list[Picture] = []
 
     def name(path: str) -> str:

@@ -29,7 +29,7 @@ def threads_of(config: Config) -> int:
 
 @contextlib.contextmanager
 def threads(number: int) -> Iterator[None]:
-    """Sets the number of torch threads for the body of the ``with``."""
+    """Sets the number of torch threads for the body of the ``with``, and restores it afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:

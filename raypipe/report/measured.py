@@ -183,7 +183,7 @@ def _of_tags(target: Target, split: str, seen: pd.DataFrame, users: Mapping[str,
     known = [(tag.roc_auc, tag.low, tag.high) for tag in tags if tag.roc_auc is not None]
     if not known:
         return None
-    # Tags share the pictures, so their errors may go in the same direction. The mean's interval is not narrower.
+    # Tags share the pictures, so their errors may be correlated: the mean's interval is no narrower than theirs.
     value, low, high = (float(np.mean(column)) for column in zip(*known, strict=True))
     precisions = [tag.average_precision for tag in tags if tag.average_precision is not None]
     further = {"average_precision": float(np.mean(precisions)) if precisions else None}

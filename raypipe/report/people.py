@@ -10,7 +10,7 @@ from raypipe.tables.root import Sources
 
 @dataclass(frozen=True)
 class Participant:
-    """The share of a person's answers that agrees with the labels. Its interval (95 %) is clustered by user."""
+    """One person's answers: the share that agrees with the labels. Its 95 % interval takes posts of a user together."""
 
     name: str
     pictures: int

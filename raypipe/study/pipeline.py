@@ -1,4 +1,4 @@
-"""The stage `study`: a person classifies validation pictures in the browser; the answers become `study/NAME/`."""
+"""The stage `study`: a person classifies validation pictures in the browser. The answers become `study/NAME/`."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def draw_cloud(cloud: Cloud, formula: str) -> Drawing:
 
 
 def draw_residuals(regression: Regression) -> Drawing:
-    """Histogram of the scores. The extreme classes have colours of their own, their thresholds are lines."""
+    """Histogram of the scores. The extreme classes have their own colours, and their thresholds are lines."""
     scores = regression.scores
     edges = _score_edges(scores, regression.thresholds)
     counts, _ = np.histogram(np.clip(scores, edges[0], edges[-1]), edges)
