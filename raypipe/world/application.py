@@ -1,7 +1,7 @@
-"""What the local server answers: the world's pictures and its feed, with good manners and, on demand, bad ones.
+"""Answers of the local server: the world's pictures and its feed. Some answers are bad on purpose.
 
-Pictures stay in the table's Parquet files: the server knows which file holds which
-picture, and keeps the files asked for last (64 of about 3 MB) in memory.
+Pictures stay in the table's Parquet files. The server knows which file holds which picture. It keeps the 64 files
+that were used last (about 3 MB each) in memory.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Pictures:
-    """Bytes of `pictures/` by post; files are read when asked for, the last 64 stay in memory."""
+    """Bytes of `pictures/` by post. A file is read at the first request for it; the last 64 files stay in memory."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
@@ -42,7 +42,7 @@ class Pictures:
         return len(self._file_of)
 
     async def get(self, post_id: str) -> bytes | None:
-        """The picture of a post, None where it has none."""
+        """The picture of a post, or None if it has none."""
         path = self._file_of.get(post_id)
         if path is None:
             return None
@@ -60,7 +60,7 @@ class Pictures:
 
 
 class Counts:
-    """What was asked and answered; `/stats` shows it."""
+    """Counts of requests and answers. `/stats` shows them."""
 
     def __init__(self) -> None:
         self.requests = 0
@@ -71,7 +71,7 @@ class Counts:
         self.pictures: Counter[str] = Counter()
 
     def as_dict(self) -> dict[str, Any]:
-        """Numbers as JSON types; `pictures` is how many different ones were asked for."""
+        """The counts as JSON types. `pictures` counts different pictures; `asked_most` is the most requests for one."""
         return {
             "requests": self.requests,
             "in_flight_most": self.in_flight_most,
@@ -83,7 +83,7 @@ class Counts:
 
     @web.middleware
     async def middleware(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
-        """Count a request and its answer; those for `/stats` and `/health` are not counted."""
+        """Count a request and its answer, except for `/stats` and `/health`."""
         if request.path in ("/stats", "/health"):
             return await handler(request)
         self.requests += 1
@@ -101,7 +101,7 @@ class Counts:
 
 
 class PictureRoutes:
-    """`/p/ID.jpg` as the picture's nature is, `/misbehave/KIND/ID.jpg` as asked for, `/plain/ID.jpg` always well."""
+    """`/p/ID.jpg` answers as `truth/` says, `/misbehave/KIND/ID.jpg` as KIND says, `/plain/ID.jpg` always correctly."""
 
     def __init__(self, storage: Storage, counts: Counts) -> None:
         self._pictures = Pictures(storage)
@@ -114,21 +114,21 @@ class PictureRoutes:
             self._nature = {name: kind for name, kind in pairs if kind not in (None, NORMAL)}
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
-        """Put the pictures' addresses under a server."""
+        """Register the pictures' addresses."""
         router.add_get("/p/{post_id}.jpg", self.natural)
         router.add_get("/plain/{post_id}.jpg", self.plain)
         router.add_get("/misbehave/{kind}/{post_id}.jpg", self.on_demand)
 
     async def natural(self, request: web.Request) -> web.StreamResponse:
-        """The picture as `truth/` says that it is served."""
+        """The picture, answered as `truth/` says."""
         return await self._answer(request, self._nature.get(request.match_info["post_id"], NORMAL))
 
     async def plain(self, request: web.Request) -> web.StreamResponse:
-        """The picture."""
+        """The picture, answered correctly."""
         return await self._answer(request, NORMAL)
 
     async def on_demand(self, request: web.Request) -> web.StreamResponse:
-        """The picture in the way that the address names; see `misbehave` for what the query may say."""
+        """The picture, answered as the address says; 400 for an unknown kind. `misbehave` describes the query."""
         kind = request.match_info["kind"]
         if kind not in BEHAVIOURS and kind not in ON_DEMAND:
             raise web.HTTPBadRequest(text=f"{kind}: unknown; kinds are {', '.join({**BEHAVIOURS, **ON_DEMAND})}\n")
@@ -145,7 +145,7 @@ class PictureRoutes:
 
 
 def application(storage: Storage, *, rate_limit: int = 300, rate_window: float = 300.0) -> web.Application:
-    """The server of a world: pictures, feed, `/stats` and `/health`. Raises StageError where there are no posts."""
+    """The server of a world: pictures, feed, `/stats` and `/health`. Raises StageError if there are no posts."""
     tables.get_record(storage, "posts")
     counts = Counts()
 

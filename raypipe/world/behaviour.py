@@ -1,4 +1,4 @@
-"""How the local server may answer a request for a picture, and which pictures it answers so."""
+"""The ways in which the local server answers requests for pictures, and which pictures it answers in which way."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ BEHAVIOURS = {
     "redirect": "ok",
     "redirect_loop": "redirects",
 }
-"""What a picture's server does, and the status of `images/` that a careful fetcher gives in the end.
+"""Kinds of answers, each with the status that a careful fetcher finally writes to `images/`.
 
-`429` (with Retry-After) and `500` come once, then the picture; `slow` drips it; `truncated` breaks the connection off,
-`half` ends the file early with nothing wrong in the protocol; `wrong_type` sends a web page, `disguised` one that says
-it is a JPEG; `redirect` leads to the picture, `redirect_loop` nowhere.
+`429` (with Retry-After) and `500` come once, then the picture. `slow` sends it in small pieces. `truncated` closes the
+connection too early. `half` sends half of the file without a protocol error. `wrong_type` sends a web page, `disguised`
+a web page declared as JPEG. `redirect` leads to the picture, `redirect_loop` to itself.
 """
 
 ON_DEMAND = {"403": "forbidden", "reset": "connection"}
-"""What can be asked for besides, and is in no picture's nature."""
+"""Further kinds that an address can name. `behaviour_of` never returns them."""
 
 
 def behaviour_of(post_id: str, share: float) -> str:
-    """How the server treats a post's picture: one of BEHAVIOURS for about `share` of all posts, else NORMAL.
+    """How the server answers for a post's picture: one of BEHAVIOURS for about `share` of all posts, else NORMAL.
 
-    By a hash of the post's name, so that neither order nor number of posts matters.
+    A hash of the post's id decides, so the order and number of posts do not matter.
     """
     digest = hashlib.sha256(post_id.encode()).digest()
     if int.from_bytes(digest[:8], "big") >= share * 2**64:

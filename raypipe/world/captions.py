@@ -1,4 +1,4 @@
-"""Captions of generated posts: a few words and exactly as many different hashtags as the post has."""
+"""Captions of generated posts: a short phrase and exactly as many different hashtags as the post has."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_HASHTAGS = 30
-"""The feed refuses a post with more."""
+"""The feed's limit of hashtags per post."""
 
 # fmt: off
 TAGS = (
@@ -21,7 +21,7 @@ TAGS = (
     "throwback", "mood", "bored", "morning", "lips", "glasses", "portrait", "light", "blackandwhite",
 )
 # fmt: on
-"""Tags from the most to the least common; #selfie comes first because every post has it."""
+"""Tags from the most to the least common. #selfie comes first because every post has it."""
 
 _PHRASES = (
     "",
@@ -41,14 +41,14 @@ _PHRASES = (
     "first coffee ☕",
     "guess where I am",
 )
-# Zipf's law with exponent 0.8: a few tags are everywhere, most are rare.
+# Zipf's law with exponent 0.8: a few tags are very common, most are rare.
 _POPULARITY = 1.0 / np.arange(1, len(TAGS)) ** 0.8
 _ROWS_AT_A_TIME = 16_384
 
 
 @dataclass(frozen=True)
 class Captions:
-    """Captions of all posts, as indices: `phrases` (n,), and `tags` flat, those of post i from `offsets[i]` on."""
+    """Captions of all posts as indices: `phrases` is (n,); post i has the tags `tags[offsets[i]:offsets[i + 1]]`."""
 
     phrases: NDArray[np.uint8]
     tags: NDArray[np.uint8]
@@ -65,10 +65,10 @@ class Captions:
 
 
 def write_captions(rng: np.random.Generator, n_hashtags: NDArray[np.int32]) -> Captions:
-    """A caption for each post: #selfie and `n_hashtags` - 1 (1 to 30 in all) different others, popular ones more often.
+    """A caption for each post: #selfie and `n_hashtags` - 1 different others; `n_hashtags` is 1 to 30.
 
-    The tags are drawn without replacement by popularity, in one pass (the exponential race: the k smallest of
-    independent Exponential(popularity) times; Efraimidis and Spirakis 2006).
+    Tags are drawn without replacement, popular ones more often, in one pass. The method takes the k smallest of
+    independent Exponential(popularity) times (the exponential race; Efraimidis and Spirakis 2006).
     """
     n = len(n_hashtags)
     offsets = np.concatenate([[0], np.cumsum(n_hashtags, dtype=np.int64)])

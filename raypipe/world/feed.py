@@ -1,6 +1,6 @@
-"""The world's posts as a hashtag feed: the thin slice of Mastodon's public API that `collect` asks for.
+"""The world's posts as a hashtag feed: the part of Mastodon's public API that `collect` uses.
 
-A post in the timeline is as it was when first seen, without likes; asked for by name it is as at the revisit, or gone.
+The timeline shows posts as they were first seen, without likes. The address of one post shows it as at the revisit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TAG = re.compile(r"#(\w+)")
 
 
 class Feed:
-    """Routes of the feed; posts are read into memory (about 200 bytes each) at the first request."""
+    """Routes of the feed. The first request reads all posts into memory (about 200 bytes per post)."""
 
     def __init__(self, storage: Storage, rate_limit: int = 300, rate_window: float = 300.0) -> None:
         self._storage = storage
@@ -32,7 +32,7 @@ class Feed:
         self._by_tag: dict[str, list[int]] = {}
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
-        """Put the feed's addresses under a server."""
+        """Register the feed's addresses."""
         router.add_get("/api/v1/timelines/tag/{tag}", self.timeline)
         router.add_get("/api/v1/statuses/{id}", self.status)
 
@@ -45,7 +45,7 @@ class Feed:
         return {name: row for row, name in enumerate(self._posts["post_id"].to_pylist())}
 
     async def timeline(self, request: web.Request) -> web.Response:
-        """Posts with a tag, the newest first, older than `max_id`; a Link header leads on."""
+        """Posts with a tag, newest first, older than `max_id` if given. A Link header leads to the next page."""
         headers = self._limit.spend()
         try:
             limit = min(_MAX_PAGE, max(1, int(request.query.get("limit", "20"))))
@@ -63,7 +63,7 @@ class Feed:
         return web.json_response(page, headers=headers)
 
     async def status(self, request: web.Request) -> web.Response:
-        """One post as it is at the revisit."""
+        """One post as at the revisit, or 404 if it is deleted or unknown."""
         headers = self._limit.spend()
         row = self._row_of.get(request.match_info["id"])
         if row is None or self._posts["deleted"][row].as_py():
@@ -113,14 +113,14 @@ class Feed:
 
 
 class RateLimit:
-    """So many requests in a window of seconds, in Mastodon's header names; above that 429, without Retry-After."""
+    """At most `limit` requests per `window` seconds, with Mastodon's headers; then 429 without Retry-After."""
 
     def __init__(self, limit: int, window: float) -> None:
         self._limit, self._window = limit, window
         self._opened, self._spent = -window, 0
 
     def spend(self) -> dict[str, str]:
-        """Count one request; the headers of its answer. Raises aiohttp's 429 where the window's share is spent."""
+        """Count one request. Returns the headers of its answer. Raises aiohttp's 429 if the limit is exceeded."""
         now = time.time()
         if now >= self._opened + self._window:
             self._opened, self._spent = now, 0

@@ -1,4 +1,4 @@
-"""The paper's funnel (section 3): how many of N collected posts are deleted, show a face, show exactly one."""
+"""The paper's funnel (section 3): how many of N collected posts are deleted, show a face, or show exactly one face."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _GROUP_SHARES = {2: 0.7, 3: 0.2, MAX_FACES: 0.1}
 
 @dataclass(frozen=True)
 class Funnel:
-    """Counts of posts; `users` and `comments` are those of the posts that are still there at the revisit."""
+    """Counts of posts. `users` and `comments` are counted over the posts that still exist at the revisit."""
 
     posts: int
     deleted: int
@@ -39,9 +39,9 @@ class Funnel:
 
 
 def funnel(posts: int) -> Funnel:
-    """The paper's shares of `posts`, each rounded to a whole post; for 486,149 the paper's counts exactly.
+    """The paper's shares of `posts`, each rounded to a whole post. For 486,149 posts they are the paper's counts.
 
-    Raises ValueError where `posts` is less than 1.
+    Raises ValueError if `posts` is less than 1.
     """
     if posts < 1:
         raise ValueError(f"posts is {posts}: a world has at least one post")
@@ -60,12 +60,12 @@ def funnel(posts: int) -> Funnel:
 
 
 def _share(n: int, part: int, whole: int) -> int:
-    # In whole numbers: a float product could miss the paper's own count by one.
+    # Integer arithmetic, because a float product could differ from the paper's count by one.
     return (2 * n * part + whole) // (2 * whole)
 
 
 def assign(rng: np.random.Generator, counts: Funnel) -> NDArray[np.int8]:
-    """Faces in each post's picture, in random order, int8 of shape (posts,): -1 (NO_PICTURE) for deleted posts."""
+    """The number of faces in each post's picture, in random order: int8 (posts,), -1 (NO_PICTURE) for deleted posts."""
     groups = counts.with_face - counts.one_face
     pairs, threes = round(groups * _GROUP_SHARES[2]), round(groups * _GROUP_SHARES[3])
     threes = min(threes, groups - pairs)

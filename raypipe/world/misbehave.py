@@ -1,4 +1,4 @@
-"""Bad answers to a request for a picture, each a real one on the wire."""
+"""Bad answers to a request for a picture. Each is a real HTTP answer or a real break of the connection."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _PAGE = "<!doctype html><title>Log in</title><p>Log in to see this picture.</p>\
 
 
 class Misbehaviour:
-    """Answers by kind (see `behaviour`); remembers who was refused, so that `429` and `500` end after `times`.
+    """Answers by kind (see `behaviour`). Counts refusals per picture, so that `429` and `500` end after `times`.
 
-    The address's query may say `times` (refusals before the picture comes, 1), `retry_after` (seconds, 1) and
-    `seconds` (that `slow` takes, 2).
+    The query of the address may set `times` (refusals before the picture, default 1), `retry_after` (seconds, default
+    1) and `seconds` (how long `slow` takes, default 2).
     """
 
     def __init__(self) -> None:
         self._refused: Counter[tuple[str, str]] = Counter()
 
     async def answer(self, request: web.Request, kind: str, post_id: str, picture: bytes) -> web.StreamResponse:
-        """The answer of a kind that `behaviour` names; raises aiohttp's HTTP errors for those that are errors."""
+        """The answer of a kind from `behaviour`. Raises aiohttp's HTTP exceptions for error statuses and redirects."""
         match kind:
             case "429" | "500":
                 return self._refuse_first(request, kind, post_id, picture)
@@ -57,7 +57,7 @@ class Misbehaviour:
                 return _picture(picture)
 
     def _refuse_first(self, request: web.Request, kind: str, post_id: str, picture: bytes) -> web.Response:
-        # Forgotten once the picture came, so that the next run meets the same refusals.
+        # The count is deleted once the picture is sent, so that the next run gets the same refusals.
         key = kind, post_id
         if self._refused[key] >= _number(request, "times", 1):
             del self._refused[key]
@@ -95,6 +95,6 @@ async def _break_off(request: web.Request, picture: bytes) -> web.StreamResponse
     await answer.prepare(request)
     await answer.write(picture[: len(picture) // 2])
     if request.transport is not None:
-        # Closed, not aborted: what was written arrives, and then nothing.
+        # close(), not abort(): the bytes already written still arrive.
         request.transport.close()
     return answer

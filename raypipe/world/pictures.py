@@ -1,4 +1,4 @@
-"""The rows of `pictures/`: each post's picture drawn from its own random stream, whatever is drawn beside it."""
+"""The rows of `pictures/`. Each picture has its own random stream, so it does not depend on the other pictures."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ PICTURES = pa.schema(
         pa.field("height", pa.int32(), nullable=False),
     ]
 )
-"""`pictures/`: JPEG bytes as the local server sends them, for posts that are not deleted."""
+"""`pictures/`: the JPEG bytes that the local server sends, for posts that are not deleted."""
 
 UNIT = 128
-"""Pictures in one file: about 3 MB, two seconds' work, and what the server reads at a time."""
+"""Pictures per file: about 3 MB and two seconds of work. The server reads one file at a time."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """What to draw: names, faces and looks of up to UNIT posts; small, for it travels to another process."""
+    """A unit of drawing work: ids, face counts and looks of up to UNIT posts. Small enough to send to a process."""
 
     unit: str
     post_ids: NDArray[np.int64]
@@ -39,7 +39,7 @@ class Order:
 
 
 def orders(posts: Posts) -> Iterator[Order]:
-    """All pictures of a world, in order, as units of work."""
+    """All pictures of a world as units of work, in the order of the posts."""
     present = np.flatnonzero(~posts.deleted)
     for number, start in enumerate(range(0, len(present), UNIT)):
         rows = present[start : start + UNIT]
@@ -58,14 +58,14 @@ def draw(order: Order, seed: int) -> pa.Table:
 
 
 def draw_and_stage(order: Order, attempt: int, *, seed: int, writer: TableWriter) -> int:
-    """Draw a unit and stage it, in whichever attempt; the number of its pictures."""
+    """Draw a unit and stage it. Returns the number of its pictures. `attempt` is not used."""
     del attempt
     writer.write(order.unit, draw(order, seed))
     return len(order.post_ids)
 
 
 def imageless_table(posts: Posts, start: int, stop: int) -> pa.Table:
-    """Posts `start` to `stop` in the schema of `images/`: status and face count as if fetched, but no bytes."""
+    """Posts `start` to `stop` in the schema of `images/`: status and face count as if fetched, without bytes."""
     rows = slice(start, stop)
     deleted, n = posts.deleted[rows], len(posts.post_ids[rows])
     columns = {

@@ -1,4 +1,4 @@
-"""The stage `world`: `posts/`, `truth/`, and `pictures/` drawn on all CPUs, or `images/` without bytes."""
+"""The stage `world`: writes `posts/`, `truth/` and `pictures/` (drawn on all CPUs) or `images/` without bytes."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _UNITS_IN_FLIGHT_A_CPU = 2
 
 
 def run(config: Config) -> RunRecord:
-    """Generate the world of `config.world` and `config.seed` under the root; the record of its `posts/`.
+    """Generate the world of `config.world` and `config.seed` under the root. Returns the record of `posts/`.
 
     Writes `posts/`, `truth/` with ``_truth.json``, and `pictures/` (with `world.images`) or `images/` (without). With
-    `world.serve` it then serves them on 127.0.0.1 until SIGINT or SIGTERM. Raises InputError where the coefficients
-    give absurd likes, StageError where the port is taken or another world stands under the root.
+    `world.serve` it then serves them on 127.0.0.1 until SIGINT or SIGTERM. Raises InputError if the coefficients give
+    a post more than 10^12 likes. Raises StageError if the port is taken or the root holds another world.
     """
     storage, options = config.open_storage(), config.world
     if options.serve:
@@ -87,7 +87,7 @@ def _write_imageless(config: Config, storage: Storage, posts: Posts, source: Run
 
 
 def _write_all(writer: TableWriter, posts: Posts, make: Callable[[int, int], pa.Table], title: str) -> float:
-    """Write all posts in files of some ten thousand rows; the seconds it took."""
+    """Write all posts, 50,000 rows per file. Returns the seconds it took."""
     started, n, done = time.monotonic(), posts.counts.posts, writer.units_done()
     with Progress(title, n, "posts") as progress:
         for number, start in enumerate(range(0, n, _ROWS_A_FILE)):
@@ -140,7 +140,7 @@ def _draw_on_ray(writer: TableWriter, waiting: list[Order], seed: int, progress:
     most = _UNITS_IN_FLIGHT_A_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
     remaining = iter(waiting)
     running: list[ray.ObjectRef[int]] = []
-    # A bounded window: a paper-sized world is thousands of units, and Ctrl-C should not leave them queued.
+    # Few tasks at a time: a world of the paper's size has thousands of units, and Ctrl-C should not leave them queued.
     while True:
         while len(running) < most and (order := next(remaining, None)) is not None:
             running.append(task.remote(order))

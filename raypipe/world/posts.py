@@ -1,4 +1,4 @@
-"""Generated posts: reach, hashtags, likes by a known formula, comments, users, and when all that happened.
+"""Generated posts: reach, hashtags, likes from a known formula, comments, users and times.
 
 Each column comes from its own random stream over all posts, so rows do not depend on how they are cut into files.
 """
@@ -23,12 +23,12 @@ _FIRST_DAY = np.datetime64("2016-11-08T00:00:00", "us")
 _WEEK = np.timedelta64(7, "D")
 _MAX_FOLLOWERS = 100_000_000
 _MAX_LOG_LIKES = 12.0
-# Posts by hour of the day (UTC), as people are awake.
+# Relative number of posts per hour of the day (UTC): more when people are awake.
 _HOURS = np.array([3, 2, 2, 2, 2, 3, 4, 5, 5, 5, 5, 5, 6, 6, 5, 5, 5, 6, 6, 7, 7, 6, 5, 4], dtype=float)
 
 
 class Stream(IntEnum):
-    """Independent random streams of one world; numbers are never given to another purpose."""
+    """Independent random streams of one world. A number is never reused for another purpose."""
 
     FUNNEL = 1
     TIME = 2
@@ -43,16 +43,16 @@ class Stream(IntEnum):
 
 
 def stream(seed: int, purpose: Stream, *more: int) -> np.random.Generator:
-    """The generator of one purpose (and of one post, where its number is in `more`) in the world of `seed`."""
+    """The generator for one purpose in the world of `seed`; for a single post if its number is in `more`."""
     return np.random.default_rng([seed, int(purpose), *more])
 
 
 @dataclass(frozen=True)
 class Posts:
-    """All posts of a world in order of time; arrays of shape (posts,).
+    """All posts of a world, ordered by time, as arrays of shape (posts,).
 
-    `n_faces` is -1 for deleted posts; `look` is standard normal; `visual` and `noise` are the two unseen terms of
-    log10(1+likes).
+    `n_faces` is -1 for deleted posts. `look` is standard normal. `visual` and `noise` are the two terms of
+    log10(1+likes) that the table `posts/` does not show.
     """
 
     counts: Funnel
@@ -77,7 +77,7 @@ class Posts:
         return np.equal(self.n_faces, NO_PICTURE)
 
     def urls(self, start: int, stop: int) -> list[str]:
-        """Where the local server shows the pictures of posts `start` to `stop`."""
+        """The addresses of the pictures of posts `start` to `stop` on the local server."""
         return [f"http://{HOST}:{self.port}/p/{number}.jpg" for number in self.post_ids[start:stop].tolist()]
 
     def table(self, start: int, stop: int) -> pa.Table:
@@ -103,9 +103,9 @@ class Posts:
 
 
 def generate_posts(options: WorldOptions, seed: int) -> Posts:
-    """The posts of the world of `seed`: `options.posts` of them, the same on every machine of one NumPy version.
+    """Generate `options.posts` posts from `seed`. They are the same on every machine with the same NumPy version.
 
-    Raises InputError where the coefficients give more than 10^12 likes.
+    Raises InputError if the coefficients give a post more than 10^12 likes.
     """
     counts = funnel(options.posts)
     n = counts.posts
@@ -140,8 +140,8 @@ def generate_posts(options: WorldOptions, seed: int) -> Posts:
 
 
 def _post_ids(created_at: NDArray[np.datetime64]) -> NDArray[np.int64]:
-    # As Mastodon makes them: milliseconds, shifted by 16 bits, and a running number. All have 17 digits, so that
-    # their order as text, as numbers and in time is one.
+    # Mastodon's scheme: milliseconds, shifted by 16 bits, plus a running number. All ids have 17 digits, so they
+    # sort the same as text, as numbers and by time.
     milliseconds = created_at.astype("datetime64[ms]").astype(np.int64)
     numbers: NDArray[np.int64] = (milliseconds << 16) + np.arange(len(created_at)) % (1 << 16)
     return numbers
@@ -158,7 +158,7 @@ def _times(rng: np.random.Generator, n: int) -> tuple[NDArray[np.datetime64], ND
 
 
 def _users(rng: np.random.Generator, present: NDArray[np.bool_], users: int) -> NDArray[np.int32]:
-    """Who posted: exactly `users` different people over the present posts, most of them once, some very often."""
+    """The user of each post. Present posts have exactly `users` different users: most post once, some very often."""
     weights = np.cumsum(rng.pareto(1.5, users) + 0.05)
     order = rng.permutation(np.flatnonzero(present))
     found = np.zeros(len(present), dtype=np.int32)
@@ -176,7 +176,7 @@ def _draw(rng: np.random.Generator, cumulative: NDArray[np.float64], n: int) -> 
 
 
 def _followers(rng: np.random.Generator, users: int) -> NDArray[np.int64]:
-    """Followers by user: a log-normal body around 300 for ordinary people, and 3 % with a Pareto tail above 2,000."""
+    """Followers of each user: log-normal around 300 for ordinary people, and a Pareto tail above 2,000 for 3 %."""
     ordinary = 300 * 10 ** (0.45 * rng.standard_normal(users))
     known = 2_000 * (1 + rng.pareto(0.9, users))
     drawn = np.where(rng.random(users) < 0.03, known, ordinary)
@@ -184,7 +184,7 @@ def _followers(rng: np.random.Generator, users: int) -> NDArray[np.int64]:
 
 
 def _hashtags(rng: np.random.Generator, n: int) -> NDArray[np.int32]:
-    """#selfie and a log-normal number of others, cut at the feed's limit, where real posts pile up too."""
+    """Hashtags per post: #selfie and a log-normal number of others, cut at 30. Real posts also pile up at the limit."""
     others = np.exp(1.3 + 1.0 * rng.standard_normal(n))
     return (1 + np.minimum(others, MAX_HASHTAGS - 1)).astype(np.int32)
 
@@ -206,7 +206,7 @@ def _likes(
 def _comments(
     rng: np.random.Generator, likes: NDArray[np.int64], present: NDArray[np.bool_], total: int
 ) -> NDArray[np.int64]:
-    """Comments: `total` dealt among the present posts in proportion to likes^0.6 times log-normal chance."""
+    """Comments per post. The present posts share `total` in proportion to likes^0.6 times log-normal noise."""
     weights = (1.0 + likes) ** 0.6 * np.exp(0.9 * rng.standard_normal(len(likes)))
     share = weights / weights[present].sum()
     comments: NDArray[np.int64] = rng.poisson(total * share)

@@ -1,7 +1,7 @@
-"""The local server: on 127.0.0.1 alone, in this process or as one of its own that never outlives its command.
+"""The local server of a world, on 127.0.0.1 only. It runs in this process or in a child process.
 
-``python -m raypipe.world.server`` serves until it is told to stop or its standard input ends, which it does when the
-starting process is gone, however that ended.
+``python -m raypipe.world.server`` serves until SIGTERM, SIGINT or the end of its standard input. The input also ends
+if the parent process dies, so a child never outlives the command that started it.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ async def serve(
     rate_limit: int = 300,
     rate_window: float = 300.0,
 ) -> None:
-    """Serve a world on 127.0.0.1:`port` until `stop` is set, or until SIGINT or SIGTERM where none is given.
+    """Serve a world on 127.0.0.1:`port` until `stop` is set. Without `stop`, serve until SIGINT or SIGTERM.
 
-    `rate_limit` requests to the feed are answered in `rate_window` seconds. Raises StageError where the port is taken.
+    The feed answers `rate_limit` requests per `rate_window` seconds. Raises StageError if the port is taken.
     """
     if stop is None:
         stop = asyncio.Event()
@@ -67,7 +67,7 @@ async def serve(
 
 
 def run_loop(serving: Coroutine[Any, Any, None]) -> None:
-    """Run `serving` to its end, on uvloop where there is one."""
+    """Run `serving` to its end, on uvloop except on Windows."""
     factory = None
     if sys.platform != "win32":
         import uvloop
@@ -78,7 +78,7 @@ def run_loop(serving: Coroutine[Any, Any, None]) -> None:
 
 
 def port_taken(port: int, error: OSError) -> StageError:
-    """The line that a person sees where the server cannot listen."""
+    """The error for a port that the server cannot listen on."""
     return StageError(
         f"world.port {port}: the server cannot listen on {HOST}: {error.strerror or one_line(error)}; "
         "end the program that uses the port or choose another --world.port"
@@ -86,7 +86,7 @@ def port_taken(port: int, error: OSError) -> StageError:
 
 
 def check_port(port: int) -> None:
-    """Raise StageError where something listens on the port already: before the pictures are drawn, not after."""
+    """Raise StageError if the port is taken. The stage checks this before it draws pictures, so that it fails early."""
     with socket.socket() as probe:
         if sys.platform != "win32":
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -100,9 +100,10 @@ def check_port(port: int) -> None:
 def running_server(
     where: Config | Storage, port: int | None = None, *, rate_limit: int = 300, rate_window: float = 300.0
 ) -> Iterator[str]:
-    """The server of the world under a root, as a process of its own, for the body; gives its base URL.
+    """Run the server of the world under a root in a child process while the body runs. Yields its base URL.
 
-    `port` is the configuration's unless given. Raises StageError where the port is taken or the server ends at once.
+    `port` defaults to the configuration's. Raises StageError if the port is taken or the server does not start, and
+    ValueError if `where` is a Storage and no port is given.
     """
     storage = where.open_storage() if isinstance(where, Config) else where
     if port is None:
@@ -116,7 +117,7 @@ def running_server(
         if value := getattr(storage, name):
             command += [f"--{name}", value]
     with tempfile.TemporaryFile() as log:
-        # A session of its own: Ctrl-C reaches the command, which stops the server when it is done with it.
+        # In its own session the server gets no Ctrl-C. Only the command does, and it stops the server when it is done.
         server = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=sys.platform != "win32"
         )

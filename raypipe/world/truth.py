@@ -1,4 +1,4 @@
-"""The truth beside the posts: what was planted, post by post, and how far a perfect judge of the picture gets."""
+"""The truth about generated posts: what was planted in each, and the accuracy of a perfect judge of the picture."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ TRUTH = pa.schema(
         pa.field("behaviour", pa.string()),
     ]
 )
-"""`truth/`: `look` is the picture's standard-normal look, `effect` and `noise` are the terms of log10(1+likes) that
-come of it and of nothing seen; `n_faces` and `behaviour` (of the server) are null for deleted posts."""
+"""`truth/`: `look` is the picture's look, standard normal. `effect` is the term of log10(1+likes) that the look causes;
+`noise` is the random term. `n_faces` and `behaviour` (of the server) are null for deleted posts."""
 
 
 class Truth(BaseModel):
-    """``truth/_truth.json``. `params` has the names that the regression of `label` gives its terms."""
+    """The contents of ``truth/_truth.json``. `params` uses the names of the terms in `label`'s regression."""
 
     formula: str
     params: dict[str, float]
@@ -52,7 +52,7 @@ class Truth(BaseModel):
 
 
 def describe_truth(options: WorldOptions, seed: int, counts: Funnel) -> Truth:
-    """The truth of a world in numbers; `ceiling` by quantile (0.1 is the paper's)."""
+    """The parameters and counts of a world, with `ceiling` by quantile (the paper's is 0.1)."""
     return Truth(
         formula="log10(1 + likes) = a + b*log10(1 + followers) + c*n_hashtags + effect*look + noise",
         params={
@@ -72,13 +72,13 @@ def ceiling(effect_sd: float, noise_sd: float, quantile: float) -> float:
     """Accuracy of a perfect judge of the picture on posts in the top against the bottom `quantile` of the score.
 
     The score is S = effect·L + noise with a standard normal look L, so S and L are bivariate normal with correlation
-    ρ = effect / √(effect² + noise²). The judge sees L exactly, and nothing of the noise or the metadata. By the
-    monotone likelihood ratio and symmetry the best guess is the sign of L, which is right with probability
+    ρ = effect / √(effect² + noise²). The judge sees L exactly, but not the noise or the metadata. By the monotone
+    likelihood ratio and symmetry, the best guess is the sign of L. It is right with probability
 
         P(L > 0 | S > z) = (1/q) ∫_z^∞ φ(s) Φ(ρ s / √(1−ρ²)) ds,   z = Φ⁻¹(1−q),  S standardised.
 
-    Rounding likes to whole numbers and estimating the coefficients take a little more off; `judge_accuracy` gives the
-    accuracy on given pictures. Raises ValueError where `quantile` is not in (0, 0.5] or a deviation is negative.
+    Rounding likes to whole numbers and estimating the coefficients lower this a little more. `judge_accuracy` gives the
+    accuracy on given pictures. Raises ValueError if `quantile` is not in (0, 0.5] or a deviation is negative.
     """
     if not 0 < quantile <= 0.5 or effect_sd < 0 or noise_sd < 0:
         raise ValueError(f"effect_sd {effect_sd}, noise_sd {noise_sd}, quantile {quantile}: out of range")
@@ -99,10 +99,10 @@ def ceiling(effect_sd: float, noise_sd: float, quantile: float) -> float:
 def judge_accuracy(
     look: NDArray[np.float64] | Sequence[float], labels: Sequence[str | None], top: str = "top", bottom: str = "bottom"
 ) -> float:
-    """The perfect judge's accuracy on these very pictures: how often the sign of `look` is the label.
+    """The perfect judge's accuracy on given pictures: how often the sign of `look` matches the label.
 
-    `look` and `labels` have one element a picture; labels other than `top` and `bottom` are left out.
-    Raises InputError where none is left, ValueError where the lengths differ.
+    `look` and `labels` have one element per picture. Labels other than `top` and `bottom` are left out.
+    Raises InputError if no picture is left, ValueError if the lengths differ.
     """
     looks, names = np.asarray(look, dtype=float), np.asarray(labels, dtype=object)
     if looks.shape != names.shape:
@@ -133,7 +133,7 @@ def truth_table(posts: Posts, misbehave: float, start: int, stop: int) -> pa.Tab
 
 
 def read_truth(storage: Storage) -> Truth:
-    """The truth of the world under a root; StageError where there is none."""
+    """The truth of the world under a root. Raises StageError if there is none."""
     path = f"truth/{TRUTH_FILE}"
     if not storage.exists(path):
         raise StageError(f"{storage.uri(path)}: is not there; run `raypipe world --root {storage.root}` first")
