@@ -1,4 +1,4 @@
-"""Generated pictures: portraits, groups and scenes, with a look planted in their light."""
+"""Generated pictures: portraits, groups and scenes. Their light and colours carry a known look."""
 
 from raypipe.world.draw.light import LOOK_LIMIT
 from raypipe.world.draw.picture import MAX_FACES, draw_picture, encode

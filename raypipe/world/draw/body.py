@@ -11,7 +11,7 @@ _FLOOR = 16.0  # below any picture's lower edge, in half face widths
 
 
 def paint_body(canvas: Canvas, person: Person, pose: Pose) -> None:
-    """Paints what is below the head, down to the edge of the picture."""
+    """Paints everything below the head, down to the edge of the picture."""
     u = pose.unit
     shadow = (person.skin[0] * 0.6, person.skin[1] * 0.48, person.skin[2] * 0.46)
     chest = mirrored([(0.0, 1.0), (0.52, 1.0), (0.54, 1.7), (0.64, 2.04), (0.66, 2.6), (0.4, 3.6), (0.0, 3.7)])

@@ -1,4 +1,4 @@
-"""A small painter: smooth outlines, anti-aliased soft masks and gradients, the brushes of all generated pictures."""
+"""Drawing tools for all generated pictures: smooth outlines, anti-aliased soft masks, and gradients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Points = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Mask:
-    """Coverage of an area, 0 to 255: an `L` image whose top-left pixel lies at (`left`, `top`) of the canvas."""
+    """Coverage of an area, 0 to 255, as an `L` image. Its top-left pixel is at (`left`, `top`) of the canvas."""
 
     left: int
     top: int
@@ -37,14 +37,14 @@ class Mask:
 
 
 class Canvas:
-    """An RGB picture that shapes are painted on, in pixels of the final picture."""
+    """An RGB picture to paint shapes on. Coordinates are pixels of the final picture."""
 
     def __init__(self, image: Image.Image) -> None:
         self.image = image
         self.width, self.height = image.size
 
     def mask(self, shapes: Sequence[Points], blur: float = 0.0, level: float = 1.0) -> Mask:
-        """The mask of closed `shapes`, (n, 2) points each, `level` (0 to 1) deep; `blur` in pixels."""
+        """The mask of closed `shapes`, each (n, 2) points. `level` is the coverage, 0 to 1; `blur` is in pixels."""
         corners = np.concatenate(shapes)
         margin = 2.5 * blur + 1
         left, top = np.floor(np.maximum(corners.min(axis=0) - margin, 0)).astype(int).tolist()
@@ -67,7 +67,7 @@ class Canvas:
         return Mask(left, top, image)
 
     def paint(self, mask: Mask, colour: Colour | Image.Image, opacity: float = 1.0) -> None:
-        """Lays `colour`, or an image of the mask's size, over the canvas where `mask` covers it."""
+        """Paints `colour`, or an image of the mask's size, on the area that `mask` covers."""
         image = mask.image
         if opacity < 1:
             image = ImageChops.multiply(image, Image.new("L", image.size, round(255 * opacity)))
@@ -85,7 +85,7 @@ class Canvas:
         blur: float = 0.0,
         within: Mask | None = None,
     ) -> Mask:
-        """Paints one closed shape, only inside `within` where that is given; its mask, to paint on, comes back."""
+        """Paints one closed shape, only inside `within` if given. Returns the mask of the painted area."""
         mask = self.mask([shape], blur, min(opacity, 1.0))
         if within is not None:
             mask = mask.within(within)
@@ -102,7 +102,7 @@ class Canvas:
         within: Mask | None = None,
         tapered: bool = False,
     ) -> None:
-        """Paints open lines `width` pixels wide, `tapered` ones with pointed ends."""
+        """Paints open lines, `width` pixels wide. `tapered` lines have pointed ends."""
         mask = self.mask(ribbons(lines, width, tapered), blur, opacity)
         if within is not None:
             mask = mask.within(within)
@@ -110,7 +110,7 @@ class Canvas:
 
 
 def _supersampling(area: int, blur: float) -> float:
-    # A blurred edge needs no extra pixels, and a wide blur survives at a fraction of them: this is most of the speed.
+    # A blurred edge needs no supersampling, and a wide blur can be drawn smaller. Most of the speed comes from this.
     if blur >= 10:
         return 0.25
     if blur >= 4:
@@ -121,7 +121,7 @@ def _supersampling(area: int, blur: float) -> float:
 
 
 def as_rgb(colour: Colour) -> tuple[int, int, int]:
-    """The colour in whole numbers, clipped to 0..255."""
+    """The colour as whole numbers, clipped to 0..255."""
     red, green, blue = (min(255, max(0, round(part))) for part in colour)
     return red, green, blue
 
@@ -138,14 +138,14 @@ def darker(colour: Colour, factor: float) -> Colour:
 
 
 def hsv(hue: float, saturation: float, value: float) -> Colour:
-    """RGB 0..255 of a hue (turns, any real), saturation and value (0 to 1)."""
+    """RGB 0..255 of a hue (in turns, any real number), saturation and value (0 to 1)."""
     wheel = np.clip(np.abs((hue * 6 + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1, 0, 1)
     red, green, blue = (255 * value * (1 - saturation * (1 - wheel))).tolist()
     return red, green, blue
 
 
 def gradient(size: tuple[int, int], stops: Sequence[Colour], vertical: bool = True) -> Image.Image:
-    """An RGB image of `size` running evenly through `stops`, from the top (or the left)."""
+    """An RGB image of `size` that runs evenly through `stops`, from the top (or from the left if not `vertical`)."""
     rows = np.clip(np.array(stops, dtype=np.float64), 0, 255).round().astype(np.uint8)
     count = len(stops)
     if vertical:
@@ -156,7 +156,7 @@ def gradient(size: tuple[int, int], stops: Sequence[Colour], vertical: bool = Tr
 
 
 def noise(rng: np.random.Generator, size: tuple[int, int], cells: int, octaves: int = 2) -> Image.Image:
-    """Smooth value noise as an `L` image of `size`; `cells` bumps across its longer side in the first octave."""
+    """Smooth value noise as an `L` image of `size`. The first octave has `cells` bumps along the longer side."""
     total = np.zeros((size[1], size[0]), dtype=np.float32)
     for octave in range(octaves):
         step = max(size) / (cells * 2**octave)
@@ -174,7 +174,7 @@ def _circle(points: int) -> tuple[Points, Points]:
 
 
 def ellipse(x: float, y: float, rx: float, ry: float, angle: float = 0.0, points: int = 40) -> Points:
-    """The outline of an ellipse, (points, 2); `angle` in radians, clockwise on the picture."""
+    """The outline of an ellipse, (points, 2). `angle` is in radians, clockwise on the picture."""
     cosines, sines = _circle(points)
     along, across = rx * cosines, ry * sines
     cos, sin = np.cos(angle), np.sin(angle)
@@ -194,7 +194,7 @@ def _spline_weights(steps: int) -> NDArray[np.float64]:
 
 
 def curve(knots: ArrayLike, closed: bool = True, steps: int = 8) -> Points:
-    """A Catmull-Rom curve through `knots` (n, 2), with `steps` points a span."""
+    """A Catmull-Rom curve through `knots` (n, 2), with `steps` points per span."""
     at = np.asarray(knots, dtype=np.float64)
     padded = np.concatenate([at[-1:], at, at[:2]] if closed else [at[:1], at, at[-1:]])
     spans = len(padded) - 3
@@ -204,7 +204,7 @@ def curve(knots: ArrayLike, closed: bool = True, steps: int = 8) -> Points:
 
 
 def ribbons(lines: Sequence[Points], width: float, tapered: bool = False) -> list[Points]:
-    """The outlines of lines (n, 2) drawn `width` wide; `tapered` lines run out into points at both ends."""
+    """The outlines of lines (n, 2) that are `width` wide. `tapered` lines have pointed ends."""
     if len({len(line) for line in lines}) > 1:
         return [outline for line in lines for outline in ribbons([line], width, tapered)]
     at = np.stack(lines)

@@ -1,4 +1,4 @@
-"""Hair and hijab: what is behind the head, and what lies over the forehead."""
+"""Hair and hijab: the part behind the head, and the part over the forehead."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ _VOLUME = {
 
 
 def paint_back(canvas: Canvas, person: Person, pose: Pose) -> None:
-    """Paints the hair that the head and the shoulders partly hide."""
+    """Paints the hair, or the hijab, that the head and the shoulders partly hide."""
     u, dark = pose.unit, darker(person.hair, 0.62)
     if person.style in _LONG:
         end, volume = _LONG[person.style], _VOLUME[person.style]

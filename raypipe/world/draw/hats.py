@@ -9,7 +9,7 @@ from raypipe.world.draw.person import Person, Pose, mirrored
 
 
 def paint_hat(canvas: Canvas, person: Person, pose: Pose) -> None:
-    """Paints the hat, where the person wears one."""
+    """Paints the hat, if the person wears one."""
     if person.hat == "beanie":
         _beanie(canvas, person, pose)
     elif person.hat == "cap":
@@ -19,7 +19,7 @@ def paint_hat(canvas: Canvas, person: Person, pose: Pose) -> None:
 
 
 def _worn(person: Person, pose: Pose, half: list[tuple[float, float]]) -> Points:
-    """A symmetric outline on the head, from its right half; without hair below, a hat sits closer."""
+    """A symmetric outline on the head, from its right half. On a bald or shaved head, a hat sits closer."""
     close = person.style in ("bald", "buzz")
     width, drop = (0.93, 0.14) if close else (1.0, 0.07)
     return curve(pose.flat(mirrored([(x * width, y + drop) for x, y in half])))

@@ -1,4 +1,4 @@
-"""Places without people: mountains, sea, city, forest, room. Whole pictures, and what is blurred behind a portrait."""
+"""Places without people: mountains, sea, city, forest, room. Used as whole pictures and, blurred, behind portraits."""
 
 from __future__ import annotations
 

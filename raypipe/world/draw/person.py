@@ -1,4 +1,4 @@
-"""Who is in a portrait: traits drawn from wide ranges, and the frame that turns face coordinates into pixels."""
+"""A person in a portrait: random traits from wide ranges, and the pose, which turns face coordinates into pixels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from raypipe.world.draw.canvas import Colour, Points, hsv, mix
 
-# Eight skin tones from light to deep; a person's tone lies anywhere between two neighbours.
+# Eight skin tones from light to deep. A person's skin is a mix of two neighbours.
 SKIN_TONES: tuple[Colour, ...] = (
     (246, 214, 194),
     (240, 202, 176),
@@ -49,7 +49,7 @@ GARMENTS = ("crew", "vneck", "shirt", "hoodie", "stripes", "jacket")
 
 @dataclass(frozen=True)
 class Person:
-    """The traits of one person; lengths are in half face widths, shares from 0 to 1."""
+    """The traits of one person. Lengths are in half face widths; shares are from 0 to 1."""
 
     tone: float
     skin: Colour
@@ -80,7 +80,7 @@ class Person:
 
 
 def sample_person(rng: np.random.Generator) -> Person:
-    """A person whose traits are drawn independently, save for what cannot go together (no fringe under a hijab)."""
+    """A person with independent random traits, except for those that exclude each other (no fringe under a hijab)."""
     tone = float(rng.random())
     place = tone * (len(SKIN_TONES) - 1)
     step = min(int(place), len(SKIN_TONES) - 2)
@@ -131,9 +131,9 @@ def sample_person(rng: np.random.Generator) -> Person:
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a face is: centre of the eye line and half face width in pixels, tilt and yaw in radians, light's side.
+    """Place and direction of a face: `x`, `y` (centre of the eye line) and `unit` (half face width) in pixels.
 
-    `light` runs from -1 (from the left) to 1 (from the right).
+    `tilt` and `yaw` are in radians. `light` is from -1 (light from the left) to 1 (from the right).
     """
 
     x: float
@@ -144,9 +144,9 @@ class Pose:
     light: float
 
     def face(self, points: ArrayLike, relief: float = 0.0) -> Points:
-        """Face coordinates (x right, y down, half face widths from the middle of the eye line) as pixels.
+        """Pixels of face coordinates: x right, y down, in half face widths from the centre of the eye line.
 
-        `relief` is how far the feature stands out of the head: yaw moves it by that much more.
+        `relief` is how far the feature sticks out of the head. Yaw moves it further by that much.
         """
         at: NDArray[np.float64] = np.atleast_2d(np.asarray(points, dtype=np.float64))
         depth = np.sqrt(np.clip(1.05 - at[:, 0] ** 2, 0, 1)) * 0.75 + relief
@@ -154,22 +154,22 @@ class Pose:
         return self._turned(across, at[:, 1])
 
     def flat(self, points: ArrayLike) -> Points:
-        """Head coordinates of what yaw does not move (outline, hair), as pixels."""
+        """Pixels of head coordinates, for parts that do not turn with yaw (outline, hair)."""
         at: NDArray[np.float64] = np.atleast_2d(np.asarray(points, dtype=np.float64))
         return self._turned(at[:, 0] + 0.25 * np.sin(self.yaw), at[:, 1])
 
     def spot(self, x: float, y: float) -> tuple[float, float]:
-        """One point of the head's plane, as `flat`, in pixels."""
+        """Pixel of one point in head coordinates; see `flat`."""
         right, down = self.flat([(x, y)])[0].tolist()
         return right, down
 
     def face_spot(self, x: float, y: float, relief: float = 0.0) -> tuple[float, float]:
-        """One point of the face, as `face`, in pixels."""
+        """Pixel of one point in face coordinates; see `face`."""
         right, down = self.face([(x, y)], relief)[0].tolist()
         return right, down
 
     def body(self, points: ArrayLike) -> Points:
-        """Coordinates of neck and shoulders, which follow the head's tilt only a little, as pixels."""
+        """Pixels of neck and shoulder coordinates. The body follows the head's tilt only a little."""
         at: NDArray[np.float64] = np.atleast_2d(np.asarray(points, dtype=np.float64))
         lean = np.clip(1.9 - at[:, 1], 0, 1.2) * np.sin(self.tilt) * 0.5
         lean += -1.1 * np.sin(self.tilt)
@@ -182,6 +182,6 @@ class Pose:
 
 
 def mirrored(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The right half of an outline, top to bottom, closed by its mirror image."""
+    """The right half of an outline, from top to bottom, followed by its mirror image."""
     left = [(-x, y) for x, y in reversed(points) if x != 0]
     return [*points, *left]

@@ -1,4 +1,4 @@
-"""Whole pictures: a portrait, a group or a scene without people, in the light of its look, and as JPEG."""
+"""Whole pictures: a portrait, a group or a scene without people, graded by its look; and their JPEG bytes."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def draw_picture(
 ) -> Image.Image:
     """An RGB picture with `n_faces` (0 to 4) faces, graded by `look` (clipped to ±2.5; see `light`).
 
-    `size` is (width, height) in pixels; by default the short side is 240 to 400 pixels and the shape varies. The same
-    state of `rng` gives the same picture, and with another `look` the same picture in another light.
-    Raises ValueError where `n_faces` is not 0 to 4, a side is below 96 pixels, or `look` is not finite.
+    `size` is (width, height) in pixels. By default the short side is 240 to 400 pixels and the shape varies. The same
+    state of `rng` gives the same picture; another `look` changes only its light and colours.
+    Raises ValueError if `n_faces` is not 0 to 4, a side is below 96 pixels, or `look` is not finite.
     """
     if not 0 <= n_faces <= MAX_FACES:
         raise ValueError(f"n_faces is {n_faces}: draw_picture draws 0 to {MAX_FACES} faces")
@@ -42,7 +42,7 @@ def draw_picture(
 
 
 def encode(image: Image.Image, rng: np.random.Generator) -> bytes:
-    """`image` as JPEG bytes, of a quality from 75 to 92."""
+    """`image` as JPEG bytes, with a random quality from 75 to 92."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=int(rng.integers(75, 93)))
     return buffer.getvalue()
@@ -90,7 +90,7 @@ def _poses(rng: np.random.Generator, size: tuple[int, int], n_faces: int, light:
 
 
 def _backdrop(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
-    """What is behind people: a place out of focus, a studio wall or lights at night."""
+    """The background of people: a blurred place, a studio wall, or lights at night."""
     kind = rng.random()
     half = (size[0] // 2 + 1, size[1] // 2 + 1)
     if kind < 0.6:
@@ -118,7 +118,7 @@ def _backdrop(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
 
 
 def _ambient(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """A camera's own exposure and white balance, so that colour alone does not give the look away."""
+    """Random exposure and white balance, as of a camera, so that colour alone does not reveal the look."""
     gains = np.exp(rng.normal(0, 0.035, 3) + rng.normal(0, 0.07))
     table: list[int] = []
     for gain in gains:

@@ -14,7 +14,7 @@ LIGHT: Colour = (255, 244, 226)
 
 
 def paint_person(canvas: Canvas, person: Person, pose: Pose) -> None:
-    """Paints `person` where `pose` puts them; nothing is drawn from a generator, so the picture is the traits'."""
+    """Paints `person` at `pose`. It takes no random generator, so the same arguments give the same picture."""
     hair.paint_back(canvas, person, pose)
     paint_body(canvas, person, pose)
     _ears(canvas, person, pose)
@@ -43,7 +43,7 @@ def _shine_of(person: Person) -> Colour:
 
 
 def _brow_colour(person: Person) -> Colour:
-    # Fair hair on deep skin is dyed: brows and beard keep their own dark colour.
+    # Fair hair on deep skin is taken to be dyed, so brows and beard stay dark.
     return mix(person.hair, (50, 36, 30), 0.9 if person.tone > 0.55 else 0.0)
 
 

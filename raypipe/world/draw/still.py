@@ -1,4 +1,4 @@
-"""Pictures of things: a plate, a cup, flowers, a sleeping cat, a quote card, abstract shapes. No person in any."""
+"""Pictures of things, without people: a plate, a cup, flowers, a sleeping cat, a quote card, abstract shapes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _dish(canvas: Canvas, x: float, y: float, radius: float, tone: Colour) -> No
 
 
 def plate(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
-    """A bowl of food from above, in sectors of five ingredients, with chopsticks beside it."""
+    """A bowl of food from above, with five ingredients in sectors, and chopsticks beside it."""
     canvas = _table(rng, size)
     short = min(size)
     x, y = size[0] * float(rng.uniform(0.35, 0.65)), size[1] * float(rng.uniform(0.35, 0.65))
