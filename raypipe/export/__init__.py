@@ -1,4 +1,4 @@
-"""Pictures and labels for those who train elsewhere. The package itself is the stage: ``raypipe.export(config)``."""
+"""Exports pictures and labels, or a trained model. The package itself is the stage: ``raypipe.export(config)``."""
 
 from raypipe.stages import make_callable
 

@@ -1,4 +1,4 @@
-"""The dataset card, README.md: what Hugging Face `datasets` reads of a folder, and what a person does."""
+"""The dataset card, README.md, for Hugging Face `datasets` and for people."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from raypipe.export.plan import Plan
 
 
 def dataset_card(plan: Plan, schema: pa.Schema) -> bytes:
-    """README.md with the configuration, the features, and the pictures of each split."""
+    """README.md with the configuration, the features, and the number of pictures per split."""
     features: dict[str, Any] = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
     header = {
         "configs": [
@@ -38,7 +38,7 @@ def dataset_card(plan: Plan, schema: pa.Schema) -> bytes:
 
 
 def _in_yaml(feature: Any) -> dict[str, Any]:
-    """A feature as dataset cards write it, which is shorter than the JSON of the schema."""
+    """A feature in the form of dataset cards, which is shorter than the JSON in the schema."""
     if isinstance(feature, list):
         (inner,) = feature
         if "_type" not in inner:

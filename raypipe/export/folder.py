@@ -1,4 +1,4 @@
-"""One file a picture: ``SPLIT/LABEL/KEY.jpg`` for classes, ``SPLIT/KEY.jpg`` otherwise, ``SPLIT/metadata.jsonl``."""
+"""One file per picture: ``SPLIT/LABEL/KEY.jpg`` for classes, else ``SPLIT/KEY.jpg``; and ``SPLIT/metadata.jsonl``."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from raypipe.tables import TableWriter
 
 METADATA = "metadata.jsonl"
 
-# Writing one small file is waiting: for the disk to flush, or for the object store to answer.
+# Writers of small files mostly wait for the disk to flush or for the object store to answer.
 _WRITERS = 8
 _AHEAD = 64
 
 
 def write_folder(writer: TableWriter, plan: Plan, progress: Progress) -> int:
-    """Stage the pictures that an interrupted attempt has not staged, and the metadata; the pictures in all."""
+    """Stage the metadata and the pictures that are not staged yet. Returns the number of pictures in all."""
     staged = set(writer.storage.files(writer.staging))
     folders = folder_names(plan.classes)
     lines: dict[str, list[bytes]] = {split: [] for split in plan.splits}
@@ -45,6 +45,6 @@ def write_folder(writer: TableWriter, plan: Plan, progress: Progress) -> int:
 
 
 def _path(sample: Sample, folders: dict[str, str]) -> str:
-    """The picture's path below its split, as Hugging Face's `file_name` and torchvision's class folders want it."""
+    """The picture's path below its split, as Hugging Face's `file_name` and torchvision's class folders need it."""
     folder = f"{folders[sample.label]}/" if sample.code is not None and isinstance(sample.label, str) else ""
     return f"{folder}{sample.file_name}"

@@ -1,4 +1,4 @@
-"""Names of files and folders that are safe everywhere, for post ids and labels that are any text."""
+"""Safe names of files and folders on every system, for post ids and labels of any text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SHOWN = 40
 _PLAIN_KEY = re.compile(rf"[a-z0-9][a-z0-9_-]{{0,{_LONGEST - 1}}}")
 _PLAIN_LABEL = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{_LONGEST - 1}}}")
 _KEPT = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789_-")
-# Windows has devices of these names, whatever their case and extension.
+# Windows reserves these names for devices, in any case and with any extension.
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])", re.IGNORECASE)
 _LONGEST_EXTENSION = 8
 _EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "AVIF": "avif", "HEIC": "heic"}
@@ -22,11 +22,11 @@ _HEAD_BYTES = 1024
 
 
 def safe_key(text: str) -> str:
-    """A name of at most 114 letters from ``a-z 0-9 _ - ~``, another for each text, even where case does not count.
+    """A name of at most 80 characters from ``a-z 0-9 _ - ~``. Different texts get names that differ in more than case.
 
-    Bytes (UTF-8) other than ``a-z 0-9 _ -``, a leading ``_`` or ``-``, and the first letter of a device of Windows
-    (``con``), become ``~`` and two hexadecimal digits. What is empty, or longer than 80 so, ends in ``~~`` and half of
-    its SHA-256; `~~` stands in no other name.
+    Bytes (UTF-8) other than ``a-z 0-9 _ -`` become ``~`` and two hexadecimal digits. So do a leading ``_`` or ``-``
+    and the first letter of a Windows device name (``con``). If the result is empty or longer than 80, its first 40
+    characters get ``~~`` and half of the text's SHA-256 at the end. No other name contains ``~~``.
     """
     device = _DEVICE.fullmatch(text) is not None
     if _PLAIN_KEY.fullmatch(text) and not device:
@@ -40,9 +40,9 @@ def safe_key(text: str) -> str:
 
 
 def folder_names(labels: Iterable[str]) -> dict[str, str]:
-    """A folder for each label: the label itself where it is plain and no other differs from it only in case.
+    """A folder for each label: the label itself if it is plain and no other label differs from it only in case.
 
-    The other labels' folders are their `safe_key`.
+    The folders of other labels are their `safe_key`.
     """
     found = list(labels)
     folded = Counter(label.casefold() for label in found)
@@ -54,9 +54,9 @@ def _is_plain(label: str) -> bool:
 
 
 def extension(kind: str | None, data: bytes | memoryview) -> str:
-    """The extension of a picture's true format, as `images/` has it, or, if it has none, as its first bytes announce.
+    """The extension for `kind`, the picture's format in `images/`; if that is None, for the format of its first bytes.
 
-    Nothing is decoded: bytes that say PNG are ``png`` even if the picture is broken.
+    Nothing is decoded, so a broken picture with the first bytes of a PNG gives ``png``. Unknown formats give ``bin``.
     """
     if kind is None:
         kind = stored_kind_of(bytes(data[:_HEAD_BYTES]))

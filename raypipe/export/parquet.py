@@ -1,4 +1,4 @@
-"""Parquet that Hugging Face `datasets` reads: pictures and classes are features, named in the schema's metadata."""
+"""Parquet for Hugging Face `datasets`: pictures and classes are features, described in the schema's metadata."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from raypipe.tables.schemas import FACE
 
 EXTENSION = "parquet"
 
-# Readers that shuffle or stream take a row group at a time.
+# Readers that shuffle or stream read one row group at a time.
 _GROUP_ROWS = 100
 
-# Arrow prints its C++ names; features have numpy's.
+# Arrow prints C++ type names, but features use those of NumPy.
 _NAMES = {"double": "float64", "float": "float32"}
 
 
 def make_schema(kind: LabelKind | None, classes: tuple[str, ...]) -> pa.Schema:
-    """Columns `image`, `label` and `score` where there are labels, `post_id`, `width`, `height`, `n_faces`, `faces`."""
+    """Columns `image`, `label` and `score` (if there are labels), `post_id`, `width`, `height`, `n_faces`, `faces`."""
     label = {"class": pa.int64(), "continuous": pa.float64(), "hashtags": pa.list_(pa.string())}
     fields = [pa.field("image", pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())]))]
     fields += [pa.field("label", label[kind])] if kind else []
@@ -45,7 +45,7 @@ def _feature(field: pa.Field, classes: tuple[str, ...]) -> Any:
 
 def _value(kind: pa.DataType) -> Any:
     if pa.types.is_list(kind):
-        # A list of one feature: versions before 4 of `datasets` read it as those after it do.
+        # A list of one feature, because `datasets` reads it in the same way before and after version 4.
         return [_value(kind.value_type)]
     if pa.types.is_struct(kind):
         return {field.name: _value(field.type) for field in kind}
@@ -53,7 +53,7 @@ def _value(kind: pa.DataType) -> Any:
 
 
 class ParquetShard:
-    """One shard in memory, in row groups of 100 pictures whose bytes are left as they are."""
+    """One shard in memory, in row groups of 100 pictures. The pictures' bytes are not changed."""
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema
@@ -65,7 +65,7 @@ class ParquetShard:
         self._rows: list[dict[str, Any]] = []
 
     def add(self, sample: Sample) -> None:
-        """Append a picture and what belongs to it."""
+        """Append a picture and its metadata."""
         row = sample.about() | {"image": {"bytes": sample.image, "path": sample.file_name}}
         if sample.code is not None:
             row["label"] = sample.code

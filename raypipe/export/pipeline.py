@@ -1,4 +1,4 @@
-"""``raypipe export``: pictures and labels in a format that other trainers read, streamed in one process; or a model."""
+"""``raypipe export``: pictures and labels in a format for other trainers, streamed in one process; or a model."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ CARD = "README.md"
 
 
 def run(config: Config) -> RunRecord:
-    """Write ``export/NAME/`` from `images/` and, where it is there, `labels/`; a model as `raypipe.export.model` does.
+    """Write ``export/NAME/`` from `images/` and, if present, `labels/`. `raypipe.export.model` exports models.
 
-    Each row of `images/` is exported or counted by the reason why not. Raises InputError where nothing is left to
-    export, StageError where a table is unfinished.
+    Each row of `images/` is exported, or counted under the reason why not. Raises InputError if nothing is left to
+    export, StageError if a table is unfinished.
     """
     options, storage = config.export, config.open_storage()
     table = f"export/{options.name or options.format}"
     if options.format == "model":
-        # torch is slow to import, and pictures need none.
+        # torch is slow to import, and exporting pictures does not need it.
         from raypipe.export.model import pipeline as model
 
         return model.run(config, table)
@@ -42,7 +42,7 @@ def run(config: Config) -> RunRecord:
     if images.rows_out == 0:
         raise InputError(f"{storage.uri('images')}: holds no row; there is nothing to export")
     inputs = {"images": images.run_id}
-    # Labels that are being made are not the same as none.
+    # Unfinished labels are an error (`get_record` raises it), not the same as no labels.
     labelled = bool(storage.files("labels"))
     if labelled:
         inputs["labels"] = tables.get_record(storage, "labels").run_id
@@ -64,14 +64,14 @@ def run(config: Config) -> RunRecord:
             seconds={"plan": planned - started, "write": time.monotonic() - planned},
             facts=_facts(options, plan),
         )
-    # torchvision takes each folder for a class, those too that an overwritten export leaves empty.
+    # An overwritten export leaves empty folders, and torchvision takes each folder for a class.
     storage.prune(table)
     _tell(storage, record)
     return record
 
 
 def _settings(options: ExportOptions) -> dict[str, Any]:
-    # Its name is the table's; the size of shards changes nothing where there are none.
+    # The name is part of the table's path. The size of shards has no effect if there are none.
     sharded = {} if options.format == "folder" else {"shard_mb": options.shard_mb}
     return {"export": {"format": options.format, **sharded}}
 

@@ -1,4 +1,4 @@
-"""What is exported, where to, and what is not and why: decided before any picture is read."""
+"""Decides which pictures are exported, to which files, and why others are not, before any picture is read."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from raypipe.storage import Storage
 from raypipe.tables.schemas import LABEL_TYPES
 
 UNLABELLED = "train"
-"""The one split of an export without labels; Hugging Face `datasets` refuses a split called ``all``."""
+"""The only split of an export without labels. Hugging Face `datasets` refuses a split called ``all``."""
 
-# Headers, padding and the facts beside a picture, in bytes.
+# Bytes per picture for headers, padding and metadata.
 _BESIDE = 4096
 
 LabelKind = Literal["class", "continuous", "hashtags"]
@@ -28,11 +28,11 @@ LabelKind = Literal["class", "continuous", "hashtags"]
 
 @dataclass(frozen=True)
 class Plan:
-    """What becomes of each of the n rows of `images/`, in its order.
+    """What happens to each of the n rows of `images/`, in the table's order.
 
-    `side` is the index of a row's split in `splits`, −1 where it is dropped; `shard` its file within the split;
-    `label_row` its row in `labels` (columns label, score), −1 where there is none. `kind` is None without labels.
-    `rows_in` = exported + Σ `dropped`. `n_bytes` are those of each split's pictures.
+    `side` is the index of a row's split in `splits`, or −1 if the row is dropped. `shard` is its file within the split.
+    `label_row` is its row in `labels` (columns label, score), or −1 if it has none. `kind` is None without labels.
+    `rows_in` = exported + Σ `dropped`. `n_bytes` is the total size of each split's pictures.
     """
 
     splits: tuple[str, ...]
@@ -53,24 +53,24 @@ class Plan:
 
     @property
     def codes(self) -> dict[str, int]:
-        """The number of each class: its place in the alphabet."""
+        """The number of each class, from 0 in alphabetical order."""
         return {name: code for code, name in enumerate(self.classes)}
 
     def counts(self) -> dict[str, int]:
-        """Exported pictures of each split."""
+        """The number of exported pictures per split."""
         return {name: int((self.side == i).sum()) for i, name in enumerate(self.splits)}
 
     def shard_rows(self, side: int) -> list[int]:
-        """Pictures of each shard of a split."""
+        """The number of pictures in each shard of a split."""
         return [int(rows) for rows in np.bincount(self.shard[self.side == side])]
 
 
 def make_plan(storage: Storage, *, labelled: bool, shard_bytes: int) -> Plan:
-    """Decide over `images/` and, where `labelled`, `labels/`; pictures are not read, only their sizes.
+    """Make the plan from `images/` and, if `labelled`, `labels/`. Reads the pictures' sizes, not their bytes.
 
-    A row is dropped for its `status`, as ``no_bytes`` (nothing is stored), ``not_in_labels``, ``no_label`` or
-    ``no_split``; a labelled post without a row counts as ``not_in_images``. Raises InputError where nothing is left or
-    a split is not train, val or test, StageError where a post has two rows.
+    A row is dropped for its `status`, or as ``no_bytes`` (nothing is stored), ``not_in_labels``, ``no_label`` or
+    ``no_split``. A labelled post without a row counts as ``not_in_images``. Raises InputError if nothing is left or
+    a split is not train, val or test. Raises StageError if a post has two rows or the labels' type is unknown.
     """
     images = tables.read_table(storage, "images", ["post_id", "status", "n_bytes"])
     _check_unique(storage, "images", images["post_id"])
@@ -108,7 +108,7 @@ def make_plan(storage: Storage, *, labelled: bool, shard_bytes: int) -> Plan:
 
 
 class _Drops:
-    """Rows still in, and how many fell out for each reason; a row falls out once, for the first reason met."""
+    """The rows that are left, and the number dropped for each reason. A row counts only for its first reason."""
 
     def __init__(self, n: int) -> None:
         self.left = np.ones(n, bool)
@@ -127,7 +127,7 @@ def _mask(values: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
 
 
 def _of_rows(mask: npt.NDArray[np.bool_], label_row: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """A mask over the labels as one over the images; False where there is no label row."""
+    """Turns a mask over the labels into one over the images; False for images without a label row."""
     return np.append(mask, False)[label_row]
 
 
@@ -165,12 +165,12 @@ def _sides(
 def _shards(
     side: npt.NDArray[np.int8], sizes: npt.NDArray[np.int64], n_splits: int, shard_bytes: int
 ) -> npt.NDArray[np.int64]:
-    """The shard of each row within its split, −1 where dropped: a picture belongs where its first byte would be."""
+    """The shard of each row within its split, by the position of its first byte; −1 for dropped rows."""
     shard = np.full(len(side), -1, np.int64)
     for number in range(n_splits):
         mine = np.flatnonzero(side == number)
         starts = np.cumsum(sizes[mine]) - sizes[mine]
-        # A picture larger than a shard leaves the next numbers unused: they close up.
+        # A picture larger than a shard leaves a gap in the numbers. `np.unique` closes the gaps.
         shard[mine] = np.unique(starts // shard_bytes, return_inverse=True)[1]
     return shard
 

@@ -1,4 +1,4 @@
-"""The pictures of a plan as a stream over the files of `images/`, so that memory holds some of one file at a time."""
+"""The pictures of a plan, streamed from the files of `images/`. Memory holds a part of one file at a time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ABOUT = ["post_id", "n_bytes", "width", "height", "format", "n_faces", "faces"]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One picture with its label. `image` is None where it was not asked for; `code` is the number of its class."""
+    """One picture with its label. `image` is None if it was not requested; `code` is the number of its class."""
 
     side: int
     shard: int
@@ -50,12 +50,12 @@ class Sample:
 
     @property
     def file_name(self) -> str:
-        """``KEY.jpg``, by the picture's true format; the picture must be there."""
+        """``KEY.jpg``, with the extension of the picture's true format. `image` must not be None."""
         assert self.image is not None
         return f"{self.key}.{extension(self.format, self.image)}"
 
     def about(self) -> dict[str, Any]:
-        """What is known of the picture, as JSON types."""
+        """The picture's metadata as JSON types."""
         names = ("post_id", "label", "score", "split", "width", "height", "n_faces", "faces")
         return {name: getattr(self, name) for name in names}
 
@@ -66,14 +66,14 @@ def as_json(value: Any) -> bytes:
 
 
 def read_samples(storage: Storage, plan: Plan, rows: npt.NDArray[np.bool_]) -> Iterator[Sample]:
-    """The pictures that `rows` [n] marks, in the order of `images/`; of files without any only the footer is read.
+    """The pictures that `rows` [n] marks, in the order of `images/`. Of files without any, only the footer is read.
 
-    Raises StageError where `images/` cannot be read or a picture's bytes are not those it counts.
+    Raises StageError if `images/` cannot be read or a picture has not as many bytes as its row says.
     """
     start = 0
     for path in tables.data_paths(storage, "images"):
         try:
-            # Through a buffer: the scanner of datasets holds several times a file's bytes.
+            # Reads through a buffer, because the scanner of datasets holds several times a file's bytes in memory.
             with pq.ParquetFile(path, filesystem=storage.filesystem, buffer_size=_BUFFER) as file:
                 stop = start + file.metadata.num_rows
                 if rows[start:stop].any():

@@ -1,4 +1,4 @@
-"""Exports in shards: several files a split, each built in memory and written at once when it has its pictures."""
+"""Exports in shards: several files per split. Each is built in memory and written when it has all its pictures."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from raypipe.progress import Progress
 from raypipe.tables import TableWriter
 
 FileName = Callable[[str, int, int], str]
-"""From a split, the number of a shard and the number of shards to the shard's name."""
+"""Takes a split, the number of a shard and the number of shards. Returns the shard's file name."""
 
 
 class Shard(Protocol):
-    """A file in the making."""
+    """A file that is being built."""
 
     def add(self, sample: Sample) -> None:
-        """Append a picture and what belongs to it."""
+        """Append a picture and its metadata."""
 
     def finish(self) -> memoryview:
         """The bytes of the whole file."""
@@ -29,9 +29,9 @@ class Shard(Protocol):
 def write_shards(
     writer: TableWriter, plan: Plan, make: Callable[[], Shard], file_name: FileName, progress: Progress
 ) -> int:
-    """Stage the shards that an interrupted attempt has not staged; the pictures in all of them.
+    """Stage the shards that an interrupted attempt has not staged. Returns the number of pictures in all shards.
 
-    One shard of each split is in memory at a time, as pictures come in the order of `images/`.
+    Memory holds one shard per split at a time, because pictures come in the order of `images/`.
     """
     staged = set(writer.storage.files(writer.staging))
     names: dict[tuple[int, int], str] = {}

@@ -1,4 +1,4 @@
-"""WebDataset: tar shards in which the files of one sample follow each other and share the name before the first dot."""
+"""WebDataset: tar shards. The files of one sample follow each other and share the name before the first dot."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ EXTENSION = "tar"
 
 
 class TarShard:
-    """One shard in memory: ``KEY.jpg``, ``KEY.cls`` where there is a class, ``KEY.json``; the same bytes every time."""
+    """One shard in memory: ``KEY.jpg``, ``KEY.cls`` if there is a class, ``KEY.json``. The bytes are reproducible."""
 
     def __init__(self) -> None:
         self._buffer = io.BytesIO()
         self._tar = tarfile.open(fileobj=self._buffer, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
 
     def add(self, sample: Sample) -> None:
-        """Append a picture and what belongs to it."""
+        """Append a picture and its metadata."""
         assert sample.image is not None
         self._member(sample.file_name, sample.image)
         if sample.code is not None:
@@ -26,7 +26,7 @@ class TarShard:
         self._member(f"{sample.key}.json", as_json(sample.about()))
 
     def _member(self, name: str, data: bytes) -> None:
-        # A new TarInfo has mtime, uid and gid 0 and no names of users.
+        # A new TarInfo has mtime, uid and gid 0 and no user names, so the bytes do not vary.
         member = tarfile.TarInfo(name)
         member.size = len(data)
         self._tar.addfile(member, io.BytesIO(data))
