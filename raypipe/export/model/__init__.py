@@ -1,1 +1,1 @@
-"""A trained model for those who use it: weights, graphs that need no raypipe, and a card that says what it is."""
+"""Exports a trained model: its weights, graphs that run without raypipe, and a card that describes it."""

@@ -1,4 +1,4 @@
-"""config.json: all that is needed to use the weights, and where they came from."""
+"""config.json of an exported model: everything needed to use the weights, and where they came from."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _OUTPUTS = {
 
 
 def output_name(target: Target) -> str:
-    """What the output of the graphs is called."""
+    """The name of the graphs' output."""
     return _OUTPUTS[target.kind][0]
 
 
 def output_meaning(target: Target) -> str:
-    """What the numbers of the output say."""
+    """The meaning of the output's numbers, in words."""
     if target.kind == "binary":
         return f"the probability of {target.names[1]!r}, the other class being {target.names[0]!r}"
     if target.kind == "classes":
@@ -46,7 +46,7 @@ def output_meaning(target: Target) -> str:
 def as_config(
     model: TrainedModel, kept: Mapping[str, str], origin: Origin | None, recipe: Recipe | None
 ) -> dict[str, Any]:
-    """The contents of config.json; `kept` are the checkpoint's metadata."""
+    """The contents of config.json. `kept` is the checkpoint's metadata."""
     target, pre, head = model.head.target, model.preprocessing, model.head
     name, shape = _OUTPUTS[target.kind]
     return {
@@ -93,11 +93,11 @@ def _training(kept: Mapping[str, str], origin: Origin | None) -> dict[str, Any] 
 
 
 def as_bytes(config: Mapping[str, Any]) -> bytes:
-    """As it is written."""
+    """config.json as bytes."""
     return json.dumps(config, indent=2, ensure_ascii=False).encode() + b"\n"
 
 
 def exported_metadata(kept: Mapping[str, str], origin: Origin | None) -> dict[str, str]:
-    """What model.safetensors says of itself: what raypipe needs to use it, and nothing of the machine it came from."""
+    """The metadata of model.safetensors: what raypipe needs to use it, and nothing about the machine it came from."""
     needed = {name: value for name, value in kept.items() if name not in ("options", "weights")}
     return {**needed, "form": form_of(kept, origin), "weights": weights_of(kept), "format": "pt"}

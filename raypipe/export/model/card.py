@@ -1,4 +1,4 @@
-"""README.md of an exported model: what it is, what it learned from, how good it is, its limits, and how to use it."""
+"""README.md of an exported model: what it is, its training data, how good it is, its limits, and how to use it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _OTHER_LABELS = (
 
 @dataclass(frozen=True)
 class Exported:
-    """What a card is about; `config` is the contents of config.json, `origin` None where the training is not known."""
+    """The model of a card. `config` is the contents of config.json; `origin` is None if the training is unknown."""
 
     model: TrainedModel
     config: dict[str, Any]

@@ -1,4 +1,4 @@
-"""Whether a written file says what the model says, on real pictures of the validation set."""
+"""Checks that a written file gives the same answers as the model, on real pictures of the validation set."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from raypipe.tables.root import Sources
 from raypipe.train.networks.heads import Head, Predictions, Score
 
 BOUND = 1e-3
-"""Largest difference of a probability, or of a score in its standard deviations. Rounding in float32 stays far below;
-another order of channels, another normalisation or a layer left out does not."""
+"""Largest allowed difference of a probability, or of a score in standard deviations. Rounding in float32 stays far
+below it. A wrong channel order, a wrong normalisation or a missing layer exceeds it."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Validation pictures, uint8 [n, 3, s, s]; `dropped`: validation posts that are not among them, by reason."""
+    """Validation pictures, uint8 [n, 3, s, s]. `dropped` counts the other validation posts by reason."""
 
     pictures: NDArray[np.uint8]
     dropped: Counter[str]
 
     @property
     def rows_in(self) -> int:
-        """Labelled validation posts."""
+        """The number of labelled validation posts."""
         return len(self.pictures) + self.dropped.total()
 
 
 @dataclass(frozen=True)
 class Agreement:
     """How far a file, run by `reader`, differs from the model on `pictures`: the largest absolute difference of a
-    probability (of a score in its unit), and how many decisions are others; None for scores, which decide nothing."""
+    probability (of a score, in its unit) and the number of changed decisions (None for scores)."""
 
     file: str
     reader: str
@@ -48,12 +48,12 @@ class Agreement:
     changed_decisions: int | None
 
     def as_json(self) -> dict[str, Any]:
-        """For config.json and the record."""
+        """The fields as JSON types, for the record."""
         return asdict(self)
 
     @property
     def finding(self) -> str:
-        """In words."""
+        """The result in words."""
         said = f"by {self.reader} on {self.pictures:,} validation pictures: "
         said += f"largest difference {self.largest_difference:.1e}" if self.largest_difference else "no difference"
         if self.changed_decisions is None or not self.largest_difference:
@@ -63,9 +63,9 @@ class Agreement:
 
 
 def validation_sample(sources: Sources, size: int, at_most: int) -> Sample:
-    """Labelled validation pictures of the root, spread evenly over their post_ids, as the network takes them.
+    """At most `at_most` labelled validation pictures, spread evenly over their post_ids, of `size` pixels a side.
 
-    Raises InputError where none of them can be read.
+    Raises InputError if none of them can be read.
     """
     storage = sources.storage
     rows = tables.read_table(
@@ -90,7 +90,7 @@ def validation_sample(sources: Sources, size: int, at_most: int) -> Sample:
 
 
 def compare(file: str, reader: str, head: Head, ours: Predictions, theirs: Predictions) -> Agreement:
-    """Both [n] or [n, k]. Raises GraphError where they differ by more than `BOUND`, or in shape, or are not finite."""
+    """Compare [n] or [n, k]. Raises GraphError if they differ by more than `BOUND` or in shape, or are not finite."""
     if ours.shape != theirs.shape:
         raise GraphError(f"{file}: {reader} gives {list(theirs.shape)} where the model gives {list(ours.shape)}")
     largest = float(np.abs(ours.astype(np.float64) - theirs).max())

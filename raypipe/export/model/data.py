@@ -1,4 +1,4 @@
-"""What the exported model learned from, in the words of the model card."""
+"""The training data of an exported model, in the words of the model card."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class Data:
-    """`steps`: the funnel; `classes`: a row a label, its posts by split; `dropped`: what training left out, and why."""
+    """`steps`: the funnel. `classes`: per label, its posts by split. `dropped`: what training left out, by reason."""
 
     generated: bool
     scheme: str
@@ -43,7 +43,7 @@ class Data:
 
 
 def build(sources: Sources, origin: Origin) -> Data:
-    """Of the labels that stand in the root; they must be those that the model was trained on."""
+    """Describe the labels in the root. They must be those that the model was trained on."""
     labels = sources.records["labels"]
     options, facts = labels.config["label"], labels.facts
     sides, classes = _counts(sources)
@@ -65,13 +65,13 @@ def build(sources: Sources, origin: Origin) -> Data:
 
 
 def _counts(sources: Sources) -> tuple[list[str], list[tuple[str, list[int]]]]:
-    """The splits, and the posts of each class by split, those of all classes last; alone where classes are many."""
+    """The splits, and the posts of each class by split. The row of all classes is last, or alone for many classes."""
     labels = sources.labels
     assert labels is not None
     known = labels[labels["label"].notna() & labels["split"].notna()]
     sides = [side for side in SIDES if known["split"].eq(side).any()]
     total = ("all", [int(known["split"].eq(side).sum()) for side in sides])
-    # Scores and lists of hashtags are no classes.
+    # Scores and lists of hashtags are not classes.
     names = sorted(known["label"].unique()) if known["label"].map(lambda label: isinstance(label, str)).all() else []
     if len(names) > _MOST_CLASSES:
         return sides, [total]
@@ -91,7 +91,7 @@ _ELIGIBLE = {
 
 
 def _made(options: dict[str, Any], model: dict[str, Any] | None) -> str:
-    """How a post got its label."""
+    """How the posts got their labels."""
     scheme = options["scheme"]
     if scheme in ("residual", "continuous"):
         found = model or {}
@@ -123,7 +123,7 @@ def _split(split: str) -> str:
 
 
 def _span(sources: Sources) -> str:
-    """From when the posts are; empty where that is not known."""
+    """The first and the last day of the posts, or an empty text if they are not known."""
     if "posts" not in sources or "created_at" not in tables.open_dataset(sources.storage, "posts").schema.names:
         return ""
     created = tables.read_table(sources.storage, "posts", ["created_at"])["created_at"]

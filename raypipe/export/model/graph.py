@@ -1,4 +1,4 @@
-"""A trained network as one graph, from pixels to what the labels mean: written by torch.export and as ONNX."""
+"""A trained network as one graph, from pixels to probabilities or scores, written by torch.export and as ONNX."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _BATCH = 32
 
 
 class GraphError(StageError):
-    """A network cannot be written, or what was written does not say what the model says."""
+    """A network cannot be written, or the written file does not give the model's answers."""
 
 
 class Graph(nn.Module):
-    """Pictures, uint8 [n, 3, s, s], RGB, to what the head says of them: see `Head.activations`.
+    """Takes pictures, uint8 [n, 3, s, s], RGB. Gives the head's output: see `Head.activations`.
 
-    Normalised as `raypipe.train.data.images.prepare_batch` does; a graph needs no memory formats and no devices.
+    Normalises like `raypipe.train.data.images.prepare_batch`, but without memory formats and devices.
     """
 
     mean: Tensor
@@ -40,7 +40,7 @@ class Graph(nn.Module):
 
     def __init__(self, model: TrainedModel) -> None:
         super().__init__()
-        # Prediction leaves weights in an order of channels that torch.export stores, but warns of.
+        # Prediction leaves the weights in a memory format that torch.export stores but warns about.
         self.network = model.network.to(memory_format=torch.contiguous_format)
         self.head, self._preprocessing = model.head, model.preprocessing
         self.register_buffer("mean", torch.tensor(model.preprocessing.mean).view(3, 1, 1))
@@ -51,12 +51,12 @@ class Graph(nn.Module):
         ordered = pictures.flip(1) if self._preprocessing.channel_order == "bgr" else pictures
         images = (ordered.float() * self._preprocessing.scale - self.mean) / self.std
         outputs: Tensor = self.network.logit(self.network.hidden(self.network.extract(images)))
-        # Not `classify`: ONNX has no squeeze that leaves several units as they are.
+        # Not `classify`: its squeeze leaves several outputs unchanged, which ONNX's squeeze cannot do.
         return self.head.activations(outputs.squeeze(1) if outputs.shape[1] == 1 else outputs)
 
 
 def wants_onnx(option: bool | None) -> bool:
-    """Whether model.onnx is to be written. Raises ConfigError where it is asked for and packages are missing."""
+    """Whether to write model.onnx. Raises ConfigError if it is requested and packages are missing."""
     missing = missing_packages()
     if option and missing:
         raise ConfigError(f"export.onnx: needs {', '.join(missing)}: {INSTALL}")
@@ -69,7 +69,7 @@ def missing_packages() -> list[str]:
 
 
 def trace(model: TrainedModel) -> ExportedProgram:
-    """The graph for any number of pictures. Raises GraphError where torch.export cannot follow the network."""
+    """The graph for any number of pictures. Raises GraphError if torch.export cannot follow the network."""
     size = model.image_size
     examples = torch.zeros((_EXAMPLES, 3, size, size), dtype=torch.uint8)
     graph, any_number = Graph(model).eval().requires_grad_(False), {INPUT: {0: Dim("n", min=1)}}
@@ -78,22 +78,22 @@ def trace(model: TrainedModel) -> ExportedProgram:
     except Exception as error:
         raise GraphError(f"model.pt2: torch.export cannot write this network: {one_line(error)[:300]}") from error
     for node in program.graph.nodes:
-        # Lines of source with the paths of this machine.
+        # Stack traces contain source lines and paths of this machine.
         node.meta.pop("stack_trace", None)
     return program
 
 
 def to_pt2(program: ExportedProgram, about: bytes) -> bytes:
-    """The file that `torch.export.load` reads, with `about` in it as config.json."""
+    """The file for `torch.export.load`, with `about` in it as config.json."""
     out = io.BytesIO()
     torch.export.save(program, out, extra_files={ABOUT: about.decode()})
     return out.getvalue()
 
 
 def to_onnx(program: ExportedProgram, output: str, about: bytes) -> bytes:
-    """One ONNX file with input `pictures` and the named output, with `about` in its metadata as config.json.
+    """One ONNX file with the input `pictures`, the output `output`, and `about` in its metadata as config.json.
 
-    Raises GraphError where that cannot be done: an operator that ONNX has not, more than 2 GB of weights.
+    Raises GraphError if that fails, as with an operator that ONNX does not have or more than 2 GB of weights.
     """
     try:
         made = torch.onnx.export(
@@ -118,14 +118,14 @@ def to_onnx(program: ExportedProgram, output: str, about: bytes) -> bytes:
 
 
 def run_pt2(data: bytes, pictures: NDArray[np.uint8]) -> Floats:
-    """What the file gives for pictures uint8 [n, 3, s, s]."""
+    """The file's output for pictures uint8 [n, 3, s, s]."""
     graph = torch.export.load(io.BytesIO(data)).module()
     with torch.no_grad():
         return np.concatenate([graph(torch.from_numpy(part)).numpy() for part in _batches(pictures)])
 
 
 def run_onnx(data: bytes, pictures: NDArray[np.uint8]) -> Floats:
-    """What onnxruntime makes of the file for pictures uint8 [n, 3, s, s], on the CPU."""
+    """The file's output for pictures uint8 [n, 3, s, s], by onnxruntime on the CPU."""
     import onnxruntime
 
     session: Any = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
@@ -133,6 +133,6 @@ def run_onnx(data: bytes, pictures: NDArray[np.uint8]) -> Floats:
 
 
 def _batches(pictures: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
-    # The first alone, so that batches of one picture and of several are both tried.
+    # The first batch has one picture, so that batches of one and of several pictures are both tried.
     cuts = [1, *range(1 + _BATCH, len(pictures), _BATCH)]
     return [part for part in np.split(pictures, cuts) if len(part)]

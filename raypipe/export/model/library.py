@@ -1,4 +1,4 @@
-"""How torchvision itself loads the weights: its network, changed where the last layer is another, and its names."""
+"""How torchvision loads the weights without raypipe: its network, changed if needed, and its names of weights."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from raypipe.train.networks.weights import FC_WIDTH
 
 @dataclass(frozen=True)
 class Recipe:
-    """`lines` of Python build torchvision's `network`; `rename`: what stands for parts of raypipe's names."""
+    """`lines` of Python build torchvision's `network`. `rename` replaces parts of raypipe's names of weights."""
 
     builder: str
     lines: tuple[str, ...]
     rename: dict[str, str]
 
     def as_json(self) -> dict[str, Any]:
-        """For config.json."""
+        """The recipe's entry in config.json."""
         return {"builder": f"torchvision.models.{self.builder}", "rename": self.rename}
 
 
 def recipe(model: TrainedModel, name: str) -> Recipe | None:
-    """For the network that `train.model` called `name`; None where torchvision has none that the weights fit."""
+    """The recipe for the network that `train.model` calls `name`; None if the weights fit none of torchvision's."""
     if isinstance(model.network, VGG):
         return _vgg(model.network, name)
     if name not in models.list_models(module=models):
@@ -40,12 +40,12 @@ def recipe(model: TrainedModel, name: str) -> Recipe | None:
         name, (f"network = torchvision.models.{name}(num_classes={n_outputs})",), {"body.": "", "logit.": f"{last}."}
     )
     shapes = {renamed(key, found.rename): value.shape for key, value in model.network.state_dict().items()}
-    # Networks with further classifiers for training alone have those of ImageNet's classes.
+    # The extra classifiers that some networks use only in training keep ImageNet's classes, so those do not fit.
     return found if shapes == {key: value.shape for key, value in theirs.state_dict().items()} else None
 
 
 def renamed(name: str, rename: dict[str, str]) -> str:
-    """A name of raypipe's as torchvision has it."""
+    """torchvision's name for a weight that raypipe calls `name`."""
     for ours, theirs in rename.items():
         name = name.replace(ours, theirs)
     return name

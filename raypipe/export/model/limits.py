@@ -1,4 +1,4 @@
-"""What a person must know before using an exported model, from how its labels were made and how it was measured."""
+"""What users of an exported model must know first, from how its labels were made and how it was measured."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from raypipe.export.model.data import Data
 from raypipe.export.model.results import Results
 
 LIKES = ("residual", "karpathy", "continuous", "quantiles")
-"""Schemes whose labels are made of likes."""
+"""Schemes that make labels from likes."""
 
 
 def limits(config: dict[str, Any], data: Data | None, results: Results | None) -> list[str]:
-    """Sentences, the weightiest first."""
+    """The limits as sentences, the most important first."""
     found = _of_labels(data) if data is not None else []
     measured = results.most_honest if results is not None else None
     if measured is not None and not measured.low > measured.chance:

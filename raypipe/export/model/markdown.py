@@ -1,4 +1,4 @@
-"""The bits of Markdown that a model card is made of; `code` and `text` keep users' words from being Markdown."""
+"""Markdown for model cards. `code` and `text` escape users' words, so that they are not read as Markdown."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ _MARKS = re.compile(r"[\\`*_\[\]~$!|:]")
 
 
 def text(words: str) -> str:
-    """Words of any kind in a line, a heading or a cell of a table: shown as they are, and nothing but words."""
+    """Any words for a line, a heading or a table cell, escaped so that they are shown as they are."""
     line = _FIRST.sub(_escaped_first, _INLINE.sub(r"\\\g<0>", " ".join(plain(words).split())))
-    # A backslash before it would not keep all readers from beginning another cell.
+    # Some readers begin a new cell at "|" even after a backslash.
     return line.replace("|", "&#124;")
 
 
 def _escaped_first(found: re.Match[str]) -> str:
-    # Of a number, which would begin a list, the dot after it.
+    # A number with a dot or bracket after it would begin a list. The backslash goes before the dot or bracket.
     return f"{found[1]}\\" if found[1].isdigit() else f"\\{found[1]}"
 
 
 def code(text: str) -> str:
-    """Text of any kind as code in a line or a cell of a table."""
+    """Any text as code, for a line or a table cell."""
     shown = " ".join(plain(text).split())
     if "|" in shown:
-        # Between backticks nothing keeps it from beginning another cell.
+        # Between backticks "|" cannot be escaped and would begin a new cell.
         return f"<code>{_MARKS.sub(lambda mark: f'&#{ord(mark[0])};', html.escape(shown))}</code>"
     fence = "`" * (1 + max((len(run) for run in _runs(shown)), default=0))
     pad = " " if shown.startswith("`") or shown.endswith("`") else ""
@@ -41,13 +41,13 @@ def _runs(text: str) -> list[str]:
 
 
 def listed(names: Sequence[str], most: int = 12) -> str:
-    """Names as code, the first of them where they are many."""
+    """Names as code. Only the first `most` are listed; the rest are counted."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(code(name) for name in names[:most]) + more
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: bool = True) -> str:
-    """A table whose columns after the first are numbers, to the right, or text."""
+    """A Markdown table. Columns after the first are aligned to the right if they are `numbers`."""
     align = "--:" if numbers else "---"
     lines = [header, ["---", *[align] * (len(header) - 1)], *rows]
     return "\n".join(f"|{'|'.join(_cell(value) for value in line)}|" for line in lines)

@@ -1,4 +1,4 @@
-"""The training that a checkpoint came from, as far as the root knows it."""
+"""The training that a checkpoint came from, as far as the root's tables tell."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from raypipe.train.results.results import TRIALS, TrialResult
 
 @dataclass(frozen=True)
 class Origin:
-    """A trial of a complete training table; `seeds` are all trials of its configuration, itself among them.
+    """A trial of a complete training table. `seeds` are all trials of its configuration, including this one.
 
-    `same_labels`: whether `labels/` still are those that it was trained on.
+    `same_labels`: whether `labels/` are still those that it was trained on.
     """
 
     record: RunRecord
@@ -34,8 +34,8 @@ class Origin:
 
 
 def find_origin(sources: Sources, given: str | None, path: str) -> Origin | None:
-    """Of the checkpoint at `path` that the option `given` named; None for a file of another root, or of no training."""
-    # A file is read from where it is; all else that the option can name is a path below the root.
+    """The origin of the checkpoint at `path`, named by the option `given`; None if no training of the root made it."""
+    # If the option names a file, `path` is that file. Otherwise `path` is below the root.
     inner = _inside(sources.storage, path) if path == given else path
     table, _, rest = (inner or "").partition(f"/{CHECKPOINTS}/")
     record = tables.find_record(sources.storage, table) if rest.endswith(f"/{BEST}") else None
@@ -53,7 +53,7 @@ def find_origin(sources: Sources, given: str | None, path: str) -> Origin | None
 
 
 def _inside(storage: Storage, path: str) -> str | None:
-    """The path relative to the root; None where it lies elsewhere."""
+    """The path relative to the root, or None if it is not below the root."""
     root = storage.root.rstrip("/")
     if storage.is_local:
         path, root = str(Path(path).expanduser().absolute()), storage.path().rstrip("/")
@@ -61,10 +61,10 @@ def _inside(storage: Storage, path: str) -> str | None:
 
 
 def form_of(kept: Mapping[str, str], origin: Origin | None) -> str:
-    """How its weights were moved (`raypipe.train.loop.recipe`)."""
+    """The form of training, that is, how the weights were updated (`raypipe.train.loop.recipe`)."""
     if "form" in kept:
         return kept["form"]
-    # Checkpoints from before it was kept: a trial's configuration names every form but the paper's.
+    # Old checkpoints do not keep the form. The trial's configuration names it unless it is the paper's.
     if origin is not None:
         return origin.trial.configuration.partition(" ")[2] or "paper"
     try:
@@ -74,7 +74,7 @@ def form_of(kept: Mapping[str, str], origin: Origin | None) -> str:
 
 
 def options_of(kept: Mapping[str, str], form: str) -> dict[str, Any]:
-    """What it was trained with, by option of `train`: the trial's own, which a sweep varies. Empty where not kept."""
+    """The trial's own values of `train` options, which a sweep varies. Empty if the checkpoint does not keep them."""
     try:
         kept_options = json.loads(kept["options"])
         if not isinstance(kept_options, dict):
@@ -84,11 +84,11 @@ def options_of(kept: Mapping[str, str], form: str) -> dict[str, Any]:
     except (KeyError, ValueError, TypeError, RecursionError):
         return {}
     found = hyperparameters(Trial(kept["configuration"], seed=0, form=form), options)
-    # Of options that are newer than the checkpoint, today's defaults say nothing.
+    # Options newer than the checkpoint are left out: their defaults do not describe this training.
     return {name: value for name, value in found.items() if name in given}
 
 
 def weights_of(kept: Mapping[str, str]) -> str:
-    """The weights that training started from; of a file its name, not where it lies on somebody's machine."""
+    """The weights that training started from. For a file, its name without the path on somebody's machine."""
     name = kept.get("weights", "unknown")
     return name if name.startswith("imagenet of ") else PurePath(name).name

@@ -32,10 +32,10 @@ WEIGHTS, CONFIG, PT2, ONNX, CARD = "model.safetensors", "config.json", "model.pt
 
 
 def run(config: Config, table: str) -> RunRecord:
-    """Write `table` from a trained model; rows are the labelled validation pictures that the files were checked on.
+    """Write `table` from a trained model. Its rows are the labelled validation pictures used to check the files.
 
-    Raises ConfigError or InputError where there is no such model, no validation picture, or ONNX is asked for without
-    its packages; StageError where a file does not say what the model says. Nothing is left of the table then.
+    Raises ConfigError or InputError if there is no such model or no validation picture, or if ONNX is requested without
+    its packages. Raises StageError if a file's answers differ from the model's; nothing is left of the table then.
     """
     options, storage = config.export, config.open_storage()
     with_onnx = graph.wants_onnx(options.onnx)
@@ -52,7 +52,7 @@ def run(config: Config, table: str) -> RunRecord:
         try:
             record = _Export(config, run_, model, name, data).write(with_onnx=with_onnx)
         except graph.GraphError:
-            # What is not as it should be must not be taken up by the next attempt.
+            # A wrong file must not be reused by the next attempt.
             storage.delete_directory(run_.writer.staging)
             raise
     for item in record.facts["checked"]:
@@ -65,7 +65,7 @@ def run(config: Config, table: str) -> RunRecord:
 
 
 class _Export:
-    """One export: each file is staged unless an interrupted attempt has staged it, read back, and compared."""
+    """One export. Each file is staged, unless an interrupted attempt staged it. Then it is read back and compared."""
 
     def __init__(self, config: Config, run_: TableRun, model: TrainedModel, name: str, data: bytes) -> None:
         self.run, self.model, self.name, self.data = run_, model, name, data
@@ -79,7 +79,7 @@ class _Export:
         self.metadata = about.exported_metadata(kept, self.origin)
 
     def write(self, *, with_onnx: bool) -> RunRecord:
-        """Stage and check the files, the card last, and publish them."""
+        """Stage and check the files, the card last, and commit them. Returns the record."""
         started = time.monotonic()
         output, described = about.output_name(self.model.head.target), about.as_bytes(self.about)
         with Progress("Exporting", 4 if with_onnx else 3, "files") as progress:

@@ -1,4 +1,4 @@
-"""How good the exported trial is, from the tables of its training, as the model card shows it."""
+"""How good the exported trial is, from the tables of its training, in the form of the model card."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SPLITS = ("val", "test")
 
 @dataclass(frozen=True)
 class SeedRow:
-    """One trial of the configuration, its best epoch of `epochs`; values as text."""
+    """One trial of the configuration, with its best epoch of `epochs`. Values are text."""
 
     seed: int
     best_epoch: int
@@ -34,10 +34,10 @@ class SeedRow:
 
 @dataclass(frozen=True)
 class Results:
-    """`measured`: by split, val and, where one was set apart, test. `name`: what the columns of `seeds` hold.
+    """`measured`: results by split: val and, if it was set apart, test. `name`: the measure in the columns of `seeds`.
 
-    `spread`: mean and standard deviation over the seeds in words, empty of one seed. `of_paper`: the paper's row of
-    table 1 where the training was the paper's.
+    `spread`: mean and standard deviation over the seeds in words, empty for one seed. `of_paper`: the paper's row of
+    table 1 if the training was the paper's.
     """
 
     measured: dict[str, Measured]
@@ -48,12 +48,12 @@ class Results:
 
     @property
     def most_honest(self) -> Measured | None:
-        """On test pictures, or where there are none on validation pictures."""
+        """The result on test pictures, or on validation pictures if there are no test pictures."""
         return self.measured.get("test", self.measured.get("val"))
 
 
 def build(sources: Sources, origin: Origin, target: Target, *, is_paper: bool) -> Results:
-    """From ``predictions/`` and the trials of the training table; `is_paper`: whether table 1 of the paper compares."""
+    """From ``predictions/`` and the trials of the training table. `is_paper`: the paper's table 1 is comparable."""
     frame = sources.frame(origin.record.table, "predictions")
     judge = PerfectJudge.of(sources) if origin.same_labels else None
     measured = {} if frame is None else _measured(frame, origin.trial, target, judge, sources.users)

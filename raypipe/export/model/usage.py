@@ -1,4 +1,4 @@
-"""The lines of Python that a model card shows; the tests run them."""
+"""The lines of Python that a model card shows. The tests run them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ACTIVATIONS = {
 
 
 def reading(model: TrainedModel) -> str:
-    """Lines that read picture.jpg into `pictures`, as training read pictures."""
+    """Lines that read picture.jpg into `pictures`, in the same way as training."""
     size, twice = f"({model.image_size}, {model.image_size})", 2 * model.image_size
     return f"""\
 import numpy as np
@@ -31,7 +31,7 @@ small = upright.resize({size}, Image.Resampling.BILINEAR)
 
 
 def ways(model: TrainedModel, recipe: Recipe | None, *, onnx: bool) -> list[tuple[str, str]]:
-    """A heading and lines for each file; each leaves its answer in the variable named as the graphs' output."""
+    """A heading and lines for each file. The lines put the answer in a variable with the name of the graphs' output."""
     output = output_name(model.head.target)
     found = [
         (
