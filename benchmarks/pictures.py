@@ -1,4 +1,4 @@
-"""Pictures to serve, each with bytes of its own, and the posts that name them."""
+"""Pictures to serve, each with different bytes, and the posts that name them."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ _ROOM_LEFT = 3.0
 
 
 def photos(folder: Path, count: int, n_bytes: int = 45_000) -> Path:
-    """`count` JPEGs of 640x480 pixels and about `n_bytes` (a tenth more or less) under `folder`/fetch; their folder.
+    """Make `count` JPEGs of 640x480 pixels and about `n_bytes` (± 10 %). Returns their folder, `folder`/fetch.
 
-    200 pictures differ in their pixels, every file in its bytes: a comment segment carries its number. What is there
-    already is used again. Raises OSError where the disk has no room for them and what is made of them.
+    200 pictures differ in their pixels. All files differ in their bytes, by a comment segment with the number. Existing
+    pictures are used again. Raises OSError if the disk has no room for them and for the output made from them.
     """
     return _made(folder / "fetch", {"count": count, "n_bytes": n_bytes}, count * n_bytes, _noisy(count, n_bytes))
 
 
 def faces(folder: Path, count: int) -> Path:
-    """`count` drawn photos of 640 pixels on the long side, 0 to 4 faces in each, all different in their pixels."""
+    """Draw `count` different photos of 640 pixels on the long side, with 0 to 4 faces each. Returns their folder."""
     return _made(folder / "faces", {"count": count, "side": 640}, count * 100_000, _drawn(count))
 
 
 def path_of(number: int) -> str:
-    """A picture's path below its folder, and so in its address."""
+    """A picture's path below its folder. Its address has the same path."""
     return f"{number // _A_FOLDER:03d}/{number:06d}.jpg"
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every picture by its path."""
+    """SHA-256 of every picture, by path."""
     table = pq.read_table(folder / "_digests.parquet")
     return dict(zip(table["path"].to_pylist(), table["sha256"].to_pylist(), strict=True))
 
 
 def write_posts(path: Path, post_ids: Sequence[str], urls: Sequence[str]) -> Path:
-    """A Parquet file of posts that raypipe and img2dataset both read; `path`."""
+    """Write a Parquet file of posts that raypipe and img2dataset can both read. Returns `path`."""
     n = len(urls)
     columns = {"post_id": post_ids, "image_url": urls, "likes": [1] * n, "followers": [1] * n, "n_hashtags": [0] * n}
     pq.write_table(pa.table(columns), path)
@@ -59,7 +59,7 @@ def write_posts(path: Path, post_ids: Sequence[str], urls: Sequence[str]) -> Pat
 
 
 def need_room(folder: Path, n_bytes: float) -> None:
-    """Raise OSError where the disk of `folder` has less than `n_bytes` free."""
+    """Raise OSError if the disk of `folder` has less than `n_bytes` free."""
     free = shutil.disk_usage(folder).free
     if free < n_bytes:
         raise OSError(f"{folder}: {free / 1e9:.1f} GB are free, {n_bytes / 1e9:.1f} GB are needed; give another --work")
@@ -101,7 +101,7 @@ def _noisy(count: int, n_bytes: int) -> Iterator[bytes]:
 
 
 def _of_size(rng: np.random.Generator, n_bytes: int) -> bytes:
-    """A noisy picture in the best quality that is not larger."""
+    """A noisy picture as JPEG, in the best quality that gives at most `n_bytes`."""
     coarse = rng.integers(0, 255, (12, 16, 3), dtype=np.uint8)
     smooth = np.asarray(Image.fromarray(coarse).resize(_SIZE, Image.Resampling.BICUBIC), dtype=np.float32)
     noisy = smooth + rng.normal(0, 8, smooth.shape).astype(np.float32)

@@ -1,9 +1,9 @@
-"""A command with all of its processes: how long it took, the CPU seconds it used, the memory it held. Linux only.
+"""Runs a command and measures all of its processes: wall time, CPU seconds and memory. Linux only.
 
-Ray's daemons leave their parent and its session, and raylet does not wait for its workers, so neither the process tree
-nor RUSAGE_CHILDREN has them all. A control group (v2) does, exactly, where one may be made (root, or a delegated
-group). Elsewhere this process makes itself the subreaper of what it starts and reads each process's clock several times
-a second: what a process used after its last reading is lost, so the command looks cheaper than it is by a little.
+Ray's daemons leave their parent and its session, and raylet does not wait for its workers. So neither the process tree
+nor RUSAGE_CHILDREN covers them all. A control group (v2) does, exactly, but needs root or a delegated group. Without
+one, this process becomes the subreaper of what it starts, and reads each process's clock several times a second. CPU
+time after the last reading is lost then, so the command looks a little cheaper than it is.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _MEGABYTE_IN_KB = 1024.0
 
 @dataclass(frozen=True)
 class Sample:
-    """Memory of all processes at one moment, in megabytes (2**20 bytes); `at` is seconds since the epoch.
+    """Memory of all processes at one moment, in megabytes (2**20 bytes). `at` is in seconds since the epoch.
 
-    PSS counts a page that n processes share as 1/n in each, so sums over processes are right; RSS counts it n times.
-    `shared` is the part of PSS in shared memory (Ray's object store), `anonymous` the part that is private.
+    PSS counts a page that n processes share as 1/n in each, so sums over processes are correct. RSS counts it n times.
+    `shared` is the part of PSS in shared memory (Ray's object store). `anonymous` is the private part.
     """
 
     at: float
@@ -48,8 +48,8 @@ class Sample:
 
 @dataclass
 class Usage:
-    """What a command used. `cpu` is `cpu_by_method[method]`, in seconds; `machine_busy` is of all CPUs and processes,
-    the benchmark's own among them.
+    """What a command used. `cpu` is `cpu_by_method[method]`, in seconds. `machine_busy` is the CPU seconds of all
+    processes of the machine, including the benchmark itself.
     """
 
     wall: float
@@ -64,17 +64,17 @@ class Usage:
 
     @property
     def peak_pss(self) -> float:
-        """Megabytes."""
+        """The largest PSS of all samples, in megabytes."""
         return max((sample.pss for sample in self.samples), default=0.0)
 
     @property
     def peak_rss(self) -> float:
-        """Megabytes."""
+        """The largest RSS of all samples, in megabytes."""
         return max((sample.rss for sample in self.samples), default=0.0)
 
 
 class CommandFailedError(RuntimeError):
-    """A measured command ended with another code than 0; the message carries the end of what it said."""
+    """A measured command did not exit with code 0. The message contains the end of its output."""
 
 
 def run(
@@ -86,10 +86,9 @@ def run(
     every: float = 1.0,
     use_group: bool = True,
 ) -> Usage:
-    """Run `command` to its end and until its last daemon is gone, with a memory sample every `every` seconds.
+    """Run `command` until it and its last daemon have ended. Takes a memory sample every `every` seconds.
 
-    What it prints goes to `log`. Raises CommandFailedError. `use_group` false measures as where no control group may
-    be made.
+    Output goes to `log`. If `use_group` is false, no control group is used. Raises CommandFailedError if it fails.
     """
     _be_subreaper(True)
     try:
@@ -140,7 +139,7 @@ def _run(
 
 
 def cpu_of_tree(pid: int) -> float:
-    """CPU seconds so far of a process and its living descendants, to a hundredth a process."""
+    """CPU seconds so far of a process and its living descendants, to 0.01 s per process."""
     root = psutil.Process(pid)
     times = [process.cpu_times() for process in (root, *root.children(recursive=True))]
     return float(sum(t.user + t.system for t in times))
@@ -168,10 +167,10 @@ def _observe_until_end(process: subprocess.Popen[bytes], observer: _Observer, ev
 
 
 def _wait_for_daemons(observer: _Observer) -> int:
-    """Wait until nothing of the command is left; ends what stays, and says how many that were."""
+    """Wait until no process of the command is left. Kills those that stay too long and returns their number."""
     end = time.monotonic() + _SECONDS_TO_VANISH
     nobody = 0
-    # Twice: one that changes its parent while it is looked for is overlooked.
+    # Looks twice, because a process that changes its parent during a look is missed.
     while nobody < 2:
         left = observer.members()
         nobody = 0 if left else nobody + 1
@@ -190,7 +189,7 @@ def _wait_for_daemons(observer: _Observer) -> int:
 
 
 class _Group:
-    """A control group (v2) of its own; its base statistics need no controller."""
+    """A new control group (v2). Its basic statistics need no controller."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -226,7 +225,7 @@ class _Group:
 
 
 class _Observer:
-    """Reads clocks and memory of the command's processes; `excluded` are this process's other children."""
+    """Reads CPU times and memory of the command's processes. `excluded` are this process's other children."""
 
     def __init__(self, group: _Group | None, excluded: set[int]) -> None:
         self.group = group
@@ -237,7 +236,7 @@ class _Observer:
         self._by_name: defaultdict[str, float] = defaultdict(float)
 
     def members(self) -> set[int]:
-        """Living processes of the command."""
+        """The ids of the command's living processes."""
         if self.group:
             return self.group.members()
         found = set()
@@ -250,7 +249,7 @@ class _Observer:
         return found
 
     def read_clocks(self) -> dict[int, str]:
-        """Note what each process has used; their names by number."""
+        """Record the CPU time of each process. Returns the names of the processes by id."""
         names = {}
         for pid in self.members():
             with contextlib.suppress(OSError, ValueError, IndexError):
@@ -262,7 +261,7 @@ class _Observer:
         return names
 
     def sample(self) -> None:
-        """Note memory, and clocks."""
+        """Record memory and CPU times."""
         by_name: defaultdict[str, float] = defaultdict(float)
         total: defaultdict[str, float] = defaultdict(float)
         at = time.time()
@@ -276,23 +275,23 @@ class _Observer:
         self.samples.append(memory)
 
     def reap(self) -> None:
-        """Take leave of daemons that ended: as subreaper this process is their parent."""
+        """Wait for daemons that have ended. As the subreaper, this process is their parent."""
         for child in psutil.Process().children():
             if child.pid not in self._excluded and child.pid != self.client:
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(child.pid, os.WNOHANG)
 
     def cpu(self) -> float:
-        """Seconds, as far as clocks were read."""
+        """CPU seconds of all processes, as of the last readings."""
         return sum(self._clocks.values())
 
     def cpu_by_name(self) -> dict[str, float]:
-        """Seconds, most first."""
+        """CPU seconds by process name, the largest first."""
         return dict(sorted(self._by_name.items(), key=lambda item: -item[1]))
 
 
 def process_name(pid: int) -> str:
-    """What a process is, without its arguments: ``ray::MapWorker``, ``raylet``, ``python -m raypipe``."""
+    """The name of a process without its arguments, such as ``ray::MapWorker``, ``raylet``, ``python -m raypipe``."""
     words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     first = words[0]
     if first.startswith("ray::"):

@@ -1,4 +1,4 @@
-"""What a benchmark leaves: a JSON file in results/ that says on what it was measured, and a table to read."""
+"""The output of a benchmark: a JSON file in results/, with hardware and versions, and a table to read."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def parser(description: str | None, images: int, what: str = "pictures to fetch"
 
 @contextmanager
 def work_folder(given: Path | None) -> Iterator[Path]:
-    """The folder that --work names, or a temporary one that goes afterwards."""
+    """The folder that --work names, or a temporary folder that is deleted afterwards."""
     if given is not None:
         given.mkdir(parents=True, exist_ok=True)
         yield given.resolve()
@@ -83,35 +83,35 @@ def numbers_of(usage: Usage, images: int) -> dict[str, Any]:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, least and most."""
+    """Median, minimum and maximum."""
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def shown(values: Sequence[float], digits: int = 0) -> str:
-    """``1,480 (1,455–1,502)``."""
+    """Median, minimum and maximum as text: ``1,480 (1,455–1,502)``."""
     found = spread(values)
     return f"{found['median']:,.{digits}f} ({found['min']:,.{digits}f}–{found['max']:,.{digits}f})"
 
 
 def table(rows: Sequence[Mapping[str, str]]) -> str:
-    """Rows of equal keys as a Markdown table."""
+    """Rows with the same keys as a Markdown table."""
     heads = list(rows[0])
     lines = [heads, ["---"] * len(heads), *([row[head] for head in heads] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def goal(text: str, value: float, wanted: float, *, at_least: bool = True) -> dict[str, Any]:
-    """What was claimed and what came out."""
+    """A goal: its text, the wanted value, the measured value, and whether it is met."""
     return {"goal": text, "wanted": wanted, "value": value, "met": value >= wanted if at_least else value <= wanted}
 
 
 def said(found: Mapping[str, Any]) -> str:
-    """A goal in a line."""
+    """A goal as one line of text."""
     return f"{found['goal']}: {found['value']:.3g}, wanted {found['wanted']:g}: {'met' if found['met'] else 'missed'}"
 
 
 def write(folder: Path, what: str, content: Mapping[str, Any], *, subject: str = "ingest") -> Path:
-    """The result file of a benchmark: what was measured it with, then `content`; floats to 4 significant digits."""
+    """Write date, hardware, versions and `content`, with floats to 4 significant digits. Returns the result file."""
     now = datetime.now(UTC)
     hardware = _hardware()
     name = f"{subject}_{what}_{_slug(hardware['cpu'])}_{hardware['cores']}cores_{now:%Y-%m-%d}.json"
@@ -123,7 +123,7 @@ def write(folder: Path, what: str, content: Mapping[str, Any], *, subject: str =
 
 
 def versions() -> dict[str, str]:
-    """Of what was measured and what it stands on; raypipe's own is the commit, `+` where files differ from it."""
+    """Versions of the measured programs and their dependencies. `revision` is the commit, with `+` if files differ."""
     found = {"python": platform.python_version(), "kernel": platform.release().split("-")[0], "nginx": _nginx()}
     for package in _PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""nginx on loopback for as long as a benchmark needs it."""
+"""Runs nginx on loopback during a benchmark."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.processes import cpu_of_tree
 
-# Access logs off, files sent by the kernel, connections kept for as long as the client likes: as cheap as nginx gets.
+# The cheapest settings of nginx: no access log, files sent by the kernel, connections that stay open.
 _CONFIGURATION = """
 {user} daemon off; worker_processes 1; worker_rlimit_nofile 16384;
 pid {folder}/nginx.pid; error_log {folder}/error.log;
@@ -36,12 +36,12 @@ class Nginx:
         self._pid = pid
 
     def cpu(self) -> float:
-        """Seconds so far."""
+        """CPU seconds so far."""
         return cpu_of_tree(self._pid)
 
 
 def program() -> str:
-    """Where nginx is; raises FileNotFoundError."""
+    """The path of nginx. Raises FileNotFoundError if it is not installed."""
     found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if found is None:
         raise FileNotFoundError("nginx is not installed (Debian: apt-get install nginx-light)")
@@ -49,16 +49,16 @@ def program() -> str:
 
 
 def server(root: Path, addresses: Sequence[str], port: int, extra: str = "") -> str:
-    """A server block that serves `root` on loopback addresses; `extra` is more of nginx's language."""
+    """A server block that serves `root` on loopback addresses. `extra` is added to the block."""
     listen = " ".join(f"listen {address}:{port} backlog=4096;" for address in addresses)
     return f"server {{ {listen} root {root.resolve()}; {extra} }}"
 
 
 @contextlib.contextmanager
 def nginx(folder: Path, inside: str, address: tuple[str, int]) -> Iterator[Nginx]:
-    """nginx with `inside` in its http block, until the body ends; `address` is one that it listens on.
+    """Run nginx with `inside` in its http block while the body runs. `address` is one that it listens on.
 
-    Raises RuntimeError with nginx's own words where it does not start.
+    Raises RuntimeError with nginx's own error text if it does not start.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -75,7 +75,7 @@ def nginx(folder: Path, inside: str, address: tuple[str, int]) -> Iterator[Nginx
 
 
 def wait_for(process: subprocess.Popen[bytes], address: tuple[str, int], log: Path | None = None) -> None:
-    """Return when something listens at `address`; raises RuntimeError where the process ends before or takes 20 s."""
+    """Wait until something listens at `address`. Raises RuntimeError if the process ends first, or after 20 s."""
     for _ in range(200):
         with socket.socket() as probe:
             if probe.connect_ex(address) == 0:
@@ -88,13 +88,13 @@ def wait_for(process: subprocess.Popen[bytes], address: tuple[str, int], log: Pa
 
 
 def free_port() -> int:
-    """A port that nothing listens on, on any address."""
+    """A port of 127.0.0.1 that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def warm(folder: Path) -> None:
-    """Read all files of a folder, so that they are served from memory to whoever comes first."""
+    """Read all JPEGs of a folder, so that the first client, too, gets them from memory."""
     for path in folder.rglob("*.jpg"):
         path.read_bytes()

@@ -1,4 +1,4 @@
-"""The upper bound: one process with aiohttp and uvloop that reads pictures and keeps nothing.
+"""The upper bound: one process with aiohttp and uvloop that fetches pictures and keeps nothing.
 
 `python -m benchmarks.ingest.bare_client POSTS.parquet REQUESTS-AT-A-TIME`
 """
@@ -16,7 +16,7 @@ import uvloop
 
 
 async def fetch_all(urls: list[str], at_a_time: int) -> dict[str, int]:
-    """Pictures and bytes that came."""
+    """Fetch all `urls`. Returns the numbers of pictures and bytes received."""
     done = {"pictures": 0, "bytes": 0}
     left: Iterator[str] = iter(urls)
 
@@ -34,7 +34,7 @@ async def fetch_all(urls: list[str], at_a_time: int) -> dict[str, int]:
 
 
 def main() -> None:
-    """Fetch, and print what came as JSON."""
+    """Fetch, and print the numbers as JSON."""
     urls = pq.read_table(sys.argv[1], columns=["image_url"])["image_url"].to_pylist()
     print(json.dumps(uvloop.run(fetch_all(urls, int(sys.argv[2])))))
 

@@ -1,4 +1,4 @@
-"""The commands that are measured, and what they stored: how many pictures, and whether the bytes are those served."""
+"""The measured commands, and what they stored: how many pictures, and how many with the bytes that were served."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ import pyarrow.dataset as pads
 _Options = dict[str, str | int | bool]
 _COMMON: _Options = {"resize_mode": "no", "output_format": "parquet", "enable_wandb": False, "timeout": 60}
 IMG2DATASET: dict[str, _Options] = {
-    # No more said than that: it decodes each picture, encodes it again as JPEG, and reads the EXIF data.
+    # No other options. It decodes each picture, encodes it again as JPEG, and reads the EXIF data.
     "img2dataset": _COMMON,
-    # Bytes as served, decoded once to see that they are a picture, and for its size.
+    # Bytes as served. Each picture is decoded once, to check it and for its size.
     "img2dataset_checked": {**_COMMON, "skip_reencode": True, "extract_exif": False},
-    # Bytes as served, whatever they are: the least work that it can do.
+    # Bytes as served, without a check. This is the least work that it can do.
     "img2dataset_blind": {**_COMMON, "disable_all_reencoding": True, "extract_exif": False},
 }
-"""img2dataset's options, three ways; the SHA-256 of each picture is stored in all of them, as raypipe does."""
+"""Three ways to run img2dataset, with their options. All store the SHA-256 of each picture, as raypipe does."""
 
 
 WAYS = ("defaults", "tuned", "on_ray")
-"""Ways to run raypipe: with what loopback needs and no other option, as a user does; with requests at a time that are
-chosen for the server; and those on Ray, with its dashboard.
+"""Ways to run raypipe. `defaults`: only the options that loopback needs, as a user runs it. `tuned`: the number of
+requests at a time is chosen for the server. `on_ray`: as `tuned`, on Ray with its dashboard.
 """
 
 
@@ -47,7 +47,7 @@ def ways(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Stored:
-    """What a run left: rows by status, and pictures whose SHA-256 is that of the file that was served."""
+    """What a run stored: rows by status, and the number of pictures with the SHA-256 of the served file."""
 
     statuses: dict[str, int]
     same_bytes: int
@@ -64,7 +64,7 @@ def raypipe(
     faces: bool = False,
     way: str = "defaults",
 ) -> list[str]:
-    """`raypipe ingest` of posts on loopback, in one of WAYS; `more` is appended."""
+    """The command `raypipe ingest` for posts on loopback, in one of WAYS. `more` is appended."""
     words = ["ingest", "--posts", str(posts), "--root", str(root)]
     words += ["--ingest.allow_private", "--ingest.allow_ports", ",".join(map(str, ports))]
     if not faces:
@@ -79,7 +79,7 @@ def raypipe(
 def img2dataset(
     program: Path, way: str, posts: Path, output: Path, *, threads: int, processes: int, per_shard: int
 ) -> list[str]:
-    """img2dataset's command, in a way of `IMG2DATASET`."""
+    """img2dataset's command, in one of the ways of `IMG2DATASET`."""
     given = {
         "url_list": posts,
         "input_format": "parquet",
@@ -94,7 +94,7 @@ def img2dataset(
 
 
 def img2dataset_version(program: Path) -> str:
-    """Raises FileNotFoundError, or CalledProcessError where the environment beside it does not have it."""
+    """img2dataset's version. Raises FileNotFoundError, or CalledProcessError if its environment does not have it."""
     code = "import importlib.metadata as m; print(m.version('img2dataset'))"
     done = subprocess.run([program.parent / "python", "-c", code], capture_output=True, text=True, check=True)
     return done.stdout.strip()
@@ -116,13 +116,13 @@ def stored_by_plain_ray(output: Path, digests: dict[str, str]) -> Stored:
 
 
 def record_of(root: Path) -> dict[str, Any]:
-    """raypipe's own account of a run: `images/_run.json`'s seconds and facts."""
+    """The seconds and facts that raypipe recorded in `images/_run.json`."""
     found = json.loads((root / "images" / "_run.json").read_text())
     return {"seconds": found["seconds"], "facts": found["facts"]}
 
 
 def when_fetched(root: Path, urls: Sequence[str] | None = None) -> list[float]:
-    """Seconds since the epoch at which pictures came (status ok), in order; of some addresses only where given."""
+    """When pictures with status ok were fetched, in seconds since the epoch, sorted; only those of `urls` if given."""
     table = pads.dataset(root / "images", format="parquet").to_table(["fetched_at", "status", "url"])
     table = table.filter(pc.equal(table["status"], "ok"))
     if urls is not None:
@@ -131,7 +131,7 @@ def when_fetched(root: Path, urls: Sequence[str] | None = None) -> list[float]:
 
 
 def statuses_by_host(root: Path) -> dict[str, dict[str, int]]:
-    """Rows of `images/` by host and status."""
+    """The number of rows of `images/` by host and status."""
     table = pads.dataset(root / "images", format="parquet").to_table(["host", "status"])
     found: dict[str, dict[str, int]] = {}
     for row in table.group_by(["host", "status"]).aggregate([([], "count_all")]).sort_by("host").to_pylist():
@@ -148,7 +148,7 @@ def clear(*folders: Path) -> None:
 def _stored(folder: Path, names: dict[str, str], digests: dict[str, str]) -> Stored:
     statuses: Counter[str] = Counter()
     same = 0
-    # Files that pyarrow passes over by itself: those whose names begin with an underscore.
+    # pyarrow itself skips files whose names begin with an underscore.
     data = pads.dataset(folder, format="parquet", exclude_invalid_files=True)
     for batch in data.to_batches(columns=list(names.values()), batch_size=500):
         columns = {key: batch[name] for key, name in names.items()}

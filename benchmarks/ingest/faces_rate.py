@@ -1,9 +1,9 @@
-"""Fetching and counting faces: images a second of `raypipe ingest` against bare processes that only count.
+"""Fetching and counting faces: images per second of `raypipe ingest`, against bare processes that only count.
 
-The bare ones, one a CPU, hold the same JPEG bytes in memory, decode them with Pillow and call dlib's frontal detector
-with `upsample` 1: no fetching, no writing. raypipe's steady rate is that of batches staged one after another, from the
-first until workers begin to run out of them; the whole command, with its start and end, is beside it. It is run with
-the default options, and on Ray, in smaller batches.
+The bare processes, one per CPU, hold the same JPEG bytes in memory. They decode them with Pillow and call dlib's
+frontal detector with `upsample` 1, without fetching and writing. raypipe's steady rate runs from the first staged batch
+until workers begin to run out of batches. The rate of the whole command, with start and end, is given too. raypipe
+runs with the default options, and on Ray in smaller batches.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _bare(given: argparse.Namespace, paths: list[Path]) -> dict[str, Any]:
-    """Each process has an equal part of the pictures; the rate is the sum of theirs, so none waits for another."""
+    """Each process gets an equal part of the pictures. Their rates are added, so that none waits for another."""
     context = multiprocessing.get_context("spawn")
     together = context.Barrier(given.workers)
     answers: Any = context.Queue()
@@ -134,7 +134,7 @@ def _raypipe(
 
 
 class Staged:
-    """Notes when each batch was staged, while a run goes on: ``with Staged(root, 64) as staged: …``."""
+    """Records when each batch is staged during a run: ``with Staged(root, 64) as staged: …``."""
 
     def __init__(self, root: Path, block_rows: int) -> None:
         self._folder = root / "images" / "_staging"
@@ -152,8 +152,8 @@ class Staged:
         self._thread.join()
 
     def steady(self, workers: int) -> dict[str, Any]:
-        """Images a second from the first batch staged to the last before `workers` batches are left, those that are
-        staged in the meantime; and when each of the two was staged.
+        """Images per second from the first staged batch to the last one before `workers` batches are left; and the
+        seconds and images of this time. Raises SystemExit if too few batches were seen.
         """
         batches = sorted(self._seen.values())
         inner = batches[: len(batches) - workers]
@@ -164,10 +164,10 @@ class Staged:
         return {"steady_images_per_s": rows / seconds, "steady_s": seconds, "steady_images": rows}
 
     def _watch(self) -> None:
-        # Seldom, for it costs the machine that is measured; a file knows when it was written.
+        # Looks rarely, because looking loads the measured machine. The time of a batch is its file's.
         while not self._stop.wait(2.0):
             for path in self._folder.rglob("*.parquet"):
-                # What is larger than a batch is batches merged.
+                # A file larger than a batch holds merged batches.
                 try:
                     if path.name not in self._seen and (rows := pq.read_metadata(path).num_rows) <= self._block_rows:
                         self._seen[path.name] = (path.stat().st_mtime, rows)

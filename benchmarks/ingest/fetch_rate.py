@@ -1,14 +1,14 @@
-"""Fetching alone: images a second and images a CPU second of raypipe, against img2dataset and two reference points.
+"""Fetching alone: raypipe's images per second and per CPU second, against img2dataset and two reference points.
 
-All ask the same nginx on this machine for the same pictures, each with bytes of its own. CPU seconds are those of a
-command with all its daemons and workers from start to end; nginx's are beside them, and those of whatever else ran.
-`raypipe` has the default options, `raypipe_tuned` requests at a time as the others have them, `raypipe_on_ray` those on
-Ray.
+All clients get the same pictures, each with different bytes, from the same nginx on this machine. CPU seconds are those
+of a command with all its daemons and workers, from start to end. Those of nginx and of other programs are listed too.
+`raypipe` has the default options. `raypipe_tuned` makes as many requests at a time as the other clients.
+`raypipe_on_ray` does the same on Ray.
 
-What a command costs before its first picture is measured beside it, with a few pictures (`--start`): what is left is
-the cost of a picture. The order changes from run to run, output is removed in between. img2dataset is run in the ways
-of `clients.IMG2DATASET`, `img2dataset` being `resize_mode no` into Parquet and no more; every file that the others
-stored is compared with the one served by its SHA-256.
+The cost of a command's start is measured with a few pictures (`--start`); the rest is the cost of the pictures. The
+order of clients changes from run to run, and output is deleted in between. img2dataset runs in the ways of
+`clients.IMG2DATASET`; `img2dataset` is `resize_mode no` into Parquet without other options. Each file that the other
+clients store is compared with the served file by its SHA-256.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _GOAL_CPU, _STRETCH_CPU, _GOAL_WALL = 5.0, 8.0, 2.5
 
 @dataclass(frozen=True)
 class Tool:
-    """A command, where its output goes, and how to read it back (None: it keeps nothing)."""
+    """A command, its output folder, and the function that reads the output (None if the command keeps nothing)."""
 
     command: list[str]
     output: Path

@@ -1,9 +1,9 @@
-"""Fetching from servers that answer badly: what it costs the pictures that are well.
+"""Fetching from servers that answer badly: how much this slows down the good pictures.
 
-`--part errors`: a share of the pictures (2 %) is answered with errors of every kind in equal numbers, beside a run
-without them and img2dataset with them. `--part hosts`: 20 hosts of which one sends slowly, one begins slowly and one
-limits (429 with Retry-After), beside a run with the other 17 alone. In both, the rate is that of the good pictures from
-the first to the last of them.
+`--part errors`: a share of the pictures (2 %) gets errors of every kind, in equal numbers. This is compared with a run
+without errors and with img2dataset with errors. `--part hosts`: of 20 hosts, one sends slowly, one begins slowly and
+one limits requests (429 with Retry-After). This is compared with a run of the other 17 hosts alone. In both parts, the
+rate is that of the good pictures, from the first to the last of them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _LIMITED = (
 
 @dataclass(frozen=True)
 class Case:
-    """Posts to fetch; `good` are those that nginx serves well, `wanted` is what rows should say."""
+    """Posts to fetch. `good` are the addresses that nginx serves correctly; `wanted` are expected counts by status."""
 
     name: str
     urls: list[str]
@@ -81,7 +81,7 @@ def _errors(given: argparse.Namespace, work: Path, served: Path) -> int:
     urls, wanted = [], Counter[str]()
     for number in range(given.images):
         path, kind = pictures.path_of(number), kinds.get(number)
-        # Who asks to be left alone is left alone, and that would be all pictures: 429 has a host of its own.
+        # raypipe pauses a host after 429. 429 has its own host, because otherwise all pictures would wait.
         host = _REFUSING if kind == "429" else "127.0.0.1"
         times = "?times=99" if kind == "500" else ""
         urls.append(f"http://{host}:{bad_port}/{kind}/{path}{times}" if kind else f"http://{host}:{port}/{path}")

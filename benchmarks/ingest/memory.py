@@ -1,9 +1,9 @@
 """Memory of `raypipe ingest` between the 5th and the 50th thousand picture, summed over all of its processes.
 
-PSS (shared pages divided among those who share them) is sampled while pictures are fetched; how many were there at each
-moment comes from the rows' `fetched_at`. A line is fitted through the samples of that window. Memory is called flat
-where the line rises, from one end of the window to the other, by no more than twice the standard deviation of the
-samples about it: what is seen is then not told apart from the ups and downs of batches.
+PSS (shared pages divided among the processes that share them) is sampled while pictures are fetched. The number of
+pictures at each moment comes from the rows' `fetched_at`. A line is fitted through the samples in this window. Memory
+is called flat if the line rises over the window by at most twice the standard deviation of the samples around it. Such
+a rise cannot be distinguished from the variation between batches.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ def _of(fitted: Callable[[Callable[[processes.Sample], float]], dict[str, float]
 
 
 def fit(done: list[int], megabytes: list[float]) -> dict[str, float]:
-    """A line through megabytes over pictures done: megabytes more for 10,000 pictures, over all of the window, the
-    standard deviation about the line, and the mean.
+    """Fit a line through megabytes over pictures done. Returns the growth per 10,000 pictures and over the window, the
+    standard deviation around the line, and the mean, all in megabytes.
     """
     x, y = np.asarray(done, dtype=float), np.asarray(megabytes, dtype=float)
     slope, intercept = np.polyfit(x, y, 1)
@@ -117,7 +117,7 @@ def fit(done: list[int], megabytes: list[float]) -> dict[str, float]:
 
 
 def flat(part: dict[str, float]) -> bool:
-    """Whether growth is within what samples vary about the line."""
+    """Whether the growth is at most twice the deviation of the samples around the line."""
     return part["growth_mb"] <= 2 * part["deviation_mb"]
 
 
@@ -156,7 +156,7 @@ def _report(given: argparse.Namespace, runs: list[dict[str, Any]]) -> None:
 
 
 def _shown(way: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Print a way's processes as a table; their spreads."""
+    """Print the processes of a way as a table. Returns their spreads."""
     names = list(dict.fromkeys(name for run in runs for name in run["parts"]))
 
     def values(name: str, key: str) -> list[float]:

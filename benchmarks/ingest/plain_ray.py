@@ -1,4 +1,4 @@
-"""What Ray Data alone does: read posts, fetch in async `map_batches`, write Parquet. No budget, guard, retry or resume.
+"""Ray Data alone: reads posts, fetches in async `map_batches`, writes Parquet. No budget, guard, retries or resume.
 
 `python -m benchmarks.ingest.plain_ray POSTS.parquet OUTPUT REQUESTS-AT-A-TIME`
 """
@@ -17,7 +17,7 @@ _BATCH = 256
 
 
 class Fetch:
-    """An actor with one session, which its batches share."""
+    """An actor with one session for all its batches."""
 
     def __init__(self, at_a_time: int) -> None:
         self._at_a_time = at_a_time
@@ -25,7 +25,7 @@ class Fetch:
         self._turn: asyncio.Semaphore | None = None
 
     async def __call__(self, batch: pa.Table) -> AsyncIterator[pa.Table]:
-        """The batch with the columns status and image."""
+        """The batch with the added columns `status` and `image`."""
         if self._session is None:
             self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), auto_decompress=False)
             self._turn = asyncio.Semaphore(self._at_a_time)

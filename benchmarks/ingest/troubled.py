@@ -1,7 +1,7 @@
-"""A server that answers badly, for what nginx cannot be told to do: the demo's misbehaviour over pictures in a folder.
+"""A server that answers badly in ways that nginx cannot: the demo's misbehaviour for pictures in a folder.
 
 `python -m benchmarks.ingest.troubled FOLDER ADDRESS:PORT [ADDRESS:PORT …]` answers `/KIND/PATH` with the picture at
-PATH in the way of KIND: those of raypipe.world.misbehave, and `delay`, which takes a second to begin.
+PATH in the way of KIND. Kinds are those of raypipe.world.misbehave, and `delay`, which begins after a second.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ KINDS = {
     "slow": "ok",
     "reset": "connection",
 }
-"""What each kind of bad answer becomes in `images/`: 429 and slow ones are waited for, 500 stays."""
+"""The status in `images/` for each kind of bad answer. Waiting helps after 429 and slow answers, but not after 500."""
 
 DELAY_SECONDS = 1.0
 
@@ -45,13 +45,13 @@ class Troubled:
         self._pid = pid
 
     def cpu(self) -> float:
-        """Seconds so far."""
+        """CPU seconds so far."""
         return cpu_of_tree(self._pid)
 
 
 @contextlib.contextmanager
 def troubled(pictures: Path, addresses: Sequence[tuple[str, int]], log: Path) -> Iterator[Troubled]:
-    """The server, a process of its own, until the body ends; raises RuntimeError where it does not start."""
+    """Run the server in a child process while the body runs. Raises RuntimeError if it does not start."""
     listen = [f"{host}:{port}" for host, port in addresses]
     command = [sys.executable, "-m", "benchmarks.ingest.troubled", str(pictures), *listen]
     with log.open("wb") as sink:

@@ -1,6 +1,6 @@
-"""The peer: DuckDB doing the same in SQL. Run by an interpreter that has duckdb; prints its seconds as JSON.
+"""The peer: the same job in DuckDB's SQL. Needs a Python that has duckdb. Prints its seconds as JSON.
 
-``python duckdb_peer.py fit|label POSTS_GLOB OUTPUT THREADS MEMORY_GB [IMAGES_GLOB]``: with images, posts with one face
+``python duckdb_peer.py fit|label POSTS_GLOB OUTPUT THREADS MEMORY_GB [IMAGES_GLOB]``: with images, only one-face posts
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _POSTS = """
 
 _ONE_FACE = "AND post_id IN (SELECT post_id FROM read_parquet('{images}') WHERE status = 'ok' AND n_faces = 1)"
 
-# The normal equations' sums: what a regression needs at the least.
+# The sums of the normal equations, the minimum that a regression needs.
 _SUMS = (
     "SELECT count(*), sum(x1), sum(x2), sum(y), sum(x1*x1), sum(x1*x2), sum(x2*x2), sum(x1*y), sum(x2*y) FROM ({posts})"
 )
@@ -46,7 +46,7 @@ _LABEL = """
 
 
 def main() -> None:
-    """Run one job and print what it took."""
+    """Run one job and print its seconds."""
     what, posts, output, threads, memory, *images = sys.argv[1:]
     connection = duckdb.connect()
     connection.execute(

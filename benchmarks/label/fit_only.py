@@ -1,6 +1,6 @@
-"""Who takes part, and the coefficients, by the functions that `label` uses: prints the seconds as JSON.
+"""Finds the eligible posts and the coefficients, with the functions that `label` uses. Prints the seconds as JSON.
 
-``python -m benchmarks.label.fit_only ROOT THREADS ELIGIBLE``. The statistics, which take another pass, are in `label`.
+``python -m benchmarks.label.fit_only ROOT THREADS ELIGIBLE``. `label` also computes statistics, in another pass.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from raypipe.label.regression.model import fit_coefficients, make_design
 
 
 def main() -> None:
-    """Time both for the paper's formula."""
+    """Time both steps for the paper's formula."""
     root, threads, eligible = sys.argv[1:]
     config = load_config(root=root, ray={"num_cpus": int(threads)}, label={"eligible": eligible})
     storage = config.open_storage()

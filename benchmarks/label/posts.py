@@ -1,4 +1,4 @@
-"""Generated posts, and what is known of their pictures, as complete tables of any size, a million rows at a time."""
+"""Generated posts, and facts about their pictures, as complete tables of any size. Writes a million rows at a time."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _SELFIE_DAY_US = 1_462_060_800_000_000
 
 
 def write(root: Path, n: int, pictures: bool = False) -> None:
-    """`posts/` under `root`, and with `pictures` also `images/`, unless they are there already.
+    """Write `posts/` under `root`, and with `pictures` also `images/`, unless they exist already.
 
-    Likes follow followers and hashtags, and faces are as frequent, as in the paper.
+    As in the paper, likes depend on followers and hashtags. Faces are as frequent as in the paper.
     """
     for name, rows in (("posts", _posts), ("images", _images))[: 1 + pictures]:
         with tables.begin(Storage(str(root)), name, command="benchmark", config={"n": n}, inputs={}) as run:
@@ -41,7 +41,7 @@ def _images(start: int, stop: int) -> pa.Table:
         "url": pa.array(["https://example.org/picture.jpg"]).take(pa.array(np.zeros(n, np.int8))),
         "status": pa.array(np.where(ok, "ok", "gone")),
         "attempts": pa.array(np.ones(n), pa.int32()),
-        # Of a thousand pictures one is another's.
+        # About one in a thousand pictures is the same as another one.
         "sha256": pa.array([f"{number:064x}" for number in rng.integers(0, 1000 * n, n)], pa.string(), mask=~ok),
         "n_faces": pa.array(rng.choice([0, 1, 2], n, p=[0.45, 0.47, 0.08]), pa.int32(), mask=~ok),
     }

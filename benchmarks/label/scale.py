@@ -1,8 +1,8 @@
 """`raypipe label` of 1, 10 and 100 million generated posts, against DuckDB doing the same in SQL.
 
-Two jobs, on as many threads each: the fit (its coefficients; DuckDB: the cross-products of the normal equations), and
-the whole of `label`: fit with all its statistics, scores, exact deciles, a stratified split, the table written. Memory
-is the highest sum of PSS. With pictures, equal ones stay on one side of the split, which DuckDB is not asked for.
+Both programs do two jobs with the same number of threads. The fit gives the coefficients (DuckDB: the cross-products of
+the normal equations). `label` is the fit with all its statistics, scores, exact deciles, a stratified split and the
+written table. Memory is the highest sum of PSS. With pictures, only raypipe keeps equal ones on one side of the split.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`raypipe label` of as many posts as the paper had (200,545), beside a plain script of pandas and statsmodels.
 
-Both as whole commands, from the shell to the written table; what is left without imports is given too. And the same
-through Ray, for what that costs.
+Both run as whole commands, from the shell to the written table. The time without imports is given too. raypipe also
+runs on Ray, to show what Ray costs.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The training loop, measured."""
+"""Benchmarks of the training loop."""

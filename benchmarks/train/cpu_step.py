@@ -1,8 +1,8 @@
 """A training step of C and a feature pass of A on a CPU, against the best plain torch script for the same work.
 
-First a short probe of how the script is written best here: arithmetic, memory layout, SGD's implementation, batch,
-torch.compile. Then the loop itself runs, and after each of its steps, or passes, every peer does one of as many
-pictures, so that whatever else the machine does meets all of them alike.
+First, a short probe finds the best way to write the script here: arithmetic, memory layout, SGD's implementation,
+batch, torch.compile. Then the loop itself runs. After each of its steps or passes, every peer does one with as many
+pictures, so that other load on the machine affects all of them alike.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _dtypes() -> list[str]:
-    """float32, and bfloat16 unless a convolution in it takes far longer: without instructions of its own, 100 times."""
+    """float32, and bfloat16 unless a convolution in it takes twice as long (100 times without special instructions)."""
     layer, noise = nn.Conv2d(64, 64, 3, padding=1), torch.randn(2, 64, 56, 56)
 
     def convolve(dtype: str) -> None:
@@ -75,7 +75,7 @@ def _dtypes() -> list[str]:
 
 
 def _best_of(work: Work, times: int) -> float:
-    """Least seconds of some calls after a first one."""
+    """The least seconds of `times` calls, after a first call that is not timed."""
     work()
     taken = []
     for _ in range(times):
@@ -103,7 +103,7 @@ def _step(given: argparse.Namespace, dtypes: list[str], own: DType) -> dict[str,
     val = pictures(2, given.size, 1)
 
     def see(done: int, _total: int) -> None:
-        # The pictures that judge come last.
+        # The validation pictures come last and are not measured.
         if done <= len(train):
             alternation.after_batch()
 
@@ -142,7 +142,7 @@ def _pass(given: argparse.Namespace, dtypes: list[str], own: DType) -> dict[str,
 def _search(
     what: str, start: Writing, choices: dict[str, list[Any]], make: Callable[[Writing], Work], given: argparse.Namespace
 ) -> dict[Writing, float]:
-    """Least seconds by writing: from `start` one choice after the other, each from the best so far."""
+    """The least seconds of each writing. Tries one choice after the other, each on the best writing so far."""
     if not given.no_compile:
         choices = {**choices, "compiled": [True]}
     probed: dict[Writing, float] = {}
@@ -153,7 +153,7 @@ def _search(
         try:
             probed[writing] = _best_of(make(writing), 1)
         except Exception as error:
-            # What torch.compile needs, a compiler foremost, is not everywhere.
+            # torch.compile needs a compiler, among other things. Not every machine has them.
             if not writing.compiled:
                 raise
             print(f"probe, {what}, {writing}: does not work here: {type(error).__name__}", flush=True)
@@ -169,14 +169,14 @@ def _search(
 
 
 def _finalists(probed: dict[Writing, float], same: Writing) -> list[Writing]:
-    """What is compared in full: the script written as the loop is, and what was fastest, or nearly, in the probe."""
+    """The scripts to compare in full: the one written as the loop is, and the fastest ones in the probe."""
     by_speed = sorted(probed, key=lambda writing: probed[writing])
     close = [writing for writing in by_speed if probed[writing] <= _CLOSE * probed[by_speed[0]]]
     return list(dict.fromkeys([same, *close[:_MOST_PEERS]]))
 
 
 class _Alternation:
-    """After each of the loop's steps or passes, one of each peer; seconds of all of them by round."""
+    """Runs one step or pass of each peer after each of the loop's. Keeps the seconds of all of them by round."""
 
     def __init__(self, peers: dict[Writing, Work]) -> None:
         self.peers = peers
@@ -184,12 +184,12 @@ class _Alternation:
         self.begin()
 
     def begin(self) -> None:
-        """The loop's next one begins now."""
+        """Start the clock for the loop's next step or pass."""
         self._busy, self._used = machine_busy(), time.process_time()
         self._began = time.perf_counter()
 
     def after_batch(self) -> None:
-        """It is done: the peers' turn, each first in turn."""
+        """Stop the loop's clock and run the peers. Another peer is the first in each round."""
         seconds = {_OURS: time.perf_counter() - self._began}
         turn = len(self.rounds) % len(self.peers)
         peers = list(self.peers.items())
@@ -205,7 +205,7 @@ class _Alternation:
 def _found(
     alternation: _Alternation, probed: dict[Writing, float], same: Writing, n: int, *, warm: int, rounds: int
 ) -> dict[str, Any]:
-    """What the rounds came to, the first `warm` of them left out: compiled, allocated and set up in those."""
+    """The results of the rounds. The first `warm` rounds are left out, because they compile, allocate and set up."""
     kept = alternation.rounds[warm:]
     if len(kept) != rounds:
         raise RuntimeError(f"the loop told of {len(alternation.rounds)} batches, not of {warm + rounds}")

@@ -1,4 +1,4 @@
-"""The loop on generated pictures, and what it came to: called here, in processes of its own, or in Ray's workers."""
+"""Runs the loop on generated pictures and measures it: in this process, in child processes, or in Ray's workers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OnEpoch = Callable[[EpochResult], None]
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained, on which device (`cuda` or `cpu`), and in which arithmetic; `batch` counts over all workers."""
+    """What to train, on which device (`cuda` or `cpu`), and in which arithmetic. `batch` counts over all workers."""
 
     letter: str
     batch: int
@@ -36,7 +36,7 @@ class Task:
 
 
 def pictures(n: int, size: int, seed: int) -> ImageSet:
-    """Noise, half of it labelled 1; the same for the same seed."""
+    """Pictures of noise, every second one labelled 1. The same seed gives the same pictures."""
     pixels = np.random.default_rng(seed).integers(0, 256, (n, 3, size, size), np.uint8)
     return image_set(pixels, (np.arange(n) % 2).astype(np.float32), [str(i) for i in range(n)])
 
@@ -44,7 +44,7 @@ def pictures(n: int, size: int, seed: int) -> ImageSet:
 def train(
     task: Task, training: ImageSet, val: ImageSet, *, group: Any | None = None, on_epoch: OnEpoch | None = None
 ) -> list[EpochResult]:
-    """The loop itself, from random weights."""
+    """Run the loop from random weights. Returns the result of each epoch."""
 
     def see(result: EpochResult, _state: object) -> bool:
         if on_epoch:
@@ -69,9 +69,9 @@ def train(
 def measured(
     task: Task, training: ImageSet, val: ImageSet, *, group: Any | None = None, on_epoch: OnEpoch | None = None
 ) -> dict[str, Any]:
-    """Numbers of the last epoch; the first one compiles, allocates and, for A, computes the features.
+    """The numbers of the last epoch. The first epoch compiles, allocates and, for A, computes the features.
 
-    `memory_gb` is the device's, of tensors, None on a CPU; `host_gb` the process' largest resident set so far.
+    `memory_gb` is the peak of tensors on the device, None on a CPU. `host_gb` is the process's peak resident set.
     """
     on_gpu = task.device.startswith("cuda")
     if on_gpu:
@@ -96,8 +96,8 @@ def measured(
 
 
 def in_a_process(task: Task, sizes: tuple[int, int, int], threads: int, rank: int, world: int, port: int) -> Any:
-    """`measured` in this process as worker `rank` of `world` that meet at a loopback port; `sizes`: training and
-    validation pictures, pixels of a side."""
+    """`measured` in this process as worker `rank` of `world`, which connect through a loopback port. `sizes`: training
+    pictures, validation pictures, pixels of a side."""
     group = None
     if task.device == "cuda":
         torch.cuda.set_device(rank)
@@ -120,12 +120,12 @@ def in_a_process(task: Task, sizes: tuple[int, int, int], threads: int, rank: in
 
 
 def in_a_ray_worker(loop_config: dict[str, Any]) -> dict[str, Any]:
-    """`measured` as what Ray Train's workers run; each epoch is reported, as raypipe's trials do."""
+    """`measured` in a worker of Ray Train. Each epoch is reported, as in raypipe's trials."""
     import ray.train
 
     task, threads = loop_config["task"], loop_config["threads"]
     if task.device == "cpu":
-        # Ray sets OMP_NUM_THREADS from the fraction of a CPU it was asked for.
+        # Ray sets OMP_NUM_THREADS from the requested number of CPUs, which is a fraction.
         torch.set_num_threads(threads)
     many = ray.train.get_context().get_world_size() > 1
     n, n_val, size = loop_config["sizes"]

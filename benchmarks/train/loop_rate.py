@@ -1,8 +1,8 @@
 """The training loop alone, without Ray, on generated pictures of the paper's size, against torchvision's recipe.
 
-Images a second, share of the device's peak arithmetic, share of the time in which no picture was ready, and memory, for
-each configuration and batch size; and how long table 1 takes as a whole. Needs torch and what raypipe.train imports, no
-Ray; on a machine without a GPU give it fewer and smaller pictures.
+For each configuration and batch size: images per second, the share of the device's peak arithmetic, the share of time
+in which no picture was ready, and memory. Optionally also the time for all of table 1. Needs torch and what
+raypipe.train imports, but not Ray. On a machine without a GPU, use fewer and smaller pictures.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""The peer on real pictures: configuration A as a plain torch script. Prints what came out as JSON.
+"""The peer on real pictures: configuration A as a plain torch script. Prints the results as JSON.
 
-A logistic layer on the frozen convolutions of VGG-16: each epoch decodes, resizes and mirrors every picture in worker
-processes and sends it through the convolutions again, as tutorials do. With --features FILE the convolutions see each
-picture twice (as it is, and mirrored), once for all seeds, and the epochs take their rows from there: the same order,
-the same mirroring, the same numbers but for rounding, in a fraction of the time.
+It trains a logistic layer on the frozen convolutions of VGG-16. In each epoch, worker processes decode, resize and
+mirror every picture, and the convolutions run on it again, as in tutorials. With --features FILE, the convolutions run
+once for all seeds, on each picture as it is and mirrored, and the epochs read these features. Order and mirroring are
+the same, the numbers too except for rounding, in a fraction of the time.
 
-``python plain_script.py FOLDER WEIGHTS.h5``: FOLDER/{train,val}/CLASS/*.jpg; weights as Keras has them.
+``python plain_script.py FOLDER WEIGHTS.h5``: FOLDER/{train,val}/CLASS/*.jpg; weights in the format of Keras.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BLOCKS = (2, 2, 3, 3, 3)
 
 
 class Pictures(Dataset[tuple[Tensor, float]]):
-    """FOLDER/CLASS/*.jpg, sorted; `mirrored` says which of them are, until it is set anew."""
+    """FOLDER/CLASS/*.jpg, sorted. `mirrored` selects the pictures to mirror; it is set for each epoch."""
 
     def __init__(self, folder: Path, size: int) -> None:
         self.size = size
@@ -53,7 +53,7 @@ class Pictures(Dataset[tuple[Tensor, float]]):
 
 
 def convolutions(weights: Path) -> nn.Module:
-    """VGG-16's, frozen, from a Keras file."""
+    """The convolutions of VGG-16, frozen, with weights from a Keras file."""
     network = vgg16(weights=None, init_weights=False).features
     layers = iter([layer for layer in network if isinstance(layer, nn.Conv2d)])
     with h5py.File(weights, "r") as file:
@@ -67,7 +67,7 @@ def convolutions(weights: Path) -> nn.Module:
 
 
 class FromFiles:
-    """Features of one epoch after the other, each computed when its turn comes."""
+    """Features that are computed again from the picture files in each epoch."""
 
     def __init__(self, network: nn.Module, pictures: Pictures, batch: int, workers: int) -> None:
         self.network, self.pictures, self.batch, self.workers = network, pictures, batch, workers
@@ -83,7 +83,7 @@ class FromFiles:
 
 
 class FromFeatures:
-    """The same of features that were computed before: [2, n, d], the second mirrored."""
+    """Features that were computed before: [2, n, d], as they are and mirrored."""
 
     def __init__(self, features: Tensor, labels: Tensor, batch: int) -> None:
         self.features, self.labels, self.batch = features, labels, batch
@@ -95,7 +95,7 @@ class FromFeatures:
 
 
 def cached(file: Path, sources: dict[str, FromFiles], batch: int) -> dict[str, FromFeatures]:
-    """Features of both parts, from the file, or computed and written there."""
+    """Features of both parts from the file. If the file does not exist, they are computed and written to it."""
     if not file.exists():
         found = {}
         for part, source in sources.items():
@@ -111,7 +111,7 @@ def cached(file: Path, sources: dict[str, FromFiles], batch: int) -> dict[str, F
 
 
 def main() -> None:
-    """Train, judge after each epoch, say so."""
+    """Train, validate after each epoch, and print the results."""
     given = _arguments()
     started = time.perf_counter()
     network = convolutions(given.weights)

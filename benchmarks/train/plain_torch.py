@@ -1,6 +1,6 @@
-"""The peer on a CPU: what a step and a feature pass cost in a plain torch script, in several ways of writing it.
+"""The peer on a CPU: the cost of a step and of a feature pass in a plain torch script, written in several ways.
 
-Pictures are decoded and in memory, as the loop has them; each batch is picked, mirrored at random and normalised.
+Pictures are decoded and in memory, as for the loop. A step picks a batch, mirrors it at random and normalises it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from raypipe.train.networks.configurations import CONFIGURATIONS
 
 @dataclass(frozen=True)
 class Writing:
-    """One way to write the script. `update` is SGD's implementation, `grad` how a pass does without gradients,
-    `batch` its pictures at a time; a step knows neither of the last two, a pass not the first.
+    """One way to write the script. `update` is SGD's implementation, for a step only. `grad` is how to turn off
+    gradients and `batch` the number of pictures at a time, for a pass only.
     """
 
     dtype: str = "float32"
@@ -36,16 +36,16 @@ class Writing:
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """As torch calls the layout."""
+        """The layout as torch's memory format."""
         return torch.channels_last if self.layout == "channels_last" else torch.contiguous_format
 
     def arithmetic(self) -> AbstractContextManager[object]:
-        """Autocast, where bfloat16 is asked for."""
+        """Autocast, which is active only if `dtype` is bfloat16."""
         return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.dtype == "bfloat16")
 
 
 class PlainStep:
-    """Training of all of VGG-16, a step a call, on uint8 `images` [n, 3, s, s] and `labels` [n]."""
+    """Training of all of VGG-16 on uint8 `images` [n, 3, s, s] and `labels` [n]. Each call does one step."""
 
     def __init__(self, writing: Writing, images: Tensor, labels: Tensor, batch: int) -> None:
         self.writing, self.images, self.labels, self.batch = writing, images, labels, batch
@@ -70,7 +70,7 @@ class PlainStep:
 
 
 class PlainPass:
-    """Features of all of `images`, uint8 [n, 3, s, s], by VGG-16's convolutions: float32 [n, d]."""
+    """Features of all of `images`, uint8 [n, 3, s, s], from VGG-16's convolutions: float32 [n, d]."""
 
     def __init__(self, writing: Writing, images: Tensor) -> None:
         self.writing, self.images = writing, images
@@ -88,7 +88,7 @@ class PlainPass:
 
 
 def _started(network: nn.Module) -> nn.Module:
-    # torch's own start lets the signal fade over 13 layers, down to numbers that some processors are slow with.
+    # With torch's default initial weights, 13 layers shrink the signal to numbers that some processors are slow with.
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")

@@ -1,8 +1,8 @@
 """The loop through Ray Train, beside the same loop in bare processes, on generated pictures: what Ray costs.
 
-Both train the same configuration on as many workers, by turns: the bare ones meet in a torch.distributed group of their
-own, as torchrun's would. Images a second and the like are those of the last epoch; `first step after` is the time from
-the call until the loop begins, pictures drawn, Ray itself started before.
+Both train the same configuration with the same number of workers, by turns. The bare processes form a torch.distributed
+group, as with torchrun. Images per second and similar numbers are those of the last epoch. `first step after` is the
+time from the call until the loop begins, with drawing the pictures but without starting Ray.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _COLUMNS = {"images/s": ("images_per_s", 1), "MFU": ("mfu", 3), "data wait": ("d
 def main() -> int:
     """Measure, print, write."""
     given = _arguments()
-    # As raypipe's sweep has it: a report waits for the controller's next look.
+    # As in raypipe's sweep. A report waits for the controller's next check.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     runs: list[dict[str, Any]] = []
     started = time.perf_counter()
@@ -75,7 +75,7 @@ def _bare(task: Task, given: argparse.Namespace) -> dict[str, Any]:
         port = probe.getsockname()[1]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(given.workers, mp_context=context) as pool:
-        # Each holds its process until all have met.
+        # Each task keeps its process until all workers have joined the group.
         found = [
             pool.submit(in_a_process, task, given.sizes, given.threads, rank, given.workers, port)
             for rank in range(given.workers)
@@ -88,7 +88,7 @@ def _through_ray(task: Task, given: argparse.Namespace) -> dict[str, Any]:
     import ray.train
     from ray.train.torch import TorchTrainer
 
-    # A little less than whole CPUs: the controller needs some of one.
+    # A little less than whole CPUs, because the controller needs a part of one.
     resources: dict[str, float] = {"CPU": given.threads - 0.05}
     if given.device == "cuda":
         resources["GPU"] = 1

@@ -1,9 +1,9 @@
 """raypipe's training on real photographs of ants and bees, beside a plain torch script on the same split and seeds.
 
-Parts: `time`, A over 12 epochs with one seed, both programs as whole commands, the plain script without any cache;
-`seeds`, A with five seeds, the plain script's epochs on features that it computed once (the same numbers, see
-plain_script.py); `table`, A to D at a smaller size, C and D with fresh FC layers, and B going on from A. Each run is
-kept in --work: the same command goes on where it was interrupted, and --part takes any of them by itself.
+`time`: A over 12 epochs with one seed, both programs as whole commands, the plain script without a cache. `seeds`: A
+with five seeds; the plain script computes features once and trains on them (the same numbers, see plain_script.py).
+`table`: A to D at a smaller size, C and D with fresh FC layers, and B from A's weights. Each run is kept in --work, so
+the same command continues after an interruption. --part selects any of the three parts.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _AS_GIVEN = [
 
 
 def main() -> int:
-    """Measure what is asked for and not measured yet, print, write."""
+    """Measure what is requested and not measured yet, print, write."""
     given = _arguments()
     with results.work_folder(given.work) as work:
         bench = _Bench(given, work)
@@ -90,7 +90,7 @@ class _Bench:
         self.once("root", self._ingest)
 
     def once(self, name: str, run: Callable[[], dict[str, Any]]) -> None:
-        """The unit `name`: done now, or before."""
+        """Run the unit `name`, unless its result is kept already."""
         path = self.kept / f"{name}.json"
         if path.exists():
             return
@@ -99,7 +99,7 @@ class _Bench:
         print(f"{name}: {_line(found)}", flush=True)
 
     def units(self) -> dict[str, dict[str, Any]]:
-        """All that is done, by name."""
+        """All finished units by name."""
         return {path.stem: json.loads(path.read_text()) for path in sorted(self.kept.glob("*.json"))}
 
     def plain_in_full(self, seed: int) -> None:
@@ -118,7 +118,7 @@ class _Bench:
     def table(self) -> None:
         """A to D at the smaller size, and B from A's layer, at a tenth of the learning rate.
 
-        One that fails, its loss no longer finite, is a result too.
+        A run that fails because its loss is no longer finite is a result too.
         """
         epochs = {name: int(n) for name, n in (item.split("=") for item in self.given.table_epochs.split(","))}
         side = {"size": self.given.table_size}
@@ -133,7 +133,7 @@ class _Bench:
             self.once("table-BA", run)
 
     def _ingest(self) -> dict[str, Any]:
-        # Posts name a port that is another one each time: what an interrupted run left does not fit.
+        # The port in the posts' addresses changes each time, so the output of an interrupted run does not fit.
         shutil.rmtree(self.root, ignore_errors=True)
         folder = self.given.pictures.resolve()
         files = sorted(folder.glob("*/*/*.jpg"))
@@ -154,7 +154,7 @@ class _Bench:
         self, name: str, letter: str, *more: str, seed: int = 0, epochs: int | None = None, size: int | None = None
     ) -> dict[str, Any]:
         folder = self.root / "train" / name
-        # From nothing: neither what an interrupted run left, nor pictures that another one has decoded.
+        # Starts from nothing: without the output of an interrupted run and without pictures decoded by another run.
         for left in (folder, self.root / "_tensors"):
             shutil.rmtree(left, ignore_errors=True)
         size, epochs = size or self.given.size, epochs or self.given.epochs
@@ -192,7 +192,7 @@ class _Bench:
 
 @contextlib.contextmanager
 def _served(folder: Path) -> Iterator[int]:
-    """The port at which files of a folder are served on loopback."""
+    """Serve the files of a folder on loopback while the body runs. Yields the port."""
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_words: Any) -> None:

@@ -1,8 +1,8 @@
 """The peer: torchvision's reference recipe for classification, on the same pictures in memory.
 
-What its ``references/classification/train.py`` does: a DataLoader of worker processes that transform picture by picture
-on the CPU and pin their batches, SGD, autocast, channels last, cuDNN's search for the fastest kernels. The pictures are
-decoded already, for both.
+It follows ``references/classification/train.py``: a DataLoader whose worker processes transform picture by picture on
+the CPU, pinned batches, SGD, autocast, channels last, and cuDNN's search for the fastest kernels. As for raypipe, the
+pictures are already decoded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Pictures(Dataset[tuple[Tensor, Tensor]]):
-    """uint8 [n, 3, s, s] and labels [n], each picture flipped at random and normalised when it is asked for."""
+    """uint8 [n, 3, s, s] and labels [n]. Each picture is flipped at random and normalised when it is read."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self.images, self.labels = images, labels
@@ -35,9 +35,9 @@ class Pictures(Dataset[tuple[Tensor, Tensor]]):
 
 
 def model_of(configuration: Any, size: int) -> Any:
-    """VGG-16 with one output: all of it where the configuration is full, else the convolutions and a linear layer.
+    """VGG-16 with one output: all of it if the configuration is full, else the convolutions and a linear layer.
 
-    Its first linear layer takes what pictures of `size` pixels give, as raypipe's fresh one does.
+    Its first linear layer fits pictures of `size` pixels, as raypipe's fresh layer does.
     """
     network = vgg16(weights=None, init_weights=False)
     n_features = 512 * (size // 32) ** 2
@@ -55,7 +55,7 @@ def model_of(configuration: Any, size: int) -> Any:
 def seconds_of_epoch(
     configuration: Any, images: Tensor, labels: Tensor, batch: int, device: str, dtype: str, workers: int
 ) -> float:
-    """Seconds of the second of two epochs of training; the first one warms up."""
+    """Seconds of the second of two training epochs. The first one warms up."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True
     try:
