@@ -40,7 +40,7 @@ def recipe(model: TrainedModel, name: str) -> Recipe | None:
         name, (f"network = torchvision.models.{name}(num_classes={n_outputs})",), {"body.": "", "logit.": f"{last}."}
     )
     shapes = {renamed(key, found.rename): value.shape for key, value in model.network.state_dict().items()}
-    # The extra classifiers that some networks use only in training keep ImageNet's classes, so those do not fit.
+    # Some networks have extra classifiers for training only. They keep ImageNet's classes, so the weights do not fit.
     return found if shapes == {key: value.shape for key, value in theirs.state_dict().items()} else None
 
 
