@@ -1,1 +1,1 @@
-"""What raypipe claims of its speed and memory, one script a claim; results/ holds what they measured."""
+"""Benchmarks of raypipe's speed and memory, one script per claim. The results are in results/."""
