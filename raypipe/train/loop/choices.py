@@ -1,4 +1,4 @@
-"""What a training chose for speed or for want of memory, and why: each choice is one line that a person can read."""
+"""Choices that a training makes for speed or because of too little memory. Each is one line of text with its reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Compile = Literal["none", "default", "reduce-overhead"]
 
 @dataclass(frozen=True)
 class Choice:
-    """`what` was decided, for which value, and the reason."""
+    """`what` was chosen, the chosen value, and the reason."""
 
     what: str
     value: str
@@ -31,13 +31,13 @@ OnChoice = Callable[[Choice], None]
 
 
 def arithmetic_choice(wanted: str, device: str) -> Choice:
-    """float32 or bfloat16, as `wanted` or, for ``auto``, where the hardware multiplies it natively."""
+    """float32 or bfloat16, as `wanted`. ``auto`` is bfloat16 if the hardware multiplies it natively, else float32."""
     if wanted != "auto":
         return Choice("arithmetic", wanted, "as --train.dtype says")
     if device.startswith("cuda"):
         name, has = torch.cuda.get_device_name(device), torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        # AVX-512 or AMX instructions; elsewhere a CPU emulates it, which is far slower than float32.
+        # Native are AVX-512 and AMX. Other CPUs emulate bfloat16, which is far slower than float32.
         has = bool(torch.cpu._is_avx512_bf16_supported()) or bool(torch.cpu._is_amx_tile_supported())
         has = has and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
         name = f"this CPU ({torch.backends.cpu.get_cpu_capability()})"
@@ -52,7 +52,7 @@ def arithmetic_for(wanted: str, device: str) -> DType:
 
 
 def rows_choice(what: str, source: RowSource, room: float) -> Choice:
-    """Where pictures or features are taken from; `room`: bytes of the device's memory that they might have had."""
+    """Where pictures or features are read from. `room`: bytes of the device's memory that were available to them."""
     size = f"{n_bytes(source) / 1e9:,.2f} GB"
     if isinstance(source, Stream):
         return Choice(what, "streamed", f"{size} are read from the store in each epoch")
@@ -66,7 +66,7 @@ def rows_choice(what: str, source: RowSource, room: float) -> Choice:
 
 
 def layout_choice(device: torch.device, dtype: DType) -> Choice:
-    """How a network that is trained, and the pictures it trains on, lie in memory."""
+    """Memory layout of a trained network and of its training pictures."""
     if device.type == "cpu" and dtype == "float32":
         return Choice(
             "memory", "channels first", "a step on a CPU is faster so in float32; passes without gradients not"
@@ -81,7 +81,7 @@ def layout_for(device: torch.device, dtype: DType) -> torch.memory_format:
 
 
 def compile_choice(mode: Compile, frozen: bool) -> Choice:
-    """Whether the network is compiled."""
+    """Whether the network is compiled, and how."""
     if frozen:
         return Choice("compilation", "none", "one linear layer on features is trained")
     if mode == "none":
@@ -93,7 +93,7 @@ def compile_choice(mode: Compile, frozen: bool) -> Choice:
 
 
 def optimizer_choice(optimizer: torch.optim.Optimizer, fused: bool) -> Choice:
-    """Which optimizer moves the weights, and in how many kernels."""
+    """Which optimizer updates the weights, and whether it is fused."""
     name = type(optimizer).__name__
     if fused:
         return Choice("optimizer", f"{name}, fused", "one kernel for all weights")
@@ -101,7 +101,7 @@ def optimizer_choice(optimizer: torch.optim.Optimizer, fused: bool) -> Choice:
 
 
 def micro_choice(micro: int, batch: int) -> Choice:
-    """After the device's memory did not suffice."""
+    """The smaller pieces of a batch after the device's memory was too small."""
     return Choice(
         "batch",
         f"{batch} pictures, {micro} at a time",

@@ -1,4 +1,4 @@
-"""What is drawn at random in an epoch: by seed and epoch alone, whatever the number of workers or interruptions."""
+"""Random draws of an epoch. Except for dropout they depend only on seed and epoch, not on workers or interruptions."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ def epoch_order(n: int, seed: int, epoch: int) -> Rows:
 
 
 def epoch_flips(n: int, seed: int, epoch: int) -> NDArray[np.bool_]:
-    """Which of `n` training rows are mirrored in `epoch`, by row."""
+    """Whether each of `n` training rows is mirrored in `epoch`, [n]."""
     return np.random.default_rng([seed, epoch, _FLIPS]).random(n) < 0.5
 
 
 def epoch_crops(n: int, seed: int, epoch: int, smallest: float) -> NDArray[np.float32]:
-    """Squares cut out of `n` training pictures in `epoch`, by row: [n, 3], side and centre (x, y) in the coordinates of
-    `torch.nn.functional.affine_grid`, in which a picture reaches from −1 to 1.
+    """Squares to cut out of `n` training pictures in `epoch`, one row per picture: [n, 3], side and centre (x, y).
+
+    In the coordinates of `torch.nn.functional.affine_grid`, a picture reaches from −1 to 1. Side 1 is the whole side.
     """
     drawn = np.random.default_rng([seed, epoch, _CROPS]).random((n, 3))
     side = np.sqrt(smallest + (1 - smallest) * drawn[:, 0])
@@ -31,5 +32,5 @@ def epoch_crops(n: int, seed: int, epoch: int, smallest: float) -> NDArray[np.fl
 
 
 def dropout_seed(seed: int, epoch: int, rank: int) -> int:
-    """Where torch's generator starts in `epoch` on the worker `rank`."""
+    """Seed of torch's generator in `epoch` on the worker `rank`."""
     return int(np.random.SeedSequence([seed, epoch, _DROPOUT, rank]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,7 +1,7 @@
-"""Features of frozen convolutions, kept beside the decoded pictures: a second seed of A starts in seconds.
+"""Cache of features of frozen convolutions, next to the decoded pictures: a second seed of A starts in seconds.
 
-What they are is in their key: the network and its weights, the normalisation, the pictures and their order, mirrored or
-not, and the arithmetic. Files appear whole, and the list of them comes last; whoever finds no list computes.
+Their key covers network and weights, normalisation, pictures and their order, mirroring, and arithmetic.
+Each file is written whole, and the list of files last. If there is no list, the features are computed.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 
 
 class Turns(Protocol):
-    """Who of several trainings computes features that all of them need."""
+    """Decides which of several trainings computes features that all of them need."""
 
     def take(self, name: str) -> bool:
-        """Whether this training may compute them now; else another one is at it."""
+        """Whether this training may compute them now. If not, another one is computing them."""
 
     def leave(self, name: str) -> None:
-        """It is done with them."""
+        """End this training's turn."""
 
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Where features are kept: a folder of decoded pictures and what these are (`fingerprint`).
+    """Features in a folder of decoded pictures; `fingerprint` identifies the pictures.
 
-    With `turns`, what another training is computing is waited for.
+    With `turns`, a training waits for features that another one is computing.
     """
 
     storage: Storage
@@ -56,9 +56,9 @@ class FeatureCache:
     turns: Turns | None = None
 
     def key(self, model: Network, preprocessing: Preprocessing, device: torch.device, dtype: DType) -> str:
-        """Of everything that features of these pictures depend on, 16 hexadecimal digits."""
+        """Hash of everything that features of these pictures depend on, 16 hexadecimal digits."""
         digest = hashlib.sha256()
-        # Between kinds of devices, the last bits differ.
+        # The device's type is part of the key because the last bits differ between types.
         for text in (_FILE_BYTES, self.fingerprint, type(model).__name__, preprocessing.to_json(), device.type, dtype):
             digest.update(f"{text}\0".encode())
         for name, value in sorted(model.frozen_part.state_dict().items()):
@@ -76,10 +76,10 @@ class FeatureCache:
         device: torch.device,
         compute: Callable[[], Tensor],
     ) -> tuple[RowSource, str, float]:
-        """Features of `shape` [n, d] called `name` (key and part), in a few words where they are from, and the seconds
-        of waiting for another training that computed them.
+        """Features of `shape` [n, d] called `name` (key and part), a short text about their origin, and seconds waited.
 
-        Where there are none, `compute` gives them on every worker, and the first keeps them if there is room.
+        The seconds are spent waiting for another training that computes them. If there are none, every worker calls
+        `compute`, and the first one tries to store them.
         """
         find = partial(self._find, name, dtype, shape, workers, device)
         began, found = time.monotonic(), find()
@@ -90,7 +90,7 @@ class FeatureCache:
         if found is not None:
             return found, "found on disk", waited
         try:
-            # Whoever had the turn before may have kept them since the last look.
+            # The training that had the turn before may have stored them since the last check.
             found = find() if self.turns is not None else None
             source, origin = (found, "found on disk") if found is not None else self._computed(name, compute, workers)
             return source, origin, waited
@@ -99,8 +99,9 @@ class FeatureCache:
                 self.turns.leave(name)
 
     def _take_turn(self, name: str, workers: Workers, device: torch.device) -> bool:
-        """Whether no other training computes them; then this one does. The first worker asks, often enough that no
-        other one's wait for its answer times out."""
+        """Whether this training gets the turn to compute them.
+
+        The first worker asks, often enough that the other workers' wait for its answer does not time out."""
         return not workers.any(workers.rank == 0 and self.turns is not None and not self.turns.take(name), device)
 
     def _computed(self, name: str, compute: Callable[[], Tensor], workers: Workers) -> tuple[Tensor, str]:
@@ -109,14 +110,14 @@ class FeatureCache:
             try:
                 self._keep(name, features)
             except StageError as error:
-                # They can be computed again; the training goes on.
+                # The training can go on: features that are not stored can be computed again.
                 return features, f"computed, not kept: {error}"
         return features, "computed and kept"
 
     def _find(
         self, name: str, dtype: DType, shape: tuple[int, int], workers: Workers, device: torch.device
     ) -> MappedRows | None:
-        """What is kept, where every worker finds it and has room for a copy; what one cannot use, all compute."""
+        """The stored features, if every worker finds them and has room for a copy. Else None, so that all compute."""
         shards = self._listed(name, dtype, shape)
         if workers.any(shards is None or not fits_here(shards), device) or shards is None:
             return None

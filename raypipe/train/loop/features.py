@@ -1,5 +1,6 @@
-"""What a step of training is given: pictures, or features of frozen convolutions computed once (configuration A); and a
-pass over either without training."""
+"""Inputs of a training step: pictures, or features of frozen convolutions that are computed once (configuration A).
+
+Also passes over either without training."""
 
 from __future__ import annotations
 
@@ -25,22 +26,21 @@ OnBatch = Callable[[int, int], None]
 
 
 def arithmetic(device: torch.device, dtype: DType) -> AbstractContextManager[object]:
-    """Autocast to bfloat16 where `dtype` asks for it; weights stay in float32."""
+    """Autocast to bfloat16 if `dtype` is bfloat16, else no autocast. Weights stay in float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
 
 
 def evaluation_batch(device: torch.device) -> int:
-    """Pictures at a time in a pass without gradients: on a CPU so few that what a layer leaves is still in its caches
-    when the next one begins."""
+    """Pictures per batch in a pass without gradients. Few on a CPU, so that outputs of a layer stay in its caches."""
     return 8 if device.type == "cpu" else 64
 
 
 class Inputs(Protocol):
-    """Rows of a data set as the network or its head takes them, batch by batch."""
+    """Rows of a data set, batch by batch, as the network or its head takes them."""
 
     @property
     def waited(self) -> float:
-        """Seconds in which no batch was ready, so far."""
+        """Seconds in which no batch was ready, summed so far."""
         ...
 
     def batches(
@@ -51,14 +51,14 @@ class Inputs(Protocol):
     ) -> Iterator[Tensor]:
         """The rows of each batch of `plan`.
 
-        Row i is mirrored where `flips[i]` (bool [n]) says so; of a picture only the square ``crops[i]`` (see
-        `raypipe.train.loop.draws.epoch_crops`) is shown.
+        Row i is mirrored if ``flips[i]`` is true (bool [n]), and cut to the square ``crops[i]`` (float32 [n, 3], see
+        `raypipe.train.loop.draws.epoch_crops`).
         """
         ...
 
 
 class _Fed:
-    """What takes its rows from a feed."""
+    """Base of inputs that take their rows from a feed."""
 
     _feed: Feed
 
@@ -69,7 +69,7 @@ class _Fed:
 
 
 class ImageInputs(_Fed):
-    """Pictures, uint8 [n, 3, s, s], normalised on the device: float [n, 3, s, s] in `memory_format`."""
+    """Pictures, uint8 [n, 3, s, s], that are normalised on the device: float [n, 3, s, s] in `memory_format`."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class ImageInputs(_Fed):
 
 
 class FeatureInputs(_Fed):
-    """Cached features [n, d], given as float32; a second set for the mirrored pictures where training mirrors."""
+    """Cached features [n, d], returned as float32. `flipped` has those of the mirrored pictures, if any are needed."""
 
     def __init__(self, plain: RowSource, flipped: RowSource | None, device: torch.device) -> None:
         self._n, self._mirrors = len(plain), flipped is not None
@@ -112,7 +112,7 @@ class FeatureInputs(_Fed):
         flips: NDArray[np.bool_] | None = None,
         crops: NDArray[np.float32] | None = None,  # noqa: ARG002
     ) -> Iterator[Tensor]:
-        """See `Inputs`; there are no crops of features."""
+        """See `Inputs`. `crops` has no effect on features."""
         if flips is not None and self._mirrors:
             plan = [rows + self._n * flips[rows] for rows in plan]
         for features in self._feed.batches(plan):
@@ -120,7 +120,7 @@ class FeatureInputs(_Fed):
 
 
 class Both:
-    """Two sources of n rows each as one of 2n."""
+    """Two sources of n rows each as one source of 2n rows."""
 
     def __init__(self, first: RowSource, second: RowSource) -> None:
         self._first, self._second = first, second
@@ -137,7 +137,7 @@ class Both:
         n = len(self._first)
         in_second = rows >= n
         if self._held:
-            # Both are looked up, as to pick by a mask would make a GPU's host wait.
+            # Both are indexed: picking rows by a mask would make the host wait for the GPU.
             mask = in_second.view(-1, *[1] * (len(self.shape) - 1))
             return torch.where(mask, self._second[rows % n], self._first[rows % n])
         found = torch.empty((len(rows), *self.shape[1:]), dtype=self.dtype)
@@ -158,7 +158,7 @@ def _pass(
     on_batch: OnBatch | None,
     flips: NDArray[np.bool_] | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
-    """`rows` in order, some at a time, each with the place of its first; `on_batch` is told when they are done with."""
+    """Yields batches of `rows` in order, each with the position of its first row. Calls `on_batch` after each batch."""
     done = 0
     for batch in inputs.batches(in_batches(rows, evaluation_batch(device)), flips):
         yield done, batch
@@ -168,7 +168,7 @@ def _pass(
 
 
 def _halving(forward: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-    """`forward` of a batch, in halves where the device's memory does not suffice for all of it at once."""
+    """`forward` of a batch, split into halves if the device's memory is too small for the whole batch."""
     try:
         return forward(batch)
     except torch.OutOfMemoryError:
@@ -192,18 +192,17 @@ def extract_features(
     on_batch: OnBatch | None = None,
     on_wait: Callable[[float], None] | None = None,
 ) -> Tensor:
-    """What `model.extract` gives for uint8 `images` [n, 3, s, s], all mirrored if `flip`: `dtype` [n, d] on `device`,
-    or in main memory where that has no room for them.
+    """Output of `model.extract` for uint8 `images` [n, 3, s, s], mirrored if `flip` is true: `dtype` [n, d], `device`.
 
-    The workers share the pass, and each has all rows at its end. Nothing is lost by bfloat16 where the arithmetic is.
-    `on_wait` gets the seconds in which no picture was ready.
+    In main memory instead if the device has no room for it. The workers share the work, and each returns all rows.
+    With bfloat16 arithmetic, storing bfloat16 loses nothing. `on_wait` gets the seconds in which no picture was ready.
     """
     crew = workers or Workers()
     model.eval()
     inputs = ImageInputs(images, preprocessing, device)
     rows = crew.share(np.arange(len(images)))
     shape, kept_in = (len(rows), model.n_features), getattr(torch, dtype)
-    # Workers exchange what is on their devices; one alone keeps in main memory what does not fit.
+    # Several workers can only exchange tensors on their devices. A single worker can keep them in main memory.
     fits = crew.size > 1 or math.prod(shape) * kept_in.itemsize <= room_on(device)
     part = torch.empty(shape, dtype=kept_in, device=device if fits else "cpu")
     flips = np.ones(len(images), bool) if flip else None
@@ -227,11 +226,11 @@ def evaluate(
     n_outputs: int = 1,
     on_batch: OnBatch | None = None,
 ) -> Tensor:
-    """What `forward`, `model` or a part of it, gives for `rows`: float32 [n], or [n, n_outputs] of several outputs."""
+    """Outputs of `forward` (`model` or a part of it) for `rows`: float32 [n], or [n, n_outputs] for several outputs."""
     model.eval()
     found = [torch.zeros((0, n_outputs) if n_outputs > 1 else 0, device=device)]
     for _, batch in _pass(inputs, rows, device, on_batch):
         with arithmetic(device, dtype):
-            # A copy: a compiled network may use its output's memory again.
+            # A copy, because a compiled network may reuse the memory of its output.
             found.append(_halving(forward, batch).to(torch.float32, copy=True))
     return torch.cat(found)

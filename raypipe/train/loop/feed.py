@@ -1,4 +1,4 @@
-"""Rows to the device, batch after batch: from its own memory, from this machine's, or from files, read ahead."""
+"""Brings batches of rows to the device, from its own memory, main memory or files. Reads ahead where useful."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from raypipe.train.loop.workers import Rows
 _AHEAD = 3
 _ROWS_AT_ONCE = 1024
 RESIDENT_SHARE = 0.5
-"""Of the device's free memory, what pictures or features may take; the network and its activations need the rest."""
+"""Share of a device's free memory that pictures or features may take. Network and activations need the rest."""
 
 
 @runtime_checkable
 class Stream(Protocol):
-    """A source that brings batches in the order of a plan by itself."""
+    """A source that reads ahead by itself: it yields batches in the order of a plan."""
 
     def batches(self, plan: Sequence[Rows]) -> Iterator[Tensor]:
         """The rows of each batch."""
@@ -32,7 +32,7 @@ class Stream(Protocol):
 
 
 class Feed:
-    """Batches of a source's rows on a device; `waited` counts the seconds in which none was ready."""
+    """Batches of a source's rows on a device. `waited` sums the seconds in which no batch was ready."""
 
     def __init__(self, source: RowSource, device: torch.device) -> None:
         self.source, self.device, self.waited = source, device, 0.0
@@ -54,7 +54,7 @@ class Feed:
         if isinstance(self.source, Stream):
             yield from self._sent(self._pinned(batch) for batch in self.source.batches(plan))
         elif getattr(self.source, "device", None) == self.device:
-            # One index for all of them: a small copy to the device in each step would make the host wait.
+            # One index for all batches: a small copy to the device in each step would make the host wait.
             index = torch.from_numpy(np.concatenate(plan)).to(self.device)
             for rows in pieces(index, [len(rows) for rows in plan]):
                 yield self.source[rows]
@@ -68,7 +68,7 @@ class Feed:
         return batch.pin_memory() if self.device.type == "cuda" and batch.device.type == "cpu" else batch
 
     def _sent(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:
-        """To the device; on a GPU the next batch is copied while this one is worked on."""
+        """Copies batches to the device. On a GPU, the next batch is copied while the current one is used."""
         if self.device.type != "cuda":
             yield from batches
             return
@@ -79,7 +79,7 @@ class Feed:
                 coming = batch.to(self.device, non_blocking=True)
             if waiting is not None:
                 yield waiting
-            # What works on it must not begin before the copy has ended, nor may its memory be used again before.
+            # Work on a batch must start after its copy has ended. Its memory must not be reused while work uses it.
             torch.cuda.current_stream(self.device).wait_stream(copying)
             coming.record_stream(torch.cuda.current_stream(self.device))
             waiting = coming
@@ -88,7 +88,7 @@ class Feed:
 
 
 def _read_ahead(batches: Iterator[Tensor]) -> Iterator[Tensor]:
-    """The same batches, some of them read before they are asked for, by a thread."""
+    """The same batches. A thread reads up to `_AHEAD` of them in advance."""
     ready: queue.Queue[Tensor | BaseException | None] = queue.Queue(_AHEAD)
     ended = threading.Event()
 
@@ -121,7 +121,7 @@ def _read_ahead(batches: Iterator[Tensor]) -> Iterator[Tensor]:
 
 
 def device_of(name: str) -> torch.device:
-    """The device of that name; a GPU with its number, as tensors name theirs."""
+    """The named device. A GPU gets its number, so that it equals the `device` of tensors on it."""
     device = torch.device(name)
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", torch.cuda.current_device())
@@ -129,7 +129,7 @@ def device_of(name: str) -> torch.device:
 
 
 def pieces(rows: Tensor, sizes: int | list[int]) -> tuple[Tensor, ...]:
-    """`rows` cut into `sizes`, or into pieces of one size and a rest."""
+    """`rows` split into pieces of these sizes, or of one size (the last piece may be smaller)."""
     cut: tuple[Tensor, ...] = rows.split(sizes)  # type: ignore[no-untyped-call]
     return cut
 
@@ -140,14 +140,14 @@ def n_bytes(source: RowSource) -> int:
 
 
 def resident(source: RowSource, device: torch.device, room: float) -> RowSource:
-    """`source` itself, or a copy in the memory of a GPU where its bytes are no more than `room`."""
+    """A copy of `source` in the memory of a GPU if it needs at most `room` bytes; else `source` itself."""
     if device.type != "cuda" or n_bytes(source) > room:
         return source
     return source.to(device) if isinstance(source, Tensor) else held(source, device)
 
 
 def held(source: RowSource, device: torch.device) -> Tensor:
-    """A copy of all rows in the memory of a device, read once and in their order."""
+    """A copy of all rows in the memory of a device. Rows are read once, in order."""
     found = torch.empty(source.shape, dtype=source.dtype, device=device)
     starts = range(0, len(source), _ROWS_AT_ONCE)
     plan = [np.arange(start, min(start + _ROWS_AT_ONCE, len(source))) for start in starts]
@@ -157,5 +157,5 @@ def held(source: RowSource, device: torch.device) -> Tensor:
 
 
 def room_on(device: torch.device) -> float:
-    """Bytes of the device's memory that rows may take now; 0 where it has none of its own."""
+    """Bytes of the device's memory that rows may take now; 0 for a CPU."""
     return RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0.0

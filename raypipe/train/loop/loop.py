@@ -1,9 +1,8 @@
 """The training loop: a plain function over a model, images and a process group.
 
-The same seed gives the same losses, bit for bit on a CPU with the same number of threads. The order of an epoch, and
-which pictures are mirrored in it, depend on seed and epoch alone, so that the number of workers and an interruption
-change nothing (dropout draws per worker). An epoch's order is a permutation of all training rows; validation sees
-each row once.
+The same seed gives the same losses, bit for bit on a CPU with the same number of threads. The order of an epoch and
+its mirrored pictures depend only on seed and epoch. The number of workers and interruptions do not change them
+(dropout draws per worker). An epoch's order is a permutation of all training rows. Validation uses each row once.
 """
 
 from __future__ import annotations
@@ -49,17 +48,16 @@ def fit(
     on_batch: OnBatch | None = None,
     on_choice: OnChoice | None = None,
 ) -> list[EpochResult]:
-    """Trains `model` (images to outputs, see `raypipe.train.networks.heads`) in place and returns the epochs that ran,
-    those before `start` left out. `head` says what is learned: by default two classes.
+    """Trains `model` (images to outputs, see `raypipe.train.networks.heads`) in place. Returns epochs after `start`.
 
-    `on_epoch` sees each epoch; where it returns true on any worker, all stop. `on_batch` gets (done, total) pictures of
-    the epoch at hand, trained on and judged, or before the first epoch of those whose features are computed;
-    `on_choice` what was chosen for speed or for want of memory, and why. With a `group`, every worker calls `fit` with
-    the same arguments and takes its part of each batch. A frozen `Network` trains on features computed once, if
-    `options.cache_features`, and kept in `cache` for the next training, if there is one.
-    Raises InputError on an empty set, one class only, or labels of another head, ConfigError where `start` is another
-    configuration's, StageError naming epoch and batch where the loss is not finite, or the epoch after which that
-    of the validation set is not.
+    `head` says what is learned, by default two classes. `on_epoch` gets each epoch; if it returns true on any worker,
+    all stop. `on_batch` gets (done, total) pictures of the current epoch, training and validation together; before the
+    first epoch it gets those whose features are computed. `on_choice` gets each choice made for speed or memory, and
+    its reason. With a `group`, every worker calls `fit` with the same arguments and takes its part of each batch. If
+    `options.cache_features` is set, a frozen `Network` trains on features computed once. `cache`, if given, keeps them
+    for the next training. Raises InputError on an empty set, only one class, or labels of another head. Raises
+    ConfigError if `start` is of another configuration. Raises StageError, naming epoch and batch, if a training loss
+    is not finite, and, naming the epoch, if a validation loss is not finite.
     """
     head = head or TwoClasses(BINARY)
     _check(configuration, train, val, head, start)
@@ -88,13 +86,13 @@ def fit(
         if run.average is not None and start.average is not None:
             run.average.load(start.average)
         best_epoch, best_merit, first = start.best_epoch, start.best_merit, start.epoch + 1
-    # The first weights may differ in their last bits between machines; the workers' must not.
+    # Initial weights may differ in their last bits between machines, but all workers must have the same.
     run.workers.broadcast([*model.state_dict().values(), *(run.average.tensors if run.average else [])])
     results: list[EpochResult] = []
     for epoch in range(first, options.epochs + 1):
         result = run.epoch(epoch)
         if not math.isfinite(result.val_loss):
-            # Before anybody keeps such weights in the place of good ones.
+            # Raised before `on_epoch` can replace good weights by these.
             raise diverged(f"the validation loss is {result.val_loss} after epoch {epoch}", options)
         results.append(result)
         merit = figure_of_merit(result.val_accuracy, result.val_loss)
@@ -112,7 +110,7 @@ def fit(
 
 
 def is_saturated(options: LoopOptions, result: EpochResult, best_epoch: int) -> bool:
-    """Whether training goes no further by the paper's rules; the same on all workers, as the numbers are."""
+    """Whether training ends by the paper's rules (`saturation`, `patience`). All workers get the same answer."""
     overfits = options.saturation is not None and (result.train_accuracy or 0.0) >= options.saturation
     return overfits or (options.patience is not None and result.epoch - best_epoch >= options.patience)
 
@@ -127,8 +125,9 @@ def predict(
     dtype: DType = "float32",
     on_batch: OnBatch | None = None,
 ) -> Predictions:
-    """What `head` makes of `model`'s outputs, float32 [n] or [n, k], for uint8 `images` [n, 3, s, s]; by default
-    probabilities of label 1, [n]. Moves `model` to `device`."""
+    """Predictions of `head` from `model`'s outputs, float32 [n] or [n, k], for uint8 `images` [n, 3, s, s].
+
+    By default probabilities of label 1, [n]. Moves `model` to `device`."""
     head = head or TwoClasses(BINARY)
     target = device_of(device)
     model.to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]

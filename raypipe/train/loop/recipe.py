@@ -1,8 +1,8 @@
-"""How weights are moved: the paper's plain SGD, or what a practitioner would choose today.
+"""How weights are updated: the paper's plain SGD, or a recipe that is usual today.
 
-`modern` is AdamW (Loshchilov, Hutter 2019) with a cosine from a short linear warm-up down to 0 (Loshchilov, Hutter
-2017; Goyal et al. 2017), labels smoothed (Szegedy et al. 2016, section 7), pictures cropped at random (Szegedy et al.
-2015), and judged by a moving average of the weights (Polyak, Juditsky 1992).
+`modern` is AdamW (Loshchilov, Hutter 2019). Its rate follows a short linear warm-up and then a cosine down to 0
+(Loshchilov, Hutter 2017; Goyal et al. 2017). Labels are smoothed (Szegedy et al. 2016, section 7). Pictures are cropped
+at random (Szegedy et al. 2015). Validation uses a moving average of the weights (Polyak, Juditsky 1992).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from raypipe.train.networks.vgg import parameter_groups
 class Recipe:
     """One way to train any configuration.
 
-    `adamw`: AdamW instead of SGD; its `weight_decay` is on all weights but biases, and replaces the configuration's
-    momentum and L2. `warmup`: share of all steps in which the rate grows from 0; None: it never changes.
-    `smoothing`: share of a label that is spread over all classes. `average`: decay of the moving average of the weights
-    by step (shorter at the start), None for none. `crop`: smallest share of a picture's area that is cut out of it and
-    enlarged, None for the whole picture; it has no effect on cached features.
+    `adamw`: AdamW instead of SGD. The configuration's momentum and L2 are then not used; `weight_decay` applies to all
+    parameters of two or more dimensions. `warmup`: share of all steps in which the rate grows from 0; None: the rate
+    is constant. `smoothing`: share of a label that is spread over all classes. `average`: decay per step of the moving
+    average of the weights (smaller at the start); None: no average. `crop`: smallest share of a picture's area that is
+    cut out and enlarged; None: the whole picture. `crop` has no effect on cached features.
     """
 
     form: Form
@@ -42,7 +42,7 @@ class Recipe:
     def optimizer(
         self, model: nn.Module, configuration: Configuration, lr: float, fused: bool
     ) -> torch.optim.Optimizer:
-        """Over the parameters of `model` that are trained; `lr` is the highest rate."""
+        """The optimizer of the trained parameters of `model`; `lr` is the highest rate."""
         if not self.adamw:
             return torch.optim.SGD(parameter_groups(model, configuration, lr), fused=fused)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -53,7 +53,7 @@ class Recipe:
         return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, fused=fused)
 
     def rate(self, step: int, steps: int) -> float:
-        """What the learning rate is multiplied by in step 0…`steps` − 1."""
+        """Factor of the learning rate in a step from 0 to `steps` − 1."""
         if self.warmup is None:
             return 1.0
         first = max(1, round(self.warmup * steps))
@@ -63,7 +63,7 @@ class Recipe:
 
 
 PAPER = Recipe("paper", learning_rate=0.001)
-"""Sections 4.1 and 5.1: SGD at a rate of 0.001 that never changes, whole pictures, hard labels."""
+"""Sections 4.1 and 5.1: SGD at a constant rate of 0.001, whole pictures, hard labels."""
 
 MODERN = Recipe(
     "modern",
@@ -89,28 +89,28 @@ class Average:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """The averages themselves."""
+        """The averages themselves, no copies."""
         return list(self._kept.values())
 
     @torch.no_grad()
     def follow(self) -> None:
-        """Take in the weights as they are now."""
+        """Update the average with the current weights."""
         self._steps += 1
         decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
         torch._foreach_lerp_(self.tensors, list(self._live.values()), 1 - decay)
 
     @torch.no_grad()
     def swap(self) -> None:
-        """Exchange the model's weights and their average; the second call puts them back."""
+        """Exchange the model's weights and their average. A second call exchanges them back."""
         for name, parameter in self._live.items():
             parameter.data, self._kept[name] = self._kept[name], parameter.data
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint; the tensors are the live ones."""
+        """State for a checkpoint. Its tensors are the averages themselves, no copies."""
         return {"steps": self._steps, "weights": dict(self._kept)}
 
     def load(self, state: dict[str, Any]) -> None:
-        """What `state` gave."""
+        """Restore what `state` returned."""
         self._steps = int(state["steps"])
         for name, value in state["weights"].items():
             self._kept[name].copy_(value)

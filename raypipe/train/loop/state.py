@@ -1,4 +1,4 @@
-"""What a training is asked for, what an epoch came to, and all that resuming needs."""
+"""Options of a training, results of an epoch, and the state that resuming needs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from raypipe.train.networks.heads import Predictions
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """How long and on what to train; `batch_size` counts over all workers.
+    """How long and how to train. `batch_size` is the sum over all workers.
 
-    The last epoch is that of number `epochs`, or earlier the first that is `patience` epochs after the best one, or
-    whose training accuracy is `saturation` or more.
+    Training ends after `epochs` epochs. It ends earlier at the first epoch that is `patience` epochs after the best
+    one, or whose training accuracy is `saturation` or more.
     """
 
     epochs: int
@@ -35,21 +35,20 @@ class LoopOptions:
     device: str = "cpu"
     cache_features: bool = True
     micro_batch: int | None = None
-    """Pictures of a batch that go through the network at a time on one worker; all of them where absent. Halved where
-    the device's memory does not suffice."""
+    """Pictures of a batch that go through the network at a time on one worker; None: all. Halved if memory is short."""
     compile: Compile = "none"
-    """torch.compile's mode; not for frozen networks."""
+    """torch.compile's mode. Has no effect on frozen networks."""
 
 
 @dataclass(frozen=True)
 class EpochResult:
-    """One epoch. Training loss and accuracy are means over the epoch's batches while the weights move, as in Keras.
+    """One epoch. Training loss and accuracy are means over the epoch's batches while the weights change, as in Keras.
 
-    Accuracies are None, and `metrics` more of the validation set, as the head has it (`raypipe.train.networks.heads`).
-    `images_per_s`: training pictures by seconds of training, validation not counted; the first epoch on cached
-    features includes computing them. `data_wait`: share of that time in which no picture was ready. `mfu`: share of
-    the device's peak arithmetic, None where no peak is known. `val_probabilities`: the head's predictions, float32 [n]
-    or [n, k], in the set's order.
+    Accuracies are None if the head has none. `metrics` are the head's other measures of the validation set
+    (`raypipe.train.networks.heads`). `images_per_s`: training pictures per second of training, without validation; the
+    first epoch on cached features includes computing them. `data_wait`: share of that time in which no picture was
+    ready. `mfu`: share of the device's peak FLOP/s, None if the peak is not known. `val_probabilities`: the head's
+    predictions, float32 [n] or [n, k], in the set's order.
     """
 
     epoch: int
@@ -66,7 +65,7 @@ class EpochResult:
 
 @dataclass
 class LoopState:
-    """All that resuming needs after `epoch` epochs. Its tensors are the live ones: save or copy them."""
+    """All that resuming needs after `epoch` epochs. Training goes on changing its tensors: save or copy them."""
 
     configuration: str
     epoch: int
@@ -76,18 +75,18 @@ class LoopState:
     best_merit: float
     """See `raypipe.train.metrics.figure_of_merit`."""
     ended: bool = False
-    """Whether training went no further, though epochs were left."""
+    """Whether training has ended, even if epochs are left."""
     average: dict[str, Any] | None = None
-    """The moving average of the weights, where the recipe keeps one."""
+    """The moving average of the weights, if the recipe keeps one."""
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The model to use: with averaged weights, where there are such."""
+        """The model's state dict, with averaged weights if there are any."""
         return {**self.model, **(self.average["weights"] if self.average else {})}
 
     @property
     def is_best(self) -> bool:
-        """Whether no earlier epoch was as good on the validation set."""
+        """Whether this epoch is better on the validation set than all before it."""
         return self.epoch == self.best_epoch
 
     def save(self, path: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""One worker's part of a training: what stays the same from epoch to epoch, and an epoch's steps and validation."""
+"""One worker's part of a training: the setup that all epochs share, and the steps and validation of an epoch."""
 
 from __future__ import annotations
 
@@ -46,25 +46,25 @@ from raypipe.train.networks.configurations import Configuration
 from raypipe.train.networks.heads import Head
 from raypipe.train.networks.vgg import Network
 
-# To look at a loss makes a GPU's host wait for it.
+# Reading a loss from a GPU makes the host wait until the GPU has computed it.
 _BATCHES_BETWEEN_CHECKS_ON_GPU = 50
 
 
 @dataclass
 class _Before:
-    """What an epoch's figures owe to work before it: features of frozen convolutions."""
+    """Cost of work done before an epoch that its figures include: computing features of frozen convolutions."""
 
     seconds: float = 0.0
     waited: float = 0.0
     flops: float = 0.0
 
     def wait(self, seconds: float) -> None:
-        """No picture was ready."""
+        """Add seconds in which no picture was ready."""
         self.waited += seconds
 
 
 class Training:
-    """A model with its optimizer and its data on one device, one of `workers`; see `raypipe.train.loop.loop.fit`."""
+    """A model with its optimizer and data on the device of one worker; see `raypipe.train.loop.loop.fit`."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class Training:
             self.forward = torch.compile(model, mode=options.compile)
 
     def _refuse_pieces_of_graphs(self, why: str = "") -> None:
-        # A CUDA graph's gradients lie in memory that its next run overwrites.
+        # The next run of a CUDA graph overwrites the memory that holds its gradients.
         if self.options.compile == "reduce-overhead" and self.micro < self.options.batch_size:
             raise ConfigError(
                 f"train.compile: {why}reduce-overhead does not go with batches in pieces (of {self.micro} pictures); "
@@ -128,7 +128,7 @@ class Training:
             )
 
     def tell(self, choice: Choice) -> None:
-        """One choice to whoever listens."""
+        """Pass one choice to `on_choice`, if it is set."""
         if self.on_choice:
             self.on_choice(choice)
 
@@ -156,7 +156,7 @@ class Training:
         preprocessing: Preprocessing,
         cache: FeatureCache | None,
     ) -> None:
-        """Inputs of features: of the training set, for both flips if there are any, and of the validation set."""
+        """Sets the inputs to features of the training set (also mirrored, if `flips` is set) and the validation set."""
         started, dtype = time.perf_counter(), self.options.dtype
         key = cache.key(model, preprocessing, self.device, dtype) if cache else ""
         passes = len(train) * (2 if self.options.flips else 1) + len(val)
@@ -203,14 +203,14 @@ class Training:
             self.before.flops += each * len(self.workers.share(np.arange(len(images))))
 
     def _part_of(self, whole: int, start: int, n: int) -> OnBatch | None:
-        """Word of a pass over `n` pictures, after `start` of the `whole` that is told of."""
+        """A callback for a pass over `n` pictures that reports it as part of a `whole`, from `start` on."""
         tell = self.on_batch
         if tell is None:
             return None
         return lambda done, total: tell(start + n * done // max(total, 1), whole)
 
     def epoch(self, epoch: int) -> EpochResult:
-        """Train one epoch, then judge what came of it."""
+        """Train one epoch, then compute its measures on the validation set."""
         started = time.perf_counter()
         loss, accuracy, waited = self._train(epoch)
         before, self.before = self.before, _Before()
@@ -237,8 +237,8 @@ class Training:
         )
 
     def _validate(self) -> Tensor:
-        """Outputs for the validation set on the CPU, in double precision."""
-        # Running means of normalised batches are each worker's own.
+        """Outputs for the validation set, on the CPU, float64."""
+        # Each worker has its own running statistics of batch normalisation. All use those of the first worker.
         self.workers.broadcast(self.model.buffers())
         n_outputs, dtype = self.head.target.n_outputs, self.options.dtype
         rows = self.workers.share(np.arange(len(self.val_labels)))
@@ -256,7 +256,7 @@ class Training:
         return self.workers.gather(part, n).double().cpu()
 
     def _train(self, epoch: int) -> tuple[float, float | None, float]:
-        """Mean loss, accuracy and seconds of waiting for data."""
+        """Mean loss, accuracy (None if the head has none) and seconds of waiting for data."""
         options, n = self.options, self.n_train
         flips = epoch_flips(n, options.seed, epoch) if options.flips else None
         crop = self.recipe.crop
@@ -283,7 +283,7 @@ class Training:
         return float(sums[0] / n), float(sums[1] / n) if self.head.has_accuracy else None, waited
 
     def _step(self, inputs: Tensor, targets: Tensor, n_batch: int) -> Tensor:
-        """One step on this worker's part of a batch of `n_batch`; the whole batch's summed loss and hits."""
+        """One step on this worker's part of a batch of `n_batch`. Returns summed loss and hits of the whole batch."""
         totals = self._gradients(inputs, targets, n_batch)
         self.workers.sum([*(p.grad for p in self.parameters if p.grad is not None), totals])
         if self.head.max_gradient is not None:
@@ -294,7 +294,7 @@ class Training:
         return totals
 
     def _gradients(self, inputs: Tensor, targets: Tensor, n_batch: int) -> Tensor:
-        """Gradients of this worker's part, in pieces that the device's memory holds; its summed loss and hits."""
+        """Gradients of this worker's part, in pieces that fit the device's memory. Returns its summed loss and hits."""
         while True:
             self.optimizer.zero_grad(set_to_none=True)
             try:
@@ -317,7 +317,7 @@ class Training:
             torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         with arithmetic(self.device, self.options.dtype):
             outputs = self.forward(inputs)
-        # Summed and divided by the whole batch: the workers' gradients add up to that of its mean, however it is cut.
+        # The sum is divided by the whole batch's size: gradients of all pieces and workers add up to that of the mean.
         soft = self.head.smoothed(targets, self.recipe.smoothing)
         loss = self.head.losses(outputs.float(), soft).sum()
         torch.autograd.backward(loss / n_batch)
@@ -341,5 +341,5 @@ class Training:
 
 
 def diverged(what: str, options: LoopOptions) -> StageError:
-    """The error that ends a training whose losses are no numbers any more."""
+    """The error that ends a training whose loss is not finite; `what` says which loss, and when."""
     return StageError(f"training: {what}; lower --train.learning_rate (now {options.learning_rate:g})")

@@ -1,4 +1,4 @@
-"""The data-parallel workers of one training run: who takes which rows, and what they exchange."""
+"""The data-parallel workers of one training: how they share rows and exchange tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Rows = NDArray[np.int64]
 
 
 class Workers:
-    """This process among the workers of a torch.distributed `group`; alone where `group` is None."""
+    """The workers of a torch.distributed `group`, seen from this process. Only one worker if `group` is None."""
 
     def __init__(self, group: Any | None = None) -> None:
         self.group = group
@@ -23,7 +23,7 @@ class Workers:
         self.size = dist.get_world_size(group) if group is not None else 1
 
     def share(self, rows: Rows) -> Rows:
-        """This worker's contiguous part of `rows`; parts differ by one row at most and are together all of them."""
+        """This worker's contiguous part of `rows`. The parts cover all rows, and their sizes differ by at most one."""
         return np.array_split(rows, self.size)[self.rank]
 
     def sum(self, tensors: Iterable[Tensor]) -> None:
@@ -40,7 +40,7 @@ class Workers:
                 dist.broadcast(tensor, group=self.group, group_src=0)
 
     def gather(self, part: Tensor, n: int) -> Tensor:
-        """All `n` rows, in order, where each worker gives those of its `share` of range(n)."""
+        """All `n` rows in order. Each worker passes as `part` the rows of its `share` of range(n)."""
         if self.size == 1:
             return part
         sizes = [len(rows) for rows in np.array_split(np.arange(n), self.size)]
@@ -51,7 +51,7 @@ class Workers:
         return torch.cat([rows[:size] for rows, size in zip(parts, sizes, strict=True)])
 
     def any(self, flag: bool, device: torch.device) -> bool:
-        """Whether any worker says yes; the same answer on all."""
+        """Whether `flag` is true on any worker. All workers get the same answer."""
         votes = torch.tensor([float(flag)], device=device)
         self.sum([votes])
         return bool(votes.item() > 0)

@@ -1,5 +1,4 @@
-"""Pretrained weights of VGG-16 and its kin from torchvision, Keras, safetensors, and how images must be normalised for
-each."""
+"""Pretrained weights of VGG-11, 13, 16 and 19 from torchvision, Keras and safetensors, with their normalisation."""
 
 from __future__ import annotations
 
@@ -41,11 +40,11 @@ _WAYS_OUT = "give the path of a .h5, .pth or .safetensors file, or choose random
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """Weights under torchvision's names, float32; None for layers that must start fresh.
+    """Weights under torchvision's names, float32. None for layers that need fresh weights.
 
-    `convolutions`: `features.N.weight` [out, in, 3, 3] and `.bias`; `fc`: `classifier.0`, `classifier.3`, [out, in],
-    inputs of the first in channel, height, width order; `logit`: the last layer [outputs, in], which only a checkpoint
-    of raypipe's has, and the `target` it was trained on. `note` says what a person should know about the choice.
+    `convolutions`: `features.N.weight` [out, in, 3, 3] and `.bias`. `fc`: `classifier.0` and `classifier.3`, [out, in];
+    inputs of the first are in channel, height, width order. `logit`: the last layer [outputs, in]; only raypipe's
+    checkpoints have it and the `target` it was trained on. `note` is a message for the user about the choice.
     """
 
     name: str
@@ -56,21 +55,21 @@ class LoadedWeights:
     logit: Mapping[str, Tensor] | None = None
     target: Target | None = None
     body: Mapping[str, Tensor] | None = None
-    """Of a network that is no VGG-16: all but its last layer, under its library's names."""
+    """For networks other than VGG: all layers but the last, under the library's names."""
 
     def suits(self, target: Target) -> bool:
-        """Whether the last layer means what `target` needs; a unit for two classes does, whatever these are called."""
+        """Whether the outputs of the last layer mean the same as those of `target`. Names of two classes may differ."""
         own = self.target or BINARY
         return own.kind == target.kind and (own.kind == "binary" or own.names == target.names)
 
     def last_layer_for(self, target: Target, layer: nn.Linear) -> dict[str, Tensor]:
-        """The last layer as it was trained, where it means what `target` needs and fits `layer`; else empty."""
+        """The trained last layer. Empty if it does not suit `target` or has another shape than `layer`."""
         if self.logit is None or not self.suits(target) or self.logit["logit.weight"].shape != layer.weight.shape:
             return {}
         return dict(self.logit)
 
     def note_for(self, target: Target) -> str:
-        """What a person should know about training these weights on `target`; empty where there is nothing."""
+        """A message for the user if the last layer starts fresh because `target` is another one; else empty."""
         if self.logit is None or self.suits(target):
             return ""
         own = self.target or BINARY
@@ -80,8 +79,8 @@ class LoadedWeights:
 def load_weights(name_or_path: str, model: str = VGG16) -> LoadedWeights:
     """The weights `imagenet`, `imagenet-caffe`, `random` or `auto`, or those of a file, for a `model` of `BLOCKS`.
 
-    `auto` is `imagenet`, or `random` with a `note` where that cannot be reached. Raises ConfigError on an unknown
-    name; InputError where a download fails, a file cannot be read, or a layer is missing or of the wrong shape.
+    `auto` is `imagenet`, or `random` with a `note` if the download fails. Raises ConfigError on an unknown name.
+    Raises InputError if a download fails, a file cannot be read, or a layer is missing or has the wrong shape.
     """
     if name_or_path == "random":
         return LoadedWeights("random", None, None, TORCHVISION, "random weights: nothing is pretrained")
@@ -98,9 +97,9 @@ def load_weights(name_or_path: str, model: str = VGG16) -> LoadedWeights:
 
 
 def weights_inputs(name_or_path: str) -> dict[str, str]:
-    """A file of weights as an input of a run: its fingerprint, as another file may come to lie there.
+    """The fingerprint of a weights file, as an input of a run: another file may later have the same path.
 
-    Empty for names, and if there is no such file.
+    Empty for names, and if there is no such file. Raises InputError if the file cannot be read.
     """
     path = Path(name_or_path).expanduser()
     if name_or_path in _NAMES or not path.is_file():
@@ -125,7 +124,7 @@ def _from_file(name: str, model: str) -> LoadedWeights:
 
 
 def imagenet_or_random(load: Callable[[str], LoadedWeights]) -> LoadedWeights:
-    """What `load` gives for ``imagenet``, or for ``random``, with a note, where InputError says that it has none."""
+    """What `load` returns for ``imagenet``. If it raises InputError: what it returns for ``random``, with a note."""
     try:
         return load("imagenet")
     except InputError as error:
@@ -135,7 +134,7 @@ def imagenet_or_random(load: Callable[[str], LoadedWeights]) -> LoadedWeights:
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A state dict as a file has it; of a checkpoint of raypipe's also its normalisation and target."""
+    """The state dict of a file; for raypipe's checkpoints also the normalisation and the target."""
 
     state: Mapping[str, Any]
     preprocessing: Preprocessing | None = None
@@ -143,9 +142,9 @@ class WeightFile:
 
 
 def read_file(name: str, model: str) -> WeightFile:
-    """A .pth, .pt or .safetensors file. Raises ConfigError on another kind, InputError where it is absent, cannot be
-    read, or says that it is a checkpoint of another network than `model`.
-    """
+    """Reads a .pth, .pt or .safetensors file. Raises ConfigError on another kind of file.
+
+    Raises InputError if it is missing, cannot be read, or is a checkpoint of another network than `model`."""
     path = _existing(name)
     if path.suffix.lower() == ".safetensors":
         try:
@@ -153,9 +152,9 @@ def read_file(name: str, model: str) -> WeightFile:
         except (OSError, RuntimeError, ValueError, SafetensorError) as error:
             raise _unreadable(path, error) from error
     try:
-        # Files in torch's older format, as torchvision's first VGG-16 is, cannot be mapped into memory.
+        # Files in torch's older format, such as torchvision's first VGG-16, cannot be mapped into memory.
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # of bytes that are no such file torch raises nearly anything
+    except Exception as error:  # torch raises many kinds of errors on bytes in another format
         raise _unreadable(path, error) from error
     if not isinstance(state, Mapping):
         raise InputError(f"train.weights: {path}: holds a {type(state).__name__}, not a state dict")
@@ -202,8 +201,8 @@ def _download(name: str, model: str) -> dict[str, Tensor]:
 
 
 def url_of(name: str, model: str) -> str:
-    """Where torchvision fetches the weights of that name, of a VGG."""
-    # Importing torchvision takes seconds, and most processes of a training build no network.
+    """The address from which torchvision fetches the named weights of a VGG."""
+    # Imported here: it takes seconds, and most processes of a training build no network.
     from torchvision.models import get_model_weights
 
     weights = get_model_weights(model)
@@ -212,8 +211,9 @@ def url_of(name: str, model: str) -> str:
 
 @contextmanager
 def connect_timeout() -> Iterator[None]:
-    """A limit for downloads in the body: torch.hub sets none, and a firewall that drops packets would hold the stage
-    for minutes."""
+    """Sets a connection timeout for downloads in the body.
+
+    torch.hub sets none, so a firewall that drops packets would delay the stage by minutes."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_CONNECT_SECONDS)
     try:
@@ -236,7 +236,7 @@ def _read_safetensors(path: Path, model: str) -> WeightFile:
 
 
 def _layer_names(model: str) -> dict[str, str]:
-    """Keras' names by torchvision's."""
+    """Maps torchvision's names of layers to Keras' names."""
     keras = [f"block{b}_conv{c}" for b, n in enumerate(BLOCKS[model], 1) for c in range(1, n + 1)]
     names = [name.removesuffix(".weight") for name in _expected(model) if name.endswith(".weight")]
     torchvision = [name for name in names if name.startswith("features.")]
@@ -244,7 +244,7 @@ def _layer_names(model: str) -> dict[str, str]:
 
 
 def _expected(model: str = VGG16) -> dict[str, tuple[int, ...]]:
-    """Shapes by torchvision's names, the last layer left out."""
+    """Maps torchvision's names of weights to their shapes, without the last layer."""
     from torchvision.models import get_model
 
     with torch.device("meta"):
@@ -265,20 +265,20 @@ def _from_state(name: str, state: Mapping[str, Any], preprocessing: Preprocessin
     fc = None
     fc_shapes: dict[str, tuple[int | None, ...]] = {k: v for k, v in shapes.items() if k.startswith("classifier.")}
     if any(key in state for key in fc_shapes):
-        # A checkpoint of raypipe's at another image size has another number of inputs to its first FC layer.
+        # In a raypipe checkpoint the number of inputs of the first FC layer depends on the image size.
         fc_shapes["classifier.0.weight"] = (FC_WIDTH, None)
         fc = check_layers(name, state, fc_shapes, title(model), known)
     return LoadedWeights(name, convolutions, fc, preprocessing, logit=kept_last_layer(state))
 
 
 def kept_last_layer(state: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-    """The last layer of a checkpoint of raypipe's, None in other files."""
+    """The last layer of a raypipe checkpoint; None for other files."""
     kept = {key: state[key].float() for key in ("logit.weight", "logit.bias") if key in state}
     return kept if len(kept) == 2 else None
 
 
 def title(model: str) -> str:
-    """VGG-16 for ``vgg16``; others as their library calls them."""
+    """A network's name for messages: VGG-16 for ``vgg16``; the library's name for networks other than VGG."""
     return model.replace("vgg", "VGG-") if model in BLOCKS else model
 
 
@@ -289,10 +289,10 @@ def check_layers(
     network: str,
     known: Mapping[str, str] | None = None,
 ) -> dict[str, Tensor]:
-    """The layers of `shapes` out of `state`, of the file `name`; None in a shape is any number. `known` are fuller
-    names of the layers. Raises InputError naming the layer that is missing, not finite, or of another shape than
-    `network` has.
-    """
+    """The layers of `state`, read from the file `name`, that `shapes` lists. None in a shape allows any number.
+
+    `known` has longer names of layers, for messages. Raises InputError that names the layer if a layer is missing, is
+    not finite, or has another shape than in `network`."""
     found = {}
     for key, shape in shapes.items():
         layer = f"layer {(known or {}).get(key, key)}"
