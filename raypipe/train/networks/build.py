@@ -1,9 +1,9 @@
-"""Any classifier of torchvision or timm by its name, with a last layer of its own, through the same door as VGG-16.
+"""Builds any classifier of torchvision or timm by name, with a new last layer. Also builds VGG-16.
 
-Names: those of `torchvision.models` (``resnet50``, ``convnext_tiny``, ``vit_b_16``), and ``timm/NAME`` where timm is
-installed. VGG-11, 13 and 19 are in the paper's configurations what VGG-16 is. For others these mean: A, a frozen body
-and a last layer; B to D, all of it, D with dropout before the last layer. What is VGG's own (its FC layers, L2 on them)
-has no counterpart; dropout within a body is its library's.
+Names are those of `torchvision.models` (``resnet50``, ``convnext_tiny``, ``vit_b_16``), and ``timm/NAME`` if timm is
+installed. VGG-11, 13 and 19 follow the paper's configurations as VGG-16 does. For other networks, A trains only the
+last layer on a frozen body. B, C and D train the whole network, D with dropout before the last layer. They have no FC
+layers and no L2 as VGG has. Dropout inside a body stays as the library sets it.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from raypipe.train.networks.weights import (
 )
 
 _TIMM = "timm/"
-# Layers of second outputs of training, which their paper weighs into a loss of its own: they have no place in ours.
+# Layers for second outputs in training. Their papers add these to the loss; raypipe's loss has no term for them.
 _AUXILIARY = {"inception_v3": ("AuxLogits",), "googlenet": ("aux1", "aux2")}
-# torchvision's weights of these two were trained by others on pixels from -1 to 1. It turns its own normalisation into
-# that inside a network which it loads them into (transform_input), and no state dict tells. Here the normalisation is
-# that itself: it is kept with each checkpoint, which so predicts as it was trained.
+# torchvision's weights of these two networks were trained on pixels from -1 to 1. A pretrained network converts
+# torchvision's usual normalisation to that range (transform_input), but its state dict does not say so. Here the
+# preprocessing has the range from -1 to 1. Each checkpoint keeps it, so prediction uses what training used.
 _MINUS_ONE_TO_ONE = Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 1 / 255)
 
 
 class Classifier(Network):
-    """Images, float [n, 3, s, s], to the outputs of `logit` over what `body` gives: [n] of one unit, [n, k] of k."""
+    """A `body` and a last layer `logit`: images, float [n, 3, s, s], to outputs [n] of one unit, [n, k] of k units."""
 
     def __init__(self, body: nn.Module, n_features: int, configuration: Configuration, n_outputs: int) -> None:
         super().__init__()
@@ -56,11 +56,11 @@ class Classifier(Network):
             self.body.requires_grad_(False)
 
     def extract(self, images: Tensor) -> Tensor:
-        """What the body gives before its own last layer, flattened: [n, n_features]."""
+        """The body's output, flattened: [n, n_features]."""
         return torch.flatten(self.body(images), 1)
 
     def hidden(self, features: Tensor) -> Tensor:
-        """The features, some of them dropped in training where the configuration has dropout."""
+        """The features, with dropout in training if the configuration has it."""
         dropped: Tensor = self.dropout(features)
         return dropped
 
@@ -72,14 +72,14 @@ class Classifier(Network):
 
 @dataclass(frozen=True)
 class Body:
-    """A library's classifier without its last layer, which `last` names; how it wants pictures normalised."""
+    """A library's classifier without its last layer. `last` has names of that layer; `preprocessing` normalises."""
 
     module: nn.Module
     last: tuple[str, ...]
     preprocessing: Preprocessing
 
     def features(self, image_size: int, model: str) -> int:
-        """How many it gives for a picture. Raises ConfigError where it takes none of `image_size` pixels."""
+        """Number of features per picture. Raises ConfigError if the network cannot take `image_size` pixels."""
         was_training = self.module.training
         try:
             with torch.no_grad():
@@ -92,12 +92,12 @@ class Body:
 
 
 def load_network_weights(model: str, weights: str) -> LoadedWeights:
-    """The weights that training `model` starts from, and how it wants pictures normalised.
+    """The weights from which training of `model` starts, and their normalisation.
 
-    `weights` is ``imagenet`` (the library's own), ``random``, ``auto``, or a file: a state dict of the library's, with
-    or without its last layer, or a checkpoint of raypipe's. For VGG-16 and its kin see `load_weights`, which it calls.
-    Raises ConfigError on a name that is not known; InputError where weights cannot be fetched, a file cannot be read,
-    or a layer is missing, unknown or of the wrong shape.
+    `weights` is ``imagenet`` (the library's own), ``random``, ``auto``, or a file: a state dict of the library, with
+    or without its last layer, or a raypipe checkpoint. For VGG-11 to 19 this calls `load_weights`.
+    Raises ConfigError on an unknown name. Raises InputError if weights cannot be fetched, a file cannot be read, or a
+    layer is missing, unknown or of the wrong shape.
     """
     if model in BLOCKS:
         return load_weights(weights, model)
@@ -127,7 +127,7 @@ def _from_file(name: str, model: str, body: Body) -> LoadedWeights:
     prefix = "body." if logit else ""
     shapes = {f"{prefix}{key}": tuple(value.shape) for key, value in body.module.state_dict().items()}
     found = check_layers(name, file.state, shapes, model)
-    # timm's files of these networks have them, too.
+    # timm's files of these networks also have the auxiliary layers.
     dropped = (*body.last, *(layer for layers in _AUXILIARY.values() for layer in layers))
     others = ("logit.",) if logit else tuple(f"{layer}." for layer in dropped)
     more = next((key for key in file.state if key not in shapes and not key.startswith(others)), None)
@@ -149,11 +149,11 @@ def build_network(
     init: Scheme = "lsuv",
     target: Target = BINARY,
 ) -> Network:
-    """The named network in `configuration`, on the CPU, float32; VGG-16 and its kin as `build_model` makes them.
+    """The named network in `configuration`, on the CPU, float32. `build_model` builds VGG-11 to 19.
 
-    Of others the body is loaded, or starts as its library has it, by `seed`; the last layer is Glorot-uniform with zero
-    bias, unless `weights` are a raypipe checkpoint's of the same target. Raises ConfigError on an image size that the
-    network does not take.
+    For other networks, the body is loaded, or the library initialises it with `seed`. The last layer is Glorot-uniform
+    with zero bias (zero for a score), unless `weights` are of a raypipe checkpoint of the same target. Raises
+    ConfigError if the network cannot take the image size.
     """
     if model in BLOCKS:
         return build_model(
@@ -184,7 +184,7 @@ def build_network(
 def restore_network(
     model: str, configuration: Configuration, *, image_size: int, state: Mapping[str, Tensor]
 ) -> Network:
-    """The network whose `state_dict` was kept as `state`. Raises InputError where it is another one's."""
+    """The network with the state dict `state`. Raises InputError if `state` is of another network."""
     if model in BLOCKS:
         return restore_model(configuration, image_size=image_size, state=state, name=model)
     if "logit.weight" not in state:
@@ -200,14 +200,14 @@ def restore_network(
 
 
 def _body(model: str, pretrained: bool) -> Body:
-    """The named classifier without its last layer. Raises ConfigError where no library has it."""
+    """The named classifier without its last layer. Raises ConfigError if no library has it."""
     if model.startswith(_TIMM):
         return _from_timm(model.removeprefix(_TIMM), pretrained)
     return _from_torchvision(model, pretrained)
 
 
 def _from_torchvision(name: str, pretrained: bool) -> Body:
-    # Slow to import, and most processes of a training build no network.
+    # Imported here: it is slow, and most processes of a training build no network.
     from torchvision import models
 
     known = models.list_models(module=models)
@@ -217,7 +217,7 @@ def _from_torchvision(name: str, pretrained: bool) -> Body:
         )
     weights = models.get_model_weights(name).DEFAULT
     second = _AUXILIARY.get(name, ())
-    # Where it fetches weights torchvision insists on its second outputs.
+    # With pretrained weights, torchvision requires the auxiliary outputs.
     more = {"transform_input": False, "init_weights": not pretrained, "aux_logits": pretrained} if second else {}
     body = models.get_model(name, weights=weights if pretrained else None, **more)
     if second:
@@ -234,8 +234,8 @@ def _from_torchvision(name: str, pretrained: bool) -> Body:
 
 
 def last_layer(network: nn.Module) -> str:
-    """Where the layer is that tells classes apart in a network of torchvision's."""
-    # Convolutions do its work where there is no linear one, as in SqueezeNet.
+    """The path of the layer of a torchvision network that computes the classes."""
+    # Without linear layers it is a convolution, for example in SqueezeNet.
     layers = [(path, part) for path, part in network.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)]
     linear = [path for path, part in layers if isinstance(part, nn.Linear)]
     return str((linear or [layers[-1][0]])[-1])

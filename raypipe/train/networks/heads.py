@@ -1,6 +1,6 @@
-"""The last layer: what its outputs mean, the loss they learn by, and how good they are. A head a kind of target.
+"""Heads: the meaning, loss and measures of the last layer's outputs. One head per kind of target.
 
-Outputs have the shape [n] where the last layer has one unit, [n, k] where it has k.
+Outputs have the shape [n] if the last layer has one unit, [n, k] if it has k units.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ Predictions = NDArray[np.float32]
 
 
 class Head(ABC):
-    """How a `target` is learned. Labels are those of `Target.encode`, as tensors."""
+    """How a `target` is learned. Labels are the result of `Target.encode`, as tensors."""
 
     dtype: ClassVar[torch.dtype] = torch.float32
     has_accuracy: ClassVar[bool] = True
     nothing_to_learn: ClassVar[str] = "are of one class"
     max_gradient: ClassVar[float | None] = None
-    """A step's gradient is shortened to this norm where it is longer; None: never."""
+    """Largest norm of a step's gradient: a longer one is scaled down to it. None: no limit."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
 
     def targets(self, labels: Tensor) -> Tensor:
-        """Labels as `losses` and `hits` take them."""
+        """Labels in the form that `losses` and `hits` take."""
         return labels
 
     def smoothed(self, targets: Tensor, share: float) -> Tensor:
-        """Targets of which a `share` is spread over both answers or all classes (Szegedy et al. 2016, equation 10)."""
+        """Targets with a `share` spread evenly over both answers or all classes (Szegedy et al. 2016, equation 10)."""
         return targets * (1 - share) + share / 2 if share else targets
 
     @abstractmethod
@@ -50,30 +50,30 @@ class Head(ABC):
 
     @abstractmethod
     def hits(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Whether, or to what share, each picture is right, [n]; zeros where no accuracy is defined."""
+        """Whether each picture is right, or its share of right tags, [n]. Zeros if no accuracy is defined."""
 
     @abstractmethod
     def activations(self, outputs: Tensor) -> Tensor:
-        """Probabilities, [n] for two classes, else [n, k]; for a score the score itself, [n], in the label's unit.
+        """Probabilities, [n] for two classes, [n, k] for classes and tags. For a score: scores [n] in the label's unit.
 
-        In the outputs' type, on their device.
+        The result has the outputs' type and device.
         """
 
     def predictions(self, outputs: Tensor) -> Predictions:
-        """The `activations`, computed in float64 and kept as float32."""
+        """The `activations`, computed in float64 and returned as float32."""
         found: Predictions = self.activations(outputs.cpu().double()).float().numpy()
         return found
 
     def accuracy(self, predictions: Predictions, labels: NDArray[Any]) -> float | None:
-        """Share of right answers; for tags of all pictures and tags; None for a score."""
+        """Share of right answers, for tags over all pictures and tags. None for a score."""
         return metrics.binary_accuracy(predictions, labels)
 
     def metrics(self, predictions: Predictions, labels: NDArray[Any]) -> dict[str, Any]:  # noqa: ARG002
-        """Further measures by name; a value is None where it is not defined."""
+        """Further measures by name. A value is None if it is not defined."""
         return {}
 
     def check(self, train: Tensor, val: Tensor) -> None:
-        """Raises InputError where labels are not this head's, or all training labels are alike."""
+        """Raises InputError if labels are of another kind, or if all training labels are equal."""
         shape = (len(self.target.names),) if self.target.kind == "tags" else ()
         for labels in (train, val):
             if labels.dtype != self.dtype or tuple(labels.shape[1:]) != shape:
@@ -85,12 +85,12 @@ class Head(ABC):
             )
 
     def as_metadata(self) -> dict[str, str]:
-        """For a checkpoint, whose metadata are strings."""
+        """This head as metadata of a checkpoint, which are strings."""
         return self.target.as_metadata()
 
 
 class TwoClasses(Head):
-    """One logistic unit, binary cross-entropy; the paper's (section 4.1)."""
+    """The paper's head (section 4.1): one logistic unit, binary cross-entropy."""
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(outputs, targets.to(outputs.dtype), reduction="none")
@@ -103,7 +103,7 @@ class TwoClasses(Head):
 
 
 class Classes(Head):
-    """k softmax units, cross-entropy. Accuracy: the share of pictures whose likeliest class is theirs."""
+    """k softmax units, cross-entropy. Accuracy: share of pictures whose most probable class is right."""
 
     dtype = torch.int64
 
@@ -133,10 +133,10 @@ class Classes(Head):
 
 
 class Tags(Head):
-    """A sigmoid unit a tag, binary cross-entropy averaged over tags. Accuracy is Keras' `binary_accuracy`, likewise.
+    """One sigmoid unit per tag. Binary cross-entropy and accuracy (Keras' `binary_accuracy`) are means over tags.
 
-    Metrics: means over tags of the area under the ROC curve and of average precision, and both for each tag beside
-    its prevalence, the share of pictures that carry it, and its accuracy.
+    Metrics: means over tags of the area under the ROC curve and of average precision. Also per tag: both measures,
+    accuracy, and prevalence (the share of pictures that carry the tag).
     """
 
     nothing_to_learn = "carry the same hashtags"
@@ -169,17 +169,17 @@ class Tags(Head):
         return {"roc_auc": mean("roc_auc"), "average_precision": mean("average_precision"), "tags": tags}
 
     def _by_tag(self, outputs: Tensor) -> Tensor:
-        # The model gives [n] where there is one tag.
+        # With one tag, the model's outputs have the shape [n].
         return outputs.reshape(-1, len(self.target.names))
 
 
 class Score(Head):
-    """One linear unit, squared error of the score standardised by the training split's `mean` and `sd`.
+    """One linear unit. Loss: squared error of the score, standardised by the training split's `mean` and `sd`.
 
-    The loss is therefore 1 where a model says nothing but the mean. Metrics: R², root mean squared error in the
-    score's unit, and Spearman's rank correlation.
-    Its gradient grows with the error, unlike that of a cross-entropy: on VGG-16's long feature vectors plain SGD at the
-    paper's learning rate would overshoot ever further. It is therefore clipped: Pascanu et al. (2013), algorithm 1.
+    Predicting the mean therefore gives a loss of 1. Metrics: R², root mean squared error in the score's unit, and
+    Spearman's rank correlation. The gradient of this loss grows with the error, unlike that of a cross-entropy. With
+    VGG-16's long feature vectors, plain SGD at the paper's learning rate would diverge. The gradient is therefore
+    clipped: Pascanu et al. (2013), algorithm 1.
     """
 
     dtype = torch.float64
@@ -224,16 +224,16 @@ _HEADS: dict[str, type[Head]] = {"binary": TwoClasses, "classes": Classes, "tags
 
 
 def head_of(target: Target, train_labels: Tensor) -> Head:
-    """The head of a target; a score is standardised by the labels of the training split."""
+    """The head for a target. Scores are standardised by the labels of the training split."""
     if target.kind != "score":
         return _HEADS[target.kind](target)
     scores = train_labels.double()
-    # Scores that are all alike have no deviation; `check` says so.
+    # If all scores are equal, the deviation is 0, and `check` raises an error.
     return Score(target, float(scores.mean()), float(scores.std(correction=0)) or 1.0)
 
 
 def head_from_metadata(kept: Mapping[str, str]) -> Head:
-    """The head that a checkpoint's metadata tell of. Raises KeyError or ValueError where they tell of none."""
+    """The head that a checkpoint's metadata describe. Raises KeyError or ValueError if they describe none."""
     target = Target.from_metadata(kept)
     if target is None:
         raise KeyError("classes")

@@ -1,9 +1,9 @@
-"""First weights of layers that are not loaded.
+"""Initial weights of layers that are not loaded.
 
-New layers of the paper are Glorot-uniform with zero bias: Glorot & Bengio (2010), equation 16. A VGG-16 without
-pretrained weights does not learn from there (its signal fades over 13 layers), hence He et al. (2015) and, by data,
-unit variance layer by layer: Mishkin & Matas (2015), "All you need is a good init", algorithm 1, here for each unit
-and with its mean removed, as in Krähenbühl et al. (2016), "Data-dependent initializations", section 3.1.
+The paper's new layers are Glorot-uniform with zero bias: Glorot & Bengio (2010), equation 16. A VGG-16 without
+pretrained weights does not learn with them, because its signal fades over 13 layers. It uses He et al. (2015) instead,
+then unit variance layer by layer on data: Mishkin & Matas (2015), "All you need is a good init", algorithm 1. Here each
+unit is scaled and centred: Krähenbühl et al. (2016), "Data-dependent initializations", section 3.1.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SMALLEST_DEVIATION = 1e-6
 
 
 def initialise(layer: nn.Conv2d | nn.Linear, scheme: Scheme, generator: torch.Generator) -> None:
-    """Fresh weights by `scheme` and a zero bias, in place. `lsuv` starts as `he`, until it has seen data."""
+    """Sets fresh weights by `scheme` and a zero bias, in place. `lsuv` is `he` before `unit_variance_init`."""
     if scheme == "glorot":
         nn.init.xavier_uniform_(layer.weight, generator=generator)
     else:
@@ -29,12 +29,11 @@ def initialise(layer: nn.Conv2d | nn.Linear, scheme: Scheme, generator: torch.Ge
 
 @torch.no_grad()
 def unit_variance_init(model: nn.Module, images: Tensor) -> None:
-    """Scales and shifts each convolution and FC layer, in place and in the order in which they run, so that each of its
-    units has mean 0 and variance 1 before its nonlinearity over `images` (float [n, 3, s, s], normalised).
+    """Scales and shifts convolutions and FC layers in place, so that each unit has mean 0 and variance 1 on `images`.
 
-    One forward pass suffices: a layer's output is replaced by what its new weights would give. The output layer, the
-    last of `model`'s modules, stays as it is. Raises ValueError on fewer than two images.
-    """
+    `images`: float [n, 3, s, s], normalised. The mean and variance are those before the nonlinearity. Layers are scaled
+    in the order in which they run. One forward pass is enough, because each layer's output is replaced by the output of
+    its new weights. The last of `model`'s layers stays as it is. Raises ValueError on fewer than two images."""
     if len(images) < 2:
         raise ValueError(f"unit_variance_init needs at least 2 images, not {len(images)}")
     layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]

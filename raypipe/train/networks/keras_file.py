@@ -1,4 +1,4 @@
-"""A VGG's weights out of Keras' files, in torch's order."""
+"""Reads the weights of a VGG from Keras' files, in torch's order."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from torch import Tensor
 from raypipe.errors import InputError
 
 KERAS = (".h5", ".hdf5")
-# Of one layer: the first FC layer has 0.4 GB for pictures of 224 pixels, 2.1 GB for 512.
+# Limit per array. The first FC layer has 0.4 GB for pictures of 224 pixels, 2.1 GB for 512.
 _MOST_BYTES = 2**32
 POOLED_FEATURES = 512 * 7 * 7
 
 
 def read_keras(path: Path, names: Mapping[str, str]) -> dict[str, Tensor]:
-    """Weights and biases of the layers that `path` has, by torchvision's names; `names` are Keras' by these.
+    """Weights and biases of the layers that `path` has, by torchvision's names. `names` maps these to Keras' names.
 
-    Kernels [height, width, in, out] become [out, in, height, width], those of FC layers [out, in]; the inputs of the
-    first FC layer, a flattened height, width, channel map, come in channel, height, width order. Raises InputError
-    where a layer has no kernel or no bias, or stands in another file; OSError or ValueError where the file is none of
-    HDF5.
+    Kernels [height, width, in, out] become [out, in, height, width], those of FC layers [out, in]. The inputs of the
+    first FC layer are reordered from a flattened height, width, channel map to channel, height, width order. Raises
+    InputError if a layer has no kernel or no bias, or is stored in another file. Raises OSError or ValueError if the
+    file is not HDF5.
     """
     state = {}
     with h5py.File(path, "r") as file:
@@ -42,14 +42,14 @@ def read_keras(path: Path, names: Mapping[str, str]) -> dict[str, Tensor]:
 
 
 def _own(group: Any, name: str, where: str) -> Any:
-    """What a group holds. Raises InputError where its name leads to another file, or to nothing but data."""
+    """The group `name` in `group`. Raises InputError if it is a link, for example to another file, or not a group."""
     if not isinstance(group.get(name, getlink=True), h5py.HardLink) or not isinstance(group[name], h5py.Group):
         raise InputError(f"{where}: must be a group of this file, and is not")
     return group[name]
 
 
 def _keras_layer(group: Any, where: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    # Names of the data sets changed between versions of Keras; what they hold is told by its dimensions.
+    # The names of the data sets differ between versions of Keras. The number of dimensions tells kernel and bias apart.
     found: dict[bool, Any] = {}
 
     def visit(_name: str, item: Any) -> None:
@@ -64,7 +64,7 @@ def _keras_layer(group: Any, where: str) -> tuple[np.ndarray[Any, Any], np.ndarr
 
 
 def _check_stored(item: h5py.Dataset, where: str) -> None:
-    """Refuses numbers that are in other files, and more of them than any layer has: an empty file may announce them."""
+    """Raises InputError on data in other files, or on more data than a layer has: even an empty file can declare it."""
     if item.external or item.is_virtual:
         raise InputError(f"{where}: {item.name} is kept in another file")
     if item.dtype.kind not in "fiu" or item.nbytes > _MOST_BYTES:
@@ -81,7 +81,7 @@ def _keras_kernel(kernel: np.ndarray[Any, Any], keras_name: str) -> Tensor:
 
 
 def rows_by_channel(kernel: Tensor, side: int) -> Tensor:
-    """The rows of an FC `kernel` [side·side·channels, out] that takes a flattened height, width, channel map, in the
-    order of a flattened channel, height, width map."""
+    """Reorders the rows of an FC `kernel` [side·side·channels, out] from a flattened height, width, channel map to a
+    flattened channel, height, width map."""
     n_out = kernel.shape[1]
     return kernel.reshape(side, side, -1, n_out).permute(2, 0, 1, 3).reshape(-1, n_out)

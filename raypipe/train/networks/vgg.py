@@ -1,5 +1,5 @@
-"""VGG-16 (Simonyan & Zisserman, 2014, column D) and its kin with a last layer of their own: for two classes one
-logistic unit, as the paper's section 4.1 has it; for other targets see `raypipe.train.networks.heads`."""
+"""VGG-16 (Simonyan & Zisserman, 2014, column D) and VGG-11, 13, 19, with a new last layer. For two classes it is one
+logistic unit (paper, section 4.1). For other targets see `raypipe.train.networks.heads`."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _HIDDEN = ("classifier.0", "classifier.3")
 
 
 class Network(nn.Module, ABC):
-    """Images, float [n, 3, s, s], to the outputs of a last layer `logit`: [n] of one unit, [n, k] of k.
+    """Images, float [n, 3, s, s], to the outputs of a last layer `logit`: [n] of one unit, [n, k] of k units.
 
-    `frozen`: what comes before does not learn, so that its `n_features` can be computed once for each picture.
+    `frozen`: the part that computes the `n_features` does not learn, so they can be computed once per picture.
     """
 
     frozen: bool
@@ -35,21 +35,21 @@ class Network(nn.Module, ABC):
     @property
     @abstractmethod
     def frozen_part(self) -> nn.Module:
-        """What stays in evaluation mode where the network is frozen."""
+        """The part that stays in evaluation mode if the network is frozen."""
 
     @abstractmethod
     def extract(self, images: Tensor) -> Tensor:
         """Features [n, n_features] of images."""
 
     def hidden(self, features: Tensor) -> Tensor:
-        """What stands between the features and the last layer."""
+        """Output of the layers between the features and the last layer."""
         return features
 
     def classify(self, features: Tensor) -> Tensor:
-        """Outputs [n] or [n, k] of what `extract` gave; the last layer is always computed in float32."""
+        """Outputs [n] or [n, k] for the output of `extract`. The last layer is always computed in float32."""
         hidden = self.hidden(features)
         with torch.autocast(hidden.device.type, enabled=False):
-            # Of several units nothing is squeezed.
+            # With several units, squeeze changes nothing.
             logits: Tensor = self.logit(hidden.float()).squeeze(1)
         return logits
 
@@ -58,7 +58,7 @@ class Network(nn.Module, ABC):
         return self.classify(self.extract(images))
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode; what is frozen stays in evaluation mode."""
+        """Sets training mode. If the network is frozen, its frozen part stays in evaluation mode."""
         super().train(mode)
         if self.frozen:
             self.frozen_part.eval()
@@ -66,18 +66,17 @@ class Network(nn.Module, ABC):
 
 
 class VGG(Network):
-    """The VGG of that `name`, by default VGG-16: images, float [n, 3, s, s], to the outputs of the last layer, [n] of
-    one unit, [n, k] of `n_outputs` = k.
+    """The named VGG: images, float [n, 3, s, s], to outputs, [n] of one unit, [n, k] of `n_outputs` = k units.
 
-    Layers have torchvision's names (`features.*`, `classifier.0`, `classifier.3`); the last layer is `logit`.
-    `full` adds the two hidden FC layers; `pooled` brings the last pooling layer to 7×7 by averaging, which FC layers
-    trained at 224 pixels need and which changes nothing at 224.
+    Layers have torchvision's names (`features.*`, `classifier.0`, `classifier.3`). The last layer is `logit`. A `full`
+    configuration adds the two hidden FC layers. `pooled` averages the last pooling layer to 7×7. FC layers trained at
+    224 pixels need that at other sizes. It changes nothing at 224 pixels.
     """
 
     def __init__(
         self, configuration: Configuration, *, image_size: int, pooled: bool, n_outputs: int = 1, name: str = VGG16
     ) -> None:
-        # Slow to import, and most processes of a training build no network.
+        # Imported here: it is slow, and most processes of a training build no network.
         from torchvision.models import get_model
 
         super().__init__()
@@ -95,7 +94,7 @@ class VGG(Network):
         return torch.flatten(self.pool(self.features(images)), 1)
 
     def hidden(self, features: Tensor) -> Tensor:
-        """The hidden FC layers, where the configuration has them."""
+        """Output of the hidden FC layers, if the configuration has them; else the features."""
         hidden: Tensor = self.classifier(features)
         return hidden
 
@@ -107,7 +106,7 @@ class VGG(Network):
 
 
 def _hidden_layers(n_features: int, dropout: float) -> nn.Sequential:
-    # Places that hold no dropout are kept, so that names stay torchvision's.
+    # Without dropout, an identity takes its place, so that the layers keep torchvision's names.
     def drop() -> nn.Module:
         return nn.Dropout(dropout) if dropout else nn.Identity()
 
@@ -116,7 +115,7 @@ def _hidden_layers(n_features: int, dropout: float) -> nn.Sequential:
 
 
 def flat_features(image_size: int) -> int:
-    """Features of the last pooling layer: 512·⌊s/32⌋², 25,088 at 224 pixels."""
+    """Number of features of the last pooling layer: 512·⌊s/32⌋², 25,088 at 224 pixels."""
     return _CHANNELS * (image_size // _STRIDE) ** 2
 
 
@@ -131,16 +130,15 @@ def build_model(
     target: Target = BINARY,
     name: str = VGG16,
 ) -> VGG:
-    """VGG-16, or the VGG of another `name`, in `configuration` for square images of `image_size` pixels, on the CPU,
-    float32; for `target`, by default two classes.
+    """The named VGG in `configuration` for square images of `image_size` pixels and for `target`, on the CPU, float32.
 
-    Layers that `weights` has are loaded; convolutions it lacks start by `init` (`lsuv` needs `unit_variance_init`
-    afterwards, which sees data), FC layers likewise, and the last layer is Glorot-uniform with zero bias (paper,
-    section 4.1), for a score zero, unless `weights` are a raypipe checkpoint's of the same target whose last layer
-    takes as many features: B may go on from A.
-    With loaded convolutions, fresh FC layers are Glorot-uniform too. `seed` fixes all that is random.
-    Raises ConfigError where the image is too small, or where the configuration has FC layers, `weights` has
-    convolutions without them, and `fresh_fc` is false; InputError where loaded FC layers do not fit `image_size`.
+    Layers that `weights` has are loaded. If it has no convolutions, convolutions and missing FC layers start by `init`
+    (for `lsuv`, call `unit_variance_init` on data afterwards). If it has convolutions, fresh FC layers are
+    Glorot-uniform. The last layer is Glorot-uniform with zero bias (paper, section 4.1), or zero for a score. It is
+    loaded instead if `weights` are of a raypipe checkpoint of the same target with as many features: B can so start
+    from A. `seed` fixes all random weights. Raises ConfigError if the images are too small. Raises ConfigError if the
+    configuration has FC layers, `weights` has convolutions but no FC layers, and `fresh_fc` is false. Raises
+    InputError if loaded FC layers do not fit `image_size`.
     """
     if image_size < _STRIDE:
         raise ConfigError(
@@ -170,17 +168,17 @@ def build_model(
 
 
 def start_last_layer(layer: nn.Conv2d | nn.Linear, target: Target, generator: torch.Generator) -> None:
-    """A fresh last layer, in place: Glorot-uniform with zero bias (paper, section 4.1), for a score zero."""
+    """Initialises the last layer in place: Glorot-uniform with zero bias (paper, section 4.1); zero for a score."""
     initialise(layer, "glorot", generator)
     if target.kind == "score":
-        # It then says the mean of all scores; random outputs of so long a feature vector would have to be unlearned.
+        # A zero layer predicts the mean score. Random weights on so many features give errors to unlearn first.
         nn.init.zeros_(layer.weight)
 
 
 def restore_model(
     configuration: Configuration, *, image_size: int, state: Mapping[str, Tensor], name: str = VGG16
 ) -> VGG:
-    """The model whose `state_dict` was kept as `state`. Raises InputError where it is another configuration's."""
+    """The model with the state dict `state`. Raises InputError if `state` is of another configuration."""
     has_fc = "classifier.0.weight" in state
     if has_fc != configuration.full:
         found = "with" if has_fc else "without"
@@ -199,7 +197,7 @@ def restore_model(
 
 
 def _empty(name: str, configuration: Configuration, image_size: int, pooled: bool, n_outputs: int) -> VGG:
-    # On the meta device first: torch's own random initialisation of 134 million weights takes seconds.
+    # Created on the meta device, because torch's own initialisation of 134 million weights takes seconds.
     with torch.device("meta"):
         model = VGG(configuration, image_size=image_size, pooled=pooled, n_outputs=n_outputs, name=name)
     return model.to_empty(device="cpu")
@@ -218,7 +216,7 @@ def _is_pooled(fc: Mapping[str, Tensor], image_size: int, name: str) -> bool:
 
 
 def parameter_groups(model: nn.Module, configuration: Configuration, lr: float) -> list[dict[str, Any]]:
-    """Groups for torch's SGD: the configuration's weight decay on the weights of the first two FC layers alone."""
+    """Groups for torch's SGD. Only the weights of the first two FC layers get the configuration's weight decay."""
     decayed: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
