@@ -1,4 +1,4 @@
-"""What each trial gets of a machine or a cluster, and how many run at a time: arithmetic, without Ray."""
+"""Computes, without Ray, what hardware each trial gets and how many trials run at a time."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from raypipe.errors import ConfigError
 from raypipe.train.plan import Trial, for_configuration
 
 _MOST_CPUS_PER_GPU = 8
-# What the smallest nodes with a GPU have, where none is there yet.
+# CPUs of the smallest usual GPU nodes, used if no GPU node has started yet.
 _CPUS_OF_A_NODE_TO_COME = 4
 
 
 class Node(NamedTuple):
-    """What one machine has: a worker has its place on one of them."""
+    """CPUs and GPUs of one machine. A worker runs on a single machine."""
 
     cpus: float
     gpus: float = 0.0
@@ -24,7 +24,7 @@ class Node(NamedTuple):
 
 @dataclass(frozen=True)
 class Hardware:
-    """What one trial gets: workers, whether they use GPUs and how much of one each, and CPUs for each."""
+    """Hardware of one trial: workers, whether they use GPUs, and the CPUs and share of a GPU per worker."""
 
     workers: int
     gpu: bool
@@ -34,22 +34,22 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Allocation:
-    """Hardware by trial's name, and trials at a time; what does not fit beside the others waits for its place."""
+    """Hardware by name of trial, and trials at a time. A trial that does not fit next to the others waits."""
 
     hardware: dict[str, Hardware]
     concurrent: int
 
 
 def allocate(config: Config, trials: Sequence[Trial], nodes: Sequence[Node], grows: bool = False) -> Allocation:
-    """`nodes` are all that there are, or all so far where the cluster `grows` when asked.
+    """Divides `nodes` among trials. They are all nodes, or all so far if the cluster `grows` on demand.
 
-    Raises ConfigError where one trial alone asks for more than there is: it would wait for ever.
+    Raises ConfigError if one trial alone needs more than there is, because it would wait for ever.
     """
     workers, concurrent = config.train.workers, config.sweep.concurrent
     gpus, cpus = sum(node.gpus for node in nodes), sum(int(node.cpus) for node in nodes)
     use_gpu = gpus > 0 if config.train.gpu is None else config.train.gpu
     there, what = (gpus, "GPU") if use_gpu else (cpus, "CPU")
-    # Nodes that start when asked are waited for; how many there will be, only the person knows.
+    # If nodes start on demand, trials wait for them. Only the user knows how many nodes there will be.
     if workers > there and not (grows and config.train.gpu and concurrent):
         needed = f"{workers} workers of a trial need a {what} each" if workers > 1 else f"a trial needs a {what}"
         advice = ", or, where GPU nodes start on demand, give --train.gpu true and --sweep.concurrent N"
@@ -71,14 +71,14 @@ def allocate(config: Config, trials: Sequence[Trial], nodes: Sequence[Node], gro
 
 
 def _cpus_each(nodes: Sequence[Node], workers: int) -> int:
-    """The most CPUs that each of so many workers can have at once, every one on one node; 1 where not all have room."""
+    """The most CPUs that all `workers` can have at once, each worker on one node. 1 if not all workers have room."""
     most = max((int(node.cpus) for node in nodes), default=1)
     fitting = (n for n in range(most, 1, -1) if sum(int(node.cpus // n) for node in nodes) >= workers)
     return next(fitting, 1)
 
 
 def _share(config: Config, trial: Trial) -> float:
-    # Workers of one trial talk through NCCL, which wants a GPU for each.
+    # Workers of one trial communicate through NCCL, which needs one GPU per worker.
     if config.train.workers > 1:
         return 1.0
     shares = config.sweep.gpu_share
@@ -90,7 +90,7 @@ def _share(config: Config, trial: Trial) -> float:
 
 
 def _most(trials: Sequence[Hardware], gpus: float) -> int:
-    """How many trials can ever run side by side: as many of the smallest as there are GPUs for."""
+    """The largest number of trials that can run at once: as many of the smallest as there are GPUs for."""
     left, n = gpus, 0
     for needed in sorted(each.workers * each.gpus_per_worker for each in trials):
         left -= needed

@@ -1,6 +1,6 @@
-"""TensorBoard's files of each trial: scalars by epoch, and hyperparameters with what they came to.
+"""TensorBoard's files of each trial: scalars per epoch, and hyperparameters with their results.
 
-Ray Tune's own writer counts steps from 1 again when a trial is resumed, and knows a trial by its name alone.
+Ray Tune's own writer restarts at step 1 when a trial is resumed, and knows only a trial's name.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ BEST = "best"
 
 
 def described(trial: Trial, train: TrainOptions) -> dict[str, str | int | float | bool]:
-    """A trial's hyperparameters as dashboards take them: numbers, words, yes or no."""
+    """A trial's hyperparameters in types that dashboards accept: numbers, strings and booleans."""
     values: dict[str, Any] = {"configuration": trial.configuration, "form": trial.form, "seed": trial.seed}
     values |= {"model": train.model, "weights": train.weights, **hyperparameters(trial, train)}
     return {name: text_of(value) if value is None else value for name, value in values.items()}
 
 
 def measures(row: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of an epoch's row of results.json."""
+    """The numbers in an epoch's row of results.json, except seed and epoch."""
     left_out = ("seed", "epoch")
     return {
         name: float(value)
@@ -42,24 +42,24 @@ def measures(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def epoch_row(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What is shown of an epoch, out of what Tune makes of its report."""
+    """The values of an epoch to show, out of Tune's result for it."""
     further = ("images_per_s", "data_wait", "mfu")
     return {key: value for key, value in result.items() if key.startswith(("train_", "val_")) or key in further}
 
 
 def best_measures(row: Mapping[str, Any]) -> dict[str, float]:
-    """What a trial is judged by at its best epoch, under names of its own."""
+    """The validation measures of a trial's best epoch, with names that start with ``best/``."""
     return {f"{BEST}/{name}": value for name, value in measures(row).items() if name.startswith("val_")}
 
 
 def test_measures(result: TrialResult) -> dict[str, float]:
-    """The one look at the test pictures; empty where none were set aside."""
+    """The measures on the test pictures; empty if there are none."""
     found = {"accuracy": result.test_accuracy, **result.test_metrics}
     return {f"test/{name}": value for name, value in measures(found).items()}
 
 
 class EventFiles(TBXLoggerCallback):  # type: ignore[misc]
-    """In place of Tune's own writer, which Tune leaves out where there is one of its kind."""
+    """Replaces Tune's own writer: Tune does not add its own if a callback is of the same type."""
 
     def __init__(self, train: TrainOptions, plans: Mapping[str, TrialPlan]) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class EventFiles(TBXLoggerCallback):  # type: ignore[misc]
         self._best: dict[str, float] = {}
 
     def log_trial_start(self, trial: Any) -> None:
-        """Opens a file, and shows the trial among the hyperparameters from its start."""
+        """Opens a file and writes the hyperparameters, so that TensorBoard lists the trial from its start."""
         from tensorboardX.summary import hparams
 
         name = str(trial.config["trial"])
@@ -87,7 +87,7 @@ class EventFiles(TBXLoggerCallback):  # type: ignore[misc]
         writer.flush()
 
     def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:  # noqa: ARG002
-        """An epoch; its own number is the step, whatever was interrupted."""
+        """Writes an epoch. Its number is the step, also after interruptions."""
         if "val_loss" not in result:
             return
         self.log_trial_start(trial)
@@ -101,7 +101,7 @@ class EventFiles(TBXLoggerCallback):  # type: ignore[misc]
         self._add(name, found, int(result["epoch"]))
 
     def log_trial_end(self, trial: Any, failed: bool = False) -> None:
-        """What the trial came to, from what it has staged."""
+        """Writes the trial's results, if it has staged them, and closes the file."""
         name = str(trial.config["trial"])
         self.log_trial_start(trial)
         done = None if failed else staged_result(self._plans[name].writer, name)

@@ -1,6 +1,6 @@
-"""Trials as runs of MLflow, where `sweep.mlflow` says so: hyperparameters, each epoch, the test at the end.
+"""Logs trials as runs of MLflow if `sweep.mlflow` is set: hyperparameters, each epoch, the test at the end.
 
-A server that is away while trials run costs its lines, not the sweep: one line says so, and training goes on.
+If the server fails while trials run, one line says so. Training goes on and is no longer logged to MLflow.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _TRIAL, _RUN = "raypipe.trial", "raypipe.run"
 
 @contextlib.contextmanager
 def mlflow_runs(config: Config, plans: Mapping[str, TrialPlan]) -> Iterator[list[LoggerCallback]]:
-    """The callback for Tune, where one is asked for; its runs are closed after the body, as killed where it fails.
+    """A list with the callback for Tune; empty if `sweep.mlflow` is not set.
 
-    Raises ConfigError where mlflow is not installed, StageError where it cannot be reached.
-    """
+    Runs that have not ended after the body are closed as killed. Raises ConfigError if mlflow is not installed,
+    StageError if the server cannot be used."""
     if config.sweep.mlflow is None:
         yield []
         return
@@ -43,7 +43,7 @@ def mlflow_runs(config: Config, plans: Mapping[str, TrialPlan]) -> Iterator[list
 
 
 class MlflowRuns(LoggerCallback):  # type: ignore[misc]
-    """One run a trial; a trial resumed goes on in its run."""
+    """One MLflow run per trial. A resumed trial goes on in its run."""
 
     def __init__(self, where: str, train: TrainOptions, plans: Mapping[str, TrialPlan]) -> None:
         self._where, self._train, self._plans = where, train, dict(plans)
@@ -52,11 +52,11 @@ class MlflowRuns(LoggerCallback):  # type: ignore[misc]
         self._experiment = ""
 
     def __getstate__(self) -> dict[str, Any]:
-        # Tune pickles its callbacks with the experiment; a connection is none to keep.
+        # Tune pickles its callbacks with the experiment. The connection is left out.
         return {**self.__dict__, "_client": None}
 
     def connect(self) -> None:
-        """Find or make the experiment: that of MLFLOW_EXPERIMENT_NAME, else ``raypipe``."""
+        """Find or create the experiment named by MLFLOW_EXPERIMENT_NAME, by default ``raypipe``."""
         try:
             from mlflow.tracking import MlflowClient
         except ImportError as error:
@@ -65,10 +65,10 @@ class MlflowRuns(LoggerCallback):  # type: ignore[misc]
             ) from error
         where = self._where
         if "://" not in where:
-            # MLflow 3 reads and writes folders only where this says that it is meant.
+            # Without this variable, MLflow 3 refuses to use folders.
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
             where = Path(where).absolute().as_uri()
-        # MLflow's own patience with a server is minutes a call.
+        # By default, MLflow waits minutes per call for a server.
         for name, value in (("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"), ("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")):
             os.environ.setdefault(name, value)
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "raypipe")
@@ -80,20 +80,20 @@ class MlflowRuns(LoggerCallback):  # type: ignore[misc]
             raise StageError(f"sweep.mlflow: {self._where} cannot be used: {one_line(error)}") from error
 
     def log_trial_start(self, trial: Any) -> None:
-        """Takes up the trial's run, or begins one with its hyperparameters."""
+        """Continues the trial's run, or begins one with its hyperparameters."""
         name = str(trial.config["trial"])
         if name not in self._runs:
             self._attempt(lambda client: self._begin(client, name))
 
     def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:  # noqa: ARG002
-        """An epoch."""
+        """Logs an epoch."""
         if "val_loss" not in result:
             return
         self.log_trial_start(trial)
         self._log(str(trial.config["trial"]), measures(epoch_row(result)), result["epoch"])
 
     def log_trial_end(self, trial: Any, failed: bool = False) -> None:
-        """The best epoch and the test; a trial that failed says so."""
+        """Logs the best epoch and the test, and ends the run as finished or failed."""
         name = str(trial.config["trial"])
         self.log_trial_start(trial)
         done = None if failed else staged_result(self._plans[name].writer, name)
@@ -102,7 +102,7 @@ class MlflowRuns(LoggerCallback):  # type: ignore[misc]
         self._end(name, "FAILED" if done is None else "FINISHED")
 
     def close(self) -> None:
-        """Runs whose trials have not ended are killed ones."""
+        """Ends the runs of trials that have not ended, as killed."""
         for name in list(self._runs):
             self._end(name, "KILLED")
 

@@ -1,4 +1,4 @@
-"""Pictures of an object store that no disk of a machine holds: read by Ray Data, in the order of the loop's plan."""
+"""Reads pictures of an object store with Ray Data, in the order of the loop's plan, without storing them on a disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TASKS = 8
 
 
 class StreamedRows:
-    """`Shards` that Ray tasks read batch by batch, some batches ahead; nothing of them stays on a disk."""
+    """`Shards` that Ray tasks read batch by batch, some batches ahead. Nothing is stored on a disk."""
 
     def __init__(self, shards: Shards) -> None:
         import ray
@@ -31,14 +31,14 @@ class StreamedRows:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the rows."""
+        """Type of the rows."""
         return torch.from_numpy(np.empty(0, self._shards.dtype)).dtype
 
     def __len__(self) -> int:
         return len(self._shards)
 
     def __getitem__(self, rows: Any, /) -> Tensor:
-        """The rows of an index tensor or a slice, read here and now."""
+        """The rows of an index tensor or a slice, read in this process."""
         picked = np.arange(len(self))[rows.numpy() if isinstance(rows, Tensor) else rows]
         return torch.from_numpy(self._shards.read(picked))
 
@@ -52,7 +52,7 @@ class StreamedRows:
         data = data.map(
             _read,
             fn_kwargs={"shards": self._reference},
-            # The workers of a trial hold all CPUs; reading waits for the store, not for one of them.
+            # The workers of a trial hold all CPUs. Reading mostly waits for the store and needs no CPU.
             num_cpus=0,
             compute=ray.data.TaskPoolStrategy(size=min(_TASKS, n_tasks)),
         )
@@ -64,7 +64,7 @@ class StreamedRows:
 
 
 def _read(row: dict[str, Any], shards: Any) -> dict[str, Any]:
-    """One batch in a Ray task."""
+    """Reads one batch in a Ray task."""
     import ray
 
     found = ray.get(shards).read(np.asarray(row["rows"], np.int64))

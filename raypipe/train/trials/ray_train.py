@@ -1,4 +1,4 @@
-"""A trial on Ray Train: data-parallel workers, checkpoints to resume from, word of each epoch to whoever watches."""
+"""Runs a trial on Ray Train, with data-parallel workers, checkpoints to resume from, and reports to the watch."""
 
 from __future__ import annotations
 
@@ -17,19 +17,18 @@ if TYPE_CHECKING:
     from raypipe.train.data.shards import Shards
     from raypipe.train.results.checkpoints import Progressed
 
-# As gloo and NCCL put it, in the workers that are left.
+# Texts of gloo's and NCCL's errors in the remaining workers when another worker is lost.
 _CUT_OFF = ("Connection closed by peer", "Connection reset by peer", "ncclRemoteError", "ncclSystemError")
-# What another attempt would only meet again.
+# Errors that another attempt would meet again.
 _FINAL = (RaypipeError, ValueError, TypeError, LookupError, AttributeError)
 
 
 def train_on_ray(plan: TrialPlan, hardware: Hardware, weights: Any, watch: Any) -> None:
-    """Train one trial and return when its results are staged, or when the watch knows why it failed; called inside a
-    Tune trial.
+    """Train one trial. Returns when its results are staged, or when the watch has the reason of its failure.
 
-    `weights` is a reference to LoadedWeights in Ray's object store, `watch` the actor that is told of progress. Where
-    workers or their nodes are lost, the trial goes on from its last checkpoint, for as long as it gets anywhere: it
-    fails when `max_failures` + 1 losses in turn come without a new checkpoint between them.
+    Called inside a Tune trial. `weights` is a reference to LoadedWeights in Ray's object store. `watch` is the actor
+    that gets reports. If workers or their nodes are lost, the trial goes on from its last checkpoint. It fails after
+    `max_failures` + 1 consecutive losses without a new checkpoint between them.
     """
     import ray
     from ray.train import TrainingFailedError
@@ -42,7 +41,7 @@ def train_on_ray(plan: TrialPlan, hardware: Hardware, weights: Any, watch: Any) 
             return
         except TrainingFailedError as error:
             failures = getattr(error, "worker_failures", {})
-            # Trying again would only meet it again. Other workers fail for want of the one that met it.
+            # If one worker meets a final error, other workers fail too, because they miss it. Only its error counts.
             final = next((failure for failure in failures.values() if isinstance(failure, _FINAL)), None)
             reason = _said(final) if final else _loss(failures, error, hardware.workers)
         begun = ray.get(watch.begun.remote(name))
@@ -60,7 +59,7 @@ def _said(final: Exception) -> str:
 
 
 def _loss(failures: Mapping[int, Exception], error: Exception, workers: int) -> str:
-    """What became of the workers, in one line."""
+    """One line that says why workers failed or were lost."""
     from ray.exceptions import RayActorError
 
     own = {rank: getattr(failure, "health_check_failure", failure) for rank, failure in failures.items()}
@@ -75,7 +74,7 @@ def _loss(failures: Mapping[int, Exception], error: Exception, workers: int) -> 
 
 
 def _kept(plan: TrialPlan) -> str:
-    """Where the best epoch of a trial that failed is, for whom it is good enough."""
+    """Text with the address of a failed trial's best weights, which can still be used. Empty if there are none."""
     from raypipe.train.results.checkpoints import newest_best
 
     path = newest_best(plan)
@@ -83,7 +82,7 @@ def _kept(plan: TrialPlan) -> str:
 
 
 def _attempt(plan: TrialPlan, hardware: Hardware, weights: Any, watch: Any) -> None:
-    """One run of Ray Train from the trial's last checkpoint on. Raises ray.train.TrainingFailedError."""
+    """Run Ray Train once, from the trial's last checkpoint. Raises ray.train.TrainingFailedError."""
     import ray.train
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
@@ -99,12 +98,12 @@ def _attempt(plan: TrialPlan, hardware: Hardware, weights: Any, watch: Any) -> N
             num_workers=hardware.workers, use_gpu=hardware.gpu, resources_per_worker=resources
         ),
         run_config=ray.train.RunConfig(
-            # Stable from attempt to attempt, so that the latest checkpoint is found; the run's id keeps runs apart.
+            # The same in each attempt, so that the latest checkpoint is found. The run's id keeps runs apart.
             name=f"train-{plan.writer.run_id}-{plan.trial.name}",
             storage_path=storage.path(plan.writer.table),
             storage_filesystem=storage.filesystem,
-            # Nodes that announce their end are Ray's own to replace. All else comes back to `train_on_ray`, since
-            # Ray would count losses over the whole of a training, however long it is.
+            # Ray itself replaces nodes that announce their end. `train_on_ray` handles other losses, because Ray
+            # would count them over the whole training, however long it is.
             failure_config=ray.train.FailureConfig(max_failures=0),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             callbacks=[TuneReportCallback()],
@@ -113,7 +112,7 @@ def _attempt(plan: TrialPlan, hardware: Hardware, weights: Any, watch: Any) -> N
 
 
 def _worker(loop_config: dict[str, Any]) -> None:
-    """What every worker of a trial runs. Torch is imported here, where it is used, not in the processes on the way."""
+    """Runs on every worker of a trial. Imports torch here, because the processes that start workers do not need it."""
     import ray
     import ray.train
     import ray.train.torch
@@ -124,7 +123,7 @@ def _worker(loop_config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, many = context.get_world_rank(), context.get_world_size() > 1
     if not hardware.gpu:
-        # Ray sets OMP_NUM_THREADS from the fraction of a CPU it was asked for.
+        # Without this, the number of threads is OMP_NUM_THREADS, which Ray sets from the requested share of a CPU.
         torch.set_num_threads(hardware.cpus_per_worker)
     start = _load(ray.train.get_checkpoint())
     first = start.state.epoch + 1 if start else 1
@@ -132,7 +131,7 @@ def _worker(loop_config: dict[str, Any]) -> None:
 
     def on_epoch(row: dict[str, Any], progressed: Progressed) -> bool:
         stop = word.epoch(progressed.rows)
-        # Kept with the checkpoint: a trial that was told to end and then killed ends when it is taken up again.
+        # Part of the checkpoint, so that a trial that should end and is killed ends when it is resumed.
         progressed.state.ended |= stop
         if plan.options.save == "none":
             ray.train.report(row)

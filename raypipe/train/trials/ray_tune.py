@@ -1,4 +1,4 @@
-"""Trials as Ray Tune runs them: a trial is a small function of Tune's that starts a run of Ray Train and waits."""
+"""Runs trials on Ray Tune. In Tune, a trial is a small function that starts a run of Ray Train and waits for it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from raypipe.train.trials.ray_train import train_on_ray
 from raypipe.train.trials.ray_watch import Watch, training_progress
 
 _ENVIRONMENT = {
-    # Let Ctrl-C reach the command instead of ending Tune quietly with half the trials.
+    # Ctrl-C must reach the command. Otherwise Tune ends without an error after only some of the trials.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    # Reports wait for the controller's next look; the default of 2 s would be most of an epoch of A.
+    # Reports wait for the controller's next check. The default of 2 s would be most of an epoch of A.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -32,7 +32,7 @@ _ENVIRONMENT = {
 
 
 def allocation(config: Config, trials: Sequence[Trial]) -> Allocation:
-    """What Ray has for these trials. Raises ConfigError where one alone asks for more."""
+    """Hardware that Ray can give to these trials. Raises ConfigError if one trial alone needs more than there is."""
     import ray
 
     found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -45,7 +45,7 @@ def tune_trials(
 ) -> None:
     """Run the trials that are not done yet, as many at a time as there is room for.
 
-    Raises StageError naming the first that failed and why; those that are done stay done.
+    Raises StageError that names the first failed trial and the reason. Finished trials stay done.
     """
     import ray
     from ray import tune
@@ -59,7 +59,7 @@ def tune_trials(
     plans = {trial.name: TrialPlan(trial, trial.options(config.train), pictures, writer) for trial in trials}
     found = {name: staged_result(writer, name) for name in plans}
     done = {name: result for name, result in found.items() if result is not None}
-    # The longest first: what is short fills the gaps, and no long one runs alone at the end.
+    # The longest trials start first. Short ones fill the gaps, so that no long trial runs alone at the end.
     left = sorted((plan for name, plan in plans.items() if name not in done), key=_shortness)
     if done:
         say(f"  {len(done)} of {len(trials)} trials are done already")
@@ -79,7 +79,7 @@ def tune_trials(
     parent, _, name = writer.table.rpartition("/")
     with mlflow_runs(config, plans) as loggers:
         tuner = tune.Tuner(
-            # What only follows a trial stays on this machine, so that no other one's loss ends it, and takes no CPU.
+            # The function only waits, so it takes no CPU. On this machine, the loss of another one cannot end it.
             tune.with_resources(
                 driver,
                 tune.PlacementGroupFactory([{f"node:{address}": 0.001}], bundle_label_selector=[here]),
@@ -87,7 +87,7 @@ def tune_trials(
             param_space={"trial": tune.grid_search([plan.trial.name for plan in left])},
             tune_config=tune.TuneConfig(
                 max_concurrent_trials=allotted.concurrent,
-                # A new process for every trial would spend seconds on importing torch.
+                # A new process per trial would take seconds to import torch.
                 reuse_actors=True,
                 trial_name_creator=lambda trial: str(trial.config["trial"]),
                 trial_dirname_creator=lambda trial: str(trial.config["trial"]),
@@ -115,11 +115,11 @@ def tune_trials(
 def _watch(
     config: Config, writer: TableWriter, plans: dict[str, TrialPlan], done: dict[str, TrialResult], here: dict[str, str]
 ) -> Any:
-    """The watch of a sweep, on this process's node: it must not be lost with a worker's."""
+    """The watch of a sweep. It runs on this process's node, so that it is not lost with a worker's node."""
     import ray
 
     epochs = {name: plan.epochs for name, plan in plans.items()}
-    # Those of frozen convolutions train one layer, but for the first, which computes the features.
+    # With frozen convolutions only the first epoch is slow: it computes the features. The others train one layer.
     long = {name: 1 if _is_frozen(plan) else plan.epochs for name, plan in plans.items() if name not in done}
     halving = None
     if config.sweep.scheduler == "asha" and writer.table == "sweep":
@@ -136,7 +136,7 @@ def _watch(
 
 
 def rivals_of(trial: Trial, config: Config) -> str:
-    """The group of trials that a trial is compared with: seeds of one configuration are never thinned out."""
+    """The group of trials that a trial is compared with. By default each configuration, form and seed has its own."""
     return "" if config.sweep.rivals == "all" else f"{trial.configuration} {trial.form} {trial.seed}"
 
 

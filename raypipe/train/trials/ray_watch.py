@@ -1,6 +1,6 @@
-"""How a person follows trials, and how trials end early: an actor that trials tell how far they are.
+"""Progress of trials: an actor collects reports of trials, shows them to the user, and ends trials early.
 
-Light enough for the processes that only pass a trial on: nothing here needs torch before a worker speaks.
+Some processes only start other processes for a trial. They import this module too, so it does not import torch at once.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_BETWEEN_WORDS = 1.0
 _ROWS_SHOWN = 12
 _STARTING = "the first trials start"
-# After which a trial that had begun to compute something is thought to be gone.
+# After this time without a report, the actor takes the turn to compute something away from a trial.
 _SECONDS_OF_SILENCE = 600.0
 
 
 @dataclass(frozen=True)
 class Running:
-    """One trial as it stands: `done` of `total` pictures of the epoch at hand, and the row of its last whole epoch."""
+    """Progress of one trial: `done` of `total` pictures of the current epoch, and the `row` of its last whole epoch."""
 
     trial: str
     epochs: int
@@ -41,20 +41,20 @@ class Running:
     total: int = 0
     row: Mapping[str, Any] = field(default_factory=dict)
     waits_for: str = ""
-    """The trial that computes what this one needs too."""
+    """The trial that computes what this one also needs; empty if it does not wait."""
 
     @property
     def progress(self) -> float:
-        """Epochs done, whole and part."""
+        """Epochs done, including the part of the current one."""
         return self.whole + (self.done / self.total if self.total else 0.0)
 
     @property
     def epoch(self) -> int:
-        """The epoch at hand."""
+        """Number of the current epoch."""
         return min(self.whole + 1, self.epochs)
 
     def cells(self) -> list[str]:
-        """A line of the live table."""
+        """Cells of the trial's row in the live table."""
         part = f"{self.done:,}/{self.total:,}" if self.total else ""
         if self.waits_for:
             part = f"waits for {self.waits_for}"
@@ -64,7 +64,7 @@ class Running:
         return [self.trial, f"{self.epoch}/{self.epochs}", part, rate, mfu, wait, *self._measures()]
 
     def note(self) -> str:
-        """The same in words."""
+        """The same as one line of text."""
         where = f" {self.done:,}/{self.total:,}" if self.total else ""
         text = f"{self.trial} epoch {self.epoch if self.total else self.whole}/{self.epochs}{where}"
         if not self.row:
@@ -83,8 +83,8 @@ class Running:
 
 @dataclass(frozen=True)
 class Seen:
-    """What the driver sees at a look: epochs over all trials, the share of all work that is done, trials that run, the
-    latest word, lines not yet shown."""
+    """Progress of all trials for the driver: epochs done, share of all work done, running trials, the latest note, and
+    lines that are not shown yet."""
 
     epochs: float
     share: float
@@ -94,10 +94,10 @@ class Seen:
 
 
 class Watch:
-    """The actor that trials tell how far they are; the driver looks at it for the person at the terminal.
+    """The actor to which trials report their progress. The driver reads it and shows it on the terminal.
 
-    `long` has the epochs of a trial that take long; the rest take next to no time. All do, if it is absent.
-    With `halving` it also says which trials end early, and leaves a file for each under ``_ended/``.
+    `long` has the number of slow epochs by trial; other epochs take almost no time. Without `long`, all are slow.
+    With `halving`, the actor also decides which trials end early, and writes a file for each under ``_ended/``.
     """
 
     def __init__(
@@ -121,16 +121,16 @@ class Watch:
         self._heard: dict[str, float] = {}
 
     def begin(self, trial: str, epoch: int) -> None:
-        """A trial's workers are up, and `epoch` is the first that they train."""
+        """A trial's workers have started, and `epoch` is the first that they train."""
         self._begun[trial] = epoch
         self._leave_all(trial)
 
     def begun(self, trial: str) -> int:
-        """From which epoch on a trial's workers last trained; 0 before there were any."""
+        """The first epoch of the trial's last started workers; 0 before any have started."""
         return self._begun.get(trial, 0)
 
     def take(self, trial: str, name: str) -> bool:
-        """Whether a trial computes what is called `name`: only one at a time does, as long as it is heard of."""
+        """Whether a trial gets the turn to compute `name`. One trial at a time has it, and loses it if it is silent."""
         now = time.monotonic()
         holder = self._turns.setdefault(name, trial)
         if holder != trial and now - self._heard.get(holder, 0.0) > _SECONDS_OF_SILENCE:
@@ -142,7 +142,7 @@ class Watch:
         return holder == trial
 
     def leave(self, trial: str, name: str) -> None:
-        """A trial that had the turn is done with what is called `name`."""
+        """End the trial's turn to compute `name`."""
         if self._turns.get(name) == trial:
             del self._turns[name]
 
@@ -150,7 +150,7 @@ class Watch:
         self._turns = {name: holder for name, holder in self._turns.items() if holder != trial}
 
     def tell(self, line: str) -> None:
-        """A line for the person."""
+        """Add a line for the user."""
         self._lines.append(line)
 
     def batch(self, trial: str, whole: int, done: int, total: int) -> None:
@@ -160,9 +160,9 @@ class Watch:
         self._keep(replace(before, whole=whole, done=done, total=total, waits_for=""))
 
     def epoch(self, trial: str, row: dict[str, Any], merits: list[float]) -> bool:
-        """A trial has done the epoch of `row`; whether it ends here, though epochs are left.
+        """A trial has done the epoch of `row`. Returns whether it ends here, though epochs are left.
 
-        `merits` are those of all its epochs (`raypipe.train.metrics.figure_of_merit`).
+        `merits` are the figures of merit of all its epochs (`raypipe.train.metrics.figure_of_merit`).
         """
         self._keep(Running(trial, self._all[trial], whole=row["epoch"], row=row))
         if self._halving is None or self._halving.goes_on(trial, merits):
@@ -175,28 +175,28 @@ class Watch:
     def finish(self, trial: str, summary: str) -> None:
         """A trial is done."""
         self._running.pop(trial, None)
-        # Epochs that it left out count as done: the bar is of what there is to do.
+        # Skipped epochs count as done, because the bar shows the work that is left.
         self._epochs[trial] = self._all[trial]
         self._lines.append(f"  {trial}: {summary}" + (" (ended early by asha)" if trial in self._ended else ""))
 
     def choose(self, trial: str, choice: str) -> None:
-        """A trial has chosen something for speed or for want of memory; each choice is shown once, not once a trial."""
+        """A trial has made a choice for speed or memory. Each choice is shown only once, not once per trial."""
         if choice not in self._choices:
             self._lines.append(f"  {trial}: {choice}")
         self._choices.add(choice)
 
     def fail(self, trial: str, reason: str) -> None:
-        """A trial cannot go on."""
+        """A trial has failed."""
         self._running.pop(trial, None)
         self._leave_all(trial)
         self._failures[trial] = reason
 
     def failures(self) -> dict[str, str]:
-        """Reasons by trial."""
+        """Reasons of failed trials by trial."""
         return self._failures
 
     def look(self) -> Seen:
-        """How far all is."""
+        """Progress of all trials. Lines are returned only once."""
         lines, self._lines = self._lines, []
         worked = sum(min(done, self._long[trial]) for trial, done in self._epochs.items())
         share = worked / max(1, sum(self._long.values()))
@@ -204,42 +204,43 @@ class Watch:
 
     def _keep(self, now: Running) -> None:
         self._running[now.trial] = now
-        # Never backwards: a pass over features comes before the first epoch, and what was lost is trained again.
+        # Progress never decreases: features are computed before the first epoch, and lost epochs are trained again.
         self._epochs[now.trial] = max(now.progress, self._epochs.get(now.trial, 0.0))
         self._note = now.note()
 
 
 class Word:
-    """Tells the watch how far a trial is, whose workers begin with the epoch `first`: about once a second, and after
-    each epoch, when the watch answers."""
+    """Reports the progress of a trial to the watch: about once per second, and after each epoch.
+
+    `first` is the first epoch of the trial's workers. Only the worker with `speaks` reports."""
 
     def __init__(self, watch: Any, trial: str, first: int, speaks: bool) -> None:
         self._watch, self._trial, self._speaks = watch, trial, speaks
         self._whole, self._last = first - 1, 0.0
 
     def batch(self, done: int, total: int) -> None:
-        """Pictures of the pass at hand."""
+        """Report `done` of `total` pictures of the current pass, at most once per second."""
         if self._speaks and time.monotonic() - self._last >= _SECONDS_BETWEEN_WORDS:
             self._last = time.monotonic()
             self._watch.batch.remote(self._trial, self._whole, done, total)
 
     def take(self, name: str) -> bool:
-        """Whether this trial may compute what is called `name`, which others need too."""
+        """Whether this trial may compute `name`, which other trials also need."""
         import ray
 
         return bool(ray.get(self._watch.take.remote(self._trial, name)))
 
     def leave(self, name: str) -> None:
-        """This trial is done with it."""
+        """End this trial's turn to compute `name`."""
         self._watch.leave.remote(self._trial, name)
 
     def choice(self, choice: Choice) -> None:
-        """What was chosen, and why."""
+        """Report a choice and its reason."""
         if self._speaks:
             self._watch.choose.remote(self._trial, str(choice))
 
     def epoch(self, rows: list[dict[str, Any]]) -> bool:
-        """All epochs so far; whether the trial ends here, as the one that speaks is told (others: False)."""
+        """Report all epochs so far. Returns whether the trial ends here, always False on workers without `speaks`."""
         if not self._speaks:
             return False
         import ray
@@ -252,7 +253,7 @@ class Word:
 
 
 def running_table(running: list[Running]) -> Table:
-    """A line a trial that runs, those that are furthest first."""
+    """A table with one row per running trial. Those with the most progress come first."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("  trial", no_wrap=True)
     for name in ("epoch", "pictures", "pictures/s", "MFU", "waits", "train", "val"):
@@ -267,7 +268,7 @@ def running_table(running: list[Running]) -> Table:
 
 @contextlib.contextmanager
 def training_progress(watch: Any, epochs: int) -> Iterator[None]:
-    """Show what the watch knows while Tune's `fit` holds the main thread: on a terminal a bar and a line a trial."""
+    """Show the watch's progress while Tune's `fit` blocks the main thread: on a terminal a bar and a row per trial."""
     import ray
 
     ended = threading.Event()

@@ -1,4 +1,4 @@
-"""One trial from pictures to its results, without Ray: a plain function that a Ray Train worker calls."""
+"""Runs one trial from pictures to results, without Ray. A Ray Train worker calls it."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from raypipe.train.plan import TrialPlan, for_configuration
 from raypipe.train.results.checkpoints import Keeper, OnEpoch, Progressed
 from raypipe.train.results.results import TrialResult
 
-# Each layer's output for all of them is in memory at once: at 224 pixels, of 41.
+# A layer's output for all these pictures is in memory at once. At 224 pixels, the limit is 41 pictures.
 _INIT_PICTURES, _INIT_PIXELS = 128, 2**21
 
 
 def loop_options(plan: TrialPlan, device: str) -> LoopOptions:
-    """The loop's options of a trial: numbers given by configuration are looked up."""
+    """The loop's options for a trial. Numbers given per configuration are looked up."""
     options, recipe = plan.options, RECIPES[plan.trial.form]
     rate = for_configuration(options.learning_rate, plan.trial.configuration)
     return LoopOptions(
@@ -53,7 +53,7 @@ def loop_options(plan: TrialPlan, device: str) -> LoopOptions:
 
 def _cache(plan: TrialPlan, weights: LoadedWeights, turns: Turns | None) -> FeatureCache | None:
     if not plan.options.keep_features or (weights.convolutions is None and weights.body is None):
-        # Random convolutions are each seed's own: nobody would find their features.
+        # Each seed has its own random convolutions, so no other trial could use their features.
         return None
     found = plan.pictures.features
     return replace(found, fingerprint=f"{found.fingerprint} {plan.options.model}", turns=turns)
@@ -75,10 +75,10 @@ def run_trial(
 ) -> TrialResult:
     """Train one configuration with one seed, and stage its best weights, its predictions and its rows.
 
-    Every worker of `group` calls it; the one of `rank` 0 writes. `on_epoch` sees each epoch's row of results.json on
-    every worker; where it returns true on any, the epoch is the last. `on_choice` sees what was chosen for speed, and
-    why. `open_shards`: see `PictureTable.load`; `turns`: see `FeatureCache`. Raises what `build_model` and `fit` raise.
-    """
+    Every worker of `group` calls it; the worker of `rank` 0 writes. `on_epoch` gets each epoch's row of results.json on
+    every worker. If it returns true on any worker, the epoch is the last. `on_choice` gets choices made for speed or
+    memory, with reasons. `open_shards`: see `PictureTable.load`. `turns`: see `FeatureCache`. Raises the errors of
+    `build_model` and `fit`."""
     configuration = CONFIGURATIONS[plan.trial.configuration]
     train, val = (plan.pictures.load(split, open_shards) for split in ("train", "val"))
     head = head_of(plan.pictures.target, train.labels)
@@ -94,7 +94,7 @@ def run_trial(
     )
     scaled = isinstance(model, VGG) and weights.convolutions is None and plan.options.init == "lsuv"
     if scaled and start is None:
-        # Spread over the whole set, which may be ordered by class.
+        # The pictures are spread over the whole set, because it may be ordered by class.
         most = min(_INIT_PICTURES, max(1, _INIT_PIXELS // train.image_size**2))
         rows = torch.linspace(0, len(train) - 1, min(len(train), most)).long()
         unit_variance_init(model, prepare_batch(train.images[rows], weights.preprocessing))
