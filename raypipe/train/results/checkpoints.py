@@ -1,4 +1,4 @@
-"""What a trial keeps from epoch to epoch, and what it leaves: its best weights, its predictions, its result."""
+"""State that a trial keeps between epochs, and files that it writes: best weights, predictions, result."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from raypipe.train.results.results import TrialResult, prediction_rows, staged_f
 
 CHECKPOINTS = "checkpoints"
 BEST = "best.safetensors"
-# Until the trial is done, each with its epoch's number.
+# Names of staged weights until the trial is done, with the number of their epoch in between.
 _PREFIX, _SUFFIX = "epoch-", ".safetensors"
 _BESTS_STAGED = 4
 _STATE, _SO_FAR = "last.pt", "so_far.pt"
@@ -37,23 +37,23 @@ _STATE, _SO_FAR = "last.pt", "so_far.pt"
 
 @dataclass
 class Progressed:
-    """A trial after an epoch, as its checkpoint keeps it."""
+    """State of a trial after an epoch, as a checkpoint stores it."""
 
     state: LoopState
     rows: list[dict[str, Any]]
-    """Of results.json, so far."""
+    """Rows of results.json so far."""
     predictions: Predictions | None = None
-    """Of the validation pictures, at the best epoch."""
+    """Predictions of the validation pictures at the best epoch."""
 
     def save(self, folder: str | Path) -> None:
-        """Writes two files into a folder."""
+        """Writes two files into `folder`."""
         self.state.save(Path(folder) / _STATE)
         predictions = None if self.predictions is None else torch.from_numpy(self.predictions)
         torch.save({"rows": self.rows, "predictions": predictions}, Path(folder) / _SO_FAR)
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """What `save` wrote, on the CPU; executes no code from the files."""
+        """Loads what `save` wrote, on the CPU. Executes no code from the files."""
         found = torch.load(Path(folder) / _SO_FAR, weights_only=True)
         predictions = None if found["predictions"] is None else found["predictions"].numpy()
         return cls(LoopState.load(Path(folder) / _STATE), found["rows"], predictions)
@@ -63,12 +63,12 @@ OnEpoch = Callable[[dict[str, Any], Progressed], bool]
 
 
 class Keeper:
-    """Follows a trial from epoch to epoch; the worker of `rank` 0 writes.
+    """Collects a trial's epochs, and stages its weights and results. Only the worker of `rank` 0 writes.
 
-    A trial that goes on from a checkpoint may train its next epochs to other last bits than those that were lost, and
-    find another one the best. So weights are staged by epoch, the last few of the best: those of the checkpoint's best
-    epoch are among them wherever the trial was cut off, though a checkpoint may come an epoch or two after its report.
-    All else waits for the end.
+    After a resume from a checkpoint, repeated epochs may differ from the lost ones in their last bits, and another
+    epoch may be the best. Therefore weights are staged under their epoch's number, for the last few best epochs. A
+    checkpoint may be an epoch or two older than the staged weights, and its best epoch is still among them. All other
+    files are written at the end.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Keeper:
 
     @property
     def best_epochs(self) -> list[int]:
-        """Epochs that were better than all before them; the last is the best."""
+        """Epochs that were better than all before them. The last one is the best."""
         found, best = list[int](), -math.inf
         for row in self.rows:
             merit = figure_of_merit(row["val_accuracy"], row["val_loss"])
@@ -101,14 +101,14 @@ class Keeper:
         return found
 
     def see(self, result: EpochResult, state: LoopState) -> bool:
-        """An epoch is done; whether it is to be the last."""
+        """Record a finished epoch, and stage its weights if it is the best. Returns whether it is the last."""
         trial = self.plan.trial
         row = {"trial": trial.name, "configuration": trial.label, "seed": trial.seed, **_numbers(result)}
         self.rows.append(row)
         if state.is_best:
             self.predictions = result.val_probabilities
             if self.rank == 0:
-                # A copy: the loop goes on changing these tensors.
+                # A copy, because the loop goes on changing these tensors.
                 self.best = {
                     name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
                     for name, value in state.weights.items()
@@ -118,13 +118,13 @@ class Keeper:
         return self.on_epoch(row, Progressed(state, self.rows, self.predictions)) if self.on_epoch else False
 
     def choose(self, choice: Choice) -> None:
-        """Something was chosen for speed or for want of memory."""
+        """Record a choice that was made for speed or memory."""
         self.choices.append(str(choice))
         if self.on_choice:
             self.on_choice(choice)
 
     def finish(self, model: Network, options: LoopOptions, test: ImageSet | None) -> TrialResult:
-        """What the trial came to, staged by the worker that has the `test` pictures."""
+        """The trial's result. The worker that has the `test` pictures also stages it."""
         trial, writer = self.plan.trial, self.plan.writer
         result = TrialResult(trial.name, trial.label, trial.seed, self.rows, None)
         if test is None:
@@ -136,7 +136,7 @@ class Keeper:
         accuracy, metrics = None, dict[str, Any]()
         if len(test):
             model.load_state_dict(self.best if self.best is not None else self._read_best())
-            # The one look at the test split, with the epoch that validation chose.
+            # The test split is used only once, with the weights of the epoch that validation chose.
             found = predict(
                 model,
                 test.images,
@@ -149,7 +149,7 @@ class Keeper:
             accuracy, metrics = self.head.accuracy(found, truth), self.head.metrics(found, truth)
             self._write_predictions("test", test, found)
         result = TrialResult(trial.name, trial.label, trial.seed, self.rows, accuracy, _finite(metrics), self.choices)
-        # Last: a trial whose file is there is done, and a resumed sweep leaves it out.
+        # Written last: if this file exists, the trial is done, and a resumed sweep skips it.
         writer.write_file(staged_file(trial.name), result.to_json())
         return result
 
@@ -165,7 +165,7 @@ class Keeper:
         self._leave_only(self.best_epochs[-_BESTS_STAGED:])
 
     def _settle_best(self) -> None:
-        """The best epoch's file under its lasting name; a trial cut off in between finds it there."""
+        """Give the best epoch's file its final name, if an interrupted trial has not done so already."""
         storage, folder = self.plan.writer.storage, _staged(self.plan)
         staged = f"{folder}/{_PREFIX}{self.best_epochs[-1]}{_SUFFIX}"
         if storage.exists(staged):
@@ -190,7 +190,7 @@ def _staged(plan: TrialPlan) -> str:
 
 
 def newest_best(plan: TrialPlan) -> str | None:
-    """Where the weights of the best epoch of a trial that is cut off are; None where there are none."""
+    """Address of the staged weights of the newest best epoch of an interrupted trial; None if there are none."""
     storage, folder = plan.writer.storage, _staged(plan)
     found = _by_epoch(storage, folder)
     return storage.uri(folder, found[max(found)]) if found else None
@@ -202,7 +202,7 @@ def _by_epoch(storage: Storage, folder: str) -> dict[int, str]:
 
 
 def checkpoint_metadata(plan: TrialPlan, weights: LoadedWeights, head: Head) -> dict[str, str]:
-    """What a checkpoint says of itself, as safetensors keeps it: strings."""
+    """Metadata of a checkpoint for safetensors, which stores strings."""
     return {
         "configuration": plan.trial.configuration,
         "form": plan.trial.form,
@@ -223,7 +223,7 @@ def _numbers(result: EpochResult) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    # JSON has no NaN, which a diverged validation loss can be.
+    # JSON has no NaN and no infinity.
     if isinstance(value, dict):
         return {name: _finite(item) for name, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,9 +1,9 @@
-"""Which differences between configurations are more than noise: McNemar's test on the pictures that they share.
+"""Finds differences between configurations that are more than noise, by McNemar's test on the same pictures.
 
-Two classifiers that were shown the same pictures are compared on those that exactly one of them gets right (McNemar
-1947; Dietterich 1998, "Approximate statistical tests for comparing supervised classification learning algorithms",
-section 3.1). Intervals of two accuracies that overlap say less: their errors are mostly on the same pictures. Pictures
-of one user are taken together, as in the intervals (`raypipe.statistics.clustered.paired_p`).
+The test compares two classifiers on the pictures that exactly one of them gets right (McNemar 1947; Dietterich 1998,
+"Approximate statistical tests for comparing supervised classification learning algorithms", section 3.1). It shows more
+than overlapping intervals of two accuracies, because both make most of their errors on the same pictures. Pictures of
+one user are treated as one group, as in the intervals (`raypipe.statistics.clustered.paired_p`).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from raypipe.statistics.clustered import number_users, paired_p
 from raypipe.tables import csv_file as csvfile
 from raypipe.train.data.target import Target
 
-# Those of A to D.
+# The number of pairs of A, B, C and D.
 _FEW_PAIRS = 6
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What one trial said of the pictures of a split: whether it was `right`, bool [n], in the order of `post_ids`."""
+    """Answers of one trial for the pictures of a split: whether each is `right`, bool [n], in order of `post_ids`."""
 
     configuration: str
     seed: int
@@ -37,10 +37,10 @@ class Answers:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two configurations trained with one seed, on the same `n` pictures.
+    """Two configurations trained with one seed, compared on the same `n` pictures.
 
-    `only_first` and `only_second` are those that one alone gets right; `p` is McNemar's exact two-sided p-value, by
-    user if users have several pictures, and `p_holm` the same held to all comparisons of the sweep (Holm 1979).
+    `only_first`, `only_second`: pictures that only this one gets right. `p`: McNemar's exact two-sided p-value, by user
+    if users have several pictures. `p_holm`: `p` corrected for all comparisons of the sweep (Holm 1979).
     """
 
     first: str
@@ -55,7 +55,7 @@ class Comparison:
 
     @property
     def difference(self) -> float:
-        """Accuracy of the second less that of the first."""
+        """Accuracy of the second minus that of the first."""
         return (self.only_second - self.only_first) / self.n
 
 
@@ -69,11 +69,11 @@ def answers(frame: pd.DataFrame, target: Target, split: str) -> list[Answers]:
     frame = frame[frame["split"] == split].copy()
     if target.kind == "binary":
         found_labels = set(frame["label"])
-        # Tables from before there were other heads do not name their classes: the second is the last in the alphabet.
+        # Tables made before there were other heads do not name their classes. The second class is last in the alphabet.
         positive = target.names[1] if found_labels <= set(target.names) else max(found_labels)
         frame["right"] = (frame["probability"] > 0.5) == (frame["label"] == positive)
     else:
-        # The likeliest class of each picture; the first in the alphabet where two are.
+        # The most probable class of each picture. If two are equal, the first in the alphabet.
         frame = frame.sort_values(["probability", "class"], ascending=[False, True], kind="stable")
         frame = frame.drop_duplicates(["configuration", "seed", "post_id"])
         frame["right"] = frame["class"] == frame["label"]
@@ -86,9 +86,9 @@ def answers(frame: pd.DataFrame, target: Target, split: str) -> list[Answers]:
 
 
 def compare(found: Sequence[Answers], users: Mapping[str, str | None]) -> list[Comparison]:
-    """Each pair of configurations that were trained with the same seed. Raises ValueError where pictures differ.
+    """Compares each pair of configurations with the same seed. Raises ValueError if their pictures differ.
 
-    `users` are the users of the posts by post_id; a post whose user is missing or None is one of a user of its own.
+    `users` has the users of the posts by post_id. A post whose user is missing or None has a user of its own.
     """
     by_seed: dict[int, dict[str, Answers]] = {}
     for item in found:
@@ -103,7 +103,7 @@ def compare(found: Sequence[Answers], users: Mapping[str, str | None]) -> list[C
     order = np.argsort([pair.p for pair in pairs], kind="stable")
     held, least = np.empty(len(pairs)), 0.0
     for i, place in enumerate(order):
-        # The smallest p times as many as there are, the next times one less, and none below the one before.
+        # Holm: the smallest p times the number of pairs, the next times one less. None is smaller than the one before.
         least = max(least, min(1.0, (len(pairs) - i) * pairs[place].p))
         held[place] = least
     return [replace(pair, p_holm=float(p)) for pair, p in zip(pairs, held, strict=True)]
@@ -128,13 +128,13 @@ def _pair(first: Answers, second: Answers, users: Mapping[str, str | None]) -> C
 
 
 def comparisons_csv(found: Sequence[Comparison]) -> bytes:
-    """A row a comparison, with the difference of the accuracies."""
+    """CSV with one row per comparison, with the difference of the accuracies."""
     header = [*(item.name for item in fields(Comparison)), "difference"]
     return csvfile.to_csv(header, ([*astuple(item), round(item.difference, 6)] for item in found))
 
 
 def from_csv(data: bytes) -> list[Comparison]:
-    """Back from `comparisons_csv`."""
+    """Comparisons from the CSV of `comparisons_csv`."""
     kinds = {"first": str, "second": str, "split": str, "p": float, "p_holm": float}
     return [
         Comparison(**{item.name: kinds.get(item.name, int)(row[item.name]) for item in fields(Comparison)})
@@ -143,7 +143,7 @@ def from_csv(data: bytes) -> list[Comparison]:
 
 
 def by_pair(found: Sequence[Comparison]) -> dict[tuple[str, str], list[Comparison]]:
-    """The comparisons of each pair of configurations, a seed each."""
+    """The comparisons of each pair of configurations, one per seed."""
     pairs: dict[tuple[str, str], list[Comparison]] = {}
     for item in sorted(found, key=lambda item: (item.first, item.second, item.seed)):
         pairs.setdefault((item.first, item.second), []).append(item)
@@ -151,12 +151,12 @@ def by_pair(found: Sequence[Comparison]) -> dict[tuple[str, str], list[Compariso
 
 
 def told(pairs: Collection[tuple[str, str]], best: str | None) -> list[tuple[str, str]]:
-    """The pairs of configurations to tell a person: all of a few, as table 1 has; of many those with the `best`."""
+    """The pairs to show to the user: all, if there are at most as many as in table 1; otherwise those with `best`."""
     return [pair for pair in pairs if len(pairs) <= _FEW_PAIRS or best is None or best in pair]
 
 
 def verdicts(found: Sequence[Comparison], level: float = 0.05) -> dict[tuple[str, str], str]:
-    """For each pair of configurations in words: in how many seeds one is better by more than noise."""
+    """Text for each pair of configurations: in how many seeds one is better by more than noise."""
     said = {}
     for (first, second), items in by_pair(found).items():
         better = {

@@ -1,4 +1,4 @@
-"""What a sweep came to, trial by trial (``trials.csv``) and configuration by configuration (the closing table)."""
+"""Results of a sweep, per trial (``trials.csv``) and per configuration (the table printed at the end)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from raypipe.train.results.results import TrialResult
 
 @dataclass(frozen=True)
 class Outcome:
-    """A trial, what it came to, and whether the sweep ended it before its last epoch."""
+    """A trial, its result, and whether the sweep ended it before its last epoch."""
 
     trial: Trial
     result: TrialResult
@@ -33,8 +33,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Judged:
-    """What outcomes were judged on: the head, how many pictures each split has, each trial's answers, and the users of
-    the posts by post_id."""
+    """The data on which outcomes are judged: the target, the number of pictures per split, the trials' answers, and
+    the users of the posts by post_id."""
 
     target: Target
     pictures: Mapping[str, int]
@@ -44,8 +44,9 @@ class Judged:
     def interval(
         self, accuracy: float | None, split: str, results: Sequence[TrialResult]
     ) -> tuple[float, float] | None:
-        """Wilson's 95 % interval, by users, of an accuracy that is the mean over `results`; None without answers, as of
-        heads whose accuracy is no share of pictures."""
+        """Wilson's 95 % interval, by users, of an accuracy that is the mean over `results`.
+
+        None without answers, for example for heads whose accuracy is not a share of pictures."""
         trials = {(result.configuration, result.seed) for result in results}
         found = [own for own in self.answers if own.split == split and (own.configuration, own.seed) in trials]
         if accuracy is None or not found:
@@ -55,8 +56,7 @@ class Judged:
 
 
 def hyperparameters(trial: Trial, train: TrainOptions) -> dict[str, Any]:
-    """What a trial was trained with, by option of `train`: numbers given by configuration or left to the form looked
-    up."""
+    """Values of a trial by option of `train`. Numbers given per configuration, or by the form, are looked up."""
     options = trial.options(train)
     found = {name: for_configuration(getattr(options, name), trial.configuration) for name in varying()}
     if found["learning_rate"] is None:
@@ -65,9 +65,9 @@ def hyperparameters(trial: Trial, train: TrainOptions) -> dict[str, Any]:
 
 
 def trials_csv(outcomes: Sequence[Outcome], train: TrainOptions, judged: Judged) -> bytes:
-    """A row a trial: what it is, its options, its best epoch with Wilson's 95 % interval, the test at that epoch.
+    """One row per trial: name, options, best epoch with Wilson's 95 % interval, and the test at that epoch.
 
-    `seconds` are of training, validation left out.
+    `seconds` is the time of training, without validation.
     """
     rows = [_row(outcome, train, judged) for outcome in outcomes]
     return to_csv(list(rows[0]), (list(row.values()) for row in rows))
@@ -103,9 +103,9 @@ def _row(outcome: Outcome, train: TrainOptions, judged: Judged) -> dict[str, Any
 
 
 def closing_table(outcomes: Sequence[Outcome], judged: Judged) -> Table:
-    """A line a configuration for the terminal: its best epoch as a mean over seeds ± standard deviation.
+    """A table for the terminal, one row per configuration: its best epoch as mean over seeds ± standard deviation.
 
-    Seeds share their pictures: the interval is that of the mean on as many pictures as there are, not times the seeds.
+    All seeds share the same pictures, so the interval counts each picture once, not once per seed.
     """
     with_accuracy = outcomes[0].result.best["val_accuracy"] is not None
     with_test = any(outcome.result.test_accuracy is not None for outcome in outcomes)

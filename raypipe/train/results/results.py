@@ -1,4 +1,4 @@
-"""What a training leaves for readers: ``results.json``, ``table1.csv``, ``predictions/`` (see docs/tables.md)."""
+"""Files that a training writes for readers: ``results.json``, ``table1.csv``, ``predictions/`` (see docs/tables.md)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TRIALS = "_trials"
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What one trial came to: its rows of ``results.json``, and how good its best epoch is on the test split."""
+    """Result of one trial: its rows of ``results.json``, and the measures of its best epoch on the test split."""
 
     trial: str
     configuration: str
@@ -33,32 +33,32 @@ class TrialResult:
     rows: list[dict[str, Any]]
     test_accuracy: float | None
     test_metrics: dict[str, Any] = field(default_factory=dict)
-    """As the head names them; empty without a test split."""
+    """The head's measures by name; empty without a test split."""
     choices: list[str] = field(default_factory=list)
-    """What was chosen for speed or for want of memory, and why."""
+    """Choices that were made for speed or memory, with their reasons."""
 
     def to_json(self) -> bytes:
-        """As it is staged under ``_trials/``."""
+        """JSON as it is staged under ``_trials/``."""
         return json.dumps(asdict(self), indent=2).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> TrialResult:
-        """Back from `to_json`."""
+        """The result from the JSON of `to_json`."""
         return cls(**json.loads(data))
 
     @property
     def best(self) -> dict[str, Any]:
-        """The row of the first epoch with the highest validation accuracy, without one with the lowest loss."""
+        """The row of the first epoch with the highest validation accuracy, or without accuracy the lowest loss."""
         return max(self.rows, key=lambda row: (figure_of_merit(row["val_accuracy"], row["val_loss"]), -row["epoch"]))
 
     @property
     def merit(self) -> float:
-        """What the best trial is chosen by; larger is better."""
+        """The number by which the best trial is chosen. Larger is better."""
         return figure_of_merit(self.best["val_accuracy"], self.best["val_loss"])
 
     @property
     def summary(self) -> str:
-        """The best epoch in a few words."""
+        """The best epoch's measures as a short text."""
         if self.best["val_accuracy"] is None:
             name, best, test = "R²", self.best.get("val_r2"), self.test_metrics.get("r2")
         else:
@@ -68,12 +68,12 @@ class TrialResult:
 
 
 def staged_file(trial: str) -> str:
-    """Where the result of a trial that is done stands among a run's staged files."""
+    """Name of a finished trial's result among a run's staged files."""
     return f"{TRIALS}/{trial}.json"
 
 
 def staged_result(writer: TableWriter, trial: str) -> TrialResult | None:
-    """What a trial came to; None before it is done. Raises StageError if the file is of another trial."""
+    """The result of a trial; None if it is not done. Raises StageError if the file is of another trial."""
     storage, path = writer.storage, f"{writer.staging}/{staged_file(trial)}"
     if not storage.exists(path):
         return None
@@ -86,7 +86,7 @@ def staged_result(writer: TableWriter, trial: str) -> TrialResult | None:
 def prediction_rows(
     trial: Trial, epoch: int, split: str, pictures: ImageSet, target: Target, predictions: NDArray[np.float32]
 ) -> pa.Table:
-    """Rows of ``predictions/`` for one split; `predictions` are the head's, [n] or [n, k]."""
+    """Rows of ``predictions/`` for one split. `predictions` are the head's, [n] or [n, k]."""
     labels, found = pictures.labels.numpy(), np.asarray(predictions, np.float64)
     rows_each = found.shape[1] if found.ndim > 1 else 1
     n = len(pictures) * rows_each
@@ -114,10 +114,10 @@ def results_json(results: Sequence[TrialResult]) -> bytes:
 
 
 def table1_csv(results: Sequence[TrialResult]) -> bytes:
-    """The paper's table 1: a row a configuration, accuracies as means over its seeds.
+    """The paper's table 1: one row per configuration, with accuracies as means over its seeds.
 
-    Where the head has further measures, they follow: of the best epoch on the validation pictures and of the test.
-    Last come the means' standard deviations over the seeds (n − 1), empty for one seed.
+    If the head has further measures, they follow, of the validation pictures at the best epoch and of the test.
+    The last columns are the standard deviations over the seeds (n − 1), empty for one seed.
     """
     lines: list[list[Any]] = []
     header: list[str] = []
@@ -135,7 +135,7 @@ def table1_csv(results: Sequence[TrialResult]) -> bytes:
 
 
 def _over_seeds(results: Sequence[TrialResult], further: Sequence[str]) -> dict[str, list[float | None]]:
-    """The columns of table 1 that are means, with each seed's value."""
+    """The columns of table 1 that are means, each with the values of all seeds."""
     return {
         "max_val_accuracy": [result.best["val_accuracy"] for result in results],
         "final_val_accuracy": [result.rows[-1]["val_accuracy"] for result in results],
@@ -146,7 +146,7 @@ def _over_seeds(results: Sequence[TrialResult], further: Sequence[str]) -> dict[
 
 
 def _further(results: Sequence[TrialResult]) -> list[str]:
-    """The loss and the head's measures that are one number; nothing for heads that have accuracy alone."""
+    """The loss and those measures of the head that are one number. Empty for heads that have only accuracy."""
     shared = ("val_loss", "val_accuracy", "val_tags")
     own = [name.removeprefix("val_") for name in results[0].best if name.startswith("val_") and name not in shared]
     return ["loss", *own] if own else []
