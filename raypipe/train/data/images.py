@@ -1,4 +1,4 @@
-"""Pictures as the network takes them: decoded and resized once to uint8, kept on disk, flipped and normalised late."""
+"""Pictures for the network: decoded and resized once, stored as uint8, flipped and normalised per batch."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from raypipe.train.data.preprocessing import Preprocessing
 
 
 def decode_and_resize(image_bytes: bytes, size: int) -> NDArray[np.uint8]:
-    """The whole picture, squeezed to `size` × `size` pixels as in the paper (section 5.1): uint8 [3, size, size], RGB.
+    """The whole picture, resized to `size` × `size` pixels as in the paper (section 5.1): uint8 [3, size, size], RGB.
 
-    Follows the EXIF orientation; bilinear with antialiasing. Raises InputError where the bytes are no whole picture.
-    """
+    The aspect ratio is not kept. Applies the EXIF orientation. Bilinear with antialiasing. Raises InputError if the
+    bytes are not a complete picture."""
     return square(image_bytes, size)
 
 
@@ -32,9 +32,9 @@ class ImageSet:
 
     `images` is a Tensor, or rows on a disk.
 
-    The labels' type says what they are (see `raypipe.train.data.target`): float32 of 0 and 1, [n] for two classes and
+    The labels' type gives their meaning (see `raypipe.train.data.target`): float32 of 0 and 1, [n] for two classes and
     [n, tags] for tags; int64 [n], the class's number from 0; float64 [n], scores.
-    Raises InputError where the lengths, shapes, types or values do not fit.
+    Raises InputError if lengths, shapes, types or values do not fit.
     """
 
     images: RowSource
@@ -77,7 +77,7 @@ def image_set(
     post_ids: NDArray[Any] | list[str],
     dtype: type[np.generic] = np.float32,
 ) -> ImageSet:
-    """An ImageSet over arrays, labels as `dtype`; `images` uint8 [n, 3, s, s] is not copied."""
+    """An ImageSet from arrays, with labels as `dtype`. `images` uint8 [n, 3, s, s] is not copied."""
     ids = np.asarray(post_ids, dtype=np.str_)
     rows = torch.from_numpy(images) if isinstance(images, np.ndarray) else images
     return ImageSet(rows, torch.from_numpy(np.asarray(labels, dtype=dtype)), ids)
@@ -92,7 +92,7 @@ def prepare_batch(
     crops: Tensor | None = None,
     memory_format: torch.memory_format = torch.channels_last,
 ) -> Tensor:
-    """uint8 [n, 3, s, s] to the network's input on `device`; rows of `flip_mask` (bool [n]) mirrored.
+    """The network's input on `device` from uint8 [n, 3, s, s]. Rows with a true `flip_mask` (bool [n]) are mirrored.
 
     `crops` (float32 [n, 3], side and centre, see `raypipe.train.loop.draws.epoch_crops`) are cut out and enlarged to
     s × s, bilinearly.
@@ -113,7 +113,7 @@ def prepare_batch(
 
 @lru_cache(maxsize=16)
 def _statistics(preprocessing: Preprocessing, device: torch.device) -> tuple[Tensor, Tensor]:
-    # Kept on the device: a copy to it in each step would make the host wait for all that is under way.
+    # Kept on the device, because a copy to it in each step would make the host wait for all running work.
     mean, std = (
         torch.tensor(values, device=device).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std)
     )

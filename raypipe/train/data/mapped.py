@@ -1,7 +1,7 @@
-"""`Shards` as tensors: their files are mapped into memory.
+"""`Shards` as tensors, with their files mapped into memory.
 
-A mapped file costs no memory of its own: processes of one machine share its pages, and the system drops them when it
-needs the room.
+A mapped file needs no memory of its own. Processes of one machine share its pages, and the system drops them when it
+needs the memory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from raypipe.train.data.shards import Shards, local_folder
 
 
 class RowSource(Protocol):
-    """Rows of one shape that are picked by number: a Tensor is one, and so is all that this module opens."""
+    """Rows of one shape that are read by number. A Tensor is a RowSource, and so is `MappedRows`."""
 
     @property
     def shape(self) -> torch.Size: ...
@@ -34,7 +34,7 @@ class RowSource(Protocol):
 
 
 class MappedRows:
-    """`Shards` whose files are mapped into memory; bfloat16 is kept as uint16."""
+    """`Shards` whose files are mapped into memory. Files of uint16 hold bfloat16."""
 
     def __init__(self, shards: Shards) -> None:
         folder, self._lease = local_folder(shards)
@@ -51,7 +51,7 @@ class MappedRows:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the rows as they are given."""
+        """Type of the returned rows."""
         return self._as or torch.from_numpy(np.empty(0, self._dtype)).dtype
 
     def __len__(self) -> int:
@@ -62,7 +62,7 @@ class MappedRows:
         picked = np.arange(len(self))[rows.numpy() if isinstance(rows, Tensor) else rows]
         found = np.empty((len(picked), *self._row_shape), self._dtype)
         for i, row in enumerate(picked):
-            # A plain copy lets other threads go on meanwhile.
+            # Other threads can run during a plain copy.
             found[i] = self._files[self._shard[row]][self._place[row]]
         tensor = torch.from_numpy(found)
         return tensor.view(self._as) if self._as else tensor
@@ -82,7 +82,7 @@ def _map(path: Path, shards: Shards) -> NDArray[Any]:
 
 
 def map_if_room(shards: Shards) -> MappedRows | None:
-    """The rows, mapped; None if another process has taken the room for a copy since `fits_here`."""
+    """The mapped rows. None if another process has taken the room for a copy since `fits_here`."""
     try:
         return MappedRows(shards)
     except NoRoomError:

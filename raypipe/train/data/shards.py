@@ -1,6 +1,6 @@
-"""Rows of one shape in ``.npy`` files: where they are, copies of them on this machine, and reading them in pieces.
+"""Rows of one shape in ``.npy`` files: their places, copies of the files on this machine, and reading parts of them.
 
-Decoded pictures and the features of frozen convolutions are kept this way. Imports no torch: decoding does without.
+Decoded pictures and features of frozen convolutions are stored this way. Imports no torch, because decoding needs none.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _FILES_AT_ONCE = 16
 
 @dataclass(frozen=True, eq=False)
 class Shards:
-    """Where rows are: row i is number ``place[i]`` of the file ``names[shard[i]]`` in the folder of a storage.
+    """Places of rows: row i is row ``place[i]`` of the file ``names[shard[i]]`` in a folder of a storage.
 
-    `shard`, `place`: int64 [n]; `row_shape` and `dtype` (numpy's name) are those of one row. Picklable. Raises
-    StageError where a name, which may come with a root from elsewhere, is no plain file name.
+    `shard`, `place`: int64 [n]. `row_shape` and `dtype` (numpy's name) are those of one row. Picklable. Raises
+    StageError if a name is not a plain file name; names may come with a root from elsewhere.
     """
 
     storage: Storage
@@ -45,7 +45,7 @@ class Shards:
 
     def __post_init__(self) -> None:
         for name in self.names:
-            # Files of an object store are copied into a folder of this machine by their names.
+            # Files of an object store are copied under their names into a folder of this machine.
             if not isinstance(name, str) or not _NAME.fullmatch(name):
                 raise StageError(f"{self.storage.uri(self.folder)}: {name!r} is no name of a file of rows; delete it")
 
@@ -53,14 +53,14 @@ class Shards:
         return len(self.shard)
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """The rows, [len(rows), *row_shape], each file asked for them alone, some files at a time.
+        """The rows, [len(rows), *row_shape]. Reads only these rows of each file, several files at a time.
 
-        Raises StageError where one is missing.
+        Raises StageError if a file is missing.
         """
         found = np.empty((len(rows), *self.row_shape), self.dtype)
         numbers = np.unique(self.shard[rows])
         if len(numbers):
-            # An object store takes its time for each answer, and gives many at once.
+            # An object store is slow to answer a request, but answers many requests at once.
             with ThreadPoolExecutor(min(_FILES_AT_ONCE, len(numbers))) as pool:
                 list(pool.map(lambda number: self._read_file(number, rows, found), numbers))
         return found
@@ -92,9 +92,9 @@ def _data_offset(head: bytes) -> int:
 
 
 def local_folder(shards: Shards) -> tuple[Path, Lease | None]:
-    """The folder of this machine that holds the files; those of an object store are copied to it, once per machine.
+    """The folder of this machine that holds the files. Files of an object store are copied to it, once per machine.
 
-    Copies stay as long as the lease is open, and longer while there is room. Raises NoRoomError if there is none.
+    Copies stay while the lease is open, and afterwards as long as there is room. Raises NoRoomError if there is none.
     """
     if shards.storage.is_local:
         return Path(shards.storage.path(shards.folder)), None
@@ -109,7 +109,7 @@ def _missing(shards: Shards) -> Missing:
 
     def missing(folder: Path) -> dict[str, int]:
         found = {name: _size_of(folder / name) for name in shards.names}
-        # A machine that was switched off may have kept a name and lost what the file held.
+        # After a power cut, a file may have its name but not its content. It is copied again if its size is wrong.
         return {name: sizes.get(name, 0) for name, size in found.items() if size < 0 or size != sizes.get(name, size)}
 
     return missing
@@ -138,5 +138,5 @@ def _copy_name(shards: Shards) -> str:
 
 
 def fits_here(shards: Shards) -> bool:
-    """Whether all files lie on this machine, or there is room for a copy of them in its scratch folder."""
+    """Whether all files are on this machine, or its scratch folder has room for a copy of them."""
     return shards.storage.is_local or shards.storage.scratch.has_room(_copy_name(shards), _missing(shards))

@@ -1,4 +1,4 @@
-"""What a model learns to tell from a picture: labels as numbers, and what the outputs stand for. Needs no torch."""
+"""The target that a model learns: labels as numbers, and the meaning of the outputs. Needs no torch."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Kind = Literal["binary", "classes", "tags", "score"]
 class Target:
     """The kind of the labels and the names of their classes or tags, in the order of the outputs.
 
-    `binary`: two classes, one logistic output, the probability of ``names[1]``. `classes`: three or more, a softmax
-    output each. `tags`: any of them may hold at once, a sigmoid output each. `score`: a number, one linear output, no
-    names. Raises ValueError where the number of names is not the kind's.
+    `binary`: two classes, one logistic output, the probability of ``names[1]``. `classes`: three or more classes, one
+    softmax output each. `tags`: any number of them per picture, one sigmoid output each. `score`: a number, one linear
+    output, no names. Raises ValueError if the number of names does not fit the kind.
     """
 
     kind: Kind = "binary"
@@ -43,9 +43,9 @@ class Target:
         return len(self.names) if self.kind in ("classes", "tags") else 1
 
     def encode(self, labels: pa.ChunkedArray) -> NDArray[Any]:
-        """`label` of ``labels/``, without nulls, as numbers.
+        """Labels as numbers, from the column `label` of ``labels/`` without nulls.
 
-        float32 [n] of 0 and 1 (`binary`), int64 [n] places in `names` (`classes`), float32 [n, tags] of 0 and 1
+        float32 [n] of 0 and 1 (`binary`), int64 [n] positions in `names` (`classes`), float32 [n, tags] of 0 and 1
         (`tags`), float64 [n] (`score`).
         """
         if self.kind == "binary":
@@ -59,9 +59,9 @@ class Target:
         return np.asarray(carried, np.float32).reshape(len(labels), len(self.names))
 
     def texts(self, labels: NDArray[Any]) -> list[str]:
-        """`encode`d labels as ``predictions/`` shows them, one a picture, for `tags` one a picture and tag in turn.
+        """Texts of `encode`d labels for ``predictions/``: one per picture; for `tags`, one per tag of each picture.
 
-        A tag that a picture does not carry is the empty text, so that a row is true where its label is its class.
+        The text of a tag that a picture does not carry is empty. So a row is true if its label equals its class.
         """
         if self.kind == "score":
             return [repr(float(value)) for value in labels]
@@ -70,18 +70,18 @@ class Target:
         return [self.names[int(code)] for code in labels]
 
     def as_metadata(self) -> dict[str, str]:
-        """For a checkpoint, whose metadata are strings."""
+        """The target as metadata of a checkpoint, which are strings."""
         return {"head": self.kind, "classes": json.dumps(list(self.names))}
 
     @classmethod
     def from_metadata(cls, kept: Mapping[str, str]) -> Target | None:
-        """What `as_metadata` wrote; None where a file says nothing of classes. Raises ValueError on anything else."""
+        """The target that `as_metadata` wrote. None if the file has no classes. Raises ValueError on anything else."""
         if "classes" not in kept:
             return None
-        # Checkpoints from before there were other heads say nothing of theirs: it is of two classes.
+        # Checkpoints made before there were other heads do not name their head. It has two classes.
         kind: Any = kept.get("head", "binary")
         return cls(kind, tuple(map(str, json.loads(kept["classes"]))))
 
 
 BINARY = Target()
-"""Two classes whatever they are called: what is learned where nothing else is said."""
+"""The default target: two classes with any names."""
