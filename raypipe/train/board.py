@@ -26,8 +26,8 @@ _SECONDS_TO_STOP = 10.0
 def run(config: Config) -> None:
     """Serve TensorBoard on ROOT/sweep and ROOT/train at 127.0.0.1:`board.port` until SIGINT or SIGTERM.
 
-    A `board.port` of 0 is any free one. Raises StageError where the root is not on a disk of this machine, holds no
-    event files, or the port is taken.
+    With a `board.port` of 0, any free port is used. Raises StageError if the root is not on a disk of this machine, has
+    no event files, or the port is in use. Raises StageError if TensorBoard ends by itself.
     """
     folder = event_folder(config.open_storage())
     with tensorboard(folder, config.board.port) as (url, process), contextlib.suppress(KeyboardInterrupt):
@@ -38,7 +38,7 @@ def run(config: Config) -> None:
 
 
 def event_folder(storage: Storage) -> Path:
-    """The root's folder, whose `sweep/` and `train/` hold event files. Raises StageError saying what to do if not."""
+    """The root's folder. Raises StageError if it is not local, or has no event files below `sweep/` and `train/`."""
     if not storage.is_local:
         raise StageError(
             f"{storage.root}: TensorBoard reads local folders; copy the files *tfevents* of sweep/ and train/ to one "
@@ -54,10 +54,10 @@ def event_folder(storage: Storage) -> Path:
 
 @contextlib.contextmanager
 def tensorboard(folder: Path, port: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """TensorBoard on `folder` as a process of its own for the body: its URL, once it answers, and the process."""
+    """Runs TensorBoard on `folder` in a child process during the body. Yields its URL, once it answers, and process."""
     port = _free_port(port)
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--host", _HOST, "--port", str(port)]
-    # A session of its own: Ctrl-C reaches this process alone, which then ends TensorBoard.
+    # In a new session, so that Ctrl-C reaches only this process, which then ends TensorBoard.
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         try:

@@ -1,4 +1,4 @@
-"""From labels/ and images/ to pictures of one size: decoded once, in parallel on Ray Data, kept for every trial."""
+"""Makes pictures of one size from labels/ and images/. Ray Data decodes them once, in parallel, for all trials."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from raypipe.train.data.target import Target
 from raypipe.train.plan import PictureTable
 
 TENSORS = "_tensors"
-# Changes with what the files hold: a root made by another version decodes again.
+# Number of the files' format. If it changes, pictures of an older version are decoded again.
 _LAYOUT = 2
 _RETRIES = 3
 
 
 def prepare_pictures(config: Config) -> PictureTable:
-    """Decode and resize every labelled picture once; a later training of the same size finds them.
+    """Decode and resize every labelled picture once. A later training of the same size reuses them.
 
-    Needs a running Ray. Raises InputError where there is nothing to train on: no picture bytes, no label, one class,
-    a split without pictures.
+    Needs a running Ray. Raises InputError if there is nothing to train on: no picture bytes, no label, only one class,
+    or a split without pictures.
     """
     storage, size = config.open_storage(), config.train.image_size
     labels, images = tables.get_record(storage, "labels"), tables.get_record(storage, "images")
@@ -67,14 +67,14 @@ def prepare_pictures(config: Config) -> PictureTable:
 
 
 def find_target(storage: Storage, labels: RunRecord, column: pa.ChunkedArray) -> Target:
-    """What the labels are, from the type of their `column` and, for hashtags, the options they were made with.
+    """The target of the labels, from the type of their `column`, and for hashtags from the options of `label`.
 
     Classes are in alphabetical order, tags in that of ``label.hashtags``. Raises InputError on fewer than two classes.
     """
     if column.type == LABEL_TYPES["continuous"]:
         return Target("score", ())
     if pa.types.is_list(column.type):
-        # Its formulas are slow to import, and no other head needs them.
+        # Imported here: it imports formulas, which is slow, and other heads do not need it.
         from raypipe.label.schemes import chosen_tags
 
         return Target("tags", tuple(chosen_tags(labels.config["label"]["hashtags"]).values()))
@@ -107,7 +107,7 @@ def _require_pictures(storage: Storage, counts: Counter[str], target: Target) ->
 
 
 def _drop_stale(storage: Storage, inputs: dict[str, str]) -> None:
-    # A cache of labels or images that have since been replaced helps nobody and costs the size of the data set.
+    # Pictures decoded from replaced labels or images are of no use and need as much room as the data set.
     for name in {path.split("/")[0] for path in storage.files(TENSORS)}:
         table = f"{TENSORS}/{name}"
         found = tables.find_record(storage, table) or _unfinished(storage, table)
@@ -116,7 +116,7 @@ def _drop_stale(storage: Storage, inputs: dict[str, str]) -> None:
 
 
 def _unfinished(storage: Storage, table: str) -> Claim | None:
-    """The claim of a decoding that was cut off; None while a process is at it."""
+    """The claim of an interrupted decoding. None if there is none, it cannot be read, or its process still runs."""
     try:
         return claims.read(storage, table).claim
     except StageError:
@@ -141,7 +141,7 @@ def _decode(config: Config, writer: TableWriter, labelled: pa.Table) -> Counter[
             rows = ray.data.from_items(units, override_num_blocks=len(units)).map(
                 _decode_file,
                 fn_kwargs={"writer": writer, "wanted": wanted, "size": size},
-                # Ray's default is for ever.
+                # By default, Ray retries for ever.
                 max_retries=_RETRIES,
             )
             for row in rows.iter_rows():
@@ -152,9 +152,9 @@ def _decode(config: Config, writer: TableWriter, labelled: pa.Table) -> Counter[
 
 
 def _decode_file(row: dict[str, Any], writer: TableWriter, wanted: Any, size: int) -> dict[str, Any]:
-    """One file of images/ in a Ray task: the labelled pictures in it, decoded and staged.
+    """Decode and stage the labelled pictures of one file of images/, in a Ray task.
 
-    If the worker that ran this before has died, a picture may have ended it: then they are decoded in a child process.
+    A retry decodes them in a child process, because a picture may have crashed the worker of the first attempt.
     """
     import ray
 
@@ -162,7 +162,7 @@ def _decode_file(row: dict[str, Any], writer: TableWriter, wanted: Any, size: in
 
     labelled: pa.Table = ray.get(wanted)
     found = read_parquet(row["path"], writer.storage.filesystem, ["post_id", "image"])
-    # By place and not by Acero's join, which takes no lists of hashtags.
+    # Joined by index, because Acero's join does not support lists of hashtags.
     place = pc.index_in(found["post_id"], value_set=labelled["post_id"].combine_chunks())
     kept = pc.and_(pc.is_valid(place), pc.is_valid(found["image"]))
     found, rows = found.filter(kept), labelled.take(place.filter(kept))
@@ -182,7 +182,7 @@ def _decode_file(row: dict[str, Any], writer: TableWriter, wanted: Any, size: in
             errors.append(None)
             n_decoded += 1
     name = f"pixels-{writer.run_id}-{row['unit']}.npy"
-    # Before the rows that point to it: where these are, it is.
+    # Written before the rows that point to it: if the rows exist, the file exists.
     writer.write_file(name, to_npy(pixels[:n_decoded]))
     table = rows.select(["post_id", "split", "label"])
     table = table.append_column("shard", pa.array([name] * len(table), pa.string()))
@@ -193,7 +193,7 @@ def _decode_file(row: dict[str, Any], writer: TableWriter, wanted: Any, size: in
 
 
 def _count(table: pa.Table) -> Counter[str]:
-    """Pictures by split and class; tags and scores are not told apart."""
+    """Number of pictures by split and class. Tags and scores count as one class."""
     named = pa.types.is_string(table.schema.field("label").type)
     labels = table["label"].to_pylist() if named else [""] * len(table)
     keys = zip(table["split"].to_pylist(), labels, table["error"].to_pylist(), strict=True)

@@ -1,4 +1,4 @@
-"""How good predictions are, and how much of the hardware's arithmetic a training run uses."""
+"""Measures of predictions, and the share of the hardware's peak FLOP/s that a training uses."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _PEAK_BFLOAT16 = {
     "L40": 181e12,
     "L4": 121e12,
 }
-"""Dense bfloat16 FLOP/s by a part of the device's name, from NVIDIA's data sheets; the first match counts."""
+"""Dense bfloat16 FLOP/s by a part of the device's name, from NVIDIA's data sheets. The first match counts."""
 
 
 def binary_accuracy(probabilities: NDArray[Any], labels: NDArray[Any]) -> float:
-    """Share of labels that are 1 exactly where their probability is above 0.5 (Keras' `binary_accuracy`).
+    """Share of labels that are 1 if and only if their probability is above 0.5 (Keras' `binary_accuracy`).
 
     Both [n], or [n, tags]. Raises ValueError on no rows or different lengths.
     """
@@ -40,22 +40,22 @@ def binary_accuracy(probabilities: NDArray[Any], labels: NDArray[Any]) -> float:
 
 
 def figure_of_merit(val_accuracy: float | None, val_loss: float | None) -> float:
-    """What chooses the best epoch and the best trial, larger is better: validation accuracy, or −loss without one."""
+    """The number that selects the best epoch and the best trial: validation accuracy, or −loss if it is None."""
     if val_accuracy is not None:
         return val_accuracy
     return -math.inf if val_loss is None or math.isnan(val_loss) else -val_loss
 
 
 def over_seeds(values: Sequence[float | None]) -> tuple[float | None, float | None]:
-    """Mean and standard deviation (n − 1) over the seeds that have a value; None where too few have."""
+    """Mean and standard deviation (n − 1) over the seeds that have a value. Each is None if too few seeds have one."""
     known = [value for value in values if value is not None]
     return (fmean(known) if known else None), (stdev(known) if len(known) > 1 else None)
 
 
 def average_precision(probabilities: NDArray[Any], labels: NDArray[Any]) -> float | None:
-    """Σ (Rₖ − Rₖ₋₁)·Pₖ over each distinct probability from the highest down, with recall R and precision P there.
+    """Σ (Rₖ − Rₖ₋₁)·Pₖ over the distinct probabilities from the highest down, with recall R and precision P at each.
 
-    Both [n]. Chance gives about the prevalence. None where no label is 1.
+    Both [n]. Random predictions give about the prevalence. None if no label is 1.
     """
     positive = np.asarray(labels) > 0.5
     if not positive.any():
@@ -69,7 +69,7 @@ def average_precision(probabilities: NDArray[Any], labels: NDArray[Any]) -> floa
 
 
 def r_squared(predicted: NDArray[Any], labels: NDArray[Any]) -> float | None:
-    """1 − Σ(label − predicted)² / Σ(label − mean of labels)², both [n]; None where all labels are equal."""
+    """1 − Σ(label − predicted)² / Σ(label − mean of labels)², both [n]. None if all labels are equal."""
     truth = np.asarray(labels, np.float64)
     total = float(np.sum((truth - truth.mean()) ** 2)) if len(truth) else 0.0
     return None if total == 0 else 1 - float(np.sum((truth - predicted) ** 2)) / total
@@ -81,7 +81,7 @@ def rmse(predicted: NDArray[Any], labels: NDArray[Any]) -> float:
 
 
 def spearman(predicted: NDArray[Any], labels: NDArray[Any]) -> float | None:
-    """Spearman's rank correlation of two [n], ties sharing their mean rank; None where either has one value only."""
+    """Spearman's rank correlation, both [n]. Ties get their mean rank. None if all values of either are equal."""
     one, other = average_ranks(predicted), average_ranks(labels)
     if len(one) == 0 or one.std() == 0 or other.std() == 0:
         return None
@@ -89,7 +89,7 @@ def spearman(predicted: NDArray[Any], labels: NDArray[Any]) -> float | None:
 
 
 def peak_flops(device: torch.device, dtype: str) -> float | None:
-    """The device's dense FLOP/s in bfloat16, None for other arithmetic or where no data sheet is known."""
+    """The device's dense FLOP/s in bfloat16. None for other arithmetic or if the device's peak is not known."""
     if device.type != "cuda" or dtype != "bfloat16":
         return None
     name = torch.cuda.get_device_name(device)
@@ -97,20 +97,20 @@ def peak_flops(device: torch.device, dtype: str) -> float | None:
 
 
 def forward_flops(forward: Callable[[Tensor], Tensor], inputs: Tensor) -> float:
-    """FLOPs of one forward pass for one of `inputs`, [n, …], counted as in `training_flops`."""
+    """FLOPs of one forward pass per row of `inputs`, [n, …], counted as in `training_flops`."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         forward(inputs)
     return float(counter.get_total_flops()) / len(inputs)
 
 
 def training_flops(model: nn.Module, inputs: Tensor, forward: Callable[[Tensor], Tensor] | None = None) -> float:
-    """FLOPs of one forward and backward pass for one of `inputs`, as `forward` (the model, or what of it is trained)
-    takes them: normalised images, [n, 3, s, s], or features, [n, d].
+    """FLOPs of one forward and backward pass per row of `inputs`: normalised images, [n, 3, s, s], or features, [n, d].
 
-    A multiplication and an addition count as two: 92.6e9 for configuration C at 224 pixels. Gradients are dropped.
+    `forward` is the model or its trained part. A multiplication and an addition count as two: 92.6e9 for configuration
+    C at 224 pixels. Gradients are reset.
     """
     training = model.training
-    # Running means of normalised batches are to stay what they are.
+    # In evaluation mode, running statistics of batch normalisation do not change.
     model.eval()
     with FlopCounterMode(display=False) as counter:
         logits = (forward or model)(inputs)

@@ -1,4 +1,4 @@
-"""What a trial is: light enough for the processes that only pass it on, which need neither torch nor torchvision."""
+"""Trials and their plans. Imports neither torch nor torchvision, because some processes only pass trials on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from raypipe.train.loop.feature_cache import FeatureCache
 
 ENDED = "_ended"
-"""Folder of a file for each trial that the sweep ended early."""
+"""Folder with one file per trial that the sweep ended early."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ class Trial:
 
     @property
     def label(self) -> str:
-        """As tables call the configuration: its letter alone for the paper's form and options."""
+        """The configuration's name in tables: only its letter for the paper's form and the sweep's options."""
         form = () if self.form == "paper" else (self.form,)
         return " ".join((self.configuration, *form, *(f"{name}={text_of(value)}" for name, value in self.values)))
 
     @property
     def name(self) -> str:
-        """As files and logs call it."""
+        """The trial's name in files and logs."""
         return f"{re.sub(r'[^A-Za-z0-9_.+-]', '-', self.label)}-{self.seed}"
 
     def options(self, train: TrainOptions) -> TrainOptions:
@@ -55,9 +55,9 @@ class Trial:
 
 
 def trials_of(config: Config) -> list[Trial]:
-    """Every trial of a sweep: forms × configurations × combinations of `sweep.space` × seeds.
+    """All trials of a sweep: forms × configurations × combinations of `sweep.space` × seeds.
 
-    Raises ConfigError where a value drawn from a distribution is none that the option allows.
+    Raises ConfigError if the option does not allow a value that was drawn from a distribution.
     """
     sweep, found = config.sweep, dict[str, Trial]()
     for form in sweep.forms or [config.train.form]:
@@ -79,8 +79,8 @@ def _allowed(name: str, value: Any) -> Any:
 
 @dataclass(frozen=True)
 class PictureTable:
-    """Where the decoded pictures are: a table of `shard` (the ``.npy`` file) and `place` in it by split, and what is
-    learned."""
+    """A table of decoded pictures, with each picture's `shard` (the ``.npy`` file), `place` in it and split, and the
+    target."""
 
     storage: Storage
     table: str
@@ -89,15 +89,16 @@ class PictureTable:
 
     @property
     def features(self) -> FeatureCache:
-        """Where features of these pictures are kept."""
+        """The cache for features of these pictures."""
         from raypipe.train.loop.feature_cache import FeatureCache
 
         inputs = tables.get_record(self.storage, self.table).inputs
         return FeatureCache(self.storage, self.table, f"{self.image_size} {sorted(inputs.items())}")
 
     def load(self, split: str, open_shards: Callable[[Shards], RowSource] | None = None) -> ImageSet:
-        """The pictures of a split, ordered by post_id so that no partitioning shows; mapped into memory unless
-        `open_shards` says otherwise."""
+        """The pictures of a split, ordered by post_id, so that the order does not depend on partitioning.
+
+        Mapped into memory by default; `open_shards` can open them in another way."""
         import numpy as np
 
         from raypipe.train.data.images import image_set
@@ -123,7 +124,7 @@ class PictureTable:
 
 @dataclass(frozen=True)
 class TrialPlan:
-    """All that a worker needs to know of its trial besides the weights."""
+    """All that a worker needs for its trial, except the weights."""
 
     trial: Trial
     options: TrainOptions
@@ -132,10 +133,10 @@ class TrialPlan:
 
     @property
     def epochs(self) -> int:
-        """Epochs at most."""
+        """The largest number of epochs."""
         return int(for_configuration(self.options.epochs, self.trial.configuration))
 
 
 def for_configuration(value: Any, letter: str) -> Any:
-    """One number for all configurations, or the one given for `letter`, None where there is none for it."""
+    """`value` itself, or if it is a dictionary by configuration, the one for `letter` (None if there is none)."""
     return value.get(letter) if isinstance(value, dict) else value

@@ -1,4 +1,4 @@
-"""``train`` and ``sweep``: trials of the paper's configurations as Ray Tune runs them, each on Ray Train."""
+"""The stages ``train`` and ``sweep``: Ray Tune runs trials of the paper's configurations, each on Ray Train."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from raypipe.train.trials.ray_tune import allocation, tune_trials
 
 _WIDTH_OF_A_FILE = 160
 _PICKLES = (".pkl", ".pickle")
-# Options of `train` that say nothing to a sweep.
+# Options of `train` that a sweep does not use.
 _OF_ONE = ("config", "name")
 
 
@@ -57,19 +57,19 @@ def _run(config: Config, table: str, command: str, trials: list[Trial]) -> RunRe
     found = tables.find_record(storage, table)
     begin = partial(tables.begin, storage, table, command=command, config=options, overwrite=config.overwrite)
     if found is not None and not config.overwrite:
-        # What `auto` chose, and what a file that is gone since held, is as the complete run has it.
+        # For `auto`, and for a file that is gone, the weights are those in the complete run's record.
         before = {name: value for name, value in found.inputs.items() if name == "weights"}
-        # Nothing to do, or a refusal: neither needs Ray.
+        # If the table is complete or the run is refused, Ray is not needed.
         with begin(inputs=before | inputs) as run:
             if run.record is not None:
                 return run.record
     weights = load_network_weights(config.train.model, config.train.weights)
     if config.train.weights == "auto":
-        # An interrupted run must not go on from others.
+        # A resumed run must start from the same weights.
         inputs["weights"] = weights.name
     with ray_session(config):
         if found is None:
-            # Before pictures are decoded for trials that could never start.
+            # Checked before decoding pictures, because trials that need too much could never start.
             allocation(config, trials)
         pictures = prepare_pictures(config)
         with begin(inputs=inputs) as run:
@@ -87,7 +87,7 @@ def _run(config: Config, table: str, command: str, trials: list[Trial]) -> RunRe
 
 
 def _result_options(config: Config, table: str, trials: list[Trial]) -> dict[str, Any]:
-    """What the table depends on."""
+    """The options on which the table depends."""
     options = {**config.result_options("seed", "train"), "trials": [trial.name for trial in trials]}
     if table != "sweep":
         return options
@@ -98,7 +98,7 @@ def _result_options(config: Config, table: str, trials: list[Trial]) -> dict[str
 
 
 def _clear(writer: TableWriter) -> None:
-    """Tune's and Train's files of an earlier run go: none of them belongs to the one that begins."""
+    """Delete Tune's and Train's files of an earlier run; the new run must not use them."""
     storage, table = writer.storage, writer.table
     record = tables.find_record(storage, table)
     kept = {file.path for file in record.files} if record else set()
@@ -108,10 +108,10 @@ def _clear(writer: TableWriter) -> None:
 
 
 def forget_pickles(writer: TableWriter) -> None:
-    """Delete the pickles that Tune has left in the table: whoever looks at one runs what is in it.
+    """Delete the pickles that Tune has left in the table, because loading a pickle can run code.
 
-    Trials go on from `raypipe`'s own files and checkpoints, which run nothing. Tune itself would look at the error of a
-    trial that fails, and a root may come from elsewhere.
+    Tune loads the error of a failed trial, and a root may come from elsewhere. Trials resume from raypipe's own files
+    and checkpoints, which cannot run code.
     """
     for name in writer.storage.files(writer.table):
         if name.endswith(_PICKLES):
@@ -119,9 +119,9 @@ def forget_pickles(writer: TableWriter) -> None:
 
 
 def _compare(judged: Judged, best: str) -> bytes | None:
-    """``comparisons.csv``: which configurations differ by more than noise; None where there are none to compare.
+    """``comparisons.csv``: which configurations differ by more than noise. None if there are none to compare.
 
-    On the test pictures, or if there are none on the validation pictures.
+    Uses the test pictures, or if there are none the validation pictures. Prints the comparisons.
     """
     split = "test" if any(own.split == "test" for own in judged.answers) else "val"
     compared = compare([own for own in judged.answers if own.split == split], judged.users)
@@ -135,7 +135,7 @@ def _compare(judged: Judged, best: str) -> bytes | None:
 
 
 def _answers(writer: TableWriter, results: list[TrialResult], target: Target) -> list[Answers]:
-    """What each trial said of the validation pictures and, if there are any, of the test pictures."""
+    """Each trial's answers for the validation pictures and, if there are any, for the test pictures."""
     if target.kind not in ("binary", "classes"):
         return []
     columns, found = predictions_schema(target.kind).names, list[Answers]()
@@ -147,13 +147,13 @@ def _answers(writer: TableWriter, results: list[TrialResult], target: Target) ->
 
 
 def _users(storage: Storage) -> dict[str, str | None]:
-    """The users of the posts that trials are judged on."""
+    """The users of the validation and test posts, by post_id."""
     rows = tables.read_table(storage, "labels", ["post_id", "user_id"], where=pc.field("split").isin(["val", "test"]))
     return dict(zip(rows["post_id"].to_pylist(), rows["user_id"].to_pylist(), strict=True))
 
 
 def _pictures(pictures: PictureTable) -> dict[str, int]:
-    """How many pictures each split has."""
+    """Number of pictures per split."""
     rows = tables.read_table(pictures.storage, pictures.table, ["split"], where=pc.field("error").is_null())
     return {row["values"]: row["counts"] for row in rows["split"].value_counts().to_pylist()}
 
@@ -183,7 +183,7 @@ def _commit(
     writer.write_file("table1.csv", table1_csv(results))
     writer.write_file("trials.csv", trials_csv(outcomes, config.train, judged))
     out = console()
-    # A file has no width: nothing need be folded there.
+    # A file has no width, so the table is wide enough that nothing is folded.
     out.print(closing_table(outcomes, judged), width=None if out.is_terminal else _WIDTH_OF_A_FILE)
     ended = sum(outcome.ended_early for outcome in outcomes)
     if ended:
@@ -209,7 +209,7 @@ def _commit(
         },
     )
     if config.train.save != "all":
-        # Ray Train keeps a folder of bookkeeping for each run, of no use without checkpoints to resume from.
+        # Ray Train's folder for each run is of no use without checkpoints to resume from.
         for trial in trials:
             storage.delete_directory(f"{writer.table}/train-{writer.run_id}-{trial.name}")
     return record
