@@ -46,13 +46,13 @@ def test_every_room_is_listed() -> None:
     assert set(listed) == {room_of(file) for file in FILES}
 
 
-def test_no_other_module_is_at_the_top() -> None:
+def test_no_unlisted_top_level_module() -> None:
     found = {file.stem for file in PACKAGE.glob("*.py")}
     assert found == {*MODULES, "__init__", "__main__"}
 
 
 @pytest.mark.parametrize("room", rooms())
-def test_imports_point_up_the_list(room: str) -> None:
+def test_imports_follow_order_of_rooms(room: str) -> None:
     order = rooms()
     wrong = [
         f"{file.relative_to(PACKAGE)} imports {other}"
@@ -64,7 +64,7 @@ def test_imports_point_up_the_list(room: str) -> None:
     assert wrong == []
 
 
-def test_no_file_is_too_long() -> None:
+def test_files_have_at_most_350_lines() -> None:
     long = {
         str(file.relative_to(REPOSITORY)): lines
         for folder in ("raypipe", "tests", "benchmarks", "jobs")

@@ -88,13 +88,13 @@ def stage(monkeypatch: pytest.MonkeyPatch):
 # Exit codes
 
 
-def test_a_stage_that_ends_well(stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_successful_stage_exits_0(stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([stage("ends_well"), "--root", str(tmp_path / "made")]) == 0
     assert (tmp_path / "made").is_dir()
     assert capsys.readouterr() == ("", "")
 
 
-def test_an_error_of_the_input_is_one_line_and_1(stage, capsys: pytest.CaptureFixture[str]) -> None:
+def test_input_error_gives_one_line_and_exit_1(stage, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([stage("fails_on_its_input"), "--root", "there"]) == 1
     assert capsys.readouterr().err == "raypipe probe: there/posts: no good row: all have negative likes\n"
 
@@ -103,7 +103,7 @@ def test_an_error_of_the_input_is_one_line_and_1(stage, capsys: pytest.CaptureFi
     ("function", "what"), [("fails_by_mistake", "KeyError: 'absent'"), ("fails_without_words", "AssertionError: ")]
 )
 @pytest.mark.parametrize("words", [[], ["--debug", "false"], ["--debug=false"]])
-def test_an_unexpected_error_is_one_line_and_1(
+def test_unexpected_error_gives_one_line_and_exit_1(
     stage, function: str, what: str, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([stage(function), *words]) == 1
@@ -125,12 +125,12 @@ def test_debug_shows_the_traceback(stage, words: list[str], tmp_path: Path, caps
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_the_error_of_a_ray_worker_is_its_own_line(stage, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ray_worker_error_is_shown_in_one_line(stage, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([stage("fails_inside_ray")]) == 1
     assert capsys.readouterr().err == "raypipe probe: s3://bucket/run/images: cannot write: access denied\n"
 
 
-def test_an_interruption_is_130(stage, capsys: pytest.CaptureFixture[str]) -> None:
+def test_interruption_exits_130(stage, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([stage("is_interrupted")]) == 130
     assert capsys.readouterr().err == "raypipe probe: interrupted; the same command goes on where it stopped\n"
 
@@ -173,7 +173,7 @@ def test_signals_let_the_stage_clean_up(tmp_path: Path, number: signal.Signals) 
         (["lable"], "unknown command; commands are demo, world, collect, ingest"),
     ],
 )
-def test_a_wrong_option_is_one_line_and_2(
+def test_wrong_option_gives_one_line_and_exit_2(
     words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -185,7 +185,7 @@ def test_a_wrong_option_is_one_line_and_2(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_wrong_configuration_file_is_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_configuration_file_exits_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "c.yaml").write_text("label:\n  quantile: 9\n")
     assert main(["label", "--config", str(tmp_path / "c.yaml")]) == 2
     assert f"label.quantile: 9 is not allowed (in {tmp_path}/c.yaml): " in capsys.readouterr().err
@@ -226,13 +226,13 @@ def test_help_shows_choices_limits_and_brackets(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out == out
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"raypipe {importlib.metadata.version('raypipe')}\n"
 
 
 @pytest.mark.parametrize("program", [["-m", "raypipe"], ["-m", "raypipe.cli"]])
-def test_help_starts_no_ray_and_no_torch(program: list[str]) -> None:
+def test_help_does_not_import_ray_or_torch(program: list[str]) -> None:
     command = [sys.executable, "-X", "importtime", *program, "train", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, "COLUMNS": "40"})
     assert done.returncode == 0
@@ -242,7 +242,7 @@ def test_help_starts_no_ray_and_no_torch(program: list[str]) -> None:
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_an_error_line_does_nothing_to_the_terminal(
+def test_error_line_contains_no_terminal_controls(
     stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
     name = stage("fails_on_its_input")

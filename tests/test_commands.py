@@ -26,7 +26,7 @@ def handler(request: pytest.FixtureRequest) -> Iterator[object]:
 
 
 @pytest.mark.parametrize("number", BOTH)
-def test_a_command_ends_at_a_signal_that_its_parent_ignores(handler: object, number: signal.Signals) -> None:
+def test_command_ends_at_signal_ignored_by_parent(handler: object, number: signal.Signals) -> None:
     process = start([sys.executable, "-c", "print('ready', flush=True); input()"], stdin=-1, stdout=-1, stderr=-1)
     assert process.stdout is not None
     assert process.stdout.readline() == b"ready\n"
@@ -36,7 +36,7 @@ def test_a_command_ends_at_a_signal_that_its_parent_ignores(handler: object, num
     assert [signal.getsignal(each) for each in BOTH] == [handler, handler]
 
 
-def test_what_popen_raises_leaves_the_handlers(handler: object) -> None:
+def test_failed_popen_restores_signal_handlers(handler: object) -> None:
     with pytest.raises(FileNotFoundError):
         start(["no-such-command-anywhere"], stdout=subprocess.PIPE)
     assert [signal.getsignal(each) for each in BOTH] == [handler, handler]

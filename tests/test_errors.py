@@ -16,7 +16,7 @@ from tests.hostile import TEXTS
 @given(st.text(st.characters()) | st.text(st.characters(categories=["Cc", "Cf", "Cs", "Zl", "Zp"])))
 @example("\ud800")
 @example("\ufffe")
-def test_anything_stands_in_xml_and_in_a_file(text: str) -> None:
+def test_plain_text_is_valid_in_xml(text: str) -> None:
     shown = plain(text)
     assert ET.fromstring(f"<a>{escape(shown)}</a>".encode()).text == (shown or None)
     assert not set(shown) & {"\x1b", "\x9b", "\r", "\b", "\x07", "\u202e", "\u2028"}
@@ -26,7 +26,7 @@ def test_anything_stands_in_xml_and_in_a_file(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "a\tb\nc", "é日本🔥", "e\u0301", "[bold]", "שלום", "می\u200cخواهم", "👩\u200d🔬", "❤\ufe0f"]
 )
-def test_what_is_shown_stays(text: str) -> None:
+def test_printable_text_is_unchanged(text: str) -> None:
     assert plain(text) == text
 
 
@@ -35,11 +35,11 @@ NO_WIDTH = [0x180E, 0x200B, *range(0x2060, 0x2065), *range(0x206A, 0x2070), 0xFE
 
 
 @pytest.mark.parametrize("code", [*DIRECTIONS, *NO_WIDTH])
-def test_what_turns_the_direction_or_has_no_width_is_shown(code: int) -> None:
+def test_invisible_and_direction_characters_are_escaped(code: int) -> None:
     assert plain(f"a{chr(code)}b") == f"a\\u{code:04x}b"
 
 
-def test_codes_are_those_of_python() -> None:
+def test_escapes_follow_python_notation() -> None:
     assert plain("\x1b[0m \x9b \u202e \ud800 \r") == r"\x1b[0m \x9b \u202e \ud800 \x0d"
     for text in TEXTS:
         assert plain(text).isprintable() or set("\n\t") & set(text)

@@ -20,14 +20,14 @@ from raypipe.progress import Progress, console, say
 from tests.hostile import TEXTS
 
 
-def test_say_leaves_brackets_and_long_lines_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_say_prints_brackets_and_long_lines_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
     text = "[1/4] ingest: [bold]not markup[/] https://127.0.0.1:8471/" + "x" * 300
     say(text)
     assert capsys.readouterr().out == f"{text}\n"
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_text_is_shown_as_it_is(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_is_shown_without_markup_or_controls(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     say(text)
     assert capsys.readouterr().out == f"{plain(text)}\n".replace("\t", " " * (8 if text.startswith("\t") else 1))
     out = io.StringIO()
@@ -49,13 +49,13 @@ def test_a_step_ends_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.fullmatch(r"  Fetching 4,000/4,000 pictures · [\d,.]+/s · 0 s · 12 failed\n", out)
 
 
-def test_an_unknown_total(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_total_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress("Reading", None) as step:
         step.set(17)
     assert re.match(r"  Reading 17 · ", capsys.readouterr().out)
 
 
-def test_lines_come_at_most_every_few_seconds(
+def test_lines_appear_at_most_every_few_seconds(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
@@ -70,7 +70,7 @@ def test_lines_come_at_most_every_few_seconds(
     assert "left" not in lines[-1]
 
 
-def test_what_was_done_before_counts_but_not_for_the_rate(
+def test_earlier_work_counts_but_not_for_rate(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
@@ -88,7 +88,7 @@ def test_what_was_done_before_counts_but_not_for_the_rate(
     assert second == "  Fetching 30,200/40,000 pictures · 10.0/s · 20 s · 16 min left · 2 hosts waiting"
 
 
-def test_time_left_goes_by_the_share_of_the_work_if_one_is_given(
+def test_time_left_uses_work_share_if_given(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
@@ -105,7 +105,7 @@ def test_time_left_goes_by_the_share_of_the_work_if_one_is_given(
     assert second == "  Training 45/60 epochs · 2.2/s · 20 s · 30 s left · B"
 
 
-def test_a_step_that_fails_does_not_claim_to_have_ended(capsys: pytest.CaptureFixture[str]) -> None:
+def test_failed_step_prints_no_final_line(capsys: pytest.CaptureFixture[str]) -> None:
     with contextlib.suppress(ValueError), Progress("Fetching", 10) as step:
         step.advance(3)
         raise ValueError

@@ -76,7 +76,7 @@ def url(port: int, shared_data: Path, picture: Path) -> str:
     return f"http://127.0.0.1:{port}/{picture.relative_to(shared_data)}"
 
 
-def test_run_on_portraits_insects_and_real_engagement(shared_data: Path, nginx: int, tmp_path: Path) -> None:
+def test_full_run_on_portraits_insects_and_engagement(shared_data: Path, nginx: int, tmp_path: Path) -> None:
     portraits = sorted((shared_data / "portraits").glob("*.jpg"))
     insects = sorted((shared_data / "hymenoptera").glob("*/*/*.jpg"))[:INSECTS]
     rng = np.random.default_rng(0)
@@ -120,7 +120,7 @@ def test_run_on_portraits_insects_and_real_engagement(shared_data: Path, nginx: 
     assert (root / "report" / "index.html").exists()
 
 
-def test_given_labels_and_split_of_ants_and_bees(shared_data: Path, nginx: int, tmp_path: Path) -> None:
+def test_run_with_given_labels_and_split(shared_data: Path, nginx: int, tmp_path: Path) -> None:
     pictures = sorted((shared_data / "hymenoptera").glob("*/*/*.jpg"))
     posts = pd.DataFrame(
         {

@@ -35,13 +35,13 @@ def test_each_stage_is_a_function_of_the_package(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_each_command_of_the_documented_list_has_a_help_line(name: str) -> None:
+def test_each_command_has_a_help_line(name: str) -> None:
     help_line = STAGES[name].help
     assert 10 < len(help_line) < 80
     assert not help_line.endswith(".")
 
 
-def test_the_commands_are_those_that_are_documented() -> None:
+def test_commands_match_documentation() -> None:
     documented = [
         "demo",
         "world",
@@ -62,7 +62,7 @@ def test_the_commands_are_those_that_are_documented() -> None:
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_a_package_is_the_stage_itself(name: str, monkeypatch: pytest.MonkeyPatch, config: Config) -> None:
+def test_stage_package_is_callable(name: str, monkeypatch: pytest.MonkeyPatch, config: Config) -> None:
     module = importlib.import_module(STAGES[name].target.partition(":")[0])
     called: list[Config] = []
     monkeypatch.setattr(module, STAGES[name].target.partition(":")[2], called.append)
@@ -70,7 +70,7 @@ def test_a_package_is_the_stage_itself(name: str, monkeypatch: pytest.MonkeyPatc
     assert called == [config]
 
 
-def test_what_is_not_there_is_an_attribute_error() -> None:
+def test_unknown_stage_raises_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'raypipe' has no attribute 'lable'"):
         _ = raypipe.lable
 

@@ -13,9 +13,7 @@ from PIL import Image
 from benchmarks import pictures
 
 
-def test_photos_differ_in_their_bytes_and_have_the_size_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_photos_have_unique_bytes_and_requested_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "_BASES", 20)
     folder = pictures.photos(tmp_path, 50, 20_000)
     data = [(folder / pictures.path_of(number)).read_bytes() for number in range(50)]
@@ -28,7 +26,7 @@ def test_photos_differ_in_their_bytes_and_have_the_size_asked_for(
     assert pictures.digests(folder)[pictures.path_of(7)] == hashlib.sha256(data[7]).hexdigest()
 
 
-def test_pictures_that_are_there_are_used_again(tmp_path: Path) -> None:
+def test_existing_pictures_are_reused(tmp_path: Path) -> None:
     folder = pictures.photos(tmp_path, 3, 20_000)
     marked = folder / pictures.path_of(0)
     marked.write_bytes(b"mine")
@@ -38,7 +36,7 @@ def test_pictures_that_are_there_are_used_again(tmp_path: Path) -> None:
     assert marked.read_bytes() != b"mine"
 
 
-def test_a_comment_leaves_the_pixels(tmp_path: Path) -> None:
+def test_comment_does_not_change_pixels(tmp_path: Path) -> None:
     plain = (pictures.faces(tmp_path, 1) / pictures.path_of(0)).read_bytes()
     with Image.open(io.BytesIO(plain)) as one, Image.open(io.BytesIO(pictures.with_comment(plain, "x"))) as other:
         assert max(one.size) == 640
@@ -46,6 +44,6 @@ def test_a_comment_leaves_the_pixels(tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(one), np.asarray(other))
 
 
-def test_a_full_disk_is_said_before_it_is_full(tmp_path: Path) -> None:
+def test_missing_disk_space_is_reported_in_advance(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="are needed; give another --work"):
         pictures.need_room(tmp_path, 1e18)

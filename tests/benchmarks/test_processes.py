@@ -35,7 +35,7 @@ time.sleep(1.5)
 
 
 @pytest.mark.parametrize("use_group", [True, False])
-def test_work_of_a_daemon_is_counted(tmp_path: Path, use_group: bool) -> None:
+def test_daemon_cpu_time_is_counted(tmp_path: Path, use_group: bool) -> None:
     usage = run([sys.executable, "-c", DAEMON], cwd=tmp_path, log=tmp_path / "log", use_group=use_group)
     if usage.method == "control_group":
         assert usage.cpu >= 1.0
@@ -45,7 +45,7 @@ def test_work_of_a_daemon_is_counted(tmp_path: Path, use_group: bool) -> None:
     assert usage.left_over == 0
 
 
-def test_pages_that_processes_share_count_once(tmp_path: Path) -> None:
+def test_shared_memory_pages_count_once(tmp_path: Path) -> None:
     usage = run([sys.executable, "-c", SHARING], cwd=tmp_path, log=tmp_path / "log", every=0.2)
     assert 100 < usage.peak_pss < 200
     assert usage.peak_rss > 400
@@ -53,12 +53,12 @@ def test_pages_that_processes_share_count_once(tmp_path: Path) -> None:
     assert sum(largest.by_name.values()) == pytest.approx(largest.pss)
 
 
-def test_a_command_that_fails_says_what_it_said(tmp_path: Path) -> None:
+def test_failed_command_error_contains_its_output(tmp_path: Path) -> None:
     with pytest.raises(CommandFailedError, match=r"exit 3: .*\nno room"):
         run([sys.executable, "-c", "print('no room'); exit(3)"], cwd=tmp_path, log=tmp_path / "log")
 
 
-def test_other_children_are_left_alone(tmp_path: Path) -> None:
+def test_other_child_processes_keep_running(tmp_path: Path) -> None:
     other = start(["sleep", "60"])
     try:
         usage = run([sys.executable, "-c", "pass"], cwd=tmp_path, log=tmp_path / "log", use_group=False)
@@ -76,7 +76,7 @@ def test_other_children_are_left_alone(tmp_path: Path) -> None:
         (["-u", "-m", "timeit", "-n", "1", "-r", "1", "-s", "print()", "input()"], "python -m timeit"),
     ],
 )
-def test_a_process_is_named_without_its_arguments(words: list[str], name: str) -> None:
+def test_process_name_has_no_arguments(words: list[str], name: str) -> None:
     process = subprocess.Popen([sys.executable, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None

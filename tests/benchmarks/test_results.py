@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks import results
 
 
-def test_a_result_file_names_hardware_and_versions_but_no_machine(tmp_path: Path) -> None:
+def test_result_file_has_hardware_and_versions_but_no_paths(tmp_path: Path) -> None:
     path = results.write(tmp_path, "what", {"runs": [{"images_per_s": 1234.5678}]})
     text = path.read_text()
     found = json.loads(text)
@@ -23,7 +23,7 @@ def test_a_result_file_names_hardware_and_versions_but_no_machine(tmp_path: Path
     assert f'"{socket.gethostname()}"' not in text
 
 
-def test_numbers_are_shown_with_their_spread() -> None:
+def test_median_is_shown_with_spread() -> None:
     assert results.shown([1502.2, 1455.0, 1480.4]) == "1,480 (1,455–1,502)"
     assert results.spread([3.0, 1.0, 2.0]) == {"median": 2.0, "min": 1.0, "max": 3.0}
 

@@ -28,7 +28,7 @@ def test_ray_accepts_the_cluster_file(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["aws.yaml", "gcp.yaml", "local.yaml"])
-def test_everything_comes_from_one_environment(name: str) -> None:
+def test_cluster_uses_one_python_environment(name: str) -> None:
     from ray.autoscaler._private.util import prepare_config
 
     prepared = prepare_config(read(name))

@@ -69,7 +69,7 @@ def error(status: int, body: Any = None, **headers: str) -> Callable[[], web.Res
     return lambda: web.Response(status=status, text=json.dumps(body), headers=headers)
 
 
-def test_requests_are_paced_and_say_who_asks(free_port: int) -> None:
+def test_requests_are_paced_and_carry_user_agent(free_port: int) -> None:
     answers, seen, slept = ask(free_port, [ok()], requests=3, per_second=0.5)
     assert [answer.body for answer in answers] == [[1]] * 3
     assert len(slept) == 2
@@ -80,14 +80,14 @@ def test_requests_are_paced_and_say_who_asks(free_port: int) -> None:
     assert str(seen[0].rel_url) == "/api/x?limit=2"
 
 
-def test_429_is_waited_out_as_long_as_asked(free_port: int) -> None:
+def test_429_waits_for_retry_after(free_port: int) -> None:
     answers, seen, slept = ask(free_port, [error(429, **{"Retry-After": "33"}), ok()])
     assert answers[0].body == [1]
     assert len(seen) == 2
     assert [round(seconds) for seconds in slept] == [33]
 
 
-def test_a_spent_window_is_waited_out_before_the_next_request(free_port: int) -> None:
+def test_client_waits_until_rate_limit_resets(free_port: int) -> None:
     spent = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "2999-01-01T00:00:00.000000Z"}
     _, seen, slept = ask(free_port, [ok(**spent), ok()], requests=2)
     assert len(seen) == 2
@@ -95,56 +95,56 @@ def test_a_spent_window_is_waited_out_before_the_next_request(free_port: int) ->
     assert slept[0] > 1e9
 
 
-def test_broken_answers_are_asked_for_again_later_each_time(free_port: int) -> None:
+def test_server_errors_are_retried_with_growing_waits(free_port: int) -> None:
     answers, seen, slept = ask(free_port, [error(503), error(500), error(502), ok()])
     assert answers[0].body == [1]
     assert len(seen) == 4
     assert [round(seconds) for seconds in slept] == [1, 2, 4]
 
 
-def test_five_failures_are_one_line(free_port: int) -> None:
+def test_five_failures_raise_one_line_error(free_port: int) -> None:
     with pytest.raises(StageError, match=r"/api/x: HTTP 500 \(down\), 5 times; try again later"):
         ask(free_port, [error(500, {"error": "down"})])
 
 
 @pytest.mark.parametrize("status", [404, 410])
-def test_gone_is_an_answer(free_port: int, status: int) -> None:
+def test_missing_status_gives_empty_answer(free_port: int, status: int) -> None:
     answers, seen, _ = ask(free_port, [error(status, {"error": "Record not found"})])
     assert answers == [Answer(None, None)]
     assert len(seen) == 1
 
 
-def test_refusals_are_not_repeated(free_port: int) -> None:
+def test_refused_requests_are_not_retried(free_port: int) -> None:
     with pytest.raises(StageError, match=r"HTTP 401 \(This method requires an authenticated user\)"):
         ask(free_port, [error(401, {"error": "This method requires an authenticated user"})])
 
 
-def test_a_web_page_is_no_api(free_port: int) -> None:
+def test_html_answer_raises_error(free_port: int) -> None:
     with pytest.raises(StageError, match="did not answer with JSON"):
         ask(free_port, [lambda: web.Response(text="<html>", content_type="text/html")])
 
 
 @pytest.mark.parametrize("body", ["[" * 100_000, "", "\x00", "9" * 5_000])
-def test_an_answer_that_is_no_json_is_one_line(free_port: int, body: str) -> None:
+def test_invalid_json_raises_one_line_error(free_port: int, body: str) -> None:
     with pytest.raises(StageError, match="did not answer with JSON"):
         ask(free_port, [lambda: web.Response(text=body, content_type="application/json")])
     with pytest.raises(StageError, match="HTTP 403; is"):
         ask(free_port, [lambda: web.Response(status=403, text=body)])
 
 
-def test_an_endless_answer_is_cut(free_port: int) -> None:
+def test_too_long_answer_raises_error(free_port: int) -> None:
     with pytest.raises(StageError, match="larger than 8,000,000 bytes"):
         ask(free_port, [lambda: web.Response(body=b" " * 8_100_000)])
 
 
-def test_only_the_name_of_the_next_page_is_taken_from_the_link(free_port: int) -> None:
+def test_link_header_only_gives_next_id(free_port: int) -> None:
     elsewhere = '<http://elsewhere.example/api?max_id=77>; rel="next", </api?min_id=5>; rel="prev"'
     answers, _, _ = ask(free_port, [ok(Link=elsewhere)])
     assert answers[0].next_id == "77"
 
 
 @pytest.mark.parametrize("inside", ["169.254.169.254", "168.63.129.16", "[fd00:ec2::254]"])
-def test_a_redirect_to_a_clouds_own_service_is_not_followed(free_port: int, inside: str) -> None:
+def test_redirect_to_cloud_metadata_is_not_followed(free_port: int, inside: str) -> None:
     dialled: type[LoopbackSocket] = type("Dialled", (LoopbackSocket,), {"asked": []})
     elsewhere = error(302, Location=f"http://{inside}/latest/meta-data/")
     with pytest.raises(StageError, match=r"/api/x: leads to an address that is never asked: .*"):
@@ -152,7 +152,7 @@ def test_a_redirect_to_a_clouds_own_service_is_not_followed(free_port: int, insi
     assert dialled.asked == ["127.0.0.1"]
 
 
-def test_nobody_there_is_one_line(free_port: int) -> None:
+def test_unreachable_server_raises_one_line_error(free_port: int) -> None:
     async def go() -> None:
         clock = Clock()
         async with PoliteClient(f"http://127.0.0.1:{free_port}", 1000, sleep=clock.sleep) as client:
@@ -179,5 +179,5 @@ def test_nobody_there_is_one_line(free_port: int) -> None:
         (500, {}, 8),
     ],
 )
-def test_pauses(status: int, headers: dict[str, str], seconds: float) -> None:
+def test_pause_length_follows_status_and_headers(status: int, headers: dict[str, str], seconds: float) -> None:
     assert pause_after(status, headers, NOW, attempt=3) == seconds

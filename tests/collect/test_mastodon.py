@@ -38,7 +38,7 @@ def status(name: str = "1", **changes: Any) -> dict[str, Any]:
     return {**made, **changes}
 
 
-def test_a_real_answer_is_read(shared_data: Path) -> None:
+def test_real_mastodon_answer_is_read(shared_data: Path) -> None:
     body = json.loads((shared_data / "mastodon" / "hashtag_timeline.json").read_text())["body"]
     page = read_page(body, NOW, set(), 40)
     pa.Table.from_pylist(page.rows, schema=SNAPSHOTS).validate(full=True)
@@ -54,7 +54,7 @@ def test_a_real_answer_is_read(shared_data: Path) -> None:
         assert row["created_at"].isoformat() == item["created_at"].replace(".000Z", "+00:00")
 
 
-def test_the_first_picture_is_the_posts() -> None:
+def test_first_picture_becomes_image_url() -> None:
     row = read_page([status()], NOW, set(), 1).rows[0]
     assert row == {
         "post_id": "1",
@@ -70,7 +70,7 @@ def test_the_first_picture_is_the_posts() -> None:
     }
 
 
-def test_what_is_left_out_has_its_reason() -> None:
+def test_skipped_statuses_are_counted_by_reason() -> None:
     known = {"old"}
     items = [
         status("old"),
@@ -95,7 +95,7 @@ def test_what_is_left_out_has_its_reason() -> None:
 
 
 @given(st.data())
-def test_no_field_of_a_status_can_break_a_page(data: st.DataObject) -> None:
+def test_any_json_value_in_a_status_is_handled(data: st.DataObject) -> None:
     item = copy.deepcopy(status())
     name = data.draw(st.sampled_from(sorted(item)))
     json_values = st.recursive(
@@ -109,7 +109,7 @@ def test_no_field_of_a_status_can_break_a_page(data: st.DataObject) -> None:
     pa.Table.from_pylist(page.rows, schema=SNAPSHOTS).validate(full=True)
 
 
-def test_the_revisit_takes_new_numbers_and_keeps_the_picture() -> None:
+def test_revisit_updates_counts_and_keeps_image_url() -> None:
     first = read_page([status()], NOW, set(), 1).rows[0]
     later = datetime(2026, 1, 9, 3, 4, 5, tzinfo=UTC)
     again = Status.model_validate(status(favourites_count=40, replies_count=7, media_attachments=[]))
@@ -133,5 +133,5 @@ def test_the_revisit_takes_new_numbers_and_keeps_the_picture() -> None:
         ("<p>unclosed <b>bold", "unclosed bold"),
     ],
 )
-def test_html_becomes_text(html: str, text: str) -> None:
+def test_html_is_converted_to_text(html: str, text: str) -> None:
     assert plain_text(html) == text

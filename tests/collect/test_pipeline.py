@@ -28,7 +28,7 @@ def collecting(root: Path, instance: str, **options: Any) -> Config:
     return load_config(root=str(root), collect={"instance": instance, "requests_per_second": 10_000, **options})
 
 
-def test_the_whole_way_gives_back_the_worlds_posts(tmp_path: Path, instance: str, feed_world: Config) -> None:
+def test_collect_and_revisit_return_all_world_posts(tmp_path: Path, instance: str, feed_world: Config) -> None:
     first = pipeline.run(collecting(tmp_path, instance))
     snapshots = tables.read_table(Storage(str(tmp_path)), "snapshots")
     assert first.table == "snapshots"
@@ -53,7 +53,7 @@ def test_the_whole_way_gives_back_the_worlds_posts(tmp_path: Path, instance: str
         assert row["revisited_at"] >= row["collected_at"]
 
 
-def test_as_many_as_asked_for_and_the_newest(tmp_path: Path, instance: str, feed_world: Config) -> None:
+def test_collect_takes_newest_posts_up_to_limit(tmp_path: Path, instance: str, feed_world: Config) -> None:
     record = pipeline.run(collecting(tmp_path, instance, posts=45, hashtag="#Selfie"))
     names = tables.read_table(Storage(str(tmp_path)), "snapshots")["post_id"].to_pylist()
     everyone = tables.read_table(feed_world.open_storage(), "posts")["post_id"].to_pylist()
@@ -63,7 +63,7 @@ def test_as_many_as_asked_for_and_the_newest(tmp_path: Path, instance: str, feed
     assert pipeline.run(collecting(tmp_path, instance, posts=45, hashtag="selfie")) == record
 
 
-def test_an_interrupted_collection_goes_on_behind_its_last_page(
+def test_interrupted_collection_resumes_after_last_page(
     tmp_path: Path, instance: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pages: list[str | None] = []
@@ -93,7 +93,7 @@ def test_an_interrupted_collection_goes_on_behind_its_last_page(
     assert record.rows_out == record.rows_in == 100
 
 
-def test_revisits_that_are_not_due_say_when(tmp_path: Path, instance: str) -> None:
+def test_early_revisit_error_gives_due_time(tmp_path: Path, instance: str) -> None:
     pipeline.run(collecting(tmp_path, instance, posts=3))
     due = tables.read_table(Storage(str(tmp_path)), "snapshots")["collected_at"][0].as_py() + timedelta(days=7)
     with pytest.raises(StageError, match=rf"0 of 3 posts revisited.*{due:%Y-%m-%d %H:%M}.*--collect.wait true"):
@@ -118,7 +118,7 @@ async def revisit_now(base: str, run: tables.TableRun, snapshots: pa.Table, **op
         return await revisit.revisit(client, run, snapshots, 7.0, **options)
 
 
-def test_what_is_due_is_kept_for_the_next_run(tmp_path: Path, instance: str, feed_world: Config) -> None:
+def test_due_revisits_are_kept_for_next_run(tmp_path: Path, instance: str, feed_world: Config) -> None:
     week, storage = timedelta(days=7), Storage(str(tmp_path))
     some_due = snapshots_of(feed_world, [week + timedelta(minutes=1)] * 45 + [week - timedelta(hours=1)] * 10)
     with pytest.raises(StageError, match="40 of 55 posts revisited"), run_of(storage) as run:
@@ -128,7 +128,7 @@ def test_what_is_due_is_kept_for_the_next_run(tmp_path: Path, instance: str, fee
     assert again.writer.units_done() == {"000000"}
 
 
-def test_waiting_is_exact_for_each_post(tmp_path: Path, instance: str, feed_world: Config) -> None:
+def test_each_post_is_revisited_when_due(tmp_path: Path, instance: str, feed_world: Config) -> None:
     week = timedelta(days=7)
     ages = [week - timedelta(seconds=1.2), week - timedelta(seconds=0.6), week]
     snapshots = snapshots_of(feed_world, ages)
@@ -140,7 +140,7 @@ def test_waiting_is_exact_for_each_post(tmp_path: Path, instance: str, feed_worl
         assert row["revisited_at"] - row["collected_at"] >= week
 
 
-def test_a_small_rate_limit_is_kept_and_never_run_into(tmp_path: Path, feed_world: Config, free_port: int) -> None:
+def test_small_rate_limit_is_never_exceeded(tmp_path: Path, feed_world: Config, free_port: int) -> None:
     with running_server(feed_world.open_storage(), free_port, rate_limit=8, rate_window=0.4) as base:
         pipeline.run(collecting(tmp_path, base, posts=20))
         pipeline.run(collecting(tmp_path, base, posts=20, revisit=True, revisit_days=0))
@@ -150,25 +150,25 @@ def test_a_small_rate_limit_is_kept_and_never_run_into(tmp_path: Path, feed_worl
     assert set(stats["statuses"]) <= {"200", "404"}, "the client was told to stop"
 
 
-def test_a_hashtag_without_pictures_is_one_line(tmp_path: Path, instance: str) -> None:
+def test_hashtag_without_pictures_raises_one_line_error(tmp_path: Path, instance: str) -> None:
     with pytest.raises(InputError, match="nobodyusesthis: shows no post with a picture"):
         pipeline.run(collecting(tmp_path / "root", instance, hashtag="nobodyusesthis"))
     assert not (tmp_path / "root" / "snapshots").exists()
 
 
 @pytest.mark.parametrize("wrong", ["mastodon.social", "ftp://x.org", "http://", ""])
-def test_an_instance_is_a_url(tmp_path: Path, wrong: str) -> None:
+def test_instance_must_be_a_url(tmp_path: Path, wrong: str) -> None:
     with pytest.raises(ConfigError, match=r"collect\.instance: .*is not the URL"):
         pipeline.run(collecting(tmp_path, wrong))
 
 
 @pytest.mark.parametrize("wrong", ["", "#", "two words", "a/b", "../x"])
-def test_a_hashtag_is_a_word(tmp_path: Path, wrong: str) -> None:
+def test_hashtag_must_be_one_word(tmp_path: Path, wrong: str) -> None:
     with pytest.raises(ConfigError, match=r"collect\.hashtag"):
         pipeline.run(collecting(tmp_path, "http://127.0.0.1:1", hashtag=wrong))
 
 
-def test_a_revisit_needs_snapshots_of_the_same_instance(tmp_path: Path, instance: str) -> None:
+def test_revisit_needs_snapshots_of_same_instance(tmp_path: Path, instance: str) -> None:
     with pytest.raises(StageError, match="run `raypipe collect"):
         pipeline.run(collecting(tmp_path, instance, revisit=True))
     pipeline.run(collecting(tmp_path, instance, posts=2))
@@ -183,7 +183,7 @@ class Looping(PoliteClient):
         return Answer([{"no": "status"}], "5")
 
 
-def test_a_page_that_leads_to_itself_is_not_followed_forever(tmp_path: Path) -> None:
+def test_page_linking_to_itself_raises_error(tmp_path: Path) -> None:
     with (
         pytest.raises(StageError, match="leads from the page before 5 to itself"),
         tables.begin(Storage(str(tmp_path)), "snapshots", command="collect", config={}, inputs={}) as run,

@@ -40,7 +40,7 @@ def _everything(folder: Path) -> dict[str, bytes]:
 
 
 @given(st.text(string.ascii_letters + string.digits + "._-", min_size=1, max_size=64))
-def test_a_name_is_kept_as_it_is_if_its_first_character_allows(name: str) -> None:
+def test_name_is_unchanged_unless_first_character_is_refused(name: str) -> None:
     if name[0] in "._-":
         with pytest.raises(ValueError, match="begins with"):
             check_name(name)
@@ -50,7 +50,7 @@ def test_a_name_is_kept_as_it_is_if_its_first_character_allows(name: str) -> Non
 
 @pytest.mark.parametrize("stage", OPTIONS)
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_no_name_is_refused_by_every_option(stage: str, name: str) -> None:
+def test_every_name_option_refuses_invalid_names(stage: str, name: str) -> None:
     option = OPTIONS[stage]
     if (stage, name) == ("study", ""):
         assert load_config(study={option: ""}).study.participant == ""
@@ -62,14 +62,14 @@ def test_what_is_no_name_is_refused_by_every_option(stage: str, name: str) -> No
 
 @pytest.mark.parametrize("stage", OPTIONS)
 @pytest.mark.parametrize("name", ["a", "A.b_c-d", "0", "x" * 64, "a..b", "x.", "con"])
-def test_names_are_taken_by_every_option(stage: str, name: str) -> None:
+def test_every_name_option_accepts_valid_names(stage: str, name: str) -> None:
     assert getattr(getattr(load_config(**{stage: {OPTIONS[stage]: name}}), stage), OPTIONS[stage]) == name
 
 
 @pytest.mark.parametrize("stage", OPTIONS)
 @pytest.mark.parametrize("name", ["..", "a/b", "../beside"])
 @pytest.mark.parametrize("more", [[], ["--overwrite"]])
-def test_a_refused_name_is_one_line_and_touches_nothing(
+def test_refused_name_gives_one_line_and_changes_nothing(
     root: Path, stage: str, name: str, more: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     option = f"{stage}.{OPTIONS[stage]}"
@@ -79,7 +79,7 @@ def test_a_refused_name_is_one_line_and_touches_nothing(
 
 @pytest.mark.parametrize("stage", ["predict", "export"])
 @pytest.mark.parametrize("model", ["sweep/..", "train/..", "train/../posts", "train/A/..", "sweep//x", "train//", ".."])
-def test_a_model_is_no_path_out_of_its_table(
+def test_model_option_cannot_leave_its_table(
     root: Path, stage: str, model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (root / "x.jpg").write_bytes(b"")
@@ -113,7 +113,7 @@ def refusal(section: str, value: str) -> str:
 
 
 @pytest.mark.parametrize("section", PATHS)
-def test_what_can_be_no_path_is_refused(section: str) -> None:
+def test_impossible_paths_are_refused(section: str) -> None:
     nobody = "~nobody-of-this-name/x"
     assert refusal(section, nobody) == "there is no home directory ~nobody-of-this-name"
     assert refusal(section, "a\0b") == "a path cannot hold a NUL character"
@@ -122,16 +122,16 @@ def test_what_can_be_no_path_is_refused(section: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["s3://b/x", "file:///x", "gs://b"])
-def test_scratch_is_no_uri(value: str) -> None:
+def test_scratch_must_not_be_a_uri(value: str) -> None:
     assert refusal("storage", value) == "it must be a directory of each machine, not a URI"
     assert load_path("root", value) == value
 
 
-def test_scratch_is_not_empty() -> None:
+def test_scratch_must_not_be_empty() -> None:
     assert refusal("storage", "") == "it must name a directory"
 
 
-def test_the_docs_have_the_rule_of_names() -> None:
+def test_docs_contain_rule_for_names() -> None:
     docs = Path(__file__).parents[2] / "docs"
     for page in ("security.md", "tables.md"):
         text = " ".join((docs / page).read_text().split())

@@ -26,7 +26,7 @@ OPTIONS: dict[str, FieldInfo] = {
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_each_option_is_described_and_marked(name: str) -> None:
+def test_each_option_has_description_and_result_mark(name: str) -> None:
     info = OPTIONS[name]
     assert info.description
     extra = info.json_schema_extra
@@ -35,11 +35,11 @@ def test_each_option_is_described_and_marked(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SECTIONS)
-def test_each_section_says_what_it_is_for(name: str) -> None:
+def test_each_section_has_a_docstring(name: str) -> None:
     assert SECTIONS[name].__doc__
 
 
-def test_defaults_are_the_papers() -> None:
+def test_defaults_are_those_of_paper() -> None:
     config = Config()
     assert config.label.formula == "log10(1 + likes) ~ log10(1 + followers) + n_hashtags"
     assert (config.label.quantile, config.label.val, config.label.test) == (0.1, 0.25, 0.0)
@@ -61,12 +61,12 @@ def test_defaults_are_the_papers() -> None:
         ("[]", []),
     ],
 )
-def test_lists_of_numbers(given: Any, expected: list[int]) -> None:
+def test_number_lists_are_parsed(given: Any, expected: list[int]) -> None:
     assert load_config(ingest={"allow_ports": given}).ingest.allow_ports == expected
 
 
 @pytest.mark.parametrize("given", ["selfie,me", "[selfie, me]", ["selfie", "me"], " selfie , me ,"])
-def test_lists_of_words(given: Any) -> None:
+def test_text_lists_are_parsed(given: Any) -> None:
     assert load_config(label={"hashtags": given}).label.hashtags == ["selfie", "me"]
 
 
@@ -97,7 +97,7 @@ def test_lists_of_words(given: Any) -> None:
         ("limit", 0, "greater than or equal to 1"),
     ],
 )
-def test_a_value_that_is_not_allowed(name: str, value: Any, allowed: str) -> None:
+def test_invalid_value_raises_config_error(name: str, value: Any, allowed: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(None, {name: value})
     message = str(caught.value)
@@ -116,7 +116,7 @@ def test_a_configuration_cannot_be_changed() -> None:
         Config().label.quantile = 0.2  # type: ignore[misc]
 
 
-def test_what_results_depend_on() -> None:
+def test_result_options_exclude_speed_options() -> None:
     config = load_config(root="elsewhere", overwrite=True, seed=7, ingest={"fetchers": 5, "max_bytes": 9})
     found = config.result_options("seed", "ingest", "label")
     assert found["seed"] == 7
@@ -139,7 +139,7 @@ def test_what_results_depend_on() -> None:
         {"world": {"serve": True}},
     ],
 )
-def test_where_and_how_fast_it_ran_is_no_part_of_a_result(change: dict[str, Any]) -> None:
+def test_place_and_speed_do_not_change_result_options(change: dict[str, Any]) -> None:
     names = [name for name in Config.model_fields if OPTIONS.get(name) is None or _result(OPTIONS[name])]
     assert load_config(None, None, **change).result_options(*names) == Config().result_options(*names)
 
@@ -148,7 +148,7 @@ def _result(info: FieldInfo) -> bool:
     return isinstance(info.json_schema_extra, dict) and info.json_schema_extra["result"] is True
 
 
-def test_the_storage_follows_the_options() -> None:
+def test_open_storage_uses_storage_options() -> None:
     storage = load_config(
         root="s3://bucket/x", storage={"endpoint": "http://127.0.0.1:9", "region": "eu-west-1", "profile": "p"}
     ).open_storage()

@@ -59,7 +59,7 @@ def refused(words: list[str]) -> str:
         (["--train.epochs", "{A: 3, B: 2}"], {"train.epochs": {"A": 3, "B": 2}}),
     ],
 )
-def test_words_become_options(words: list[str], expected: dict[str, Any]) -> None:
+def test_arguments_are_parsed_to_options(words: list[str], expected: dict[str, Any]) -> None:
     assert parse_arguments(words) == expected
 
 
@@ -77,7 +77,7 @@ def test_words_become_options(words: list[str], expected: dict[str, Any]) -> Non
         (["--train.epochs", "{A: 3"], "--train.epochs {A: 3: cannot be read as a mapping such as {A: 3, B: 2}"),
     ],
 )
-def test_words_that_are_wrong(words: list[str], message: str) -> None:
+def test_wrong_arguments_raise_errors(words: list[str], message: str) -> None:
     assert refused(words) == message
 
 
@@ -93,21 +93,21 @@ def test_words_that_are_wrong(words: list[str], message: str) -> None:
         (["--label.quantile", "none"], "label.quantile: 'none' is not allowed: ", "valid number"),
     ],
 )
-def test_values_that_are_wrong_name_what_is_allowed(words: list[str], starts: str, allowed: str) -> None:
+def test_wrong_value_error_lists_allowed_values(words: list[str], starts: str, allowed: str) -> None:
     message = refused(words)
     assert message.startswith(starts)
     assert allowed in message
 
 
 @given(words=st.lists(st.text(max_size=12) | st.sampled_from([f"--{name}" for name in option_names()]), max_size=4))
-def test_whatever_is_typed_gives_options_or_one_line(words: list[str]) -> None:
+def test_any_arguments_give_options_or_config_error(words: list[str]) -> None:
     options: dict[str, Any] = {}
     with contextlib.suppress(ConfigError):
         options = parse_arguments(words)
     assert set(options) <= set(option_names())
 
 
-def test_the_options_that_are_not_dotted() -> None:
+def test_undotted_options_are_known() -> None:
     plain = [name for name in option_names() if "." not in name]
     assert plain == list(TOP_LEVEL) == ["config", "root", "seed", "posts", "limit", "overwrite", "debug"]
     assert len(set(option_names())) == len(option_names())
@@ -116,7 +116,7 @@ def test_the_options_that_are_not_dotted() -> None:
 # The file
 
 
-def test_the_command_line_wins_over_python_over_the_file(write) -> None:
+def test_precedence_is_command_line_then_python_then_file(write) -> None:
     file = write("seed: 1\nlabel: {quantile: 0.1, val: 0.1, test: 0.1}\n")
     config = load_config(file, {"label.test": "0.3"}, label={"val": 0.2, "test": 0.2})
     assert (config.seed, config.label.quantile, config.label.val, config.label.test) == (1, 0.1, 0.2, 0.3)
@@ -128,7 +128,7 @@ def test_an_empty_file_and_empty_sections_are_defaults(write) -> None:
     assert load_config(write("label:\n"), {"label.quantile": "0.2"}).label.quantile == 0.2
 
 
-def test_a_file_may_name_options_as_the_command_line_does(write) -> None:
+def test_file_accepts_dotted_option_names(write) -> None:
     config = load_config(write("label.quantile: 0.2\nlabel:\n  val: 0.1\nlabel.scheme: column\nseed: 4\n"))
     assert (config.label.quantile, config.label.val, config.label.scheme, config.seed) == (0.2, 0.1, "column", 4)
 
@@ -147,7 +147,7 @@ def test_a_file_may_name_options_as_the_command_line_does(write) -> None:
         ("a: [1\nb: 2", "--config FILE: is not YAML at line 2: "),
     ],
 )
-def test_a_wrong_file(write, text: str, message: str) -> None:
+def test_wrong_file_raises_error(write, text: str, message: str) -> None:
     file = write(text)
     with pytest.raises(ConfigError) as caught:
         load_config(file)
@@ -155,7 +155,7 @@ def test_a_wrong_file(write, text: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_wrong_value_says_whether_the_file_holds_it(write) -> None:
+def test_wrong_value_error_names_file_if_from_file(write) -> None:
     file = write("label: {quantile: 2}")
     with pytest.raises(ConfigError, match=rf"^label\.quantile: 2 is not allowed \(in {file}\): "):
         load_config(file)
@@ -163,7 +163,7 @@ def test_a_wrong_value_says_whether_the_file_holds_it(write) -> None:
         load_config(file, {"label.quantile": "3"})
 
 
-def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_file_raises_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--config .*none\.yaml: cannot be read: No such file or directory"):
         load_config(tmp_path / "none.yaml")
     with pytest.raises(ConfigError, match=r"cannot be read: Is a directory"):
@@ -179,13 +179,13 @@ def test_the_published_configurations_load(file: Path) -> None:
     assert config.sweep.configs == ["A", "B", "C", "D"]
 
 
-def test_the_papers_configuration_is_the_default_with_its_weights_named() -> None:
+def test_paper_yaml_is_default_plus_weights() -> None:
     paper = load_config(CONFIGS / "paper.yaml")
     same = paper.model_copy(update={"train": paper.train.model_copy(update={"weights": Config().train.weights})})
     assert same == Config()
     assert paper.train.weights == "imagenet"
 
 
-def test_none_clears_an_optional_one_and_stays_a_word_elsewhere() -> None:
+def test_none_clears_optional_values_only() -> None:
     found = load_config(overrides=parse_arguments(["--limit", "none", "--train.save", "none", "--train.patience=null"]))
     assert (found.limit, found.train.save, found.train.patience) == (None, "none", None)

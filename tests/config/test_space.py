@@ -15,7 +15,7 @@ from raypipe.errors import ConfigError
 RATE = {"loguniform": ["1e-4", 0.01]}
 
 
-def test_a_list_is_a_grid() -> None:
+def test_list_is_expanded_to_grid() -> None:
     assert combinations({"a": [1, 2], "b": [True, False]}, "A", 1, 0) == [
         {"a": 1, "b": True}, {"a": 1, "b": False}, {"a": 2, "b": True}, {"a": 2, "b": False},
     ]  # fmt: skip
@@ -23,21 +23,21 @@ def test_a_list_is_a_grid() -> None:
     assert combinations({}, "A", 1, 0) == [{}]
 
 
-def test_distributions_are_drawn_for_each_sample_and_the_same_for_each_point_of_a_grid() -> None:
+def test_grid_points_of_one_sample_share_draws() -> None:
     found = combinations({"rate": RATE, "batch": [16, 32]}, "A", 3, 7)
     assert [row["batch"] for row in found] == [16, 32] * 3
     assert [row["rate"] for row in found[::2]] == [row["rate"] for row in found[1::2]]
     assert len({row["rate"] for row in found}) == 3
 
 
-def test_a_configuration_may_have_its_own() -> None:
+def test_space_may_differ_per_configuration() -> None:
     space = {"rate": {"A": [0.1, 0.2], "D": {"uniform": [0, 1]}}}
     assert combinations(space, "A", 2, 0) == [{"rate": 0.1}, {"rate": 0.2}]
     assert combinations(space, "B", 2, 0) == [{}]
     assert len(combinations(space, "D", 2, 0)) == 2
 
 
-def test_equal_draws_come_once() -> None:
+def test_equal_draws_are_deduplicated() -> None:
     assert len(combinations({"n": {"integers": [1, 2]}}, "A", 50, 0)) == 2
 
 
@@ -52,7 +52,7 @@ def test_equal_draws_come_once() -> None:
     ],
 )
 @given(seed=st.integers(0, 2**31))
-def test_draws_are_within_limits_and_their_text_says_them_exactly(
+def test_draws_stay_in_limits_and_round_trip_as_text(
     spec: dict[str, Any], low: float, high: float, whole: bool, seed: int
 ) -> None:
     for row in combinations({"x": spec}, "A", 5, seed):
@@ -71,7 +71,7 @@ def test_distributions_have_their_shape() -> None:
 
 
 @given(seed=st.integers(0, 1000), few=st.integers(1, 5), more=st.integers(0, 5))
-def test_more_samples_or_options_keep_what_was_drawn(seed: int, few: int, more: int) -> None:
+def test_more_samples_or_options_keep_earlier_draws(seed: int, few: int, more: int) -> None:
     before = combinations({"rate": RATE}, "A", few, seed)
     assert combinations({"rate": RATE}, "A", few + more, seed)[:few] == before
     after = combinations({"decay": {"uniform": [0, 1]}, "rate": RATE}, "A", few, seed)
@@ -81,7 +81,7 @@ def test_more_samples_or_options_keep_what_was_drawn(seed: int, few: int, more: 
 @pytest.mark.parametrize(
     ("value", "text"), [(0.001, "0.001"), (1e-05, "1e-05"), (16, "16"), (True, "true"), (None, "none"), ("he", "he")]
 )
-def test_values_read_as_one_would_type_them(value: Any, text: str) -> None:
+def test_values_are_shown_as_typed(value: Any, text: str) -> None:
     assert text_of(value) == text
 
 
@@ -107,7 +107,7 @@ def test_values_read_as_one_would_type_them(value: Any, text: str) -> None:
         ({"epochs": {"integers": [1, 2.5]}}, "must be [low, high] of numbers that are whole"),
     ],
 )
-def test_a_mistake_is_one_line_that_names_it(space: dict[str, Any], message: str) -> None:
+def test_invalid_space_raises_one_line_error(space: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
         load_config(sweep={"space": space})
     assert str(error.value).startswith("sweep.space: ")
@@ -115,13 +115,13 @@ def test_a_mistake_is_one_line_that_names_it(space: dict[str, Any], message: str
     assert "\n" not in str(error.value)
 
 
-def test_the_command_line_takes_a_space_as_yaml() -> None:
+def test_command_line_accepts_space_as_yaml() -> None:
     words = ["--sweep.space", "{learning_rate: {loguniform: [1e-4, 1e-2]}, batch_size: [16, 32]}", "--sweep.samples=3"]
     config = load_config(overrides=parse_arguments(words))
     assert len(combinations(config.sweep.space, "A", config.sweep.samples, 0)) == 6
 
 
-def test_samples_and_asha_need_something_to_draw_and_to_compare() -> None:
+def test_samples_and_asha_are_refused_without_suitable_space() -> None:
     with pytest.raises(ConfigError, match=r"^sweep.samples: 3 is not allowed: samples are drawn from distributions"):
         load_config(sweep={"samples": 3, "space": {"batch_size": [16, 32]}})
     with pytest.raises(

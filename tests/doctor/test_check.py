@@ -8,7 +8,7 @@ from raypipe.doctor.check import Check, State, attempt, failures, worst
 from raypipe.errors import StageError
 
 
-def test_what_was_seen() -> None:
+def test_successful_check_shows_what_was_found() -> None:
     assert attempt("dlib", lambda: "works", "install it") == Check("dlib", "ok", "works")
 
 
@@ -22,14 +22,14 @@ def test_what_was_seen() -> None:
     ],
 )
 @pytest.mark.parametrize("state", ["warn", "fail"])
-def test_an_error_is_a_line_with_its_advice(error: Exception, seen: str, state: State) -> None:
+def test_failed_check_shows_error_and_advice(error: Exception, seen: str, state: State) -> None:
     def look() -> str:
         raise error
 
     assert attempt("root", look, "mend it", otherwise=state) == Check("root", state, seen, "mend it")
 
 
-def test_an_interruption_is_no_finding() -> None:
+def test_keyboard_interrupt_is_not_caught() -> None:
     def look() -> str:
         raise KeyboardInterrupt
 
@@ -41,11 +41,11 @@ def test_an_interruption_is_no_finding() -> None:
     ("states", "expected"),
     [([], "ok"), (["ok"], "ok"), (["ok", "warn"], "warn"), (["fail", "ok", "warn"], "fail")],
 )
-def test_the_worst_state_is_the_whole(states: list[State], expected: State) -> None:
+def test_worst_state_is_overall_state(states: list[State], expected: State) -> None:
     checks = [Check(f"check {i}", state, f"seen {i}") for i, state in enumerate(states)]
     assert worst(checks) == expected
     assert len(list(failures(checks))) == states.count("fail")
 
 
-def test_failures_are_named() -> None:
+def test_failed_checks_are_listed() -> None:
     assert list(failures([Check("a", "fail", "broken"), Check("b", "warn", "slow")])) == ["a (broken)"]

@@ -29,13 +29,13 @@ Usage = namedtuple("Usage", "total used free")
 GB = 10**9
 
 
-def test_processors_name_their_arithmetic() -> None:
+def test_processor_check_shows_supported_arithmetic() -> None:
     check = check_processors()
     assert "CPU cores (bfloat16)" in check.seen or "CPU cores (float32)" in check.seen
     assert (check.state == "warn") == check.seen.endswith("no GPU")
 
 
-def test_memory() -> None:
+def test_available_memory_is_shown() -> None:
     check = check_memory()
     assert f"of {psutil.virtual_memory().total / 2**30:.1f} GiB available" in check.seen
     assert (check.state == "ok") == (check.advice == "")
@@ -47,7 +47,7 @@ def test_little_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("limit", "state"), [(1024, "warn"), (None, "ok")])
-def test_open_files(limit: int | None, state: str) -> None:
+def test_low_open_file_limit_is_a_warning(limit: int | None, state: str) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit or min(hard, 65_536), hard))
     try:
@@ -67,7 +67,9 @@ def test_open_files(limit: int | None, state: str) -> None:
         (40 * GB, 960 * GB, "ok", "fail"),
     ],
 )
-def test_disks(free: int, used: int, root: str, ray: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_low_disk_space_is_a_warning_or_failure(
+    free: int, used: int, root: str, ray: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(free + used, used, free))
     checks = check_disk(Storage(str(tmp_path / "not" / "there" / "yet")))
     assert [(check.name, check.state) for check in checks] == [("disk of root", root), ("disk of Ray", ray)]
@@ -75,7 +77,7 @@ def test_disks(free: int, used: int, root: str, ray: str, tmp_path: Path, monkey
     assert all(check.advice for check in checks if check.state != "ok")
 
 
-def test_the_disk_of_ray_follows_its_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_disk_follows_environment_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     (only,) = check_disk(None)
     assert only.seen.startswith(f"{tempfile.gettempdir()}: ")
@@ -84,7 +86,7 @@ def test_the_disk_of_ray_follows_its_variable(tmp_path: Path, monkeypatch: pytes
     assert only.seen.startswith(f"{tmp_path}: ")
 
 
-def test_scratch_is_told_and_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scratch_check_reports_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scratch = load_config(storage={"scratch": str(tmp_path / "fast"), "scratch_gb": 2}).open_storage().scratch
     own = tmp_path / "fast" / f"raypipe-{os.geteuid()}"
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(100 * GB, 60 * GB, 40 * GB))
@@ -104,13 +106,13 @@ def test_scratch_is_told_and_left_as_it_was(tmp_path: Path, monkeypatch: pytest.
     assert "--storage.scratch DIR" in check.advice
 
 
-def test_a_disk_without_bytes_has_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_of_size_zero_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, 0))
     for check in check_disk(Storage(str(tmp_path))):
         assert (check.state, check.seen.partition(": ")[2]) == ("fail", "0.0 GB free, 100% used")
 
 
-def test_a_taken_port_says_how_to_choose_another(free_port: int) -> None:
+def test_taken_port_advice_names_the_option(free_port: int) -> None:
     config = load_config(
         world={"port": free_port}, board={"port": 0}, ray={"dashboard": False, "dashboard_port": free_port}
     )
@@ -124,7 +126,7 @@ def test_a_taken_port_says_how_to_choose_another(free_port: int) -> None:
     assert (board.state, board.seen) == ("ok", "any free one")
 
 
-def test_a_dashboard_port_is_checked_where_one_is_asked_for(free_port: int) -> None:
+def test_dashboard_port_is_checked_only_if_set(free_port: int) -> None:
     names = [check.name for check in check_ports(load_config(ray={"dashboard_port": free_port}))]
     assert "port ray.dashboard_port" in names
     assert "port ray.dashboard_port" not in [check.name for check in check_ports(load_config())]

@@ -33,7 +33,7 @@ def well(tmp_path: Path) -> Config:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_machine_that_can_work(well: Config, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_suitable_machine_passes(well: Config, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     checks = {check.name: check for check in run(well)}
     assert set(NAMES) <= set(checks)
     assert {"disk of root", "disk of Ray", "scratch", "port world.port", "port board.port"} <= set(checks)
@@ -45,7 +45,7 @@ def test_a_machine_that_can_work(well: Config, capsys: pytest.CaptureFixture[str
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ray_is_not_started_unless_asked_for(
+def test_ray_is_only_checked_on_request(
     well: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(pipeline, "ray_session", None)
@@ -56,7 +56,7 @@ def test_ray_is_not_started_unless_asked_for(
     assert "--doctor.ray tries it" in capsys.readouterr().out
 
 
-def test_failures_are_exit_1_and_named_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failed_checks_exit_1_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("x")
     words = ["--root", str(tmp_path / "file" / "run"), "--train.weights", str(tmp_path / "none.h5")]
     assert main(["doctor", *words]) == 1
@@ -76,7 +76,7 @@ def test_ray_runs_a_task(well: Config) -> None:
 
 
 @pytest.mark.cluster
-def test_a_cluster_that_cannot_be_reached_is_named(tmp_path: Path, free_port: int) -> None:
+def test_unreachable_cluster_error_names_address(tmp_path: Path, free_port: int) -> None:
     command = [sys.executable, "-m", "raypipe", "doctor", "--root", str(tmp_path), "--train.weights", "random"]
     command.append("--doctor.ray")
     environment = {**os.environ, "RAY_ADDRESS": f"127.0.0.1:{free_port}"}

@@ -18,14 +18,14 @@ def s3_config(endpoint: str, bucket: str) -> Config:
     return load_config(root=f"s3://{bucket}/doctor", storage={"endpoint": endpoint, "region": "us-east-1"})
 
 
-def test_a_root_that_is_not_there_yet_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checking_a_new_root_creates_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     (check,) = check_root(load_config(root=str(tmp_path / "a" / "b")))
     assert (check.state, check.seen) == ("ok", f"{tmp_path}/a/b: written, read, listed and deleted")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_root_with_tables_is_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_root_is_not_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     (tmp_path / "posts").mkdir()
     (tmp_path / "posts" / "_run.json").write_text("{}")
@@ -66,7 +66,7 @@ RIGHTS = [
 
 
 @pytest.mark.cluster
-def test_a_bucket(s3_endpoint: str) -> None:
+def test_usable_bucket_passes_all_checks(s3_endpoint: str) -> None:
     bucket, rights, root = check_root(s3_config(s3_endpoint, "bucket"))
     assert (bucket.state, rights.state, root.state) == ("ok", "ok", "ok"), (bucket, rights, root)
     assert bucket.seen == "bucket: reachable; credentials from env"
@@ -106,13 +106,13 @@ def test_several_missing_rights_are_all_named(s3_faults: S3Faults) -> None:
 
 
 @pytest.mark.cluster
-def test_a_server_that_does_not_know_unfinished_uploads_is_fine(s3_faults: S3Faults) -> None:
+def test_server_without_multipart_listing_passes(s3_faults: S3Faults) -> None:
     s3_faults.fail("GET .*uploads", status=501, code="NotImplemented")
     assert [check.state for check in check_root(s3_config(s3_faults.endpoint, "bucket"))] == ["ok", "ok", "ok"]
 
 
 @pytest.mark.cluster
-def test_a_store_that_is_down(s3_faults: S3Faults) -> None:
+def test_unreachable_store_fails(s3_faults: S3Faults) -> None:
     s3_faults.down()
     bucket, root = check_root(s3_config(s3_faults.endpoint, "bucket"))
     assert (bucket.state, root.state) == ("fail", "fail")
@@ -121,7 +121,7 @@ def test_a_store_that_is_down(s3_faults: S3Faults) -> None:
 
 
 @pytest.mark.cluster
-def test_a_bucket_that_is_not_there(s3_endpoint: str) -> None:
+def test_missing_bucket_fails(s3_endpoint: str) -> None:
     bucket, root = check_root(s3_config(s3_endpoint, "no-such-bucket"))
     assert (bucket.state, root.state) == ("fail", "fail")
     assert "404" in bucket.seen
@@ -129,7 +129,7 @@ def test_a_bucket_that_is_not_there(s3_endpoint: str) -> None:
     assert "s3:PutObject" in root.advice
 
 
-def test_an_unknown_profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_unknown_profile_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
     bucket, root = check_root(load_config(root="s3://bucket/x", storage={"profile": "nosuch"}))

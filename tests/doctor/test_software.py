@@ -13,26 +13,26 @@ from raypipe.doctor import software
 from raypipe.doctor.software import check_dlib, check_packages, check_python, check_torchvision, check_weights
 
 
-def test_this_environment_is_well() -> None:
+def test_current_environment_passes() -> None:
     for check in (check_python(), check_packages(), check_torchvision(), check_dlib()):
         assert check.state == "ok", check
     assert sys.executable in check_python().seen
     assert f"torch {metadata.version('torch')}" in check_packages().seen
 
 
-def test_a_python_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_old_python_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(software, "_OLDEST_PYTHON", (9, 0))
     check = check_python()
     assert (check.state, check.advice) == ("fail", "use Python 9.0 or newer")
 
 
-def test_a_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(software, "_REQUIRED", ("ray", "no-such-package-of-raypipe"))
     check = check_packages()
     assert (check.state, check.seen) == ("fail", "missing: no-such-package-of-raypipe")
 
 
-def test_native_parts_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unimportable_native_module_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     # None in sys.modules is how Python itself marks a module that cannot be imported.
     monkeypatch.setitem(sys.modules, "torchvision.ops", None)
     monkeypatch.setitem(sys.modules, "dlib", None)
@@ -43,7 +43,7 @@ def test_native_parts_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("name", ["imagenet", "imagenet-caffe", "auto"])
-def test_published_weights_are_looked_for_and_not_downloaded(
+def test_missing_published_weights_are_not_downloaded(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -60,11 +60,11 @@ def test_published_weights_are_looked_for_and_not_downloaded(
     assert check_weights(name).seen == f"{name}: {cached}, 2 MB"
 
 
-def test_random_weights_need_nothing() -> None:
+def test_random_weights_pass() -> None:
     assert check_weights("random").state == "ok"
 
 
-def test_a_file_of_weights_is_really_read(tmp_path: Path) -> None:
+def test_weights_file_is_read(tmp_path: Path) -> None:
     missing = check_weights(str(tmp_path / "none.h5"))
     assert (missing.state, missing.seen.endswith("there is no such file")) == ("fail", True)
     torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "part.pth")
@@ -80,7 +80,7 @@ def test_a_file_of_weights_is_really_read(tmp_path: Path) -> None:
     assert "'vgg-nineteen' is not allowed" in unknown.seen
 
 
-def test_the_real_convolutions(shared_data: Path) -> None:
+def test_real_convolutions_file_passes(shared_data: Path) -> None:
     check = check_weights(str(shared_data / "vgg16_notop.h5"))
     assert check.state == "ok"
     assert "convolutions, 59 MB" in check.seen

@@ -16,7 +16,7 @@ from raypipe.export.names import safe_key
 from tests.export.conftest import LABELS, Made
 
 
-def test_torchvision_reads_each_split_with_the_labels_as_classes(make: Callable[..., Made]) -> None:
+def test_torchvision_reads_each_split_with_labels(make: Callable[..., Made]) -> None:
     made = make(formats=("jpg", "png", "webp"))
     raypipe.export(made.exporting("folder"))
     folder = made.folder("folder")
@@ -56,7 +56,7 @@ def test_huggingface_reads_pictures_and_metadata(
 
 
 @pytest.mark.parametrize("kind", ["class", "continuous", "hashtags", None])
-def test_files_stand_where_the_metadata_says_and_nowhere_else(make: Callable[..., Made], kind: str | None) -> None:
+def test_folder_holds_exactly_files_in_metadata(make: Callable[..., Made], kind: str | None) -> None:
     made = make(kind)
     record = raypipe.export(made.exporting("folder"))
     folder = made.folder("folder")

@@ -23,7 +23,7 @@ from tests.hostile import LEADS_OUT, NAMES, TEXTS
 EVERY = sorted({*TEXTS, *NAMES, *LEADS_OUT, "con", "NUL", "aux", "a" * 300})
 
 
-def test_an_archive_is_taken_out_within_its_folder(tmp_path: Path) -> None:
+def test_archive_extracts_within_its_folder(tmp_path: Path) -> None:
     shard = TarShard()
     for code, text in enumerate(EVERY):
         shard.add(Sample(0, 0, "train", text, b"x", "JPEG", text, code, None, 1, 1, None, None))
@@ -37,14 +37,14 @@ def test_an_archive_is_taken_out_within_its_folder(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["out"]
 
 
-def test_folders_are_plain_names_that_differ() -> None:
+def test_folder_names_are_plain_and_unique() -> None:
     folders = folder_names(EVERY)
     assert len({folder.casefold() for folder in folders.values()}) == len(EVERY)
     assert all(re.fullmatch(r"[A-Za-z0-9~][A-Za-z0-9_~-]{0,113}", folder) for folder in folders.values())
     assert not {"con", "nul", "aux"} & {folder.casefold() for folder in folders.values()}
 
 
-def test_a_dataset_card_holds_every_name_and_ends_where_it_ends(hf: Any) -> None:
+def test_dataset_card_holds_any_class_name_unbroken(hf: Any) -> None:
     from huggingface_hub import DatasetCard
 
     none = np.zeros(0, np.int64)

@@ -31,12 +31,12 @@ def test_a_key_is_safe(text: str) -> None:
 @example("Ab", "aB")
 @example("a" * 81, "a" * 80 + "b")
 @example("", "~~e3b0c44298fc1c149afbf4c8996fb924")
-def test_two_texts_have_two_keys(one: str, other: str) -> None:
+def test_different_texts_get_different_keys(one: str, other: str) -> None:
     assert (safe_key(one) == safe_key(other)) == (one == other)
 
 
 @given(text=TEXT)
-def test_a_key_that_is_not_shortened_can_be_read_back(text: str) -> None:
+def test_unshortened_key_decodes_to_its_text(text: str) -> None:
     key = safe_key(text)
     if "~~" not in key:
         assert unquote(key.replace("~", "%")) == text
@@ -59,7 +59,7 @@ def test_a_key_that_is_not_shortened_can_be_read_back(text: str) -> None:
         ("", "~~e3b0c44298fc1c149afbf4c8996fb924"),
     ],
 )
-def test_keys_that_users_see(text: str, key: str) -> None:
+def test_keys_of_usual_texts(text: str, key: str) -> None:
     assert safe_key(text) == key
 
 
@@ -67,27 +67,27 @@ def test_keys_that_users_see(text: str, key: str) -> None:
 @example({"top", "Top"})
 @example({"A", "a", "~41"})
 @example({"K", "k", "\u212a"})
-def test_two_labels_have_two_folders_even_where_case_does_not_count(labels: set[str]) -> None:
+def test_folder_names_differ_even_ignoring_case(labels: set[str]) -> None:
     folders = folder_names(labels)
     assert set(folders) == labels
     assert len({folder.casefold() for folder in folders.values()}) == len(labels)
     assert all(re.fullmatch(r"[A-Za-z0-9~][A-Za-z0-9_~-]*", folder) for folder in folders.values())
 
 
-def test_plain_labels_are_their_own_folders() -> None:
+def test_plain_labels_are_used_as_folder_names() -> None:
     labels = ["bottom", "Top", "q1", "..", "Nul"]
     assert folder_names(labels) == {"bottom": "bottom", "Top": "Top", "q1": "q1", "..": "~2e~2e", "Nul": "~4eul"}
     assert folder_names(["top", "Top"]) == {"top": "top", "Top": "~54op"}
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_the_extension_is_the_formats_own(kind: str) -> None:
+def test_extension_matches_format(kind: str) -> None:
     data = picture(np.random.default_rng(0), FORMATS[kind])
     assert extension(FORMATS[kind], b"") == kind
     assert extension(None, data) == kind
 
 
-def test_extensions_of_what_is_rare() -> None:
+def test_rare_formats_get_safe_extensions() -> None:
     assert [extension(kind, b"") for kind in ("AVIF", "HEIC", "MPO", "TIFF", "../x", "É", "x" * 300, None)] == [
         "avif",
         "heic",
@@ -113,6 +113,6 @@ def test_extensions_of_what_is_rare() -> None:
         (b"no picture", "bin"),
     ],
 )
-def test_a_format_is_found_without_opening_the_picture(data: bytes, found: str) -> None:
+def test_format_is_found_without_decoding(data: bytes, found: str) -> None:
     # None of these can be opened.
     assert extension(None, data) == extension(None, memoryview(data)) == found

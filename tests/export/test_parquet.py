@@ -46,7 +46,7 @@ def expected_features(hf: Any, kind: str | None) -> Any:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_schema_is_that_of_the_features(hf: Any, kind: Any) -> None:
+def test_schema_matches_huggingface_features(hf: Any, kind: Any) -> None:
     schema = make_schema(kind, tuple(sorted(LABELS)) if kind == "class" else ())
     wanted = expected_features(hf, kind)
     assert schema.remove_metadata() == wanted.arrow_schema.remove_metadata()
@@ -54,7 +54,7 @@ def test_the_schema_is_that_of_the_features(hf: Any, kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_datasets_loads_the_folder_by_its_card(
+def test_datasets_loads_folder_by_its_card(
     make: Callable[..., Made], hf: Any, tmp_path: Path, kind: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = make(kind, side=60)
@@ -72,7 +72,9 @@ def test_datasets_loads_the_folder_by_its_card(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_datasets_loads_the_files_alone(make: Callable[..., Made], hf: Any, tmp_path: Path, kind: str | None) -> None:
+def test_datasets_loads_parquet_files_directly(
+    make: Callable[..., Made], hf: Any, tmp_path: Path, kind: str | None
+) -> None:
     made = make(kind)
     raypipe.export(made.exporting("hf"))
     files = str(made.folder("hf") / "data" / "train-*.parquet")
@@ -83,7 +85,7 @@ def test_datasets_loads_the_files_alone(make: Callable[..., Made], hf: Any, tmp_
     assert next(iter(stream))["image"].size == (32, 24)
 
 
-def test_files_count_themselves_and_are_cut_in_small_row_groups(make: Callable[..., Made], hf: Any) -> None:
+def test_files_are_numbered_and_have_small_row_groups(make: Callable[..., Made], hf: Any) -> None:
     made = make(side=60, n=600, formats=("jpg",))
     record = raypipe.export(made.exporting("hf", shard_mb=1))
     n = record.facts["shards"]["train"]

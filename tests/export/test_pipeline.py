@@ -49,7 +49,7 @@ def killed(config: Config, step: int, when: str) -> int:
 
 @pytest.mark.parametrize("format_", FORMATS)
 @pytest.mark.parametrize("kind", ["class", None])
-def test_counts_say_what_became_of_each_row(make: Callable[..., Made], format_: str, kind: str | None) -> None:
+def test_counts_account_for_each_row(make: Callable[..., Made], format_: str, kind: str | None) -> None:
     made = make(kind)
     record = raypipe.export(made.exporting(format_))
     assert record.table == f"export/{format_}"
@@ -61,7 +61,7 @@ def test_counts_say_what_became_of_each_row(make: Callable[..., Made], format_: 
 
 
 @pytest.mark.parametrize("format_", FORMATS)
-def test_the_second_time_nothing_is_done(make: Callable[..., Made], format_: str) -> None:
+def test_second_export_does_nothing(make: Callable[..., Made], format_: str) -> None:
     made = make()
     config = made.exporting(format_)
     record = raypipe.export(config)
@@ -71,7 +71,7 @@ def test_the_second_time_nothing_is_done(make: Callable[..., Made], format_: str
     assert {p: p.stat().st_mtime_ns for p in made.folder(format_).rglob("*")} == before
 
 
-def test_other_options_or_labels_are_refused_unless_overwritten(make: Callable[..., Made]) -> None:
+def test_other_options_or_labels_need_overwrite(make: Callable[..., Made]) -> None:
     made = make()
     raypipe.export(made.exporting("webdataset", name="x"))
     with pytest.raises(StageError, match=r"export/x: .*export\.shard_mb was 256, is 5; use --overwrite"):
@@ -92,7 +92,7 @@ def test_other_options_or_labels_are_refused_unless_overwritten(make: Callable[.
     ]
 
 
-def test_what_cannot_be_exported_is_one_line_and_leaves_no_trace(config: Config) -> None:
+def test_failed_export_gives_one_line_and_no_files(config: Config) -> None:
     def refused(kind: type[Exception], message: str, **options: object) -> None:
         with pytest.raises(kind, match=message):
             raypipe.export(load_config(root=config.root, export=options))
@@ -125,7 +125,7 @@ def test_the_command_line(make: Callable[..., Made], words: list[str], capsys: p
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_short_name_is_this_commands_own(capsys: pytest.CaptureFixture[str]) -> None:
+def test_format_is_short_for_export_format(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["label", "--format", "folder"]) == 2
     assert "--format: unknown option" in capsys.readouterr().err
     assert main(["export", "--formt", "folder"]) == 2
@@ -136,7 +136,7 @@ def test_a_short_name_is_this_commands_own(capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize(("format_", "step", "when"), [("webdataset", 4, "during"), ("folder", 30, "after")])
-def test_a_killed_export_is_completed_by_the_same_command(
+def test_rerun_completes_killed_export(
     make: Callable[..., Made], format_: str, step: int, when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = make(side=250, formats=("jpg", "png"))
@@ -167,7 +167,7 @@ def test_a_killed_export_is_completed_by_the_same_command(
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("format_", FORMATS)
 @pytest.mark.parametrize("when", ["during", "after"])
-def test_killed_at_every_step(make: Callable[..., Made], format_: str, when: str) -> None:
+def test_rerun_completes_export_killed_at_every_step(make: Callable[..., Made], format_: str, when: str) -> None:
     made = make(side=200, n=10, formats=("jpg", "png"))
     wanted = made.exporting(format_, shard_mb=1)
     raypipe.export(made.exporting(format_, name="undisturbed", shard_mb=1))
@@ -190,7 +190,7 @@ def test_killed_at_every_step(make: Callable[..., Made], format_: str, when: str
     assert files(made.folder(format_)) == expected
 
 
-def test_on_s3_it_is_the_same(make: Callable[..., Made], s3_endpoint: str, tmp_path: Path) -> None:
+def test_export_on_s3_equals_local(make: Callable[..., Made], s3_endpoint: str, tmp_path: Path) -> None:
     remote = {"endpoint": s3_endpoint, "region": "us-east-1"}
     there, here = build(load_config(root="s3://bucket/export-root", storage=remote), "class"), make()
     storage = there.config.open_storage()

@@ -41,7 +41,7 @@ def test_each_row_is_exported_or_counted(make: Callable[..., Made], kind: str | 
     assert plan.n_bytes["train"] == sum(len(row.image) for row in made.split("train").values())
 
 
-def test_splits_that_no_picture_is_in_are_left_out(config: Config) -> None:
+def test_empty_splits_are_left_out(config: Config) -> None:
     write_images(config, [image_row("a", b"x"), image_row("b", b"xy"), image_row("c", None, status="gone")])
     rows = [{"post_id": p, "label": "l", "split": s} for p, s in (("a", "test"), ("b", "train"), ("c", "val"))]
     write_labels(config, rows)
@@ -51,14 +51,14 @@ def test_splits_that_no_picture_is_in_are_left_out(config: Config) -> None:
     assert exported(plan, config) == {"a": "test", "b": "train"}
 
 
-def test_a_label_that_is_no_number_is_none(config: Config) -> None:
+def test_non_finite_scores_count_as_no_label(config: Config) -> None:
     write_images(config, [image_row(name, b"x") for name in "abc"])
     values = zip("abc", (1.0, float("nan"), float("inf")), strict=True)
     write_labels(config, [{"post_id": p, "label": v, "split": "train"} for p, v in values], "continuous")
     assert dict(plan_of(config).dropped) == {"no_label": 2}
 
 
-def test_what_cannot_be_exported_is_one_line(config: Config) -> None:
+def test_unexportable_tables_raise_one_line_error(config: Config) -> None:
     write_images(config, [image_row("a", None, status="gone"), image_row("b", None)])
     with pytest.raises(InputError, match="no picture to export: 1 gone, 1 no_bytes"):
         plan_of(config, labelled=False)
@@ -86,9 +86,7 @@ def test_what_cannot_be_exported_is_one_line(config: Config) -> None:
     rows=st.lists(st.tuples(st.integers(-1, 2), st.integers(1, 300)), min_size=1, max_size=60),
     shard_bytes=st.integers(1, 500),
 )
-def test_shards_are_in_order_without_gaps_and_about_as_large_as_asked(
-    rows: list[tuple[int, int]], shard_bytes: int
-) -> None:
+def test_shards_are_consecutive_and_near_requested_size(rows: list[tuple[int, int]], shard_bytes: int) -> None:
     side, sizes = np.array([r[0] for r in rows], np.int8), np.array([r[1] for r in rows])
     shard = _shards(side, sizes, 3, shard_bytes)
     assert (shard[side < 0] == -1).all()

@@ -21,7 +21,7 @@ def read(config: Config, plan: Plan, rows: np.ndarray | None = None) -> list[Sam
 
 
 @pytest.mark.parametrize("kind", ["class", "continuous", "hashtags", None])
-def test_each_picture_comes_with_what_is_known_of_it(make: Callable[..., Made], kind: str | None) -> None:
+def test_samples_contain_picture_and_its_facts(make: Callable[..., Made], kind: str | None) -> None:
     made = make(kind, n=200)
     plan = make_plan(made.config.open_storage(), labelled=kind is not None, shard_bytes=10**6)
     samples = read(made.config, plan)
@@ -36,7 +36,7 @@ def test_each_picture_comes_with_what_is_known_of_it(make: Callable[..., Made], 
     assert [s.post_id for s in samples] == [post_id for post_id in order if post_id in made.rows]
 
 
-def test_files_without_a_wanted_picture_are_not_opened(make: Callable[..., Made]) -> None:
+def test_files_without_wanted_pictures_are_not_opened(make: Callable[..., Made]) -> None:
     made = make()
     storage = made.config.open_storage()
     plan = make_plan(storage, labelled=True, shard_bytes=10**6)
@@ -57,7 +57,7 @@ def test_files_without_a_wanted_picture_are_not_opened(make: Callable[..., Made]
         read(made.config, plan)
 
 
-def test_bytes_that_are_not_those_that_were_stored_stop_the_export(config: Config) -> None:
+def test_changed_picture_bytes_stop_export(config: Config) -> None:
     for image, held in ((None, "none are there"), (b"xyz", "3 are there")):
         write_images(config, [image_row("a", b"x"), image_row("b", b"xy") | {"image": image}])
         plan = make_plan(config.open_storage(), labelled=False, shard_bytes=10**6)

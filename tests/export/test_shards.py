@@ -13,7 +13,7 @@ from raypipe.progress import Progress
 from tests.export.conftest import Made
 
 
-def test_one_shard_a_split_is_in_memory(make: Callable[..., Made]) -> None:
+def test_memory_holds_one_shard_per_split(make: Callable[..., Made]) -> None:
     made = make(side=250, formats=("jpg", "png"))
     storage = made.config.open_storage()
     plan = make_plan(storage, labelled=True, shard_bytes=300_000)

@@ -55,7 +55,7 @@ def test_webdataset_decodes_pictures_and_classes(make: Callable[..., Made]) -> N
         assert sorted(LABELS)[code] == about["label"]
 
 
-def test_shards_are_about_as_large_as_asked_and_hold_each_picture_once(make: Callable[..., Made]) -> None:
+def test_shards_have_requested_size_and_each_picture_once(make: Callable[..., Made]) -> None:
     made = make(side=250, formats=("jpg", "png"))
     record = raypipe.export(made.exporting("webdataset", shard_mb=1))
     folder = made.folder("webdataset")
@@ -68,7 +68,7 @@ def test_shards_are_about_as_large_as_asked_and_hold_each_picture_once(make: Cal
     assert sorted(keys) == sorted(safe_key(post_id) for post_id in made.split("train"))
 
 
-def test_members_tell_nothing_of_the_machine_and_go_by_sample(make: Callable[..., Made]) -> None:
+def test_members_have_no_machine_metadata_and_are_grouped(make: Callable[..., Made]) -> None:
     made = make()
     raypipe.export(made.exporting("webdataset"))
     data = (made.folder("webdataset") / "train-000000.tar").read_bytes()
@@ -84,7 +84,7 @@ def test_members_tell_nothing_of_the_machine_and_go_by_sample(make: Callable[...
     assert {name[2] for name in names[0::3]} == set(FORMATS)
 
 
-def test_the_same_input_gives_the_same_bytes(make: Callable[..., Made]) -> None:
+def test_export_bytes_are_reproducible(make: Callable[..., Made]) -> None:
     made = make(side=250, formats=("jpg", "png"))
     for name in ("one", "two"):
         raypipe.export(made.exporting("webdataset", name=name, shard_mb=1))

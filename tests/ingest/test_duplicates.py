@@ -65,7 +65,7 @@ def posts_of(draw: st.DrawFn) -> list[Post]:
 
 
 @given(posts_of(), st.integers(0, 8), st.randoms())
-def test_groups_are_those_of_comparing_all_pairs_in_any_order(posts: list[Post], distance: int, random: object) -> None:
+def test_groups_match_all_pairs_comparison_in_any_order(posts: list[Post], distance: int, random: object) -> None:
     expected = by_all_pairs(posts, distance)
     assert found(posts, distance) == expected
     random.shuffle(posts)  # type: ignore[attr-defined]
@@ -73,7 +73,7 @@ def test_groups_are_those_of_comparing_all_pairs_in_any_order(posts: list[Post],
 
 
 @given(st.integers(0, 2**32), st.integers(1, 1200), st.integers(1, 64), st.integers(0, 12), st.integers(0, 8))
-def test_components_are_those_of_comparing_all_pairs(seed: int, n: int, width: int, distance: int, flips: int) -> None:
+def test_components_match_all_pairs_comparison(seed: int, n: int, width: int, distance: int, flips: int) -> None:
     # From hashes that fill a few bits to random ones, and crowds around five of them.
     random = np.random.default_rng(seed)
     hashes = random.integers(0, 2**width - 1, n, dtype=np.uint64, endpoint=True)
@@ -88,7 +88,7 @@ def test_components_are_those_of_comparing_all_pairs(seed: int, n: int, width: i
     assert len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
 
 
-def test_what_is_of_one_kind_and_what_of_the_other() -> None:
+def test_exact_and_near_groups_by_example() -> None:
     posts: list[Post] = [
         ("p9", "same", 0b0),
         ("p8", "same", 0b0),
@@ -110,12 +110,12 @@ def test_what_is_of_one_kind_and_what_of_the_other() -> None:
     ]
 
 
-def test_nothing_is_a_duplicate_of_nothing() -> None:
+def test_missing_hashes_are_no_duplicates() -> None:
     assert found([], 4) == []
     assert found([("a", None, None)], 4) == found([("a", None, None), ("b", None, None)], 4) == []
 
 
-def test_blank_pictures_are_one_group_and_cost_nothing() -> None:
+def test_100000_equal_pictures_form_one_group() -> None:
     # A hundred thousand pictures of one colour have one hash.
     n = 100_000
     names = pa.array([f"{i:06d}" for i in range(n)])
@@ -125,7 +125,7 @@ def test_blank_pictures_are_one_group_and_cost_nothing() -> None:
 
 
 @pytest.mark.parametrize("alike", ["one crowd", "few bits"])
-def test_memory_does_not_grow_with_how_many_are_alike(alike: str) -> None:
+def test_memory_is_bounded_for_many_similar_pictures(alike: str) -> None:
     # All pairs of these would be 450,000,000; the near ones of few bits alone are 7,000,000, some 110 MB.
     random, n = np.random.default_rng(3), 30_000
     if alike == "few bits":
@@ -143,13 +143,13 @@ def test_memory_does_not_grow_with_how_many_are_alike(alike: str) -> None:
 
 
 @pytest.mark.parametrize(("lengths", "distance"), [((2, 1, 2), 4), ((2, 2, 1), 4), ((2, 2, 2), -1)])
-def test_columns_of_different_lengths(lengths: tuple[int, int, int], distance: int) -> None:
+def test_columns_of_different_lengths_raise_error(lengths: tuple[int, int, int], distance: int) -> None:
     columns = [pa.nulls(n, kind) for n, kind in zip(lengths, (pa.string(), pa.string(), pa.uint64()), strict=True)]
     with pytest.raises(ValueError, match=f"distance {distance}"):
         duplicate_groups(*columns, distance)
 
 
-def test_portraits_saved_again_are_found_and_no_two_people_are_taken_for_one(shared_data: Path, tmp_path: Path) -> None:
+def test_resaved_portraits_match_and_different_people_do_not(shared_data: Path, tmp_path: Path) -> None:
     posts: list[Post] = []
     for file in sorted((shared_data / "portraits").glob("*.jpg"))[:120]:
         again = tmp_path / file.name

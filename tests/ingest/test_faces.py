@@ -72,7 +72,7 @@ def detect(data: bytes, **options: Any) -> tuple[list[Box], list[float]]:
 
 
 @pytest.mark.parametrize("upsample", [0, 1])
-def test_the_same_as_dlib_itself(portraits: list[bytes], upsample: int) -> None:
+def test_hog_boxes_and_scores_equal_dlib(portraits: list[bytes], upsample: int) -> None:
     for data in portraits:
         pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
         boxes, scores = detect(data, upsample=upsample)
@@ -82,7 +82,7 @@ def test_the_same_as_dlib_itself(portraits: list[bytes], upsample: int) -> None:
 
 
 @pytest.mark.parametrize("upsample", [0, 1])
-def test_the_same_as_dlib_s_cnn_itself(portraits: list[bytes], model: str, upsample: int) -> None:
+def test_cnn_boxes_and_scores_equal_dlib(portraits: list[bytes], model: str, upsample: int) -> None:
     for data in portraits[: 3 - upsample]:
         # Upsampled, a picture has four times the pixels, and the network takes as much longer.
         image = Image.open(io.BytesIO(data)).convert("RGB").reduce(1 + upsample)
@@ -95,7 +95,7 @@ def test_the_same_as_dlib_s_cnn_itself(portraits: list[bytes], model: str, upsam
 @given(data=st.data())
 @settings(max_examples=12)
 @pytest.mark.parametrize(("detector", "upsample"), [("hog", 0), ("hog", 1), ("cnn", 0)])
-def test_several_faces_anywhere_are_those_of_dlib(
+def test_several_faces_equal_dlib(
     portraits: list[bytes], model: str, detector: Literal["hog", "cnn"], upsample: int, data: st.DataObject
 ) -> None:
     canvas = Image.new("RGB", data.draw(st.tuples(st.integers(20, 420), st.integers(20, 420))), (120, 90, 60))
@@ -115,12 +115,12 @@ def test_several_faces_anywhere_are_those_of_dlib(
     assert [face.score for face in found] == pytest.approx(scores)
 
 
-def test_one_face_in_each_portrait(portraits: list[bytes]) -> None:
+def test_each_portrait_has_one_face(portraits: list[bytes]) -> None:
     assert {len(detect(data)[0]) for data in portraits} == {1}
 
 
 @pytest.mark.parametrize("detector", ["hog", "cnn"])
-def test_boxes_come_back_in_the_original_s_pixels(portraits: list[bytes], model: str, detector: str) -> None:
+def test_boxes_are_in_original_pixels(portraits: list[bytes], model: str, detector: str) -> None:
     image = Image.open(io.BytesIO(portraits[0])).convert("RGB").resize((360, 440), Image.Resampling.BICUBIC)
     options: dict[str, Any] = {"detector": detector, "model": model if detector == "cnn" else None, "upsample": 0}
     (full,), _ = detect(png(image), max_side=440, **options)
@@ -136,7 +136,7 @@ def test_upsampling_finds_smaller_faces(portraits: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize("n_faces", [0, 1, 3])
-def test_generated_pictures(n_faces: int) -> None:
+def test_generated_pictures_have_expected_face_count(n_faces: int) -> None:
     image = draw_picture(np.random.default_rng(5), n_faces=n_faces, look=0.0)
     found = made(FaceOptions()).detect(image, image.size)
     assert len(found) == n_faces
@@ -152,7 +152,7 @@ def test_tiny_pictures_have_no_face(size: tuple[int, int], upsample: int, detect
     assert made(options).detect(Image.new("RGB", size), size) == []
 
 
-def test_whatever_can_work_passes(model: str) -> None:
+def test_usable_detector_options_pass_check(model: str) -> None:
     check_detector(FaceOptions())
     check_detector(FaceOptions(detector="cnn", model=model))
     check_detector(FaceOptions(enabled=False, detector="cnn", model="nowhere"))
@@ -172,7 +172,7 @@ def test_whatever_can_work_passes(model: str) -> None:
         ({"model": "text"}, r"faces\.model: 'text' is given, but faces\.detector is hog"),
     ],
 )
-def test_a_detector_that_cannot_be_made_is_one_line(
+def test_unusable_detector_raises_one_line_error(
     given: dict[str, Any], said: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -191,7 +191,7 @@ def test_a_detector_that_cannot_be_made_is_one_line(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_model_that_may_not_be_read(tmp_path: Path) -> None:
+def test_unreadable_model_file_raises_error(tmp_path: Path) -> None:
     path = tmp_path / "model.dat"
     path.write_bytes(b"x")
     path.chmod(0)

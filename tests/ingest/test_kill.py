@@ -84,7 +84,7 @@ def check_complete(root: Path) -> None:
 
 
 @pytest.mark.parametrize(("seed", "faces"), [(1, "true"), (2, "false")])
-def test_the_driver_is_killed_at_a_random_moment(tmp_path: Path, slow: WebServer, seed: int, faces: str) -> None:
+def test_rerun_completes_after_driver_is_killed(tmp_path: Path, slow: WebServer, seed: int, faces: str) -> None:
     words = command(tmp_path, tmp_path / "root", slow, "--faces.enabled", faces, "--ingest.file_mb", "1")
     log = tmp_path / "log"
     rng = random.Random(seed)
@@ -111,7 +111,7 @@ def test_the_driver_is_killed_at_a_random_moment(tmp_path: Path, slow: WebServer
 
 
 @pytest.mark.parametrize(("which", "faces"), [("FetchShard", "true"), ("FetchShard", "false"), ("finish", "true")])
-def test_a_worker_is_killed(tmp_path: Path, slow: WebServer, which: str, faces: str) -> None:
+def test_run_survives_killed_worker(tmp_path: Path, slow: WebServer, which: str, faces: str) -> None:
     words = command(tmp_path, tmp_path / "root", slow, "--faces.enabled", faces)
     log = tmp_path / "log"
     process = start(words, log)
@@ -125,7 +125,7 @@ def test_a_worker_is_killed(tmp_path: Path, slow: WebServer, which: str, faces: 
         assert "was lost" in log.read_text()
 
 
-def test_a_whole_node_is_lost(tmp_path: Path, slow: WebServer, ray_cluster: Callable[..., Any]) -> None:
+def test_run_survives_lost_node(tmp_path: Path, slow: WebServer, ray_cluster: Callable[..., Any]) -> None:
     cluster = ray_cluster(num_cpus=1)
     second = cluster.add_node(num_cpus=2)
     cluster.wait_for_nodes()
@@ -144,9 +144,7 @@ def test_a_whole_node_is_lost(tmp_path: Path, slow: WebServer, ray_cluster: Call
     check_complete(tmp_path / "root")
 
 
-def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(
-    tmp_path: Path, slow: WebServer, small_disk: Path
-) -> None:
+def test_full_disk_gives_one_line_and_run_resumes(tmp_path: Path, slow: WebServer, small_disk: Path) -> None:
     slow.delay = 0.0
     large = picture(size=(400, 400), quality=95)
     assert POSTS * len(large) > 4_000_000

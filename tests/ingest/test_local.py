@@ -60,7 +60,7 @@ def test_every_post_gets_its_row(tmp_path: Path, server: WebServer, capsys: pyte
     assert "Fetching pictures 32/32 pictures" in capsys.readouterr().out
 
 
-def test_what_is_staged_is_not_asked_for_again(tmp_path: Path, server: WebServer) -> None:
+def test_staged_rows_are_not_fetched_again(tmp_path: Path, server: WebServer) -> None:
     config = configure(tmp_path, server)
     with begin(config) as run:
         fetch_here(config, orders(server, 10), run.writer)
@@ -72,9 +72,7 @@ def test_what_is_staged_is_not_asked_for_again(tmp_path: Path, server: WebServer
     assert set(server.requests.values()) == {1}
 
 
-def test_slow_hosts_do_not_keep_rows_from_being_written(
-    tmp_path: Path, server: WebServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slow_hosts_do_not_delay_writing(tmp_path: Path, server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raypipe.ingest.shard._BATCH_SECONDS", 0.1)
     monkeypatch.setattr("raypipe.ingest.shard._FILE_SECONDS", 0.2)
     server.behave("/0.jpg", status(429, times=1, data=picture(), Retry_After="2"))
@@ -88,7 +86,7 @@ def test_slow_hosts_do_not_keep_rows_from_being_written(
         run.commit(rows_in=8)
 
 
-def test_many_hosts_are_counted_while_they_change(tmp_path: Path, server: WebServer) -> None:
+def test_waiting_hosts_are_counted_while_they_change(tmp_path: Path, server: WebServer) -> None:
     config = configure(tmp_path, server)
     # Each name is refused at once, so that hosts come and go as fast as they can.
     rows = [
@@ -108,7 +106,7 @@ def test_many_hosts_are_counted_while_they_change(tmp_path: Path, server: WebSer
         run.commit(rows_in=3000)
 
 
-def test_rows_that_were_staged_twice_stand_once(tmp_path: Path, server: WebServer) -> None:
+def test_rows_staged_twice_appear_once(tmp_path: Path, server: WebServer) -> None:
     config = configure(tmp_path, server)
     with begin(config) as run:
         with ShardFetcher(config.ingest, config.faces, 100) as fetcher:
@@ -118,9 +116,7 @@ def test_rows_that_were_staged_twice_stand_once(tmp_path: Path, server: WebServe
         run.commit(rows_in=4)
 
 
-def test_what_nobody_foresaw_ends_the_stream(
-    tmp_path: Path, server: WebServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unexpected_exception_ends_fetching(tmp_path: Path, server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise KeyError("unforeseen")
 
@@ -140,7 +136,9 @@ def test_what_nobody_foresaw_ends_the_stream(
         ({"ray": {"dashboard": True}}, False),
     ],
 )
-def test_when_one_process_is_enough(monkeypatch: pytest.MonkeyPatch, change: dict[str, object], enough: bool) -> None:
+def test_one_process_is_used_for_few_posts(
+    monkeypatch: pytest.MonkeyPatch, change: dict[str, object], enough: bool
+) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delitem(sys.modules, "ray", raising=False)
     options: dict[str, object] = {"ray": {"dashboard": False}, "faces": {"enabled": False}, **change}
@@ -163,9 +161,7 @@ def children(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(sys.platform != "linux", reason="a busy child ends with its parent on Linux only")
-def test_a_killed_command_goes_on_where_it_stopped_and_a_killed_child_costs_nothing(
-    tmp_path: Path, server: WebServer
-) -> None:
+def test_run_survives_killed_command_and_killed_child(tmp_path: Path, server: WebServer) -> None:
     n, server.delay = 96, 0.05
     words = command(tmp_path, server, n, "--ingest.per_host", "4", "--faces.workers", "2", "--ingest.block_rows", "8")
 
@@ -211,7 +207,7 @@ def test_a_killed_command_goes_on_where_it_stopped_and_a_killed_child_costs_noth
 
 
 @pytest.mark.parametrize("faces", ["true", "false"])
-def test_the_command_starts_no_ray(tmp_path: Path, server: WebServer, faces: str) -> None:
+def test_command_does_not_import_ray(tmp_path: Path, server: WebServer, faces: str) -> None:
     words = command(tmp_path, server, 20, "--faces.enabled", faces)
     program = (
         "import sys\n"

@@ -37,7 +37,7 @@ def value(name: str, text: str, **tags: str) -> float:
     return total
 
 
-def test_counts_and_seconds_reach_prometheus(tmp_path: Path, server: WebServer) -> None:
+def test_prometheus_shows_counts_and_seconds(tmp_path: Path, server: WebServer) -> None:
     server.behave("/3.jpg", status(404))
     lines = ["post_id,image_url,likes,followers", *(f"p{i},{server.url(f'/{i}.jpg')},1,2" for i in range(30))]
     (tmp_path / "posts.csv").write_text("\n".join(lines))

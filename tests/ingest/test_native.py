@@ -69,7 +69,7 @@ elif os.environ.get("DEADLY") == "detecting":
 @pytest.mark.parametrize(
     "program", [pytest.param(RAYPIPE, id="here"), pytest.param(RAYPIPE_ON_RAY, id="on_ray", marks=ON_RAY)]
 )
-def test_it_costs_one_row(
+def test_native_crash_costs_one_row(
     tmp_path: Path,
     server: WebServer,
     deadly: str,

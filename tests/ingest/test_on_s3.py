@@ -44,7 +44,7 @@ def check_complete(config: Config) -> None:
     assert not [name for name in config.open_storage().files("images") if "_staging" in name]
 
 
-def test_a_store_that_stumbles(on_s3: Config, server: WebServer, s3_faults: S3Faults) -> None:
+def test_temporary_s3_errors_are_survived(on_s3: Config, server: WebServer, s3_faults: S3Faults) -> None:
     slow_down = s3_faults.fail("PUT", share=0.2)
     cut = s3_faults.reset("GET", share=0.05)
     run(on_s3)
@@ -54,9 +54,7 @@ def test_a_store_that_stumbles(on_s3: Config, server: WebServer, s3_faults: S3Fa
     assert set(server.requests.values()) == {1}
 
 
-def test_a_store_that_refuses_is_one_line_and_the_same_command_goes_on(
-    on_s3: Config, server: WebServer, s3_faults: S3Faults
-) -> None:
+def test_denied_write_gives_one_line_and_run_resumes(on_s3: Config, server: WebServer, s3_faults: S3Faults) -> None:
     denied = s3_faults.fail("PUT .*images/_staging/.*part-.*-00000[2-9]", status=403, code="AccessDenied")
     with pytest.raises(StageError, match=r"cannot write: .*give these credentials the right to it") as refused:
         run(on_s3)

@@ -121,7 +121,7 @@ def test_every_post_gets_its_row_and_its_status(
     assert "1 forbidden: HTTP 403" in said
 
 
-def test_without_faces_they_are_not_counted(tmp_path: Path, server: WebServer) -> None:
+def test_n_faces_is_null_without_face_detection(tmp_path: Path, server: WebServer) -> None:
     config = configure(tmp_path, server, plain_rows(5))
     record = run(config)
     images = tables.read_table(config.open_storage(), "images")
@@ -132,7 +132,9 @@ def test_without_faces_they_are_not_counted(tmp_path: Path, server: WebServer) -
     assert record.facts["funnel"]["one_face"] is None
 
 
-def test_rows_are_the_same_without_ray(tmp_path: Path, server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_equal_with_and_without_ray(
+    tmp_path: Path, server: WebServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(5)
     for number in range(4):
         server.behave(f"/{number}.jpg", body(encode(draw_picture(rng, n_faces=number % 3, look=0.0), rng)))
@@ -163,9 +165,7 @@ def all_ids(n: int) -> list[str]:
 
 
 @pytest.mark.parametrize("faces", [False, True])
-def test_several_fetchers_ask_for_each_picture_once_within_one_budget(
-    tmp_path: Path, server: WebServer, faces: bool
-) -> None:
+def test_fetchers_share_budget_and_fetch_each_picture_once(tmp_path: Path, server: WebServer, faces: bool) -> None:
     ingest = {"fetchers": 3, "per_host": 4, "block_rows": 16}
     config = configure(tmp_path, server, plain_rows(120), ingest=ingest, faces={"enabled": faces})
     server.delay = 0.01
@@ -179,7 +179,7 @@ def test_several_fetchers_ask_for_each_picture_once_within_one_budget(
     assert (record.seconds["detect"] > 0) == faces
 
 
-def test_what_is_staged_is_not_fetched_again(tmp_path: Path, server: WebServer) -> None:
+def test_staged_rows_are_not_fetched_again(tmp_path: Path, server: WebServer) -> None:
     config = configure(tmp_path, server, plain_rows(40))
     storage, posts = config.open_storage(), ingest_posts(config)
     options = config.result_options("ingest", "faces")
@@ -212,7 +212,7 @@ def test_what_is_staged_is_not_fetched_again(tmp_path: Path, server: WebServer) 
     assert record.facts["statuses"] == {"ok": 40}
 
 
-def test_rows_staged_twice_stand_once(tmp_path: Path, server: WebServer) -> None:
+def test_rows_staged_twice_appear_once(tmp_path: Path, server: WebServer) -> None:
     config = configure(tmp_path, server, plain_rows(20))
     storage, posts = config.open_storage(), ingest_posts(config)
     options = config.result_options("ingest", "faces")
@@ -231,7 +231,7 @@ def test_rows_staged_twice_stand_once(tmp_path: Path, server: WebServer) -> None
     assert ids(config) == all_ids(20)
 
 
-def test_the_same_again_asks_nothing_and_other_options_are_refused(tmp_path: Path, server: WebServer) -> None:
+def test_second_run_fetches_nothing_or_refuses_changed_options(tmp_path: Path, server: WebServer) -> None:
     config = configure(tmp_path, server, plain_rows(5))
     first = run(config)
     assert run(config) == first
@@ -250,14 +250,14 @@ def test_the_same_again_asks_nothing_and_other_options_are_refused(tmp_path: Pat
     assert set(server.requests.values()) == {2}
 
 
-def test_only_checking_fetches_nothing(tmp_path: Path, server: WebServer) -> None:
+def test_fetch_false_only_writes_posts(tmp_path: Path, server: WebServer) -> None:
     config = configure(tmp_path, server, plain_rows(5), ingest={"fetch": False})
     assert run(config).table == "posts"
     assert not server.requests
     assert tables.find_record(config.open_storage(), "images") is None
 
 
-def test_no_posts_at_all(tmp_path: Path) -> None:
+def test_missing_posts_raise_error(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"posts: is not there; run `raypipe ingest --posts FILE"):
         raypipe.ingest(load_config(root=str(tmp_path / "root")))
 
@@ -277,7 +277,7 @@ def test_duplicates_are_marked(tmp_path: Path, server: WebServer) -> None:
     assert len(pd.read_parquet(tmp_path / "root" / "images")) == 4
 
 
-def test_a_unit_that_cannot_be_written_is_one_clear_line(tmp_path: Path, server: WebServer) -> None:
+def test_unwritable_unit_raises_one_line_error(tmp_path: Path, server: WebServer) -> None:
     config = configure(tmp_path, server, plain_rows(5))
     ingest_posts(config)
     # A file where the folder of the staged files should be: no worker can write there, whoever it runs as.

@@ -73,7 +73,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
         ({"deleted": "perhaps"}, "deleted_not_true_or_false"),
     ],
 )
-def test_a_bad_row_goes_aside_with_its_reason_and_the_rest_goes_on(bad: dict[str, Any], reason: str) -> None:
+def test_bad_rows_are_rejected_with_reason(bad: dict[str, Any], reason: str) -> None:
     extra = {"n_hashtags": "1"} if "n_hashtags" in bad else {}
     good = {**row(post_id="good"), **{name: None for name in bad if name not in GOOD}, **extra}
     good = {name: None if value is None else str(value) for name, value in good.items()}
@@ -86,7 +86,7 @@ def test_a_bad_row_goes_aside_with_its_reason_and_the_rest_goes_on(bad: dict[str
     assert {name: as_it_came[name] for name in bad} == bad
 
 
-def test_optional_values_may_be_missing() -> None:
+def test_optional_columns_may_be_null() -> None:
     full = row(user_id=7, comments=3, caption="#a", created_at="2016-11-08", deleted=True)
     bare = row(post_id="b", user_id=None, comments=None, caption=None, created_at=None, deleted=None)
     found = check(full, bare).posts
@@ -98,13 +98,13 @@ def test_optional_values_may_be_missing() -> None:
     assert found["n_hashtags"].to_pylist() == [1, 0]
 
 
-def test_the_first_good_row_of_a_name_stays() -> None:
+def test_first_good_row_of_post_id_is_kept() -> None:
     found = check(row(likes=-1), row(likes=1), row(likes=2), row(post_id="b"))
     assert found.posts["likes"].to_pylist() == [1, 5]
     assert found.rejected["reason"].to_pylist() == ["likes_negative", "duplicate_post_id"]
 
 
-def test_a_deleted_post_may_lack_what_nobody_could_read() -> None:
+def test_deleted_post_may_lack_url_likes_and_followers() -> None:
     gone = row(post_id="gone", image_url=None, likes=None, followers=None, deleted=True)
     found = check(row(deleted=False), gone, row(post_id="x", likes=-1, deleted=True))
     assert found.posts.to_pylist()[1] | {"n_hashtags": 0} == found.posts.to_pylist()[1]
@@ -113,7 +113,7 @@ def test_a_deleted_post_may_lack_what_nobody_could_read() -> None:
     assert found.rejected["reason"].to_pylist() == ["likes_negative"]
 
 
-def test_hashtags_are_counted_from_the_caption_where_they_are_not_given() -> None:
+def test_missing_n_hashtags_is_counted_from_caption() -> None:
     assert check(row(caption="#a #b")).posts["n_hashtags"].to_pylist() == [2]
     given_too = check(row(caption="#a #b", n_hashtags=7), row(post_id="b", caption="#a #b", n_hashtags=None))
     assert given_too.posts["n_hashtags"].to_pylist() == [7, 2]
@@ -122,14 +122,14 @@ def test_hashtags_are_counted_from_the_caption_where_they_are_not_given() -> Non
     assert neither.notes == ["the file has neither n_hashtags nor caption: n_hashtags is 0 for every post"]
 
 
-def test_columns_by_other_names_and_unknown_ones() -> None:
+def test_renamed_and_unknown_columns_are_kept() -> None:
     theirs = {"id": 1, "url": "u", "likes_7d": 9, "likes": 2, "fans": 3, "mood": "happy", "tags": ["x"]}
     found = check(theirs, post_id="id", image_url="url", likes="likes_7d", followers="fans").posts
     assert found.to_pylist()[0] | {"likes": 9, "input_likes": 2, "mood": "happy", "tags": ["x"]} == found.to_pylist()[0]
     assert found.schema.names == [*POSTS.names, "input_likes", "mood", "tags"]
 
 
-def test_rejected_rows_show_lines_and_columns_with_names_of_ours() -> None:
+def test_rejected_rows_keep_raw_lines_and_clashing_columns() -> None:
     found = check(
         row(reason="own", raw=1), row(post_id=None, reason="own", raw=2), lines=[("x,y", "wrong_number_of_fields")]
     )
@@ -150,7 +150,7 @@ def test_rejected_rows_show_lines_and_columns_with_names_of_ours() -> None:
 
 
 @pytest.mark.parametrize("name", ["post_id", "image_url", "likes", "followers"])
-def test_a_needed_column_that_is_not_there(name: str) -> None:
+def test_missing_required_column_raises_error(name: str) -> None:
     rows = {key: value for key, value in GOOD.items() if key != name}
     with pytest.raises(InputError) as error:
         check(rows)
@@ -158,19 +158,19 @@ def test_a_needed_column_that_is_not_there(name: str) -> None:
     assert f"--columns.{name} NAME" in str(error.value)
 
 
-def test_a_named_column_that_is_not_there() -> None:
+def test_missing_named_column_raises_error() -> None:
     with pytest.raises(InputError, match=r"has no column 'text', which --columns.caption names; it has post_id"):
         check(GOOD, caption="text")
 
 
-def test_no_good_row_at_all() -> None:
+def test_file_without_good_row_raises_error() -> None:
     with pytest.raises(InputError, match=r"posts.csv: no row can be used: 2 likes_negative, 1 missing_post_id"):
         check(row(likes=-1), row(likes=-1), row(post_id=None))
     with pytest.raises(InputError, match=r"no row can be used: 1 not_a_json_object"):
         check_posts(Raw(pa.table({}), [("x", "not_a_json_object")]), ColumnOptions(), [], "posts.jsonl")
 
 
-def test_posts_without_likes_where_the_labels_do_not_come_from_them() -> None:
+def test_likes_and_followers_may_be_missing_for_given_labels() -> None:
     found = check({"post_id": "a", "image_url": "u", "kind": "ant"}, may_lack=["likes", "followers"])
     assert found.posts.to_pylist()[0] | {"likes": 0, "followers": 0, "kind": "ant"} == found.posts.to_pylist()[0]
     assert found.lacks == ["likes", "followers"]
@@ -193,7 +193,7 @@ SOME_ROWS = st.lists(
 
 
 @given(SOME_ROWS)
-def test_every_row_comes_out_once(rows: list[dict[str, Any]]) -> None:
+def test_each_row_is_accepted_or_rejected_once(rows: list[dict[str, Any]]) -> None:
     rows = [*rows, {**GOOD, "post_id": "sure", "likes": "1", "followers": "2", "deleted": None}]
     found = check(*rows)
     assert len(found.posts) + len(found.rejected) == len(rows) == found.n_rows
@@ -211,7 +211,7 @@ def config_for(root: Path, posts: str, **sections: Any) -> Config:
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
-def test_every_format_gives_the_same_posts(tmp_path: Path, ending: str) -> None:
+def test_all_file_formats_give_same_posts(tmp_path: Path, ending: str) -> None:
     rows = [row(post_id=f"p{i}", likes=i, caption="#x" * i, kind="k", weight=i / 2) for i in range(5)]
     rows.append(row(post_id="p0"))
     rows[-1] |= {"caption": "", "kind": "k", "weight": 1.0}
@@ -228,7 +228,7 @@ def test_every_format_gives_the_same_posts(tmp_path: Path, ending: str) -> None:
     assert pd.read_parquet(tmp_path / "root" / "posts")["kind"].tolist() == ["k"] * 5
 
 
-def test_nothing_rejected_is_a_table_too(tmp_path: Path) -> None:
+def test_rejected_table_exists_even_if_empty(tmp_path: Path) -> None:
     config = config_for(tmp_path / "root", write(tmp_path / "posts.csv", [GOOD]))
     ingest_posts(config)
     rejected = tables.read_table(config.open_storage(), "posts_rejected")
@@ -236,14 +236,14 @@ def test_nothing_rejected_is_a_table_too(tmp_path: Path) -> None:
     assert "reason" in rejected.schema.names
 
 
-def test_many_posts_are_written_in_some_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_input_is_split_into_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_ROWS_A_FILE", 2)
     config = config_for(tmp_path / "root", write(tmp_path / "posts.csv", [row(post_id=f"p{i}") for i in range(5)]))
     assert [file.rows for file in ingest_posts(config).files] == [2, 2, 1]
     assert tables.read_table(config.open_storage(), "posts")["post_id"].to_pylist() == [f"p{i}" for i in range(5)]
 
 
-def test_the_same_again_does_nothing_and_another_file_is_refused(tmp_path: Path) -> None:
+def test_rerun_does_nothing_or_refuses_changed_file(tmp_path: Path) -> None:
     file = tmp_path / "posts.csv"
     config = config_for(tmp_path / "root", write(file, [GOOD]))
     first = ingest_posts(config)
@@ -258,7 +258,7 @@ def test_the_same_again_does_nothing_and_another_file_is_refused(tmp_path: Path)
     assert tables.read_table(config.open_storage(), "posts")["post_id"].to_pylist() == ["b"]
 
 
-def test_half_of_the_two_tables_is_completed(tmp_path: Path) -> None:
+def test_missing_second_table_is_completed(tmp_path: Path) -> None:
     config = config_for(tmp_path / "root", write(tmp_path / "posts.csv", [GOOD, row(likes=-1)]))
     first = ingest_posts(config)
     config.open_storage().delete_directory("posts_rejected")
@@ -266,13 +266,13 @@ def test_half_of_the_two_tables_is_completed(tmp_path: Path) -> None:
     assert tables.get_record(config.open_storage(), "posts_rejected").rows_out == 1
 
 
-def test_checking_first_and_fetching_later_are_the_same_posts(tmp_path: Path) -> None:
+def test_posts_are_reused_after_fetch_false(tmp_path: Path) -> None:
     file = write(tmp_path / "posts.csv", [GOOD])
     first = ingest_posts(config_for(tmp_path / "root", file, ingest={"fetch": False}))
     assert ingest_posts(config_for(tmp_path / "root", file)) == first
 
 
-def test_what_a_scheme_did_not_need_is_missed_by_the_next(tmp_path: Path) -> None:
+def test_next_scheme_reports_missing_likes(tmp_path: Path) -> None:
     file = write(tmp_path / "posts.csv", [{"post_id": "a", "image_url": "u", "kind": "ant"}])
     ingest_posts(config_for(tmp_path / "root", file, label={"scheme": "column", "column": "kind"}))
     with pytest.raises(InputError, match="has no column 'likes'"):
@@ -282,14 +282,14 @@ def test_what_a_scheme_did_not_need_is_missed_by_the_next(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "text", ["", "post_id,image_url,likes\na,u,1\n", "post_id,image_url,likes,followers\na,u,-1,1\n"]
 )
-def test_an_unusable_file_leaves_nothing_behind(tmp_path: Path, text: str) -> None:
+def test_unusable_file_creates_no_root(tmp_path: Path, text: str) -> None:
     (tmp_path / "posts.csv").write_text(text)
     with pytest.raises(InputError):
         ingest_posts(config_for(tmp_path / "root", str(tmp_path / "posts.csv")))
     assert not (tmp_path / "root").exists()
 
 
-def test_a_root_that_cannot_be_written(tmp_path: Path) -> None:
+def test_unwritable_root_raises_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     config = config_for(tmp_path / "file" / "root", write(tmp_path / "posts.csv", [GOOD]))
     with pytest.raises(StageError, match=r"file/root/posts.*: cannot"):

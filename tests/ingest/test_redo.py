@@ -44,7 +44,7 @@ def inputs(tmp_path: Path, model: Path) -> dict[str, str]:
     return found
 
 
-def test_a_model_file_is_an_input_by_its_contents(tmp_path: Path, model: Path) -> None:
+def test_model_file_input_depends_on_contents(tmp_path: Path, model: Path) -> None:
     faces = configure(tmp_path, model).faces
     before = detector_inputs(faces)
     model.touch()
@@ -55,9 +55,7 @@ def test_a_model_file_is_an_input_by_its_contents(tmp_path: Path, model: Path) -
     assert detector_inputs(load_config().faces) == {}
 
 
-def test_faces_are_counted_again_where_the_model_file_is_another(
-    tmp_path: Path, model: Path, inputs: dict[str, str]
-) -> None:
+def test_faces_are_recounted_if_model_file_changes(tmp_path: Path, model: Path, inputs: dict[str, str]) -> None:
     config = configure(tmp_path / "root", model, faces={"only": True})
     storage = config.open_storage()
     same = plan_redo(config, storage, inputs)
@@ -70,7 +68,7 @@ def test_faces_are_counted_again_where_the_model_file_is_another(
     assert other.revision["faces.only"] is True
 
 
-def test_rows_of_two_model_files_are_not_mixed(tmp_path: Path, model: Path, inputs: dict[str, str]) -> None:
+def test_rows_of_two_model_files_are_never_mixed(tmp_path: Path, model: Path, inputs: dict[str, str]) -> None:
     config = configure(tmp_path / "root", model, ingest={"retry": ["timeout"]})
     storage = config.open_storage()
     same = plan_redo(config, storage, inputs)

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 
 
 @pytest.mark.usefixtures("where")
-def test_only_what_failed_is_asked_for_again(tmp_path: Path, server: WebServer) -> None:
+def test_retry_fetches_only_failed_pictures(tmp_path: Path, server: WebServer) -> None:
     server.behave("/1.jpg", status(503, times=2, data=picture(seed=1)))
     server.behave("/2.jpg", status(503))
     server.behave("/3.jpg", status(404))
@@ -37,7 +37,7 @@ def test_only_what_failed_is_asked_for_again(tmp_path: Path, server: WebServer) 
     assert run(config) == second
 
 
-def test_what_is_asked_for_again_is_looked_into_as_the_rest(tmp_path: Path, server: WebServer) -> None:
+def test_retry_refuses_other_examination_options(tmp_path: Path, server: WebServer) -> None:
     server.behave("/1.jpg", status(503, times=2, data=picture(seed=1)))
     config = configure(tmp_path, server, plain_rows(4))
     first = run(config)
@@ -52,7 +52,7 @@ def test_what_is_asked_for_again_is_looked_into_as_the_rest(tmp_path: Path, serv
     assert run(config) == second
 
 
-def test_nothing_to_ask_for_again(tmp_path: Path, server: WebServer) -> None:
+def test_retry_without_matching_status_does_nothing(tmp_path: Path, server: WebServer) -> None:
     config = configure(tmp_path, server, plain_rows(4))
     first = run(config)
     again = config.ingest.model_copy(update={"retry": ["timeout"]})
@@ -60,7 +60,7 @@ def test_nothing_to_ask_for_again(tmp_path: Path, server: WebServer) -> None:
 
 
 @pytest.mark.usefixtures("where")
-def test_faces_are_counted_again_without_fetching(tmp_path: Path, server: WebServer) -> None:
+def test_faces_are_recounted_without_fetching(tmp_path: Path, server: WebServer) -> None:
     rng = np.random.default_rng(3)
     server.behave("/0.jpg", body(encode(draw_picture(rng, n_faces=1, look=0.0), rng)))
     server.behave("/1.jpg", status(404))
@@ -81,7 +81,7 @@ def test_faces_are_counted_again_without_fetching(tmp_path: Path, server: WebSer
     assert run(config.model_copy(update={"faces": config.faces.model_copy(update=options)})) == record
 
 
-def test_what_is_done_again_needs_a_complete_table(tmp_path: Path, server: WebServer) -> None:
+def test_redo_needs_a_complete_table(tmp_path: Path, server: WebServer) -> None:
     config = configure(tmp_path, server, plain_rows(3), faces={"enabled": True, "only": True})
     with pytest.raises(StageError, match="images: is not there"):
         run(config)

@@ -34,7 +34,7 @@ def images(results: list[FetchResult], *, faces: bool = False, apart: bool = Fal
         return images_table(fetched_table(results), look)
 
 
-def test_every_status_keeps_its_row() -> None:
+def test_each_status_gives_one_row() -> None:
     found = images([result(f"p{i}", name, picture() if name == "ok" else None) for i, name in enumerate(STATUSES)])
     assert found.schema == IMAGES
     assert found["status"].to_pylist() == list(STATUSES)
@@ -43,7 +43,7 @@ def test_every_status_keeps_its_row() -> None:
     assert found["n_faces"].null_count == len(STATUSES)
 
 
-def test_bytes_are_looked_into() -> None:
+def test_fetched_bytes_are_examined() -> None:
     whole = picture("PNG", (40, 30))
     bodies = [whole, whole[: len(whole) // 2], b"<html>", picture("JPEG", (200, 200))]
     found = images([result(f"p{i}", "ok", data) for i, data in enumerate(bodies)], max_pixels=1200)
@@ -58,7 +58,7 @@ def test_bytes_are_looked_into() -> None:
     assert found["error"].to_pylist()[0] is None
 
 
-def test_faces_are_counted_in_whole_pictures(shared_data: Path) -> None:
+def test_faces_are_counted_only_in_whole_pictures(shared_data: Path) -> None:
     portrait = (shared_data / "portraits" / "000.jpg").read_bytes()
     blank = io.BytesIO()
     Image.new("RGB", (80, 80)).save(blank, "PNG")
@@ -71,7 +71,7 @@ def test_faces_are_counted_in_whole_pictures(shared_data: Path) -> None:
     assert found["faces"].to_pylist()[1:] == [[], None]
 
 
-def test_a_detector_that_fails_costs_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_detector_keeps_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("out of luck")
 
@@ -83,7 +83,7 @@ def test_a_detector_that_fails_costs_no_row(monkeypatch: pytest.MonkeyPatch) -> 
     assert found["image"].to_pylist()[0] == picture()
 
 
-def test_without_decoding_only_headers_and_ends_are_read() -> None:
+def test_picture_is_not_decoded_unless_needed() -> None:
     whole = picture()
     found = images([result("a", "ok", whole), result("b", "ok", whole[: len(whole) // 2])], phash=None)
     assert found["status"].to_pylist() == ["ok", "truncated"]
@@ -91,20 +91,20 @@ def test_without_decoding_only_headers_and_ends_are_read() -> None:
     assert (found["width"][0].as_py(), found["height"][0].as_py()) == (64, 48)
 
 
-def test_in_a_child_process_the_rows_are_the_same() -> None:
+def test_rows_are_equal_in_child_process() -> None:
     bodies = [picture(), b"<html>", picture("PNG", seed=4)]
     results = [result(f"p{i}", "ok", data) for i, data in enumerate(bodies)] + [result("gone", "gone")]
     assert images(results, faces=True, apart=True).equals(images(results, faces=True))
 
 
-def test_stored_rows_are_looked_into_again_as_they_were() -> None:
+def test_reexamined_rows_are_unchanged() -> None:
     first = images([result(f"p{i}", "ok", picture(seed=i)) for i in range(3)])
     with looking(IngestOptions(phash=True), FaceOptions(enabled=False)) as look:
         again = images_table(stored_table(first), look)
     assert again.equals(first)
 
 
-def test_the_summary() -> None:
+def test_summary_adds_up_statuses_bytes_and_seconds() -> None:
     summary = Summary()
     summary.add(images([result("a", "ok", picture()), result("b", "gone")]))
     summary.add(images([result("c", "ok", picture(seed=2))]))
@@ -116,7 +116,7 @@ def test_the_summary() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(STATUSES), st.binary(max_size=60)), min_size=1, max_size=20))
-def test_one_row_a_post_whatever_arrives(answers: list[tuple[str, bytes]]) -> None:
+def test_any_answers_give_one_row_per_post(answers: list[tuple[str, bytes]]) -> None:
     results = [result(f"p{i}", name, data if name == "ok" else None) for i, (name, data) in enumerate(answers)]
     found = images(results)
     assert found["post_id"].to_pylist() == [item.post_id for item in results]
@@ -142,7 +142,7 @@ def counted(rows: list[tuple[str, int | None]]) -> Tally:
     return tally
 
 
-def test_the_funnel() -> None:
+def test_funnel_counts_each_step() -> None:
     rows = [("ok", 0), ("ok", 1), ("ok", 1), ("ok", 3), ("gone", None), ("deleted", None), ("invalid_url", None)]
     tally = counted(rows)
     facts = tally.facts()
@@ -156,12 +156,12 @@ def test_the_funnel() -> None:
     assert failures_in_words(tally) == ["  1 gone: gone!", "  1 invalid_url: invalid_url!"]
 
 
-def test_the_funnel_without_faces() -> None:
+def test_funnel_without_face_detection() -> None:
     facts = counted([("ok", None), ("ok", None)]).facts()
     assert (facts["funnel"]["with_face"], facts["funnel"]["one_face"]) == (None, None)
     assert funnel_in_words(facts) == "Pictures: 2 posts, 2 fetched; faces were not counted"
 
 
-def test_the_funnel_of_nothing() -> None:
+def test_funnel_of_failed_posts_is_zero() -> None:
     facts = counted([("gone", None)]).facts()
     assert facts["funnel"] == {"posts": 1, "present": 1, "fetched": 0, "with_face": 0, "one_face": 0}

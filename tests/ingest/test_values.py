@@ -60,7 +60,7 @@ def numbers(values: list[Any], kind: pa.DataType | None = None) -> tuple[list[in
         ("1e999", None, "likes_not_a_number"),
     ],
 )
-def test_numbers_in_text(text: str | None, value: int | None, reason: str | None) -> None:
+def test_number_texts_are_parsed(text: str | None, value: int | None, reason: str | None) -> None:
     # Beside a good and a bad value: each is judged alone.
     assert numbers(["3", text, "x"], pa.string()) == ([3, value, None], [None, reason, "likes_not_a_number"])
 
@@ -85,30 +85,32 @@ def test_numbers_in_text(text: str | None, value: int | None, reason: str | None
         ([True], pa.bool_(), [None], ["likes_not_a_number"]),
     ],
 )
-def test_numbers_of_other_types(values: list[Any], kind: pa.DataType, found: list[Any], reasons: list[Any]) -> None:
+def test_other_number_types_are_converted(
+    values: list[Any], kind: pa.DataType, found: list[Any], reasons: list[Any]
+) -> None:
     assert numbers(values, kind) == (found, reasons)
 
 
-def test_a_type_that_holds_no_numbers() -> None:
+def test_non_number_type_raises_error() -> None:
     with pytest.raises(InputError, match=r"likes: values of type list<.*int64> cannot be read"):
         numbers([[1]])
 
 
-def test_the_largest_number_is_exact() -> None:
+def test_largest_number_is_exact() -> None:
     found, reasons = whole_numbers(column(["2147483647", "2147483648"]), "n_hashtags", 2**31 - 1)
     assert found.to_pylist() == [2**31 - 1, None]
     assert reasons.to_pylist() == [None, "n_hashtags_too_large"]
 
 
 @given(st.lists(st.integers(0, 10**18 - 1), max_size=20))
-def test_whole_numbers_survive_as_text_and_as_integers(values: list[int]) -> None:
+def test_integers_are_read_exactly_from_text_and_int64(values: list[int]) -> None:
     nothing = [None] * len(values)
     assert numbers([str(v) for v in values], pa.string()) == (values, nothing)
     assert numbers(list(values), pa.int64()) == (values, nothing)
 
 
 @given(st.lists(st.one_of(st.none(), st.floats()), max_size=20))
-def test_every_float_is_a_number_or_has_a_reason(values: list[float | None]) -> None:
+def test_each_float_is_accepted_or_gets_reason(values: list[float | None]) -> None:
     found, reasons = numbers(values, pa.float64())
     for value, number, reason in zip(values, found, reasons, strict=True):
         assert (number is None) != (reason is None)
@@ -117,7 +119,7 @@ def test_every_float_is_a_number_or_has_a_reason(values: list[float | None]) -> 
 
 
 @given(st.lists(st.one_of(st.none(), st.text(max_size=8)), max_size=20))
-def test_every_text_is_a_number_or_has_a_reason(values: list[str | None]) -> None:
+def test_each_text_is_number_or_gets_reason(values: list[str | None]) -> None:
     found, reasons = numbers(values, pa.string())
     assert all((number is None) != (reason is None) for number, reason in zip(found, reasons, strict=True))
     assert all(number is None or number >= 0 for number in found)
@@ -133,7 +135,7 @@ def test_every_text_is_a_number_or_has_a_reason(values: list[str | None]) -> Non
         (["x", None], pa.dictionary(pa.int8(), pa.string()), ["x", None]),
     ],
 )
-def test_texts(values: list[Any], kind: pa.DataType, found: list[str | None]) -> None:
+def test_values_are_converted_to_text(values: list[Any], kind: pa.DataType, found: list[str | None]) -> None:
     assert texts(column(values, kind), "post_id")[0].to_pylist() == found
 
 
@@ -156,20 +158,20 @@ NOON = datetime(2016, 11, 8, 12, 0, 0, tzinfo=UTC)
         ([NOON.astimezone(timezone(timedelta(hours=5)))], pa.timestamp("s", tz="+05:00")),
     ],
 )
-def test_times_of_every_kind_are_utc(values: list[Any], kind: pa.DataType) -> None:
+def test_times_of_any_type_become_utc(values: list[Any], kind: pa.DataType) -> None:
     found, reasons = times(column(values, kind), "created_at")
     assert found.type == pa.timestamp("us", tz="UTC")
     assert found.to_pylist() == [NOON]
     assert reasons.to_pylist() == [None]
 
 
-def test_dates_and_fractions() -> None:
+def test_dates_and_fractional_seconds_are_read() -> None:
     assert times(column([date(2016, 11, 8)]), "created_at")[0].to_pylist() == [datetime(2016, 11, 8, tzinfo=UTC)]
     found, _ = times(column(["2016-11-08T12:00:00.123456Z"]), "created_at")
     assert found.to_pylist() == [NOON.replace(microsecond=123456)]
 
 
-def test_times_that_are_none() -> None:
+def test_invalid_times_get_a_reason() -> None:
     found, reasons = times(column(["soon", "", None, "nan", "2016-13-40", "2016-11-08"]), "created_at")
     bad = "created_at_not_a_time"
     assert reasons.to_pylist() == [bad, None, None, None, bad, None]
@@ -179,13 +181,13 @@ def test_times_that_are_none() -> None:
 
 
 @given(st.lists(st.datetimes(datetime(1971, 1, 1), datetime(2200, 1, 1)), max_size=10))
-def test_iso_times_survive(values: list[datetime]) -> None:
+def test_iso_times_round_trip(values: list[datetime]) -> None:
     found, reasons = times(column([v.isoformat() for v in values], pa.string()), "created_at")
     assert found.to_pylist() == [v.replace(tzinfo=UTC) for v in values]
     assert reasons.null_count == len(values)
 
 
-def test_booleans() -> None:
+def test_booleans_are_read_from_many_spellings() -> None:
     words = ["true", "F", "1", "0.0", "Yes", "no", "", None, "maybe"]
     found, reasons = booleans(column(words), "deleted")
     assert found.to_pylist() == [True, False, True, False, True, False, False, False, False]
@@ -210,10 +212,10 @@ def test_booleans() -> None:
         ("#सेल्फी", 1),
     ],
 )
-def test_hashtags(caption: str | None, count: int) -> None:
+def test_hashtags_are_counted_in_captions(caption: str | None, count: int) -> None:
     assert count_hashtags(pa.array([caption], pa.string())).to_pylist() == [count]
 
 
 @given(st.text(alphabet=st.sampled_from("#＃ab é1_ \n-ж漢!"), max_size=30))
-def test_hashtags_are_counted_as_labels_read_them(caption: str) -> None:
+def test_hashtag_count_agrees_with_label_scheme(caption: str) -> None:
     assert count_hashtags(pa.array([caption])).to_pylist() == [len(re.findall(r"[#＃](\w+)", caption))]

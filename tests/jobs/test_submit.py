@@ -102,7 +102,7 @@ def submit(head: Head, *words: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def test_without_an_address_raypipe_starts_its_own_ray(head: Head) -> None:
+def test_raypipe_starts_own_ray_without_address(head: Head) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     environment["RAY_TMPDIR"] = head.folder
     command = [sys.executable, "-c", STARTS_ITS_OWN]
@@ -110,7 +110,7 @@ def test_without_an_address_raypipe_starts_its_own_ray(head: Head) -> None:
     assert (done.stdout, done.returncode) == ("1 42\n", 0), done.stderr
 
 
-def test_a_submitted_job_does_the_whole_run(head: Head, tmp_path: Path, free_port: int) -> None:
+def test_submitted_job_runs_all_stages(head: Head, tmp_path: Path, free_port: int) -> None:
     root = str(tmp_path / "root")
     config = load_config(root=root, world={"posts": 400, "port": free_port})
     world = [sys.executable, "-m", "raypipe", "world", "--root", root, "--world.posts", "400"]

@@ -24,7 +24,7 @@ def posts(n: int = 3_000, seed: int = 0) -> pd.DataFrame:
     )
 
 
-def test_nothing_is_told_where_nothing_leaks() -> None:
+def test_baseline_is_at_chance_without_leak() -> None:
     (found,) = baselines(posts(), seed=0)
     assert found.label == "top"
     assert found.low < 0.5 < found.high
@@ -33,7 +33,7 @@ def test_nothing_is_told_where_nothing_leaks() -> None:
 
 
 @pytest.mark.parametrize("leak", ["followers", "hour"])
-def test_a_leak_is_seen_whatever_its_shape(leak: str) -> None:
+def test_baseline_detects_nonlinear_leaks(leak: str) -> None:
     frame = posts()
     rng = np.random.default_rng(1)
     # High in the middle of followers, or at night: no straight line tells it.
@@ -48,7 +48,7 @@ def test_a_leak_is_seen_whatever_its_shape(leak: str) -> None:
     assert found.low > 0.75
 
 
-def test_each_of_several_classes_and_posts_without_a_time_or_user() -> None:
+def test_baseline_per_class_works_without_times_and_users() -> None:
     frame = posts(900).assign(created_at=pd.NaT, user_id=None)
     frame["label"] = np.where(
         frame["followers"] > frame["followers"].median(), "b", np.where(frame.index % 2, "a", "c")
@@ -61,7 +61,7 @@ def test_each_of_several_classes_and_posts_without_a_time_or_user() -> None:
     assert baselines(frame.assign(label=0.5), seed=0) == []
 
 
-def test_what_metadata_explain_of_a_score() -> None:
+def test_explained_variance_of_score_by_metadata() -> None:
     frame = posts()
     rng = np.random.default_rng(4)
     reach = np.log10(1 + frame["followers"])
@@ -74,7 +74,7 @@ def test_what_metadata_explain_of_a_score() -> None:
     assert baselines(frame.assign(label=rng.normal(size=len(frame))), seed=0) == []
 
 
-def test_each_hashtag_is_asked_for() -> None:
+def test_each_hashtag_has_its_own_baseline() -> None:
     frame = posts(1_500)
     rain = np.random.default_rng(1).random(1_500) < 0.3
     carried = [["far"] * int(f) + ["rain"] * int(r) for f, r in zip(frame["followers"] > 400, rain, strict=True)]
@@ -85,7 +85,7 @@ def test_each_hashtag_is_asked_for() -> None:
     assert second.auc < 0.55
 
 
-def test_hours_and_days_are_asked_for_where_a_few_posts_have_no_time() -> None:
+def test_hour_and_weekday_are_used_despite_missing_times() -> None:
     frame = posts()
     frame["label"] = np.where(frame["created_at"].dt.hour < 12, "top", "bottom")
     frame.loc[:9, "created_at"] = pd.NaT
@@ -94,7 +94,7 @@ def test_hours_and_days_are_asked_for_where_a_few_posts_have_no_time() -> None:
     assert found.low > 0.9
 
 
-def test_the_interval_takes_posts_of_one_user_together() -> None:
+def test_baseline_interval_groups_posts_by_user() -> None:
     frame = posts(1_500)
     one_each = frame.assign(user_id=[f"u{i}" for i in range(len(frame))])
     alike = pd.concat([one_each.assign(post_id=one_each["post_id"] + f"-{i}") for i in range(4)], ignore_index=True)

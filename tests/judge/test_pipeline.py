@@ -40,7 +40,7 @@ def root(config: Config) -> Config:
 
 
 @pytest.mark.parametrize("where", ["model", "option"])
-def test_a_formula_from_elsewhere_runs_nothing(root: Config, where: str, tmp_path: Path) -> None:
+def test_hostile_formula_executes_no_code(root: Config, where: str, tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     hostile = f"likes ~ I(followers + hash(open({str(marker)!r}, 'w')))"
     options: dict[str, Any] = {"formulas": [hostile]} if where == "option" else {}
@@ -53,7 +53,7 @@ def test_a_formula_from_elsewhere_runs_nothing(root: Config, where: str, tmp_pat
     assert not marker.exists()
 
 
-def test_all_of_it(root: Config, capsys: pytest.CaptureFixture[str]) -> None:
+def test_judge_writes_all_results(root: Config, capsys: pytest.CaptureFixture[str]) -> None:
     record = run(judged(root))
     found = result(root)
     assert found["n"] == record.facts["n"] > 2_000
@@ -81,7 +81,7 @@ def test_all_of_it(root: Config, capsys: pytest.CaptureFixture[str]) -> None:
         run(judged(root, sample=500))
 
 
-def test_a_sample_is_the_same_posts_from_any_files(root: Config, tmp_path: Any) -> None:
+def test_sample_does_not_depend_on_files(root: Config, tmp_path: Any) -> None:
     other = load_config(root=str(tmp_path / "other"))
     posts = made_posts()
     put(
@@ -98,7 +98,7 @@ def test_a_sample_is_the_same_posts_from_any_files(root: Config, tmp_path: Any) 
     assert result(root)["baseline"] == result(other)["baseline"]
 
 
-def test_formulas_of_ones_own(root: Config) -> None:
+def test_own_formulas_are_compared(root: Config) -> None:
     run(judged(root, formulas="log10(1 + likes) ~ bs(followers, df=4, degree=3); log10(1 + likes) ~ comments"))
     assert len(result(root)["formulas"]) == 3
     with pytest.raises(ConfigError, match="cannot be read"):
@@ -107,7 +107,7 @@ def test_formulas_of_ones_own(root: Config) -> None:
         run(judged(root, formulas="likes ~ nope"))
 
 
-def test_a_scheme_without_a_score_has_its_baseline(config: Config) -> None:
+def test_scheme_without_score_still_has_baseline(config: Config) -> None:
     put(config, "posts", made_posts())
     label(labelled(config, eligible="post", scheme="column", column="kind"))
     run(judged(config))
@@ -116,7 +116,7 @@ def test_a_scheme_without_a_score_has_its_baseline(config: Config) -> None:
     assert (found["overlap"], found["bootstrap"], found["formulas"]) == ([], None, [])
 
 
-def test_a_karpathy_root_is_compared_with_the_residual(config: Config) -> None:
+def test_karpathy_labels_are_compared_with_residual_labels(config: Config) -> None:
     put(config, "posts", made_posts())
     label(labelled(config, eligible="post", scheme="karpathy", group=40))
     run(judged(config))
@@ -129,7 +129,7 @@ def test_a_karpathy_root_is_compared_with_the_residual(config: Config) -> None:
     assert (found["bootstrap"], found["formulas"]) == (None, [])
 
 
-def test_scores_and_hashtags_have_a_baseline_too(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scores_and_hashtags_have_baselines(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
     put(config, "posts", made_posts())
     label(labelled(config, eligible="post", scheme="continuous"))
     run(judged(config))
@@ -144,19 +144,19 @@ def test_scores_and_hashtags_have_a_baseline_too(config: Config, capsys: pytest.
     assert result(config)["explained"] is None
 
 
-def test_it_needs_labels(config: Config) -> None:
+def test_missing_labels_raise_error(config: Config) -> None:
     put(config, "posts", made_posts(100))
     with pytest.raises(StageError, match="labels: is not there; run `raypipe label"):
         run(judged(config))
 
 
-def test_the_ready_made_formulas_are_those_that_are_compared() -> None:
+def test_outlook_configs_match_compared_formulas() -> None:
     folder = Path(__file__).parents[2] / "configs"
     ready = {load_config(str(file)).label.formula for file in folder.glob("outlook-*.yaml")}
     assert ready == {f"{LabelOptions().formula} + {term}" for term in OUTLOOK}
 
 
-def test_labels_of_other_posts_are_not_judged(root: Config) -> None:
+def test_labels_of_other_posts_are_refused(root: Config) -> None:
     with tables.begin(root.open_storage(), "posts", command="world", config={}, inputs={}, overwrite=True) as staged:
         staged.writer.write("00000", made_posts(100, seed=9))
         staged.commit(rows_in=100)
@@ -164,7 +164,7 @@ def test_labels_of_other_posts_are_not_judged(root: Config) -> None:
         run(judged(root))
 
 
-def test_given_labels_are_compared_with_the_residuals(config: Config) -> None:
+def test_given_labels_are_compared_with_residual_labels(config: Config) -> None:
     posts = made_posts()
     likes = posts["likes"].to_numpy()
     given = np.where(likes > np.quantile(likes, 0.8), "top", np.where(likes < np.quantile(likes, 0.2), "bottom", None))

@@ -33,7 +33,7 @@ def posts(n: int = 2_000, noise: float = 0.4) -> pd.DataFrame:
     return frame.assign(y=fit.model.endog, score=fit.resid)
 
 
-def test_formulas_are_compared_on_the_posts_that_all_can_use() -> None:
+def test_formulas_are_compared_on_commonly_usable_posts() -> None:
     frame = posts()
     frame["comments"] = frame["comments"].astype(float).mask(frame.index % 5 == 0)
     usable = frame.dropna()
@@ -57,7 +57,7 @@ def test_formulas_are_compared_on_the_posts_that_all_can_use() -> None:
     assert second.score_correlation == pytest.approx(np.corrcoef(theirs[0].resid, theirs[1].resid)[0, 1])
 
 
-def test_another_y_has_no_comparable_aic() -> None:
+def test_aic_is_none_for_another_y() -> None:
     found = compare_formulas(posts(), [PAPER, "likes ~ followers"], 0.1)[1]
     assert found.aic is None
     assert found.bic is None
@@ -65,7 +65,7 @@ def test_another_y_has_no_comparable_aic() -> None:
         compare_formulas(posts(), [PAPER, f"{PAPER} + I(2 * n_hashtags)"], 0.1)
 
 
-def test_what_becomes_of_labels() -> None:
+def test_label_changes_are_counted() -> None:
     def of(bottom: list[int], top: list[int]) -> Extremes:
         return Extremes(np.isin(np.arange(6), bottom), np.isin(np.arange(6), top))
 
@@ -74,7 +74,7 @@ def test_what_becomes_of_labels() -> None:
 
 
 @pytest.mark.parametrize(("n", "q"), [(205, 0.1), (100, 0.07), (10, 0.5), (33, 0.2)])
-def test_a_draw_of_everybody_once_moves_no_label(n: int, q: float) -> None:
+def test_drawing_each_post_once_changes_no_label(n: int, q: float) -> None:
     rng = np.random.default_rng(n)
     score, ids = rng.integers(0, 9, n).astype(float), pd.Series([f"p{i:03d}" for i in rng.permutation(n)])
     first = label_extremes(score, ids, q)
@@ -86,7 +86,7 @@ def test_a_draw_of_everybody_once_moves_no_label(n: int, q: float) -> None:
     assert abs(int(twice.top.sum()) - int(first.top.sum())) <= 1
 
 
-def test_a_draw_without_a_class_is_counted_out() -> None:
+def test_draws_with_an_empty_class_are_excluded() -> None:
     frame = posts(400)
     rare = np.where(np.arange(400) < 2, "rare", "usual")
     found = bootstrap(frame.assign(kind=rare), f"{PAPER} + kind", 0.1, 40, seed=3)
@@ -94,7 +94,7 @@ def test_a_draw_without_a_class_is_counted_out() -> None:
     assert found.failed + found.replicates == 40
 
 
-def test_weights_go_into_both() -> None:
+def test_weights_apply_to_fit_and_bootstrap() -> None:
     frame = posts().assign(w=np.random.default_rng(5).gamma(1.0, 2.0, 2_000) + 0.01)
     (found,) = compare_formulas(frame, [PAPER], 0.1, "w")
     text = "np.log10(1 + likes) ~ np.log10(1 + followers) + n_hashtags"
@@ -102,7 +102,7 @@ def test_weights_go_into_both() -> None:
     assert bootstrap(frame, PAPER, 0.1, 5, 1, "w") != bootstrap(frame, PAPER, 0.1, 5, 1)
 
 
-def test_a_bootstrap_moves_few_labels_and_each_seed_the_same_ones() -> None:
+def test_bootstrap_changes_few_labels_and_is_reproducible() -> None:
     frame = posts()
     found = bootstrap(frame, PAPER, 0.1, 30, seed=1)
     assert found.unit == "users"
@@ -116,7 +116,7 @@ def test_a_bootstrap_moves_few_labels_and_each_seed_the_same_ones() -> None:
     assert bootstrap(frame.head(100), PAPER, 0.1, 30, seed=1).same[0] < mean
 
 
-def test_schemes_agree_with_themselves_and_by_counting() -> None:
+def test_scheme_agreement_equals_plain_counting() -> None:
     frame = posts()
     found = schemes(frame.assign(label=None), 0.1, 100)
     assert {name: int((e.top | e.bottom).sum()) for name, e in found.items()} == {
@@ -135,7 +135,7 @@ def test_schemes_agree_with_themselves_and_by_counting() -> None:
     assert (itself.same, itself.opposite) == (1.0, 0.0)
 
 
-def test_ties_go_by_post_id() -> None:
+def test_ties_are_broken_by_post_id() -> None:
     found = label_extremes(np.zeros(10), pd.Series([f"p{i}" for i in range(10)]), 0.2)
     assert found.bottom.tolist() == [True] * 2 + [False] * 8
     assert found.top.tolist() == [False] * 8 + [True] * 2

@@ -34,7 +34,7 @@ IMAGES = pa.table(
         ("image", "cdef", {"not_fetched": 2, "deleted": 2}),
     ],
 )
-def test_rules(rule: str, kept: str, dropped: dict[str, int], cuts: list[int]) -> None:
+def test_eligibility_rules_keep_and_drop_posts(rule: str, kept: str, dropped: dict[str, int], cuts: list[int]) -> None:
     columns = image_columns(rule)
     blocks = [IMAGES.select(columns).slice(a, b - a) for a, b in itertools.pairwise(cuts)]
     verdicts = image_verdicts(lambda function: [function(block) for block in blocks], rule)
@@ -44,19 +44,19 @@ def test_rules(rule: str, kept: str, dropped: dict[str, int], cuts: list[int]) -
     assert len(kept) + count(codes).total() == len(POSTS)
 
 
-def test_where_no_picture_is_asked_for_only_the_deleted_go() -> None:
+def test_without_picture_rule_only_deleted_posts_drop() -> None:
     codes = post_codes(POSTS.select(post_columns(None)), None)
     assert codes.tolist() == [0] * 7 + [1]
     assert count(codes) == {"deleted": 1}
 
 
-def test_blocks_without_rows() -> None:
+def test_empty_blocks_are_handled() -> None:
     verdicts = image_verdicts(lambda _: [], "one_face")
     assert count(post_codes(POSTS, verdicts)) == {"not_fetched": 7, "deleted": 1}
     assert len(post_codes(POSTS.slice(0, 0), verdicts)) == 0
 
 
-def test_the_line_for_nobody() -> None:
+def test_message_if_no_post_is_eligible() -> None:
     line = nothing_eligible("one_face", 5, Counter(deleted=1, faces_not_counted=4))
     assert "none of 5 posts takes part (1 deleted, 4 faces_not_counted)" in line
     assert "--faces.enabled true" in line

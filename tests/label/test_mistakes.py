@@ -14,7 +14,7 @@ from raypipe.tables.schemas import IMAGES, POSTS
 from tests.label.roots import labelled, made_images, made_posts, put
 
 
-def test_a_split_by_time_needs_times(config: Config) -> None:
+def test_split_by_time_needs_times(config: Config) -> None:
     posts = made_posts(400)
     times = pa.array([*posts["created_at"].to_pylist()[:-2], None, None], pa.timestamp("us", "UTC"))
     put(config, "posts", posts.set_column(posts.column_names.index("created_at"), "created_at", times))
@@ -54,7 +54,7 @@ def test_a_split_by_time_needs_times(config: Config) -> None:
         ({"scheme": "column", "column": "post_id"}, "label.column post_id: has 1,"),
     ],
 )
-def test_a_mistake_is_one_line_and_nothing_is_written(
+def test_mistake_gives_one_line_and_writes_nothing(
     world: tuple[Config, pa.Table, pa.Table], options: dict[str, Any], message: str
 ) -> None:
     config, *_ = world
@@ -74,7 +74,7 @@ def test_a_mistake_is_one_line_and_nothing_is_written(
         (3, 1, "3 usable posts for 3 terms (Intercept, log10(1 + followers), n_hashtags)"),
     ],
 )
-def test_posts_that_are_not_enough(config: Config, n: int, faces: int | None, message: str) -> None:
+def test_too_few_posts_raise_error(config: Config, n: int, faces: int | None, message: str) -> None:
     posts = made_posts(max(n, 2)).slice(0, n)
     posts = posts.set_column(
         posts.column_names.index("deleted"), POSTS.field("deleted"), [pa.array([False] * n, pa.bool_())]

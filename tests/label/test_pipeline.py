@@ -27,7 +27,9 @@ from tests.label.roots import N, labelled, made_images, made_posts, model_of, pu
 pytestmark = pytest.mark.usefixtures("ray_session")
 
 
-def test_the_papers_way(world: tuple[Config, pa.Table, pa.Table], capsys: pytest.CaptureFixture[str]) -> None:
+def test_paper_defaults_equal_statsmodels(
+    world: tuple[Config, pa.Table, pa.Table], capsys: pytest.CaptureFixture[str]
+) -> None:
     config, posts, images = world
     record = run(labelled(config, test=0.1))
     ok = pc.and_(pc.equal(images["status"], "ok"), pc.fill_null(pc.equal(images["n_faces"], 1), False))
@@ -73,7 +75,7 @@ def test_the_papers_way(world: tuple[Config, pa.Table, pa.Table], capsys: pytest
     assert f"{low + top:,} labels of {n:,} eligible posts" in shown
 
 
-def test_again_does_nothing_and_another_way_is_refused(world: tuple[Config, pa.Table, pa.Table]) -> None:
+def test_rerun_does_nothing_or_refuses_changed_options(world: tuple[Config, pa.Table, pa.Table]) -> None:
     config, *_ = world
     first = run(labelled(config))
     assert run(labelled(config)).run_id == first.run_id
@@ -101,7 +103,7 @@ def test_robust_errors_over_ray(world: tuple[Config, pa.Table, pa.Table], cov_ty
 
 
 @pytest.mark.parametrize("scheme", ["residual", "karpathy", "continuous"])
-def test_ray_and_threads_write_the_same(world: tuple[Config, pa.Table, pa.Table], scheme: str) -> None:
+def test_ray_and_threads_write_equal_tables(world: tuple[Config, pa.Table, pa.Table], scheme: str) -> None:
     config, *_ = world
     found, models = [], []
     for on_ray in (False, True):
@@ -113,7 +115,7 @@ def test_ray_and_threads_write_the_same(world: tuple[Config, pa.Table, pa.Table]
     assert models[0] == models[1]
 
 
-def test_weights(world: tuple[Config, pa.Table, pa.Table]) -> None:
+def test_weights_apply_to_regression(world: tuple[Config, pa.Table, pa.Table]) -> None:
     config, posts, _ = world
     run(labelled(config, weights="comments_left", eligible="post"))
     frame = posts.filter(pc.invert(posts["deleted"])).to_pandas()
@@ -129,7 +131,7 @@ def test_weights(world: tuple[Config, pa.Table, pa.Table]) -> None:
     assert f"{reference.rsquared:#8.3f}".strip() in text
 
 
-def test_near_duplicates_stay_on_one_side_where_images_lists_them(config: Config) -> None:
+def test_listed_near_duplicates_stay_on_one_side(config: Config) -> None:
     posts = made_posts(600)
     ids = posts["post_id"].to_pylist()
     put(config, "posts", posts)
@@ -150,7 +152,7 @@ def test_near_duplicates_stay_on_one_side_where_images_lists_them(config: Config
     assert record.facts["splits"]["val"] == len(side) // 4
 
 
-def test_how_many_users_a_random_split_lets_leak(
+def test_users_on_two_sides_are_counted(
     world: tuple[Config, pa.Table, pa.Table], capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, *_ = world
@@ -165,7 +167,7 @@ def test_how_many_users_a_random_split_lets_leak(
     assert f"a random split would have put {leaked:,} there" in capsys.readouterr().out
 
 
-def test_no_revisit_is_a_warning(world: tuple[Config, pa.Table, pa.Table]) -> None:
+def test_missing_or_uneven_revisits_give_warnings(world: tuple[Config, pa.Table, pa.Table]) -> None:
     config, posts, _ = world
     assert "add a column of their age" in run(labelled(config)).facts["warnings"][0]
     record = run(labelled(config, scheme="karpathy", overwrite=True))
@@ -186,7 +188,7 @@ def test_no_revisit_is_a_warning(world: tuple[Config, pa.Table, pa.Table]) -> No
     np.testing.assert_allclose(list(model_of(other)["params"].values()), reference.params, rtol=1e-8)
 
 
-def test_posts_that_were_not_revisited_are_counted_among_those_that_take_part(
+def test_revisit_warning_counts_eligible_posts_only(
     world: tuple[Config, pa.Table, pa.Table],
 ) -> None:
     config, posts, _ = world
@@ -226,7 +228,7 @@ def test_ties_and_duplicates_on_two_sides_are_counted(
     assert "pictures are on two sides by fold" in shown
 
 
-def test_terms_that_learn_from_all_posts(world: tuple[Config, pa.Table, pa.Table]) -> None:
+def test_learned_terms_use_all_posts(world: tuple[Config, pa.Table, pa.Table]) -> None:
     config, posts, _ = world
     run(labelled(config, formula="log10(1 + likes) ~ kind + center(n_hashtags)", eligible="post", scheme="continuous"))
     frame = posts.filter(pc.invert(posts["deleted"])).to_pandas()
@@ -265,7 +267,7 @@ def test_schemes_without_a_regression(
         assert labels["split"].to_pylist() == [given[name] for name in labels["post_id"].to_pylist()]
 
 
-def test_without_images(config: Config) -> None:
+def test_eligible_post_does_not_need_images(config: Config) -> None:
     posts = made_posts(400)
     put(config, "posts", posts)
     with pytest.raises(StageError, match=r"images: is not there; run `raypipe ingest"):
@@ -295,7 +297,7 @@ def test_exact_duplicates_stay_on_one_side(world: tuple[Config, pa.Table, pa.Tab
     assert (sides["nunique"] == 1).all()
 
 
-def test_the_result_does_not_depend_on_files_or_order(config: Config, tmp_path: Any) -> None:
+def test_result_does_not_depend_on_files_or_order(config: Config, tmp_path: Any) -> None:
     posts = made_posts(1_500)
     other = load_config(root=str(tmp_path / "other"))
     put(config, "posts", posts, parts=1)
@@ -309,7 +311,7 @@ def test_the_result_does_not_depend_on_files_or_order(config: Config, tmp_path: 
     np.testing.assert_allclose(found[0]["score"], found[1]["score"], rtol=1e-9, atol=1e-13)
 
 
-def test_few_posts_start_no_ray(world: tuple[Config, pa.Table, pa.Table]) -> None:
+def test_few_posts_do_not_start_ray(world: tuple[Config, pa.Table, pa.Table]) -> None:
     config, *_ = world
     program = (
         "import sys; from raypipe.cli import main; "
@@ -321,7 +323,7 @@ def test_few_posts_start_no_ray(world: tuple[Config, pa.Table, pa.Table]) -> Non
 
 
 @pytest.mark.parametrize("name", ["age", "comments", "time", "caption"])
-def test_the_papers_outlook_can_be_fitted(config: Config, name: str) -> None:
+def test_outlook_formulas_of_paper_can_be_fitted(config: Config, name: str) -> None:
     rng = np.random.default_rng(3)
     posts = made_posts(800)
     created = posts["created_at"].cast(pa.int64()).to_numpy()

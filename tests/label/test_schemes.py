@@ -42,7 +42,7 @@ def scored(values: list[float], **columns: Any) -> Scored:
 
 
 @given(st.lists(st.integers(-5, 5), min_size=10, max_size=120), st.integers(10, 50), st.integers(0, 120))
-def test_residual_is_the_rule_of_ranks(values: list[int], percent: int, cut: int) -> None:
+def test_residual_labels_follow_ranks(values: list[int], percent: int, cut: int) -> None:
     labels = label(scored(values), "residual", cut, quantile=percent / 100).to_pylist()  # type: ignore[arg-type]
     n = len(values)
     in_order = [i for _, i in sorted((value, i) for i, value in enumerate(values))]
@@ -63,13 +63,13 @@ def test_residual_at_the_papers_size() -> None:
     assert Counter(labels.to_pylist()) == {"bottom": 20_054, "top": 20_055, None: 160_436}
 
 
-def test_a_quantile_that_leaves_a_class_empty() -> None:
+def test_quantile_with_empty_class_raises_error() -> None:
     with pytest.raises(InputError, match=r"label.quantile 0.1: leaves a class empty, as 0.1 of 9 posts"):
         label(scored([1.0] * 9), "residual")
 
 
 @pytest.mark.parametrize(("n", "k"), [(10, 3), (7, 7), (100, 12), (2, 2)])
-def test_quantiles(n: int, k: int) -> None:
+def test_quantile_classes_are_ordered_and_equally_large(n: int, k: int) -> None:
     values = np.random.default_rng(1).permutation(n).astype(float)
     labels = label(scored(values.tolist()), "quantiles", classes=k).to_pylist()
     in_order = [labels[i] for i in np.argsort(values)]
@@ -79,7 +79,7 @@ def test_quantiles(n: int, k: int) -> None:
     assert max(sizes) - min(sizes) <= 1
 
 
-def test_quantiles_need_a_post_a_class() -> None:
+def test_quantiles_need_one_post_per_class() -> None:
     with pytest.raises(InputError, match="only 3 posts take part"):
         label(scored([1, 2, 3]), "quantiles", classes=4)
 
@@ -89,7 +89,7 @@ def test_quantiles_need_a_post_a_class() -> None:
     size=st.integers(2, 15),
     cut=st.integers(0, 70),
 )
-def test_karpathy(posts: list[tuple[int, int]], size: int, cut: int) -> None:
+def test_karpathy_equals_plain_implementation(posts: list[tuple[int, int]], size: int, cut: int) -> None:
     followers, likes = [f for f, _ in posts], [n for _, n in posts]
     rows = scored([0.0] * len(posts), followers=followers, likes=likes)
     if len(set(likes)) == 1:
@@ -122,7 +122,7 @@ def test_karpathy_needs_two_posts() -> None:
         label(scored([0.0], followers=[1], likes=[1]), "karpathy")
 
 
-def test_continuous_is_the_score() -> None:
+def test_continuous_label_is_the_score() -> None:
     labels = label(scored([0.5, -1.25]), "continuous")
     assert labels.to_pylist() == [0.5, -1.25]
     assert labels.type == SCHEMES["continuous"].label_type
@@ -139,7 +139,7 @@ def test_column_gives_strings_and_keeps_nulls() -> None:
         check_classes(options, Counter(), 1)
 
 
-def test_hashtags() -> None:
+def test_hashtag_labels_are_read_from_captions() -> None:
     captions = ["sun #Beach #selfie", "#beaches", None, "#CAT＃beach", "none"]
     posts = Scored(pa.table({"post_id": list("abcde"), "caption": captions}))
     labels = label(posts, "hashtags", hashtags=["beach", "#cat"])
@@ -165,13 +165,13 @@ def test_hashtags() -> None:
         ("# sun ##", []),
     ],
 )
-def test_what_is_a_hashtag(caption: str, carried: list[str]) -> None:
+def test_hashtag_matching_handles_unicode(caption: str, carried: list[str]) -> None:
     posts = Scored(pa.table({"post_id": ["p"], "caption": [caption]}))
     labels = label(posts, "hashtags", hashtags=["sun", "39", "हिन्दी", "😍", "été"])
     assert sorted(labels.to_pylist()[0]) == sorted(carried)
 
 
-def test_values_that_are_all_alike_have_no_rank() -> None:
+def test_constant_values_raise_error() -> None:
     posts = scored([0.0] * 6, likes=[3] * 6, followers=range(6))
     with pytest.raises(InputError, match=r"label.scheme quantiles: y is 3 in all 6 posts"):
         label(replace(posts, y=np.full(6, 3.0)), "quantiles", classes=2)
@@ -187,6 +187,6 @@ def test_values_that_are_all_alike_have_no_rank() -> None:
         ({"val": 0.6, "test": 0.4}, "leave nothing to train on"),
     ],
 )
-def test_options_that_do_not_go_together(options: dict[str, Any], message: str) -> None:
+def test_incompatible_options_raise_error(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_options(LabelOptions(**options))

@@ -57,7 +57,7 @@ def run(
     return found
 
 
-def test_the_papers_quarter() -> None:
+def test_default_split_holds_out_a_quarter() -> None:
     n = 40_109
     classes = ["bottom"] * 20_054 + ["top"] * 20_055
     sides = run("random", posts(n), classes)
@@ -91,7 +91,7 @@ def test_random_is_exact_stratified_and_independent_of_order(
     assert shuffled == [sides[i] for i in order]
 
 
-def test_another_seed_another_split() -> None:
+def test_different_seed_gives_different_split() -> None:
     assert run("random", posts(200), seed=1) != run("random", posts(200), seed=2)
     assert run("random", posts(200), seed=1) == run("random", posts(200), seed=1)
 
@@ -102,7 +102,7 @@ def test_another_seed_another_split() -> None:
     hashes=st.lists(st.one_of(st.none(), st.integers(0, 40)), min_size=80, max_size=80),
     seed=st.integers(0, 5),
 )
-def test_no_user_and_no_picture_on_two_sides(users: list[int | None], hashes: list[int | None], seed: int) -> None:
+def test_users_and_pictures_stay_on_one_side(users: list[int | None], hashes: list[int | None], seed: int) -> None:
     n = len(users)
     rows = posts(n).set_column(1, "user_id", pa.array([None if u is None else f"u{u}" for u in users], pa.string()))
     pictures = [None if h is None else f"h{h}" for h in hashes[:n]]
@@ -121,7 +121,7 @@ def test_no_user_and_no_picture_on_two_sides(users: list[int | None], hashes: li
             assert all(len(found) == 1 for found in on.values())
 
 
-def test_by_user_sizes_are_exact_where_users_fit() -> None:
+def test_user_split_sizes_are_exact_if_possible() -> None:
     rng = np.random.default_rng(0)
     n = 2_000
     rows = posts(n).set_column(1, "user_id", pa.array([f"u{u}" for u in rng.integers(0, 900, n)]))
@@ -129,7 +129,7 @@ def test_by_user_sizes_are_exact_where_users_fit() -> None:
     assert Counter(sides) == {"test": 200, "val": 500, "train": 1_300}
 
 
-def test_large_users_are_held_out_as_often_as_small_ones() -> None:
+def test_user_size_does_not_affect_holdout_rate() -> None:
     # 300 users of one post and 300 of six: a unit's place must not depend on its size.
     users = [f"s{i}" for i in range(300)] + [f"l{i}" for i in range(300) for _ in range(6)]
     rows = posts(len(users)).set_column(1, "user_id", pa.array(users))
@@ -142,7 +142,7 @@ def test_large_users_are_held_out_as_often_as_small_ones() -> None:
     assert np.mean(held) == pytest.approx(0.25, abs=0.03)
 
 
-def test_time_trains_on_the_past() -> None:
+def test_time_split_trains_on_oldest_posts() -> None:
     rng = np.random.default_rng(1)
     seconds = rng.permutation(100)
     rows = posts(100, created_at=pa.array(seconds * 1_000_000, pa.timestamp("us", "UTC")))
@@ -151,7 +151,7 @@ def test_time_trains_on_the_past() -> None:
     assert by_time == ["train"] * 65 + ["val"] * 25 + ["test"] * 10
 
 
-def test_equal_times_are_not_split_by_the_order_of_the_rows() -> None:
+def test_equal_times_are_split_independently_of_row_order() -> None:
     rows = posts(40, created_at=pa.array([7] * 20 + [9] * 20, pa.timestamp("us", "UTC")))
     sides = run("time", rows, val=0.3, test=0.1)
     order = np.random.default_rng(2).permutation(40)
@@ -159,7 +159,7 @@ def test_equal_times_are_not_split_by_the_order_of_the_rows() -> None:
     assert Counter(sides[20:]) == {"test": 4, "val": 12, "train": 4}
 
 
-def test_sides_that_nobody_is_on() -> None:
+def test_empty_sides_raise_error() -> None:
     def check(kind: str, sides: list[int], users: list[int] | None = None, **given: Any) -> None:
         n = len(sides)
         who = None if users is None else np.array(users, np.uint64)
@@ -178,12 +178,12 @@ def test_sides_that_nobody_is_on() -> None:
     check("fold", [0, 0], given=np.array([0, 0], np.int8))
 
 
-def test_time_keeps_duplicates_with_the_latest() -> None:
+def test_time_split_keeps_duplicates_with_latest() -> None:
     rows = posts(4, created_at=pa.array([1, 2, 3, 4], pa.timestamp("us", "UTC")))
     assert run("time", rows, hashes=["h", None, None, "h"], val=0.5) == ["val", "train", "train", "val"]
 
 
-def test_a_column_says_it() -> None:
+def test_split_can_come_from_a_column() -> None:
     rows = posts(4, fold=["val", "train", "nonsense", "test"])
     assert run("fold", rows, ["a", "b", None, "a"]) == ["val", "train", None, "test"]
     with pytest.raises(
@@ -194,7 +194,7 @@ def test_a_column_says_it() -> None:
         run("fold", posts(3, fold=[1, 2, None]))
 
 
-def test_units_join_what_shares_any_key() -> None:
+def test_units_join_posts_sharing_any_key() -> None:
     users = np.array([7, 9, 9, 4, 0, 0], np.uint64)
     pictures = np.array([-1, 0, 1, 0, 2, -1])
     units = group_units(6, pictures, users)
@@ -204,14 +204,14 @@ def test_units_join_what_shares_any_key() -> None:
     assert len(set(group_units(4, np.array([-1, 5, 5, -1]), None).tolist())) == 3
 
 
-def test_leaks_are_users_on_two_sides() -> None:
+def test_leaks_count_users_on_two_sides() -> None:
     sides = np.array([0, 1, 0, 0, 2, 1, 0, 1], np.int8)
     users = np.array([3, 3, 4, 4, 5, 0, 0, 5], np.uint64)
     assert count_leaks(sides, users) == 2
     assert count_leaks(sides, None) == 0
 
 
-def test_a_million_posts_in_a_moment_and_exactly() -> None:
+def test_million_posts_are_split_quickly_and_exactly() -> None:
     rng = np.random.default_rng(4)
     n = 1_000_000
     pictures = np.where(rng.random(n) < 0.02, rng.integers(0, 5_000, n), -1)
@@ -227,7 +227,7 @@ def test_a_million_posts_in_a_moment_and_exactly() -> None:
         assert (count_leaks(sides, users) == 0) == (kind == "user")
 
 
-def test_strata() -> None:
+def test_strata_are_classes_or_one_for_scores() -> None:
     assert strata(pa.array(["a", None])).to_pylist() == ["a", None]
     assert strata(pa.array([1.5, None])).to_pylist() == ["continuous", None]
     assert strata(pa.array([["b", "a"], [], None], pa.list_(pa.string()))).to_pylist() == ["a,b", "", None]

@@ -41,7 +41,7 @@ def bomb(side: int) -> bytes:
 
 
 @pytest.mark.parametrize("apart", [False, True])
-def test_reasons_are_the_same_here_and_apart(apart: bool) -> None:
+def test_reasons_are_equal_with_and_without_child_process(apart: bool) -> None:
     given = [b"a", b"value", b"runtime", b"memory", b"input", b"b"]
     with decoding(act, apart=apart) as decode:
         found = [decode(data) for data in given]
@@ -55,28 +55,28 @@ def test_reasons_are_the_same_here_and_apart(apart: bool) -> None:
     ]
 
 
-def test_pixels_are_the_same_here_and_apart() -> None:
+def test_pixels_are_equal_in_child_process() -> None:
     with decoding(functools.partial(square, side=SIDE)) as decode:
         for data in FILES.values():
             np.testing.assert_array_equal(decode(data), square(data, SIDE))
 
 
 @pytest.mark.parametrize("data", [b"", b"no picture", picture()[:200], bomb(20_000)])
-def test_what_is_no_picture_has_a_reason(data: bytes) -> None:
+def test_undecodable_bytes_get_a_reason(data: bytes) -> None:
     found = attempt(data, functools.partial(square, side=SIDE))
     assert isinstance(found, Undecodable)
     assert found.reason.startswith("picture cannot be decoded: ")
     assert "\n" not in found.reason
 
 
-def test_a_picture_that_ends_its_decoder_costs_itself(deadly: bytes) -> None:
+def test_picture_crashing_its_decoder_affects_no_other(deadly: bytes) -> None:
     with decoding(functools.partial(square, side=SIDE)) as decode:
         found = [decode(data) for data in (picture(), deadly, picture(seed=1))]
     assert found[1] == Undecodable("picture cannot be decoded: whatever decodes it ended natively: SIGSEGV")
     np.testing.assert_array_equal(found[2], square(picture(seed=1), SIDE))
 
 
-def test_many_come_in_order_whatever_happens_to_some() -> None:
+def test_results_keep_order_despite_crashes() -> None:
     fates: list[bytes | Undecodable] = [b"%d" % i for i in range(60)]
     expected: list[object] = list(fates)
     for i in (7, 8, 30):
@@ -90,13 +90,13 @@ def test_many_come_in_order_whatever_happens_to_some() -> None:
         assert 1 <= len(children()) <= 2
 
 
-def test_nothing_to_decode_starts_nothing() -> None:
+def test_no_child_starts_without_work() -> None:
     with Decoders(act, 2) as decoders:
         assert list(decoders(["x"], lambda _: Undecodable("gone"))) == [Undecodable("gone")]
         assert children() == []
 
 
-def test_what_reading_raises_ends_the_stage() -> None:
+def test_read_error_ends_the_stage() -> None:
     def read(item: int) -> bytes:
         if item == 5:
             raise StageError("the store does not answer")
@@ -106,7 +106,7 @@ def test_what_reading_raises_ends_the_stage() -> None:
         list(decoders(range(40), read))
 
 
-def test_an_interruption_waits_for_no_decoder() -> None:
+def test_interruption_does_not_wait_for_decoders() -> None:
     # Both children would sleep for minutes; the test's own limit is what ends it otherwise.
     with pytest.raises(KeyboardInterrupt), Decoders(act, 2) as decoders:
         results = decoders([b"a", b"hang", b"hang", b"b"], lambda data: data)
@@ -116,7 +116,7 @@ def test_an_interruption_waits_for_no_decoder() -> None:
         raise KeyboardInterrupt
 
 
-def test_children_do_not_import_what_is_slow() -> None:
+def test_child_process_does_not_import_slow_modules() -> None:
     with decoding(act) as decode:
         modules = decode(b"modules")
     assert isinstance(modules, list)

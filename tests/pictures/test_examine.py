@@ -55,7 +55,7 @@ def no_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_whole_pictures(name: str) -> None:
+def test_whole_pictures_are_ok(name: str) -> None:
     data = FILES[name]
     found, pixels = look(data)
     assert (found.status, found.error, found.format) == ("ok", None, KINDS[name])
@@ -68,7 +68,7 @@ def test_whole_pictures(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_what_is_asked_for_changes_nothing_else(name: str) -> None:
+def test_requested_pixels_and_hash_change_no_other_facts(name: str) -> None:
     data = memoryview(FILES[name])
     whole, _ = look(data)
     for max_side, phash in ASKED:
@@ -78,14 +78,14 @@ def test_what_is_asked_for_changes_nothing_else(name: str) -> None:
         assert Picture(**(vars(found) | {"phash": whole.phash})) == whole
 
 
-def test_a_decoder_takes_the_first_frame_of_what_lacks_its_end() -> None:
+def test_animation_without_end_is_ok_only_when_decoded() -> None:
     data = FILES["animated gif"][:-1]
     assert [status(data, *asked) for asked in ASKED] == ["truncated", "ok", "ok", "ok"]
 
 
 @pytest.mark.usefixtures("no_decoder")
 @pytest.mark.parametrize("name", FILES)
-def test_nothing_is_decoded_that_is_not_asked_for(name: str) -> None:
+def test_examine_does_not_decode_unless_asked(name: str) -> None:
     assert status(FILES[name]) == "ok"
     assert status(FILES[name][:-2]) == "truncated"
 
@@ -105,7 +105,7 @@ def test_a_file_cut_anywhere_is_truncated(name: str, max_side: int | None, phash
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_get_a_status(data: bytes) -> None:
+def test_any_bytes_give_a_status(data: bytes) -> None:
     found, pixels = examine(data, PIXELS, max_side=1024, phash=True)
     assert found.status in STATUSES
     assert (found.error is None) == (found.status == "ok") == (pixels is not None)
@@ -136,14 +136,14 @@ def test_damaged_files_get_a_status(name: str, place: int, noise: bytes) -> None
         save(Image.new("RGB", (9, 9)), "BMP"),
     ],
 )
-def test_what_is_no_picture(data: bytes) -> None:
+def test_non_picture_bytes_are_not_an_image(data: bytes) -> None:
     found, _ = examine(data, PIXELS, max_side=None, phash=False)
     assert (found.status, found.format, found.phash) == ("not_an_image", None, None)
     assert found.error in ("is empty", f"is none of JPEG, PNG, WEBP, GIF, AVIF, HEIC; begins with {data[:16]!r}")
     assert found.sha256 == hashlib.sha256(data).hexdigest()
 
 
-def test_a_broken_file_with_its_end_is_not_called_truncated() -> None:
+def test_complete_but_corrupt_file_is_not_truncated() -> None:
     data = bytearray(FILES["png"])
     start = data.index(b"IDAT") + 4
     data[start : start + 20] = b"\xff" * 20
@@ -153,13 +153,13 @@ def test_a_broken_file_with_its_end_is_not_called_truncated() -> None:
 
 
 @pytest.mark.parametrize("size", [(10_000, 10_000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
-def test_too_many_pixels_are_never_decoded(size: tuple[int, int]) -> None:
+def test_pictures_over_pixel_limit_are_not_decoded(size: tuple[int, int]) -> None:
     found, pixels = examine(png(*size, 8, 2, b""), PIXELS, max_side=1024, phash=True)
     assert (found.status, pixels, found.phash) == ("too_many_pixels", None, None)
     assert found.error
 
 
-def test_a_large_canvas_is_told_from_its_header() -> None:
+def test_canvas_size_is_read_from_webp_header() -> None:
     side = struct.pack("<I", 16383)[:3]
     chunk = b"VP8X" + struct.pack("<I", 10) + b"\x02\x00\x00\x00" + side + side
     data = b"RIFF" + struct.pack("<I", 4 + len(chunk)) + b"WEBP" + chunk
@@ -168,7 +168,7 @@ def test_a_large_canvas_is_told_from_its_header() -> None:
 
 @pytest.mark.usefixtures("no_decoder")
 @pytest.mark.parametrize("name", FILES)
-def test_the_header_is_judged_before_anything_is_decoded(name: str) -> None:
+def test_pixel_limit_is_checked_before_decoding(name: str) -> None:
     assert examine(FILES[name], 1000, max_side=1024, phash=True)[0].status == "too_many_pixels"
 
 
@@ -210,7 +210,7 @@ def test_exif_orientation_is_followed(kind: str, turn: int) -> None:
     progressive=st.booleans(),
     more=st.booleans(),
 )
-def test_the_header_of_any_jpeg_tells_what_its_pixels_do(
+def test_jpeg_header_facts_equal_decoded_facts(
     mode: str, size: tuple[int, int], turn: int, progressive: bool, more: bool
 ) -> None:
     image = Image.new(mode, size)
@@ -224,7 +224,7 @@ def test_the_header_of_any_jpeg_tells_what_its_pixels_do(
     assert (undecoded.status, undecoded.format) == ("ok", "JPEG")
 
 
-def test_broken_metadata_does_not_spoil_a_picture() -> None:
+def test_broken_metadata_does_not_matter() -> None:
     data = save(Image.open(io.BytesIO(FILES["png"])), "JPEG", exif=b"Exif\x00\x00MM\x00*" + b"\xff" * 40)
     with Image.open(io.BytesIO(data)) as image:
         assert orientation(image) == 1
@@ -232,7 +232,7 @@ def test_broken_metadata_does_not_spoil_a_picture() -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I;16"])
-def test_modes_become_rgb(mode: str) -> None:
+def test_all_modes_are_converted_to_rgb(mode: str) -> None:
     grey = np.tile(np.linspace(0, 255, 64, dtype=np.uint8), (64, 1))
     if mode == "I;16":
         image = Image.fromarray(grey.astype(np.uint16) << 8)
@@ -252,7 +252,7 @@ def test_modes_become_rgb(mode: str) -> None:
 
 
 @pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
-def test_sixteen_bits_a_channel_keep_the_high_ones(colour: int, channels: int) -> None:
+def test_16_bit_channels_keep_their_high_bits(colour: int, channels: int) -> None:
     values = np.random.default_rng(0).integers(0, 2**16, (9, 7, channels))
     rows = b"".join(b"\x00" + row.astype(">u2").tobytes() for row in values)
     found, pixels = look(png(7, 9, 16, colour, zlib.compress(rows)))
@@ -277,7 +277,7 @@ def test_heic_of_other_modes(mode: str) -> None:
     assert np.abs(np.asarray(pixels, dtype=float) - np.asarray(image.convert("RGB"), dtype=float)).mean() < 4
 
 
-def test_a_heic_s_thumbnail_is_not_taken_for_it() -> None:
+def test_heic_thumbnail_is_not_used() -> None:
     image = Image.open(io.BytesIO(FILES["png"])).convert("RGB").resize((900, 600))
     found, pixels = look(save(image, "HEIF", quality=95, thumbnails=[160]), max_side=100)
     expected = to_rgb(Image.open(io.BytesIO(save(image, "HEIF", quality=95)))).resize(
@@ -287,7 +287,7 @@ def test_a_heic_s_thumbnail_is_not_taken_for_it() -> None:
     assert (found.width, found.height) == (900, 600)
 
 
-def test_heic_without_its_library_says_what_to_install(tmp_path: Path) -> None:
+def test_heic_without_library_names_package_to_install(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(FILES["heic"])
     program = """
 import sys
@@ -304,7 +304,7 @@ print(found.status, found.format, found.error)
     assert done.stdout.strip() == f"not_an_image None {error}"
 
 
-def test_the_first_frame_of_an_animation_counts() -> None:
+def test_first_frame_of_animation_is_used() -> None:
     frames = [Image.new("RGB", (30, 20), colour) for colour in ("red", "blue")]
     data = save(frames[0], "GIF", save_all=True, append_images=frames[1:])
     found, pixels = look(data)

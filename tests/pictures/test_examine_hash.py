@@ -16,14 +16,14 @@ from tests.ingest.files import save
 PIXELS = 50_000_000
 
 
-def test_the_hash_is_the_file_s_whatever_the_pixels_are_shrunk_to() -> None:
+def test_hash_does_not_depend_on_max_side() -> None:
     noise = np.random.default_rng(1).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     data = save(Image.fromarray(noise), "JPEG")
     hashes = {examine(data, PIXELS, max_side=side, phash=True)[0].phash for side in (None, 64, 200, 1024)}
     assert len(hashes) == 1
 
 
-def test_perceptual_hash_is_imagehash_s_but_for_few_bits(shared_data: Path) -> None:
+def test_perceptual_hash_is_close_to_imagehash(shared_data: Path) -> None:
     distances = []
     for path in sorted((shared_data / "portraits").glob("*.jpg"))[:40]:
         with Image.open(path) as image:
@@ -33,7 +33,7 @@ def test_perceptual_hash_is_imagehash_s_but_for_few_bits(shared_data: Path) -> N
     assert max(distances) <= 6
 
 
-def test_perceptual_hash_knows_reposts_from_strangers(shared_data: Path) -> None:
+def test_perceptual_hash_separates_reposts_from_other_pictures(shared_data: Path) -> None:
     paths = sorted((shared_data / "portraits").glob("*.jpg"))[:30]
     originals = [Image.open(path).convert("RGB") for path in paths]
     hashes = [perceptual_hash(Image.open(io.BytesIO(save(image, "PNG")))) for image in originals]

@@ -10,14 +10,14 @@ from raypipe.pictures.formats import _OTHERS, FORMATS, OF_NAMES, breaks_off, kin
 from tests.ingest.files import FILES, KINDS, png_chunk, with_segment
 
 
-def test_each_format_has_endings_of_names() -> None:
+def test_each_format_has_file_name_endings() -> None:
     assert set(OF_NAMES) == {*FORMATS, *_OTHERS.values()}
     endings = [ending for found in OF_NAMES.values() for ending in found]
     assert len(set(endings)) == len(endings)
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_kinds(name: str) -> None:
+def test_format_is_recognised_from_bytes(name: str) -> None:
     assert kind_of(FILES[name]) == KINDS[name]
     assert KINDS[name] in FORMATS
 
@@ -34,7 +34,7 @@ def test_kinds(name: str) -> None:
         (b"qt  ", [b"qt  "], None),
     ],
 )
-def test_one_container_holds_several_formats(major: bytes, compatible: list[bytes], kind: str | None) -> None:
+def test_ftyp_brands_select_the_format(major: bytes, compatible: list[bytes], kind: str | None) -> None:
     contents = b"ftyp" + major + b"\x00\x00\x00\x00" + b"".join(compatible)
     assert kind_of((len(contents) + 4).to_bytes(4, "big") + contents + b"avif") == kind
 
@@ -42,7 +42,7 @@ def test_one_container_holds_several_formats(major: bytes, compatible: list[byte
 @pytest.mark.parametrize("name", FILES)
 @given(data=st.data())
 @settings(max_examples=100)
-def test_a_file_is_whole_to_its_last_byte(name: str, data: st.DataObject) -> None:
+def test_any_missing_byte_makes_file_incomplete(name: str, data: st.DataObject) -> None:
     whole, kind = FILES[name], KINDS[name]
     assert not breaks_off(whole, kind)
     assert breaks_off(whole[: data.draw(st.integers(16, len(whole) - 1))], kind)
@@ -51,19 +51,19 @@ def test_a_file_is_whole_to_its_last_byte(name: str, data: st.DataObject) -> Non
 
 @pytest.mark.parametrize("junk", [b"\x00" * 3, b"\x00" * 10_000, b"\r\n</html>", b"\xff\xd8\xff\xe0\x00\x10JFIF"])
 @pytest.mark.parametrize("name", FILES)
-def test_what_follows_the_end_counts_for_nothing(name: str, junk: bytes) -> None:
+def test_bytes_after_the_end_are_ignored(name: str, junk: bytes) -> None:
     # A container of boxes has no end of its own: what follows and is not zero is read as one more box.
     boxes = KINDS[name] in ("AVIF", "HEIC")
     assert breaks_off(FILES[name] + junk, KINDS[name]) == (boxes and any(junk))
 
 
 @pytest.mark.parametrize("name", ["avif", "animated avif", "heic"])
-def test_a_cut_between_boxes_is_one(name: str) -> None:
+def test_cut_between_boxes_is_detected(name: str) -> None:
     data = FILES[name]
     assert breaks_off(data[: data.index(b"mdat") - 4], KINDS[name])
 
 
-def test_a_gif_s_own_colours_are_passed_over() -> None:
+def test_gif_local_colour_table_is_skipped() -> None:
     data = FILES["gif"]
     # Read as blocks, these would end the file at once.
     colours = b"\x00\x00;" * 256
@@ -74,14 +74,14 @@ def test_a_gif_s_own_colours_are_passed_over() -> None:
     assert all(breaks_off(local[:n], "GIF") for n in range(13, len(local)))
 
 
-def test_an_end_within_the_metadata_is_none() -> None:
+def test_end_marker_inside_metadata_is_ignored() -> None:
     data = FILES["thumbnail"]
     end = data.index(b"\xff\xd9") + 2
     assert end < len(data)
     assert all(breaks_off(data[:cut] + zeros, "JPEG") for cut in (end, end + 1, -2) for zeros in (b"", b"\x00" * 99))
 
 
-def test_fill_bytes_and_junk_between_segments() -> None:
+def test_fill_bytes_between_jpeg_segments_are_skipped() -> None:
     plain = FILES["jpeg"]
     for between in (b"\xff" * 5, b"\x00" * 7, b"\xff\x00", b"\xff\x01"):
         data = plain[:2] + between + plain[2:]
@@ -91,7 +91,7 @@ def test_fill_bytes_and_junk_between_segments() -> None:
     assert breaks_off(with_segment(plain, 0xFE, b"\xff\xd9")[:400], "JPEG")
 
 
-def test_chunks_of_a_png() -> None:
+def test_png_chunks_are_read_up_to_the_end() -> None:
     data = FILES["png"]
     more = data[:-12] + png_chunk(b"eXIf", b"MM\x00*") + data[-12:] + png_chunk(b"eXIf", b"behind the end")
     assert [chunk for chunk in png_chunks(more) if chunk[0] == b"eXIf"] == [(b"eXIf", b"MM\x00*")]
@@ -102,6 +102,6 @@ def test_chunks_of_a_png() -> None:
 
 
 @given(kind=st.sampled_from(FORMATS), data=st.binary(max_size=200))
-def test_any_bytes_are_judged(kind: str, data: bytes) -> None:
+def test_any_bytes_are_checked_without_error(kind: str, data: bytes) -> None:
     head = next(FILES[name][:12] for name in FILES if KINDS[name] == kind)
     assert breaks_off(head + data, kind) in (True, False)

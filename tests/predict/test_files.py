@@ -43,7 +43,7 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "a.jpg", tmp_path / "b.jpg"
 
 
-def test_few_bytes_are_known_by_their_contents(pair: tuple[Path, Path]) -> None:
+def test_small_inputs_are_fingerprinted_by_contents(pair: tuple[Path, Path]) -> None:
     before = print_of(*pair)
     pair[0].touch()
     assert print_of(*pair) == before
@@ -55,7 +55,9 @@ def test_few_bytes_are_known_by_their_contents(pair: tuple[Path, Path]) -> None:
     assert print_of(pair[0]) != before
 
 
-def test_many_bytes_are_known_by_size_and_time(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_inputs_are_fingerprinted_by_size_and_time(
+    pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(files, "_HASHED_BYTES", 10)
     before = print_of(*pair)
     assert print_of(*pair) == before
@@ -67,7 +69,7 @@ def test_many_bytes_are_known_by_size_and_time(pair: tuple[Path, Path], monkeypa
     assert print_of(*pair) not in (before, touched)
 
 
-def test_a_file_that_comes_or_goes_is_another_input(pair: tuple[Path, Path]) -> None:
+def test_added_or_removed_file_changes_fingerprint(pair: tuple[Path, Path]) -> None:
     before = print_of(*pair)
     pair[1].unlink()
     without = print_of(*pair)
@@ -76,7 +78,7 @@ def test_a_file_that_comes_or_goes_is_another_input(pair: tuple[Path, Path]) -> 
     assert print_of(*pair) == before
 
 
-def test_what_is_no_picture_s_file_has_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unusable_files_get_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "_MOST_BYTES", 1000)
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "empty.jpg").touch()
@@ -105,14 +107,14 @@ def test_what_is_no_picture_s_file_has_a_reason(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
-def test_a_file_that_may_not_be_read(pair: tuple[Path, Path]) -> None:
+def test_unreadable_file_gets_a_reason(pair: tuple[Path, Path]) -> None:
     pair[0].chmod(stat.S_IWUSR)
     (found,) = stamped(pair[0])
     assert read_picture(found, HERE) == Undecodable("cannot be read: Permission denied")
     assert len(fingerprint([found])) == 64
 
 
-def test_bytes_are_those_that_the_run_began_with(pair: tuple[Path, Path]) -> None:
+def test_file_changed_during_run_is_not_read(pair: tuple[Path, Path]) -> None:
     first, second = stamped(*pair)
     assert read_picture(first, HERE) == b"a" * 9
     pair[0].write_bytes(b"a" * 10)
@@ -123,7 +125,7 @@ def test_bytes_are_those_that_the_run_began_with(pair: tuple[Path, Path]) -> Non
     assert read_picture(first, HERE) == Undecodable("there is no such file")
 
 
-def test_a_uri_of_a_file_is_a_path(pair: tuple[Path, Path]) -> None:
+def test_file_uri_is_read_as_path(pair: tuple[Path, Path]) -> None:
     (found,) = stamped(f"file://{pair[0]}")
     assert (found.path, found.place) == (f"file://{pair[0]}", str(pair[0]))
     assert read_picture(found, HERE) == b"a" * 9
@@ -141,7 +143,7 @@ def store(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Storage:
     return Storage("s3://bucket/root", s3_endpoint, "us-east-1")
 
 
-def test_a_folder_of_an_object_store(store: Storage) -> None:
+def test_folder_in_object_store_is_listed(store: Storage) -> None:
     found = find_pictures(["s3://bucket/pictures"], store).pictures
     assert [one.path.removeprefix("s3://bucket/pictures/") for one in found] == [
         *("0.jpg", "1.jpg", "2.jpg", "3.jpg", "deep/a?b%20c.jpg")
@@ -151,7 +153,7 @@ def test_a_folder_of_an_object_store(store: Storage) -> None:
     assert [read_picture(one, store) for one in found] == [b"000", b"001", b"002", b"003", b"x"]
 
 
-def test_a_manifest_of_an_object_store(store: Storage) -> None:
+def test_manifest_in_object_store_is_read(store: Storage) -> None:
     found = stamp_pictures(find_pictures(["s3://bucket/pictures/list.csv"], store).pictures, store)
     assert [(one.path, one.reason) for one in found] == [
         ("s3://bucket/pictures/0.jpg", None),
@@ -160,7 +162,7 @@ def test_a_manifest_of_an_object_store(store: Storage) -> None:
     ]
 
 
-def test_listing_and_asking_find_the_same(store: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_listing_and_single_requests_give_equal_stamps(store: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     uris = [f"s3://bucket/pictures/{i}.jpg" for i in range(5)]
     listed = stamped(*uris, storage=store)
     monkeypatch.setattr(files, "_WORTH_LISTING", 1000)
@@ -169,7 +171,7 @@ def test_listing_and_asking_find_the_same(store: Storage, monkeypatch: pytest.Mo
     assert listed[3].size == 3
 
 
-def test_an_object_that_is_put_again_is_another(store: Storage, s3_endpoint: str) -> None:
+def test_replaced_object_changes_fingerprint(store: Storage, s3_endpoint: str) -> None:
     uri = "s3://bucket/pictures/0.jpg"
     (before,) = stamped(uri, storage=store)
     client = boto3.client("s3", endpoint_url=s3_endpoint, region_name="us-east-1")
@@ -183,7 +185,7 @@ def test_an_object_that_is_put_again_is_another(store: Storage, s3_endpoint: str
 
 
 @pytest.mark.usefixtures("store")
-def test_a_store_that_does_not_answer_ends_the_command(s3_faults: S3Faults) -> None:
+def test_unanswering_store_raises_stage_error(s3_faults: S3Faults) -> None:
     uri, through = "s3://bucket/pictures/0.jpg", Storage("s3://bucket/root", s3_faults.endpoint, "us-east-1")
     (known,) = stamped(uri, storage=through)
     # Of the errors that are no answer, one that is not tried again for seconds.
@@ -195,7 +197,7 @@ def test_a_store_that_does_not_answer_ends_the_command(s3_faults: S3Faults) -> N
 
 
 @pytest.mark.usefixtures("store")
-def test_what_a_store_denies_is_a_row(s3_faults: S3Faults) -> None:
+def test_denied_object_gets_a_reason(s3_faults: S3Faults) -> None:
     uri, through = "s3://bucket/pictures/0.jpg", Storage("s3://bucket/root", s3_faults.endpoint, "us-east-1")
     (known,) = stamped(uri, storage=through)
     s3_faults.fail(r"0\.jpg", status=403, code="AccessDenied")

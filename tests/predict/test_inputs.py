@@ -38,12 +38,12 @@ def paths(*inputs: object) -> list[str]:
     return [picture.path for picture in find(*inputs).pictures]
 
 
-def test_a_folder_gives_its_pictures_sorted(folder: Path) -> None:
+def test_folder_pictures_are_sorted(folder: Path) -> None:
     assert paths(folder) == [str(folder / "b.JPG"), str(folder / "deep" / "a.png")]
 
 
 @pytest.mark.parametrize("kind", OF_NAMES)
-def test_a_folder_gives_pictures_of_each_format_that_is_opened(folder: Path, kind: str) -> None:
+def test_folder_pictures_of_every_format_are_found(folder: Path, kind: str) -> None:
     for ending in OF_NAMES[kind]:
         written = Image.registered_extensions()[ending]
         (folder / f"c{ending}").write_bytes(picture(written, (8, 8)))
@@ -54,7 +54,7 @@ def test_a_folder_gives_pictures_of_each_format_that_is_opened(folder: Path, kin
             assert image.size == (8, 8)
 
 
-def test_a_picture_named_twice_is_taken_once_and_counted(folder: Path) -> None:
+def test_picture_named_twice_is_used_once(folder: Path) -> None:
     found = find(folder / "b.JPG", folder, folder / "b.JPG")
     assert [picture.path for picture in found.pictures] == [str(folder / "b.JPG"), str(folder / "deep" / "a.png")]
     assert found.twice == 2
@@ -66,7 +66,7 @@ def test_links_are_followed_once(folder: Path) -> None:
     assert paths(folder) == [str(folder / name) for name in ("b.JPG", "deep/a.png", "deep/gone.jpg")]
 
 
-def test_names_that_are_no_text_are_shown_escaped(folder: Path) -> None:
+def test_undecodable_file_names_are_shown_escaped(folder: Path) -> None:
     name = os.fsencode(folder) + b"/caf\xe9.jpg"
     Path(os.fsdecode(name)).write_bytes(b"x")
     found = [picture for picture in find(folder).pictures if "caf" in picture.path]
@@ -76,7 +76,7 @@ def test_names_that_are_no_text_are_shown_escaped(folder: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may list every folder")
-def test_a_folder_that_cannot_be_listed_is_a_row(folder: Path) -> None:
+def test_unlistable_folder_gives_row_with_reason(folder: Path) -> None:
     (folder / "deep").chmod(0)
     try:
         reasons = {picture.path: picture.reason for picture in find(folder).pictures}
@@ -86,7 +86,7 @@ def test_a_folder_that_cannot_be_listed_is_a_row(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["csv", "CSV", "csv.gz", "jsonl", "ndjson", "ndjson.gz", "parquet", "pq"])
-def test_a_manifest_gives_paths_beside_itself(folder: Path, kind: str) -> None:
+def test_manifest_paths_are_relative_to_manifest(folder: Path, kind: str) -> None:
     manifest = folder / f"list.{kind}"
     written = gzip.compress if kind.endswith(".gz") else bytes
     if kind.lower().startswith("csv"):
@@ -98,7 +98,7 @@ def test_a_manifest_gives_paths_beside_itself(folder: Path, kind: str) -> None:
     assert paths(manifest) == [str(folder / "b.JPG"), "/elsewhere/c.jpg"]
 
 
-def test_a_row_of_a_manifest_that_names_no_file_has_a_reason(folder: Path) -> None:
+def test_manifest_row_without_usable_path_gets_a_reason(folder: Path) -> None:
     manifest = folder / "list.jsonl"
     rows = ["b.JPG", "http://host/a.jpg", "HTTPS://host/a.jpg", "hf://datasets/a/b.jpg", "foo://x", "", None]
     lines = [f'{{"path": {_json(row)}}}' for row in rows]
@@ -123,7 +123,7 @@ def _json(value: object) -> str:
     return "null" if value is None else f'"{value}"'
 
 
-def test_a_path_of_json_that_is_no_text_has_a_reason(folder: Path) -> None:
+def test_non_text_json_path_gets_a_reason(folder: Path) -> None:
     manifest = folder / "list.jsonl"
     values = ["7", "true", '["b.JPG"]', '{"a": 1}', '"b.JPG"']
     manifest.write_text("".join(f'{{"path": {value}}}\n' for value in values))
@@ -133,7 +133,7 @@ def test_a_path_of_json_that_is_no_text_has_a_reason(folder: Path) -> None:
     ]
 
 
-def test_a_csv_row_without_its_fields_has_a_reason(folder: Path) -> None:
+def test_incomplete_csv_row_gets_a_reason(folder: Path) -> None:
     (folder / "list.csv").write_text("path,x\nb.JPG,1\nonly\n,2\n")
     assert [picture.reason for picture in find(folder / "list.csv").pictures] == [
         None,
@@ -157,7 +157,7 @@ def test_a_csv_row_without_its_fields_has_a_reason(folder: Path) -> None:
         (pa.nulls(2), ["", ""]),
     ],
 )
-def test_path_columns_of_other_types(folder: Path, column: pa.Array, found: list[str]) -> None:
+def test_path_column_may_have_other_types(folder: Path, column: pa.Array, found: list[str]) -> None:
     pq.write_table(pa.table({"path": column, "image": [b"x" * 9] * len(column)}), folder / "list.parquet")
     assert paths(folder / "list.parquet") == [name and str(folder / name) for name in found]
 
@@ -184,14 +184,14 @@ def test_path_columns_of_other_types(folder: Path, column: pa.Array, found: list
         (lambda _: "file://host/a.jpg", "is no URI of a file"),
     ],
 )
-def test_what_cannot_be_used_is_one_line(folder: Path, make: Callable[[Path], str], message: str) -> None:
+def test_unusable_input_raises_one_line_error(folder: Path, make: Callable[[Path], str], message: str) -> None:
     given = make(folder)
     with pytest.raises(InputError, match=message) as error:
         find_pictures([given] if given else [], Storage("root"))
     assert "\n" not in str(error.value)
 
 
-def test_a_path_of_a_parquet_file_that_is_no_text_opens_its_file(folder: Path) -> None:
+def test_non_utf8_path_in_parquet_opens_its_file(folder: Path) -> None:
     (folder / os.fsdecode(b"\xff.jpg")).write_bytes(b"here")
     found = find(_parquet(folder, pa.array([b"\xff.jpg"]))).pictures
     (stamped,) = stamp_pictures(found, Storage("root"))

@@ -15,7 +15,7 @@ from raypipe.predict.local import is_enough, threads, threads_of
     ("options", "enough"),
     [({}, True), ({"ray": {"dashboard": False}}, True), ({"ray": {"dashboard": True}}, False)],
 )
-def test_when_one_process_is_enough(
+def test_one_process_is_used_for_few_pictures(
     monkeypatch: pytest.MonkeyPatch, options: dict[str, dict[str, object]], enough: bool
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -28,12 +28,12 @@ def test_when_one_process_is_enough(
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_ray_that_runs_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_ray_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert not is_enough(load_config(train={"gpu": False}))
 
 
-def test_threads_are_as_many_as_allowed_for_a_while() -> None:
+def test_thread_count_is_limited_then_restored() -> None:
     before = torch.get_num_threads()
     assert threads_of(load_config()) == before
     with threads(threads_of(load_config(ray={"num_cpus": 3}))):

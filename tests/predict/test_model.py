@@ -28,7 +28,7 @@ def storage(tmp_path: Path) -> Storage:
 
 
 @pytest.mark.parametrize("name", ["A", "a.safetensors", "x.y"])
-def test_every_training_can_be_found_by_its_name(storage: Storage, name: str) -> None:
+def test_every_training_is_found_by_name(storage: Storage, name: str) -> None:
     train(storage, f"train/{name}", "A-0")
     path = f"train/{name}/checkpoints/A-0/best.safetensors"
     assert read_checkpoint(storage, f"train/{name}") == (path, f"train/{name}".encode())
@@ -36,7 +36,7 @@ def test_every_training_can_be_found_by_its_name(storage: Storage, name: str) ->
 
 
 @pytest.mark.parametrize("winner", ["..", "../../../x", "/etc", "", None, 3, ["A-0"]])
-def test_a_record_s_winner_leads_nowhere_else(storage: Storage, tmp_path: Path, winner: Any) -> None:
+def test_winner_in_record_must_be_a_trial(storage: Storage, tmp_path: Path, winner: Any) -> None:
     train(storage, "sweep", winner)
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "best.safetensors").write_bytes(b"elsewhere")
@@ -44,7 +44,9 @@ def test_a_record_s_winner_leads_nowhere_else(storage: Storage, tmp_path: Path, 
         read_checkpoint(storage, None)
 
 
-def test_a_file_is_read_from_wherever_it_is(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoint_file_is_read_from_any_folder(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "m.safetensors").write_bytes(b"file")
     monkeypatch.chdir(tmp_path / "deep")
@@ -78,13 +80,13 @@ METADATA = {
         ({"preprocessing": '"x"'}, "not a normalisation"),
     ],
 )
-def test_a_stranger_s_metadata_are_checked(metadata: dict[str, str], said: str) -> None:
+def test_checkpoint_metadata_are_validated(metadata: dict[str, str], said: str) -> None:
     data = save({"logit.weight": torch.zeros(1, 512)}, METADATA | metadata)
     with pytest.raises(InputError, match=f"^x: is not a checkpoint of raypipe: .*{said}"):
         TrainedModel.from_bytes(data, "x")
 
 
 @pytest.mark.parametrize("header", [b"[]", b"3", b'{"__metadata__": []}', b'{"__metadata__": {"configuration": 1}}'])
-def test_a_header_that_is_none_is_one_line(header: bytes) -> None:
+def test_invalid_header_raises_one_line_error(header: bytes) -> None:
     with pytest.raises(InputError, match=r"^x: is not a checkpoint of raypipe: "):
         TrainedModel.from_bytes(len(header).to_bytes(8, "little") + header, "x")

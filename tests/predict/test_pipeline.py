@@ -59,7 +59,7 @@ def table(config: Config) -> pa.Table:
 
 
 @pytest.mark.usefixtures("no_ray")
-def test_new_pictures_get_probabilities_and_broken_ones_a_reason(
+def test_pictures_get_probabilities_or_a_reason(
     trained: Config, tmp_path: Path, deadly: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "new"
@@ -90,7 +90,7 @@ def test_new_pictures_get_probabilities_and_broken_ones_a_reason(
     assert pipeline.run(config).run_id == record.run_id
 
 
-def test_models_that_are_not_there(trained: Config, tmp_path: Path) -> None:
+def test_missing_models_raise_error(trained: Config, tmp_path: Path) -> None:
     storage = trained.open_storage()
     model = TrainedModel.from_bytes(*reversed(read_checkpoint(storage, "train/A")))
     assert model.classes == ("bottom", "top")
@@ -106,7 +106,7 @@ def test_models_that_are_not_there(trained: Config, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("no_ray")
 @pytest.mark.parametrize("in_list", [False, True])
-def test_another_picture_at_the_same_path_is_another_input(trained: Config, tmp_path: Path, in_list: bool) -> None:
+def test_changed_picture_at_same_path_is_new_input(trained: Config, tmp_path: Path, in_list: bool) -> None:
     first, second = write_pictures(tmp_path / "new", 2)
     (tmp_path / "list.csv").write_text(f"path\n{first}\n{second}\n")
     config = predicting(trained, tmp_path / "list.csv" if in_list else tmp_path / "new")
@@ -123,7 +123,7 @@ def test_another_picture_at_the_same_path_is_another_input(trained: Config, tmp_
 
 
 @pytest.mark.usefixtures("no_ray")
-def test_an_interrupted_run_goes_on_with_the_same_pictures_alone(
+def test_interrupted_run_resumes_only_with_same_pictures(
     trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipeline, "_UNIT", 3)
@@ -155,7 +155,7 @@ def test_an_interrupted_run_goes_on_with_the_same_pictures_alone(
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_on_ray_the_table_is_the_same(trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_is_equal_on_ray(trained: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "_UNIT", 5)
     write_pictures(tmp_path / "new", 12)
     (tmp_path / "new" / "broken.jpg").write_bytes(b"no picture")

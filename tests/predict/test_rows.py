@@ -45,7 +45,7 @@ CASES: dict[str, tuple[Target, Any, list[dict[str, Any]]]] = {
 
 
 @pytest.mark.parametrize("kind", CASES)
-def test_rows_of_each_head(kind: str) -> None:
+def test_each_head_has_its_columns(kind: str) -> None:
     target, found, expected = CASES[kind]
     rows = prediction_rows(target, PATHS, ERRORS, np.array(found, np.float32)).to_pylist()
     nothing = dict.fromkeys(expected[0])
@@ -58,7 +58,7 @@ def test_rows_of_each_head(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", CASES)
-def test_broken_pictures_alone(kind: str) -> None:
+def test_rows_if_all_pictures_are_broken(kind: str) -> None:
     target, found, expected = CASES[kind]
     none = np.array(found, np.float32)[:0]
     (row,) = prediction_rows(target, ["x.jpg"], ["no picture"], none).to_pylist()

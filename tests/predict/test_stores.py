@@ -69,7 +69,7 @@ def rows(folder: Path, *paths: str) -> list[Picture]:
     return find_pictures([str(folder / "list.csv")], HERE).pictures
 
 
-def test_a_row_sends_no_request_to_a_server_of_its_own(tmp_path: Path, stranger: Stranger) -> None:
+def test_manifest_row_cannot_choose_a_server(tmp_path: Path, stranger: Stranger) -> None:
     found = rows(
         tmp_path,
         f"s3://bucket/k.jpg?endpoint_override={stranger.address}&scheme=http&region=us-east-1",
@@ -115,7 +115,7 @@ def test_a_row_sends_no_request_to_a_server_of_its_own(tmp_path: Path, stranger:
         ),
     ],
 )
-def test_which_stores_a_row_may_name(tmp_path: Path, uri: str, reason: str | None) -> None:
+def test_manifest_row_may_name_only_known_stores(tmp_path: Path, uri: str, reason: str | None) -> None:
     assert why_refused(uri) == reason
     (found,) = rows(tmp_path, uri)
     assert (found.path, found.reason, found.options, found.named) == (uri, reason, "", False)
@@ -132,7 +132,7 @@ def test_which_stores_a_row_may_name(tmp_path: Path, uri: str, reason: str | Non
         ("file:///k?scheme=http", "file:///k?scheme=http", ""),
     ],
 )
-def test_options_are_told_from_letters_of_a_name(uri: str, place: str, options: str) -> None:
+def test_uri_options_are_separated_from_object_name(uri: str, place: str, options: str) -> None:
     assert split_options(uri) == (place, options)
 
 
@@ -147,7 +147,7 @@ def test_options_are_told_from_letters_of_a_name(uri: str, place: str, options: 
         ("/a/b.jpg", "/a/b.jpg"),
     ],
 )
-def test_each_letter_of_a_name_counts_as_it_is(place: str, path: str) -> None:
+def test_object_name_is_used_literally(place: str, path: str) -> None:
     assert open_store(place, "", HERE)[1] == path
 
 
@@ -162,7 +162,7 @@ def bucket(s3_endpoint: str, stranger: Stranger) -> str:
     return f"endpoint_override={s3_endpoint.removeprefix('http://')}&scheme=http&region=us-east-1"
 
 
-def test_names_of_objects_are_no_options(bucket: str, s3_endpoint: str, stranger: Stranger) -> None:
+def test_object_names_are_not_read_as_options(bucket: str, s3_endpoint: str, stranger: Stranger) -> None:
     for item, storage in (
         ("s3://bucket/odd", Storage("root", s3_endpoint, "us-east-1")),
         (f"s3://bucket/odd?{bucket}", HERE),
@@ -173,7 +173,7 @@ def test_names_of_objects_are_no_options(bucket: str, s3_endpoint: str, stranger
     assert stranger.requests == []
 
 
-def test_options_of_a_manifest_hold_for_its_rows_and_theirs_for_nothing(bucket: str, stranger: Stranger) -> None:
+def test_rows_use_options_of_manifest_not_their_own(bucket: str, stranger: Stranger) -> None:
     for item in ("a.jpg", "list.csv"):
         found = stamp_pictures(find_pictures([f"s3://bucket/odd/{item}?{bucket}"], HERE).pictures, HERE)
         assert read_picture(found[0], HERE) == b"a"
@@ -183,7 +183,7 @@ def test_options_of_a_manifest_hold_for_its_rows_and_theirs_for_nothing(bucket: 
     assert stranger.requests == []
 
 
-def test_a_store_that_nobody_named_costs_rows_and_little_time(
+def test_failing_store_of_a_row_is_given_up_quickly(
     tmp_path: Path, bucket: str, s3_faults: S3Faults, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "_REQUESTS_AT_ONCE", 1)
@@ -218,7 +218,7 @@ def test_a_store_that_nobody_named_costs_rows_and_little_time(
         stamp_pictures(named[:1], HERE)
 
 
-def test_google_is_asked_for_a_bounded_time(tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_google_requests_have_a_time_limit(tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stores, "_OPENED", {})
     monkeypatch.setattr(stores, "_GCS_SECONDS", 1)
     monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", f"http://127.0.0.1:{free_port}")
@@ -226,7 +226,7 @@ def test_google_is_asked_for_a_bounded_time(tmp_path: Path, free_port: int, monk
     assert "Retry policy exhausted" in str(found.reason)
 
 
-def test_what_azure_denies_is_a_row_or_one_line(stranger: Stranger) -> None:
+def test_azure_denial_gives_row_or_one_line_error(stranger: Stranger) -> None:
     place = f"abfs://account@{stranger.address}/c/k.jpg"
     picture = Picture(place, place, options=AZURE_WITHOUT_KEYS)
     (found,) = stamp_pictures([picture], HERE)

@@ -51,11 +51,11 @@ def test_many_items_in_one_child_in_order() -> None:
     assert pid != os.getpid()
 
 
-def test_nothing_to_do_starts_nothing() -> None:
+def test_no_child_starts_without_items() -> None:
     assert in_child(work, [], how) == []
 
 
-def test_one_child_for_many_calls_until_an_item_ends_it() -> None:
+def test_child_is_reused_until_it_ends() -> None:
     with Isolated(work, how) as apart:
         assert apart([]) == []
         assert children() == []
@@ -80,7 +80,7 @@ ENDINGS = {
 }
 
 
-def test_an_item_that_ends_the_child_costs_itself_alone() -> None:
+def test_item_ending_its_child_affects_no_other() -> None:
     items = ["a", "b", *ENDINGS, "c", "d"]
     found = in_child(work, items, how)
     assert found[2:-2] == list(ENDINGS.items())
@@ -90,13 +90,13 @@ def test_an_item_that_ends_the_child_costs_itself_alone() -> None:
 
 
 @pytest.mark.parametrize("item", ["hang", "close"])
-def test_a_child_that_does_not_answer_is_ended(item: str) -> None:
+def test_hanging_child_is_killed(item: str) -> None:
     found = in_child(work, ["a", item, "b"], how, seconds=2.0)
     assert found[1] == (item, "no answer in 2 s")
     assert [found[0][0], found[2][0]] == ["a", "b"]
 
 
-def test_an_item_s_seconds_are_its_own() -> None:
+def test_time_limit_applies_per_item() -> None:
     assert in_child(functools.partial(slow, seconds=0.3), range(8), how, seconds=1.5) == list(range(8))
 
 
@@ -105,7 +105,7 @@ def test_large_items_and_results() -> None:
     assert [found[0], found[1][0], found[2]] == [b"x" * 20_000_000, b"y" * 20_000_000, b"x"]
 
 
-def test_what_is_printed_stays_out_of_the_answers(capfd: pytest.CaptureFixture[str]) -> None:
+def test_printed_output_does_not_corrupt_results(capfd: pytest.CaptureFixture[str]) -> None:
     found = in_child(work, ["print", "a"], how)
     assert found[0] == ("", b"")
     assert found[1][0] == "a"
@@ -123,25 +123,25 @@ def test_what_is_printed_stays_out_of_the_answers(capfd: pytest.CaptureFixture[s
         ("unpicklable", TypeError, "pickle"),
     ],
 )
-def test_what_the_function_raises_is_raised(item: Any, kind: type[Exception], text: str) -> None:
+def test_exception_of_function_is_raised(item: Any, kind: type[Exception], text: str) -> None:
     with pytest.raises(kind, match=text) as caught:
         in_child(work, ["a", item, "b"], how)
     assert "in work" in caught.value.__notes__[0] or item == "unpicklable"
 
 
-def test_a_function_that_the_child_does_not_have() -> None:
+def test_function_missing_in_child_raises_error() -> None:
     with pytest.raises(ModuleNotFoundError, match="nowhere"):
         in_child(Elsewhere(), [1], how)
 
 
-def test_a_child_that_never_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_child_that_fails_to_start_raises_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolate.sys, "executable", "/bin/false")
     with pytest.raises(StageError, match=r"/bin/false -m raypipe\.ingest\.isolate: .* exit code 1; .* says nothing$"):
         in_child(work, [1], how)
 
 
 @pytest.mark.parametrize("stderr", ["as it is", "a log"])
-def test_a_child_that_never_starts_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stderr: str) -> None:
+def test_start_error_quotes_stderr_of_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stderr: str) -> None:
     broken = tmp_path / "python"
     broken.write_text("#!/bin/sh\necho Traceback >&2\necho 'No module named x' >&2\nexit 3\n")
     broken.chmod(0o700)
@@ -180,7 +180,7 @@ def until(true: Any) -> None:
     pytest.fail("it did not come about in 30 s")
 
 
-def test_pictures_are_looked_into_as_here() -> None:
+def test_pictures_are_examined_equally_in_child() -> None:
     look = functools.partial(examine, max_pixels=10**6, max_side=200, phash=True)
     datas = [*FILES.values(), FILES["jpeg"][:900], b"", b"<html>"]
     for (found, pixels), data in zip(in_child(look, datas, how), datas, strict=True):
@@ -191,7 +191,7 @@ def test_pictures_are_looked_into_as_here() -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_within_a_ray_worker() -> None:
+def test_child_processes_work_inside_ray_worker() -> None:
     import ray
 
     @ray.remote

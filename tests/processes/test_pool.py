@@ -26,7 +26,7 @@ def _none_is_left() -> Iterator[None]:
     assert children() == []
 
 
-def test_each_item_has_one_result_from_a_child() -> None:
+def test_each_item_gives_one_result() -> None:
     with Pool(in_pool, 2) as pool:
         found = list(pool.map(range(40)))
         pids = {child.pid for child in children()}
@@ -38,14 +38,14 @@ def test_each_item_has_one_result_from_a_child() -> None:
 
 
 @pytest.mark.parametrize("what", ["segfault", ("signal", signal.SIGKILL), ("exit", 3), "close"])
-def test_an_item_whose_process_ended_is_tried_again(what: object) -> None:
+def test_item_is_retried_if_its_process_ends(what: object) -> None:
     with Pool(in_pool, 1) as pool:
         found = [item for item, _ in pool.map([7, ("once", what), 8])]
     # The second attempt's number comes back.
     assert found == [7, 1, 8]
 
 
-def test_an_item_that_ends_every_process_is_an_error() -> None:
+def test_item_that_always_crashes_raises_error() -> None:
     with (
         Pool(in_pool, 2) as pool,
         pytest.raises(StageError, match=r"ended 4 times .*, at last by SIGSEGV"),
@@ -53,12 +53,12 @@ def test_an_item_that_ends_every_process_is_an_error() -> None:
         list(pool.map([1, "segfault", 2]))
 
 
-def test_what_the_function_raises_is_raised() -> None:
+def test_exception_of_function_is_raised() -> None:
     with Pool(in_pool, 2) as pool, pytest.raises(InputError, match="p7: no faces"):
         list(pool.map([1, ("raise", InputError("p7: no faces")), 2, 3, 4, 5]))
 
 
-def test_few_items_are_taken_ahead() -> None:
+def test_only_few_items_are_prefetched() -> None:
     taken, done, most = 0, 0, 0
 
     def items() -> Iterator[int]:
@@ -75,7 +75,7 @@ def test_few_items_are_taken_ahead() -> None:
     assert most <= 4
 
 
-def test_results_come_while_items_are_waited_for() -> None:
+def test_results_are_yielded_while_waiting_for_items() -> None:
     seen: list[int] = []
 
     def items() -> Iterator[int | None]:
@@ -91,7 +91,7 @@ def test_results_come_while_items_are_waited_for() -> None:
 
 
 @pytest.mark.timeout(60)
-def test_leaving_the_body_ends_children_that_work() -> None:
+def test_leaving_the_body_ends_working_children() -> None:
     def interrupted() -> None:
         with Pool(in_pool, 2) as pool:
             next(pool.map(itertools.chain([1, "hang", "hang"], itertools.repeat(None))))
@@ -102,12 +102,12 @@ def test_leaving_the_body_ends_children_that_work() -> None:
 
 
 @pytest.mark.timeout(60)
-def test_leaving_the_body_ends_children_that_start() -> None:
+def test_leaving_the_body_ends_starting_children() -> None:
     with Pool(in_pool, 2):
         pass
 
 
-def test_a_child_imports_only_what_it_needs() -> None:
+def test_child_imports_only_needed_modules() -> None:
     names = ["raypipe.ingest.work", "raypipe.ingest.redo", "raypipe.world.pictures"]
     with Pool(in_pool, 1) as pool:
         (found,) = pool.map([("modules", names)])
@@ -115,7 +115,7 @@ def test_a_child_imports_only_what_it_needs() -> None:
     assert not {"ray", "torch", "pandas", "aiohttp", "scipy", "rich"} & set(found)
 
 
-def test_cpus_are_those_of_this_process() -> None:
+def test_cpu_count_respects_affinity() -> None:
     assert 1 <= cpus() <= (os.cpu_count() or 1)
     if sys.platform == "linux":
         assert cpus() == len(os.sched_getaffinity(0))

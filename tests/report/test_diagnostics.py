@@ -52,7 +52,7 @@ def with_faults(seed: int = 0) -> pa.Table:
     return posts
 
 
-def test_bars_of_a_group_take_posts_of_one_user_together() -> None:
+def test_group_intervals_group_posts_by_user() -> None:
     n = 800
     values, users = np.repeat([0.0, 1.0], n // 2), np.arange(n) // 4
     scores = np.random.default_rng(1).normal(size=n)[users]
@@ -72,7 +72,7 @@ def root(config: Config) -> Config:
     return config
 
 
-def test_a_model_that_cannot_be_read_is_said(root: Config, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreadable_model_is_reported(root: Config, capsys: pytest.CaptureFixture[str]) -> None:
     file = Path(root.open_storage().path("labels/_model.json"))
     values = json.loads(file.read_text())
     file.write_text(json.dumps(values | {"formula": "likes ~ followers + I(__import__('os'))"}))
@@ -83,7 +83,7 @@ def test_a_model_that_cannot_be_read_is_said(root: Config, capsys: pytest.Captur
     assert "labels/_model.json: " in said
 
 
-def test_planted_faults_are_seen(root: Config) -> None:
+def test_planted_faults_are_found(root: Config) -> None:
     found = diagnostics.build(Sources.open(root.open_storage()))
     assert found is not None
     groups = {item.name: item for item in found.groups}
@@ -102,7 +102,7 @@ def test_planted_faults_are_seen(root: Config) -> None:
     assert found.influences[0].largest > 3 * found.influences[1].largest
 
 
-def test_means_and_influence_are_those_of_plain_code(root: Config) -> None:
+def test_means_and_influence_equal_plain_code(root: Config) -> None:
     found = diagnostics.build(Sources.open(root.open_storage()))
     assert found is not None
     frame = with_faults().filter(pc.invert(with_faults()["deleted"])).to_pandas()
@@ -125,7 +125,7 @@ def test_means_and_influence_are_those_of_plain_code(root: Config) -> None:
     assert np.corrcoef(normal, seen)[0, 1] > 0.9
 
 
-def test_the_page_shows_them_and_the_verdict(root: Config) -> None:
+def test_page_shows_diagnostics_and_judgement(root: Config) -> None:
     run(load_config(root=root.root))
     page = root.open_storage().read("report/index.html").decode()
     assert "What the residuals show" in page
@@ -143,7 +143,7 @@ def test_the_page_shows_them_and_the_verdict(root: Config) -> None:
     assert verdict.build(Sources.open(root.open_storage())) is None
 
 
-def test_no_diagnostics_without_a_regression_or_a_time(config: Config) -> None:
+def test_diagnostics_need_regression_and_times(config: Config) -> None:
     posts = made_posts(300)
     nothing = pa.nulls(300, pa.timestamp("us", "UTC"))
     put(config, "posts", posts.set_column(posts.column_names.index("created_at"), "created_at", nothing))
@@ -165,7 +165,7 @@ def test_no_diagnostics_without_a_regression_or_a_time(config: Config) -> None:
         ({"auc": None, "low": None, "high": None}, "not known: too few posts"),
     ],
 )
-def test_what_is_said_of_a_baseline(numbers: dict[str, Any], words: str) -> None:
+def test_baseline_sentence_follows_interval(numbers: dict[str, Any], words: str) -> None:
     text = verdict._baseline({"label": "top", "covariates": ["followers", "n_hashtags"], **numbers})
     assert words in text
     assert "followers, hashtags alone" in text

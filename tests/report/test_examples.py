@@ -28,7 +28,7 @@ def test_extremes_are_ordered_by_score(shared: Built) -> None:
     assert found.sure == []
 
 
-def test_surest_calls_are_of_the_best_model_on_validation(shared: Built) -> None:
+def test_surest_predictions_are_best_model_on_validation(shared: Built) -> None:
     sources = Sources.open(shared.storage)
     trained = training.build(sources)
     found = examples.build(sources, trained, 6)
@@ -46,7 +46,7 @@ def test_surest_calls_are_of_the_best_model_on_validation(shared: Built) -> None
         assert picture.source is not None
 
 
-def test_a_picture_is_only_called_what_the_model_calls_it(built: Built) -> None:
+def test_examples_show_only_predicted_classes(built: Built) -> None:
     sources = Sources.open(built.storage)
     trained = training.build(sources)
     assert trained is not None
@@ -71,7 +71,7 @@ def test_pictures_that_cannot_be_decoded_have_no_thumbnail(built: Built, deadly:
     assert all(picture.source for picture in found.scored[1].pictures)
 
 
-def test_odd_metadata_are_no_harm() -> None:
+def test_odd_exif_does_not_break_thumbnail() -> None:
     sink = io.BytesIO()
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x02\x01\0\0\x02\0\0\0\x04abc\0\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
     Image.new("RGB", (30, 20)).save(sink, "JPEG", exif=exif)
@@ -88,5 +88,5 @@ def test_thumbnails_are_small_squares(shared: Built) -> None:
     assert shared.storage.exists("images/_run.json")
 
 
-def test_none_asked_none_shown(shared: Built) -> None:
+def test_zero_examples_show_nothing(shared: Built) -> None:
     assert examples.build(Sources.open(shared.storage), None, 0) is None

@@ -11,7 +11,7 @@ from raypipe.tables.root import Sources
 from tests.report.root import Built, make_world, write_posts
 
 
-def test_steps_narrow_and_add_up(shared: Built) -> None:
+def test_funnel_steps_decrease_and_add_up(shared: Built) -> None:
     found = funnel.build(Sources.open(shared.storage))
     counts = [step.count for step in found.steps]
     assert counts == sorted(counts, reverse=True)
@@ -22,7 +22,7 @@ def test_steps_narrow_and_add_up(shared: Built) -> None:
         assert step.share == pytest.approx(step.count / 1205)
 
 
-def test_paper_stands_beside_its_own_steps(shared: Built) -> None:
+def test_paper_counts_match_their_steps(shared: Built) -> None:
     found = {step.name: step for step in funnel.build(Sources.open(shared.storage)).steps}
     assert found[funnel.ONE_FACE].paper == 200_545
     assert found[funnel.LABELLED].paper_share == pytest.approx(40_109 / 486_149)

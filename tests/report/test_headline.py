@@ -19,7 +19,7 @@ def parts(shared: Built) -> tuple[funnel.Funnel, regression.Regression | None, t
     return funnel.build(sources), regression.build(sources), trained
 
 
-def test_it_names_the_best_configuration_and_its_accuracy(
+def test_headline_names_best_configuration_and_accuracy(
     parts: tuple[funnel.Funnel, regression.Regression | None, training.Training],
 ) -> None:
     counted, fit, trained = parts
@@ -34,7 +34,7 @@ def test_it_names_the_best_configuration_and_its_accuracy(
     assert f"{100 * fit.rsquared:.1f} %" in found.standfirst
 
 
-def test_chance_is_called_chance(
+def test_headline_says_no_better_than_chance(
     parts: tuple[funnel.Funnel, regression.Regression | None, training.Training],
 ) -> None:
     counted, fit, trained = parts
@@ -46,7 +46,7 @@ def test_chance_is_called_chance(
     assert found.title.endswith("no better than chance")
 
 
-def test_without_training_it_counts_labels(
+def test_headline_counts_labels_without_training(
     parts: tuple[funnel.Funnel, regression.Regression | None, training.Training],
 ) -> None:
     counted, fit, _ = parts
@@ -54,7 +54,7 @@ def test_without_training_it_counts_labels(
     assert headline.build(counted, fit, None, []).title == f"{labelled:,} labels from 1,205 posts"
 
 
-def test_nothing_at_all_is_said_so() -> None:
+def test_headline_of_empty_root() -> None:
     nothing = funnel.Funnel([], {}, [], [], [], None, None)
     found = headline.build(nothing, None, None, [])
     assert found.title == "An empty root"
@@ -62,5 +62,5 @@ def test_nothing_at_all_is_said_so() -> None:
 
 
 @pytest.mark.parametrize(("share", "text"), [(None, "–"), (0.5, "50.0 %"), (0.97654, "97.7 %")])
-def test_percent(share: float | None, text: str) -> None:
+def test_shares_are_shown_in_percent(share: float | None, text: str) -> None:
     assert headline.percent(share) == text

@@ -118,7 +118,7 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return request.param, config, write(config, request.param, {"A": 0.0, "B": 2.0})
 
 
-def test_the_measure_is_that_of_the_test_predictions(whole: tuple[str, Config, pd.DataFrame]) -> None:
+def test_measure_equals_plain_count_of_test_predictions(whole: tuple[str, Config, pd.DataFrame]) -> None:
     kind, config, predictions = whole
     found = training.build(Sources.open(config.open_storage()))
     assert found is not None
@@ -160,7 +160,7 @@ def test_the_measure_is_that_of_the_test_predictions(whole: tuple[str, Config, p
         assert (row.verdict.startswith("beats"), row.key) in ((True, "B"), (False, "A"))
 
 
-def test_the_page_says_what_the_head_is_worth_and_no_more(whole: tuple[str, Config, pd.DataFrame]) -> None:
+def test_page_describes_results_of_each_head(whole: tuple[str, Config, pd.DataFrame]) -> None:
     kind, config, _ = whole
     whole_page = page_of(config)
     found = training.build(Sources.open(config.open_storage()))
@@ -192,7 +192,7 @@ def test_the_page_says_what_the_head_is_worth_and_no_more(whole: tuple[str, Conf
     assert (folder / "tables" / "tags.csv").exists() == (kind == "tags")
 
 
-def test_the_last_screen_has_the_same_cells_in_80_columns(whole: tuple[str, Config, pd.DataFrame]) -> None:
+def test_summary_fits_80_columns_with_same_cells(whole: tuple[str, Config, pd.DataFrame]) -> None:
     _, config, _ = whole
     found = training.build(Sources.open(config.open_storage()))
     assert found is not None
@@ -215,7 +215,7 @@ def title_of(config: Config) -> str:
 
 
 @pytest.mark.parametrize("kind", TARGETS)
-def test_chance_is_called_chance(config: Config, kind: str) -> None:
+def test_headline_says_no_better_than_chance(config: Config, kind: str) -> None:
     write(config, kind, {"A": 0.0})
     words = {
         "classes": "tells 3 classes apart no better than always naming the commonest",
@@ -225,7 +225,7 @@ def test_chance_is_called_chance(config: Config, kind: str) -> None:
     assert words in title_of(config)
 
 
-def test_tables_of_other_labels_than_the_newest_are_left_out_by_name(config: Config) -> None:
+def test_trainings_on_other_labels_are_listed_as_left_out(config: Config) -> None:
     write(config, "classes", {"A": 2.0}, "train/old")
     write(config, "score", {"A": 2.0}, "train/new")
     found = training.build(Sources.open(config.open_storage()))
@@ -235,7 +235,7 @@ def test_tables_of_other_labels_than_the_newest_are_left_out_by_name(config: Con
     assert "newest training: train/old." in html
 
 
-def test_labels_made_anew_are_not_claimed_of_an_older_training(config: Config) -> None:
+def test_new_labels_are_not_combined_with_old_training(config: Config) -> None:
     write(config, "score", {"A": 2.0})
     lines = [{"post_id": "p0", "label": "ants", "split": "val"}, {"post_id": "p1", "label": "bees", "split": "val"}]
     commit(config.open_storage(), "labels", pa.Table.from_pylist(lines, schema=labels_schema(pa.string())))
@@ -243,7 +243,7 @@ def test_labels_made_anew_are_not_claimed_of_an_older_training(config: Config) -
 
 
 @pytest.mark.parametrize(("n_tags", "beats"), [(1, True), (20, False)])
-def test_a_tag_of_many_must_be_told_more_surely(n_tags: int, beats: bool) -> None:
+def test_many_tags_need_stronger_evidence(n_tags: int, beats: bool) -> None:
     """One of twenty is above chance by its own interval one time in forty, though there is nothing to tell."""
     n, rng = 120, np.random.default_rng(0)
     frames = []
@@ -258,7 +258,7 @@ def test_a_tag_of_many_must_be_told_more_surely(n_tags: int, beats: bool) -> Non
     assert found.tags[0].beats_chance == beats
 
 
-def test_confusion_counts_the_likeliest_class_once_a_picture_and_seed() -> None:
+def test_confusion_counts_likeliest_class_per_picture_and_seed() -> None:
     rows = [
         ("x", 0, "a", "a", 0.4), ("x", 0, "a", "b", 0.6), ("y", 0, "a", "a", 0.5), ("y", 0, "a", "b", 0.5),
         ("z", 0, "b", "a", 0.1), ("z", 0, "b", "b", 0.9), ("x", 1, "a", "a", 0.8), ("x", 1, "a", "b", 0.2),

@@ -88,7 +88,7 @@ WORST = "=1+1 " + " ".join(text for text in TEXTS if len(text) < 40 and text.str
 
 
 @pytest.mark.parametrize("text", [WORST, HALF])
-def test_the_page_is_built_as_with_tame_texts(tame: tuple[Built, list[tuple[str, ...]]], text: str) -> None:
+def test_hostile_texts_do_not_change_page_structure(tame: tuple[Built, list[tuple[str, ...]]], text: str) -> None:
     built, elements = tame
     config = write_texts(built, text)
     page = page_of(config)
@@ -116,7 +116,7 @@ def _is_number(cell: str) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["classes", "tags"])
-def test_classes_and_hashtags_of_any_name(config: Config, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_any_class_or_hashtag_name_is_shown(config: Config, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     names = ("$\\frac{1}{", "=[/]\x1b[31m", "<script>alert(1)</script>")
     monkeypatch.setitem(heads.TARGETS, kind, Target(kind, names))
     heads.write(config, kind, {"A": 0.0, "B": 2.0})

@@ -93,7 +93,7 @@ def test_page_has_every_section_and_closes_every_tag(page: Page) -> None:
     assert len(page.ids) == len(set(page.ids)), "an id stands twice"
 
 
-def test_page_fetches_nothing(page: Page, shared: Built) -> None:
+def test_page_loads_no_external_resource(page: Page, shared: Built) -> None:
     assert {address.split(":")[0] for address in page.addresses if not address.startswith("#")} <= {"data"}
     html = (Path(shared.config.root) / "report" / "index.html").read_text()
     outside = set(re.findall(r"https?://[^\s\"'<)]+", html))
@@ -102,7 +102,7 @@ def test_page_fetches_nothing(page: Page, shared: Built) -> None:
     assert "prefers-color-scheme: dark" in html
 
 
-def test_funnel_numbers_are_those_of_the_tables(page: Page, shared: Built) -> None:
+def test_funnel_numbers_equal_tables(page: Page, shared: Built) -> None:
     ok = [state == "ok" for state in shared.status]
     one = int((shared.posts["n_faces"][ok] == 1).sum())
     for count in (len(shared.posts) + 5, int((~shared.posts["deleted"]).sum()), sum(ok), one):
@@ -113,7 +113,7 @@ def test_funnel_numbers_are_those_of_the_tables(page: Page, shared: Built) -> No
     assert "200,545" in page.text["funnel"]
 
 
-def test_regression_numbers_are_the_models_beside_the_truth(page: Page, shared: Built) -> None:
+def test_regression_numbers_equal_model_and_truth(page: Page, shared: Built) -> None:
     for place, (term, estimate) in enumerate(shared.model["params"].items()):
         row = page.row("regression", term)
         low, high = shared.model["conf_int"][term]
@@ -125,7 +125,7 @@ def test_regression_numbers_are_the_models_beside_the_truth(page: Page, shared: 
     assert f"R² {shared.model['rsquared']:.4f}" in page.text["regression"]
 
 
-def test_training_numbers_are_table_1_beside_the_paper(page: Page, shared: Built) -> None:
+def test_training_numbers_equal_table_1_and_paper(page: Page, shared: Built) -> None:
     for line in shared.table1:
         row = page.row("training", line["configuration"])
         assert row[1] == f"{line['max_val_accuracy']:.4f}"
@@ -140,7 +140,7 @@ def test_pictures_are_shown_with_scores_and_truth(page: Page, shared: Built) -> 
     assert sum(address.startswith("data:image/jpeg;base64,") for address in page.addresses) >= 36
 
 
-def test_figures_and_tables_stand_beside_the_page(shared: Built) -> None:
+def test_figures_and_tables_are_written_as_files(shared: Built) -> None:
     run(shared.config)
     folder = Path(shared.config.root) / "report"
     assert {path.stem for path in (folder / "figures").glob("*.svg")} == {
@@ -153,7 +153,7 @@ def test_figures_and_tables_stand_beside_the_page(shared: Built) -> None:
     assert found == pytest.approx(shared.model["params"])
 
 
-def test_a_second_report_does_nothing_and_new_input_replaces_it(built: Built) -> None:
+def test_report_is_rebuilt_only_for_new_input(built: Built) -> None:
     first = run(built.config)
     assert run(built.config).run_id == first.run_id
     write_training(built.storage, "train/A", built.results[:4], built.table1[:1], built.predictions)
@@ -169,7 +169,7 @@ def test_other_options_are_refused_without_overwrite(built: Built) -> None:
         run(other)
 
 
-def test_missing_parts_name_the_command_that_makes_them(config: Config) -> None:
+def test_missing_parts_name_the_needed_command(config: Config) -> None:
     posts, _ = make_world()
     write_posts(config.open_storage(), posts)
     page = page_of(config)
@@ -181,7 +181,7 @@ def test_missing_parts_name_the_command_that_makes_them(config: Config) -> None:
     assert page.svgs == 0
 
 
-def test_an_empty_root_is_an_error_that_leaves_nothing(config: Config) -> None:
+def test_empty_root_raises_error_and_writes_nothing(config: Config) -> None:
     with pytest.raises(InputError, match="holds no complete table"):
         run(config)
     assert not Path(config.root).exists()
@@ -241,7 +241,7 @@ def test_a_root_on_s3_has_a_report_with_pictures(s3_endpoint: str, shared: Built
     assert sum(address.startswith("data:image/jpeg") for address in page.addresses) == 24
 
 
-def test_text_from_outside_cannot_become_markup(built: Built) -> None:
+def test_user_text_is_escaped(built: Built) -> None:
     config = load_config(root=built.config.root, report={"title": "<script>alert(1)</script>"})
     html = run(config) and (Path(config.root) / "report" / "index.html").read_text()
     assert "<script>" not in html

@@ -11,7 +11,7 @@ from raypipe.tables.root import Sources
 from tests.report.root import Built
 
 
-def test_records_are_shown_in_the_order_they_finished(shared: Built) -> None:
+def test_records_are_shown_in_finishing_order(shared: Built) -> None:
     sources = Sources.open(shared.storage)
     stages = build(sources)
     assert [stage.table for stage in stages] == ["posts", "truth", "images", "labels", "sweep"]
@@ -24,7 +24,7 @@ def test_records_are_shown_in_the_order_they_finished(shared: Built) -> None:
         assert stage.n_bytes == sum(file.n_bytes for file in record.files)
 
 
-def test_versions_are_those_that_all_stages_share(shared: Built) -> None:
+def test_shared_versions_are_equal_in_all_stages(shared: Built) -> None:
     stages = build(Sources.open(shared.storage))
     assert shared_versions(stages) == stages[0].versions
     stages[1].versions.update(torch="0.0")
@@ -36,5 +36,5 @@ def test_versions_are_those_that_all_stages_share(shared: Built) -> None:
     ("value", "text"),
     [(None, "–"), (True, "true"), (12_345, "12,345"), (0.001, "0.001"), ([1, 2], "1, 2"), ({}, "–"), ("x", "x")],
 )
-def test_values_are_shown_as_a_person_writes_them(value: Any, text: str) -> None:
+def test_values_are_shown_readably(value: Any, text: str) -> None:
     assert flatten({"section": {"option": value}}) == {"section.option": text}

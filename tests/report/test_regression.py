@@ -10,7 +10,7 @@ from raypipe.tables.root import Sources
 from tests.report.root import FORMULA, TERMS, TRUTH, Built, write_labels
 
 
-def test_coefficients_stand_beside_the_truth(shared: Built) -> None:
+def test_coefficients_are_paired_with_truth(shared: Built) -> None:
     fit = build(Sources.open(shared.storage))
     assert fit is not None
     assert fit.formula == FORMULA
@@ -20,7 +20,7 @@ def test_coefficients_stand_beside_the_truth(shared: Built) -> None:
     assert fit.residual_sd == pytest.approx(shared.labels["score"].std(ddof=0))
 
 
-def test_line_of_figure_2_is_the_fit_at_mean_hashtags(shared: Built) -> None:
+def test_figure_2_line_is_fit_at_mean_hashtags(shared: Built) -> None:
     fit = build(Sources.open(shared.storage))
     assert fit is not None
     assert fit.cloud is not None
@@ -44,7 +44,7 @@ def test_thresholds_bound_the_labelled_classes(shared: Built) -> None:
     assert (scores >= high).sum() == (shared.labels["label"] == "top").sum()
 
 
-def test_other_formulas_are_drawn_as_observed_against_fitted(built: Built) -> None:
+def test_other_formulas_show_observed_against_fitted(built: Built) -> None:
     model = {
         **built.model,
         **{
@@ -61,7 +61,7 @@ def test_other_formulas_are_drawn_as_observed_against_fitted(built: Built) -> No
     assert fit.coefficients[-1].truth is None
 
 
-def test_statistics_that_could_not_be_computed_are_no_error(built: Built) -> None:
+def test_missing_statistics_are_accepted(built: Built) -> None:
     nothing = {**built.model, "pvalues": dict.fromkeys(TERMS), "rsquared_adj": None}
     write_labels(built.storage, built.labels, nothing, len(built.posts))
     fit = build(Sources.open(built.storage))

@@ -26,7 +26,7 @@ def test_lines_hold_funnel_formula_and_table_1(shared: Built) -> None:
         assert f"{100 * row['test_accuracy']:.1f} %" in line
 
 
-def test_it_ends_with_the_path_of_the_report(built: Built) -> None:
+def test_summary_ends_with_report_path(built: Built) -> None:
     assert summary_lines(built.config)[-1].startswith("none yet: raypipe report")
     pipeline.run(built.config)
     assert summary_lines(built.config)[-1] == f"{built.config.root}/report/index.html"

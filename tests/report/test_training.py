@@ -28,7 +28,7 @@ def training(shared: Built) -> Training:
     return found
 
 
-def test_rows_hold_table_1_and_the_interval_of_their_counts(training: Training, shared: Built) -> None:
+def test_rows_hold_table_1_values_and_intervals(training: Training, shared: Built) -> None:
     assert [row.key for row in training.rows] == ["A", "B", "C", "D"]
     for row, line in zip(training.rows, shared.table1, strict=True):
         tests = shared.predictions.query("configuration == @row.key and split == 'test'")
@@ -41,7 +41,7 @@ def test_rows_hold_table_1_and_the_interval_of_their_counts(training: Training, 
         assert row.images_per_s == 77.0
 
 
-def test_intervals_take_pictures_of_one_user_together(built: Built) -> None:
+def test_intervals_group_pictures_by_user(built: Built) -> None:
     alone = build(Sources.open(built.storage))
     # Users whose pictures are all right or all wrong, by what B says of them.
     tests = built.predictions.query("configuration == 'B' and split == 'test'").set_index("post_id")
@@ -62,7 +62,7 @@ def test_intervals_take_pictures_of_one_user_together(built: Built) -> None:
     assert (five.high - five.low) / (one.high - one.low) == pytest.approx(5**0.5, rel=0.15)
 
 
-def test_differences_are_those_of_the_test_pictures(training: Training, shared: Built) -> None:
+def test_differences_use_test_pictures(training: Training, shared: Built) -> None:
     assert training.differences is not None
     pairs = training.differences.pairs
     assert (training.differences.split, training.differences.left_out) == ("test", 0)
@@ -78,7 +78,7 @@ def test_differences_are_those_of_the_test_pictures(training: Training, shared: 
     assert far.verdict == "D is better in 1 of 1 seed"
 
 
-def test_of_many_configurations_on_validation_pictures_the_best_is_compared_and_the_flaw_said(built: Built) -> None:
+def test_many_configurations_are_compared_with_best_and_caveat(built: Built) -> None:
     looks = built.posts.set_index("post_id")["look"]
     letters = {"A": 0.0, "B": 1.2, "C": 1.6, "D": 1.8, "D batch_size=16": 0.5}
     results, _, predictions = train(built.labels, looks, letters, 1)
@@ -96,7 +96,7 @@ def test_of_many_configurations_on_validation_pictures_the_best_is_compared_and_
     assert "6 more are in" in page
 
 
-def test_ceiling_is_the_judge_of_the_look_on_the_same_pictures(training: Training, shared: Built) -> None:
+def test_ceiling_is_perfect_judge_on_same_pictures(training: Training, shared: Built) -> None:
     tests = shared.labels[shared.labels["split"] == "test"].merge(shared.posts[["post_id", "look"]], on="post_id")
     right = np.where(tests["look"] > 0, "top", "bottom") == tests["label"]
     for row in training.rows:
@@ -104,13 +104,13 @@ def test_ceiling_is_the_judge_of_the_look_on_the_same_pictures(training: Trainin
         assert row.measured.ceiling == pytest.approx(right.mean())
 
 
-def test_there_is_no_judge_of_labels_that_are_not_the_residual_s(built: Built) -> None:
+def test_perfect_judge_needs_residual_labels(built: Built) -> None:
     model = json.dumps({**built.model, "scheme": "karpathy"}).encode()
     commit(built.storage, "labels", tables.read_table(built.storage, "labels"), files={"_model.json": model})
     assert PerfectJudge.of(Sources.open(built.storage)) is None
 
 
-def test_judge_knows_nothing_of_pictures_without_a_label(shared: Built) -> None:
+def test_judge_gives_none_for_unlabelled_pictures(shared: Built) -> None:
     judge = PerfectJudge.of(Sources.open(shared.storage))
     assert judge is not None
     middle = shared.labels.loc[shared.labels["label"].isna(), "post_id"]
@@ -118,7 +118,7 @@ def test_judge_knows_nothing_of_pictures_without_a_label(shared: Built) -> None:
     assert judge.accuracy(["no such post"]) is None
 
 
-def test_without_test_pictures_the_validation_pictures_speak_with_a_caveat(built: Built) -> None:
+def test_validation_results_get_a_caveat(built: Built) -> None:
     predictions = built.predictions[built.predictions["split"] == "val"]
     rows = table_1(built.results, predictions, ["A", "B", "C", "D"], 1)
     write_training(built.storage, "sweep", built.results, rows, predictions)
@@ -131,7 +131,7 @@ def test_without_test_pictures_the_validation_pictures_speak_with_a_caveat(built
         assert "chosen on these very pictures" in row.sentence
 
 
-def test_more_seeds_share_the_pictures_and_do_not_narrow_the_interval(tmp_path: Path) -> None:
+def test_more_seeds_do_not_narrow_interval(tmp_path: Path) -> None:
     many = build_root(tmp_path / "many", seeds=3)
     found = build(Sources.open(many.storage))
     assert found is not None
@@ -145,13 +145,13 @@ def test_more_seeds_share_the_pictures_and_do_not_narrow_the_interval(tmp_path: 
         assert row.val_sd == pytest.approx(np.std(best, ddof=1))
 
 
-def test_best_is_chosen_on_validation_never_on_test(training: Training) -> None:
+def test_best_is_chosen_on_validation_not_test(training: Training) -> None:
     best = training.best
     assert best is not None
     assert best.max_val_accuracy == max(row.max_val_accuracy or 0 for row in training.rows)
 
 
-def test_a_table_of_another_name_says_where_it_is_from(built: Built) -> None:
+def test_row_of_another_table_names_its_table(built: Built) -> None:
     own = built.predictions[built.predictions["configuration"] == "B"]
     results = [row for row in built.results if row["configuration"] == "B"]
     write_training(built.storage, "train/again", results, built.table1[1:2], own)
@@ -164,14 +164,14 @@ def test_a_table_of_another_name_says_where_it_is_from(built: Built) -> None:
     ("low", "high", "words"),
     [(0.55, 0.7, "beats chance"), (0.45, 0.6, "cannot be told from chance"), (0.2, 0.4, "worse than chance")],
 )
-def test_the_sentence_follows_the_interval(low: float, high: float, words: str) -> None:
+def test_sentence_follows_interval(low: float, high: float, words: str) -> None:
     measured = Measured("test", (low + high) / 2, 100, low, high, None, 0.5)
     row = Row("A", "sweep", "A", 1, 4, 0.6, 0.6, measured, None, None)
     assert words in row.sentence
     assert measured.excludes_chance == (not low <= 0.5 <= high)
 
 
-def test_no_training_is_none(built: Built) -> None:
+def test_training_part_is_none_without_training(built: Built) -> None:
     for name in ("sweep/_run.json",):
         built.storage.delete(name)
     assert build(Sources.open(built.storage)) is None

@@ -14,7 +14,7 @@ from tests.training_root import change
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_funnel_and_regression_are_shown_before_the_sweep(
+def test_demo_shows_funnel_and_regression_before_sweep(
     config: Config, free_port: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # A sweep that cannot begin: what is printed before its error was printed before it.

@@ -25,7 +25,7 @@ print({"ray"} & set(sys.modules), code)
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_funnel_and_regression_are_shown_before_the_sweep(
+def test_run_shows_funnel_and_regression_before_sweep(
     config: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng = np.random.default_rng(0)
@@ -57,7 +57,7 @@ def test_funnel_and_regression_are_shown_before_the_sweep(
     assert "Funnel ─" not in after
 
 
-def test_ray_is_not_started_for_stages_that_need_none(tmp_path: Path) -> None:
+def test_ray_starts_only_for_stages_that_need_it(tmp_path: Path) -> None:
     rows = [f"p{i},http://127.0.0.1/{i}.jpg,1,2,true" for i in range(3)]
     (tmp_path / "posts.csv").write_text("\n".join(["post_id,image_url,likes,followers,deleted", *rows]))
     words = ["run", "--posts", str(tmp_path / "posts.csv"), "--root", str(tmp_path / "root"), "--faces.enabled=false"]

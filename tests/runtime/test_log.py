@@ -51,7 +51,7 @@ def run(tmp_path: Path, what: str, **options: object) -> subprocess.CompletedPro
 
 
 @pytest.mark.parametrize("what", ["works", "fails", "interrupted"])
-def test_only_native_code_and_children_write_to_the_log(tmp_path: Path, what: str) -> None:
+def test_only_native_and_child_output_goes_to_log(tmp_path: Path, what: str) -> None:
     done = run(tmp_path, what)
     assert done.returncode == 0, done.stderr
     shown = [line for line in done.stderr.splitlines() if "warn" not in line]
@@ -66,13 +66,13 @@ def test_only_native_code_and_children_write_to_the_log(tmp_path: Path, what: st
         assert not list(tmp_path.iterdir())
 
 
-def test_a_crash_is_shown(tmp_path: Path) -> None:
+def test_native_crash_is_shown_on_stderr(tmp_path: Path) -> None:
     done = run(tmp_path, "crash")
     assert done.returncode == -signal.SIGSEGV
     assert "Fatal Python error: Segmentation fault" in done.stderr
 
 
-def test_old_logs_go(tmp_path: Path) -> None:
+def test_old_logs_are_deleted(tmp_path: Path) -> None:
     for number in range(14):
         path = tmp_path / f"raypipe-ray-{number:02d}.log"
         path.write_text("old")
@@ -83,7 +83,7 @@ def test_old_logs_go(tmp_path: Path) -> None:
     assert {f"raypipe-ray-{number:02d}.log" for number in range(5, 14)} < kept
 
 
-def test_without_a_descriptor_nothing_is_done(tmp_path: Path) -> None:
+def test_closed_stderr_is_tolerated(tmp_path: Path) -> None:
     code = "import os; from raypipe.runtime.log import lines_to_log\nos.close(2)\nwith lines_to_log(): print('done')"
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment)
@@ -118,7 +118,7 @@ sys.exit(main(["probe", "--root", sys.argv[1]]))
         ("silent", "raypipe probe: p7\n"),
     ],
 )
-def test_a_failure_names_the_log(tmp_path: Path, what: str, line: str) -> None:
+def test_failure_message_names_log_file(tmp_path: Path, what: str, line: str) -> None:
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-c", FAILING, what]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
@@ -165,7 +165,7 @@ sys.exit(main(["probe", "--ray.dashboard", "false", "--ray.num_cpus", "1"]))
 
 
 @pytest.mark.timeout(300)
-def test_a_command_on_ray_shows_its_own_lines_alone() -> None:
+def test_command_on_ray_shows_only_its_own_lines() -> None:
     """It works, loses a worker, and is ended by SIGTERM."""
     kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     process = subprocess.Popen(

@@ -67,7 +67,7 @@ print(len(calls))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Ray does so by itself")
-def test_ray_on_one_machine_is_reached_from_this_machine_alone() -> None:
+def test_local_ray_listens_only_on_loopback() -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     found = subprocess.run([sys.executable, "-c", LISTENING], env=environment, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
@@ -80,7 +80,7 @@ def raise_from(error: BaseException, inner: BaseException) -> BaseException:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_session_inside_a_session_leaves_it_running(config: Config) -> None:
+def test_inner_session_keeps_ray_running(config: Config) -> None:
     import ray
 
     with ray_session(config):
@@ -89,7 +89,7 @@ def test_a_session_inside_a_session_leaves_it_running(config: Config) -> None:
 
 
 @pytest.mark.parametrize(("dashboard", "wanted"), [(None, False), (False, False), (True, True)])
-def test_ray_is_wanted_if_asked_for_or_there(
+def test_ray_is_wanted_if_dashboard_is_on(
     dashboard: bool | None, wanted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -102,13 +102,13 @@ def test_ray_is_wanted_if_asked_for_or_there(
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_running_ray_is_wanted(config: Config) -> None:
+def test_running_ray_is_wanted(config: Config) -> None:
     assert wants_ray(config)
 
 
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("kind", [StageError, InputError, KeyError, OSError])
-def test_the_cause_is_the_workers_own_error(kind: type[Exception]) -> None:
+def test_cause_is_error_of_worker(kind: type[Exception]) -> None:
     import ray
 
     def work() -> None:
@@ -126,7 +126,7 @@ def test_the_cause_is_the_workers_own_error(kind: type[Exception]) -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_the_cause_of_a_failed_ray_data_pipeline() -> None:
+def test_cause_of_failed_ray_data_pipeline_is_found() -> None:
     import ray.data
 
     def work(row: dict[str, int]) -> dict[str, int]:
@@ -137,7 +137,7 @@ def test_the_cause_of_a_failed_ray_data_pipeline() -> None:
     assert repr(cause(caught.value)) == repr(InputError("row 0: negative likes"))
 
 
-def test_the_cause_of_errors_that_ray_did_not_wrap() -> None:
+def test_cause_of_unwrapped_errors_is_found() -> None:
     plain = ValueError("x")
     assert cause(plain) is plain
     assert cause(raise_from(RuntimeError("outer"), plain)) is plain
@@ -146,14 +146,14 @@ def test_the_cause_of_errors_that_ray_did_not_wrap() -> None:
     assert cause(raise_from(RuntimeError("outer"), told)) is told
 
 
-def test_the_cause_of_a_circle_is_found() -> None:
+def test_circular_causes_end() -> None:
     one, two = ValueError("1"), ValueError("2")
     one.__cause__, two.__cause__ = two, one
     assert cause(one) in (one, two)
 
 
 @pytest.mark.cluster
-def test_ray_starts_runs_quietly_and_stops(tmp_path: Path) -> None:
+def test_ray_starts_runs_and_stops_quietly(tmp_path: Path) -> None:
     environment = {**os.environ, "HOME": str(tmp_path)}
     environment.pop("RAY_ADDRESS", None)
     command = [sys.executable, "-c", PROGRAM]
@@ -165,7 +165,7 @@ def test_ray_starts_runs_quietly_and_stops(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["", "ray://"])
-def test_a_cluster_that_is_not_there_is_one_line(scheme: str, free_port: int) -> None:
+def test_missing_cluster_raises_one_line_error(scheme: str, free_port: int) -> None:
     address = f"{scheme}127.0.0.1:{free_port}"
     environment = {**os.environ, "RAY_ADDRESS": address}
     command = [sys.executable, "-c", PROGRAM]
@@ -176,9 +176,7 @@ def test_a_cluster_that_is_not_there_is_one_line(scheme: str, free_port: int) ->
     assert last.endswith("; see `raypipe doctor --doctor.ray`")
 
 
-def test_a_cluster_that_listens_on_loopback_alone_cannot_be_joined(
-    free_port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_loopback_only_cluster_cannot_be_joined(free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from ray._private import services
 
     dialed: list[str] = []
@@ -202,7 +200,7 @@ def test_a_cluster_that_listens_on_loopback_alone_cannot_be_joined(
 
 
 @pytest.mark.parametrize(("failures", "code"), [pytest.param(2, 0, marks=pytest.mark.cluster), (9, 1)])
-def test_a_busy_machine_is_given_more_time(failures: int, code: int) -> None:
+def test_ray_start_is_retried_after_timeout(failures: int, code: int) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-c", BUSY.format(failures=failures)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)

@@ -32,13 +32,13 @@ def draw_users(rng: np.random.Generator, n_users: int) -> np.ndarray:
     return np.repeat(np.arange(n_users), rng.integers(1, 12, n_users))
 
 
-def test_users_are_numbered_in_order_and_the_unknown_stand_alone() -> None:
+def test_users_are_numbered_and_unknown_users_stay_separate() -> None:
     assert number_users(["b", None, "a", "b", float("nan"), None, "1"]).tolist() == [0, 1, 2, 0, 3, 4, 5]
     assert number_users([]).tolist() == []
 
 
 @given(right=st.lists(st.booleans(), min_size=1, max_size=60), confidence=st.sampled_from([0.8, 0.95, 0.99]))
-def test_of_one_post_each_the_share_s_interval_is_wilson_s(right: list[bool], confidence: float) -> None:
+def test_share_interval_equals_wilson_for_one_post_per_user(right: list[bool], confidence: float) -> None:
     alone = np.random.default_rng(len(right)).permutation(len(right))
     found = share_interval(float(np.mean(right)), np.array(right), alone, confidence)
     assert found == wilson_interval(sum(right), len(right), confidence)
@@ -46,7 +46,7 @@ def test_of_one_post_each_the_share_s_interval_is_wilson_s(right: list[bool], co
 
 @settings(max_examples=40)
 @given(rows=st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=4, max_size=40))
-def test_of_one_post_each_areas_and_correlations_have_the_plain_intervals(rows: list[tuple[int, bool]]) -> None:
+def test_intervals_are_plain_for_one_post_per_user(rows: list[tuple[int, bool]]) -> None:
     scores, labels = np.array([s for s, _ in rows], float), np.array([y for _, y in rows])
     alone, n_positive = np.arange(len(rows)), int(labels.sum())
     area = roc_auc(scores, labels)
@@ -57,7 +57,7 @@ def test_of_one_post_each_areas_and_correlations_have_the_plain_intervals(rows: 
 
 @settings(max_examples=60)
 @given(rows=st.lists(st.tuples(st.integers(0, 7), st.floats(-9, 9).map(round)), min_size=3, max_size=40))
-def test_the_design_effect_by_its_definition(rows: list[tuple[int, int]]) -> None:
+def test_effective_size_follows_design_effect_definition(rows: list[tuple[int, int]]) -> None:
     users, values = np.array([u for u, _ in rows]), np.array([v for _, v in rows], float)
     n, names = len(values), sorted(set(users))
     found = effective_size(values, users)
@@ -75,7 +75,7 @@ def test_the_design_effect_by_its_definition(rows: list[tuple[int, int]]) -> Non
     assert 0 < found <= n
 
 
-def test_copies_count_once_and_several_classifiers_do_not_narrow_it() -> None:
+def test_copies_and_several_classifiers_do_not_narrow_interval() -> None:
     rng = np.random.default_rng(0)
     one = rng.random(300) < 0.7
     low, high = share_interval(float(one.mean()), np.repeat(one, 4), np.repeat(np.arange(300), 4))
@@ -88,7 +88,7 @@ def test_copies_count_once_and_several_classifiers_do_not_narrow_it() -> None:
     assert high - low > 1.2 * (plain[1] - plain[0])
 
 
-def test_what_one_user_or_no_spread_says_is_little() -> None:
+def test_one_user_or_no_spread_gives_wide_interval() -> None:
     assert share_interval(1.0, np.ones(40), np.repeat(np.arange(4), 10)) == wilson_interval(4, 4)
     assert share_interval(0.5, np.tile([0, 1], 20), np.zeros(40, np.int64)) == wilson_interval(0.5, 1)
     assert area_interval([np.arange(8.0)], np.arange(8) > 3, np.repeat([0, 1], 4)) == auc_interval(1.0, 1, 1)
@@ -97,7 +97,7 @@ def test_what_one_user_or_no_spread_says_is_little() -> None:
         share_interval(0.0, np.empty(0), np.empty(0, np.int64))
 
 
-def test_one_wrong_answer_says_that_posts_of_a_user_are_no_copies() -> None:
+def test_one_wrong_answer_narrows_all_right_interval() -> None:
     """As docs/labels.md says."""
     users, right = np.repeat(np.arange(50), 20), np.ones(1000)
     assert share_interval(1.0, right, users) == pytest.approx((0.929, 1.0), abs=5e-4)
@@ -106,14 +106,14 @@ def test_one_wrong_answer_says_that_posts_of_a_user_are_no_copies() -> None:
 
 
 @pytest.mark.parametrize("unit", [1e-150, 1e-9, 1e9, 1e150])
-def test_the_effective_size_does_not_depend_on_the_unit(unit: float) -> None:
+def test_effective_size_does_not_depend_on_unit(unit: float) -> None:
     rng = np.random.default_rng(6)
     users = draw_users(rng, 20)
     for values in (rng.normal(size=len(users)), (rng.random(len(users)) < 0.1) + 3.0, np.full(len(users), 0.1)):
         assert effective_size(values * unit, users) == pytest.approx(effective_size(values, users))
 
 
-def test_one_pair_in_the_wrong_order_among_many_is_spread() -> None:
+def test_one_misordered_pair_gives_plain_area_interval() -> None:
     n = 3_000
     labels, users = np.arange(2 * n) >= n, np.arange(2 * n) // 2
     scores = np.arange(2.0 * n)
@@ -163,7 +163,7 @@ def correlation_of_users(rng: np.random.Generator) -> tuple[float, dict[str, tup
 
 
 @pytest.mark.parametrize("world", [share_of_users, area_of_users, correlation_of_users])
-def test_intervals_hold_the_truth_19_times_in_20_where_plain_ones_do_not(world: Callable[..., Any]) -> None:
+def test_clustered_intervals_cover_95_percent_unlike_plain_ones(world: Callable[..., Any]) -> None:
     rng, held = np.random.default_rng(4), {"ours": 0, "plain": 0}
     for _ in range(REPETITIONS):
         truth, found = world(rng)
@@ -175,7 +175,7 @@ def test_intervals_hold_the_truth_19_times_in_20_where_plain_ones_do_not(world: 
 
 @settings(max_examples=60)
 @given(rows=st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 5)), min_size=1, max_size=40))
-def test_the_paired_p_is_the_share_of_choices_of_signs(rows: list[tuple[bool, bool, int]]) -> None:
+def test_paired_p_equals_exact_sign_permutation(rows: list[tuple[bool, bool, int]]) -> None:
     first, second, users = (np.array(column) for column in zip(*rows, strict=True))
     d = np.array([np.sum(second[users == u]) - np.sum(first[users == u]) for u in range(6)])
     signs = np.array(list(itertools.product([-1, 1], repeat=6)))
@@ -185,7 +185,7 @@ def test_the_paired_p_is_the_share_of_choices_of_signs(rows: list[tuple[bool, bo
     assert paired_p(first, second, np.arange(len(rows))) == pytest.approx(plain)
 
 
-def test_of_many_users_the_paired_p_is_obuchowski_s() -> None:
+def test_paired_p_equals_obuchowski_for_many_users() -> None:
     rng = np.random.default_rng(2)
     users = draw_users(rng, 2_000)
     first = rng.random(len(users)) < rng.beta(3, 1, 2_000)[users]
@@ -195,7 +195,7 @@ def test_of_many_users_the_paired_p_is_obuchowski_s() -> None:
     assert paired_p(first, second, users) == pytest.approx(stats.chi2.sf(chi2, 1), rel=0.05)
 
 
-def test_equal_classifiers_differ_one_time_in_twenty_and_by_mcnemar_s_far_more_often() -> None:
+def test_paired_p_has_5_percent_errors_unlike_mcnemar() -> None:
     rng, held = np.random.default_rng(3), {"ours": 0, "plain": 0}
     for _ in range(REPETITIONS):
         users = draw_users(rng, 60)
@@ -210,7 +210,7 @@ def test_equal_classifiers_differ_one_time_in_twenty_and_by_mcnemar_s_far_more_o
 
 @settings(max_examples=60)
 @given(rows=st.lists(st.tuples(st.integers(0, 6), st.booleans(), st.integers(0, 9)), min_size=4, max_size=40))
-def test_area_and_its_error_by_their_definitions(rows: list[tuple[int, bool, int]]) -> None:
+def test_area_and_its_error_follow_definitions(rows: list[tuple[int, bool, int]]) -> None:
     score, truth = np.array([s for s, _, _ in rows], float), np.array([t for _, t, _ in rows])
     if truth.sum() < 2 or (~truth).sum() < 2:
         return
@@ -239,7 +239,7 @@ def test_area_and_its_error_by_their_definitions(rows: list[tuple[int, bool, int
     assert area_error(score, truth, users) == pytest.approx(np.sqrt(expected), abs=1e-7)
 
 
-def test_the_error_is_that_of_repetition_where_posts_of_a_user_are_alike() -> None:
+def test_area_error_equals_simulated_spread() -> None:
     rng, users = np.random.default_rng(0), np.repeat(np.arange(120), 5)
     areas, errors = [], []
     for _ in range(300):

@@ -24,13 +24,13 @@ def test_wilson_equals_statsmodels(n: int, share: float, confidence: float) -> N
 
 
 @pytest.mark.parametrize(("successes", "n", "confidence"), [(1, 0, 0.95), (3, 2, 0.95), (-1, 2, 0.95), (1, 2, 1.0)])
-def test_wilson_refuses_what_is_no_share(successes: int, n: int, confidence: float) -> None:
+def test_wilson_refuses_invalid_shares(successes: int, n: int, confidence: float) -> None:
     with pytest.raises(ValueError, match="no interval"):
         wilson_interval(successes, n, confidence)
 
 
 @given(auc=st.floats(0, 1), m=st.integers(1, 300), n=st.integers(1, 300))
-def test_the_ends_of_an_area_s_interval_are_z_standard_errors_away(auc: float, m: int, n: int) -> None:
+def test_area_interval_ends_are_z_standard_errors_away(auc: float, m: int, n: int) -> None:
     low, high = auc_interval(auc, m, n)
     assert 0 <= low <= auc <= high <= 1
     for end in (low, high):
@@ -41,7 +41,7 @@ def test_the_ends_of_an_area_s_interval_are_z_standard_errors_away(auc: float, m
             assert abs(auc - end) == pytest.approx(1.959964 * error, abs=1e-5)
 
 
-def test_few_pictures_prove_little() -> None:
+def test_few_pictures_give_wide_interval() -> None:
     assert auc_interval(1.0, 2, 2)[0] < 0.5 < auc_interval(1.0, 40, 40)[0]
     with pytest.raises(ValueError, match="0 positive"):
         auc_interval(0.5, 0, 3)
@@ -49,7 +49,7 @@ def test_few_pictures_prove_little() -> None:
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.6])
-def test_the_rank_correlation_s_interval_holds_it_19_times_in_20(rho: float) -> None:
+def test_rank_correlation_interval_covers_95_percent(rho: float) -> None:
     rng = np.random.default_rng(1)
     truth = 6 / math.pi * math.asin(rho / 2)  # of a bivariate normal
     held = 0

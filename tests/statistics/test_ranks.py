@@ -15,7 +15,7 @@ PAIRS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 1)), min_size=1, ma
 
 
 @given(PAIRS)
-def test_area_by_counting(pairs: list[tuple[int, int]]) -> None:
+def test_area_equals_pair_counting(pairs: list[tuple[int, int]]) -> None:
     values, labels = np.array([v / 7 for v, _ in pairs]), np.array([y for _, y in pairs])
     positive, negative = values[labels == 1], values[labels == 0]
     wins = np.array([[(p > n) + 0.5 * (p == n) for n in negative] for p in positive])

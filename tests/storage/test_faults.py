@@ -41,13 +41,13 @@ def check_run(storage: Storage) -> None:
     assert sorted(storage.files("labels")) == sorted([*listed, "_run.json"])
 
 
-def test_a_share_of_slow_down_answers_is_ridden_out(storage: Storage, s3_faults: S3Faults) -> None:
+def test_slow_down_answers_are_survived(storage: Storage, s3_faults: S3Faults) -> None:
     slow_down = s3_faults.fail(".*", share=0.1)
     check_run(storage)
     assert slow_down.hits > 5
 
 
-def test_internal_errors_and_cut_connections_are_ridden_out(storage: Storage, s3_faults: S3Faults) -> None:
+def test_internal_errors_and_cut_connections_are_survived(storage: Storage, s3_faults: S3Faults) -> None:
     broken = s3_faults.fail(".*", status=500, code="InternalError", share=0.05)
     cut = s3_faults.reset(".*", share=0.05)
     check_run(storage)
@@ -55,13 +55,13 @@ def test_internal_errors_and_cut_connections_are_ridden_out(storage: Storage, s3
     assert cut.hits > 0
 
 
-def test_lost_answers_to_puts_are_ridden_out(storage: Storage, s3_faults: S3Faults) -> None:
+def test_lost_put_answers_are_survived(storage: Storage, s3_faults: S3Faults) -> None:
     lost = s3_faults.reset("PUT|POST", share=0.2, late=True)
     check_run(storage)
     assert lost.hits > 0
 
 
-def test_a_large_file_through_cut_connections(storage: Storage, s3_faults: S3Faults) -> None:
+def test_large_file_survives_cut_connections(storage: Storage, s3_faults: S3Faults) -> None:
     data = os.urandom(LARGE)
     cut = s3_faults.reset("PUT .*partNumber", times=2)
     storage.write("t/a", data)
@@ -69,7 +69,7 @@ def test_a_large_file_through_cut_connections(storage: Storage, s3_faults: S3Fau
     assert storage.read("t/a") == data
 
 
-def test_a_slow_store_is_waited_for(storage: Storage, s3_faults: S3Faults) -> None:
+def test_slow_store_is_tolerated(storage: Storage, s3_faults: S3Faults) -> None:
     # Longer than the three seconds after which pyarrow gives up on its own.
     s3_faults.seconds = 3.6
     storage.write("t/a", b"x")
@@ -89,9 +89,7 @@ def test_a_file_is_read_and_written_in_few_requests(storage: Storage, s3_faults:
 # Gone
 
 
-def test_a_store_that_is_down_is_one_line_and_the_run_goes_on_when_it_is_back(
-    storage: Storage, s3_faults: S3Faults
-) -> None:
+def test_store_outage_gives_one_line_and_run_resumes(storage: Storage, s3_faults: S3Faults) -> None:
     said = ""
     try:
         with begin(storage) as run:
@@ -121,9 +119,7 @@ def test_a_store_that_is_down_is_one_line_and_the_run_goes_on_when_it_is_back(
 
 
 @pytest.mark.parametrize("failing", ["PUT .*_run.json", "PUT .*_record.json", "DELETE|POST .*delete", "PUT .*part-"])
-def test_a_commit_that_the_store_cuts_off_is_completed_by_the_same_command(
-    storage: Storage, s3_faults: S3Faults, failing: str
-) -> None:
+def test_interrupted_commit_is_completed_by_rerun(storage: Storage, s3_faults: S3Faults, failing: str) -> None:
     complete(storage, "old")
     with begin(storage, overwrite=True) as run:
         run.writer.write("00000", rows("new"))
@@ -146,7 +142,7 @@ def test_a_commit_that_the_store_cuts_off_is_completed_by_the_same_command(
 
 
 @pytest.mark.parametrize("failing", ["POST .*uploads", "PUT .*partNumber=2", "POST .*uploadId"])
-def test_a_put_that_fails_half_way_is_not_seen(storage: Storage, s3_faults: S3Faults, failing: str) -> None:
+def test_failed_upload_is_invisible(storage: Storage, s3_faults: S3Faults, failing: str) -> None:
     # As many failures as there are attempts: what pyarrow might do on closing the file would succeed.
     s3_faults.fail(failing, times=5)
     with pytest.raises(StageError, match=r"t/a: cannot write: .*SLOW_DOWN.*answers again"):
@@ -160,9 +156,7 @@ def test_a_put_that_fails_half_way_is_not_seen(storage: Storage, s3_faults: S3Fa
 
 
 @pytest.mark.parametrize("failing", ["GET .*00001.parquet", "PUT .*-m[0-9a-f]{8}", "DELETE .*00001.parquet"])
-def test_a_merge_that_the_store_cuts_off_loses_and_doubles_nothing(
-    storage: Storage, s3_faults: S3Faults, failing: str
-) -> None:
+def test_interrupted_merge_keeps_each_row_once(storage: Storage, s3_faults: S3Faults, failing: str) -> None:
     with begin(storage) as run:
         names = [run.writer.part_name(f"{number:05d}") for number in range(3)]
         for number, name in enumerate("abc"):
@@ -180,7 +174,7 @@ def test_a_merge_that_the_store_cuts_off_loses_and_doubles_nothing(
     assert ids_of(storage) == ["a", "b", "c"]
 
 
-def test_missing_rights_are_named(storage: Storage, s3_faults: S3Faults) -> None:
+def test_missing_right_is_named_in_error(storage: Storage, s3_faults: S3Faults) -> None:
     s3_faults.fail("PUT", status=403, code="AccessDenied")
     with pytest.raises(StageError, match=r"cannot write: .*ACCESS_DENIED.*; give these credentials the right"):
         storage.write("t/a", b"x")

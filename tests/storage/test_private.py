@@ -32,7 +32,7 @@ def test_a_folder_that_others_cannot_replace_is_usable(tmp_path: Path, mode: int
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
 
 
-def test_the_temporary_and_the_home_directory_are_trusted() -> None:
+def test_temporary_and_home_directories_are_trusted() -> None:
     check_way(Path(tempfile.gettempdir()).absolute())
     home = Path.home()
     # Of `sudo`, it may be another user's.
@@ -112,7 +112,7 @@ def test_a_link_of_another_user_is_refused(tmp_path: Path) -> None:
         check_usable(tmp_path / "sticky" / "link" / "own")
 
 
-def test_parents_that_are_made_are_closed_whatever_the_umask(tmp_path: Path) -> None:
+def test_created_parents_are_private_for_any_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         make_private(tmp_path / "a" / "b" / "own")
@@ -122,7 +122,7 @@ def test_parents_that_are_made_are_closed_whatever_the_umask(tmp_path: Path) -> 
     check_way(tmp_path / "a" / "b" / "own")
 
 
-def test_links_without_end(tmp_path: Path) -> None:
+def test_endless_links_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(OSError, match="symbolic links"):
@@ -130,13 +130,13 @@ def test_links_without_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc here")
-def test_of_proc_it_is_found_before_a_folder_is_made() -> None:
+def test_folder_below_proc_is_refused_without_creating_it() -> None:
     for use in (make_private, check_can_be_made):
         with pytest.raises(OSError, match="/proc"):
             use(Path("/proc/x/own"))
 
 
-def test_what_is_planted_is_refused(tmp_path: Path) -> None:
+def test_planted_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "own").symlink_to(opened(tmp_path / "else", 0o700))
     for use in (make_private, check_usable):
         with pytest.raises(StageError, match="is a link"):

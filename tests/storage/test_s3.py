@@ -34,7 +34,7 @@ def uploads(storage: Storage) -> list[str]:
     return sorted(each["Key"].removeprefix(root) for each in found if each["Key"].startswith(root))
 
 
-def test_a_local_root_is_left_alone(tmp_path: Path) -> None:
+def test_local_root_has_no_uploads_to_abort(tmp_path: Path) -> None:
     assert s3.abort_uploads(Storage(str(tmp_path)), "labels") == 0
 
 
@@ -52,7 +52,7 @@ def test_bucket_and_key(root: str, path: str, expected: tuple[str, str]) -> None
 
 
 @pytest.mark.cluster
-def test_a_put_is_won_once(storage: Storage) -> None:
+def test_conditional_put_succeeds_once_per_version(storage: Storage) -> None:
     assert s3.read_version(storage, "t/a") is None
     assert s3.replace_version(storage, "t/a", b"1", None)
     assert not s3.replace_version(storage, "t/a", b"2", None)
@@ -66,7 +66,7 @@ def test_a_put_is_won_once(storage: Storage) -> None:
 
 
 @pytest.mark.cluster
-def test_a_put_whose_answer_was_lost_is_won(storage: Storage, s3_faults: S3Faults) -> None:
+def test_conditional_put_with_lost_answer_succeeds(storage: Storage, s3_faults: S3Faults) -> None:
     fault = s3_faults.reset("PUT .*/t/a", late=True, times=1)
     assert s3.replace_version(storage, "t/a", b"1", None)
     assert fault.hits == 1
@@ -75,7 +75,7 @@ def test_a_put_whose_answer_was_lost_is_won(storage: Storage, s3_faults: S3Fault
 
 @pytest.mark.cluster
 @pytest.mark.parametrize("status", [501, 405])
-def test_a_server_without_conditional_puts_gets_plain_ones(storage: Storage, s3_faults: S3Faults, status: int) -> None:
+def test_plain_put_is_used_without_conditional_support(storage: Storage, s3_faults: S3Faults, status: int) -> None:
     fault = s3_faults.fail("PUT .*/t/a", status=status, code="NotImplemented", times=1)
     assert s3.replace_version(storage, "t/a", b"1", None)
     assert fault.hits == 1
@@ -92,7 +92,7 @@ def test_a_refused_put_names_the_object(storage: Storage, s3_faults: S3Faults) -
 
 
 @pytest.mark.cluster
-def test_unfinished_uploads_of_a_table_go_when_a_run_begins_and_no_others(storage: Storage) -> None:
+def test_only_uploads_of_starting_table_are_aborted(storage: Storage) -> None:
     others = ["images/_staging/x/part", "labels.old/part", "labels2/part"]
     mine = ["labels/_staging/x/part", "labels/predictions/part"]
     for name in others + mine:
@@ -108,7 +108,7 @@ def test_unfinished_uploads_of_a_table_go_when_a_run_begins_and_no_others(storag
 
 
 @pytest.mark.cluster
-def test_unfinished_uploads_go_when_a_run_is_taken_up_or_dropped(storage: Storage) -> None:
+def test_uploads_are_aborted_on_resume_and_drop(storage: Storage) -> None:
     interrupt(storage, "a")
     begin_upload(storage, "labels/_staging/x/part")
     with begin(storage) as run:
@@ -123,7 +123,7 @@ def test_unfinished_uploads_go_when_a_run_is_taken_up_or_dropped(storage: Storag
 
 
 @pytest.mark.cluster
-def test_a_complete_table_is_not_looked_at_for_uploads(storage: Storage, s3_faults: S3Faults) -> None:
+def test_complete_table_is_not_checked_for_uploads(storage: Storage, s3_faults: S3Faults) -> None:
     complete(storage, "a")
     s3_faults.seen.clear()
     assert begin(storage).record is not None
@@ -134,7 +134,7 @@ def test_a_complete_table_is_not_looked_at_for_uploads(storage: Storage, s3_faul
 @pytest.mark.parametrize(
     ("status", "code"), [(501, "NotImplemented"), (403, "AccessDenied"), (405, "MethodNotAllowed")]
 )
-def test_a_server_that_does_not_list_uploads_is_no_error(
+def test_server_without_upload_listing_is_accepted(
     storage: Storage, s3_faults: S3Faults, status: int, code: str
 ) -> None:
     fault = s3_faults.fail("GET .*uploads", status=status, code=code)
@@ -143,7 +143,7 @@ def test_a_server_that_does_not_list_uploads_is_no_error(
     assert tables.get_record(storage, "labels").rows_out == 1
 
 
-def test_an_unknown_profile_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_unknown_profile_raises_one_line_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     with pytest.raises(StageError, match=r"root s3://bucket/x: cannot be opened: .*nosuch"):

@@ -41,7 +41,7 @@ def names(scratch: Scratch) -> list[str]:
     return sorted(path.name for path in scratch.folder().iterdir() if path.name != ".room")
 
 
-def test_the_folder_is_the_user_s_alone(scratch: Scratch, tmp_path: Path) -> None:
+def test_folder_is_private_to_user(scratch: Scratch, tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         lease = hold(scratch, "x")
@@ -54,7 +54,7 @@ def test_the_folder_is_the_user_s_alone(scratch: Scratch, tmp_path: Path) -> Non
     assert stat.S_IMODE((lease.folder / ".lock").stat().st_mode) == 0o600
 
 
-def test_by_default_it_is_in_the_cache_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_folder_is_in_cache_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     assert Scratch().usage().folder == Scratch().folder() == tmp_path / "home" / ".cache" / "raypipe"
@@ -64,7 +64,7 @@ def test_by_default_it_is_in_the_cache_directory(tmp_path: Path, monkeypatch: py
     assert Scratch().folder() == tmp_path / "cache" / "raypipe"
 
 
-def test_without_a_home_it_is_in_the_temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_is_in_temporary_directory_without_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "home").write_text("a file")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
@@ -77,9 +77,7 @@ def test_without_a_home_it_is_in_the_temporary_directory(tmp_path: Path, monkeyp
         Scratch(str(tmp_path / "home")).folder()
 
 
-def test_where_others_could_replace_the_folder_it_is_in_the_temporary_directory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folder_avoids_cache_directory_writable_by_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, mode in (("cache", 0o777), ("tmp", 0o1777)):
         (tmp_path / name).mkdir()
         (tmp_path / name).chmod(mode)
@@ -95,14 +93,14 @@ def test_where_others_could_replace_the_folder_it_is_in_the_temporary_directory(
 
 
 @pytest.mark.parametrize("place", ["/proc/x", "/proc", "/dev/null", "/dev/null/x"])
-def test_a_place_where_no_folder_can_be_is_found_without_making_one(place: str) -> None:
+def test_impossible_place_raises_error(place: str) -> None:
     scratch = Scratch(place)
     for use in (scratch.usage, scratch.folder):
         with pytest.raises(StageError, match=rf"no folder for scratch files: {place}/raypipe-\d+: .*choose another"):
             use()
 
 
-def test_a_folder_that_cannot_be_written_is_not_told_as_usable(scratch: Scratch) -> None:
+def test_unwritable_folder_is_refused(scratch: Scratch) -> None:
     if os.geteuid() == 0:
         pytest.skip("root writes everywhere")
     scratch.folder().chmod(0o500)
@@ -121,9 +119,7 @@ def test_a_folder_that_cannot_be_written_is_not_told_as_usable(scratch: Scratch)
         (lambda path: (path.mkdir(), path.chmod(0o755)), r"is open to other users \(mode 0755\)"),
     ],
 )
-def test_what_others_may_have_planted_is_refused(
-    scratch: Scratch, plant: Callable[[Path], object], reason: str
-) -> None:
+def test_planted_folders_and_links_are_refused(scratch: Scratch, plant: Callable[[Path], object], reason: str) -> None:
     path = Path(str(scratch.place)) / f"raypipe-{os.geteuid()}"
     path.parent.mkdir()
     plant(path)
@@ -134,13 +130,13 @@ def test_what_others_may_have_planted_is_refused(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
-def test_another_user_s_folder_is_refused(scratch: Scratch) -> None:
+def test_folder_of_another_user_is_refused(scratch: Scratch) -> None:
     os.chown(scratch.folder(), 12345, -1)
     with pytest.raises(StageError, match="belongs to user 12345, not to 0"):
         scratch.folder()
 
 
-def test_a_set_is_fetched_once_and_completed_where_files_are_missing(scratch: Scratch) -> None:
+def test_set_is_fetched_once_and_missing_files_again(scratch: Scratch) -> None:
     fetched: list[str] = []
 
     def fetch(name: str, path: Path) -> None:
@@ -156,7 +152,7 @@ def test_a_set_is_fetched_once_and_completed_where_files_are_missing(scratch: Sc
     assert fetched == ["a", "b", "b"]
 
 
-def test_a_fetch_that_fails_leaves_no_file(scratch: Scratch) -> None:
+def test_failed_fetch_leaves_no_file(scratch: Scratch) -> None:
     def fetch(name: str, path: Path) -> None:
         path.write_bytes(b"half")
         if name == "b":
@@ -171,13 +167,13 @@ def test_a_fetch_that_fails_leaves_no_file(scratch: Scratch) -> None:
 
 
 @pytest.mark.parametrize("name", ["../out", "/tmp/out", ".lock", "a/b", ".."])
-def test_a_name_that_is_no_file_of_the_set_is_refused(scratch: Scratch, name: str) -> None:
+def test_file_name_outside_the_set_is_refused(scratch: Scratch, name: str) -> None:
     with pytest.raises(StageError, match="is no name of a file of its own"):
         scratch.hold("x", lambda _: {name: 1}, lambda _, path: path.write_bytes(b"x") and None)
     assert not list(scratch.folder().rglob("out*"))
 
 
-def test_the_least_recently_used_goes_first_and_the_bound_holds(scratch: Scratch) -> None:
+def test_least_recently_used_set_is_removed_first(scratch: Scratch) -> None:
     for place, name in enumerate("abc"):
         hold(scratch, name, at=100.0 + place).close()
     assert names(scratch) == ["a", "b", "c"]
@@ -190,7 +186,7 @@ def test_the_least_recently_used_goes_first_and_the_bound_holds(scratch: Scratch
     assert scratch.usage().n_bytes <= scratch.max_bytes
 
 
-def test_sets_in_use_stay_and_what_finds_no_room_is_told(scratch: Scratch) -> None:
+def test_sets_in_use_stay_and_full_scratch_raises(scratch: Scratch) -> None:
     leases = {name: hold(scratch, name, at=100.0) for name in "ab"}
     hold(scratch, "c", at=200.0).close()
     hold(scratch, "d").close()
@@ -209,13 +205,13 @@ def test_sets_in_use_stay_and_what_finds_no_room_is_told(scratch: Scratch) -> No
     assert scratch.has_room("f", missing(1000))
 
 
-def test_a_full_disk_has_no_room(scratch: Scratch) -> None:
+def test_full_disk_has_no_room(scratch: Scratch) -> None:
     large = Scratch(scratch.place, max_gb=1e12)
     assert not large.has_room("x", missing(10**18))
     assert large.has_room("x", missing(10))
 
 
-def test_many_threads_that_make_and_remove_sets_lose_none_in_use(scratch: Scratch) -> None:
+def test_parallel_threads_never_lose_sets_in_use(scratch: Scratch) -> None:
     def work(number: int) -> int:
         kept = 0
         for turn in range(25):
@@ -233,7 +229,7 @@ def test_many_threads_that_make_and_remove_sets_lose_none_in_use(scratch: Scratc
     assert scratch.usage().n_bytes <= scratch.max_bytes
 
 
-def test_it_travels_with_the_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scratch_is_pickled_with_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = load_config(storage={"scratch": "here", "scratch_gb": 2})
     there = pickle.loads(pickle.dumps(config.open_storage()))

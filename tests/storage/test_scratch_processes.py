@@ -62,9 +62,7 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-def test_another_process_s_set_stays_until_that_process_ends(
-    scratch: Scratch, start: Callable[..., subprocess.Popen[str]]
-) -> None:
+def test_set_in_use_by_another_process_stays(scratch: Scratch, start: Callable[..., subprocess.Popen[str]]) -> None:
     other = start("theirs", 2000)
     assert not scratch.has_room("ours", missing(2000))
     assert (scratch.folder() / "theirs" / "a").stat().st_size == 1000
@@ -73,9 +71,7 @@ def test_another_process_s_set_stays_until_that_process_ends(
     assert names(scratch) == ["ours"]
 
 
-def test_a_process_killed_while_it_fetches_leaves_nothing_that_counts_as_whole(
-    scratch: Scratch, start: Callable[..., subprocess.Popen[str]]
-) -> None:
+def test_killed_fetch_leaves_no_complete_file(scratch: Scratch, start: Callable[..., subprocess.Popen[str]]) -> None:
     other = start("x", 2000, "half")
     # What it will need is reserved, though a quarter is there.
     assert not scratch.has_room("y", missing(2000))
@@ -86,7 +82,7 @@ def test_a_process_killed_while_it_fetches_leaves_nothing_that_counts_as_whole(
     assert not list(lease.folder.glob("*.part"))
 
 
-def test_a_removal_that_was_cut_off_is_finished_by_the_next(scratch: Scratch) -> None:
+def test_interrupted_removal_is_finished_later(scratch: Scratch) -> None:
     hold(scratch, "x").close()
     (scratch.folder() / "x").rename(scratch.folder() / ".removed-1")
     assert scratch.usage().sets == 0
@@ -94,7 +90,7 @@ def test_a_removal_that_was_cut_off_is_finished_by_the_next(scratch: Scratch) ->
     assert names(scratch) == ["y"]
 
 
-def test_temporary_folders_go_with_their_processes(
+def test_temporary_folders_are_removed_after_their_process(
     scratch: Scratch, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
     other = start("", 100, "temporary")
@@ -109,7 +105,7 @@ def test_temporary_folders_go_with_their_processes(
     assert names(scratch) == []
 
 
-def test_a_temporary_folder_that_another_process_deletes_first(
+def test_own_temporary_folder_may_be_deleted_by_another_process(
     scratch: Scratch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     close, others = Lease.close, iter([Scratch(scratch.place)])
@@ -128,9 +124,7 @@ def test_a_temporary_folder_that_another_process_deletes_first(
     assert names(scratch) == []
 
 
-def test_a_left_temporary_folder_that_its_owner_deletes_first(
-    scratch: Scratch, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_left_temporary_folder_may_be_deleted_by_its_owner(scratch: Scratch, monkeypatch: pytest.MonkeyPatch) -> None:
     left = scratch.folder() / "temporary-x"
     left.mkdir()
     look = scratch_module._is_at

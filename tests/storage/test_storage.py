@@ -62,7 +62,7 @@ def test_s3_round_trip(s3: Storage) -> None:
 
 
 @pytest.mark.cluster
-def test_a_missing_bucket_is_one_line(s3_endpoint: str) -> None:
+def test_missing_bucket_raises_one_line_error(s3_endpoint: str) -> None:
     storage = Storage("s3://no-such-bucket/run", endpoint=s3_endpoint, region="us-east-1")
     with pytest.raises(StageError, match=r"^s3://no-such-bucket/run/t/a: cannot write: "):
         storage.write("t/a", b"x")
@@ -70,7 +70,7 @@ def test_a_missing_bucket_is_one_line(s3_endpoint: str) -> None:
 
 @pytest.mark.cluster
 @pytest.mark.usefixtures("s3_endpoint")
-def test_an_unreachable_endpoint_is_one_line(free_port: int) -> None:
+def test_unreachable_endpoint_raises_one_line_error(free_port: int) -> None:
     storage = Storage("s3://bucket/run", endpoint=f"http://127.0.0.1:{free_port}", region="us-east-1")
     with pytest.raises(StageError, match=r"^s3://bucket/run/t/_run.json: cannot look for: ") as caught:
         storage.exists("t/_run.json")
@@ -86,14 +86,14 @@ def test_files_lists_exactly_what_was_written(tmp_path_factory: pytest.TempPathF
     assert {tuple(f.split("/")): storage.read(f"t/{f}") for f in storage.files("t")} == files
 
 
-def test_local_paths_that_name_the_same_place(tmp_path: Path) -> None:
+def test_file_uri_and_path_are_the_same_root(tmp_path: Path) -> None:
     Storage(f"{tmp_path.as_uri()}/root/").write("t/a", b"x")
     assert Storage(f"{tmp_path}/root/").read("t/a") == b"x"
     assert Storage(f"{tmp_path}/root").is_local
     assert Storage(f"{tmp_path.as_uri()}/root").is_local
 
 
-def test_a_worker_in_another_directory_opens_the_same_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pickled_relative_root_keeps_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     relative = Storage("run")
     relative.write("t/a", b"x")
@@ -109,13 +109,13 @@ def test_pickling_keeps_where_the_store_is() -> None:
     assert pickle.loads(pickle.dumps(storage)) == storage
 
 
-def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tilde_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     Storage("~/run").write("a", b"x")
     assert (tmp_path / "run" / "a").read_bytes() == b"x"
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_temporary(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_keeps_old_file(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     storage.write("t/a", b"old")
 
     def full(_: int) -> None:
@@ -128,7 +128,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary(storage: Storage, m
     assert storage.files("t") == ["a"]
 
 
-def test_a_temporary_is_hidden_from_readers_and_can_be_cleared(storage: Storage) -> None:
+def test_temporary_files_are_hidden_and_deletable(storage: Storage) -> None:
     storage.write("t/a", b"x")
     Path(storage.path("t", "_a.0123abcd.tmp")).write_bytes(b"half")
     Path(storage.path("t", "_model.json")).write_bytes(b"{}")
@@ -136,7 +136,7 @@ def test_a_temporary_is_hidden_from_readers_and_can_be_cleared(storage: Storage)
     assert storage.files("t") == ["_model.json", "a"]
 
 
-def test_a_root_below_a_regular_file(tmp_path: Path) -> None:
+def test_root_below_regular_file_raises_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     storage = Storage(str(tmp_path / "file" / "run"))
     assert not storage.exists("t/_run.json")
@@ -149,7 +149,7 @@ def test_a_root_below_a_regular_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_without_permission(tmp_path: Path) -> None:
+def test_folder_without_permission_raises_error(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(StageError, match="Permission denied; choose another --root or mend its permissions"):
@@ -159,12 +159,12 @@ def test_a_folder_without_permission(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("root", ["nosuch://bucket/x", "hdfs2://a/b"])
-def test_an_unknown_scheme(root: str) -> None:
+def test_unknown_scheme_raises_error(root: str) -> None:
     with pytest.raises(StageError, match=f"^root {root}: cannot be opened: "):
         Storage(root).exists("t")
 
 
-def test_an_unknown_profile_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_profile_error_gives_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config").write_text("[profile empty]\nregion = eu-west-1\n")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name, raising=False)
@@ -178,7 +178,7 @@ def test_an_unknown_profile_says_what_to_do(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.cluster
-def test_a_full_disk(small_disk: Path) -> None:
+def test_full_disk_raises_error(small_disk: Path) -> None:
     storage = Storage(str(small_disk / "run"))
     storage.write("t/a", bytes(600_000))
     with pytest.raises(StageError, match=r"run/t/b: cannot write: No space left on device; free space"):
@@ -188,7 +188,7 @@ def test_a_full_disk(small_disk: Path) -> None:
 
 
 @pytest.mark.parametrize("path", LEADS_OUT)
-def test_no_path_leads_out_of_the_root(storage: Storage, tmp_path: Path, path: str) -> None:
+def test_paths_outside_the_root_are_refused(storage: Storage, tmp_path: Path, path: str) -> None:
     (tmp_path / "x").write_bytes(b"mine")
     storage.write("a/b", b"")
     actions: list[Callable[[str], object]] = [
@@ -203,6 +203,6 @@ def test_no_path_leads_out_of_the_root(storage: Storage, tmp_path: Path, path: s
     assert storage.files("") == ["a/b"]
 
 
-def test_names_with_two_dots_in_them_are_names(storage: Storage) -> None:
+def test_names_containing_two_dots_are_allowed(storage: Storage) -> None:
     storage.write("a..b/..c", b"x")
     assert storage.files("a..b") == ["..c"]

@@ -86,7 +86,7 @@ def test_answers_are_written_and_rated(built: Built, free_port: int, capsys: pyt
     assert f"ann: {right} of 6 right" in capsys.readouterr().out
 
 
-def test_pictures_of_one_user_are_taken_together(built: Built, free_port: int) -> None:
+def test_interval_groups_pictures_by_user(built: Built, free_port: int) -> None:
     rows = tables.read_table(built.storage, "labels")
     # Whoever says top always is right about all of a user's pictures, or wrong about all of them.
     users = pa.array([f"user of {label}" for label in rows["label"].to_pylist()], pa.string())
@@ -119,7 +119,7 @@ def test_participants_accumulate_and_the_report_shows_them(built: Built, free_po
     assert again.run_id == tables.get_record(built.storage, "study/ann").run_id
 
 
-def test_page_and_pictures_give_no_answer_away(built: Built, free_port: int) -> None:
+def test_page_and_pictures_do_not_reveal_answers(built: Built, free_port: int) -> None:
     async def looks(client: aiohttp.ClientSession, state: dict[str, Any]) -> dict[str, Any]:
         assert set(state) == {"participant", "classes", "examples", "questions", "answered", "result"}
         assert state["result"] is None
@@ -163,7 +163,7 @@ def test_wrong_answers_are_refused(built: Built, free_port: int, body: Any, word
     assert state["answered"] == 2
 
 
-def test_foreign_pages_are_refused(built: Built, free_port: int) -> None:
+def test_requests_from_other_sites_are_refused(built: Built, free_port: int) -> None:
     async def attacks(client: aiohttp.ClientSession, state: dict[str, Any]) -> dict[str, Any]:
         for host in ("evil.example", "xn--", "xn--a.b"):
             async with client.get("/state", headers={"Host": host}) as response:
@@ -178,7 +178,7 @@ def test_foreign_pages_are_refused(built: Built, free_port: int) -> None:
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_it_stops_at_once_and_leaves_nothing(built: Built, free_port: int, sent: signal.Signals) -> None:
+def test_interrupted_study_stops_and_writes_nothing(built: Built, free_port: int, sent: signal.Signals) -> None:
     words = ["--root", built.config.root, "--study.participant", "ann", "--study.pictures", "4"]
     process = start(
         [sys.executable, "-m", "raypipe", "study", *words, "--study.port", str(free_port)],
@@ -209,14 +209,14 @@ def test_interrupted_it_stops_at_once_and_leaves_nothing(built: Built, free_port
     assert built.storage.files("study") == []
 
 
-def test_without_a_participant_it_does_not_begin(built: Built, free_port: int) -> None:
+def test_study_needs_a_participant(built: Built, free_port: int) -> None:
     with pytest.raises(
         ConfigError, match=r"^study\.participant: '' is not allowed here: give the name of who answers$"
     ):
         run(config_for(built, free_port, ""))
 
 
-def test_a_taken_port_is_one_line_and_leaves_nothing(built: Built) -> None:
+def test_taken_port_gives_one_line_and_no_table(built: Built) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -11,7 +11,7 @@ from raypipe.tables.schemas import labels_schema
 from tests.report.root import Built, commit
 
 
-def test_examples_are_of_train_and_questions_of_val(built: Built) -> None:
+def test_examples_come_from_train_and_questions_from_val(built: Built) -> None:
     sample = draw_sample(built.storage, seed=0, participant="ann", pictures=20)
     split = built.labels.set_index("post_id")["split"]
     assert sample.classes == ("top", "bottom")
@@ -22,7 +22,7 @@ def test_examples_are_of_train_and_questions_of_val(built: Built) -> None:
         assert sum(picture.label == name for picture in sample.examples) == EXAMPLES_PER_CLASS
 
 
-def test_a_sample_depends_on_seed_and_participant_alone(built: Built) -> None:
+def test_sample_depends_only_on_seed_and_participant(built: Built) -> None:
     def ids(seed: int, name: str) -> list[str]:
         sample = draw_sample(built.storage, seed=seed, participant=name, pictures=10)
         return [picture.post_id for picture in sample.questions]
@@ -40,9 +40,7 @@ def test_a_sample_depends_on_seed_and_participant_alone(built: Built) -> None:
         (pa.string(), ["a", "a", None], "exactly two classes, found 1"),
     ],
 )
-def test_other_labels_than_two_classes_are_an_error(
-    built: Built, kind: pa.DataType, labels: list[object], words: str
-) -> None:
+def test_labels_must_be_two_classes(built: Built, kind: pa.DataType, labels: list[object], words: str) -> None:
     rows = [{"post_id": f"p{i:05d}", "label": label, "split": "val"} for i, label in enumerate(labels)]
     commit(built.storage, "labels", pa.Table.from_pylist(rows, schema=labels_schema(kind)))
     with pytest.raises(InputError, match=words):

@@ -66,16 +66,16 @@ def check_merge(writer: TableWriter) -> None:
     assert "00001" in next(unit for unit in writer.units_done() if unit != "00000")
 
 
-def test_merged_files_hold_the_rows_of_their_sources_in_order(writer: TableWriter) -> None:
+def test_merged_file_holds_rows_in_order(writer: TableWriter) -> None:
     check_merge(writer)
 
 
 @pytest.mark.cluster
-def test_merged_files_on_s3(s3_writer: TableWriter) -> None:
+def test_merging_works_on_s3(s3_writer: TableWriter) -> None:
     check_merge(s3_writer)
 
 
-def test_a_merged_file_is_written_as_parts_are(writer: TableWriter) -> None:
+def test_merged_file_has_same_encodings_as_parts(writer: TableWriter) -> None:
     names = stage(writer, ["a", "b"], ["c"])
     merged = parts.merge(writer, names)
     file = pq.ParquetFile(writer.storage.path(writer.staging, merged))
@@ -85,7 +85,7 @@ def test_a_merged_file_is_written_as_parts_are(writer: TableWriter) -> None:
     assert file.metadata.row_group(0).column(0).is_stats_set
 
 
-def test_files_of_other_folders_are_no_parts(writer: TableWriter) -> None:
+def test_files_in_other_folders_are_not_merged(writer: TableWriter) -> None:
     names = stage(writer, ["a"], ["b"])
     writer.write("all", pa.table({"group": [1]}), folder="_duplicates")
     writer.write_file("_model.json", b"{}")
@@ -94,7 +94,7 @@ def test_files_of_other_folders_are_no_parts(writer: TableWriter) -> None:
     assert ids(writer) == ["a", "b"]
 
 
-def test_without_parts_there_are_columns_and_no_rows(writer: TableWriter) -> None:
+def test_no_parts_give_empty_table_with_columns(writer: TableWriter) -> None:
     assert parts.read_parts(writer, ID).schema == ID
     assert parts.staged_parts(writer) == []
     assert parts.merge_plan(writer, MB) == []
@@ -122,7 +122,7 @@ def kill_at_delete(patch: pytest.MonkeyPatch, number: int) -> None:
 
 @pytest.mark.parametrize("killed_at", [0, 1, 2])
 @pytest.mark.parametrize("goes_on", ["settle", "merge"])
-def test_sources_that_a_kill_left_are_passed_over_and_deleted(
+def test_sources_left_by_kill_are_ignored_and_deleted(
     writer: TableWriter, monkeypatch: pytest.MonkeyPatch, killed_at: int, goes_on: str
 ) -> None:
     names = stage(writer, ["a"], ["b"], ["c"])
@@ -143,9 +143,7 @@ def test_sources_that_a_kill_left_are_passed_over_and_deleted(
     assert parts.settle(writer) == []
 
 
-def test_sources_of_a_merged_file_that_was_merged_again_stay_known(
-    writer: TableWriter, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sources_stay_known_after_second_merge(writer: TableWriter, monkeypatch: pytest.MonkeyPatch) -> None:
     names = stage(writer, ["a"], ["b"], ["c"], seconds=1.0)
     with monkeypatch.context() as patch:
         kill_at_delete(patch, 0)
@@ -161,7 +159,7 @@ def test_sources_of_a_merged_file_that_was_merged_again_stay_known(
     assert second != first
 
 
-def test_a_rewritten_file_still_names_its_sources(writer: TableWriter) -> None:
+def test_rewritten_file_still_names_its_sources(writer: TableWriter) -> None:
     names = stage(writer, ["a"], ["b"], seconds=2.0)
     merged = parts.merge(writer, names)
     rows = pq.read_table(writer.storage.path(writer.staging, merged))
@@ -176,7 +174,7 @@ def test_a_rewritten_file_still_names_its_sources(writer: TableWriter) -> None:
     assert parts.staged_parts(writer) == [merged]
 
 
-def test_two_processes_at_the_same_merge(writer: TableWriter) -> None:
+def test_parallel_processes_may_do_same_merge(writer: TableWriter) -> None:
     names = stage(writer, *([f"{n}"] for n in range(40)))
     program = (
         "import pickle, sys\nfrom raypipe.tables import compact as parts\n"
@@ -194,7 +192,7 @@ def test_two_processes_at_the_same_merge(writer: TableWriter) -> None:
     assert ids(writer) == [f"{n}" for n in range(40)]
 
 
-def test_another_process_may_be_faster(writer: TableWriter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_merge_already_done_by_another_process(writer: TableWriter, monkeypatch: pytest.MonkeyPatch) -> None:
     names = stage(writer, ["a"], ["b"])
     write = parts._write
 
@@ -209,7 +207,7 @@ def test_another_process_may_be_faster(writer: TableWriter, monkeypatch: pytest.
     assert ids(writer) == ["a", "b"]
 
 
-def test_a_source_that_is_gone_without_its_rows_is_an_error(writer: TableWriter) -> None:
+def test_missing_source_raises_error(writer: TableWriter) -> None:
     names = stage(writer, ["a"], ["b"])
     writer.storage.delete(f"{writer.staging}/{names[0]}")
     with pytest.raises(StageError, match=r"00000\.parquet: cannot read: "):
@@ -225,7 +223,7 @@ def test_parts_of_different_columns_are_not_merged(writer: TableWriter) -> None:
     assert ids(writer) == ["a", "b"]
 
 
-def test_memory_holds_a_row_group_at_a_time(writer: TableWriter) -> None:
+def test_merge_holds_one_row_group_in_memory(writer: TableWriter) -> None:
     """40 MB in parts of 1 MB, merged by a process of its own that says what pyarrow held at most."""
     group = pa.table({"post_id": ["x"] * 10, "image": [bytes(100_000)] * 10})
     for number in range(40):
@@ -250,7 +248,7 @@ def named(sizes: list[int]) -> dict[str, int]:
 
 
 @given(sizes=SIZES)
-def test_groups_are_neighbours_near_the_target(sizes: list[int]) -> None:
+def test_merge_groups_are_neighbours_near_target_size(sizes: list[int]) -> None:
     by_name = named(sizes)
     groups = parts.neighbours(by_name, 100)
     names = sorted(by_name)
@@ -265,7 +263,7 @@ def test_groups_are_neighbours_near_the_target(sizes: list[int]) -> None:
 
 
 @given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=40))
-def test_small_parts_end_up_in_files_of_three_quarters_of_the_target_and_more(sizes: list[int]) -> None:
+def test_merged_files_reach_three_quarters_of_target(sizes: list[int]) -> None:
     by_name = named(sizes)
     groups = parts.neighbours(by_name, 100)
     totals = [sum(by_name[name] for name in group) for group in groups]
@@ -275,7 +273,7 @@ def test_small_parts_end_up_in_files_of_three_quarters_of_the_target_and_more(si
 
 
 @given(sizes=SIZES, data=st.data())
-def test_what_is_left_of_a_plan_is_planned_the_same_way_again(sizes: list[int], data: Any) -> None:
+def test_remaining_merge_plan_is_stable(sizes: list[int], data: Any) -> None:
     by_name = named(sizes)
     plan = parts.neighbours(by_name, 100)
     done = data.draw(st.lists(st.sampled_from(range(len(plan))), unique=True)) if plan else []

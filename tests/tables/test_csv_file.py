@@ -26,7 +26,7 @@ def cells(data: bytes, delimiter: str = ",") -> list[list[str]]:
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_no_text_is_a_formula(text: str) -> None:
+def test_no_cell_is_read_as_formula(text: str) -> None:
     header, row = cells(to_csv([text, "n"], [[text, 1]]))
     for cell in (header[0], row[0]):
         assert not FORMULA.match(cell) or cell.startswith("'")
@@ -37,7 +37,7 @@ def test_no_text_is_a_formula(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["=1+1", "+1", "-1", "@x", "\tx", "\rx", "\nx", "  =1", "＝1", "\u3000=1", "-0.5", "'a"]
 )
-def test_an_apostrophe_says_that_it_is_text(text: str) -> None:
+def test_formula_like_text_gets_an_apostrophe(text: str) -> None:
     assert cells(to_csv(["a", "b"], [[text, 0]]))[1] == [f"'{text}", "0"]
 
 
@@ -52,19 +52,19 @@ def test_an_apostrophe_says_that_it_is_text(text: str) -> None:
         ("a; b=1",) * 2,
     ],
 )
-def test_so_it_does_where_a_spreadsheet_may_split(text: str, cell: str) -> None:
+def test_apostrophe_is_added_after_possible_delimiters(text: str, cell: str) -> None:
     assert cells(to_csv(["a"], [[text]]))[1] == [cell]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 @given(rows=st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=3))
 @example([("a;=1+1", "b;=1+1"), ("x\t=1+1", "x\t =1+1"), ('a;"=1', 'a;"=1'), ("a\n=1", "a\r\n@x"), ("a;'", "a;''=1")])
-def test_no_text_is_a_formula_with_any_usual_delimiter(delimiter: str, rows: list[tuple[str, str]]) -> None:
+def test_no_cell_is_read_as_formula_with_other_delimiters(delimiter: str, rows: list[tuple[str, str]]) -> None:
     data = to_csv(["a", "b;=1"], rows)
     assert not [cell for row in cells(data, delimiter) for cell in row if CALCULATED.match(cell)]
 
 
-def test_text_is_in_quotes_and_plain_words_and_numbers_are_not() -> None:
+def test_only_special_text_is_quoted() -> None:
     assert to_csv(["a", "b"], [["x", 1], ['"', None], ["", -0.5], [True, np.int64(3)], [["=1"], np.float32(0.5)]]) == (
         b'a,b\nx,1\n"""",\n"",-0.5\nTrue,3\n"[\'=1\']",0.5\n'
     )
@@ -79,20 +79,20 @@ def test_numbers_stay_numbers(number: float) -> None:
 
 @given(st.lists(st.tuples(TEXT, TEXT, st.none() | st.integers() | st.floats(allow_nan=False)), max_size=4))
 @example([("'=1", "=1", -0.5), ("''", "'", None), ("a\r\nb", "\r", 1), ("a;'=1", "a;''b\t'", 1)])
-def test_what_is_written_is_read_back(rows: list[tuple[str, str, Any]]) -> None:
+def test_csv_round_trip(rows: list[tuple[str, str, Any]]) -> None:
     found = from_csv(to_csv(["=a", "b", "c"], rows))
     expected = [{"=a": one, "b": other, "c": "" if n is None else str(n)} for one, other, n in rows]
     assert found == expected
 
 
-def test_of_files_without_marks_nothing_is_lost() -> None:
+def test_files_without_apostrophes_are_read_unchanged() -> None:
     assert from_csv(b"a,b\n-x,1\n\n'y,\n") == [{"a": "-x", "b": "1"}, {"a": "y", "b": ""}]
     assert from_csv(b"") == []
 
 
-def test_a_row_of_one_empty_cell_is_a_row() -> None:
+def test_row_of_one_empty_cell_is_kept() -> None:
     assert from_csv(to_csv(["a"], [[None], [""]])) == [{"a": ""}, {"a": ""}]
 
 
-def test_half_a_character_ends_nothing() -> None:
+def test_half_surrogate_is_written_escaped() -> None:
     assert to_csv(["a"], [["\ud800"]]) == b'a\n"\\ud800"\n'

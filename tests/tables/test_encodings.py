@@ -26,7 +26,7 @@ def columns(path: Path) -> dict[str, pq.ColumnChunkMetaData]:
     return {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
 
 
-def test_pictures_are_plain_and_the_rest_is_compressed_with_statistics(tmp_path: Path) -> None:
+def test_only_pictures_are_uncompressed_without_statistics(tmp_path: Path) -> None:
     image = {"post_id": "1", "url": "u", "status": "ok", "attempts": 1, "image": bytes(5000), "faces": [FACE]}
     table = pa.Table.from_pylist([image], schema=IMAGES).append_column("a.b", pa.array(["dotted"]))
     path = written(tmp_path, table)
@@ -41,7 +41,7 @@ def test_pictures_are_plain_and_the_rest_is_compressed_with_statistics(tmp_path:
     assert pq.read_table(path).equals(table)
 
 
-def test_the_bytes_of_a_picture_lie_in_the_file_as_they_are(tmp_path: Path) -> None:
+def test_picture_bytes_are_stored_verbatim(tmp_path: Path) -> None:
     picture = bytes(range(256)) * 16
     table = pa.table({"post_id": ["1", "2"], "image": [picture, picture]})
     assert written(tmp_path, table).read_bytes().count(picture) == 2
@@ -54,20 +54,20 @@ def test_other_tables_are_compressed_with_statistics_throughout(tmp_path: Path) 
     assert all(c.is_stats_set for c in found.values())
 
 
-def test_a_table_of_pictures_alone(tmp_path: Path) -> None:
+def test_table_with_only_pictures_is_written(tmp_path: Path) -> None:
     table = pa.table({"image": [b"x"]})
     found = columns(written(tmp_path, table))
     assert (found["image"].compression, found["image"].has_dictionary_page) == ("UNCOMPRESSED", False)
 
 
-def test_metadata_of_the_schema_is_kept_and_changes_no_encoding(tmp_path: Path) -> None:
+def test_schema_metadata_is_kept_and_changes_no_encoding(tmp_path: Path) -> None:
     table = pa.table({"image": [b"x"], "post_id": ["1"]})
     marked = table.replace_schema_metadata({b"raypipe.seconds": b"{}"})
     assert encodings(marked.schema) == encodings(table.schema)
     assert pq.read_schema(written(tmp_path, marked)).metadata == {b"raypipe.seconds": b"{}"}
 
 
-def test_a_page_of_pictures_is_no_larger_than_it_must_be(tmp_path: Path) -> None:
+def test_picture_pages_are_small(tmp_path: Path) -> None:
     """Pages are what a writer holds in memory: 1024 pictures would be one page with pyarrow's defaults."""
     table = pa.table({"image": [bytes(20_000)] * 1000})
     rows, n_bytes = 64, 20_000

@@ -98,14 +98,14 @@ def kill_everywhere(make_storage: Callable[[str], Storage], whens: list[str], mo
 
 @pytest.mark.parametrize("mode", ["plain", "overwrite", "revision"])
 @pytest.mark.timeout(900)
-def test_killed_at_every_step_on_a_local_disk(tmp_path: Path, mode: str) -> None:
+def test_rerun_completes_after_any_kill_on_local_disk(tmp_path: Path, mode: str) -> None:
     kills = kill_everywhere(lambda name: Storage(str(tmp_path / name)), ["before", "during", "after"], mode)
     assert kills >= 3 * FEWEST_CHANGES
 
 
 @pytest.mark.parametrize("mode", ["overwrite", "revision"])
 @pytest.mark.timeout(900)
-def test_killed_at_every_step_on_s3(s3_endpoint: str, mode: str) -> None:
+def test_rerun_completes_after_any_kill_on_s3(s3_endpoint: str, mode: str) -> None:
     kills = kill_everywhere(
         lambda name: Storage(f"s3://bucket/{name}", endpoint=s3_endpoint, region="us-east-1"), ["after"], mode
     )

@@ -89,22 +89,22 @@ def claim_of_the_dead(run_id: str) -> bytes:
     return claim.model_copy(update={"process_started": 0.0}).model_dump_json().encode()
 
 
-def test_one_of_several_gets_a_new_table(tmp_path: Path) -> None:
+def test_one_of_several_processes_gets_new_table(tmp_path: Path) -> None:
     check_one_gets_it(Storage(str(tmp_path / "root")))
 
 
-def test_one_of_several_takes_an_interrupted_run_up(tmp_path: Path) -> None:
+def test_one_of_several_processes_resumes_interrupted_run(tmp_path: Path) -> None:
     check_one_takes_it_up(Storage(str(tmp_path / "root")))
 
 
 @pytest.mark.cluster
-def test_one_of_several_on_s3(s3_endpoint: str) -> None:
+def test_one_of_several_processes_gets_table_on_s3(s3_endpoint: str) -> None:
     check_one_gets_it(Storage("s3://bucket/claims-new", endpoint=s3_endpoint, region="us-east-1"))
     check_one_takes_it_up(Storage("s3://bucket/claims-old", endpoint=s3_endpoint, region="us-east-1"))
 
 
 @pytest.mark.cluster
-def test_the_later_of_two_on_s3_is_told_and_destroys_nothing(s3_endpoint: str) -> None:
+def test_later_claim_on_s3_fails_and_changes_nothing(s3_endpoint: str) -> None:
     storage = Storage("s3://bucket/claims-later", endpoint=s3_endpoint, region="us-east-1")
     run = interrupt(storage, "a")
     before = storage.sizes("labels")
@@ -116,7 +116,7 @@ def test_the_later_of_two_on_s3_is_told_and_destroys_nothing(s3_endpoint: str) -
     assert claims.read(storage, "labels").claim.run_id == run.writer.run_id
 
 
-def test_a_lock_leaves_nothing_behind_and_can_be_had_again(tmp_path: Path) -> None:
+def test_lock_leaves_no_file_and_is_reusable(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path / "root"))
     for _ in range(2):
         with claims.locked(storage, "train/A"):
@@ -130,7 +130,7 @@ def test_a_lock_leaves_nothing_behind_and_can_be_had_again(tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_complete_table_that_is_read_only_is_found_complete(tmp_path: Path) -> None:
+def test_read_only_complete_table_is_found(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path / "root"))
     record = complete(storage, "a")
     (tmp_path / "root" / "labels").chmod(0o500)

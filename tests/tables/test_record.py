@@ -44,13 +44,13 @@ def make_record(**changes: Any) -> RunRecord:
     return RunRecord.model_validate(values | changes)
 
 
-def test_a_record_survives_its_file() -> None:
+def test_record_json_round_trip() -> None:
     record = make_record()
     assert RunRecord.model_validate_json(record.model_dump_json()) == record
     assert json.loads(record.model_dump_json())["files"][1] == {"path": "_model.json", "rows": None, "n_bytes": 4}
 
 
-def test_versions_name_what_results_depend_on() -> None:
+def test_versions_include_main_packages() -> None:
     found = versions()
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
     assert {"raypipe", "ray", "torch", "dlib-bin", "pyarrow"} <= set(found)
@@ -71,7 +71,7 @@ def test_versions_name_what_results_depend_on() -> None:
         ({"seed": 2, "label": {}}, {}, ["label.quantile was 0.1", "seed was 0, is 2", "input posts has changed"]),
     ],
 )
-def test_differences_are_named(config: dict[str, Any], inputs: dict[str, str], expected: list[str]) -> None:
+def test_differing_options_are_named(config: dict[str, Any], inputs: dict[str, str], expected: list[str]) -> None:
     found = differences(make_record(), config, inputs)
     for phrase in expected:
         assert any(line.startswith(phrase) for line in found), found
@@ -79,7 +79,7 @@ def test_differences_are_named(config: dict[str, Any], inputs: dict[str, str], e
 
 
 @given(config=CONFIGS, other=CONFIGS)
-def test_a_run_differs_from_another_and_never_from_itself(config: dict[str, Any], other: dict[str, Any]) -> None:
+def test_differences_are_found_only_between_different_runs(config: dict[str, Any], other: dict[str, Any]) -> None:
     record = make_record(config=config, inputs={})
     assert differences(record, config, {}) == []
 
@@ -97,13 +97,13 @@ def test_a_run_differs_from_another_and_never_from_itself(config: dict[str, Any]
         assert bool(differences(record, other, {})) == (told(config) != told(other))
 
 
-def test_a_claim_of_this_process_is_its_own() -> None:
+def test_own_claim_is_not_held_by_other() -> None:
     claim = Claim.new("label", {}, {}, "id")
     assert claim.pid == os.getpid()
     assert not claim.held_by_other()
 
 
-def test_a_claim_of_a_living_process_is_held_until_it_ends() -> None:
+def test_claim_is_held_while_its_process_lives() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     started = psutil.Process(process.pid).create_time()
     claim = Claim.new("label", {}, {}).model_copy(update={"pid": process.pid, "process_started": started})
@@ -116,7 +116,7 @@ def test_a_claim_of_a_living_process_is_held_until_it_ends() -> None:
 
 
 @pytest.mark.parametrize("path", [*LEADS_OUT, "", "a//b", "a/./b", "a\0b"])
-def test_no_record_names_a_file_elsewhere(path: str) -> None:
+def test_record_refuses_files_outside_root(path: str) -> None:
     with pytest.raises(ValueError, match="must be a path below the root"):
         make_record(files=[{"path": path, "n_bytes": 1}])
     with pytest.raises(ValueError, match="must be a path below the root"):
@@ -124,14 +124,14 @@ def test_no_record_names_a_file_elsewhere(path: str) -> None:
 
 
 @pytest.mark.parametrize("run_id", ["..", "../x", "a/b", "a.b", "é"])
-def test_no_record_has_a_run_that_is_a_path(run_id: str) -> None:
+def test_record_refuses_run_id_with_path(run_id: str) -> None:
     with pytest.raises(ValueError, match="must be letters, digits"):
         make_record(run_id=run_id)
     with pytest.raises(ValueError, match="must be letters, digits"):
         Claim.new("label", {}, {}, run_id=run_id)
 
 
-def test_options_to_be_typed_again_are_quoted() -> None:
+def test_repeated_options_are_quoted_for_the_shell() -> None:
     assert revision_options({"ingest.retry": ["gone", "dns"], "faces.only": True}) == (
         "--ingest.retry gone,dns --faces.only true"
     )

@@ -22,7 +22,7 @@ def storage(tmp_path: Path) -> Storage:
 
 
 @pytest.mark.parametrize("config", [CONFIG, {"seed": 7}])
-def test_a_revision_replaces_a_table_of_any_configuration(storage: Storage, config: dict[str, Any]) -> None:
+def test_revision_replaces_table_of_any_configuration(storage: Storage, config: dict[str, Any]) -> None:
     complete(storage, "a", "b")
     with begin(storage, config=config, revision=RETRY) as run:
         assert run.record is None
@@ -39,7 +39,7 @@ def test_a_revision_replaces_a_table_of_any_configuration(storage: Storage, conf
         begin(storage, config={"seed": 8})
 
 
-def test_an_interrupted_revision_is_taken_up(storage: Storage) -> None:
+def test_interrupted_revision_is_resumed(storage: Storage) -> None:
     complete(storage, "a")
     first = interrupt(storage, "new", revision=RETRY)
     assert ids_of(storage) == ["a"]
@@ -88,7 +88,7 @@ def test_another_unfinished_run_is_refused(
     assert everything_under(storage) == contents
 
 
-def test_overwrite_drops_an_unfinished_revision_and_keeps_the_table(storage: Storage) -> None:
+def test_overwrite_drops_unfinished_revision_and_keeps_table(storage: Storage) -> None:
     complete(storage, "a")
     interrupt(storage, "half", revision=RETRY)
     with begin(storage, overwrite=True) as whole:
@@ -102,7 +102,7 @@ def test_overwrite_drops_an_unfinished_revision_and_keeps_the_table(storage: Sto
         assert ids_of(storage) == ["a"]
 
 
-def test_a_revision_that_staged_nothing_leaves_no_trace(storage: Storage) -> None:
+def test_revision_without_staged_files_leaves_nothing(storage: Storage) -> None:
     complete(storage, "a")
     before = everything_under(storage)
     with pytest.raises(ValueError), begin(storage, revision=RETRY):
@@ -111,7 +111,7 @@ def test_a_revision_that_staged_nothing_leaves_no_trace(storage: Storage) -> Non
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_without_a_complete_table_there_is_nothing_to_do_again(storage: Storage, overwrite: bool) -> None:
+def test_revision_needs_a_complete_table(storage: Storage, overwrite: bool) -> None:
     with pytest.raises(StageError, match=r"labels: is not there; run `raypipe label"):
         begin(storage, revision=RETRY, overwrite=overwrite)
     assert everything_under(storage) == {}
@@ -122,13 +122,13 @@ def test_without_a_complete_table_there_is_nothing_to_do_again(storage: Storage,
         assert run.writer.units_done() == {"00000"}
 
 
-def test_an_empty_revision_is_none(storage: Storage) -> None:
+def test_empty_revision_equals_no_revision(storage: Storage) -> None:
     record = complete(storage, "a", revision={})
     assert record.revision is None
     assert begin(storage).record == record
 
 
-def test_finish_completes_a_publication_that_was_cut_off(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finish_completes_interrupted_publication(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
@@ -146,7 +146,7 @@ def test_finish_completes_a_publication_that_was_cut_off(storage: Storage, monke
     assert not tables.finish(storage, "labels")
 
 
-def test_finish_leaves_an_unfinished_run_and_an_empty_root_as_they_are(storage: Storage) -> None:
+def test_finish_does_not_change_unfinished_or_empty_tables(storage: Storage) -> None:
     assert not tables.finish(storage, "labels")
     assert everything_under(storage) == {}
     interrupt(storage, "half")

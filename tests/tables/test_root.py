@@ -48,7 +48,7 @@ def test_fingerprints_are_the_run_ids(built: Built) -> None:
     assert set(found) == {"posts", "truth", "images", "labels", "sweep"}
 
 
-def test_pictures_come_from_any_of_several_files(config: Config) -> None:
+def test_pictures_are_found_in_several_files(config: Config) -> None:
     storage = config.open_storage()
     blank = {field.name: None for field in IMAGES} | {"url": "u", "status": "ok", "attempts": 1}
     with tables.begin(storage, "images", command="images", config={}, inputs={}) as run:
@@ -60,7 +60,7 @@ def test_pictures_come_from_any_of_several_files(config: Config) -> None:
     assert found == {"p01": jpeg(0), "p23": jpeg(2)}
 
 
-def test_files_that_the_record_does_not_list_are_not_read(built: Built) -> None:
+def test_unlisted_files_are_not_read(built: Built) -> None:
     built.storage.write("sweep/stray.json", b"[1]")
     sources = Sources.open(built.storage)
     assert sources.json("sweep", "stray.json") is None
@@ -73,7 +73,7 @@ CSV = b"configuration,seeds,max_val_accuracy,epochs,final_val_accuracy,test_accu
 
 
 @pytest.mark.parametrize("data", DAMAGED)
-def test_damaged_json_is_one_line_that_names_the_file(config: Config, data: bytes) -> None:
+def test_damaged_json_error_names_file_in_one_line(config: Config, data: bytes) -> None:
     storage = config.open_storage()
     commit(storage, "judge", files={"judge.json": data})
     with pytest.raises(InputError, match=r"judge.json: is not what raypipe writes there \(") as caught:
@@ -98,7 +98,7 @@ def test_damaged_json_is_one_line_that_names_the_file(config: Config, data: byte
         ("comparisons.csv", b"a\n1\n"),
     ],
 )
-def test_a_training_that_somebody_changed(config: Config, name: str, data: bytes) -> None:
+def test_changed_training_files_raise_error(config: Config, name: str, data: bytes) -> None:
     storage = config.open_storage()
     files = {"table1.csv": CSV + b"A,1,0.5,1,0.5,0.5\n", "results.json": b"[]"}
     commit(storage, "sweep", files=files)
@@ -109,7 +109,7 @@ def test_a_training_that_somebody_changed(config: Config, name: str, data: bytes
 
 
 @pytest.mark.parametrize("found", [{}, {"n": 1, "baseline": 5}, {"n": 1, "baseline": [{"label": "top"}]}])
-def test_a_verdict_that_somebody_changed(built: Built, found: dict[str, Any]) -> None:
+def test_changed_judge_file_raises_error(built: Built, found: dict[str, Any]) -> None:
     inputs = {"labels": tables.get_record(built.storage, "labels").run_id}
     commit(built.storage, "judge", files={"judge.json": json.dumps(found).encode()}, inputs=inputs)
     with pytest.raises(InputError, match=r"judge.json: is not what raypipe writes there"):
@@ -126,7 +126,7 @@ def test_a_verdict_that_somebody_changed(built: Built, found: dict[str, Any]) ->
         ("truth", "_truth.json", {"params": {"Intercept": "x"}}),
     ],
 )
-def test_a_regression_that_somebody_changed(built: Built, table: str, name: str, found: dict[str, Any]) -> None:
+def test_changed_regression_file_raises_error(built: Built, table: str, name: str, found: dict[str, Any]) -> None:
     sources = Sources.open(built.storage)
     path = f"{table}/{name}"
     assert built.storage.exists(path)

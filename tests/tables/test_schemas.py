@@ -17,7 +17,7 @@ COLUMNS = {
 
 
 @pytest.mark.parametrize(("name", "columns"), COLUMNS.items())
-def test_the_published_columns_in_their_order(name: str, columns: str) -> None:
+def test_columns_have_documented_order(name: str, columns: str) -> None:
     assert getattr(schemas, name).names == columns.split()
 
 
@@ -25,13 +25,13 @@ def test_the_published_columns_in_their_order(name: str, columns: str) -> None:
     ("head", "further"),
     [("binary", []), ("classes", ["class"]), ("tags", ["class"]), ("score", ["score", "predicted"])],
 )
-def test_predictions_keep_their_columns_whatever_the_head(head: str, further: list[str]) -> None:
+def test_prediction_columns_are_common_to_all_heads(head: str, further: list[str]) -> None:
     found = schemas.predictions_schema(head)
     assert found.names == [*schemas.PREDICTIONS.names, *further]
     assert found.field("probability").nullable == (head == "score")
 
 
-def test_what_may_be_missing_in_posts() -> None:
+def test_optional_post_columns_are_nullable() -> None:
     optional = {field.name for field in schemas.POSTS if field.nullable}
     assert optional == {"user_id", "comments", "caption", "created_at", "collected_at", "revisited_at"}
 
@@ -53,7 +53,7 @@ def test_faces_are_boxes_with_a_score() -> None:
     ]
 
 
-def test_each_status_once() -> None:
+def test_statuses_are_unique() -> None:
     assert len(set(schemas.STATUSES)) == len(schemas.STATUSES) == 16
 
 

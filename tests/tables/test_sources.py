@@ -35,7 +35,7 @@ def parquet(path: Path, rows: list[dict[str, Any]] = ROWS) -> Path:
     return path
 
 
-def test_csv_keeps_known_columns_as_text_and_reads_the_others(tmp_path: Path) -> None:
+def test_csv_keeps_known_columns_as_text(tmp_path: Path) -> None:
     path = tmp_path / "posts.csv"
     path.write_bytes('\ufeffpost_id,likes,age,n,zip,word\na,1,2.5,3,007,x\n"b,""c""\nd",,3,4,1,\n'.encode())
     raw = read(path)
@@ -46,7 +46,7 @@ def test_csv_keeps_known_columns_as_text_and_reads_the_others(tmp_path: Path) ->
     ]
 
 
-def test_csv_rows_of_another_length_are_kept_aside(tmp_path: Path) -> None:
+def test_csv_rows_with_wrong_length_are_set_aside(tmp_path: Path) -> None:
     path = tmp_path / "posts.csv"
     path.write_text("post_id,likes\na,1\nb\n\nc,2,3\nd,4\n")
     raw = read(path)
@@ -54,7 +54,7 @@ def test_csv_rows_of_another_length_are_kept_aside(tmp_path: Path) -> None:
     assert raw.lines == [("b", "wrong_number_of_fields"), ("c,2,3", "wrong_number_of_fields")]
 
 
-def test_jsonl(tmp_path: Path) -> None:
+def test_jsonl_rows_are_read_and_bad_lines_set_aside(tmp_path: Path) -> None:
     rows = [{"post_id": 1, "likes": 2.5, "tags": ["x"], "n": 1}, {"post_id": "b", "likes": True, "n": 2.5}]
     raw = read(jsonl(tmp_path / "posts.jsonl", [*rows, "{broken", "[1]", ""]))
     assert raw.table.to_pylist() == [
@@ -64,19 +64,19 @@ def test_jsonl(tmp_path: Path) -> None:
     assert raw.lines == [("{broken", "not_a_json_object"), ("[1]", "not_a_json_object")]
 
 
-def test_jsonl_columns_that_change_their_type_become_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jsonl_columns_of_mixed_types_become_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [{"post_id": "a", "x": 1}, {"post_id": "b", "x": "two"}, {"post_id": "c", "x": {"y": [3]}}]
     assert read(jsonl(tmp_path / "a.jsonl", rows)).table["x"].to_pylist() == ["1", "two", '{"y": [3]}']
     monkeypatch.setattr(sources, "_BLOCK_ROWS", 1)
     assert read(jsonl(tmp_path / "b.jsonl", rows)).table["x"].to_pylist() == ["1", "two", '{"y": [3]}']
 
 
-def test_jsonl_half_of_a_surrogate_pair(tmp_path: Path) -> None:
+def test_jsonl_half_surrogates_are_replaced(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", ['{"post_id": "\\ud83d", "other": "\\ud83d"}'])
     assert read(path).table.to_pylist() == [{"post_id": "?", "other": "?"}]
 
 
-def test_names_that_differ_in_halves_of_surrogate_pairs_are_one_column(tmp_path: Path) -> None:
+def test_column_names_equal_after_replacement_are_merged(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", ['{"post_id": "a", "\\ud83d": 1}', {"post_id": "b", "?": 2}])
     assert read(path).table.to_pylist() == [{"post_id": "a", "?": 1}, {"post_id": "b", "?": 2}]
 
@@ -93,7 +93,7 @@ def test_names_that_differ_in_halves_of_surrogate_pairs_are_one_column(tmp_path:
         (b"\x00", "not_a_json_object", "\x00"),
     ],
 )
-def test_one_odd_line_of_jsonl_costs_itself(tmp_path: Path, line: bytes, reason: str, kept: str) -> None:
+def test_bad_jsonl_line_affects_no_other(tmp_path: Path, line: bytes, reason: str, kept: str) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"post_id": "a"}\n' + line + b'\n{"post_id": "b"}\n')
     raw = read(path)
@@ -110,7 +110,7 @@ def test_one_odd_line_of_jsonl_costs_itself(tmp_path: Path, line: bytes, reason:
         (b'c,"3', "unclosed_quote", 'c,"3'),
     ],
 )
-def test_one_odd_line_of_csv_costs_itself(tmp_path: Path, line: bytes, reason: str, kept: str) -> None:
+def test_bad_csv_line_affects_no_other(tmp_path: Path, line: bytes, reason: str, kept: str) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(b"post_id,likes\na,1\n" + line + b"\r\nb,2\n")
     raw = read(path)
@@ -124,7 +124,7 @@ def test_a_long_cell_is_read(tmp_path: Path) -> None:
     assert len(read(path).table["caption"][0].as_py()) == 200_000
 
 
-def test_rows_of_nothing_are_counted_in_a_block_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_objects_in_own_block_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "_BLOCK_ROWS", 1)
     raw = read(jsonl(tmp_path / "a.jsonl", [{"post_id": "a"}, {}, {}]))
     assert (len(raw.table), raw.lines) == (1, [("{}", "empty_object")] * 2)
@@ -141,7 +141,7 @@ def test_parquet_keeps_its_types(tmp_path: Path) -> None:
     assert read(parquet(tmp_path / "posts.parquet")).table.to_pylist() == ROWS
 
 
-def test_a_directory_of_files(tmp_path: Path) -> None:
+def test_directory_of_files_is_read(tmp_path: Path) -> None:
     folder = tmp_path / "posts"
     (folder / "deep").mkdir(parents=True)
     parquet(folder / "2.parquet", ROWS[1:])
@@ -163,12 +163,12 @@ def test_endings_and_compression(tmp_path: Path, name: str) -> None:
     assert read(path).table.to_pylist() == [{"post_id": "a", "likes": "1"}]
 
 
-def test_a_file_uri(tmp_path: Path) -> None:
+def test_file_uri_is_read(tmp_path: Path) -> None:
     assert len(read(parquet(tmp_path / "posts.parquet").as_uri()).table) == 2
 
 
 @pytest.mark.cluster
-def test_s3(tmp_path: Path, s3_endpoint: str) -> None:
+def test_posts_file_is_read_from_s3(tmp_path: Path, s3_endpoint: str) -> None:
     storage = Storage("s3://bucket/input", endpoint=s3_endpoint, region="us-east-1")
     storage.write("posts.parquet", parquet(tmp_path / "posts.parquet").read_bytes())
     source = open_source("s3://bucket/input/posts.parquet", storage)
@@ -196,13 +196,13 @@ def test_limit_reads_the_first_rows(tmp_path: Path, kind: str, limit: int, monke
     assert read(folder, limit).table["post_id"].to_pylist() == expected
 
 
-def test_limit_counts_lines_that_are_no_rows(tmp_path: Path) -> None:
+def test_limit_also_counts_bad_lines(tmp_path: Path) -> None:
     raw = read(jsonl(tmp_path / "a.jsonl", ["broken", {"post_id": "a"}, "broken", {"post_id": "b"}]), limit=3)
     assert raw.table["post_id"].to_pylist() == ["a"]
     assert len(raw.lines) == 2
 
 
-def test_fingerprint_is_of_the_content(tmp_path: Path) -> None:
+def test_fingerprint_depends_on_content(tmp_path: Path) -> None:
     def of(path: Path) -> str:
         return open_source(str(path), Storage("unused")).fingerprint()
 
@@ -230,7 +230,7 @@ def test_fingerprint_is_of_the_content(tmp_path: Path) -> None:
         ("a.parquet.gz", b"x", "of no known kind"),
     ],
 )
-def test_files_that_cannot_be_used(tmp_path: Path, name: str, data: bytes, message: str) -> None:
+def test_unusable_files_raise_error(tmp_path: Path, name: str, data: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(data)
     with pytest.raises(InputError, match=message) as error:
         read(tmp_path / name)
@@ -238,19 +238,19 @@ def test_files_that_cannot_be_used(tmp_path: Path, name: str, data: bytes, messa
     assert "\n" not in str(error.value)
 
 
-def test_an_empty_parquet_file(tmp_path: Path) -> None:
+def test_empty_parquet_file_raises_error(tmp_path: Path) -> None:
     pq.write_table(pa.table({"post_id": pa.array([], pa.string())}), tmp_path / "a.parquet")
     with pytest.raises(InputError, match="holds no posts"):
         read(tmp_path / "a.parquet")
 
 
-def test_parquet_with_two_columns_of_one_name(tmp_path: Path) -> None:
+def test_parquet_with_duplicate_column_names_raises_error(tmp_path: Path) -> None:
     pq.write_table(pa.table([pa.array(["a"]), pa.array(["b"])], names=["post_id", "post_id"]), tmp_path / "a.parquet")
     with pytest.raises(InputError, match="two columns named 'post_id'; rename one"):
         read(tmp_path / "a.parquet")
 
 
-def test_places_that_cannot_be_used(tmp_path: Path) -> None:
+def test_unusable_places_raise_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--posts .*nothing.csv: is not there"):
         read(tmp_path / "nothing.csv")
     with pytest.raises(InputError, match="is a directory without files"):

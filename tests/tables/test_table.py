@@ -52,12 +52,12 @@ def check_complete_run(storage: Storage) -> None:
     assert tables.read_table(storage, "labels", where=pc.field("post_id") > "a").num_rows == 2
 
 
-def test_a_complete_run(storage: Storage) -> None:
+def test_complete_run_leaves_table_and_record(storage: Storage) -> None:
     check_complete_run(storage)
 
 
 @pytest.mark.cluster
-def test_a_complete_run_on_s3(s3_endpoint: str) -> None:
+def test_complete_run_on_s3_leaves_table_and_record(s3_endpoint: str) -> None:
     storage = Storage("s3://bucket/tables-complete", endpoint=s3_endpoint, region="us-east-1")
     check_complete_run(storage)
     with pytest.raises(StageError, match=r"label\.quantile was 0\.1, is 0\.2"):
@@ -68,7 +68,7 @@ def test_a_complete_run_on_s3(s3_endpoint: str) -> None:
     assert len(storage.files("labels")) == 2
 
 
-def test_pandas_reads_the_folder_also_while_another_run_is_staged(tmp_path: Path) -> None:
+def test_pandas_reads_folder_while_run_is_staged(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path / "_under" / "lr=0.1"))
     complete(storage, "a", "b")
     storage.write("labels/_model.json", b"{}")
@@ -78,7 +78,7 @@ def test_pandas_reads_the_folder_also_while_another_run_is_staged(tmp_path: Path
         assert ids_of(storage) == ["a", "b"]
 
 
-def test_readers_go_by_the_list(storage: Storage) -> None:
+def test_readers_use_only_listed_files(storage: Storage) -> None:
     complete(storage, "a")
     stray = pa.BufferOutputStream()
     pq.write_table(rows("stray"), stray)
@@ -94,7 +94,7 @@ def test_readers_go_by_the_list(storage: Storage) -> None:
     dropped=st.dictionaries(st.sampled_from("abc"), st.integers(0, 5)),
     error=st.integers(-2, 2),
 )
-def test_rows_in_are_rows_out_and_dropped(
+def test_rows_in_must_equal_rows_out_plus_dropped(
     tmp_path_factory: pytest.TempPathFactory, units: list[int], dropped: dict[str, int], error: int
 ) -> None:
     storage = Storage(str(tmp_path_factory.mktemp("root")))
@@ -111,7 +111,7 @@ def test_rows_in_are_rows_out_and_dropped(
             assert record.rows_in == record.rows_out + sum(record.dropped.values())
 
 
-def test_lost_rows_leave_the_published_table_as_it_was(storage: Storage) -> None:
+def test_lost_rows_raise_error_and_keep_old_table(storage: Storage) -> None:
     complete(storage, "a", "b")
     with begin(storage, overwrite=True) as run:
         run.writer.write("00000", rows("lost its brother"))
@@ -120,7 +120,7 @@ def test_lost_rows_leave_the_published_table_as_it_was(storage: Storage) -> None
     assert ids_of(storage) == ["a", "b"]
 
 
-def test_rows_out_can_be_given_where_rows_are_not_files(storage: Storage) -> None:
+def test_rows_out_can_be_given_explicitly(storage: Storage) -> None:
     with begin(storage, "train/A") as run:
         run.writer.write_file("results.json", b"[]")
         run.commit(rows_in=7, rows_out=7)
@@ -130,7 +130,7 @@ def test_rows_out_can_be_given_where_rows_are_not_files(storage: Storage) -> Non
 # The same run, another run
 
 
-def test_the_same_run_does_nothing(storage: Storage) -> None:
+def test_rerun_of_complete_table_does_nothing(storage: Storage) -> None:
     record = complete(storage, "a")
     before = everything_under(storage)
     with begin(storage) as run:
@@ -148,7 +148,7 @@ def test_the_same_run_does_nothing(storage: Storage) -> None:
     ],
 )
 @pytest.mark.parametrize("finished", [True, False])
-def test_another_run_is_refused_naming_what_differs(
+def test_run_with_other_options_is_refused(
     storage: Storage, changes: dict[str, Any], names: list[str], finished: bool
 ) -> None:
     if finished:
@@ -164,7 +164,7 @@ def test_another_run_is_refused_naming_what_differs(
     assert everything_under(storage) == before
 
 
-def test_overwrite_replaces_and_leaves_nothing_of_the_old(storage: Storage) -> None:
+def test_overwrite_replaces_the_whole_table(storage: Storage) -> None:
     old = complete(storage, "a", "b", "c")
     new = complete(storage, "z", config={"seed": 1}, overwrite=True)
     assert ids_of(storage) == ["z"]
@@ -181,7 +181,7 @@ def test_overwrite_does_a_finished_run_again(storage: Storage) -> None:
 # What stands in the way
 
 
-def test_a_root_below_a_regular_file_is_one_line(tmp_path: Path) -> None:
+def test_root_below_regular_file_raises_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(StageError, match=r"file/run/labels/_claim\.json: cannot write: .*choose another --root"):
         begin(Storage(str(tmp_path / "file" / "run")))
@@ -198,7 +198,7 @@ def test_a_root_below_a_regular_file_is_one_line(tmp_path: Path) -> None:
         ("train/mine", "raypipe train"),
     ],
 )
-def test_a_missing_table_names_the_command_that_makes_it(storage: Storage, table: str, command: str) -> None:
+def test_missing_table_error_names_needed_command(storage: Storage, table: str, command: str) -> None:
     with pytest.raises(StageError) as caught:
         tables.read_table(storage, table)
     expected = f"{storage.uri(table)}: is not there; run `{command} --root {storage.root}` first"
@@ -207,7 +207,7 @@ def test_a_missing_table_names_the_command_that_makes_it(storage: Storage, table
 
 @pytest.mark.parametrize("name", ["_run.json", "_claim.json"])
 @pytest.mark.parametrize("text", ["", "{}", '{"run_id": "a', "[1]"])
-def test_a_damaged_record_says_which_file_and_what_to_do(storage: Storage, name: str, text: str) -> None:
+def test_damaged_record_error_names_file_and_advice(storage: Storage, name: str, text: str) -> None:
     complete(storage, "a")
     storage.write(f"labels/{name}", text.encode())
     with pytest.raises(
@@ -217,7 +217,7 @@ def test_a_damaged_record_says_which_file_and_what_to_do(storage: Storage, name:
     assert "\n" not in str(caught.value)
 
 
-def test_a_listed_file_that_is_gone_is_one_line(storage: Storage) -> None:
+def test_missing_listed_file_raises_one_line_error(storage: Storage) -> None:
     record = complete(storage, "a")
     storage.delete(f"labels/{record.files[0].path}")
     with pytest.raises(StageError, match=r"labels: cannot read: it is not there; run its stage again with --overwrite"):
@@ -235,7 +235,7 @@ def _edit(storage: Storage, path: str, change: Callable[[dict[str, Any]], None])
 
 @pytest.mark.parametrize("path", LEADS_OUT)
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_list_of_files_leads_nowhere_else(storage: Storage, tmp_path: Path, path: str, overwrite: bool) -> None:
+def test_record_with_outside_paths_is_refused(storage: Storage, tmp_path: Path, path: str, overwrite: bool) -> None:
     complete(storage, "a")
     (tmp_path / "x").write_bytes(b"mine")
     before = storage.files("")
@@ -252,7 +252,9 @@ def test_a_list_of_files_leads_nowhere_else(storage: Storage, tmp_path: Path, pa
     ("name", "key"), [("_claim.json", "run_id"), ("record", "table"), ("record", "run_id"), ("record", "replaces")]
 )
 @pytest.mark.parametrize("path", ["..", "../..", "../../x", "/etc"])
-def test_an_unfinished_run_leads_nowhere_else(storage: Storage, tmp_path: Path, name: str, key: str, path: str) -> None:
+def test_staged_record_with_outside_paths_is_refused(
+    storage: Storage, tmp_path: Path, name: str, key: str, path: str
+) -> None:
     (tmp_path / "x").write_bytes(b"mine")
     (tmp_path / "_staging").mkdir()
     (tmp_path / "_staging" / "y").write_bytes(b"mine")

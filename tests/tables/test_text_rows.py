@@ -17,13 +17,13 @@ def rows_of(text: str, longest: int = 1_000) -> list[Any]:
     return list(csv_rows(io.StringIO(text, newline=""), longest))
 
 
-def test_a_stray_quote_takes_no_other_row_with_it() -> None:
+def test_stray_quote_affects_no_other_row() -> None:
     assert rows_of('a,1\nb,"2\nc,3\nd,4') == [["a", "1"], ('b,"2', "unclosed_quote"), ["c", "3"], ["d", "4"]]
     assert rows_of('a,"1\nb,"2\nc,"3\n') == [["a", "1\nb,2"], ('c,"3', "unclosed_quote")]
     assert rows_of('"') == [('"', "unclosed_quote")]
 
 
-def test_a_field_that_is_too_long_costs_one_line() -> None:
+def test_too_long_field_affects_one_line() -> None:
     long = "x" * 20
     assert rows_of(f'a\n{long}\n"b\nc"\n"{long}"\nd', longest=10) == [
         ["a"],
@@ -43,7 +43,7 @@ def test_a_field_that_is_too_long_costs_one_line() -> None:
 
 
 @given(st.lists(st.lists(st.text(alphabet='ab",\n\r é', max_size=5), min_size=1, max_size=3), max_size=5))
-def test_what_csv_writes_is_read_as_csv_reads_it(rows: list[list[str]]) -> None:
+def test_rows_equal_those_of_csv_module(rows: list[list[str]]) -> None:
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)
     assert rows_of(text.getvalue()) == list(csv.reader(io.StringIO(text.getvalue(), newline=""))) == rows
@@ -59,7 +59,7 @@ def test_any_text_is_read_to_its_end(text: str, longest: int) -> None:
 
 
 @pytest.mark.parametrize(("depth", "is_row"), [(DEEPEST - 1, True), (DEEPEST, False)])
-def test_the_deepest_line(depth: int, is_row: bool) -> None:
+def test_too_deeply_nested_line_is_rejected(depth: int, is_row: bool) -> None:
     found = json_object('{"x":' + "[" * depth + "]" * depth + "}")
     assert isinstance(found, dict) == is_row
     assert is_row or found == "nested_too_deeply"

@@ -24,7 +24,7 @@ def storage(tmp_path: Path) -> Storage:
     return Storage(str(tmp_path / "root"))
 
 
-def test_an_interrupted_run_is_taken_up(storage: Storage) -> None:
+def test_interrupted_run_is_resumed(storage: Storage) -> None:
     first = interrupt(storage, "a")
     first.writer.write("00000", rows("p"), folder="predictions")
     with pytest.raises(StageError, match=r"labels: is unfinished; run `raypipe label --root .*` first"):
@@ -39,13 +39,13 @@ def test_an_interrupted_run_is_taken_up(storage: Storage) -> None:
     assert ids_of(storage) == ["a", "b"]
 
 
-def test_an_interrupted_run_does_not_hide_the_complete_one(storage: Storage) -> None:
+def test_interrupted_run_keeps_old_table_readable(storage: Storage) -> None:
     complete(storage, "a")
     interrupt(storage, "half", config={}, overwrite=True)
     assert ids_of(storage) == ["a"]
 
 
-def test_a_run_staged_whole_is_published_by_the_next_attempt(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fully_staged_run_is_published_next_time(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
@@ -62,9 +62,7 @@ def test_a_run_staged_whole_is_published_by_the_next_attempt(storage: Storage, m
     assert begin(storage).record is not None
 
 
-def test_a_run_that_is_published_but_not_cleared_up_is_complete(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_published_run_with_leftovers_is_complete(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
 
@@ -82,7 +80,7 @@ def test_a_run_that_is_published_but_not_cleared_up_is_complete(
 
 
 @pytest.mark.parametrize("table", ["labels", "train/A"])
-def test_an_attempt_that_staged_nothing_leaves_no_trace(storage: Storage, table: str) -> None:
+def test_attempt_without_staged_files_leaves_nothing(storage: Storage, table: str) -> None:
     with pytest.raises(ValueError), begin(storage, table):
         raise ValueError("bad input, found late")
     assert not storage.exists(table)
@@ -93,7 +91,7 @@ def test_an_attempt_that_staged_nothing_leaves_no_trace(storage: Storage, table:
     assert everything_under(storage) == before
 
 
-def test_a_table_that_another_process_writes_is_left_alone(storage: Storage) -> None:
+def test_table_written_by_another_process_is_refused(storage: Storage) -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     started = psutil.Process(process.pid).create_time()
     claim = Claim.new("label", CONFIG, {"posts": "aa"}, "0123abcd")
@@ -124,7 +122,7 @@ def test_the_writer_works_from_another_process(storage: Storage) -> None:
 
 
 @pytest.mark.cluster
-def test_a_full_disk_keeps_whole_files_only(small_disk: Path) -> None:
+def test_full_disk_leaves_only_whole_files(small_disk: Path) -> None:
     storage = Storage(str(small_disk / "run"))
     noise = pa.table({"image": [bytes(400_000)], "post_id": ["a"]})
     with begin(storage) as run:
@@ -142,7 +140,7 @@ def test_a_full_disk_keeps_whole_files_only(small_disk: Path) -> None:
 
 
 @pytest.mark.cluster
-def test_a_disk_that_is_full_already_is_left_without_a_trace(small_disk: Path) -> None:
+def test_disk_full_from_start_stays_unchanged(small_disk: Path) -> None:
     (small_disk / "filler").write_bytes(bytes(1 << 20))
     storage = Storage(str(small_disk))
     with pytest.raises(StageError, match=r"labels/_claim\.json: cannot write: No space left on device; free space"):
@@ -150,7 +148,7 @@ def test_a_disk_that_is_full_already_is_left_without_a_trace(small_disk: Path) -
     assert list(everything_under(storage)) == ["filler"]
 
 
-def test_what_a_killed_write_leaves_is_no_part_of_the_table(storage: Storage) -> None:
+def test_temporary_file_of_killed_write_is_ignored(storage: Storage) -> None:
     run = interrupt(storage, "a")
     Path(storage.path(run.writer.staging, "_part-x.parquet.0123abcd.tmp")).write_bytes(b"half")
     with begin(storage) as again:

@@ -62,14 +62,14 @@ def with_planted(table: pa.Table, marker: Path, name: str) -> pa.Table:
     return table.drop_columns([name] if name in table.column_names else []).append_column(field, values)
 
 
-def test_the_planted_column_runs_code_where_nothing_is_done_about_it(tmp_path: Path) -> None:
+def test_planted_column_executes_code_if_read_unguarded(tmp_path: Path) -> None:
     path = tmp_path / "planted.parquet"
     pq.write_table(with_planted(pa.table({"x": [1]}), tmp_path / "ran", "label"), path)
     pq.read_table(path)["label"].to_pylist()
     assert (tmp_path / "ran").exists()
 
 
-def test_a_manifest_runs_nothing(tmp_path: Path, marker: Path) -> None:
+def test_hostile_posts_file_executes_no_code(tmp_path: Path, marker: Path) -> None:
     posts = pa.table(
         {
             "post_id": ["a", "b", "c"],
@@ -89,7 +89,7 @@ def test_a_manifest_runs_nothing(tmp_path: Path, marker: Path) -> None:
         ingest_posts(config.model_copy(update={"overwrite": True}))
 
 
-def test_a_manifest_of_pictures_runs_nothing(tmp_path: Path, marker: Path) -> None:
+def test_hostile_manifest_executes_no_code(tmp_path: Path, marker: Path) -> None:
     pq.write_table(with_planted(pa.table({"path": ["a.jpg"]}), marker, "other"), tmp_path / "list.parquet")
     found = find_pictures([str(tmp_path / "list.parquet")], Storage(str(tmp_path)))
     assert [picture.path for picture in found.pictures] == [str(tmp_path / "a.jpg")]
@@ -103,7 +103,7 @@ def put(config: Config, table: str, rows: pa.Table) -> Storage:
     return storage
 
 
-def test_a_root_from_elsewhere_runs_nothing(tmp_path: Path, marker: Path) -> None:
+def test_hostile_root_executes_no_code(tmp_path: Path, marker: Path) -> None:
     rows = with_planted(pa.table({"post_id": ["a", "b"]}), marker, "label")
     storage = put(load_config(root=str(tmp_path / "run")), "labels", rows)
     readers: list[Callable[[], pa.Table]] = [
@@ -166,7 +166,7 @@ def nested_in(outer: str, values: pa.Array) -> pa.Array:
 
 
 @pytest.mark.parametrize("outer", [*NESTED, "struct in list", "list view in struct", "struct in list view in list"])
-def test_every_type_that_holds_such_a_type(marker: Path, outer: str) -> None:
+def test_every_nested_pickled_type_is_removed_or_refused(marker: Path, outer: str) -> None:
     table = pa.table({"x": nested_in(outer, made_by_code(marker))})
     if REFUSED & set(outer.split(" in ")):
         for look in (lambda: plain_schema(table.schema, "a file"), lambda: plain_table(table, "a file")):
@@ -181,7 +181,7 @@ def test_every_type_that_holds_such_a_type(marker: Path, outer: str) -> None:
 
 
 @pytest.mark.parametrize("outer", [name for name in NESTED if name not in NOT_IN_PARQUET])
-def test_a_file_of_such_a_type(tmp_path: Path, marker: Path, outer: str) -> None:
+def test_file_with_pickled_type_is_read_safely(tmp_path: Path, marker: Path, outer: str) -> None:
     path = str(tmp_path / "x.parquet")
     pq.write_table(pa.table({"x": nested_in(outer, made_by_code(marker))}), path)
     here = pafs.LocalFileSystem()
@@ -206,7 +206,7 @@ def test_posts_with_such_a_type_are_refused(tmp_path: Path, marker: Path) -> Non
         ingest_posts(config)
 
 
-def test_staged_rows_from_elsewhere_run_nothing(tmp_path: Path, marker: Path) -> None:
+def test_hostile_staged_rows_execute_no_code(tmp_path: Path, marker: Path) -> None:
     storage = load_config(root=str(tmp_path / "run")).open_storage()
     ids = pa.array([pickle.dumps(Planted(marker), 0)] * 2, pa.large_binary())
     rows = pa.table([ids], schema=pa.schema([pa.field("post_id", ids.type, metadata=PICKLED)]))
@@ -215,7 +215,7 @@ def test_staged_rows_from_elsewhere_run_nothing(tmp_path: Path, marker: Path) ->
         assert drop_doubles(run.writer, n_posts=1) == 0
 
 
-def test_other_types_are_as_they_were() -> None:
+def test_other_types_are_unchanged() -> None:
     table = pa.table({"x": pa.array([[1, 2]]), "y": [{"a": 1}], "z": pa.array([b"0" * 16], pa.binary(16))})
     assert plain_table(table, "a file") is table
     # Arrow's own are made by no code from elsewhere.
@@ -223,7 +223,7 @@ def test_other_types_are_as_they_were() -> None:
     assert plain_schema(own, "a file") == own
 
 
-def test_types_that_are_nested_too_deeply_are_refused() -> None:
+def test_too_deeply_nested_types_are_refused() -> None:
     kind = pa.int8()
     for _ in range(2000):
         kind = pa.list_(kind)

@@ -51,7 +51,7 @@ def wait_for_runs(url: str, n: int) -> dict[str, list[str]]:
         time.sleep(0.2)
 
 
-def test_scalars_of_the_sweep_and_of_models_are_served(root: Path) -> None:
+def test_board_serves_scalars_of_sweep_and_models(root: Path) -> None:
     with tensorboard(root, 0) as (url, process):
         tags = wait_for_runs(url, 3)
         assert set(tags) == {"sweep/A-seed0", "sweep/B-seed0", "train/mine"}
@@ -68,7 +68,7 @@ def test_scalars_of_the_sweep_and_of_models_are_served(root: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_serves_until_a_signal_and_ends_well(root: Path, number: signal.Signals) -> None:
+def test_board_serves_until_signal_and_exits_0(root: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "raypipe", "board", "--root", str(root), "--board.port", "0"]
     process = start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -83,7 +83,7 @@ def test_the_command_serves_until_a_signal_and_ends_well(root: Path, number: sig
         ask(url)
 
 
-def test_a_taken_port_is_one_line_and_1(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_taken_port_gives_one_line_and_exit_1(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGTERM)
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
@@ -96,7 +96,7 @@ def test_a_taken_port_is_one_line_and_1(root: Path, capsys: pytest.CaptureFixtur
     assert error.count("\n") == 1
 
 
-def test_a_tensorboard_that_ends_by_itself_is_told(root: Path, free_port: int) -> None:
+def test_tensorboard_ending_early_is_reported(root: Path, free_port: int) -> None:
     program = (
         "import sys, raypipe; from raypipe.config.options import load_config\n"
         "raypipe.train.board(load_config(root=sys.argv[1], board={'port': int(sys.argv[2])}))"
@@ -113,7 +113,7 @@ def test_a_tensorboard_that_ends_by_itself_is_told(root: Path, free_port: int) -
     assert process.returncode == 1
 
 
-def test_a_root_without_event_files(tmp_path: Path) -> None:
+def test_root_without_event_files_raises_error(tmp_path: Path) -> None:
     (tmp_path / "sweep").mkdir()
     with pytest.raises(StageError, match=r"no event files below sweep/ or train/; run `raypipe sweep --root "):
         run(load_config(root=str(tmp_path)))
@@ -125,7 +125,7 @@ def test_a_root_without_event_files(tmp_path: Path) -> None:
     assert event_folder(Storage(str(tmp_path))) == tmp_path
 
 
-def test_a_root_in_an_object_store_says_what_to_do() -> None:
+def test_root_in_object_store_error_gives_advice() -> None:
     storage = Storage("s3://bucket/run", endpoint="http://127.0.0.1:9", region="us-east-1")
     with pytest.raises(
         StageError, match=r"s3://bucket/run: TensorBoard reads local .*aws s3 sync.*raypipe board --root DIR"

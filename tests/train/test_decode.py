@@ -30,13 +30,13 @@ from tests.training_root import SPLITS, jpeg, relabel, write_images, write_label
         (pa.array([["sea"], [], None], pa.list_(pa.string())), Target("tags", ("Sun", "sea"))),
     ],
 )
-def test_what_is_learned_follows_the_labels(training: Config, labels: pa.Array, target: Target) -> None:
+def test_target_follows_labels(training: Config, labels: pa.Array, target: Target) -> None:
     relabel(training, "tags")
     storage = training.open_storage()
     assert find_target(storage, tables.get_record(storage, "labels"), pa.chunked_array([labels])) == target
 
 
-def test_one_class_is_no_task(training: Config) -> None:
+def test_single_class_raises_error(training: Config) -> None:
     storage = training.open_storage()
     record = tables.get_record(storage, "labels")
     with pytest.raises(InputError, match=r"training needs two classes or more, found 1 \('top'\); see --label.scheme"):
@@ -52,7 +52,7 @@ def test_one_class_is_no_task(training: Config) -> None:
         ("score", lambda i: 3.0 + 2.0 * (i % 2) + 0.01 * i),
     ],
 )
-def test_pictures_come_with_labels_of_each_kind(training: Config, head: str, label: Callable[[int], object]) -> None:
+def test_pictures_have_labels_of_each_kind(training: Config, head: str, label: Callable[[int], object]) -> None:
     relabel(training, head)
     pictures = prepare_pictures(training)
     assert pictures.target.kind == head
@@ -68,7 +68,7 @@ def test_pictures_come_with_labels_of_each_kind(training: Config, head: str, lab
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_pictures_that_no_longer_decode_are_counted_and_left_out(training: Config) -> None:
+def test_undecodable_pictures_are_counted_and_left_out(training: Config) -> None:
     rng = np.random.default_rng(0)
     images = {f"p{i:03d}": jpeg(rng, 190 if i % 2 else 70) for i in range(len(SPLITS))}
     storage = training.open_storage()
@@ -83,7 +83,7 @@ def test_pictures_that_no_longer_decode_are_counted_and_left_out(training: Confi
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_what_was_decoded_for_older_labels_goes_unless_a_process_is_at_it(training: Config) -> None:
+def test_old_decoded_pictures_are_deleted_unless_in_use(training: Config) -> None:
     storage = training.open_storage()
     stale = {"labels": "older", "images": tables.get_record(storage, "images").run_id}
     layout = {"image_size": 32, "layout": 0}
@@ -120,7 +120,7 @@ def test_what_was_decoded_for_older_labels_goes_unless_a_process_is_at_it(traini
         ),
     ],
 )
-def test_a_split_that_cannot_be_trained_on_is_one_line(
+def test_unusable_split_raises_one_line_error(
     training: Config, label: Callable[[int], str], split: Callable[[int], str], message: str
 ) -> None:
     write_labels(training, [{"post_id": f"p{i:03d}", "label": label(i), "split": split(i)} for i in range(40)])

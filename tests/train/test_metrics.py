@@ -22,12 +22,12 @@ from raypipe.train.networks.vgg import build_model
 from raypipe.train.networks.weights import load_weights
 
 
-def test_accuracy_counts_a_probability_above_a_half_as_label_one() -> None:
+def test_accuracy_threshold_is_above_one_half() -> None:
     assert binary_accuracy(np.array([0.9, 0.5, 0.2, 0.51]), np.array([1.0, 1.0, 0.0, 0.0])) == 0.5
 
 
 @pytest.mark.parametrize(("n", "m"), [(0, 0), (3, 2)])
-def test_accuracy_of_nothing_or_of_unequal_lengths_is_refused(n: int, m: int) -> None:
+def test_accuracy_refuses_empty_or_unequal_inputs(n: int, m: int) -> None:
     with pytest.raises(ValueError, match="probabilities for"):
         binary_accuracy(np.zeros(n), np.zeros(m))
 
@@ -37,7 +37,7 @@ PAIRS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 1)), min_size=1, ma
 
 
 @given(PAIRS)
-def test_precision_by_counting(pairs: list[tuple[int, int]]) -> None:
+def test_precision_equals_counting(pairs: list[tuple[int, int]]) -> None:
     values, labels = np.array([v / 7 for v, _ in pairs]), np.array([y for _, y in pairs])
     area, recall, n_positive = 0.0, 0.0, int(labels.sum())
     for threshold in sorted(set(values), reverse=True):
@@ -58,7 +58,7 @@ def test_the_rank_correlation_equals_scipy_s(pairs: list[tuple[int, float]]) -> 
         assert found == pytest.approx(stats.spearmanr(one, other).statistic)
 
 
-def test_r_squared_and_rmse_equal_the_regression_s() -> None:
+def test_r_squared_and_rmse_equal_regression() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=50)
     y = 2 * x + rng.normal(size=50)
@@ -70,13 +70,13 @@ def test_r_squared_and_rmse_equal_the_regression_s() -> None:
     assert r_squared(fitted, np.ones(50)) is None
 
 
-def test_the_best_is_of_the_highest_accuracy_or_of_the_lowest_loss() -> None:
+def test_merit_is_accuracy_or_negative_loss() -> None:
     assert figure_of_merit(0.7, 9.0) == 0.7
     assert figure_of_merit(None, 0.4) > figure_of_merit(None, 0.5) > figure_of_merit(None, math.nan)
     assert figure_of_merit(None, None) == -math.inf
 
 
-def test_flops_of_full_training_are_three_times_the_forward_pass() -> None:
+def test_full_training_costs_three_forward_passes() -> None:
     model = build_model(B, image_size=64, weights=load_weights("random"), seed=0)
     channels, sides = [3, 64, 64, 128, 128, 256, 256, 256, *[512] * 6], [64, 64, 32, 32, *[16] * 3, *[8] * 3, *[4] * 3]
     layers = [2 * 9 * a * b * side**2 for a, b, side in zip(channels, channels[1:], sides, strict=False)]
@@ -88,12 +88,12 @@ def test_flops_of_full_training_are_three_times_the_forward_pass() -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_no_peak_is_claimed_for_a_cpu() -> None:
+def test_cpu_has_no_peak_flops() -> None:
     assert peak_flops(torch.device("cpu"), "bfloat16") is None
     assert peak_flops(torch.device("cpu"), "float32") is None
 
 
-def test_counting_leaves_running_means_as_they_were() -> None:
+def test_counting_flops_keeps_running_means() -> None:
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten(0)).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     # One picture of three pixels has one value a channel, which training could not normalise.
@@ -106,6 +106,6 @@ def test_counting_leaves_running_means_as_they_were() -> None:
     ("name", "peak"),
     [("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA L40", 181e12), ("NVIDIA L4", 121e12), ("Tesla T4", None)],
 )
-def test_a_device_is_known_by_its_name(name: str, peak: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_device_peak_is_found_by_name(name: str, peak: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
     assert peak_flops(torch.device("cuda", 0), "bfloat16") == peak

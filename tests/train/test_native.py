@@ -29,7 +29,7 @@ with ray_session(config):
 """
 
 
-def test_it_costs_one_picture(training: Config, tmp_path: Path) -> None:
+def test_native_crash_costs_one_picture(training: Config, tmp_path: Path) -> None:
     rng, storage = np.random.default_rng(0), training.open_storage()
     images = {f"p{i:03d}": jpeg(rng, 190 if i % 2 else 70) for i in range(len(SPLITS))}
     for name in storage.files("images"):

@@ -18,7 +18,7 @@ def test_a_trial_is_named_by_configuration_and_seed() -> None:
     assert Trial("C", 3).name == "C-3"
 
 
-def test_options_of_its_own_are_part_of_a_trial_s_names() -> None:
+def test_trial_names_include_own_options() -> None:
     trial = Trial("B", 2, "modern", (("batch_size", 16), ("learning_rate", 1e-05)))
     assert trial.label == "B modern batch_size=16 learning_rate=1e-05"
     assert trial.name == "B-modern-batch_size-16-learning_rate-1e-05-2"
@@ -27,7 +27,7 @@ def test_options_of_its_own_are_part_of_a_trial_s_names() -> None:
     assert (own.batch_size, own.learning_rate, own.dtype, train.batch_size) == (16, 1e-05, "float32", 32)
 
 
-def test_a_sweep_is_forms_by_configurations_by_combinations_by_seeds() -> None:
+def test_sweep_has_all_forms_configurations_combinations_and_seeds() -> None:
     space = {"learning_rate": [0.001, "3e-3"], "batch_size": {"D": [16]}}
     config = load_config(seed=5, sweep={"configs": "A,D", "seeds": 2, "forms": "paper,modern", "space": space})
     trials = trials_of(config)
@@ -44,7 +44,7 @@ def test_a_sweep_is_forms_by_configurations_by_combinations_by_seeds() -> None:
     assert [trial.name for trial in trials_of(plain)] == ["A-0", "A-1", "B-0", "B-1"]
 
 
-def test_the_order_in_which_a_space_is_written_changes_no_name() -> None:
+def test_order_of_space_does_not_change_names() -> None:
     one = {"learning_rate": {"loguniform": [1e-4, 1e-2]}, "batch_size": [16, 32]}
     other = dict(reversed(one.items()))
     names = [
@@ -55,13 +55,13 @@ def test_the_order_in_which_a_space_is_written_changes_no_name() -> None:
     assert len(names[0]) == 6
 
 
-def test_a_draw_that_the_option_does_not_allow_is_said() -> None:
+def test_invalid_draw_raises_error() -> None:
     config = load_config(sweep={"space": {"batch_size": {"uniform": [0.2, 0.9]}}})
     with pytest.raises(ConfigError, match=r"sweep.space: batch_size cannot be 0\.\d+: input should be a valid integer"):
         trials_of(config)
 
 
-def test_a_number_may_be_given_for_each_configuration() -> None:
+def test_number_may_differ_per_configuration() -> None:
     assert for_configuration(0.1, "A") == 0.1
     assert for_configuration({"A": 1, "B": 2}, "B") == 2
     assert for_configuration({"A": 1}, "B") is None
@@ -69,7 +69,7 @@ def test_a_number_may_be_given_for_each_configuration() -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_pictures_come_by_split_in_the_order_of_their_posts(training: Config) -> None:
+def test_pictures_are_in_post_order_per_split(training: Config) -> None:
     pictures = prepare_pictures(training)
     for split in ("train", "val", "test"):
         found = pictures.load(split)

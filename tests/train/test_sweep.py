@@ -29,7 +29,7 @@ from tests.training_root import change
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_sweep_writes_the_tables_of_the_contract(
+def test_sweep_writes_all_documented_tables(
     training: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = change(training, sweep={"configs": ["A", "B"], "concurrent": 2}, train={"save": "winner"})
@@ -86,7 +86,7 @@ def test_sweep_writes_the_tables_of_the_contract(
 
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.cluster
-def test_both_forms_side_by_side(training: Config) -> None:
+def test_sweep_trains_both_forms(training: Config) -> None:
     config = change(training, sweep={"configs": ["A"], "forms": ["paper", "modern"]}, train={"save": "none"})
     sweep.run(config)
     storage = config.open_storage()
@@ -112,7 +112,7 @@ def planted_pickle(marker: Path) -> bytes:
     return pickle.dumps(Planted(marker))
 
 
-def test_pickles_of_an_earlier_attempt_are_deleted_and_nothing_else(tmp_path: Path) -> None:
+def test_only_old_pickles_are_deleted(tmp_path: Path) -> None:
     storage = Storage(str(tmp_path))
     kept = ["sweep/_staging/A-0.json", "sweep/A-0/result.json", "sweep/experiment_state-x.json", "train/A/tuner.pkl"]
     planted = ["sweep/tuner.pkl", "sweep/A-0/error.pkl", "sweep/_staging/x.pkl", "sweep/searcher.pickle"]
@@ -126,7 +126,7 @@ def test_pickles_of_an_earlier_attempt_are_deleted_and_nothing_else(tmp_path: Pa
 
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.cluster
-def test_a_finished_trial_is_not_trained_again(training: Config) -> None:
+def test_finished_trial_is_not_repeated(training: Config) -> None:
     config = change(
         training, sweep={"configs": ["A", "B"], "concurrent": 2}, train={"learning_rate": {"A": 0.01, "B": 1e30}}
     )
@@ -151,7 +151,7 @@ def test_a_finished_trial_is_not_trained_again(training: Config) -> None:
 
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.cluster
-def test_of_two_seeds_at_a_time_one_computes_the_features(training: Config, tmp_path: Path) -> None:
+def test_parallel_seeds_compute_features_once(training: Config, tmp_path: Path) -> None:
     weights = load_weights("random")
     convolutions = build_model(CONFIGURATIONS["A"], image_size=32, weights=weights, seed=0).features.state_dict()
     torch.save({f"features.{name}": value for name, value in convolutions.items()}, tmp_path / "vgg.pth")
@@ -169,7 +169,7 @@ def test_of_two_seeds_at_a_time_one_computes_the_features(training: Config, tmp_
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_more_workers_than_there_is_room_for_end_the_command_before_anything_is_done(training: Config) -> None:
+def test_too_many_workers_raise_error_before_any_work(training: Config) -> None:
     for run in (sweep.run, sweep.run_one):
         with pytest.raises(
             ConfigError, match=r"^train.workers: 64 workers of a trial need a CPU each, and there are 2; "
@@ -180,7 +180,7 @@ def test_more_workers_than_there_is_room_for_end_the_command_before_anything_is_
 
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.cluster
-def test_train_writes_one_configuration_with_two_workers_alike(training: Config) -> None:
+def test_train_with_two_workers_equals_one(training: Config) -> None:
     one = sweep.run_one(change(training, train={"config": "C", "name": "one", "save": "none"}))
     two = sweep.run_one(change(training, train={"config": "C", "name": "two", "workers": 2, "save": "all"}))
     storage = training.open_storage()
@@ -205,7 +205,7 @@ def complete(config: Config, inputs: dict[str, str]) -> str:
         return run.commit(rows_in=0).run_id
 
 
-def test_other_weights_at_the_same_path_are_another_input(
+def test_changed_weights_at_same_path_are_new_input(
     training: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Neither answer needs Ray, nor the weights themselves.
@@ -223,7 +223,7 @@ def test_other_weights_at_the_same_path_are_another_input(
     assert sweep.run_one(config).run_id == run_id
 
 
-def test_what_auto_chose_is_kept(training: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_choice_of_auto_is_kept(training: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "ray_session", None)
     config = change(training, train={"weights": "auto"})
     run_id = complete(config, {"weights": "imagenet"})
@@ -231,9 +231,7 @@ def test_what_auto_chose_is_kept(training: Config, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_an_interrupted_run_does_not_go_on_from_what_auto_chooses_now(
-    training: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_run_refuses_another_choice_of_auto(training: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     config, storage = change(training, train={"weights": "auto"}), training.open_storage()
     # The pretrained ones cannot be fetched any more.
     monkeypatch.setattr(sweep, "load_network_weights", lambda *_: load_weights("random"))

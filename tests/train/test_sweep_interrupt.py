@@ -71,7 +71,7 @@ class Terminal:
 
 @pytest.mark.cluster
 @pytest.mark.timeout(2700)
-def test_ctrl_c_ends_cleanly_and_the_same_command_goes_on(training: Config, tmp_path: Path) -> None:
+def test_ctrl_c_ends_cleanly_and_rerun_resumes(training: Config, tmp_path: Path) -> None:
     root = Path(training.root)
     words = {
         "root": root, "ray.dashboard": "false", "ray.num_cpus": 2, "sweep.configs": "B", "train.weights": "random",

@@ -24,7 +24,7 @@ def table(config: Config, name: str) -> list[dict[str, str]]:
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.cluster
 @pytest.mark.timeout(1800)
-def test_a_search_with_asha_is_told_to_tables_tensorboard_and_mlflow(
+def test_asha_search_is_logged_to_tables_tensorboard_mlflow(
     training: Config, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracking = pytest.importorskip("mlflow.tracking", reason="the extra `mlflow` is not installed")

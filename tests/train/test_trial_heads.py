@@ -28,7 +28,7 @@ FURTHER = {
 
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("head", FURTHER)
-def test_a_trial_stages_its_predictions_and_a_checkpoint_that_repeats_them(training: Config, head: str) -> None:
+def test_staged_checkpoint_repeats_staged_predictions(training: Config, head: str) -> None:
     relabel(training, head)
     config = change(training, train={"save": "best", "epochs": 3})
     pictures = prepare_pictures(config)

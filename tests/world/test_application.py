@@ -52,14 +52,14 @@ async def get(session: aiohttp.ClientSession, path: str, **options: bool) -> tup
 
 
 @pytest.mark.parametrize(("kind", "status"), [("403", 403), ("404", 404), ("410", 410)])
-def test_refusals(world_storage: Storage, free_port: int, picture: tuple[str, bytes], kind: str, status: int) -> None:
+def test_misbehaving_paths_answer_with_their_status(
+    world_storage: Storage, free_port: int, picture: tuple[str, bytes], kind: str, status: int
+) -> None:
     found = with_server(world_storage, free_port, lambda s: get(s, f"/misbehave/{kind}/{picture[0]}.jpg"))
     assert found[0] == status
 
 
-def test_429_says_when_and_then_gives_the_picture(
-    world_storage: Storage, free_port: int, picture: tuple[str, bytes]
-) -> None:
+def test_429_sends_retry_after_then_picture(world_storage: Storage, free_port: int, picture: tuple[str, bytes]) -> None:
     async def ask(session: aiohttp.ClientSession) -> list[tuple[int, str | None]]:
         seen = []
         for _ in range(4):
@@ -73,14 +73,16 @@ def test_429_says_when_and_then_gives_the_picture(
     assert with_server(world_storage, free_port, ask) == [(429, "3"), (429, "3"), (200, None), (429, "3")]
 
 
-def test_500_comes_once(world_storage: Storage, free_port: int, picture: tuple[str, bytes]) -> None:
+def test_500_is_sent_every_other_time(world_storage: Storage, free_port: int, picture: tuple[str, bytes]) -> None:
     async def ask(session: aiohttp.ClientSession) -> list[int]:
         return [(await get(session, f"/misbehave/500/{picture[0]}.jpg"))[0] for _ in range(4)]
 
     assert with_server(world_storage, free_port, ask) == [500, 200, 500, 200]
 
 
-def test_slow_takes_its_time_and_is_whole(world_storage: Storage, free_port: int, picture: tuple[str, bytes]) -> None:
+def test_slow_answer_is_delayed_and_complete(
+    world_storage: Storage, free_port: int, picture: tuple[str, bytes]
+) -> None:
     async def ask(session: aiohttp.ClientSession) -> tuple[bytes, float, float]:
         started = time.monotonic()
         async with session.get(f"/misbehave/slow/{picture[0]}.jpg?seconds=0.6") as answer:
@@ -93,7 +95,7 @@ def test_slow_takes_its_time_and_is_whole(world_storage: Storage, free_port: int
     assert took >= 0.5
 
 
-def test_truncated_breaks_off_under_the_promised_length(
+def test_truncated_answer_is_shorter_than_content_length(
     world_storage: Storage, free_port: int, picture: tuple[str, bytes]
 ) -> None:
     async def ask(session: aiohttp.ClientSession) -> tuple[str, bytes]:
@@ -114,7 +116,9 @@ def test_truncated_breaks_off_under_the_promised_length(
     assert len(body) < len(picture[1])
 
 
-def test_reset_gives_no_answer(world_storage: Storage, free_port: int, picture: tuple[str, bytes]) -> None:
+def test_reset_closes_connection_without_answer(
+    world_storage: Storage, free_port: int, picture: tuple[str, bytes]
+) -> None:
     async def ask(session: aiohttp.ClientSession) -> None:
         with pytest.raises((aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)):
             await get(session, f"/misbehave/reset/{picture[0]}.jpg")
@@ -122,7 +126,7 @@ def test_reset_gives_no_answer(world_storage: Storage, free_port: int, picture: 
     with_server(world_storage, free_port, ask)
 
 
-def test_bodies_that_are_no_picture(world_storage: Storage, free_port: int, picture: tuple[str, bytes]) -> None:
+def test_corrupt_bodies_are_served_with_200(world_storage: Storage, free_port: int, picture: tuple[str, bytes]) -> None:
     async def ask(session: aiohttp.ClientSession) -> list[tuple[int, bytes, str]]:
         kinds = ("half", "wrong_type", "disguised")
         return [await get(session, f"/misbehave/{kind}/{picture[0]}.jpg") for kind in kinds]
@@ -135,7 +139,9 @@ def test_bodies_that_are_no_picture(world_storage: Storage, free_port: int, pict
     assert (wrong[2].split(";")[0], disguised[2]) == ("text/html", "image/jpeg")
 
 
-def test_redirects(world_storage: Storage, free_port: int, picture: tuple[str, bytes]) -> None:
+def test_redirect_reaches_picture_and_loop_never_ends(
+    world_storage: Storage, free_port: int, picture: tuple[str, bytes]
+) -> None:
     async def ask(session: aiohttp.ClientSession) -> None:
         path = f"/misbehave/redirect/{picture[0]}.jpg"
         assert (await get(session, path, allow_redirects=False))[0] == 302
@@ -146,7 +152,7 @@ def test_redirects(world_storage: Storage, free_port: int, picture: tuple[str, b
     with_server(world_storage, free_port, ask)
 
 
-def test_unknown_asks_are_answered_clearly(world_storage: Storage, free_port: int, picture: tuple[str, bytes]) -> None:
+def test_unknown_requests_get_clear_errors(world_storage: Storage, free_port: int, picture: tuple[str, bytes]) -> None:
     async def ask(session: aiohttp.ClientSession) -> None:
         status, body, _ = await get(session, f"/misbehave/dance/{picture[0]}.jpg")
         assert status == 400
@@ -167,7 +173,7 @@ def test_deleted_posts_have_no_picture(world_storage: Storage, world_posts: Post
     assert with_server(world_storage, free_port, ask) == {404}
 
 
-def test_nature_is_what_the_truth_says(tmp_path: Path, free_port: int) -> None:
+def test_served_behaviour_matches_truth(tmp_path: Path, free_port: int) -> None:
     storage = write_world(tmp_path, 30, misbehave=1.0).open_storage()
     truth = tables.read_table(storage, "truth").to_pylist()
     kinds = {row["post_id"]: row["behaviour"] for row in truth if row["behaviour"]}

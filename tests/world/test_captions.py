@@ -17,7 +17,7 @@ def tags_of(text: str) -> list[str]:
 
 
 @given(st.lists(st.integers(1, MAX_HASHTAGS), min_size=1, max_size=60), st.integers(0, 2**32))
-def test_hashtags_agree_with_the_count(counts: list[int], seed: int) -> None:
+def test_hashtags_match_their_count(counts: list[int], seed: int) -> None:
     written = write_captions(np.random.default_rng(seed), np.array(counts, dtype=np.int32))
     for text, count in zip(written.texts(0, len(counts)), counts, strict=True):
         found = tags_of(text)
@@ -25,20 +25,20 @@ def test_hashtags_agree_with_the_count(counts: list[int], seed: int) -> None:
         assert len(found) == len(set(found)) == count
 
 
-def test_texts_do_not_depend_on_the_slice() -> None:
+def test_captions_do_not_depend_on_the_slice() -> None:
     counts = np.random.default_rng(1).integers(1, MAX_HASHTAGS + 1, 500).astype(np.int32)
     written = write_captions(np.random.default_rng(2), counts)
     assert written.texts(0, 500) == written.texts(0, 123) + written.texts(123, 124) + written.texts(124, 500)
 
 
-def test_texts_do_not_depend_on_how_many_rows_are_drawn_at_a_time(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_captions_do_not_depend_on_chunk_size(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     counts = np.random.default_rng(1).integers(1, MAX_HASHTAGS + 1, 500).astype(np.int32)
     at_once = write_captions(np.random.default_rng(2), counts).texts(0, 500)
     monkeypatch.setattr(captions, "_ROWS_AT_A_TIME", 7)
     assert write_captions(np.random.default_rng(2), counts).texts(0, 500) == at_once
 
 
-def test_popular_tags_come_more_often() -> None:
+def test_popular_hashtags_are_more_frequent() -> None:
     written = write_captions(np.random.default_rng(0), np.full(5_000, 5, dtype=np.int32))
     often = np.bincount(written.tags, minlength=len(TAGS))
     assert often[0] == 5_000

@@ -42,7 +42,7 @@ class Server:
             return answer.status, await answer.json(), answer
 
 
-def test_paging_gives_every_post_once_newest_first(world_storage: Storage, world_posts: Posts, free_port: int) -> None:
+def test_paging_returns_each_post_once_newest_first(world_storage: Storage, world_posts: Posts, free_port: int) -> None:
     async def go() -> list[str]:
         found, path = [], "/api/v1/timelines/tag/Selfie?limit=7"
         async with Server(world_storage, free_port) as server:
@@ -57,7 +57,7 @@ def test_paging_gives_every_post_once_newest_first(world_storage: Storage, world
     assert asyncio.run(go()) == list(map(str, sorted(world_posts.post_ids.tolist(), reverse=True)))
 
 
-def test_other_tags_give_their_posts_alone(world_storage: Storage, world_posts: Posts, free_port: int) -> None:
+def test_timeline_of_tag_has_only_its_posts(world_storage: Storage, world_posts: Posts, free_port: int) -> None:
     captions = world_posts.captions.texts(0, len(world_posts.post_ids))
     expected = {str(n) for n, text in zip(world_posts.post_ids, captions, strict=True) if "#love" in text.split()}
     assert 0 < len(expected) < len(captions)
@@ -73,9 +73,7 @@ def test_other_tags_give_their_posts_alone(world_storage: Storage, world_posts: 
     assert prefix == []
 
 
-def test_a_post_asked_for_by_name_is_as_at_the_revisit(
-    world_storage: Storage, world_posts: Posts, free_port: int
-) -> None:
+def test_single_status_is_as_at_revisit(world_storage: Storage, world_posts: Posts, free_port: int) -> None:
     async def go() -> dict[str, tuple[int, Any, Any]]:
         found = {}
         async with Server(world_storage, free_port) as server:
@@ -99,7 +97,7 @@ def test_a_post_asked_for_by_name_is_as_at_the_revisit(
         assert len(body["tags"]) == world_posts.n_hashtags[row]
 
 
-def test_the_rate_limit_is_announced_and_kept(world_storage: Storage, free_port: int) -> None:
+def test_rate_limit_is_announced_and_enforced(world_storage: Storage, free_port: int) -> None:
     async def go() -> list[tuple[int, str, float]]:
         seen = []
         async with Server(world_storage, free_port, rate_limit=2, rate_window=0.5) as server:
@@ -116,7 +114,7 @@ def test_the_rate_limit_is_announced_and_kept(world_storage: Storage, free_port:
     assert all(0 <= seconds <= 0.5 for _, _, seconds in seen)
 
 
-def test_wrong_limits_are_errors(world_storage: Storage, free_port: int) -> None:
+def test_invalid_limits_raise_error(world_storage: Storage, free_port: int) -> None:
     async def go() -> tuple[int, Any]:
         async with Server(world_storage, free_port) as server:
             status, body, _ = await server.get("/api/v1/timelines/tag/selfie?limit=many")
@@ -125,7 +123,7 @@ def test_wrong_limits_are_errors(world_storage: Storage, free_port: int) -> None
     assert asyncio.run(go()) == (400, {"error": "limit is not a number"})
 
 
-def test_shape_is_that_of_a_real_server(shared_data: Path, world_storage: Storage, free_port: int) -> None:
+def test_answers_have_shape_of_real_server(shared_data: Path, world_storage: Storage, free_port: int) -> None:
     real = json.loads((shared_data / "mastodon" / "hashtag_timeline.json").read_text())
 
     async def go() -> tuple[Any, aiohttp.ClientResponse]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from raypipe.world.funnel import NO_PICTURE, Funnel, assign, funnel
 
 
-def test_the_papers_own_size_gives_the_papers_counts() -> None:
+def test_size_of_paper_gives_counts_of_paper() -> None:
     assert funnel(486_149) == Funnel(
         posts=486_149,
         deleted=56_966,
@@ -23,7 +23,7 @@ def test_the_papers_own_size_gives_the_papers_counts() -> None:
 
 
 @given(st.integers(1, 2_000_000))
-def test_other_sizes_round_the_same_shares(posts: int) -> None:
+def test_other_sizes_keep_shares_of_paper(posts: int) -> None:
     counts = funnel(posts)
     assert counts.present == posts - counts.deleted > 0
     assert counts.one_face <= counts.with_face <= counts.present
@@ -50,6 +50,6 @@ def test_groups_are_mostly_pairs() -> None:
     assert pairs > threes > fours > 0
 
 
-def test_a_world_without_posts_is_refused() -> None:
+def test_world_without_posts_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one post"):
         funnel(0)

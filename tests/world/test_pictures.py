@@ -14,7 +14,7 @@ from raypipe.world.pictures import PICTURES, UNIT, Order, draw, imageless_table,
 from raypipe.world.posts import generate_posts
 
 
-def test_orders_are_all_that_is_not_deleted_in_order() -> None:
+def test_orders_contain_all_present_posts_in_order() -> None:
     posts = generate_posts(WorldOptions(posts=1_000), 0)
     all_orders = list(orders(posts))
     assert np.array_equal(np.concatenate([order.post_ids for order in all_orders]), posts.post_ids[~posts.deleted])
@@ -22,7 +22,7 @@ def test_orders_are_all_that_is_not_deleted_in_order() -> None:
     assert len({order.unit for order in all_orders}) == len(all_orders)
 
 
-def test_pictures_do_not_depend_on_their_unit() -> None:
+def test_pictures_do_not_depend_on_unit() -> None:
     numbers, faces, looks = np.array([5, 6, 7]), np.array([0, 1, 2], dtype=np.int8), np.array([-1.0, 0.5, 2.0])
     together = draw(Order("0", numbers, faces, looks), 9)
     apart = [draw(Order("0", numbers[i : i + 1], faces[i : i + 1], looks[i : i + 1]), 9) for i in (0, 1, 2)]
@@ -30,7 +30,7 @@ def test_pictures_do_not_depend_on_their_unit() -> None:
     assert not together.equals(draw(Order("0", numbers, faces, looks), 10))
 
 
-def test_pictures_are_the_jpegs_they_say() -> None:
+def test_picture_rows_hold_valid_jpegs() -> None:
     table = draw(Order("0", np.array([1, 2]), np.array([1, 0], dtype=np.int8), np.zeros(2)), 0)
     assert table.schema == PICTURES
     for row in table.to_pylist():

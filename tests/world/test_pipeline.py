@@ -31,7 +31,7 @@ def world_config(root: Path, **options: object) -> Config:
     return load_config(root=str(root), seed=1, world=options, ray={"dashboard": False, "num_cpus": 2})
 
 
-def test_tables_agree_with_each_other(tmp_path: Path) -> None:
+def test_posts_truth_and_pictures_agree(tmp_path: Path) -> None:
     config = world_config(tmp_path, posts=30)
     record = pipeline.run(config)
     storage = config.open_storage()
@@ -52,7 +52,7 @@ def test_tables_agree_with_each_other(tmp_path: Path) -> None:
     assert again == record, "the same command does nothing"
 
 
-def test_an_interrupted_run_draws_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_run_draws_only_missing_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "UNIT", 10)
     config, whole = world_config(tmp_path / "killed", posts=30), world_config(tmp_path / "whole", posts=30)
     pipeline.run(whole)
@@ -75,7 +75,7 @@ def test_an_interrupted_run_draws_only_what_is_missing(tmp_path: Path, monkeypat
     assert found.equals(expected)
 
 
-def test_pictures_are_the_same_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_are_equal_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "UNIT", 10)
     on_ray, here = world_config(tmp_path / "ray", posts=25), world_config(tmp_path / "here", posts=25)
     pipeline.run(on_ray)
@@ -86,13 +86,13 @@ def test_pictures_are_the_same_without_ray(tmp_path: Path, monkeypatch: pytest.M
     assert found.equals(expected)
 
 
-def test_another_world_is_refused_by_name(tmp_path: Path) -> None:
+def test_world_with_other_options_is_refused(tmp_path: Path) -> None:
     pipeline.run(world_config(tmp_path, posts=30, images=False))
     with pytest.raises(StageError, match=r"world\.posts was 30, is 31"):
         pipeline.run(world_config(tmp_path, posts=31, images=False))
 
 
-def test_the_papers_funnel_in_metadata_alone(tmp_path: Path) -> None:
+def test_funnel_of_paper_without_pictures(tmp_path: Path) -> None:
     config = world_config(tmp_path, posts=486_149, images=False)
     pipeline.run(config)
     storage = config.open_storage()
@@ -107,7 +107,7 @@ def test_the_papers_funnel_in_metadata_alone(tmp_path: Path) -> None:
     assert not storage.exists("pictures")
 
 
-def test_a_taken_port_is_said_before_anything_is_made(tmp_path: Path) -> None:
+def test_taken_port_raises_error_before_any_work(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

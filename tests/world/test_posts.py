@@ -27,7 +27,7 @@ def posts() -> Posts:
     return generate_posts(WorldOptions(posts=N), seed=11)
 
 
-def test_likes_are_the_formula_in_whole_numbers(posts: Posts) -> None:
+def test_likes_follow_formula_in_whole_numbers(posts: Posts) -> None:
     options = WorldOptions()
     log_likes = (
         options.intercept
@@ -48,12 +48,12 @@ def test_least_squares_finds_the_planted_coefficients(posts: Posts) -> None:
     assert np.sqrt(fit.mse_resid) == pytest.approx(np.hypot(options.effect, options.noise), rel=0.02)
 
 
-def test_few_likes_are_cut_off_at_zero(posts: Posts) -> None:
+def test_few_posts_have_zero_likes(posts: Posts) -> None:
     assert np.mean(posts.likes == 0) < 0.005
     assert 30 <= np.median(posts.likes) <= 60
 
 
-def test_shapes_are_those_of_ordinary_users(posts: Posts) -> None:
+def test_distributions_resemble_ordinary_users(posts: Posts) -> None:
     assert 200 <= np.median(posts.followers) <= 500
     assert posts.followers.mean() > 3 * np.median(posts.followers), "no heavy tail"
     assert posts.followers.max() > 100_000
@@ -62,7 +62,7 @@ def test_shapes_are_those_of_ordinary_users(posts: Posts) -> None:
     assert np.median(posts.comments) <= 3 < posts.comments.max() / 20
 
 
-def test_look_and_noise_are_what_they_are_called(posts: Posts) -> None:
+def test_look_and_noise_are_independent_normals(posts: Posts) -> None:
     for values, sd in ((posts.look, 1.0), (posts.noise, 0.3), (posts.visual, 0.3)):
         assert abs(values.mean()) < 5 * sd / np.sqrt(N)
         assert values.std() == pytest.approx(sd, rel=0.03)
@@ -70,7 +70,7 @@ def test_look_and_noise_are_what_they_are_called(posts: Posts) -> None:
     assert abs(np.corrcoef(posts.look, np.log10(1 + posts.followers))[0, 1]) < 5 / np.sqrt(N)
 
 
-def test_users_and_comments_add_up_to_the_papers_shares(posts: Posts) -> None:
+def test_user_and_comment_shares_match_paper(posts: Posts) -> None:
     present = ~posts.deleted
     assert len(np.unique(posts.users[present])) == posts.counts.users
     assert posts.comments[present].sum() == posts.counts.comments
@@ -80,7 +80,7 @@ def test_users_and_comments_add_up_to_the_papers_shares(posts: Posts) -> None:
     assert (followers_of_user["followers"].nunique() == 1).all()
 
 
-def test_times_are_the_papers_week_and_its_revisit(posts: Posts) -> None:
+def test_times_cover_week_and_revisit_of_paper(posts: Posts) -> None:
     table = posts.table(0, N)
     created = table["created_at"].to_pandas()
     collected, revisited = table["collected_at"].to_pandas(), table["revisited_at"].to_pandas()
@@ -92,7 +92,7 @@ def test_times_are_the_papers_week_and_its_revisit(posts: Posts) -> None:
     assert (revisited - collected == pd.Timedelta("7D")).all()
 
 
-def test_table_keeps_the_contract(posts: Posts) -> None:
+def test_table_matches_schema(posts: Posts) -> None:
     table = posts.table(0, N)
     table.validate(full=True)
     assert table.schema == POSTS
@@ -107,20 +107,20 @@ def test_table_keeps_the_contract(posts: Posts) -> None:
 
 @settings(max_examples=15)
 @given(st.lists(st.integers(0, 300), max_size=6))
-def test_rows_do_not_depend_on_how_they_are_cut(cuts: list[int]) -> None:
+def test_rows_do_not_depend_on_slices(cuts: list[int]) -> None:
     posts = generate_posts(WorldOptions(posts=300), seed=4)
     bounds = sorted({0, 300, *cuts})
     pieces = [posts.table(low, high) for low, high in itertools.pairwise(bounds)]
     assert pa.concat_tables(pieces).equals(posts.table(0, 300))
 
 
-def test_the_seed_is_the_world() -> None:
+def test_seed_determines_the_world() -> None:
     options = WorldOptions(posts=200)
     assert generate_posts(options, 5).table(0, 200).equals(generate_posts(options, 5).table(0, 200))
     assert not generate_posts(options, 5).table(0, 200).equals(generate_posts(options, 6).table(0, 200))
 
 
-def test_coefficients_leave_everything_else_alone() -> None:
+def test_coefficients_change_only_likes() -> None:
     weak = generate_posts(WorldOptions(posts=200, effect=0.1), 5)
     strong = generate_posts(WorldOptions(posts=200, effect=0.5), 5)
     assert np.array_equal(weak.look, strong.look)
@@ -128,25 +128,25 @@ def test_coefficients_leave_everything_else_alone() -> None:
     assert np.allclose(5 * weak.visual, strong.visual)
 
 
-def test_streams_are_apart() -> None:
+def test_random_streams_are_independent() -> None:
     first = {purpose: stream(0, purpose).random() for purpose in Stream}
     assert len(set(first.values())) == len(Stream)
     assert stream(0, Stream.PICTURES, 1).random() != stream(0, Stream.PICTURES, 2).random()
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 8])
-def test_the_smallest_worlds_are_whole(n: int) -> None:
+def test_smallest_worlds_are_valid(n: int) -> None:
     table = generate_posts(WorldOptions(posts=n), 0).table(0, n)
     table.validate(full=True)
     assert table.num_rows == n
 
 
-def test_absurd_coefficients_are_one_line() -> None:
+def test_absurd_coefficients_raise_error() -> None:
     with pytest.raises(InputError, match=r"world.intercept.*10\^1\d\d likes"):
         generate_posts(WorldOptions(posts=50, intercept=100.0), 0)
 
 
-def test_shapes_resemble_the_real_feed(shared_data: Path, posts: Posts) -> None:
+def test_distributions_resemble_real_feed(shared_data: Path, posts: Posts) -> None:
     """Real accounts are far larger, but what varies around the regression, and how skewed counts are, is alike."""
     real = pd.read_csv(shared_data / "engagement.csv")
 

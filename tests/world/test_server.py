@@ -42,7 +42,7 @@ def listening(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_pictures_are_served_as_they_stand_and_counted(world_storage: Storage, free_port: int) -> None:
+def test_pictures_are_served_unchanged_and_counted(world_storage: Storage, free_port: int) -> None:
     rows = tables.read_table(world_storage, "pictures").to_pylist()
     with running_server(world_storage, free_port) as base:
         assert base == f"http://127.0.0.1:{free_port}"
@@ -57,7 +57,7 @@ def test_pictures_are_served_as_they_stand_and_counted(world_storage: Storage, f
     assert not servers_on(free_port)
 
 
-def test_the_configuration_names_the_port(world: Config, free_port: int) -> None:
+def test_port_comes_from_configuration(world: Config, free_port: int) -> None:
     named = world.model_copy(update={"world": world.world.model_copy(update={"port": free_port})})
     with running_server(named) as base:
         assert base.endswith(f":{free_port}")
@@ -65,7 +65,7 @@ def test_the_configuration_names_the_port(world: Config, free_port: int) -> None
         pass
 
 
-def test_the_body_failing_ends_the_server_too(world_storage: Storage, free_port: int) -> None:
+def test_error_in_body_ends_server(world_storage: Storage, free_port: int) -> None:
     def fail() -> None:
         raise RuntimeError("the body failed")
 
@@ -74,7 +74,7 @@ def test_the_body_failing_ends_the_server_too(world_storage: Storage, free_port:
     assert not listening(free_port)
 
 
-def test_a_killed_command_takes_its_server_along(world_storage: Storage, free_port: int, tmp_path: Path) -> None:
+def test_server_ends_with_killed_command(world_storage: Storage, free_port: int, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
         "import time\n"
@@ -99,7 +99,7 @@ def test_a_killed_command_takes_its_server_along(world_storage: Storage, free_po
     assert not listening(free_port)
 
 
-def test_a_taken_port_is_one_line(world_storage: Storage) -> None:
+def test_taken_port_raises_one_line_error(world_storage: Storage) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -108,7 +108,7 @@ def test_a_taken_port_is_one_line(world_storage: Storage) -> None:
             pass
 
 
-def test_no_posts_is_one_line(tmp_path: Path, free_port: int) -> None:
+def test_missing_posts_raise_one_line_error(tmp_path: Path, free_port: int) -> None:
     with (
         pytest.raises(StageError, match=r"ended at once.*posts: is not there"),
         running_server(Storage(str(tmp_path)), free_port),

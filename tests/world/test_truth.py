@@ -49,7 +49,7 @@ def test_median_split_has_a_closed_form() -> None:
         assert ceiling(effect, 0.3, 0.5) == pytest.approx(0.5 + np.arcsin(rho) / np.pi, abs=1e-9)
 
 
-def test_ceiling_at_its_ends() -> None:
+def test_ceiling_at_extreme_values() -> None:
     assert ceiling(0.0, 0.3, 0.1) == 0.5
     assert ceiling(0.3, 0.0, 0.1) == 1.0
     assert ceiling(0.3, 0.3, 0.05) > ceiling(0.3, 0.3, 0.1) > ceiling(0.3, 0.3, 0.5) > 0.5
@@ -58,7 +58,7 @@ def test_ceiling_at_its_ends() -> None:
             ceiling(*wrong)
 
 
-def test_the_judge_reaches_the_ceiling_on_the_worlds_own_residuals() -> None:
+def test_perfect_judge_reaches_ceiling_on_generated_residuals() -> None:
     posts = generate_posts(WorldOptions(posts=60_000), 2)
     terms = np.column_stack([np.ones(60_000), np.log10(1 + posts.followers), posts.n_hashtags])
     y = np.log10(1 + posts.likes)
@@ -67,7 +67,7 @@ def test_the_judge_reaches_the_ceiling_on_the_worlds_own_residuals() -> None:
     assert reached == pytest.approx(ceiling(0.3, 0.3, 0.1), abs=0.01)
 
 
-def test_judge_takes_top_and_bottom_alone() -> None:
+def test_judge_uses_only_top_and_bottom() -> None:
     assert judge_accuracy([1.0, -1.0, 2.0, -2.0], ["top", "bottom", "bottom", None]) == pytest.approx(2 / 3)
     with pytest.raises(InputError, match="nothing to judge"):
         judge_accuracy([1.0], [None])
@@ -75,7 +75,7 @@ def test_judge_takes_top_and_bottom_alone() -> None:
         judge_accuracy([1.0, 2.0], ["top"])
 
 
-def test_table_holds_what_was_planted() -> None:
+def test_truth_table_holds_planted_values() -> None:
     posts: Posts = generate_posts(WorldOptions(posts=500), 1)
     table = truth_table(posts, 0.4, 0, 500)
     table.validate(full=True)
@@ -87,7 +87,7 @@ def test_table_holds_what_was_planted() -> None:
     assert len(set(behaviour)) > 8
 
 
-def test_description_names_terms_as_the_regression_does(world: Config, tmp_path: Path) -> None:
+def test_description_uses_regression_term_names(world: Config, tmp_path: Path) -> None:
     truth = read_truth(world.open_storage())
     assert truth == describe_truth(world.world, world.seed, generate_posts(world.world, world.seed).counts)
     assert truth.params == {"Intercept": 0.4, "log10(1 + followers)": 0.5, "n_hashtags": 0.012}

@@ -29,20 +29,20 @@ def stored(folder: Path, bytes_name: str, *, spoil: bool = False) -> None:
     pq.write_table(pa.table({**columns, "host": ["127.0.0.1"] * 4}), folder / "part-0.parquet")
 
 
-def test_what_is_stored_is_counted_and_compared(tmp_path: Path) -> None:
+def test_stored_pictures_are_counted_and_compared(tmp_path: Path) -> None:
     stored(tmp_path / "images", "image")
     assert clients.stored_by_raypipe(tmp_path, DIGESTS) == clients.Stored({"ok": 3, "gone": 1}, 3)
     stored(tmp_path / "shards", "jpg", spoil=True)
     assert clients.stored_by_img2dataset(tmp_path / "shards", DIGESTS) == clients.Stored({"ok": 3, "gone": 1}, 2)
 
 
-def test_tables_beside_the_rows_are_not_read(tmp_path: Path) -> None:
+def test_duplicates_table_is_not_counted(tmp_path: Path) -> None:
     stored(tmp_path / "images", "image")
     stored(tmp_path / "images" / "_duplicates", "image")
     assert clients.stored_by_raypipe(tmp_path, DIGESTS).same_bytes == 3
 
 
-def test_times_are_those_of_good_pictures_in_order(tmp_path: Path) -> None:
+def test_fetch_times_are_sorted_and_of_good_pictures_only(tmp_path: Path) -> None:
     stored(tmp_path / "images", "image")
     start = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
     assert [at - start for at in clients.when_fetched(tmp_path)] == [1, 2, 3]
@@ -51,7 +51,7 @@ def test_times_are_those_of_good_pictures_in_order(tmp_path: Path) -> None:
     assert clients.statuses_by_host(tmp_path) == {"127.0.0.1": {"gone": 1, "ok": 3}}
 
 
-def test_each_way_has_its_options() -> None:
+def test_each_way_adds_its_own_options() -> None:
     def options(way: str, **more: bool) -> set[str]:
         words = clients.raypipe(Path("p"), Path("r"), [8000], per_host=64, fan_out=9, way=way, **more)
         return {word for word in words if word.startswith("--")}
@@ -64,7 +64,7 @@ def test_each_way_has_its_options() -> None:
     assert options("on_ray", faces=True) == tuned | {"--ray.dashboard"}
 
 
-def test_an_unknown_way_is_named() -> None:
+def test_unknown_way_raises_error_with_its_name() -> None:
     assert clients.ways("defaults,on_ray") == ["defaults", "on_ray"]
     with pytest.raises(ValueError, match="fast: ways are defaults, tuned, on_ray"):
         clients.ways("tuned,fast")

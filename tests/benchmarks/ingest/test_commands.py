@@ -32,7 +32,7 @@ def measured(tmp_path: Path, module: str, *words: str) -> dict[str, Any]:
     return found
 
 
-def test_fetching_alone(tmp_path: Path) -> None:
+def test_fetch_rate_counts_same_bytes_for_each_tool(tmp_path: Path) -> None:
     found = measured(tmp_path, "fetch_rate", "--images", "300", "--tools", "raypipe,raypipe_tuned,img2dataset,bare")
     runs = {run["tool"]: run for run in found["runs"]}
     assert set(runs) == {"raypipe", "raypipe_tuned", "bare"}  # img2dataset is not there, and is left out
@@ -40,7 +40,7 @@ def test_fetching_alone(tmp_path: Path) -> None:
     assert runs["raypipe"]["same_bytes"] == runs["raypipe_tuned"]["same_bytes"] == 300
 
 
-def test_counting_faces(tmp_path: Path) -> None:
+def test_faces_rate_gives_identical_counts(tmp_path: Path) -> None:
     found = measured(tmp_path, "faces_rate", "--images", "120", "--ways", "defaults", "--workers", "2")
     assert found["counts_identical"]
     (run,) = (run for run in found["runs"] if run["kind"] == "defaults")
@@ -48,7 +48,7 @@ def test_counting_faces(tmp_path: Path) -> None:
     assert [goal["wanted"] for goal in found["goals"]] == [0.95, 0.9]
 
 
-def test_errors_of_every_kind_become_their_statuses(tmp_path: Path) -> None:
+def test_each_kind_of_error_gets_its_status(tmp_path: Path) -> None:
     found = measured(tmp_path, "hostile", "--part", "errors", "--images", "300", "--share", "0.08", "--ways", "tuned")
     (run,) = (run for run in found["runs"] if run["case"] == "with errors, tuned")
     bad = dict.fromkeys(("gone", "forbidden", "server_error", "truncated", "not_an_image", "connection"), 3)

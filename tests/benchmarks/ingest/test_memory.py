@@ -15,7 +15,7 @@ def samples(mb_per_10000: float, deviation: float) -> tuple[list[int], list[floa
     return done.tolist(), (800 + mb_per_10000 * done / 10_000 + noise).tolist()
 
 
-def test_the_line_has_the_slope_of_the_samples() -> None:
+def test_fit_finds_slope_of_samples() -> None:
     found = fit(*samples(12.0, 0.0))
     assert found["mb_per_10000"] == pytest.approx(12.0)
     assert found["growth_mb"] == pytest.approx(54.0)
@@ -23,5 +23,5 @@ def test_the_line_has_the_slope_of_the_samples() -> None:
 
 
 @pytest.mark.parametrize(("mb_per_10000", "expected"), [(0.0, True), (-5.0, True), (10.0, False)])
-def test_flat_is_what_is_within_the_noise(mb_per_10000: float, expected: bool) -> None:
+def test_growth_within_noise_counts_as_flat(mb_per_10000: float, expected: bool) -> None:
     assert flat(fit(*samples(mb_per_10000, 8.0))) is expected

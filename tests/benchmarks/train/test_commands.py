@@ -25,7 +25,7 @@ def measured(tmp_path: Path, module: str, *words: str) -> dict[str, Any]:
     return found
 
 
-def test_real_input_goes_on_where_it_was(tmp_path: Path, insects: Path, keras_weights: Path) -> None:
+def test_real_input_benchmark_resumes(tmp_path: Path, insects: Path, keras_weights: Path) -> None:
     words = ["--pictures", str(insects), "--weights", str(keras_weights), "--work", str(tmp_path / "work")]
     words += ["--size", "32", "--epochs", "2", "--seeds", "1", "--table-size", "32", "--table-epochs", "A=1,BA=1"]
     first = measured(tmp_path, "real_input", *words, "--part", "time")["runs"]
@@ -39,7 +39,7 @@ def test_real_input_goes_on_where_it_was(tmp_path: Path, insects: Path, keras_we
     assert len(found["goals"]) == 1
 
 
-def test_through_ray_train_the_loop_learns_what_it_does_alone(tmp_path: Path) -> None:
+def test_ray_train_gives_same_loss_as_bare_loop(tmp_path: Path) -> None:
     words = ["--images", "8", "--val", "4", "--size", "32", "--batch", "4", "--runs", "1", "--workers", "2"]
     found = measured(tmp_path, "ray_train", *words, "--configs", "B", "--device", "cpu")
     bare, through_ray = found["runs"]

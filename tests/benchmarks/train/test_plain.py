@@ -21,7 +21,7 @@ from raypipe.train.networks.weights import load_weights
 
 
 @pytest.mark.parametrize("letter", ["A", "B", "C", "D"])
-def test_the_peer_s_network_is_as_large(letter: str) -> None:
+def test_plain_network_has_as_many_parameters(letter: str) -> None:
     ours = build_model(CONFIGURATIONS[letter], image_size=64, weights=load_weights("random"), seed=0, init="he")
     theirs = model_of(CONFIGURATIONS[letter], 64)
     for trained in (True, False):
@@ -36,7 +36,7 @@ def test_the_peer_s_network_is_as_large(letter: str) -> None:
     [Writing(grad="no_grad", batch=4), Writing(layout="contiguous", grad="inference_mode", batch=3)],
     ids=str,
 )
-def test_a_plain_pass_gives_the_loop_s_features(writing: Writing) -> None:
+def test_plain_pass_computes_same_features_as_loop(writing: Writing) -> None:
     weights, images = load_weights("random"), pictures(4, 32, 0).images
     model = build_model(CONFIGURATIONS["A"], image_size=32, weights=weights, seed=0, init="he")
     plain = PlainPass(writing, images)
@@ -63,7 +63,7 @@ def test_the_script_reads_weights_as_raypipe_does(keras_weights: Path) -> None:
     assert all(torch.equal(value, theirs[name.removeprefix("features.")]) for name, value in ours.items())
 
 
-def test_the_script_says_the_same_from_features_it_computed_once(
+def test_script_prints_same_results_with_cached_features(
     insects: Path,
     keras_weights: Path,
     tmp_path: Path,

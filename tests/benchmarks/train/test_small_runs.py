@@ -29,7 +29,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     return call
 
 
-def test_a_step_and_a_pass_are_set_beside_plain_ones(run: Callable[..., Any]) -> None:
+def test_step_and_pass_are_compared_with_plain_torch(run: Callable[..., Any]) -> None:
     words = ["--size", "32", "--batch", "2", "--probe", "1", "--images", "2", "--runs", "2", "--no-compile"]
     found = run(cpu_step, *words)
     assert set(found["found"]) == {"step of C", "feature pass of A"}
@@ -43,7 +43,7 @@ def test_a_step_and_a_pass_are_set_beside_plain_ones(run: Callable[..., Any]) ->
     assert len(found["goals"]) == 4
 
 
-def test_peers_work_once_after_each_batch_and_change_places() -> None:
+def test_peers_alternate_after_each_batch() -> None:
     done: list[str] = []
     first, second = Writing(), Writing(layout="contiguous")
     alternation = cpu_step._Alternation({first: lambda: done.append("first"), second: lambda: done.append("second")})
@@ -56,14 +56,14 @@ def test_peers_work_once_after_each_batch_and_change_places() -> None:
     assert len(cpu_step._found(alternation, probed, first, 1, warm=1, rounds=2)["rounds"]) == 2
 
 
-def test_what_was_nearly_as_fast_in_the_probe_is_measured_too() -> None:
+def test_nearly_fastest_variants_are_measured_too() -> None:
     same, fast, near, slow = (Writing(update=update) for update in ("fused", "foreach", "single", ""))
     probed = {same: 2.0, fast: 1.0, near: 1.04, slow: 1.3}
     assert cpu_step._finalists(probed, same) == [same, fast, near]
     assert cpu_step._finalists({same: 1.0, fast: 1.04, slow: 1.3}, same) == [same, fast]
 
 
-def test_the_loop_beside_torchvision_s_recipe(run: Callable[..., Any]) -> None:
+def test_loop_rate_compares_with_torchvision_recipe(run: Callable[..., Any]) -> None:
     words = ["--images", "6", "--val", "2", "--size", "32", "--batches", "2,4", "--runs", "1", "--configs", "A,B"]
     found = run(loop_rate, *words, "--device", "cpu")
     kinds = {(run["configuration"], run["batch"], run["program"]) for run in found["runs"]}
@@ -72,7 +72,7 @@ def test_the_loop_beside_torchvision_s_recipe(run: Callable[..., Any]) -> None:
     assert all(run["images_per_s"] > 0 for run in found["runs"])
 
 
-def test_the_loop_s_benchmark_needs_no_ray() -> None:
+def test_loop_benchmark_does_not_import_ray() -> None:
     code = "import sys; sys.modules['ray'] = None; import benchmarks.train.loop_rate, benchmarks.train.cpu_step"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

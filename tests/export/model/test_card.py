@@ -47,7 +47,7 @@ def parts(card: str) -> list[str]:
 
 
 @pytest.mark.parametrize("scheme", [{}, {"scheme": "column"}], ids=["residual", "column"])
-def test_texts_of_any_kind_stay_words(trained: Config, scheme: dict[str, Any]) -> None:
+def test_card_shows_any_text_as_plain_text(trained: Config, scheme: dict[str, Any]) -> None:
     card = partial(card_with, trained, scheme=scheme)
     tame = parts(card("tame"))
     # Of what begins a text, tests/export/model/test_markdown.py has more.

@@ -19,7 +19,7 @@ from tests.training_root import SPLITS, jpeg, training, write_images  # noqa: F4
 BINARY = head_of(TARGETS["binary"], torch.zeros(1))
 
 
-def test_decisions_that_differ_are_counted() -> None:
+def test_differing_decisions_are_counted() -> None:
     ours = np.array([0.2, 0.4999999, 0.9], np.float32)
     found = compare("x", "r", BINARY, ours, ours + np.array([0, 2e-7, 0], np.float32))
     assert found.changed_decisions == 1
@@ -32,7 +32,7 @@ def test_decisions_that_differ_are_counted() -> None:
     assert compare("x", "r", head_of(TARGETS["tags"], torch.zeros(1)), tags, tags + 2e-5).changed_decisions == 1
 
 
-def test_a_score_is_compared_by_its_own_spread() -> None:
+def test_score_tolerance_is_relative_to_spread() -> None:
     head = Score(TARGETS["score"], 0.0, 100.0)
     ours = np.array([120.0, -30.0], np.float32)
     found = compare("x", "r", head, ours, ours + np.float32(50 * BOUND))
@@ -42,14 +42,14 @@ def test_a_score_is_compared_by_its_own_spread() -> None:
 
 
 @pytest.mark.parametrize("wrong", [np.full(3, np.nan), np.full(3, 0.5 + 2 * BOUND)])
-def test_what_differs_or_is_not_finite_is_refused(wrong: np.ndarray) -> None:
+def test_different_or_non_finite_outputs_raise_error(wrong: np.ndarray) -> None:
     with pytest.raises(GraphError, match="x: r differs from the model by "):
         compare("x", "r", BINARY, np.full(3, 0.5, np.float32), wrong.astype(np.float32))
     with pytest.raises(GraphError, match=r"x: r gives \[3, 1\] where the model gives \[3\]"):
         compare("x", "r", BINARY, np.full(3, 0.5, np.float32), np.full((3, 1), 0.5, np.float32))
 
 
-def test_the_sample_is_of_the_validation_pictures(training: Config) -> None:  # noqa: F811
+def test_sample_contains_validation_pictures(training: Config) -> None:  # noqa: F811
     sources = Sources.open(training.open_storage())
     whole, part = validation_sample(sources, 32, 100), validation_sample(sources, 32, 3)
     assert (len(whole.pictures), whole.dropped) == (8, {})
@@ -59,7 +59,7 @@ def test_the_sample_is_of_the_validation_pictures(training: Config) -> None:  # 
     np.testing.assert_array_equal(part.pictures[[0, 2]], whole.pictures[[0, 7]])
 
 
-def test_pictures_that_cannot_be_read(trained: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validation_sample_without_pictures_raises_error(trained: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     sources = Sources.open(trained.open_storage())
     sample = validation_sample(sources, 32, 100)
     assert sample.dropped == {"undecodable": 1}
@@ -68,7 +68,7 @@ def test_pictures_that_cannot_be_read(trained: Config, monkeypatch: pytest.Monke
         validation_sample(sources, 32, 100)
 
 
-def test_pictures_that_cannot_be_decoded_are_left_out(training: Config, deadly: bytes) -> None:  # noqa: F811
+def test_undecodable_pictures_are_left_out(training: Config, deadly: bytes) -> None:  # noqa: F811
     rng, storage = np.random.default_rng(0), training.open_storage()
     for name in storage.files("images"):
         storage.delete(f"images/{name}")

@@ -28,7 +28,7 @@ ABOUT = json.dumps({"labels": ["ünten", "oben"]}).encode()
 
 
 @pytest.mark.parametrize("kind", TARGETS)
-def test_every_head_by_both_files(kind: str) -> None:
+def test_both_graph_files_match_model_for_each_head(kind: str) -> None:
     model = small_model(kind)
     pictures = draw(5, 1).images.numpy()
     expected = model.predictions(pictures)
@@ -58,7 +58,7 @@ def test_one_tag_keeps_its_column() -> None:
     assert graph.run_pt2(graph.to_pt2(graph.trace(model), ABOUT), pictures).shape == (3, 1)
 
 
-def test_a_network_of_torchvision() -> None:
+def test_torchvision_network_is_exported() -> None:
     weights = load_network_weights("resnet18", "random")
     target = TARGETS["classes"]
     network = build_network("resnet18", B, image_size=32, weights=weights, seed=1, target=target).eval()
@@ -75,7 +75,7 @@ class Choosy(nn.Module):
         return images.mean((2, 3)) if images.mean() > 0 else images.amax((2, 3))
 
 
-def test_what_cannot_be_followed_is_one_line() -> None:
+def test_untraceable_network_raises_one_line_error() -> None:
     model = small_model("binary")
     model.network.body, model.network.logit = Choosy(), nn.Linear(3, 1)  # type: ignore[assignment]
     with pytest.raises(GraphError, match=r"model\.pt2: torch\.export cannot write this network: ") as caught:
@@ -83,7 +83,7 @@ def test_what_cannot_be_followed_is_one_line() -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_packages_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_raise_error(monkeypatch: pytest.MonkeyPatch) -> None:
     assert graph.wants_onnx(None)
     assert graph.wants_onnx(True)
     assert not graph.wants_onnx(False)

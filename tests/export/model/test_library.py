@@ -39,7 +39,7 @@ def build(name: str, letter: str, kind: str, size: int) -> TrainedModel:
      ("resnet18", "D", "binary", 32),
      ("mobilenet_v3_small", "B", "classes", 32)],
 )  # fmt: skip
-def test_the_lines_of_the_card(
+def test_card_code_builds_torchvision_network(
     name: str, letter: str, kind: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = build(name, letter, kind, size)
@@ -55,7 +55,7 @@ def test_the_lines_of_the_card(
     np.testing.assert_allclose(answer.numpy(), model.predictions(pictures), rtol=1e-4, atol=1e-5)
 
 
-def test_networks_that_torchvision_has_not() -> None:
+def test_card_has_no_code_for_unknown_networks() -> None:
     model = small_model("binary")
     assert recipe(model, "timm/whatever") is None
     # By that name torchvision has another network than these weights are of.

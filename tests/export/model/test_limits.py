@@ -40,12 +40,12 @@ def said(data: Data | None = DATA, measured: Measured | None = GOOD, **config: o
         ("real people's personal data", said(None, None), said(replace(DATA, generated=True))),
     ],
 )
-def test_each_warning_stands_where_it_is_true(text: str, on: str, off: str) -> None:
+def test_each_warning_appears_only_if_it_applies(text: str, on: str, off: str) -> None:
     assert text in on
     assert text not in off
 
 
-def test_what_is_never_left_out() -> None:
+def test_general_warnings_always_appear() -> None:
     for text in (said(), said(None, None), said(replace(DATA, generated=True, scheme="column"))):
         assert "prejudices" in text
         assert "224 × 224 pixels" in text

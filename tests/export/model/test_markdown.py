@@ -43,7 +43,7 @@ def words(text: str) -> str:
 
 
 @pytest.mark.parametrize("as_text", [True, False])
-def test_names_of_any_kind_stay_in_their_cell(as_text: bool) -> None:
+def test_any_name_stays_in_its_table_cell(as_text: bool) -> None:
     rows = [(text(name) if as_text else code(name), 1234567) for name in TEXTS]
     shown = Shown(table(["label", "n"], rows))
     empty = "" if as_text else "(empty)"
@@ -52,7 +52,7 @@ def test_names_of_any_kind_stay_in_their_cell(as_text: bool) -> None:
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_words_are_words_wherever_they_stand(name: str) -> None:
+def test_escaped_text_is_never_markup(name: str) -> None:
     for before, tag in (("", "p"), ("# ", "h1"), ("- ", "li")):
         shown = Shown(f"{before}{text(name)}\n")
         assert shown.text.strip() == words(name)
@@ -63,6 +63,6 @@ def test_words_are_words_wherever_they_stand(name: str) -> None:
         assert ("code" in shown.tags) == bool(words(name))
 
 
-def test_of_many_names_the_first_are_shown() -> None:
+def test_long_lists_show_first_names_only() -> None:
     assert listed(["a", "b"]) == "`a`, `b`"
     assert listed([str(i) for i in range(1200)], most=2) == "`0`, `1` and 1,198 more"

@@ -47,7 +47,7 @@ def model_of(config: Config) -> TrainedModel:
     return TrainedModel.from_bytes(*reversed(read_checkpoint(config.open_storage(), "train/A")))
 
 
-def test_what_is_written(trained: Config, exported: Path) -> None:
+def test_export_writes_all_files_and_record(trained: Config, exported: Path) -> None:
     assert {path.name for path in exported.iterdir()} == FILES | {"_run.json"}
     record = tables.get_record(trained.open_storage(), "export/model")
     # Every fourth pair of the 48 labelled posts; one of them is no picture.
@@ -60,7 +60,7 @@ def test_what_is_written(trained: Config, exported: Path) -> None:
     assert set(record.inputs) == {"model", "labels", "images"}
 
 
-def test_the_configuration_says_all_that_is_needed(trained: Config, exported: Path) -> None:
+def test_config_json_describes_model_completely(trained: Config, exported: Path) -> None:
     about = json.loads((exported / "config.json").read_text())
     wanted = {"model": "vgg16", "configuration": "A", "form": "paper", "image_size": 32, "head": "binary"}
     assert wanted.items() <= about.items()
@@ -74,7 +74,7 @@ def test_the_configuration_says_all_that_is_needed(trained: Config, exported: Pa
         assert file.metadata()["form"] == "paper"
 
 
-def test_every_block_of_the_card_runs_and_gives_the_same_answer(
+def test_card_code_blocks_give_same_predictions(
     trained: Config, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(exported, tmp_path / "copy")
@@ -91,7 +91,7 @@ def test_every_block_of_the_card_runs_and_gives_the_same_answer(
         np.testing.assert_allclose(np.asarray(names["probability"]), expected, atol=1e-5)
 
 
-def test_the_card_tells_the_numbers_of_the_run(trained: Config, exported: Path) -> None:
+def test_card_shows_counts_and_accuracy(trained: Config, exported: Path) -> None:
     card = (exported / "README.md").read_text()
     labels = tables.get_record(trained.open_storage(), "labels")
     for side, count in labels.facts["splits"].items():
@@ -107,7 +107,7 @@ def test_the_card_tells_the_numbers_of_the_run(trained: Config, exported: Path) 
     assert "{" not in re.sub(r"```.*?```", "", card, flags=re.DOTALL)
 
 
-def test_again_nothing_is_done_and_other_options_are_refused(trained: Config, exported: Path) -> None:
+def test_second_export_does_nothing_or_refuses_changed_options(trained: Config, exported: Path) -> None:
     record = tables.get_record(trained.open_storage(), "export/model")
     assert raypipe.export(exporting(trained)) == record
     assert exported.exists()
@@ -117,7 +117,7 @@ def test_again_nothing_is_done_and_other_options_are_refused(trained: Config, ex
         raypipe.export(exporting(trained, onnx=False))
 
 
-def test_the_command_line_and_a_checkpoint_file(
+def test_command_line_exports_a_checkpoint_file(
     trained: Config, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(graph, "find_spec", lambda _: None)
@@ -138,7 +138,7 @@ def test_the_command_line_and_a_checkpoint_file(
     assert "export.onnx: needs onnx, onnxscript, onnxruntime: pip install" in capsys.readouterr().err
 
 
-def test_a_model_from_elsewhere_has_a_card_that_says_so(trained: Config, exported: Path, tmp_path: Path) -> None:
+def test_card_of_foreign_model_says_trained_elsewhere(trained: Config, exported: Path, tmp_path: Path) -> None:
     shutil.copy(exported / "model.safetensors", tmp_path / "x.safetensors")
     raypipe.export(exporting(trained, model=str(tmp_path / "x.safetensors"), name="elsewhere", onnx=False, check=4))
     card = (Path(trained.root) / "export/elsewhere/README.md").read_text()
@@ -146,7 +146,7 @@ def test_a_model_from_elsewhere_has_a_card_that_says_so(trained: Config, exporte
     assert "Likability" not in card
 
 
-def test_what_is_not_there_is_one_line(trained: Config, config: Config) -> None:
+def test_missing_model_raises_one_line_error(trained: Config, config: Config) -> None:
     with pytest.raises(ConfigError, match=r"export\.model: 'nowhere' is not allowed"):
         raypipe.export(exporting(trained, model="nowhere", name="x"))
     with pytest.raises(InputError, match=r"export\.model: a\.safetensors: there is no such file"):
@@ -156,7 +156,7 @@ def test_what_is_not_there_is_one_line(trained: Config, config: Config) -> None:
     assert not (Path(trained.root) / "export/x").exists()
 
 
-def test_a_file_that_says_something_else_is_not_left(trained: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_graph_file_is_not_kept(trained: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     trace = graph.trace
     monkeypatch.setattr(graph, "trace", lambda model: trace(replace(model, preprocessing=CAFFE_RGB)))
     with pytest.raises(GraphError, match=r"model\.pt2: torch 2\..* differs from the model by "):
@@ -164,7 +164,7 @@ def test_a_file_that_says_something_else_is_not_left(trained: Config, monkeypatc
     assert not [p for p in (Path(trained.root) / "export").rglob("*") if "wrong" in str(p) and p.is_file()]
 
 
-def test_an_interrupted_export_goes_on(trained: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_export_resumes(trained: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     config = exporting(trained, name="resumed", onnx=False, check=4)
     write = Storage.write
 
@@ -186,13 +186,13 @@ def test_an_interrupted_export_goes_on(trained: Config, monkeypatch: pytest.Monk
     assert not [path for path in written if path.endswith(("safetensors", "pt2"))]
 
 
-def test_weights_come_back_as_they_were(trained: Config, exported: Path) -> None:
+def test_exported_weights_are_unchanged(trained: Config, exported: Path) -> None:
     ours = TrainedModel.from_bytes((exported / "model.safetensors").read_bytes(), "model.safetensors")
     before = model_of(trained).network.state_dict()
     assert all(torch.equal(value, before[name]) for name, value in ours.network.state_dict().items())
 
 
-def test_a_sweep_s_trial_is_told_with_its_own_options(tmp_path: Path) -> None:
+def test_card_of_sweep_trial_shows_its_own_options(tmp_path: Path) -> None:
     config = write_root(tmp_path / "root")
     values = (("epochs", {"A": 2, "B": 9}), ("batch_size", 16), ("learning_rate", None))
     train_here(config, "sweep", 1, values)
@@ -216,7 +216,7 @@ def test_a_sweep_s_trial_is_told_with_its_own_options(tmp_path: Path) -> None:
         ({}, None),
     ],
 )
-def test_options_out_of_a_checkpoint(kept: dict[str, str], expected: tuple[float, ...] | None) -> None:
+def test_options_are_read_from_checkpoint(kept: dict[str, str], expected: tuple[float, ...] | None) -> None:
     found = options_of({"configuration": "A", **kept}, "modern")
     assert (tuple(found[name] for name in ("batch_size", "epochs", "learning_rate")) if found else None) == expected
 
@@ -230,7 +230,7 @@ def test_options_out_of_a_checkpoint(kept: dict[str, str], expected: tuple[float
          ["# Likability score: vgg16", "Spearman", "validation R²", "`score`, float32 [n]", "the score is the label"]),
     ],
 )  # fmt: skip
-def test_cards_of_other_labels(label: dict[str, object], texts: list[str], tmp_path: Path) -> None:
+def test_cards_describe_other_label_kinds(label: dict[str, object], texts: list[str], tmp_path: Path) -> None:
     config = write_root(tmp_path / "root", **label)
     train_here(config, "train/A", 1)
     raypipe.export(exporting(config, onnx=False, check=4))

@@ -18,7 +18,7 @@ from raypipe.ingest.fetching.answers import for_exception
         (KeyError("surprise"), "connection", False),
     ],
 )
-def test_exceptions_become_statuses(error: Exception, expected: str, again: bool) -> None:
+def test_exceptions_are_mapped_to_statuses(error: Exception, expected: str, again: bool) -> None:
     answer = for_exception(error)
     assert (answer.status, answer.again) == (expected, again)
     assert answer.error

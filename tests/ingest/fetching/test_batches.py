@@ -36,11 +36,11 @@ def test_batches_by_number_and_bytes() -> None:
     assert collect(arrivals) == [[0, 1], [2, 3]]
 
 
-def test_none_at_all() -> None:
+def test_no_results_give_no_batches() -> None:
     assert collect(Arrivals(0, BatchLimits(3, 10, 60), 100, ignore)) == []
 
 
-def test_a_slow_trickle_is_not_waited_for() -> None:
+def test_old_results_are_released_before_batch_is_full() -> None:
     arrivals = Arrivals(3, BatchLimits(100, 1000, 0.1), 1000, ignore)
     found: list[list[int]] = []
     reader = threading.Thread(target=lambda: found.extend(collect(arrivals)))
@@ -52,7 +52,7 @@ def test_a_slow_trickle_is_not_waited_for() -> None:
     assert found == [[0], [1], [2]]
 
 
-def test_where_nothing_comes_that_is_said() -> None:
+def test_empty_batch_is_yielded_on_timeout() -> None:
     arrivals = Arrivals(1, BatchLimits(100, 1000, 0.05), 1000, ignore)
     batches = arrivals.batches()
     assert next(batches) == []
@@ -60,7 +60,7 @@ def test_where_nothing_comes_that_is_said() -> None:
     assert [len(batch) for batch in batches] == [1]
 
 
-def test_what_fails_is_raised_to_who_waits() -> None:
+def test_failure_is_raised_in_waiting_reader() -> None:
     arrivals = Arrivals(2, BatchLimits(100, 1000, 60), 1000, ignore)
     arrivals.put(result(0))
     threading.Timer(0.1, arrivals.fail, [KeyError("never meant to be")]).start()
@@ -68,7 +68,7 @@ def test_what_fails_is_raised_to_who_waits() -> None:
         next(arrivals.batches())
 
 
-def test_holds_back_what_piles_up_and_goes_on_when_half_is_gone() -> None:
+def test_fetching_pauses_when_full_and_resumes_half_empty() -> None:
     told: list[bool] = []
     arrivals = Arrivals(10, BatchLimits(2, 10**6, 60), 50, told.append)
     for i in range(10):
@@ -85,7 +85,7 @@ def test_holds_back_what_piles_up_and_goes_on_when_half_is_gone() -> None:
 
 
 @given(st.lists(st.integers(0, 50), max_size=60), st.integers(1, 9), st.integers(1, 100))
-def test_every_result_comes_out_once_and_in_order(sizes: list[int], rows: int, n_bytes: int) -> None:
+def test_each_result_is_yielded_once_in_order(sizes: list[int], rows: int, n_bytes: int) -> None:
     arrivals = Arrivals(len(sizes), BatchLimits(rows, n_bytes, 60), 100, ignore)
 
     def write() -> None:

@@ -28,7 +28,7 @@ PICTURE = picture()
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF"])
-def test_a_picture_arrives_as_served(server: WebServer, options: IngestOptions, format: str) -> None:
+def test_picture_bytes_arrive_unchanged(server: WebServer, options: IngestOptions, format: str) -> None:
     data = picture(format)
     result = fetch_one(options, server.behave("/a", body(data, f"image/{format.lower()}")))
     assert (result.status, result.http_status, result.attempts, result.error) == ("ok", 200, 1, None)
@@ -38,7 +38,7 @@ def test_a_picture_arrives_as_served(server: WebServer, options: IngestOptions, 
     assert result.seconds > 0
 
 
-def test_says_who_asks_and_asks_for_plain_bytes(server: WebServer, options: IngestOptions) -> None:
+def test_request_headers_name_raypipe_and_refuse_encoding(server: WebServer, options: IngestOptions) -> None:
     fetch_one(options.model_copy(update={"contact": "https://lab.example/bot"}), server.url("/a"))
     _, _, headers = server.asked[0]
     assert headers["User-Agent"].startswith("raypipe/")
@@ -47,7 +47,7 @@ def test_says_who_asks_and_asks_for_plain_bytes(server: WebServer, options: Inge
     assert "Cookie" not in headers
 
 
-def test_user_agent_without_contact_and_of_ones_own() -> None:
+def test_user_agent_works_without_contact_and_if_replaced() -> None:
     assert user_agent(IngestOptions()).startswith("raypipe/")
     assert "(" not in user_agent(IngestOptions())
     assert user_agent(IngestOptions(user_agent="study {x}{contact}", contact="me@x")) == "study {x} (+me@x)"
@@ -70,7 +70,9 @@ def test_user_agent_without_contact_and_of_ones_own() -> None:
         (304, "redirects", 1),
     ],
 )
-def test_http_statuses(server: WebServer, options: IngestOptions, code: int, expected: str, attempts: int) -> None:
+def test_http_codes_are_mapped_to_statuses(
+    server: WebServer, options: IngestOptions, code: int, expected: str, attempts: int
+) -> None:
     result = fetch_one(options, server.behave("/a", status(code)))
     assert (result.status, result.http_status, result.attempts) == (expected, code, attempts)
     assert f"HTTP {code}" in str(result.error)
@@ -79,12 +81,12 @@ def test_http_statuses(server: WebServer, options: IngestOptions, code: int, exp
 
 
 @pytest.mark.parametrize("code", [429, 500, 503])
-def test_what_passes_is_tried_again(server: WebServer, options: IngestOptions, code: int) -> None:
+def test_temporary_errors_are_retried(server: WebServer, options: IngestOptions, code: int) -> None:
     result = fetch_one(options, server.behave("/a", status(code, times=2, data=PICTURE)))
     assert (result.status, result.http_status, result.attempts, result.body) == ("ok", 200, 3, PICTURE)
 
 
-def test_a_drip_feeding_host_cannot_hold_a_slot(server: WebServer, options: IngestOptions) -> None:
+def test_drip_feeding_host_hits_deadline(server: WebServer, options: IngestOptions) -> None:
     # Each byte comes well within the read timeout; only the whole takes too long.
     url = server.behave("/drip", drip(PICTURE, pause=0.1))
     options = options.model_copy(update={"deadline": 0.5, "attempts": 2})
@@ -95,23 +97,23 @@ def test_a_drip_feeding_host_cannot_hold_a_slot(server: WebServer, options: Inge
     assert "no whole answer within 0.5 s" in str(result.error)
 
 
-def test_a_slow_answer_within_the_deadline_is_fine(server: WebServer, options: IngestOptions) -> None:
+def test_slow_answer_within_deadline_succeeds(server: WebServer, options: IngestOptions) -> None:
     assert fetch_one(options, server.behave("/drip", drip(PICTURE, pause=0.005))).body == PICTURE
 
 
-def test_silence_is_a_timeout(server: WebServer, options: IngestOptions) -> None:
+def test_silent_server_gives_timeout(server: WebServer, options: IngestOptions) -> None:
     server.delay = 1
     result = fetch_one(options.model_copy(update={"read_timeout": 0.2, "attempts": 1}), server.url("/a"))
     assert (result.status, result.attempts, result.http_status) == ("timeout", 1, None)
 
 
-def test_an_answer_that_breaks_off(server: WebServer, options: IngestOptions) -> None:
+def test_cut_off_answer_is_truncated_after_retries(server: WebServer, options: IngestOptions) -> None:
     result = fetch_one(options, server.behave("/a", break_off(PICTURE, len(PICTURE) // 2)))
     assert (result.status, result.http_status, result.attempts) == ("truncated", 200, 3)
     assert result.body is None
 
 
-def test_a_reset_connection(server: WebServer, options: IngestOptions) -> None:
+def test_connection_reset_is_retried(server: WebServer, options: IngestOptions) -> None:
     # aiohttp asks once more within an attempt (RFC 9112, section 9.3.1): three resets are one attempt and a half.
     always, once = server.behave("/always", reset()), server.behave("/once", reset(times=3, data=PICTURE))
     for_ever, passing = fetch(options, always, once)
@@ -119,38 +121,40 @@ def test_a_reset_connection(server: WebServer, options: IngestOptions) -> None:
     assert (passing.status, passing.attempts) == ("ok", 2)
 
 
-def test_nobody_listens(options: IngestOptions, free_port: int) -> None:
+def test_closed_port_gives_connection_status(options: IngestOptions, free_port: int) -> None:
     options = options.model_copy(update={"allow_ports": [free_port]})
     result = fetch_one(options, f"http://127.0.0.1:{free_port}/a")
     assert (result.status, result.attempts) == ("connection", 3)
     assert result.fetched_at is None
 
 
-def test_announced_size_is_believed_before_a_byte_is_read(server: WebServer, options: IngestOptions) -> None:
+def test_too_large_content_length_is_refused_before_reading(server: WebServer, options: IngestOptions) -> None:
     result = fetch_one(options, server.behave("/a", body(b"x" * 1_000_001)))
     assert (result.status, result.attempts) == ("too_large", 1)
     assert "announces 1,000,001 bytes, 1,000,000 are allowed" in str(result.error)
 
 
-def test_bytes_without_an_end_are_cut_off(server: WebServer, options: IngestOptions) -> None:
+def test_endless_body_is_cut_off(server: WebServer, options: IngestOptions) -> None:
     result = fetch_one(options, server.behave("/a", endless(b"x" * 10_000)))
     assert (result.status, result.body) == ("too_large", None)
     assert server.requests["/a"] == 1
 
 
-def test_the_largest_allowed_size_passes(server: WebServer, options: IngestOptions) -> None:
+def test_picture_of_exactly_max_bytes_passes(server: WebServer, options: IngestOptions) -> None:
     result = fetch_one(options, server.behave("/a", body(b"x" * 1_000_000)))
     assert (result.status, len(result.body or b"")) == ("ok", 1_000_000)
 
 
-def test_an_encoded_answer_is_not_unpacked(server: WebServer, options: IngestOptions) -> None:
+def test_encoded_answer_is_not_decompressed(server: WebServer, options: IngestOptions) -> None:
     bomb = gzip.compress(bytes(10_000_000))
     result = fetch_one(options, server.behave("/a", body(bomb, **{"Content-Encoding": "gzip"})))
     assert (result.status, result.body) == ("not_an_image", None)
     assert "encoded as gzip" in str(result.error)
 
 
-def test_a_surprise_becomes_a_row(server: WebServer, options: IngestOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_exception_becomes_a_row(
+    server: WebServer, options: IngestOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def broken(_self: Client, _response: aiohttp.ClientResponse) -> None:
         raise KeyError("surprise")
 

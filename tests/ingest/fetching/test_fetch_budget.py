@@ -25,9 +25,7 @@ PICTURE = picture()
 
 @pytest.mark.parametrize("in_words", [False, True])
 @pytest.mark.parametrize("code", [429, 503])
-def test_retry_after_leaves_the_whole_host_alone(
-    server: WebServer, options: IngestOptions, code: int, in_words: bool
-) -> None:
+def test_retry_after_pauses_whole_host(server: WebServer, options: IngestOptions, code: int, in_words: bool) -> None:
     wait = http_date(2) if in_words else "0.5"
     server.behave("/limited", status(code, times=1, data=PICTURE, Retry_After=wait))
     options = options.model_copy(update={"per_host": 1})
@@ -40,7 +38,7 @@ def test_retry_after_leaves_the_whole_host_alone(
     assert server.asked[0][0] == "/limited"
 
 
-def test_a_host_that_wants_too_long_a_rest_is_not_waited_for(server: WebServer, options: IngestOptions) -> None:
+def test_too_long_retry_after_is_not_waited_for(server: WebServer, options: IngestOptions) -> None:
     server.behave("/limited", status(429, Retry_After="3600"))
     options = options.model_copy(update={"per_host": 1, "max_wait": 10})
     began = time.monotonic()
@@ -53,7 +51,7 @@ def test_a_host_that_wants_too_long_a_rest_is_not_waited_for(server: WebServer, 
     assert server.requests["/other"] == 0
 
 
-def test_limits_requests_to_a_host_and_keeps_its_connections(server: WebServer, options: IngestOptions) -> None:
+def test_requests_per_host_are_limited_and_connections_reused(server: WebServer, options: IngestOptions) -> None:
     server.delay = 0.02
     ports = set()
 
@@ -100,7 +98,7 @@ def test_several_fetchers_share_one_budget(server: WebServer, options: IngestOpt
     assert server.in_flight_most == per_host
 
 
-def test_several_fetchers_share_requests_a_second(server: WebServer, options: IngestOptions) -> None:
+def test_several_fetchers_share_one_rate_limit(server: WebServer, options: IngestOptions) -> None:
     parts = [[server.url(f"/{part}/{i}") for i in range(12)] for part in range(2)]
     shared(options.model_copy(update={"per_host": 8, "per_host_rate": 20.0}), parts)
     moments = [when for _, when, _ in server.asked]
@@ -108,7 +106,7 @@ def test_several_fetchers_share_requests_a_second(server: WebServer, options: In
     assert moments[-1] - moments[0] >= 23 / 20 * 0.95
 
 
-def test_a_host_that_wants_rest_gets_it_from_all_fetchers(server: WebServer, options: IngestOptions) -> None:
+def test_retry_after_pauses_host_for_all_fetchers(server: WebServer, options: IngestOptions) -> None:
     server.behave("/limited", status(429, times=1, data=PICTURE, Retry_After="1.5"))
     server.delay = 0.05
     parts = [[server.url("/limited"), *(server.url(f"/0/{i}") for i in range(40))]]
@@ -122,7 +120,7 @@ def test_a_host_that_wants_rest_gets_it_from_all_fetchers(server: WebServer, opt
     assert max(when for _, when, _ in server.asked) - limited > 1.5
 
 
-def test_without_a_ledger_at_hand_nothing_more_is_asked(server: WebServer, options: IngestOptions) -> None:
+def test_fetcher_stops_without_ledger(server: WebServer, options: IngestOptions) -> None:
     async def work() -> int:
         lost = False
         ledger = HostLedger(2)
@@ -146,7 +144,7 @@ def test_without_a_ledger_at_hand_nothing_more_is_asked(server: WebServer, optio
     assert asyncio.run(work()) == 0
 
 
-def test_a_lone_fetcher_heeds_what_others_were_asked_before(server: WebServer, options: IngestOptions) -> None:
+def test_new_fetcher_respects_earlier_pauses(server: WebServer, options: IngestOptions) -> None:
     ledger = HostLedger(options.per_host)
     ledger.exchange("gone", Report({}, pauses={"127.0.0.1": 1.0}))
     ledger.clear()
@@ -164,7 +162,7 @@ def test_a_lone_fetcher_heeds_what_others_were_asked_before(server: WebServer, o
     assert asyncio.run(work()) >= 0.9
 
 
-def test_closing_starts_nothing_more(server: WebServer, options: IngestOptions) -> None:
+def test_closing_starts_no_further_requests(server: WebServer, options: IngestOptions) -> None:
     server.delay = 0.3
 
     async def work() -> set[asyncio.Task[Any]]:
@@ -177,7 +175,7 @@ def test_closing_starts_nothing_more(server: WebServer, options: IngestOptions) 
     assert len(server.requests) == 8
 
 
-def test_holding_back(server: WebServer, options: IngestOptions) -> None:
+def test_hold_back_delays_requests(server: WebServer, options: IngestOptions) -> None:
     async def work() -> None:
         async with Fetcher(options) as fetcher:
             fetcher.hold_back(True)
@@ -194,7 +192,7 @@ def robots(text: bytes, code: int = 200) -> Any:
     return body(text, "text/plain") if code == 200 else status(code)
 
 
-def test_robots_txt_is_honoured_on_request(server: WebServer, options: IngestOptions) -> None:
+def test_robots_txt_is_followed_if_enabled(server: WebServer, options: IngestOptions) -> None:
     server.behave("/robots.txt", robots(b"User-agent: *\nDisallow: /private/\n"))
     urls = [server.url(path) for path in ("/private/a", "/b", "/private/c")]
     assert {result.status for result in fetch(options, *urls)} == {"ok"}
@@ -209,7 +207,7 @@ def test_robots_txt_is_honoured_on_request(server: WebServer, options: IngestOpt
 
 
 @pytest.mark.parametrize(("code", "expected"), [(404, "ok"), (403, "ok"), (500, "server_error")])
-def test_a_missing_robots_txt_allows_and_a_broken_one_forbids(
+def test_missing_robots_txt_allows_but_server_error_forbids(
     server: WebServer, options: IngestOptions, code: int, expected: str
 ) -> None:
     server.behave("/robots.txt", robots(b"", code))
@@ -221,7 +219,7 @@ def test_a_missing_robots_txt_allows_and_a_broken_one_forbids(
         assert server.requests["/robots.txt"] == options.attempts
 
 
-def test_a_robots_txt_that_stumbles_is_asked_for_again(server: WebServer, options: IngestOptions) -> None:
+def test_failed_robots_txt_request_is_retried(server: WebServer, options: IngestOptions) -> None:
     server.behave("/robots.txt", status(503, times=2, data=b"User-agent: *\nDisallow: /b\n"))
     results = fetch(options.model_copy(update={"robots": True}), server.url("/a"), server.url("/b"))
     assert [result.status for result in results] == ["ok", "forbidden"]
@@ -229,7 +227,7 @@ def test_a_robots_txt_that_stumbles_is_asked_for_again(server: WebServer, option
 
 
 @pytest.mark.parametrize("code", [429, 503])
-def test_a_robots_txt_that_wants_rest_gets_it(server: WebServer, options: IngestOptions, code: int) -> None:
+def test_retry_after_on_robots_txt_is_followed(server: WebServer, options: IngestOptions, code: int) -> None:
     rules = b"User-agent: *\nDisallow: /b\n"
     server.behave("/robots.txt", status(code, times=1, data=rules, Retry_After="0.6"))
     first, second = fetch(options.model_copy(update={"robots": True}), server.url("/a"), server.url("/b"))
@@ -239,20 +237,20 @@ def test_a_robots_txt_that_wants_rest_gets_it(server: WebServer, options: Ingest
     assert moments[1] - moments[0] >= 0.59
 
 
-def test_a_robots_txt_that_wants_rest_for_ever(server: WebServer, options: IngestOptions) -> None:
+def test_robots_txt_with_repeated_retry_after_gives_server_error(server: WebServer, options: IngestOptions) -> None:
     server.behave("/robots.txt", status(503, Retry_After="0.1"))
     (result,) = fetch(options.model_copy(update={"robots": True}), server.url("/a"))
     assert (result.status, result.attempts, server.requests["/a"]) == ("server_error", options.attempts, 0)
     assert "answers robots.txt with Retry-After" in str(result.error)
 
 
-def test_all_of_a_robots_txt_is_read(server: WebServer, options: IngestOptions) -> None:
+def test_whole_robots_txt_is_read(server: WebServer, options: IngestOptions) -> None:
     rules = b"User-agent: *\n" + b"# nothing\n" * 20_000 + b"Disallow: /a\n"
     server.behave("/robots.txt", drip(rules, 0.01, pieces=20))
     assert fetch(options.model_copy(update={"robots": True}), server.url("/a"))[0].status == "forbidden"
 
 
-def test_a_redirected_robots_txt_is_checked_by_the_guard(server: WebServer, options: IngestOptions) -> None:
+def test_guard_checks_redirected_robots_txt(server: WebServer, options: IngestOptions) -> None:
     server.behave("/robots.txt", status(302, Location="http://169.254.169.254/robots.txt"))
     result = fetch(options.model_copy(update={"robots": True}), server.url("/a"))[0]
     # Nobody answers where nobody is asked: unreachable forbids (RFC 9309, section 2.3.1.4).
@@ -260,7 +258,7 @@ def test_a_redirected_robots_txt_is_checked_by_the_guard(server: WebServer, opti
     assert "no answer" in str(result.error)
 
 
-def test_crawl_delay(server: WebServer, options: IngestOptions) -> None:
+def test_crawl_delay_spaces_requests(server: WebServer, options: IngestOptions) -> None:
     server.behave("/robots.txt", robots(b"User-agent: raypipe\nCrawl-delay: 0.3\n"))
     urls = [server.url(f"/{i}") for i in range(4)]
     results = fetch(options.model_copy(update={"robots": True, "per_host": 8}), *urls)
@@ -273,7 +271,7 @@ def test_crawl_delay(server: WebServer, options: IngestOptions) -> None:
 @pytest.mark.parametrize(
     ("tag", "expected"), [("noai, noimageai", "forbidden"), ("googlebot: noindex", "ok"), ("nofollow", "ok")]
 )
-def test_x_robots_tag_is_honoured_on_request(
+def test_x_robots_tag_is_followed_if_enabled(
     server: WebServer, options: IngestOptions, tag: str, expected: str
 ) -> None:
     url = server.behave("/a", body(PICTURE, **{"X-Robots-Tag": tag}))

@@ -36,7 +36,7 @@ def test_redirects_are_followed(server: WebServer, options: IngestOptions, code:
     assert result.url == server.url("/one")
 
 
-def test_no_more_redirects_than_allowed(server: WebServer, options: IngestOptions) -> None:
+def test_too_many_redirects_give_redirects_status(server: WebServer, options: IngestOptions) -> None:
     result = fetch_one(options, server.behave("/loop", redirect("/loop")))
     assert (result.status, result.http_status, result.attempts) == ("redirects", 302, 1)
     assert server.requests["/loop"] == 4
@@ -94,7 +94,9 @@ class Door(AddressGuard):
         f"[{teredo('1.1.1.1', '127.0.0.1')}]",
     ],
 )
-def test_no_redirect_leads_inside(options: IngestOptions, loopback: type[LoopbackSocket], inside: str) -> None:
+def test_redirect_to_private_address_is_blocked(
+    options: IngestOptions, loopback: type[LoopbackSocket], inside: str
+) -> None:
     server = WebServer(Door.address)
     guard = Door(allow_ports=(server.port,), make_socket=loopback)
     try:
@@ -118,7 +120,7 @@ INSIDE_EVER = [outer for address in [*NEVER, *CLOUDS] for outer in wrapped(addre
 
 
 @pytest.mark.parametrize(("allow_private", "addresses"), [(False, INSIDE), (True, INSIDE_EVER)])
-def test_no_redirect_leads_to_a_refused_address(
+def test_redirect_to_refused_address_is_blocked(
     options: IngestOptions, loopback: type[LoopbackSocket], allow_private: bool, addresses: list[str]
 ) -> None:
     server = WebServer(Door.address)
@@ -139,7 +141,7 @@ def test_no_redirect_leads_to_a_refused_address(
 
 
 @pytest.mark.parametrize(("allow_private", "addresses"), [(False, INSIDE), (True, INSIDE_EVER)])
-def test_no_name_leads_to_a_refused_address(
+def test_name_resolving_to_refused_address_is_blocked(
     recording: type[RecordingSocket], allow_private: bool, addresses: list[str]
 ) -> None:
     guard = AddressGuard(allow_private, make_socket=recording)  # type: ignore[arg-type]
@@ -152,7 +154,7 @@ def test_no_name_leads_to_a_refused_address(
 
 
 @pytest.mark.parametrize("inside", ["169.254.169.254", "168.63.129.16", "10.0.0.1", "[fd00:ec2::254]"])
-def test_robots_txt_is_asked_by_the_same_guard(
+def test_guard_also_checks_robots_txt_requests(
     options: IngestOptions, loopback: type[LoopbackSocket], inside: str
 ) -> None:
     server = WebServer(Door.address)
@@ -208,9 +210,7 @@ class Names(AbstractResolver):
         [teredo("1.1.1.1", "10.0.0.1")],
     ],
 )
-def test_a_name_that_resolves_to_a_private_address_is_blocked(
-    recording: type[RecordingSocket], addresses: list[str]
-) -> None:
+def test_name_resolving_to_private_address_is_blocked(recording: type[RecordingSocket], addresses: list[str]) -> None:
     guard = AddressGuard(make_socket=recording)  # type: ignore[arg-type]
     names = Names({"innocent.example": [addresses]})
     result = fetch_one(IngestOptions(attempts=3), "http://innocent.example/a.jpg", guard=guard, resolver=names)
@@ -219,9 +219,7 @@ def test_a_name_that_resolves_to_a_private_address_is_blocked(
     assert recording.made == []
 
 
-def test_a_name_whose_answer_changes_is_checked_when_dialled(
-    server: WebServer, options: IngestOptions, loopback: type[LoopbackSocket]
-) -> None:
+def test_dns_rebinding_is_blocked(server: WebServer, options: IngestOptions, loopback: type[LoopbackSocket]) -> None:
     # The first lookup is the server of this test, where the guard allows loopback; the second is not allowed at all.
     names = Names({"rebinding.example": [["127.0.0.1"], ["169.254.169.254"]]})
     guard = AddressGuard(True, (server.port,), make_socket=loopback)
@@ -239,7 +237,7 @@ def test_a_name_whose_answer_changes_is_checked_when_dialled(
     assert loopback.asked == ["127.0.0.1"]
 
 
-def test_a_private_address_beside_a_public_one_is_passed_over(
+def test_private_address_is_skipped_for_public_one(
     server: WebServer, options: IngestOptions, loopback: type[LoopbackSocket]
 ) -> None:
     names = Names({"mixed.example": [["169.254.169.254", "127.0.0.1"]]})
@@ -249,7 +247,7 @@ def test_a_private_address_beside_a_public_one_is_passed_over(
     assert loopback.asked == ["127.0.0.1"]
 
 
-def test_a_name_that_nobody_has() -> None:
+def test_unknown_host_name_gives_dns_status() -> None:
     names = Names({"nowhere.example": [[]]})
     result = fetch_one(IngestOptions(), "http://nowhere.example/a.jpg", resolver=names)
     assert (result.status, result.attempts, result.host) == ("dns", 1, "nowhere.example")
@@ -258,7 +256,7 @@ def test_a_name_that_nobody_has() -> None:
 @pytest.mark.parametrize(
     ("url", "expected"), [("", "invalid_url"), ("http://", "invalid_url"), ("ftp://x/", "blocked")]
 )
-def test_urls_that_cannot_be_asked_for(url: str, expected: str) -> None:
+def test_unusable_urls_get_a_status_without_request(url: str, expected: str) -> None:
     result = fetch_one(IngestOptions(), url)
     assert (result.status, result.attempts, result.fetched_at, result.http_status) == (expected, 0, None, None)
     assert result.error
@@ -271,7 +269,7 @@ def test_loopback_is_blocked_by_default(server: WebServer) -> None:
     assert not server.requests
 
 
-def test_no_proxy_is_taken_from_the_environment(
+def test_proxy_environment_variables_are_ignored(
     server: WebServer, options: IngestOptions, free_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port}")

@@ -31,7 +31,7 @@ def make(**options: object) -> tuple[Frontier[str], Clock]:
     return Frontier(**{"per_host": 2, "clock": clock, **options}), clock  # type: ignore[arg-type]
 
 
-def test_a_host_is_asked_so_much_at_a_time_and_hosts_take_turns() -> None:
+def test_per_host_limit_holds_and_hosts_alternate() -> None:
     frontier, _ = make()
     for i in range(4):
         frontier.push("a", f"a{i}")
@@ -44,7 +44,7 @@ def test_a_host_is_asked_so_much_at_a_time_and_hosts_take_turns() -> None:
     assert frontier.waiting == 3
 
 
-def test_hosts_are_forgotten_when_their_pace_and_their_pause_are_over() -> None:
+def test_hosts_are_forgotten_after_pace_and_pause_end() -> None:
     frontier, clock = make(rate=10)
     for i in range(50):
         frontier.push(f"host{i}", "picture")
@@ -60,7 +60,7 @@ def test_hosts_are_forgotten_when_their_pace_and_their_pause_are_over() -> None:
     assert not frontier._hosts
 
 
-def test_requests_a_second() -> None:
+def test_requests_per_second_are_limited() -> None:
     frontier, clock = make(per_host=50, rate=10)
     for i in range(3):
         frontier.push("a", str(i))
@@ -75,7 +75,7 @@ def test_requests_a_second() -> None:
         assert start_all(frontier) == [expected]
 
 
-def test_a_paused_host_waits_while_others_go_on() -> None:
+def test_paused_host_does_not_delay_others() -> None:
     frontier, clock = make()
     frontier.pause("slow", 30)
     frontier.pause("slow", 3)
@@ -89,7 +89,7 @@ def test_a_paused_host_waits_while_others_go_on() -> None:
     assert start_all(frontier) == ["s0", "s1"]
 
 
-def test_a_pause_reaches_those_already_queued() -> None:
+def test_pause_applies_to_queued_items() -> None:
     frontier, clock = make()
     frontier.push("a", "x")
     frontier.pause("a", 5)
@@ -98,7 +98,7 @@ def test_a_pause_reaches_those_already_queued() -> None:
     assert start_all(frontier) == ["x"]
 
 
-def test_a_pause_beyond_patience_is_refused_at_once_and_holds_nothing() -> None:
+def test_pause_longer_than_max_wait_fails_items_immediately() -> None:
     frontier, clock = make(max_wait=60)
     for i in range(3):
         frontier.push("a", str(i))
@@ -117,7 +117,7 @@ def test_a_pause_beyond_patience_is_refused_at_once_and_holds_nothing() -> None:
     assert start_all(frontier) == ["3"]
 
 
-def test_what_is_tried_again_waits_its_time_and_then_goes_first() -> None:
+def test_delayed_item_goes_first_after_its_delay() -> None:
     frontier, clock = make(per_host=1)
     frontier.push("a", "again", delay=2)
     assert frontier.pop() is None
@@ -130,7 +130,7 @@ def test_what_is_tried_again_waits_its_time_and_then_goes_first() -> None:
     assert start_all(frontier) == ["again"]
 
 
-def test_a_host_can_be_slowed_down_but_not_hurried() -> None:
+def test_rate_can_only_be_lowered() -> None:
     frontier, clock = make(per_host=9, rate=2)
     frontier.slow_down("a", 4)
     frontier.slow_down("a", 1)
@@ -145,7 +145,7 @@ def test_a_host_can_be_slowed_down_but_not_hurried() -> None:
     assert all(later - earlier >= 4 for earlier, later in pairwise(starts))
 
 
-def test_hosts_that_are_done_are_forgotten() -> None:
+def test_finished_hosts_are_forgotten() -> None:
     frontier, _ = make()
     for i in range(200):
         frontier.push(f"h{i}", str(i))
@@ -154,7 +154,7 @@ def test_hosts_that_are_done_are_forgotten() -> None:
     assert not frontier._hosts
 
 
-def test_a_shared_budget_is_asked_for_and_not_exceeded() -> None:
+def test_shared_budget_is_requested_and_not_exceeded() -> None:
     frontier, _ = make(per_host=4, shared=True)
     for i in range(6):
         frontier.push("a", str(i))
@@ -173,7 +173,7 @@ def test_a_shared_budget_is_asked_for_and_not_exceeded() -> None:
     assert start_all(frontier) == ["3"]
 
 
-def test_hosts_beyond_what_can_be_asked_for_come_later() -> None:
+def test_remaining_hosts_are_requested_later() -> None:
     frontier, _ = make(shared=True)
     for i in range(5):
         frontier.push(f"h{i}", str(i))
@@ -191,7 +191,7 @@ def story(draw: st.DrawFn) -> list[tuple[str, str, float]]:
 
 
 @given(story(), st.integers(1, 3), st.sampled_from([None, 2.0, 50.0]))
-def test_nothing_is_lost_and_no_host_gets_more_than_it_may(
+def test_all_items_start_within_host_limits(
     words: list[tuple[str, str, float]], per_host: int, rate: float | None
 ) -> None:
     frontier, clock = make(per_host=per_host, rate=rate, max_wait=1e9)

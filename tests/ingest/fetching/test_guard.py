@@ -105,7 +105,7 @@ def url_host(address: str) -> str:
 
 
 @pytest.mark.parametrize("address", [*PRIVATE, *NEVER, teredo("1.1.1.1", "10.0.0.1"), teredo("10.0.0.1", "1.1.1.1")])
-def test_addresses_that_are_not_public_are_not_dialled(recording: type[RecordingSocket], address: str) -> None:
+def test_non_public_addresses_are_refused(recording: type[RecordingSocket], address: str) -> None:
     with pytest.raises(RefusedAddressError) as refused:
         guard(recording).socket_factory(address_info(address))
     assert refused.value.errno == REFUSED_ERRNO
@@ -114,20 +114,20 @@ def test_addresses_that_are_not_public_are_not_dialled(recording: type[Recording
 
 
 @pytest.mark.parametrize("address", PUBLIC)
-def test_public_addresses_get_a_socket_of_their_family(recording: type[RecordingSocket], address: str) -> None:
+def test_public_addresses_get_socket_of_right_family(recording: type[RecordingSocket], address: str) -> None:
     guard(recording).socket_factory(address_info(address))
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     assert recording.made == [{"family": family, "type": socket.SOCK_STREAM, "proto": 6}]
 
 
 @pytest.mark.parametrize("address", PRIVATE)
-def test_allow_private_lets_private_addresses_through(recording: type[RecordingSocket], address: str) -> None:
+def test_allow_private_permits_private_addresses(recording: type[RecordingSocket], address: str) -> None:
     guard(recording, allow_private=True).socket_factory(address_info(address))
     assert len(recording.made) == 1
 
 
 @pytest.mark.parametrize("address", NEVER)
-def test_allow_private_does_not_open_what_is_no_host(recording: type[RecordingSocket], address: str) -> None:
+def test_allow_private_still_refuses_non_host_addresses(recording: type[RecordingSocket], address: str) -> None:
     with pytest.raises(RefusedAddressError, match="not a public address"):
         guard(recording, allow_private=True).socket_factory(address_info(address))
     assert recording.made == []
@@ -135,7 +135,7 @@ def test_allow_private_does_not_open_what_is_no_host(recording: type[RecordingSo
 
 @pytest.mark.parametrize("allow_private", [False, True])
 @pytest.mark.parametrize(("address", "cloud"), CLOUDS.items())
-def test_addresses_of_a_clouds_own_services_are_not_dialled(
+def test_cloud_service_addresses_are_refused(
     recording: type[RecordingSocket], address: str, cloud: str, allow_private: bool
 ) -> None:
     for outer in wrapped(address):
@@ -145,7 +145,7 @@ def test_addresses_of_a_clouds_own_services_are_not_dialled(
 
 
 @pytest.mark.parametrize("address", ["10.0.0.1", "127.0.0.1", "169.254.169.254", "192.0.0.192", "198.18.0.1"])
-def test_no_wrapping_hides_an_address(recording: type[RecordingSocket], address: str) -> None:
+def test_address_wrapped_in_ipv6_is_refused(recording: type[RecordingSocket], address: str) -> None:
     for outer in wrapped(address):
         with pytest.raises(RefusedAddressError, match=re.escape(address)):
             guard(recording).socket_factory(address_info(outer))
@@ -153,7 +153,7 @@ def test_no_wrapping_hides_an_address(recording: type[RecordingSocket], address:
 
 
 @pytest.mark.parametrize("address", [*PRIVATE, *NEVER, *CLOUDS])
-def test_a_url_that_names_such_an_address_is_blocked(address: str) -> None:
+def test_url_with_refused_address_is_blocked(address: str) -> None:
     hosts = [f"[{address}]", f"[{address}%25eth0]"] if ":" in address else [address, f"{address}."]
     for host in hosts:
         with pytest.raises(RefusedURLError, match=r"public address|not public|serves its own machines") as refused:
@@ -161,19 +161,19 @@ def test_a_url_that_names_such_an_address_is_blocked(address: str) -> None:
         assert refused.value.status == "blocked"
 
 
-def test_what_is_no_address_is_not_dialled(recording: type[RecordingSocket]) -> None:
+def test_text_that_is_no_address_is_refused(recording: type[RecordingSocket]) -> None:
     for text in ("2130706433", "127.1", "metadata.google.internal"):
         with pytest.raises(RefusedAddressError, match="is not an IP address"):
             guard(recording).socket_factory(address_info(text))
     assert recording.made == []
 
 
-def test_a_scope_does_not_hide_a_link_local_address(recording: type[RecordingSocket]) -> None:
+def test_scoped_link_local_address_is_refused(recording: type[RecordingSocket]) -> None:
     with pytest.raises(RefusedAddressError):
         guard(recording).socket_factory(address_info("fe80::1%eth0"))
 
 
-def test_only_ip_is_dialled(recording: type[RecordingSocket]) -> None:
+def test_non_ip_socket_families_are_refused(recording: type[RecordingSocket]) -> None:
     with pytest.raises(RefusedAddressError, match="not IP"):
         guard(recording).socket_factory((socket.AF_UNIX, socket.SOCK_STREAM, 0, "", "/run/docker.sock"))
 
@@ -208,7 +208,7 @@ def test_only_ip_is_dialled(recording: type[RecordingSocket]) -> None:
         ("https://a.xn--0.example/", "invalid_url"),
     ],
 )
-def test_urls_that_are_not_asked_for(url: str, status: str) -> None:
+def test_unacceptable_urls_are_refused_with_status(url: str, status: str) -> None:
     with pytest.raises(RefusedURLError) as refused:
         AddressGuard().check_url(url)
     assert refused.value.status == status
@@ -217,24 +217,24 @@ def test_urls_that_are_not_asked_for(url: str, status: str) -> None:
 
 @example("", "[]@")
 @given(st.sampled_from(["", "xn--", "a.xn--"]), st.text() | st.text("xn-.a0:[]%@/?#é\u200b\u3002", max_size=9))
-def test_any_text_is_a_url_or_is_refused(start: str, text: str) -> None:
+def test_any_text_is_accepted_or_refused_cleanly(start: str, text: str) -> None:
     # Anything but its own error goes through.
     with contextlib.suppress(RefusedURLError):
         assert AddressGuard().check_url(f"http://{start}{text}").host
 
 
 @pytest.mark.parametrize("port", [80, 443, 8080, 8443])
-def test_usual_ports_may_be_asked(port: int) -> None:
+def test_usual_ports_are_allowed(port: int) -> None:
     assert AddressGuard().check_url(f"http://example.com:{port}/a.jpg").port == port
 
 
-def test_other_ports_may_be_allowed() -> None:
+def test_other_ports_need_allow_ports() -> None:
     assert AddressGuard(allow_ports=[8471]).check_url("http://example.com:8471/a").port == 8471
     with pytest.raises(RefusedURLError, match=r"port 8472 .*--ingest\.allow_ports 8472"):
         AddressGuard(allow_ports=[8471]).check_url("http://example.com:8472/a")
 
 
-def test_names_are_left_to_the_dialling_check() -> None:
+def test_host_names_pass_url_check() -> None:
     # 127.1 and the like are names to the URL, and addresses only to the system's resolver.
     for host in ("2130706433", "127.1", "0x7f.1", "localhost"):
         assert AddressGuard().check_url(f"http://{host}/").host == host
@@ -247,7 +247,7 @@ ODD_NAMES += ["2822734096", "0xa83f8110", "0250.077.0201.020", "168.63.33040"]
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
-def test_what_the_resolver_makes_of_odd_names_is_refused(recording: type[RecordingSocket], name: str) -> None:
+def test_odd_names_resolving_to_refused_addresses_are_refused(recording: type[RecordingSocket], name: str) -> None:
     found = socket.getaddrinfo(name, 80, type=socket.SOCK_STREAM, flags=0)
     assert found
     for info in found:
@@ -257,7 +257,7 @@ def test_what_the_resolver_makes_of_odd_names_is_refused(recording: type[Recordi
 
 
 @given(st.ip_addresses(v=4))
-def test_an_ipv4_address_is_judged_alike_however_it_is_wrapped(address: ipaddress.IPv4Address) -> None:
+def test_wrapped_ipv4_address_is_treated_like_plain_one(address: ipaddress.IPv4Address) -> None:
     number = int(address)
     wrapped = [
         ipaddress.IPv6Address((0xFFFF << 32) | number),
@@ -271,7 +271,7 @@ def test_an_ipv4_address_is_judged_alike_however_it_is_wrapped(address: ipaddres
 
 
 @given(st.ip_addresses())
-def test_nothing_but_global_unicast_passes(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+def test_only_global_unicast_addresses_pass(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
     if AddressGuard().refusal(address) is None:
         for inner in carried_addresses(address):
             assert inner.is_global

@@ -31,12 +31,12 @@ NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
         (None, None),
     ],
 )
-def test_retry_after_in_seconds_and_as_a_date(value: str | None, seconds: float | None) -> None:
+def test_retry_after_is_read_as_seconds_or_date(value: str | None, seconds: float | None) -> None:
     assert retry_after(value, NOW) == seconds
 
 
 @given(st.text())
-def test_retry_after_takes_any_text(value: str) -> None:
+def test_any_retry_after_text_is_handled(value: str) -> None:
     seconds = retry_after(value, NOW)
     assert seconds is None or 0 <= seconds < float("inf")
 
@@ -53,7 +53,7 @@ def test_retry_after_takes_any_text(value: str) -> None:
         ("", None),
     ],
 )
-def test_host_of(url: str, host: str | None) -> None:
+def test_host_is_read_from_url(url: str, host: str | None) -> None:
     assert host_of(url) == host
 
 

@@ -15,7 +15,7 @@ from tests.ingest.fetching.test_frontier import Clock
 
 
 @given(st.integers(0, 50), st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 30)), st.integers(0, 9))
-def test_fair_shares(total: int, wants: dict[str, int], turn: int) -> None:
+def test_shares_are_fair_and_use_whole_budget(total: int, wants: dict[str, int], turn: int) -> None:
     shares = fair_shares(total, wants, turn)
     assert sum(shares.values()) == min(total, sum(wants.values()))
     assert all(0 <= shares[name] <= wants[name] for name in wants)
@@ -24,13 +24,13 @@ def test_fair_shares(total: int, wants: dict[str, int], turn: int) -> None:
     assert not hungry or max(shares.values()) - min(hungry) <= 1
 
 
-def test_who_comes_first_changes_with_the_turn() -> None:
+def test_first_share_rotates_with_turn() -> None:
     assert {tuple(fair_shares(1, {"a": 5, "b": 5, "c": 5}, turn).items()) for turn in range(3)} == {
         (("a", 1), ("b", 0), ("c", 0)), (("a", 0), ("b", 1), ("c", 0)), (("a", 0), ("b", 0), ("c", 1))
     }  # fmt: skip
 
 
-def test_one_fetcher_has_it_all_until_another_comes() -> None:
+def test_single_fetcher_holds_budget_until_another_reports() -> None:
     clock = Clock()
     ledger = HostLedger(10, 5.0, clock=clock)
     assert ledger.exchange("one", Report({"h": (10, 0)})).limits == {"h": (10, 0.2)}
@@ -47,7 +47,7 @@ def test_one_fetcher_has_it_all_until_another_comes() -> None:
     assert again.pauses == {"slow": 50.0}
 
 
-def test_a_pause_is_told_to_the_others_once() -> None:
+def test_pause_is_passed_once_to_other_fetchers() -> None:
     clock = Clock()
     ledger = HostLedger(4, clock=clock)
     ledger.exchange("two", Report({}))
@@ -63,7 +63,7 @@ def test_a_pause_is_told_to_the_others_once() -> None:
     assert ledger.exchange("four", Report({})).pauses == {"h": 28.0}
 
 
-def test_a_lost_fetcher_gives_back_what_it_held() -> None:
+def test_budget_of_lost_fetcher_is_returned() -> None:
     clock = Clock()
     ledger = HostLedger(4, forget=60, clock=clock)
     ledger.exchange("lost", Report({"h": (4, 0)}))
@@ -73,7 +73,7 @@ def test_a_lost_fetcher_gives_back_what_it_held() -> None:
     assert ledger.exchange("other", Report({"h": (4, 0)})).limits["h"][0] == 4
 
 
-def test_a_new_ledger_gives_nothing_more_before_it_has_heard_of_all() -> None:
+def test_new_ledger_grants_no_more_during_grace_period() -> None:
     clock = Clock()
     ledger = HostLedger(4, grace=2, clock=clock)
     assert ledger.exchange("one", Report({"h": (4, 3)})).limits["h"][0] == 3
@@ -83,7 +83,7 @@ def test_a_new_ledger_gives_nothing_more_before_it_has_heard_of_all() -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_simulated_fetchers_never_exceed_the_budget_and_all_get_done(seed: int) -> None:
+def test_simulated_fetchers_finish_within_budget(seed: int) -> None:
     """Fetchers with frontiers of their own, answers of any length, reports on their way for any time."""
     rng = np.random.default_rng(seed)
     clock = Clock()

@@ -26,7 +26,7 @@ HOST = "https://example.org"
         ("", ""),
     ],
 )
-def test_the_name_of_a_robot(agent: str, token: str) -> None:
+def test_robot_name_is_read_from_user_agent(agent: str, token: str) -> None:
     assert product_token(agent) == token
 
 
@@ -40,7 +40,7 @@ def test_the_name_of_a_robot(agent: str, token: str) -> None:
         ("http://bücher.example/x", "http://xn--bcher-kva.example/robots.txt"),
     ],
 )
-def test_where_robots_txt_is(url: str, robots: str) -> None:
+def test_robots_url_is_at_origin_root(url: str, robots: str) -> None:
     assert str(robots_url(URL(url))) == robots
 
 
@@ -88,7 +88,7 @@ def test_where_robots_txt_is(url: str, robots: str) -> None:
         ("User-agent: *\nDisallow: /", "/robots.txt", True),
     ],
 )
-def test_what_robots_txt_allows(lines: str, path: str, allowed: bool) -> None:
+def test_rules_allow_or_forbid_paths(lines: str, path: str, allowed: bool) -> None:
     assert RobotsRules(200, lines.encode()).allows(f"{HOST}{path}", US) is allowed
 
 
@@ -108,7 +108,7 @@ def test_what_robots_txt_allows(lines: str, path: str, allowed: bool) -> None:
         (None, False, True),
     ],
 )
-def test_what_follows_from_the_status(status: int | None, allowed: bool, unreachable: bool) -> None:
+def test_http_status_decides_what_robots_allows(status: int | None, allowed: bool, unreachable: bool) -> None:
     rules = RobotsRules(status, b"User-agent: *\nDisallow: /a")
     assert (rules.allows(f"{HOST}/a.jpg", US), rules.unreachable) == (allowed, unreachable)
     assert rules.allows(f"{HOST}/b.jpg", US) is not unreachable
@@ -120,18 +120,18 @@ def test_only_the_first_500_kib_are_read() -> None:
     assert RobotsRules(200, b"#" * READ_BYTES + b"\n" + rule).allows(f"{HOST}/a.jpg", US)
 
 
-def test_bytes_that_are_no_text_do_not_hide_the_rules() -> None:
+def test_invalid_utf8_does_not_hide_rules() -> None:
     assert not RobotsRules(200, b"# caf\xe9 \xff\xfe\x00\nUser-agent: *\nDisallow: /a\n").allows(f"{HOST}/a.jpg", US)
 
 
-def test_a_file_of_many_robots_takes_no_more_than_its_length() -> None:
+def test_many_user_agents_cost_linear_time() -> None:
     # Every rule is for each of 20,000 robots, which is 500 million rules written out.
     body = b"".join(b"User-agent: %x\n" % i for i in range(20_000)) + b"Disallow: /a\n" * 25_000
     assert RobotsRules(200, body).allows(f"{HOST}/a.jpg", US)
 
 
 @given(st.one_of(st.none(), st.integers(100, 599)), st.binary(max_size=300), st.text(max_size=30), st.text(max_size=20))
-def test_no_file_and_no_address_is_too_odd(status: int | None, body: bytes, path: str, agent: str) -> None:
+def test_any_robots_txt_and_url_are_handled(status: int | None, body: bytes, path: str, agent: str) -> None:
     rules = RobotsRules(status, body)
     url = str(URL(HOST) / path.lstrip("/")) if "/../" not in f"/{path}/" and "/./" not in f"/{path}/" else HOST
     assert isinstance(rules.allows(url, agent), bool)
@@ -143,7 +143,7 @@ _WORDS = ["User-agent: *", "User-agent: raypipe", "User-agent: ray", "Disallow: 
 
 
 @given(st.lists(st.sampled_from(_WORDS), max_size=12), st.sampled_from(["/", "/a", "/a/b", "/a/b/c", "/b"]))
-def test_as_the_rfc_has_it(lines: list[str], path: str) -> None:
+def test_rules_match_plain_reading_of_rfc_9309(lines: list[str], path: str) -> None:
     """A second reading of RFC 9309, section 2.2, for rules without wildcards."""
     groups: list[tuple[list[str], list[tuple[str, str]]]] = []
     for line in filter(None, lines):
@@ -181,7 +181,7 @@ def test_as_the_rfc_has_it(lines: list[str], path: str) -> None:
         ),
     ],
 )
-def test_how_slow_a_host_wants_it(lines: str, seconds: float | None) -> None:
+def test_crawl_delay_is_read(lines: str, seconds: float | None) -> None:
     assert RobotsRules(200, lines.encode()).delay(US) == seconds
 
 
@@ -222,7 +222,7 @@ def test_how_slow_a_host_wants_it(lines: str, seconds: float | None) -> None:
         (["nofollow noindex"], "noindex"),
     ],
 )
-def test_what_a_tag_refuses(values: list[str], directive: str | None) -> None:
+def test_x_robots_tag_directives_are_read(values: list[str], directive: str | None) -> None:
     assert refused_by_tag(values, US) == directive
 
 
@@ -234,7 +234,7 @@ _OTHERS = st.sampled_from(["googlebot", "otherbot", "Bingbot"])
 
 
 @given(st.lists(_ALLOWING, max_size=3), _FORBIDDING, st.lists(_ALLOWING, max_size=3), _OTHERS, st.booleans())
-def test_a_directive_counts_where_it_is_for_us(
+def test_directive_counts_only_if_addressed_to_us(
     before: list[str], directive: str, after: list[str], other: str, upper: bool
 ) -> None:
     parts = [*before, directive.upper() if upper else directive, *after]

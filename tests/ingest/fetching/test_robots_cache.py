@@ -52,7 +52,7 @@ def in_a_loop(test: Callable[[Host, RobotsCache, Clock], Awaitable[None]]) -> No
     asyncio.run(run())
 
 
-def test_an_origin_is_asked_once_however_many_want_it() -> None:
+def test_parallel_requests_fetch_robots_txt_once_per_origin() -> None:
     async def test(host: Host, cache: RobotsCache, _clock: Clock) -> None:
         host.gate.clear()
         urls = [URL(f"{HOST}/{name}/{i}.jpg") for i in range(250) for name in "ab"]
@@ -72,7 +72,7 @@ def test_an_origin_is_asked_once_however_many_want_it() -> None:
 
 
 @pytest.mark.parametrize(("status", "seconds"), [(200, 24 * 3600), (404, 24 * 3600), (503, 300), (None, 300)])
-def test_how_long_an_answer_is_kept(status: int | None, seconds: float) -> None:
+def test_answers_expire_after_status_dependent_time(status: int | None, seconds: float) -> None:
     async def test(host: Host, cache: RobotsCache, clock: Clock) -> None:
         host.status = status
         for later, asked in ((0, 1), (seconds - 1, 1), (1, 2), (1, 2)):
@@ -83,7 +83,7 @@ def test_how_long_an_answer_is_kept(status: int | None, seconds: float) -> None:
     in_a_loop(test)
 
 
-def test_one_that_gives_up_takes_the_answer_from_nobody() -> None:
+def test_cancelling_one_waiter_keeps_answer_for_others() -> None:
     async def test(host: Host, cache: RobotsCache, _clock: Clock) -> None:
         host.gate.clear()
         first, second = (asyncio.create_task(cache.rules(URL(HOST), host.ask)) for _ in range(2))
@@ -98,7 +98,7 @@ def test_one_that_gives_up_takes_the_answer_from_nobody() -> None:
     in_a_loop(test)
 
 
-def test_where_all_give_up_nobody_goes_on_asking() -> None:
+def test_request_stops_if_all_waiters_cancel() -> None:
     async def test(host: Host, cache: RobotsCache, _clock: Clock) -> None:
         host.gate.clear()
         tasks = [asyncio.create_task(cache.rules(URL(HOST), host.ask)) for _ in range(3)]
@@ -115,7 +115,7 @@ def test_where_all_give_up_nobody_goes_on_asking() -> None:
     in_a_loop(test)
 
 
-def test_an_error_reaches_all_who_asked_and_is_not_kept() -> None:
+def test_error_reaches_all_waiters_and_is_not_cached() -> None:
     async def test(host: Host, cache: RobotsCache, _clock: Clock) -> None:
         host.status = 0
         results = await asyncio.gather(*(cache.rules(URL(HOST), host.ask) for _ in range(3)), return_exceptions=True)
@@ -127,7 +127,7 @@ def test_an_error_reaches_all_who_asked_and_is_not_kept() -> None:
     in_a_loop(test)
 
 
-def test_what_is_kept_is_bounded_and_the_oldest_goes_first() -> None:
+def test_cache_is_bounded_and_evicts_least_recent() -> None:
     async def test(host: Host, cache: RobotsCache, _clock: Clock) -> None:
         host.body = b"#" * READ_BYTES
         for i in range(16):

@@ -60,7 +60,7 @@ def column(text: str) -> Any:
         "MAKE.write('x')(1) ~ followers",
     ],
 )
-def test_a_formula_runs_nothing(tmp_path: Path, hostile: str) -> None:
+def test_hostile_formula_executes_no_code(tmp_path: Path, hostile: str) -> None:
     marker = tmp_path / "marker"
     with pytest.raises(ConfigError) as caught:
         design_of(hostile.replace("MAKE", f"open({str(marker)!r}, 'w')"))
@@ -131,7 +131,7 @@ def test_a_formula_runs_nothing(tmp_path: Path, hostile: str) -> None:
         ("grüße ~ I(ä + ö.b)", ".b may not stand in a formula", "ö.b"),
     ],
 )
-def test_what_is_refused_stands_above_a_caret(text: str, message: str, culprit: str) -> None:
+def test_caret_marks_refused_part_of_formula(text: str, message: str, culprit: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(text)
     assert str(caught.value).startswith(f"label.formula: {text!r}: ")
@@ -175,14 +175,14 @@ def test_what_is_refused_stands_above_a_caret(text: str, message: str, culprit: 
         "a + " * 5_000 + "a",
     ],
 )
-def test_what_would_take_forever_is_refused_in_one_line(text: str) -> None:
+def test_too_expensive_formula_raises_one_line_error(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(f"likes ~ {text}")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 1_000
 
 
-def test_numpys_functions_have_their_own_names_too() -> None:
+def test_numpy_functions_work_with_np_prefix() -> None:
     followers, likes = POSTS["followers"].to_numpy().astype(float), POSTS["likes"].to_numpy()
     np.testing.assert_array_equal(column("sqrt(followers)")[:, 0], np.sqrt(followers))
     np.testing.assert_array_equal(column("np.sqrt(followers)")[:, 0], np.sqrt(followers))
@@ -202,7 +202,7 @@ def test_numpys_functions_have_their_own_names_too() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, n in allowed._ELEMENTWISE.items() if n < 3])
-def test_each_function_of_numpy_computes_each_row_by_itself(name: str) -> None:
+def test_allowed_numpy_functions_work_row_by_row(name: str) -> None:
     n = allowed._ELEMENTWISE[name]
     values = np.random.default_rng(0).uniform(0.1, 0.9, (n, 8))
     if name in ("round", "around"):
@@ -215,7 +215,7 @@ def test_each_function_of_numpy_computes_each_row_by_itself(name: str) -> None:
     np.testing.assert_array_equal(whole[3:5], half)
 
 
-def test_pythons_own_names_stand_for_nothing() -> None:
+def test_python_builtins_are_unavailable_in_formulas() -> None:
     """Should an expression pass that should not: there is nothing that it could call."""
     tree = allowed.FUNCTIONS
     assert not {"open", "eval", "getattr", "__import__"} & set(tree)
@@ -225,6 +225,6 @@ def test_pythons_own_names_stand_for_nothing() -> None:
 
 
 @given(st.text(alphabet="ab0123+-*/().,[]{}'\"`\\:~%_ \n=<>!lIC#$é", max_size=40))
-def test_whatever_the_text_is_it_is_a_formula_or_one_line(text: str) -> None:
+def test_any_text_is_parsed_or_raises_config_error(text: str) -> None:
     with contextlib.suppress(ConfigError):
         parse(f"y ~ {text}")

@@ -56,7 +56,7 @@ def values(name: str) -> np.ndarray:
         ("center(`a b` - a)", values("a b") - values("a") - (values("a b") - values("a")).mean()),
     ],
 )
-def test_each_name_is_its_own_column(text: str, wanted: np.ndarray) -> None:
+def test_each_backticked_name_is_its_own_column(text: str, wanted: np.ndarray) -> None:
     formula = parse(f"likes ~ {text} - 1")
     check_columns(formula, POSTS.schema)
     design = design_of(formula.text, POSTS)
@@ -65,7 +65,7 @@ def test_each_name_is_its_own_column(text: str, wanted: np.ndarray) -> None:
     np.testing.assert_allclose(design.matrices(POSTS.slice(3, 5)).X[:, 0], wanted[3:8], rtol=1e-12, atol=1e-12)
 
 
-def test_rows_are_counted_out_by_the_column_that_is_named() -> None:
+def test_rows_are_dropped_by_named_column_only() -> None:
     posts = pa.table({"likes": [1.0, 2, 3, 4], "a b": [1.0, 2, 3, 4], "a_b": [1.0, 0, 2, 3], "kind": list("pqpq")})
     matrices = design_of("likes ~ kind + log10(a_b + 0 * `a b`)", posts).matrices(posts)
     assert matrices.kept.tolist() == [True, False, True, True]
@@ -101,7 +101,7 @@ def test_rows_are_counted_out_by_the_column_that_is_named() -> None:
         ("likes ~ C(`q'`)", "rename the column, or use it as a term by itself", "`q'`"),
     ],
 )
-def test_names_that_would_be_taken_for_others_are_refused(text: str, message: str, culprit: str) -> None:
+def test_ambiguous_column_names_are_refused(text: str, message: str, culprit: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(text)
     assert message in str(caught.value)
@@ -111,17 +111,17 @@ def test_names_that_would_be_taken_for_others_are_refused(text: str, message: st
 
 
 @pytest.mark.parametrize("text", ["likes ~ a:b + `a:b`", "likes ~ k + `k[T.q]`"])
-def test_two_terms_of_one_name_are_refused(text: str) -> None:
+def test_terms_with_equal_names_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="has two terms named"):
         design_of(text, POSTS)
 
 
 @pytest.mark.parametrize("text", ["likes ~ {a} + a", "likes ~ 0 + `0`", "likes ~ I(`a`) + I(a)", "likes ~ `a b` + a_b"])
-def test_names_that_mean_one_thing_are_no_twins(text: str) -> None:
+def test_similar_but_unambiguous_names_are_accepted(text: str) -> None:
     assert len(parse(text).variables) >= 2
 
 
-def test_the_identifiers_are_the_same_each_time() -> None:
+def test_backtick_identifiers_are_reproducible() -> None:
     read = substitute("f(`a b`, `a-b`, a_b_, `a b`, a_b=1, x='a_b')", {"f"})
     assert read == ("f( a_b ,  a_b__ , a_b_,  a_b , a_b=1, x='a_b')", {"a_b": "a b", "a_b__": "a-b"})
     assert substitute("log10(`a b`) + `", {"log10"}) == ("log10( a_b ) + `", {"a_b": "a b"})

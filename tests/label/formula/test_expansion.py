@@ -23,7 +23,7 @@ LETTERS = "abcdfghijklmnopqrstuvwxz"
         ("y ~ " + " %in% ".join(LETTERS * 20), "a %in%"),
     ],
 )
-def test_too_many_terms_are_one_line_and_a_caret(text: str, culprit: str) -> None:
+def test_too_many_terms_raise_error_with_caret(text: str, culprit: str) -> None:
     with pytest.raises(ConfigError, match="it becomes too many terms when it is written out") as caught:
         parse(text)
     shown, caret = caught.value.below.split("\n")
@@ -32,7 +32,7 @@ def test_too_many_terms_are_one_line_and_a_caret(text: str, culprit: str) -> Non
         check(text)
 
 
-def test_formulas_of_many_terms_that_can_be_written_out() -> None:
+def test_formulas_within_term_limit_are_accepted() -> None:
     many = " + ".join(f"c{i}" for i in range(MAX_TERMS - 1))
     assert len(parse(f"y ~ {many}").parsed.rhs) == MAX_TERMS
     with pytest.raises(ConfigError, match="makes 1,001 terms"):
@@ -48,7 +48,7 @@ def test_formulas_of_many_terms_that_can_be_written_out() -> None:
         parse("y ~ a" + " " * (MAX_LENGTH - 4))
 
 
-def test_a_formula_is_a_text() -> None:
+def test_formula_must_be_text() -> None:
     for value in (["y", "x"], {"lhs": "y", "rhs": "x"}, None, 3):
         with pytest.raises(ConfigError, match="must be a text"):
             parse(value)  # type: ignore[arg-type]

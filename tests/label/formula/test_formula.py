@@ -45,7 +45,7 @@ def design_of(text: str, posts: pa.Table) -> Design:
     return learn(formula, *join_excerpts(formula, parts))
 
 
-def test_the_papers_formula_is_fixed_by_the_columns_types_alone(posts: pa.Table) -> None:
+def test_paper_formula_needs_only_column_types(posts: pa.Table) -> None:
     formula = parse(PAPER)
     design = fixed_design(formula, posts.schema)
     assert formula.variables == ("followers", "likes", "n_hashtags")
@@ -72,7 +72,7 @@ def test_the_papers_formula_is_fixed_by_the_columns_types_alone(posts: pa.Table)
         ("likes ~ cr(followers, df=4) + C(kind, contr.treatment('photo'))", True),
     ],
 )
-def test_any_block_has_the_columns_of_the_whole(posts: pa.Table, text: str, learns: bool) -> None:
+def test_blocks_have_same_columns_as_whole(posts: pa.Table, text: str, learns: bool) -> None:
     assert (fixed_design(parse(text), posts.schema) is None) == learns
     design = pickle.loads(pickle.dumps(design_of(text, posts)))
     whole = design.matrices(posts)
@@ -117,7 +117,7 @@ def test_missing_and_infinite_values_are_counted_by_reason() -> None:
         ("likes ~ .", "cannot be read", None),
     ],
 )
-def test_a_formula_that_cannot_be_read(text: str, message: str, culprit: str | None) -> None:
+def test_unparsable_formula_raises_error(text: str, message: str, culprit: str | None) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(text)
     line, shown = str(caught.value), caught.value.below.splitlines()
@@ -140,12 +140,12 @@ def test_a_formula_that_cannot_be_read(text: str, message: str, culprit: str | N
         ("likes ~ I(followers - followers.mean())", ConfigError, ".mean may not stand in a formula"),
     ],
 )
-def test_a_formula_that_does_not_suit_the_posts(posts: pa.Table, text: str, kind: type, message: str) -> None:
+def test_formula_unsuited_to_posts_raises_error(posts: pa.Table, text: str, kind: type, message: str) -> None:
     with pytest.raises(kind, match=message):
         design_of(text, posts)
 
 
-def test_a_column_of_captions_is_refused_before_it_becomes_a_matrix() -> None:
+def test_too_many_classes_are_refused() -> None:
     n = MAX_LEVELS + 1
     posts = pa.table({"likes": range(n), "caption": [f"caption {i}" for i in range(n)], "followers": range(n)})
     for text in ("likes ~ caption", "likes ~ C(followers)"):
@@ -155,13 +155,13 @@ def test_a_column_of_captions_is_refused_before_it_becomes_a_matrix() -> None:
         design_of("likes ~ comments", pa.table({"likes": [1], "comments": pa.nulls(1)}))
 
 
-def test_the_response_alone(posts: pa.Table) -> None:
+def test_formula_with_only_a_response(posts: pa.Table) -> None:
     design = design_of(parse(PAPER).response_only().text, posts)
     np.testing.assert_array_equal(design.matrices(posts).y, np.log10(1 + posts["likes"].to_numpy()))
     assert design.formula.variables == ("likes",)
 
 
-def test_a_caret_stands_below_a_column_that_is_not_there(posts: pa.Table) -> None:
+def test_caret_marks_missing_column(posts: pa.Table) -> None:
     text = "likes ~ n_hashtags + log10(1 + hashtags)"
     with pytest.raises(InputError) as caught:
         check_columns(parse(text), posts.schema)
@@ -176,7 +176,7 @@ def test_a_caret_stands_below_a_column_that_is_not_there(posts: pa.Table) -> Non
         check_columns(parse("likes ~ age_days"), posts.schema)
 
 
-def test_made_columns() -> None:
+def test_derived_columns_are_computed() -> None:
     day = 86_400_000_000
     when = pa.timestamp("us", "UTC")
     made = pa.table(
@@ -197,7 +197,7 @@ def test_made_columns() -> None:
     np.testing.assert_allclose(design_of("likes ~ hour - 1", own).matrices(own).X, [[23], [22], [21]])
 
 
-def test_columns_of_other_types_are_what_they_stand_for() -> None:
+def test_other_column_types_are_converted_by_value() -> None:
     posts = pa.table(
         {
             "likes": pa.array([255, 1, 7, 3], pa.uint8()),
@@ -226,7 +226,7 @@ def test_products_of_counts_do_not_overflow() -> None:
     np.testing.assert_allclose(X, wanted, rtol=1e-15)
 
 
-def test_classes_are_counted_of_the_columns_in_c_alone() -> None:
+def test_class_limit_applies_only_inside_c() -> None:
     n = MAX_LEVELS + 5
     posts = pa.table(
         {"likes": range(n), "followers": [i * 7 for i in range(n)], "followers_tenth": [i % 10 for i in range(n)]}
@@ -238,7 +238,7 @@ def test_classes_are_counted_of_the_columns_in_c_alone() -> None:
         design_of("likes ~ C(log10(1 + followers))", posts)
 
 
-def test_what_has_no_weight_teaches_nothing() -> None:
+def test_rows_of_zero_weight_do_not_affect_learning() -> None:
     posts = pa.table(
         {"likes": [1.0, 2, 4, 3], "x": [1.0, 2, 3, 100], "kind": ["a", "b", "a", "rare"], "w": [1, 1, 2, 0]}
     )
@@ -248,7 +248,7 @@ def test_what_has_no_weight_teaches_nothing() -> None:
     np.testing.assert_allclose(design.matrices(posts).X[:, 1], [-1, 0, 1])
 
 
-def test_weights_are_taken_with_their_rows() -> None:
+def test_rows_without_positive_weight_are_dropped() -> None:
     posts = pa.table({"likes": [1, 2, None, 4, 5, 6], "x": [1.0, 2, 3, 4, 5, 6], "w": [2, 0, 1, None, 3, -1]})
     design = fixed_design(parse("likes ~ x"), posts.schema, "w")
     assert design is not None
@@ -260,7 +260,7 @@ def test_weights_are_taken_with_their_rows() -> None:
 
 @settings(max_examples=15)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 300))
-def test_arithmetic_is_formulaics_to_the_last_bit(seed: int, n: int) -> None:
+def test_arithmetic_equals_formulaic_bit_for_bit(seed: int, n: int) -> None:
     rng = np.random.default_rng(seed)
     posts = pa.table({name: rng.integers(-(10**6), 10**6, n) for name in "abc"} | {"y": rng.normal(size=n)})
     for text in ("y ~ log10(1 + abs(a)) + a:b + I(c ** 2) / b", "a ~ b * c - 1", "exp(y) ~ a + I(a / b) + 1"):
@@ -275,7 +275,7 @@ def test_arithmetic_is_formulaics_to_the_last_bit(seed: int, n: int) -> None:
     assert fixed_design(parse("y ~ I(a % b)"), posts.schema).direct is None  # type: ignore[union-attr]
 
 
-def test_one_post_without_likes_does_not_spoil_what_is_learned() -> None:
+def test_unusable_posts_do_not_affect_learned_values() -> None:
     posts = pa.table(
         {
             "y": [1.0, 2, 4, 8, np.inf, 3],
@@ -294,7 +294,7 @@ def test_one_post_without_likes_does_not_spoil_what_is_learned() -> None:
     assert np.isfinite(spline.matrices(posts).X).all()
 
 
-def test_few_rows_are_learned_from_where_only_classes_are_learned() -> None:
+def test_excerpt_keeps_few_rows_if_only_classes_matter() -> None:
     n = 5_000
     posts = pa.table(
         {"likes": np.arange(n), "x": np.arange(n) % 7, "z": np.arange(n) % 24, "kind": ["b", "a"] * (n // 2)}
@@ -309,7 +309,7 @@ def test_few_rows_are_learned_from_where_only_classes_are_learned() -> None:
     np.testing.assert_array_equal(design.matrices(posts).X, whole.matrices(posts).X)
 
 
-def test_classes_of_two_columns_are_those_that_occur_together() -> None:
+def test_classes_of_two_columns_are_observed_combinations() -> None:
     posts = pa.table({"likes": np.arange(12), "a": [0, 0, 0, 4] * 3, "b": [0, 1, 2, 7] * 3})
     design = design_of("likes ~ C(a + b)", posts)
     assert design.terms == ("Intercept", "C(a + b)[T.1]", "C(a + b)[T.2]", "C(a + b)[T.11]")
@@ -317,7 +317,7 @@ def test_classes_of_two_columns_are_those_that_occur_together() -> None:
     assert design.matrices(new).dropped == {"unknown_level": 1}
 
 
-def test_classes_that_a_formula_leaves_out_are_counted_out() -> None:
+def test_rows_of_left_out_classes_are_dropped() -> None:
     posts = pa.table({"likes": [1, 2, 3, 5, 8], "kind": ["a", "b", "c", "a", "b"]})
     found = design_of("likes ~ C(kind, levels=['a', 'b'])", posts).matrices(posts)
     assert found.dropped == {"unknown_level": 1}
@@ -325,7 +325,7 @@ def test_classes_that_a_formula_leaves_out_are_counted_out() -> None:
 
 
 @pytest.mark.parametrize("text", ["likes ~ `my kind`", "likes ~ C(`my kind`)", "likes ~ C(`x y`) + `my kind`"])
-def test_classes_of_a_column_whose_name_is_no_identifier(text: str) -> None:
+def test_classes_work_for_backticked_columns(text: str) -> None:
     posts = pa.table({"likes": range(12), "my kind": ["a", "b"] * 6, "x y": [0, 1, 2] * 4})
     design = design_of(text, posts)
     assert design.matrices(posts).dropped == {}

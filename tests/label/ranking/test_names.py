@@ -20,7 +20,7 @@ def chunked(names: list[str | None], cut: int, kind: pa.DataType) -> pa.ChunkedA
 
 
 @given(names=NAMES, cut=st.integers(0, 40), large=st.booleans(), salt=st.integers(0, 3))
-def test_a_hash_is_of_the_name_alone(names: list[str | None], cut: int, large: bool, salt: int) -> None:
+def test_hash_depends_only_on_name(names: list[str | None], cut: int, large: bool, salt: int) -> None:
     kind = pa.large_string() if large else pa.string()
     hashes = name_hashes(chunked(names, min(cut, len(names)), kind), salt)
     assert hashes.dtype == np.uint64
@@ -32,7 +32,7 @@ def test_a_hash_is_of_the_name_alone(names: list[str | None], cut: int, large: b
     assert len({h for h, name in zip(hashes.tolist(), names, strict=True) if name is not None}) == len(known)
 
 
-def test_a_million_names_have_a_million_hashes_that_are_evenly_spread() -> None:
+def test_hashes_of_million_names_are_unique_and_uniform() -> None:
     names = pa.chunked_array([[f"post-{i}" for i in range(1_000_000)]])
     hashes = name_hashes(names)
     assert len(np.unique(hashes)) == 1_000_000
@@ -44,7 +44,7 @@ def test_a_million_names_have_a_million_hashes_that_are_evenly_spread() -> None:
 
 
 @given(names=st.lists(st.text(max_size=30), min_size=2, max_size=30), cut=st.integers(0, 30))
-def test_words_compare_as_the_strings_do(names: list[str], cut: int) -> None:
+def test_words_sort_like_their_strings(names: list[str], cut: int) -> None:
     column = chunked([*names], min(cut, len(names)), pa.string())
     words = np.column_stack([name_words(column, k) for k in range(16)])
     by_words = sorted(range(len(names)), key=lambda i: (tuple(words[i].tolist()), names[i]))
@@ -53,7 +53,7 @@ def test_words_compare_as_the_strings_do(names: list[str], cut: int) -> None:
         assert b"".join(word.to_bytes(8, "big") for word in row) == name.encode().ljust(128, b"\0")
 
 
-def test_no_name() -> None:
+def test_empty_columns_and_names_are_handled() -> None:
     empty = pa.chunked_array([], pa.string())
     assert len(name_hashes(empty)) == len(name_words(empty, 0)) == 0
     assert name_words(pa.chunked_array([["", "ab"]]), 3).tolist() == [0, 0]

@@ -27,11 +27,11 @@ def test_bounds_are_exact(n: int, thousandths: int) -> None:
 
 
 @pytest.mark.parametrize("q", [0.1, 0.2, 0.3, 0.05, 1e-5, 0.15])
-def test_a_share_is_the_decimal_that_was_typed(q: float) -> None:
+def test_share_is_taken_as_typed_decimal(q: float) -> None:
     assert exact(q) == Decimal(str(q))
 
 
-def test_where_binary_floats_go_wrong() -> None:
+def test_float_rounding_does_not_change_bounds() -> None:
     # In floats 0.29 * 100 is 28.999…, and (1 - 0.1) * 10 differs from 9 by rounding elsewhere.
     assert extremes(100, 0.29) == (29, 71)
     assert extremes(10, 0.3) == (3, 7)

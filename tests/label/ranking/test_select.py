@@ -32,7 +32,7 @@ def passes_over(values: Floats, ids: list[str], cuts: list[int], seen: list[int]
 
 @settings(max_examples=150)
 @given(data=st.data(), few=st.sampled_from([1, 2, 7, 1000]), cuts=st.lists(st.integers(0, 40), max_size=4))
-def test_as_by_sorting(data: st.DataObject, few: int, cuts: list[int]) -> None:
+def test_order_statistics_equal_sorting(data: st.DataObject, few: int, cuts: list[int]) -> None:
     ids = data.draw(st.lists(st.text(max_size=20), min_size=1, max_size=40, unique=True))
     values = np.array(data.draw(st.lists(VALUES, min_size=len(ids), max_size=len(ids))))
     ranks = data.draw(st.lists(st.integers(1, len(ids)), min_size=1, max_size=5))
@@ -53,7 +53,7 @@ def test_floats_compare_as_their_numbers(values: list[float]) -> None:
             assert (a < b, a == b) == (first < second, first == second)
 
 
-def test_a_few_passes_and_few_rows_at_a_time() -> None:
+def test_selection_needs_few_passes_and_rows() -> None:
     rng = np.random.default_rng(0)
     n = 100_000
     values, ids = rng.normal(size=n), [f"p{i:06d}" for i in range(n)]
@@ -64,7 +64,7 @@ def test_a_few_passes_and_few_rows_at_a_time() -> None:
     assert len(seen) <= 4
 
 
-def test_all_values_alike_are_told_apart_by_long_names() -> None:
+def test_equal_values_are_ordered_by_long_names() -> None:
     ids = [f"https://example.org/a/long/path/that/all/share/{i:05d}" for i in range(3_000)]
     order = np.random.default_rng(1).permutation(3_000)
     (cut,) = order_statistics(passes_over(np.zeros(3_000), [ids[i] for i in order], [700, 1_500]), [1_234], 3_000, 10)
@@ -72,6 +72,6 @@ def test_all_values_alike_are_told_apart_by_long_names() -> None:
 
 
 @pytest.mark.parametrize("rank", [0, 4])
-def test_a_rank_that_is_not_there(rank: int) -> None:
+def test_rank_out_of_range_raises_error(rank: int) -> None:
     with pytest.raises(ValueError, match=f"rank {rank} of 3 posts"):
         order_statistics(passes_over(np.zeros(3), ["a", "b", "c"], []), [rank], 3)

@@ -95,7 +95,7 @@ def standardised(X: Floats) -> tuple[Floats, Floats]:
 
 @pytest.mark.parametrize("cov_type", COV_TYPES)
 @pytest.mark.parametrize("data", [heteroscedastic, longley, no_constant, implicit_constant, mean_alone])
-def test_equals_statsmodels(data: Callable[[], Data], cov_type: str) -> None:
+def test_statistics_equal_statsmodels(data: Callable[[], Data], cov_type: str) -> None:
     X, y, groups, _ = data()
     options = {"cov_kwds": {"groups": np.array(groups)}} if cov_type == "cluster" else {}
     n, p = X.shape
@@ -130,7 +130,7 @@ def test_equals_statsmodels(data: Callable[[], Data], cov_type: str) -> None:
                 np.testing.assert_allclose(found.f_pvalue, reference.f_pvalue, rtol=lost * rtol)
 
 
-def test_units_change_coefficients_and_nothing_else() -> None:
+def test_units_only_change_coefficients() -> None:
     X, y, groups, terms = heteroscedastic()
     units = np.array([1.0, 1e-6, 1e5])
     for cov_type in COV_TYPES:
@@ -140,7 +140,7 @@ def test_units_change_coefficients_and_nothing_else() -> None:
         assert scaled.rsquared == pytest.approx(plain.rsquared, rel=1e-10)
 
 
-def test_a_users_posts_may_lie_in_any_blocks() -> None:
+def test_posts_of_one_user_may_lie_in_any_blocks() -> None:
     X, y, groups, terms = heteroscedastic()
     order = np.random.default_rng(1).permutation(len(y))
     shuffled = (X[order], y[order], [groups[i] for i in order], terms)
@@ -149,7 +149,7 @@ def test_a_users_posts_may_lie_in_any_blocks() -> None:
     np.testing.assert_allclose(many.cov_params, one.cov_params, rtol=1e-10)
 
 
-def test_clusters_that_cannot_be_told() -> None:
+def test_unusable_clusters_raise_error() -> None:
     X, y, groups, terms = heteroscedastic()
     with pytest.raises(InputError, match="2 posts have no user_id"):
         fit((X, y, [None, *groups[1:-1], None], terms), "cluster", (300,))
@@ -176,7 +176,7 @@ def test_weighted_fits_equal_statsmodels_wls(data: Callable[[], Data], cov_type:
         assert found.scale == pytest.approx(reference.scale, rel=1e-9)
 
 
-def test_equal_weights_of_any_size_change_no_coefficient() -> None:
+def test_equal_weights_do_not_change_coefficients() -> None:
     y = heteroscedastic()[1]
     plain, weighted = fit(heteroscedastic(), "HC1"), fit(heteroscedastic(), "HC1", (5,), np.full(len(y), 1e7))
     np.testing.assert_allclose(weighted.params, plain.params, rtol=1e-11)
@@ -185,7 +185,7 @@ def test_equal_weights_of_any_size_change_no_coefficient() -> None:
 
 @pytest.mark.parametrize("data", [heteroscedastic, no_constant, mean_alone])
 @pytest.mark.parametrize("cuts", [(), (1, 2, 350)])
-def test_the_residuals_shape_equals_statsmodels(data: Callable[[], Data], cuts: tuple[int, ...]) -> None:
+def test_residual_statistics_equal_statsmodels(data: Callable[[], Data], cuts: tuple[int, ...]) -> None:
     X, y, *_ = data()
     reference = sm.OLS(y, X).fit()
     found = fit(data(), "nonrobust", cuts)
@@ -197,7 +197,7 @@ def test_the_residuals_shape_equals_statsmodels(data: Callable[[], Data], cuts: 
     assert found.condition_number == pytest.approx(reference.condition_number, rel=1e-9)
 
 
-def test_neighbours_mean_nothing_where_time_does_not_run_forward() -> None:
+def test_durbin_watson_is_none_without_increasing_times() -> None:
     X, y, _, terms = heteroscedastic()
     solution = solve(factor(X, y), terms)
     days = np.arange(len(y))
@@ -218,7 +218,7 @@ def test_neighbours_mean_nothing_where_time_does_not_run_forward() -> None:
     assert durbin([pa.array(days, mask=days == 5)], ()) is None
 
 
-def test_one_post_that_decides_alone_has_no_robust_error() -> None:
+def test_hc2_and_hc3_refuse_leverage_of_one() -> None:
     X, y, groups, _ = heteroscedastic()
     alone = np.column_stack([X, np.arange(len(y)) == 5])
     data = (alone, y, groups, ("Intercept", "x", "h", "kind[T.rare]"))
@@ -230,7 +230,7 @@ def test_one_post_that_decides_alone_has_no_robust_error() -> None:
             fit(data, cov_type, (100, 300))
 
 
-def test_the_partition_matters_by_rounding_alone() -> None:
+def test_partition_only_changes_rounding() -> None:
     X, whole = heteroscedastic()[0], fit(heteroscedastic(), "HC3")
     # Covariances hold the inverse twice, each within n p 2^-53 times the condition number: 1e-11.
     rounding = X.size * 2.0**-53 * np.linalg.cond(X / np.linalg.norm(X, axis=0)) ** 2

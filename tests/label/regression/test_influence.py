@@ -9,7 +9,7 @@ from raypipe.label.regression.influence import most_influential
 from raypipe.label.regression.lstsq import factor, solve
 
 
-def test_as_by_leaving_each_user_out() -> None:
+def test_influence_equals_refitting_without_user() -> None:
     rng = np.random.default_rng(0)
     n = 600
     users = np.array([f"u{i}" for i in rng.integers(0, 60, n)], dtype=object)
@@ -40,7 +40,7 @@ def test_as_by_leaving_each_user_out() -> None:
     ]
 
 
-def test_nobody_is_known_or_one_is_all() -> None:
+def test_no_influence_with_unknown_or_single_user() -> None:
     X, y = np.ones((5, 1)), np.arange(5.0)
     solution = solve(factor(X, y), ("a",))
     nobody, one = np.array([None] * 5, dtype=object), np.array(["u"] * 5, dtype=object)

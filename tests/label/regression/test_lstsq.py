@@ -51,7 +51,7 @@ def test_longley_to_nine_certified_digits_in_any_partition(cuts: list[int]) -> N
     assert solution.has_constant
 
 
-def test_a_polynomial_that_normal_equations_cannot_fit() -> None:
+def test_ill_conditioned_polynomial_is_fitted() -> None:
     # Wampler's design: y = 1 + x + … + x⁵ for x = 0…20; the squared condition number is beyond double precision.
     x = np.arange(21.0)
     X = np.vander(x, 6, increasing=True)
@@ -66,7 +66,7 @@ def test_a_polynomial_that_normal_equations_cannot_fit() -> None:
     p=st.integers(1, 5),
     cuts=st.lists(st.integers(0, 12), max_size=8),
 )
-def test_neither_partition_nor_order_matters(seed: int, n: int, p: int, cuts: list[int]) -> None:
+def test_partition_and_order_do_not_matter(seed: int, n: int, p: int, cuts: list[int]) -> None:
     rng = np.random.default_rng(seed)
     plain = np.column_stack([np.ones(n), rng.normal(size=(n, p - 1))])
     y = plain @ rng.normal(size=p) + rng.normal(size=n)
@@ -82,14 +82,14 @@ def test_neither_partition_nor_order_matters(seed: int, n: int, p: int, cuts: li
     np.testing.assert_allclose(cut.params * units, whole.params * units, rtol=1e-11, atol=1e-11)
 
 
-def test_the_mean_of_y_may_dwarf_its_spread() -> None:
+def test_large_mean_of_y_does_not_lose_precision() -> None:
     rng = np.random.default_rng(1)
     y = 1e7 + rng.normal(size=500)
     solution = fit(np.column_stack([np.ones(500), rng.normal(size=500)]), y, [100, 101, 300])
     assert solution.centered_tss == pytest.approx(np.sum((y - y.mean()) ** 2), rel=1e-7)
 
 
-def test_the_constant_is_found_where_the_terms_span_it() -> None:
+def test_implicit_constant_is_detected() -> None:
     rng = np.random.default_rng(2)
     group, x = rng.integers(0, 3, 90), rng.normal(size=90) + 5
     dummies = np.eye(3)[group]
@@ -122,13 +122,13 @@ def test_nearly_collinear_terms_are_kept() -> None:
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3])
-def test_no_more_posts_than_terms(n: int) -> None:
+def test_too_few_posts_raise_error(n: int) -> None:
     X = np.random.default_rng(5).normal(size=(n, 3))
     with pytest.raises(InputError, match=rf"{n} usable posts for 3 terms \(x0, x1, x2\)"):
         fit(X, np.zeros(n))
 
 
-def test_nothing_left_for_a_score() -> None:
+def test_zero_residuals_raise_error() -> None:
     rng = np.random.default_rng(6)
     X = np.column_stack([np.ones(60), rng.normal(size=60)])
     with pytest.raises(InputError, match="y is the same in all 60 posts, so nothing is left over for a score"):
@@ -138,6 +138,6 @@ def test_nothing_left_for_a_score() -> None:
     check_residuals(fit(X, X @ [0.3, 0.7] + 1e-6 * rng.normal(size=60)))
 
 
-def test_long_lists_of_terms_are_cut() -> None:
+def test_long_lists_of_terms_are_shortened() -> None:
     with pytest.raises(InputError, match=r"9 terms \(x0, x1, x2, x3, x4, … \(4 more\)\)"):
         fit(np.ones((3, 9)), np.zeros(3))

@@ -46,7 +46,7 @@ def made_posts(n: int = 400) -> pa.Table:
 
 @pytest.mark.parametrize("size", [100, 1_000_000])
 @pytest.mark.parametrize("cov_type", ["nonrobust", "HC3", "cluster"])
-def test_real_posts_fit_as_in_statsmodels(shared_data: Path, size: int, cov_type: str) -> None:
+def test_fit_of_real_posts_equals_statsmodels(shared_data: Path, size: int, cov_type: str) -> None:
     real = pd.read_csv(shared_data / "engagement.csv")
     frame = real.assign(user_id=real["account"].astype(str))[["likes", "followers", "n_hashtags", "user_id"]]
     options = {"cov_kwds": {"groups": pd.factorize(frame["user_id"])[0]}} if cov_type == "cluster" else {}
@@ -64,7 +64,7 @@ def test_real_posts_fit_as_in_statsmodels(shared_data: Path, size: int, cov_type
 
 
 @pytest.mark.parametrize("text", [PAPER, "likes ~ kind * n_hashtags", "likes ~ bs(followers, df=4) + C(n_hashtags)"])
-def test_blocks_do_not_matter(text: str) -> None:
+def test_fit_does_not_depend_on_blocks(text: str) -> None:
     posts = made_posts(120)
     fits = []
     for size in (120, 37, 1):
@@ -76,7 +76,7 @@ def test_blocks_do_not_matter(text: str) -> None:
         np.testing.assert_allclose(other.bse, fits[0].bse, rtol=1e-9)
 
 
-def test_equal_posts_have_equal_predictions_wherever_they_stand() -> None:
+def test_equal_posts_have_equal_predictions() -> None:
     rng = np.random.default_rng(1)
     X = np.repeat(rng.normal(size=(7, 5)), 31, axis=0)
     params = rng.normal(size=5)
@@ -87,14 +87,14 @@ def test_equal_posts_have_equal_predictions_wherever_they_stand() -> None:
     np.testing.assert_allclose(fitted, X @ params, rtol=1e-12, atol=1e-12)
 
 
-def test_nothing_to_fit_on() -> None:
+def test_no_posts_raise_error() -> None:
     posts = made_posts().slice(0, 0)
     over = over_blocks(posts, 10)
     with pytest.raises(InputError, match="no post to fit"):
         fit(over, make_design(over, parse(PAPER), posts.schema), "nonrobust")
 
 
-def test_the_model_file_is_by_term_and_valid_json() -> None:
+def test_model_file_is_valid_json_keyed_by_term() -> None:
     posts = made_posts()
     over = over_blocks(posts, 100)
     found = fit(over, make_design(over, parse(PAPER), posts.schema), "nonrobust")
@@ -110,7 +110,7 @@ def test_the_model_file_is_by_term_and_valid_json() -> None:
     assert json.loads(as_json(None, scheme="column")) == {"scheme": "column"}
 
 
-def test_a_person_reads_the_formula() -> None:
+def test_formula_is_shown_readably() -> None:
     posts = made_posts()
     over = over_blocks(posts, 100)
     line = describe("y", fit(over, make_design(over, parse("likes ~ n_hashtags - 1"), posts.schema), "nonrobust"))

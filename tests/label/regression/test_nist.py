@@ -36,13 +36,13 @@ def partitions(n: int) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.name)
-def test_the_exact_solution_is_the_certified_one(problem: Problem) -> None:
+def test_exact_solution_equals_certified_values(problem: Problem) -> None:
     which, value = problem.certified
     assert float(exact(problem).params[which]) == pytest.approx(value, rel=1e-14)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.name)
-def test_as_many_digits_as_statsmodels_in_any_partition(problem: Problem) -> None:
+def test_digits_match_statsmodels_in_any_partition(problem: Problem) -> None:
     X, y = problem.floats
     n = len(y)
     true = exact(problem)

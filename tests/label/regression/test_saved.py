@@ -49,7 +49,7 @@ def put_model(root: Path, model: bytes) -> Storage:
 
 @pytest.mark.parametrize("cov_type", ["nonrobust", "HC3"])
 @pytest.mark.parametrize("weights", [None, "w"])
-def test_predictions_are_statsmodels(tmp_path: Path, cov_type: str, weights: str | None) -> None:
+def test_predictions_equal_statsmodels(tmp_path: Path, cov_type: str, weights: str | None) -> None:
     rng = np.random.default_rng(0)
     old = made_posts().append_column("w", pa.array(rng.random(400) + 0.5))
     new = made_posts(900).slice(400).append_column("w", pa.array(rng.random(500) + 0.5))
@@ -67,7 +67,7 @@ def test_predictions_are_statsmodels(tmp_path: Path, cov_type: str, weights: str
 
 
 @pytest.mark.parametrize("text", [PAPER, LEARNED])
-def test_posts_without_likes_have_a_prediction_and_no_score(tmp_path: Path, text: str) -> None:
+def test_posts_without_likes_are_predicted_without_score(tmp_path: Path, text: str) -> None:
     posts = made_posts()
     model = saved(posts, text, tmp_path)
     whole, bare = model.predict(posts), model.predict(posts.drop_columns("likes"))
@@ -81,7 +81,7 @@ def test_posts_without_likes_have_a_prediction_and_no_score(tmp_path: Path, text
 
 
 @pytest.mark.parametrize("text", [PAPER, LEARNED])
-def test_what_was_learned_comes_back_to_the_last_bit(tmp_path: Path, text: str) -> None:
+def test_saved_design_is_restored_bit_for_bit(tmp_path: Path, text: str) -> None:
     posts = made_posts()
     over = over_blocks(posts, 90)
     design = make_design(over, parse(text), posts.schema)
@@ -97,7 +97,7 @@ def test_what_was_learned_comes_back_to_the_last_bit(tmp_path: Path, text: str) 
     np.testing.assert_array_equal(again.fit.cov_params, first.cov_params)
 
 
-def test_posts_that_the_model_cannot_know(tmp_path: Path) -> None:
+def test_unknown_posts_are_left_out(tmp_path: Path) -> None:
     model = saved(made_posts(), LEARNED, tmp_path)
     new = made_posts(6)
     strange = new.set_column(new.column_names.index("kind"), "kind", pa.array(["a", "z", "b", None, "c", "z"]))
@@ -111,7 +111,7 @@ def test_posts_that_the_model_cannot_know(tmp_path: Path) -> None:
         model.predict(new.drop_columns("kind"))
 
 
-def test_classes_of_an_expression_that_were_not_seen_are_counted_out(tmp_path: Path) -> None:
+def test_unseen_classes_of_an_expression_are_dropped(tmp_path: Path) -> None:
     posts = made_posts()
     model = saved(posts, "likes ~ C(n_hashtags // 3) + followers", tmp_path)
     new = pa.table({"followers": [10, 20], "n_hashtags": [4, 99]})
@@ -119,7 +119,7 @@ def test_classes_of_an_expression_that_were_not_seen_are_counted_out(tmp_path: P
     assert model.predict(new.to_pandas()).equals(model.predict(new))
 
 
-def test_one_post_without_likes_among_others_is_predicted_too(tmp_path: Path) -> None:
+def test_mixed_posts_without_likes_are_predicted(tmp_path: Path) -> None:
     posts = made_posts()
     new = posts.slice(0, 3).set_column(0, "likes", pa.array([5, None, 7], pa.int64()))
     found = saved(posts, LEARNED, tmp_path).predict(new)
@@ -137,7 +137,7 @@ def test_small_coefficients_are_shown(tmp_path: Path) -> None:
     assert "The condition number is large" in text
 
 
-def test_a_scheme_without_a_regression_has_no_model(tmp_path: Path) -> None:
+def test_loading_model_of_scheme_without_regression_fails(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the scheme 'karpathy' fits no regression"):
         load_model(put_model(tmp_path, as_json(None, scheme="karpathy")))
     with pytest.raises(StageError, match="labels: is not there; run `raypipe label"):
@@ -178,7 +178,7 @@ def changed(tmp_path: Path, posts: pa.Table, change: dict[str, Any]) -> Storage:
         ({"params": [1, 2]}, "is not what `raypipe label` writes"),
     ],
 )
-def test_a_model_from_elsewhere_runs_nothing(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_hostile_model_executes_no_code(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     marker = tmp_path / "marker"
     text = json.dumps(change).replace("MAKE", f"open({str(marker)!r}, 'w')")
     posts = made_posts()
@@ -214,7 +214,7 @@ def test_a_model_from_elsewhere_runs_nothing(tmp_path: Path, change: dict[str, A
         ({"learned.levels": {"C(kind, contr.sum)": "abc"}}, "the classes of a factor are a list"),
     ],
 )
-def test_a_model_with_other_numbers_is_not_loaded(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_model_with_inconsistent_numbers_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     storage = changed(tmp_path, made_posts(), change)
     with pytest.raises(
         InputError, match=r"_model.json: is not what `raypipe label` writes: .*; run it again"
@@ -225,7 +225,7 @@ def test_a_model_with_other_numbers_is_not_loaded(tmp_path: Path, change: dict[s
 
 
 @pytest.mark.parametrize("edit", [lambda names: names[::-1], lambda names: names[1:], lambda names: [*names, "more"]])
-def test_coefficients_of_other_terms_are_not_used(tmp_path: Path, edit: Callable[[list[str]], list[str]]) -> None:
+def test_coefficients_of_other_terms_are_refused(tmp_path: Path, edit: Callable[[list[str]], list[str]]) -> None:
     posts = made_posts()
     over = over_blocks(posts, 90)
     design = make_design(over, parse(PAPER), posts.schema)
@@ -243,7 +243,7 @@ def test_coefficients_of_other_terms_are_not_used(tmp_path: Path, edit: Callable
 
 
 @pytest.mark.parametrize("damage", [b"[" * 100_000, b"\x00", b"[]", b"5", b"\xff", b'{"params":' + b"9" * 5_000 + b"}"])
-def test_a_damaged_model_is_one_line(tmp_path: Path, damage: bytes) -> None:
+def test_damaged_model_raises_one_line_error(tmp_path: Path, damage: bytes) -> None:
     with pytest.raises(InputError, match=r"_model.json: is not what `raypipe label` writes") as caught:
         load_model(put_model(tmp_path, damage))
     with pytest.raises(InputError, match=r"_model.json: is not what `raypipe label` writes"):
@@ -252,7 +252,7 @@ def test_a_damaged_model_is_one_line(tmp_path: Path, damage: bytes) -> None:
 
 
 @pytest.mark.parametrize("cov_type", ["nonrobust", "HC1", "cluster"])
-def test_the_summary_says_what_statsmodels_says(cov_type: str) -> None:
+def test_summary_shows_statsmodels_numbers(cov_type: str) -> None:
     posts = made_posts()
     over = over_blocks(posts, 64)
     text = "np.log10(1 + likes) ~ np.log10(1 + followers) + n_hashtags"

@@ -19,7 +19,7 @@ finite = st.floats(-5, 5, allow_nan=False)
 
 
 @given(st.lists(finite, min_size=4, max_size=300, unique=True), st.floats(0.1, 0.5))
-def test_bars_are_equal_cover_the_scores_and_end_at_the_thresholds(scores: list[float], share: float) -> None:
+def test_bars_have_equal_width_and_end_at_thresholds(scores: list[float], share: float) -> None:
     values = np.sort(np.array(scores))
     count = max(int(share * len(values)), 1)
     inside = (float(values[count - 1]), float(values[-count]))
@@ -52,7 +52,7 @@ def test_single_epochs_and_missing_values_can_be_drawn(shared: Built) -> None:
         assert figures.draw_overfitting(drawn).png.startswith(b"\x89PNG")
 
 
-def test_accuracy_figure_writes_each_accuracy(shared: Built) -> None:
+def test_accuracy_figure_shows_each_accuracy(shared: Built) -> None:
     trained = training.build(Sources.open(shared.storage))
     assert trained is not None
     drawing = figures.draw_intervals(trained.rows)
@@ -60,7 +60,7 @@ def test_accuracy_figure_writes_each_accuracy(shared: Built) -> None:
         assert f"{100 * line['test_accuracy']:.1f} %" in drawing.inline
 
 
-def test_funnel_figure_writes_each_count(shared: Built) -> None:
+def test_funnel_figure_shows_each_count(shared: Built) -> None:
     counted = funnel.build(Sources.open(shared.storage))
     drawing = figures.draw_funnel(counted)
     for step in counted.steps:

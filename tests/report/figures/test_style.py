@@ -39,7 +39,7 @@ def test_both_svgs_are_well_formed_and_described() -> None:
     assert drawing.png.startswith(b"\x89PNG")
 
 
-def test_two_drawings_share_no_id() -> None:
+def test_drawings_share_no_element_id() -> None:
     def ids(svg: str) -> set[str]:
         return {element.attrib["id"] for element in ET.fromstring(svg).iter() if "id" in element.attrib}
 
@@ -48,7 +48,7 @@ def test_two_drawings_share_no_id() -> None:
     assert not one & two
 
 
-def test_the_same_figure_is_the_same_file() -> None:
+def test_figure_bytes_are_reproducible() -> None:
     assert draw("one") == draw("one")
 
 
@@ -58,7 +58,7 @@ def test_colours_follow_the_letter(key: str, role: str) -> None:
 
 
 @pytest.mark.parametrize("start", range(0, len(TEXTS), 15))
-def test_names_are_drawn_as_they_are(start: int) -> None:
+def test_names_are_drawn_literally(start: int) -> None:
     names = TEXTS[start : start + 15]
     with canvas(6, 4) as (figure, axes):
         axes.set_yticks(range(len(names)), names)

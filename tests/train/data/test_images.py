@@ -32,7 +32,7 @@ def halves(width: int = 60, height: int = 40) -> Image.Image:
     return image
 
 
-def test_the_whole_picture_is_squeezed_not_cropped() -> None:
+def test_picture_is_squeezed_not_cropped() -> None:
     pixels = decode_and_resize(encoded(halves(100, 20)), 32)
     assert pixels.shape == (3, 32, 32)
     assert pixels.dtype == np.uint8
@@ -40,7 +40,7 @@ def test_the_whole_picture_is_squeezed_not_cropped() -> None:
     assert (pixels[2, :, 17:] == 250).all()
 
 
-def test_the_camera_s_orientation_is_followed() -> None:
+def test_exif_orientation_is_followed() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned a quarter to the right when shown: left becomes top
     pixels = decode_and_resize(encoded(halves(), "JPEG", exif=exif.tobytes(), quality=95), 32)
@@ -57,7 +57,7 @@ def mistyped(tag: int) -> bytes:
 
 @pytest.mark.parametrize("tag", [0x0100, 0x011A])  # ImageWidth, XResolution
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_other_tags_of_the_wrong_type_are_no_harm(kind: str, tag: int) -> None:
+def test_other_exif_tags_of_wrong_type_are_ignored(kind: str, tag: int) -> None:
     data = encoded(halves(), kind, exif=mistyped(tag), quality=95)
     pixels = decode_and_resize(data, 32)
     assert pixels[0, 2].mean() > 200
@@ -66,7 +66,7 @@ def test_other_tags_of_the_wrong_type_are_no_harm(kind: str, tag: int) -> None:
 
 @pytest.mark.parametrize("turn", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
-def test_every_orientation_is_that_of_pillow(kind: str, turn: int) -> None:
+def test_every_orientation_equals_pillow(kind: str, turn: int) -> None:
     rng = np.random.default_rng(turn)
     picture = Image.fromarray(rng.integers(0, 256, (3, 4, 3), dtype=np.uint8)).resize((400, 300))
     data = encoded(picture, kind, exif=exif_of(turn), quality=95)
@@ -77,7 +77,7 @@ def test_every_orientation_is_that_of_pillow(kind: str, turn: int) -> None:
 
 
 @pytest.mark.parametrize("error", [struct.error("odd"), TypeError("odd"), IndexError("odd"), KeyError("odd")])
-def test_whatever_a_decoder_raises_is_of_that_picture(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_decoder_exception_becomes_input_error(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise error
 
@@ -87,7 +87,7 @@ def test_whatever_a_decoder_raises_is_of_that_picture(error: Exception, monkeypa
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "CMYK", "1"])
-def test_every_kind_of_picture_becomes_rgb(mode: str) -> None:
+def test_every_mode_becomes_rgb(mode: str) -> None:
     kind = "JPEG" if mode == "CMYK" else "PNG"
     assert decode_and_resize(encoded(halves().convert(mode), kind), 16).shape == (3, 16, 16)
 
@@ -111,7 +111,7 @@ def test_heic_is_decoded_whole_and_upright() -> None:
     assert pixels[2, -3].mean() > 200
 
 
-def test_decoding_at_a_fraction_changes_next_to_nothing() -> None:
+def test_reduced_decoding_changes_pixels_little() -> None:
     rng = np.random.default_rng(0)
     small = Image.fromarray(rng.integers(0, 256, (12, 9, 3), dtype=np.uint8))
     data = encoded(small.resize((900, 1200), Image.Resampling.BICUBIC), "JPEG", quality=95)
@@ -121,7 +121,7 @@ def test_decoding_at_a_fraction_changes_next_to_nothing() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a script stands for the program")
-def test_no_other_program_is_run_for_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoding_starts_no_other_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program, marker = tmp_path / "gs", tmp_path / "ran"
     program.write_text(f"#!/bin/sh\necho >> {marker}\n")
     program.chmod(0o755)
@@ -147,14 +147,14 @@ def test_pictures_of_other_formats_are_refused(kind: str) -> None:
 
 
 @pytest.mark.parametrize("damage", ["empty", "text", "truncated"])
-def test_what_is_no_whole_picture_is_named_so(damage: str) -> None:
+def test_incomplete_picture_raises_error(damage: str) -> None:
     whole = encoded(halves(600, 400), "JPEG")
     data = {"empty": b"", "text": b"<html>not found</html>", "truncated": whole[: len(whole) // 2]}[damage]
     with pytest.raises(InputError, match="cannot be decoded"):
         decode_and_resize(data, 32)
 
 
-def test_a_set_whose_parts_do_not_fit_is_refused() -> None:
+def test_mismatched_pictures_and_labels_are_refused() -> None:
     images = np.zeros((2, 3, 8, 8), dtype=np.uint8)
     with pytest.raises(InputError, match="2 pictures, 1 labels"):
         image_set(images, np.array([1.0]), ["a", "b"])
@@ -171,7 +171,7 @@ def test_a_set_whose_parts_do_not_fit_is_refused() -> None:
 
 
 @given(seed=st.integers(0, 10_000))
-def test_normalisation_by_hand(seed: int) -> None:
+def test_normalisation_equals_manual_computation(seed: int) -> None:
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (4, 3, 5, 5), dtype=np.uint8)
     flips = rng.random(4) < 0.5
@@ -183,13 +183,13 @@ def test_normalisation_by_hand(seed: int) -> None:
             np.testing.assert_allclose(ours[row, channel], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_caffe_s_order_is_blue_green_red_minus_the_mean() -> None:
+def test_caffe_preprocessing_is_bgr_minus_mean() -> None:
     images = torch.tensor([10, 20, 30], dtype=torch.uint8).view(1, 3, 1, 1)
     found = prepare_batch(images, CAFFE_BGR).flatten().tolist()
     assert found == pytest.approx([30 - 103.939, 20 - 116.779, 10 - 123.68], rel=1e-6)
 
 
-def test_a_batch_is_channels_last_and_in_the_wanted_type() -> None:
+def test_batch_is_channels_last_and_has_requested_dtype() -> None:
     batch = prepare_batch(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), Preprocessing((0, 0, 0)), dtype=torch.bfloat16)
     assert batch.dtype == torch.bfloat16
     assert batch.is_contiguous(memory_format=torch.channels_last)
@@ -203,7 +203,7 @@ def test_a_batch_is_channels_last_and_in_the_wanted_type() -> None:
 
 
 @pytest.mark.parametrize("kind", ["BMP", "TIFF"])
-def test_formats_of_own_pictures_are_read(kind: str) -> None:
+def test_picture_formats_are_read(kind: str) -> None:
     data = encoded(halves(), kind)
     assert decode_and_resize(data, 32).shape == (3, 32, 32)
     assert extension(None, data) == kind.lower()

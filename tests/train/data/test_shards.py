@@ -48,7 +48,7 @@ def s3_root(s3_endpoint: str, tmp_path: Path) -> Storage:
 
 @settings(max_examples=30)
 @given(picked=st.lists(st.integers(0, len(ORDER) - 1), max_size=20))
-def test_rows_come_as_they_are_asked_for(tmp_path_factory: pytest.TempPathFactory, picked: list[int]) -> None:
+def test_rows_are_returned_in_requested_order(tmp_path_factory: pytest.TempPathFactory, picked: list[int]) -> None:
     shards = write(Storage(str(tmp_path_factory.getbasetemp() / "shards")))
     rows = np.array(picked, np.int64)
     mapped = MappedRows(shards)
@@ -58,7 +58,7 @@ def test_rows_come_as_they_are_asked_for(tmp_path_factory: pytest.TempPathFactor
     np.testing.assert_array_equal(shards.read(rows), ROWS[ORDER[rows]])
 
 
-def test_a_slice_is_a_copy_in_order(shards: Shards) -> None:
+def test_slice_is_a_copy_in_order(shards: Shards) -> None:
     mapped = MappedRows(shards)
     found = mapped[1:4]
     np.testing.assert_array_equal(found.numpy(), ROWS[ORDER[1:4]])
@@ -66,19 +66,19 @@ def test_a_slice_is_a_copy_in_order(shards: Shards) -> None:
     np.testing.assert_array_equal(mapped[:].numpy(), ROWS[ORDER])
 
 
-def test_bfloat16_is_kept_to_the_bit(tmp_path: Path) -> None:
+def test_bfloat16_is_stored_exactly(tmp_path: Path) -> None:
     values = torch.randn(11, 5, generator=torch.Generator().manual_seed(0)).bfloat16()
     mapped = MappedRows(write(Storage(str(tmp_path)), values.view(torch.uint16).numpy(), "uint16"))
     assert mapped.dtype == torch.bfloat16
     assert torch.equal(mapped[:], values[torch.from_numpy(ORDER)])
 
 
-def test_they_travel_to_other_processes(shards: Shards) -> None:
+def test_shards_can_be_pickled(shards: Shards) -> None:
     other: Shards = pickle.loads(pickle.dumps(shards))
     np.testing.assert_array_equal(MappedRows(other)[:].numpy(), ROWS[ORDER])
 
 
-def test_a_file_of_other_rows_is_named(shards: Shards, tmp_path: Path) -> None:
+def test_file_with_wrong_rows_is_named(shards: Shards, tmp_path: Path) -> None:
     (tmp_path / "rows/2.npy").write_bytes(to_npy(ROWS[:, :1]))
     with pytest.raises(StageError, match=r"2.npy: holds rows uint8 \[1, 4, 4\] instead of uint8 \[3, 4, 4\]; delete"):
         MappedRows(shards)
@@ -94,7 +94,7 @@ def copies(storage: Storage) -> list[Path]:
     return sorted(storage.scratch.folder().rglob("*.npy"))
 
 
-def test_those_of_an_object_store_are_copied_once(s3_root: Storage) -> None:
+def test_shards_in_object_store_are_copied_once(s3_root: Storage) -> None:
     shards = write(s3_root)
     assert fits_here(shards)
     np.testing.assert_array_equal(shards.read(np.arange(6)), ROWS[ORDER])
@@ -107,13 +107,13 @@ def test_those_of_an_object_store_are_copied_once(s3_root: Storage) -> None:
 
 
 @pytest.mark.parametrize("name", ["../planted.npy", "/planted.npy", "a/b.npy", ".hidden.npy", "x", "", None, "0.npy\n"])
-def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, name: str) -> None:
+def test_file_names_outside_folder_are_refused(tmp_path: Path, name: str) -> None:
     nothing = np.zeros(1, np.int64)
     with pytest.raises(StageError, match="is no name of a file of rows"):
         Shards(Storage(str(tmp_path)), "rows", (name,), nothing, nothing, (3,))
 
 
-def test_a_copy_that_is_cut_short_is_made_again(s3_root: Storage) -> None:
+def test_truncated_copy_is_fetched_again(s3_root: Storage) -> None:
     shards = write(s3_root)
     folder, lease = local_folder(shards)
     assert lease is not None
@@ -122,7 +122,7 @@ def test_a_copy_that_is_cut_short_is_made_again(s3_root: Storage) -> None:
     np.testing.assert_array_equal(MappedRows(shards)[:].numpy(), ROWS[ORDER])
 
 
-def test_copies_of_older_labels_go_unless_they_are_in_use(s3_root: Storage) -> None:
+def test_old_copies_are_removed_unless_in_use(s3_root: Storage) -> None:
     old = write(s3_root)
     for name in ("0.npy", "1.npy", "2.npy"):
         s3_root.write(f"newer/{name}", s3_root.read(f"rows/{name}"))

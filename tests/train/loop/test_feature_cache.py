@@ -53,7 +53,7 @@ def train(cache: FeatureCache | None, **options: Any) -> tuple[list[EpochResult]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_second_training_finds_them_and_comes_to_the_same(tmp_path: Path, dtype: str) -> None:
+def test_second_training_uses_cache_with_same_results(tmp_path: Path, dtype: str) -> None:
     cache = FeatureCache(Storage(str(tmp_path)), "tensors", "pictures 1")
     plain, _ = train(None, dtype=dtype)
     first, computed = train(cache, dtype=dtype)
@@ -71,7 +71,7 @@ def test_a_second_training_finds_them_and_comes_to_the_same(tmp_path: Path, dtyp
     )
 
 
-def test_the_passes_are_one_whole_to_whoever_watches_and_count_in_the_first_epoch(
+def test_feature_passes_report_as_one_in_first_epoch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("raypipe.train.loop.training.peak_flops", lambda *_: 1e9)
@@ -90,7 +90,7 @@ def test_the_passes_are_one_whole_to_whoever_watches_and_count_in_the_first_epoc
     assert second.mfu == pytest.approx(layer * second.images_per_s / 1e9)
 
 
-def test_another_seed_needs_no_convolutions(tmp_path: Path) -> None:
+def test_other_seed_reuses_cached_features(tmp_path: Path) -> None:
     cache = FeatureCache(Storage(str(tmp_path)), "tensors", "pictures 1")
     train(cache)
     said: list[Choice] = []
@@ -110,7 +110,7 @@ def test_another_seed_needs_no_convolutions(tmp_path: Path) -> None:
     assert found == ["found on disk; mapped from files, read ahead"] * 3
 
 
-def test_the_key_holds_all_that_features_depend_on() -> None:
+def test_cache_key_includes_all_feature_inputs() -> None:
     storage, model = Storage("/nowhere"), network()
     cache = FeatureCache(storage, "tensors", "pictures 1")
     key = cache.key(model, TORCHVISION, CPU, "float32")
@@ -128,7 +128,7 @@ def test_the_key_holds_all_that_features_depend_on() -> None:
     assert key == cache.key(model, TORCHVISION, CPU, "float32")
 
 
-def test_features_cut_off_before_their_list_are_computed_again(tmp_path: Path) -> None:
+def test_features_without_their_list_are_recomputed(tmp_path: Path) -> None:
     cache = FeatureCache(Storage(str(tmp_path)), "tensors", "pictures 1")
     train(cache)
     for listed in (tmp_path / "tensors" / FOLDER).rglob("_files.json"):
@@ -137,7 +137,7 @@ def test_features_cut_off_before_their_list_are_computed_again(tmp_path: Path) -
     assert set(again.values()) == {"computed and kept; in main memory"}
 
 
-def test_where_they_cannot_be_kept_the_training_goes_on(tmp_path: Path) -> None:
+def test_training_continues_if_cache_is_unwritable(tmp_path: Path) -> None:
     (tmp_path / "tensors").write_text("in the way")
     cache = FeatureCache(Storage(str(tmp_path)), "tensors", "pictures 1")
     found, origin, _ = cache.get(
@@ -162,7 +162,7 @@ class OneAtATime:
             del self.holders[name]
 
 
-def test_several_trainings_at_a_time_compute_them_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parallel_trainings_compute_features_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raypipe.train.loop.feature_cache._SECONDS_BETWEEN_LOOKS", 0.01)
     cache = FeatureCache(Storage(str(tmp_path)), "tensors", "pictures 1", OneAtATime())
     began, computed = threading.Barrier(3), list[int]()
@@ -186,7 +186,7 @@ def test_several_trainings_at_a_time_compute_them_once(tmp_path: Path, monkeypat
     assert all(torch.equal(rows, torch.arange(6.0).view(2, 3)) for rows, _, _ in found)
 
 
-def test_a_training_that_fails_leaves_the_turn_to_the_next(tmp_path: Path) -> None:
+def test_failed_training_releases_its_turn(tmp_path: Path) -> None:
     turns = OneAtATime()
     cache = FeatureCache(Storage(str(tmp_path)), "tensors", "pictures 1", turns)
 
@@ -198,7 +198,7 @@ def test_a_training_that_fails_leaves_the_turn_to_the_next(tmp_path: Path) -> No
     assert turns.holders == {}
 
 
-def test_large_sets_are_kept_in_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_features_are_split_into_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("raypipe.train.loop.feature_cache._FILE_BYTES", 4 * 3 * 4)
     cache = FeatureCache(Storage(str(tmp_path)), "tensors", "pictures 1")
     features = torch.arange(30.0).view(10, 3)
@@ -210,7 +210,7 @@ def test_large_sets_are_kept_in_several_files(tmp_path: Path, monkeypatch: pytes
     assert len(list((tmp_path / "tensors" / FOLDER / "x").glob("*.npy"))) == 3
 
 
-def test_without_room_for_a_copy_they_are_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_are_recomputed_without_room_for_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = FeatureCache(Storage(str(tmp_path)), "tensors", "pictures 1")
     train(cache)
     # Before it is copied, or while another process takes the room.

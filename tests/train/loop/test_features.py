@@ -29,7 +29,7 @@ def train(model: VGG, *, cached: bool, flips: bool = True) -> list[EpochResult]:
 
 
 @pytest.mark.parametrize("flips", [True, False])
-def test_cached_features_train_as_the_slow_way_does(flips: bool) -> None:
+def test_cached_features_give_same_training_results(flips: bool) -> None:
     fast_model, slow_model = network(), network()
     fast, slow = train(fast_model, cached=True, flips=flips), train(slow_model, cached=False, flips=flips)
     assert [r.train_accuracy for r in fast] == [r.train_accuracy for r in slow]
@@ -39,7 +39,7 @@ def test_cached_features_train_as_the_slow_way_does(flips: bool) -> None:
     torch.testing.assert_close(fast_model.logit.weight, slow_model.logit.weight, rtol=1e-3, atol=1e-5)
 
 
-def test_training_leaves_frozen_convolutions_as_they_were() -> None:
+def test_training_does_not_change_frozen_convolutions() -> None:
     model = network()
     before = {name: value.clone() for name, value in model.features.state_dict().items()}
     train(model, cached=True)
@@ -47,7 +47,7 @@ def test_training_leaves_frozen_convolutions_as_they_were() -> None:
 
 
 @pytest.mark.parametrize("configuration", [B, C])
-def test_features_are_those_of_the_network_in_order(configuration: object) -> None:
+def test_features_equal_network_outputs_in_order(configuration: object) -> None:
     model = build_model(configuration, image_size=32, weights=load_weights("random"), seed=0)
     seen: list[tuple[int, int]] = []
     found = extract_features(
@@ -60,7 +60,7 @@ def test_features_are_those_of_the_network_in_order(configuration: object) -> No
     assert extract_features(model, TRAIN.images[:0], TORCHVISION, device=CPU).shape == (0, 512)
 
 
-def test_a_mirrored_row_takes_the_mirrored_feature() -> None:
+def test_mirrored_row_uses_mirrored_feature() -> None:
     plain, flipped = torch.arange(4.0).view(4, 1), torch.arange(4.0).view(4, 1) + 10
     inputs = FeatureInputs(plain, flipped, CPU)
     plan, flips = [np.array([3, 0, 2]), np.array([1])], np.array([False, True, True, True])
@@ -70,7 +70,7 @@ def test_a_mirrored_row_takes_the_mirrored_feature() -> None:
     assert [found.tolist() for found in alone.batches([np.array([1])], flips)] == [[[1]]]
 
 
-def test_pictures_are_picked_by_row_and_mirrored() -> None:
+def test_pictures_are_selected_by_row_and_mirrored() -> None:
     inputs = ImageInputs(TRAIN.images, TORCHVISION, CPU)
     flips = np.arange(len(TRAIN)) == 2
     first, second = inputs.batches([np.array([5, 2]), np.array([2])], flips)
@@ -94,7 +94,7 @@ class Narrow(torch.nn.Module):
         return images.mean(dim=(1, 2, 3))
 
 
-def test_a_pass_takes_what_the_memory_holds() -> None:
+def test_evaluation_batch_shrinks_to_fit_memory() -> None:
     rows, inputs = np.arange(len(TRAIN)), ImageInputs(TRAIN.images, TORCHVISION, CPU)
     wide, narrow = (
         evaluate(model, model, inputs, rows, device=CPU, dtype="float32") for model in (Narrow(64), Narrow(5))

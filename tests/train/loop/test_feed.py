@@ -58,7 +58,7 @@ def test_batches_follow_their_plan(source: Any, sizes: list[int], seed: int) -> 
         assert torch.equal(batch, ROWS[torch.from_numpy(rows)])
 
 
-def test_rows_on_disk_are_read_by_a_thread_that_ends_with_its_reader() -> None:
+def test_read_ahead_thread_ends_with_its_reader() -> None:
     source = OnDisk()
     batches = Feed(source, CPU).batches([np.array([i]) for i in range(10)])
     next(batches)
@@ -67,7 +67,7 @@ def test_rows_on_disk_are_read_by_a_thread_that_ends_with_its_reader() -> None:
     assert all(thread.name != "raypipe-read-ahead" for thread in threading.enumerate())
 
 
-def test_what_a_reader_meets_reaches_the_loop() -> None:
+def test_read_error_is_raised_in_loop() -> None:
     feed = Feed(OnDisk(), CPU)
     found = feed.batches([np.array([1]), np.array([99])])
     assert next(found).tolist() == [ROWS[1].tolist()]
@@ -78,21 +78,21 @@ def test_what_a_reader_meets_reaches_the_loop() -> None:
 
 @given(rows=st.lists(st.integers(0, 19), max_size=9))
 @pytest.mark.parametrize("kind", [torch.Tensor, OnDisk])
-def test_two_sources_are_one_of_twice_the_rows(kind: type, rows: list[int]) -> None:
+def test_two_sources_are_joined(kind: type, rows: list[int]) -> None:
     first, second = (ROWS, ROWS) if kind is torch.Tensor else (OnDisk(), OnDisk())
     both = Both(first, second)
     assert len(both) == 20
     assert torch.equal(both[torch.tensor(rows, dtype=torch.int64)], torch.cat([ROWS, ROWS])[rows])
 
 
-def test_without_a_gpu_nothing_moves() -> None:
+def test_rows_stay_in_main_memory_without_gpu() -> None:
     assert resident(ROWS, CPU, room_on(CPU)) is ROWS
     assert n_bytes(ROWS) == 160
     assert isinstance(Streaming(), Stream)
     assert not isinstance(OnDisk(), Stream)
 
 
-def test_pieces_and_batches() -> None:
+def test_rows_are_cut_into_pieces_and_batches() -> None:
     assert [len(part) for part in pieces(ROWS, 4)] == [4, 4, 2]
     assert [len(part) for part in pieces(ROWS[:0], 4)] == [0]
     assert [len(part) for part in pieces(ROWS, [10, 0])] == [10, 0]

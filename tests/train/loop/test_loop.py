@@ -35,7 +35,7 @@ def numbers(results: list[EpochResult]) -> list[tuple[float, ...]]:
     return [(r.epoch, r.train_loss, r.train_accuracy, r.val_loss, r.val_accuracy) for r in results]
 
 
-def test_it_learns() -> None:
+def test_training_reaches_high_accuracy() -> None:
     results = train(Tiny(), replace(OPTIONS, epochs=12))
     assert results[-1].val_accuracy >= 0.9
     assert results[-1].train_loss < results[0].train_loss
@@ -43,7 +43,7 @@ def test_it_learns() -> None:
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
+def test_same_seed_gives_identical_results() -> None:
     first, second = train(Tiny(dropout=0.3)), train(Tiny(dropout=0.3))
     assert numbers(first) == numbers(second)
     assert first[-1].val_probabilities.tobytes() == second[-1].val_probabilities.tobytes()
@@ -51,7 +51,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_vgg_in_bfloat16_is_deterministic_too() -> None:
+def test_vgg_in_bfloat16_is_deterministic() -> None:
     # Few pictures: many processors emulate this arithmetic.
     pictures = draw(4, 0, size=32)
     options = replace(OPTIONS, epochs=1, batch_size=2, dtype="bfloat16", learning_rate=0.001)
@@ -64,7 +64,7 @@ def test_vgg_in_bfloat16_is_deterministic_too() -> None:
     assert run() == run()
 
 
-def test_what_else_draws_random_numbers_changes_nothing_and_is_not_disturbed() -> None:
+def test_training_is_independent_of_global_random_state() -> None:
     undisturbed = numbers(train(Tiny(dropout=0.3)))
     torch.manual_seed(1)
     disturbed = numbers(train(Tiny(dropout=0.3), on_batch=lambda *_: None, on_epoch=lambda *_: bool(torch.rand(1) > 2)))
@@ -98,7 +98,7 @@ def test_one_epoch_equals_plain_torch() -> None:
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-6)
 
 
-def test_validation_is_what_predict_says_of_the_model() -> None:
+def test_validation_equals_predict() -> None:
     model = Tiny(dropout=0.5)
     last = train(model)[-1]
     probabilities = predict(model, VAL.images, preprocessing=TORCHVISION)
@@ -109,7 +109,7 @@ def test_validation_is_what_predict_says_of_the_model() -> None:
     assert last.val_loss == pytest.approx(float(entropy), rel=1e-4)
 
 
-def test_predict_in_the_order_given_and_of_nothing() -> None:
+def test_predict_keeps_order_and_accepts_no_pictures() -> None:
     model, seen = Tiny(), list[tuple[int, int]]()
     images = draw(130, 5).images
     whole = predict(model, images, preprocessing=TORCHVISION, on_batch=lambda *n: seen.append(n))
@@ -120,7 +120,7 @@ def test_predict_in_the_order_given_and_of_nothing() -> None:
 
 
 @pytest.mark.parametrize("interrupted_after", [1, 3])
-def test_resumed_as_if_never_interrupted(tmp_path: Path, interrupted_after: int) -> None:
+def test_resumed_training_equals_uninterrupted(tmp_path: Path, interrupted_after: int) -> None:
     whole_model, model = Tiny(dropout=0.3), Tiny(dropout=0.3)
     whole = train(whole_model)
 
@@ -135,12 +135,12 @@ def test_resumed_as_if_never_interrupted(tmp_path: Path, interrupted_after: int)
     assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), whole_model.parameters(), strict=True))
 
 
-def test_nothing_is_left_to_do_after_the_last_epoch(tmp_path: Path) -> None:
+def test_resuming_after_last_epoch_does_nothing(tmp_path: Path) -> None:
     train(Tiny(), on_epoch=lambda _, state: bool(state.save(tmp_path / "state")))
     assert train(Tiny(), start=LoopState.load(tmp_path / "state")) == []
 
 
-def test_patience_counts_from_the_best_epoch_also_over_a_resume() -> None:
+def test_patience_counts_from_best_epoch_across_resume() -> None:
     # A learning rate of zero never gets better than its first epoch.
     options = replace(OPTIONS, epochs=20, learning_rate=0.0, patience=3)
     states: list[LoopState] = []
@@ -155,7 +155,7 @@ def test_patience_counts_from_the_best_epoch_also_over_a_resume() -> None:
     assert train(Tiny(), options, start=states[3]) == []
 
 
-def test_an_epoch_that_is_right_on_enough_training_pictures_is_the_last() -> None:
+def test_training_stops_at_saturation_accuracy() -> None:
     states: list[LoopState] = []
 
     def keep(_: EpochResult, state: LoopState) -> bool:
@@ -172,14 +172,14 @@ def test_an_epoch_that_is_right_on_enough_training_pictures_is_the_last() -> Non
     assert train(Tiny(), replace(options, saturation=bound), start=states[-1]) == []
 
 
-def test_progress_within_an_epoch() -> None:
+def test_progress_is_reported_per_batch() -> None:
     seen: list[tuple[int, int]] = []
     train(Tiny(), replace(OPTIONS, epochs=1), on_batch=lambda done, total: seen.append((done, total)))
     # Validation counts as well, in its own batches.
     assert seen == [(done, 101) for done in (16, 32, 48, 64, 70, 78, 86, 94, 101)]
 
 
-def test_speed_is_reported_and_no_peak_is_claimed_on_a_cpu() -> None:
+def test_speed_is_reported_without_mfu_on_cpu() -> None:
     result = train(Tiny())[0]
     assert result.images_per_s > 0
     assert 0 <= result.data_wait < 1
@@ -187,20 +187,20 @@ def test_speed_is_reported_and_no_peak_is_claimed_on_a_cpu() -> None:
 
 
 @given(n=st.integers(1, 300), seed=st.integers(0, 99), epoch=st.integers(1, 99))
-def test_an_epoch_is_a_permutation_that_its_seed_and_number_fix(n: int, seed: int, epoch: int) -> None:
+def test_epoch_order_is_reproducible_permutation(n: int, seed: int, epoch: int) -> None:
     order = epoch_order(n, seed, epoch)
     assert sorted(order) == list(range(n))
     assert order.tolist() == epoch_order(n, seed, epoch).tolist()
     assert epoch_flips(n, seed, epoch).tolist() == epoch_flips(n, seed, epoch).tolist()
 
 
-def test_epochs_differ_and_half_of_the_pictures_are_mirrored() -> None:
+def test_epochs_differ_and_mirror_half_of_pictures() -> None:
     assert epoch_order(1000, 0, 1).tolist() != epoch_order(1000, 0, 2).tolist()
     assert 450 < epoch_flips(1000, 0, 1).sum() < 550
     assert 400 < (epoch_flips(1000, 0, 1) == epoch_flips(1000, 0, 2)).sum() < 600
 
 
-def test_a_loss_that_is_not_finite_names_epoch_and_batch() -> None:
+def test_non_finite_loss_error_names_epoch_and_batch() -> None:
     model = Tiny()
 
     def poison(done: int, _total: int) -> None:
@@ -217,12 +217,12 @@ def test_a_loss_that_is_not_finite_names_epoch_and_batch() -> None:
         train(model, on_batch=poison, on_epoch=from_the_second)
 
 
-def test_a_learning_rate_far_too_high_is_stopped() -> None:
+def test_diverging_learning_rate_stops_training() -> None:
     with pytest.raises(StageError, match=r"epoch 1, batch \d of 5"):
         train(Tiny(), replace(OPTIONS, learning_rate=1e30))
 
 
-def test_weights_that_ran_away_in_the_last_step_are_told_by_the_validation_loss_and_kept_by_nobody() -> None:
+def test_diverged_weights_are_not_saved() -> None:
     model, seen = Tiny(), list[int]()
 
     def poison(done: int, total: int) -> None:
@@ -243,14 +243,14 @@ def subset(pictures: ImageSet, pick: Callable[[np.ndarray], np.ndarray]) -> Imag
     return image_set(pictures.images.numpy()[rows], pictures.labels.numpy()[rows], pictures.post_ids[rows])
 
 
-def test_sets_that_cannot_be_trained_on_are_refused() -> None:
+def test_unusable_training_sets_are_refused() -> None:
     with pytest.raises(InputError, match="all 35 training images are of one class"):
         fit(Tiny(), B, subset(TRAIN, lambda y: y == 1), VAL, OPTIONS, preprocessing=TORCHVISION)
     with pytest.raises(InputError, match="70 training and 0 validation images"):
         fit(Tiny(), B, TRAIN, subset(VAL, lambda y: y == 2), OPTIONS, preprocessing=TORCHVISION)
 
 
-def test_another_configuration_s_checkpoint_is_refused() -> None:
+def test_checkpoint_of_other_configuration_is_refused() -> None:
     states: list[LoopState] = []
     train(Tiny(), replace(OPTIONS, epochs=1), on_epoch=lambda _, state: bool(states.append(state)))
     with pytest.raises(ConfigError, match="checkpoint is of configuration D, not A"):

@@ -212,37 +212,37 @@ def same(ours: dict[str, Any], theirs: dict[str, Any], close: float = CLOSE) -> 
 
 
 @pytest.mark.parametrize(("case", "n"), [("even", 64), ("partial", 70), ("one_left", 65), ("unlike", 70)])
-def test_two_workers_give_what_one_gives(two: list[dict[str, Any]], case: str, n: int) -> None:
+def test_two_workers_equal_one(two: list[dict[str, Any]], case: str, n: int) -> None:
     alone = tiny_run(None, n)
     for found in two:
         same(found[case], alone)
 
 
-def test_cached_features_too(two: list[dict[str, Any]]) -> None:
+def test_two_workers_equal_one_on_cached_features(two: list[dict[str, Any]]) -> None:
     alone = cached_run(None)
     for found in two:
         same(found["cached"], alone, CLOSE_ON_FEATURES)
 
 
-def test_the_modern_form_too(two: list[dict[str, Any]]) -> None:
+def test_two_workers_equal_one_in_modern_form(two: list[dict[str, Any]]) -> None:
     alone = modern_run(None)
     for found in two:
         same(found["modern"], alone)
 
 
-def test_the_whole_network_too(two: list[dict[str, Any]]) -> None:
+def test_two_workers_equal_one_on_whole_network(two: list[dict[str, Any]]) -> None:
     alone = end_to_end_run(None)
     for found in two:
         same(found["end_to_end"], alone)
 
 
-def test_two_workers_that_were_interrupted_too(two: list[dict[str, Any]]) -> None:
+def test_two_workers_equal_one_after_resume(two: list[dict[str, Any]]) -> None:
     alone = tiny_run(None, 70)
     for found in two:
         same(found["resumed"], alone)
 
 
-def test_three_workers_of_whom_one_has_no_picture_of_the_last_batch(three: list[dict[str, Any]]) -> None:
+def test_three_workers_equal_one_with_empty_last_share(three: list[dict[str, Any]]) -> None:
     expected = {
         "two_left": tiny_run(None, 66),
         "cached": cached_run(None),
@@ -255,14 +255,14 @@ def test_three_workers_of_whom_one_has_no_picture_of_the_last_batch(three: list[
 
 
 @pytest.mark.parametrize("kind", ["classes", "tags", "score"])
-def test_other_heads_too(two: list[dict[str, Any]], kind: str) -> None:
+def test_two_workers_equal_one_for_other_heads(two: list[dict[str, Any]], kind: str) -> None:
     alone = head_run(None, kind)
     for found in two:
         same(found[kind], alone)
 
 
 @pytest.mark.parametrize("case", ["partial", "cached", "tags"])
-def test_both_workers_report_the_same_bits(two: list[dict[str, Any]], case: str) -> None:
+def test_workers_report_identical_results(two: list[dict[str, Any]], case: str) -> None:
     first, second = (found[case]["rows"] for found in two)
     assert all(
         a["val_probabilities"].tobytes() == b["val_probabilities"].tobytes() for a, b in zip(first, second, strict=True)
@@ -270,11 +270,11 @@ def test_both_workers_report_the_same_bits(two: list[dict[str, Any]], case: str)
     assert [row["train_loss"] for row in first] == [row["train_loss"] for row in second]
 
 
-def test_one_worker_s_wish_to_stop_stops_both(two: list[dict[str, Any]]) -> None:
+def test_one_worker_can_stop_both(two: list[dict[str, Any]]) -> None:
     assert [found["stopped"] for found in two] == [2, 2]
 
 
-def test_a_diverged_loss_is_said_by_both_and_nobody_waits(two: list[dict[str, Any]]) -> None:
+def test_diverged_loss_is_raised_by_both_workers(two: list[dict[str, Any]]) -> None:
     messages = {found["diverged"] for found in two}
     assert len(messages) == 1
     assert "in epoch 1, batch" in messages.pop()

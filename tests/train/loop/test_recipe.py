@@ -38,19 +38,19 @@ def numbers(results: list[EpochResult]) -> list[tuple[float, ...]]:
     return [(r.epoch, r.train_loss, r.train_accuracy, r.val_loss, r.val_accuracy) for r in results]  # type: ignore[misc]
 
 
-def test_it_learns_with_whole_pictures_and_with_crops() -> None:
+def test_modern_recipe_learns_with_and_without_crops() -> None:
     for crop in (None, 0.6):
         options = replace(OPTIONS, epochs=12, recipe=replace(MODERN, crop=crop, average=0.9))
         assert train(Tiny(), options)[-1].val_accuracy >= 0.85  # type: ignore[operator]
 
 
-def test_the_paper_s_rate_never_changes() -> None:
+def test_paper_learning_rate_is_constant() -> None:
     assert {PAPER.rate(step, 100) for step in range(100)} == {1.0}
     assert set(RECIPES) == {"paper", "modern"}
 
 
 @given(steps=st.integers(1, 500))
-def test_the_rate_rises_falls_and_stays_positive(steps: int) -> None:
+def test_learning_rate_rises_then_falls_and_stays_positive(steps: int) -> None:
     rates = [MODERN.rate(step, steps) for step in range(steps)]
     first = max(1, round(0.05 * steps))
     assert rates[first - 1] == 1.0
@@ -86,7 +86,7 @@ def test_one_epoch_equals_plain_torch() -> None:
         torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-5)
 
 
-def test_smoothed_labels_are_torch_s() -> None:
+def test_label_smoothing_equals_torch() -> None:
     outputs, labels = torch.randn(9, 3), torch.arange(9) % 3
     head = Classes(TARGETS["classes"])
     expected = F.cross_entropy(outputs, labels, label_smoothing=0.1, reduction="none")
@@ -107,7 +107,7 @@ def test_crops_lie_within_the_picture(n: int, seed: int, epoch: int, smallest: f
     np.testing.assert_array_equal(found, epoch_crops(n, seed, epoch, smallest))
 
 
-def test_a_crop_is_what_slicing_and_resizing_give() -> None:
+def test_crop_equals_slicing_and_resizing() -> None:
     pictures = draw(2, 3, size=32).images
     whole = prepare_batch(pictures, TORCHVISION)
     same = prepare_batch(pictures, TORCHVISION, crops=torch.tensor([[1.0, 0, 0]] * 2))
@@ -119,7 +119,7 @@ def test_a_crop_is_what_slicing_and_resizing_give() -> None:
     torch.testing.assert_close(quarter[inside], expected[inside], rtol=1e-4, atol=1e-4)
 
 
-def test_the_average_of_the_weights_is_what_validation_sees() -> None:
+def test_validation_uses_averaged_weights() -> None:
     states: list[LoopState] = []
 
     def keep(_: EpochResult, state: LoopState) -> bool:
@@ -138,7 +138,7 @@ def test_the_average_of_the_weights_is_what_validation_sees() -> None:
     np.testing.assert_allclose(last.val_probabilities, found, rtol=1e-5)
 
 
-def test_an_average_follows_by_its_definition_and_swaps_back() -> None:
+def test_weight_average_follows_definition_and_swaps_back() -> None:
     model = Tiny()
     kept = Average(model, 0.5)
     weight = model.logit.weight
@@ -157,7 +157,7 @@ def test_an_average_follows_by_its_definition_and_swaps_back() -> None:
 
 
 @pytest.mark.parametrize("interrupted_after", [1, 2])
-def test_resumed_as_if_never_interrupted(tmp_path: Path, interrupted_after: int) -> None:
+def test_resumed_training_equals_uninterrupted(tmp_path: Path, interrupted_after: int) -> None:
     whole_model, model, resumed = Tiny(dropout=0.3), Tiny(dropout=0.3), Tiny(seed=99, dropout=0.3)
     whole = train(whole_model)
 
@@ -171,7 +171,7 @@ def test_resumed_as_if_never_interrupted(tmp_path: Path, interrupted_after: int)
     assert all(torch.equal(a, b) for a, b in zip(resumed.parameters(), whole_model.parameters(), strict=True))
 
 
-def test_frozen_and_small_learning_on_vgg() -> None:
+def test_modern_optimizer_excludes_frozen_weights_and_paper_uses_sgd() -> None:
     model = build_model(A, image_size=32, weights=load_weights("random"), seed=0)
     optimizer = MODERN.optimizer(model, A, 0.001, fused=False)
     assert [len(group["params"]) for group in optimizer.param_groups] == [1, 1]

@@ -54,12 +54,12 @@ def assert_same(found: list[EpochResult], expected: list[EpochResult]) -> None:
 
 
 @pytest.mark.parametrize("micro", [1, 5, 31, 64])
-def test_a_batch_in_pieces_is_the_same_batch(micro: int) -> None:
+def test_micro_batches_equal_whole_batch(micro: int) -> None:
     assert_same(train(Tiny(), micro_batch=micro), train(Tiny()))
 
 
 @pytest.mark.parametrize(("room", "micro"), [(31, 16), (10, 8), (1, 1)])
-def test_where_memory_is_short_the_batch_stays_what_it_was(room: int, micro: int) -> None:
+def test_batch_is_split_if_memory_is_short(room: int, micro: int) -> None:
     said: list[Choice] = []
     found = train(Narrow(room), said)
     assert_same(found, train(Tiny()))
@@ -67,17 +67,17 @@ def test_where_memory_is_short_the_batch_stays_what_it_was(room: int, micro: int
     assert last.value == f"32 pictures, {micro} at a time"
 
 
-def test_one_picture_too_many_is_one_clear_line() -> None:
+def test_single_picture_out_of_memory_raises_clear_error() -> None:
     with pytest.raises(StageError, match=r"one picture of \(16, 16\) pixels is too much for the memory of cpu; lower"):
         train(Narrow(0))
 
 
-def test_graphs_and_pieces_exclude_each_other() -> None:
+def test_cuda_graphs_and_micro_batches_exclude_each_other() -> None:
     with pytest.raises(ConfigError, match=r"reduce-overhead does not go with batches in pieces \(of 8 pictures\)"):
         train(Tiny(), micro_batch=8, compile="reduce-overhead")
 
 
-def test_choices_come_with_their_reasons() -> None:
+def test_choices_have_reasons() -> None:
     said: list[Choice] = []
     train(Tiny(), said)
     lines = [str(choice) for choice in said]
@@ -86,7 +86,7 @@ def test_choices_come_with_their_reasons() -> None:
     assert any(line.startswith("compilation: none (") for line in lines)
 
 
-def test_arithmetic_is_chosen_for_a_reason() -> None:
+def test_arithmetic_choice_has_a_reason() -> None:
     assert str(arithmetic_choice("bfloat16", "cpu")) == "arithmetic: bfloat16 (as --train.dtype says)"
     assert "this CPU" in arithmetic_choice("auto", "cpu").why
     assert compile_choice("default", True).value == "none"
@@ -94,7 +94,7 @@ def test_arithmetic_is_chosen_for_a_reason() -> None:
 
 
 @pytest.mark.cluster
-def test_a_compiled_network_learns_the_same() -> None:
+def test_compiled_network_gives_same_results() -> None:
     short = replace(OPTIONS, epochs=1)
     results = [
         fit(Tiny(), C, TRAIN, VAL, replace(short, compile=mode), preprocessing=TORCHVISION)

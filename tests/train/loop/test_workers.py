@@ -14,13 +14,13 @@ def crew(rank: int, size: int) -> Workers:
 
 
 @given(n=st.integers(0, 200), size=st.integers(1, 9))
-def test_shares_are_all_rows_once_and_nearly_equal(n: int, size: int) -> None:
+def test_shares_cover_all_rows_and_are_nearly_equal(n: int, size: int) -> None:
     parts = [crew(rank, size).share(np.arange(n)) for rank in range(size)]
     assert np.concatenate(parts).tolist() == list(range(n))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def test_alone_nothing_is_exchanged() -> None:
+def test_single_worker_exchanges_nothing() -> None:
     workers, rows = Workers(), torch.arange(5.0)
     workers.sum([rows])
     workers.broadcast([rows])

@@ -35,7 +35,7 @@ def build(name: str, configuration: object = B, size: int = 64, **more: object) 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "squeezenet1_1", "timm/mobilenetv3_small_050"])
 @pytest.mark.parametrize("kind", ["binary", "classes"])
-def test_outputs_are_those_of_the_target(name: str, kind: str) -> None:
+def test_outputs_match_target(name: str, kind: str) -> None:
     target = TARGETS[kind]
     network = build(name, target=target).eval()
     pictures = prepare_batch(draw(2, 0, size=64).images, TORCHVISION)
@@ -46,7 +46,7 @@ def test_outputs_are_those_of_the_target(name: str, kind: str) -> None:
     assert network.n_features == network.logit.in_features
 
 
-def test_the_body_is_torchvision_s_own() -> None:
+def test_body_equals_torchvision() -> None:
     theirs = models.get_model("resnet18", weights=None).eval()
     weights = replace(load_network_weights("resnet18", "random"), body=without_last(theirs))
     ours = build_network("resnet18", B, image_size=64, weights=weights, seed=0).eval()
@@ -64,7 +64,7 @@ def stem(network: torch.nn.Module, pictures: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def test_a_frozen_body_is_computed_once_and_stays_as_it_is() -> None:
+def test_frozen_body_is_cached_and_unchanged() -> None:
     train, val = draw(20, 0, size=64), draw(9, 1, size=64)
     results = []
     for cached in (True, False):
@@ -78,7 +78,7 @@ def test_a_frozen_body_is_computed_once_and_stays_as_it_is() -> None:
         np.testing.assert_allclose(one.val_probabilities, other.val_probabilities, rtol=1e-2)
 
 
-def test_all_of_it_learns_and_comes_back_from_its_state() -> None:
+def test_whole_network_learns_and_is_restored() -> None:
     network = build("resnet18", D)
     fit(network, D, draw(20, 0, size=64), draw(9, 1, size=64), OPTIONS, preprocessing=TORCHVISION)
     again = restore_network("resnet18", D, image_size=64, state=network.state_dict())
@@ -94,7 +94,7 @@ def test_the_same_seed_gives_the_same_weights() -> None:
     assert torch.equal(one.logit.weight, third.logit.weight)
 
 
-def test_vgg_is_the_paper_s() -> None:
+def test_vgg16_is_built_as_own_class() -> None:
     weights = load_network_weights("vgg16", "random")
     assert isinstance(build_network("vgg16", B, image_size=32, weights=weights, seed=0), VGG)
 
@@ -110,13 +110,13 @@ def test_vgg_is_the_paper_s() -> None:
         ("raft_large", "random", r"train.model: 'raft_large' is no classifier"),
     ],
 )
-def test_names_that_are_not_known(model: str, weights: str, message: str) -> None:
+def test_unknown_names_raise_error(model: str, weights: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_network_weights(model, weights)
 
 
 @pytest.mark.parametrize(("configuration", "expected"), [(A, 20_024_384 + 25_089), (D, 139_570_240 + 4_097)])
-def test_vgg_19_is_in_the_paper_s_configurations_what_vgg_16_is(configuration: Configuration, expected: int) -> None:
+def test_vgg_19_supports_paper_configurations(configuration: Configuration, expected: int) -> None:
     with torch.device("meta"):
         network = VGG(configuration, image_size=224, pooled=False, name="vgg19")
     assert sum(parameter.numel() for parameter in network.parameters()) == expected
@@ -134,9 +134,7 @@ def test_vgg_19_is_in_the_paper_s_configurations_what_vgg_16_is(configuration: C
 
 @pytest.mark.parametrize("name", ["resnet18", "timm/test_resnet"])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_files_of_the_library_are_read_with_and_without_their_last_layer(
-    name: str, suffix: str, tmp_path: Path
-) -> None:
+def test_torchvision_files_load_with_or_without_last_layer(name: str, suffix: str, tmp_path: Path) -> None:
     theirs = library(name)
     state = {key: value + 0.25 if value.is_floating_point() else value for key, value in theirs.state_dict().items()}
     for kept in (state, {key: value for key, value in state.items() if not key.startswith("fc.")}):
@@ -148,7 +146,7 @@ def test_files_of_the_library_are_read_with_and_without_their_last_layer(
 
 
 @pytest.mark.parametrize("name", ["resnet18", "timm/test_resnet", "vgg19"])
-def test_a_checkpoint_of_raypipe_s_goes_on(name: str, tmp_path: Path) -> None:
+def test_own_checkpoint_is_loaded(name: str, tmp_path: Path) -> None:
     target = TARGETS["classes"]
     weights = load_network_weights(name, "random")
     trained = build_network(name, A, image_size=64, weights=weights, seed=4, target=target)
@@ -176,7 +174,7 @@ def test_a_checkpoint_of_raypipe_s_goes_on(name: str, tmp_path: Path) -> None:
          r"layer layer1.2.conv1.weight is none of resnet18; see --train.model"),
     ],
 )  # fmt: skip
-def test_a_file_that_does_not_fit_names_the_layer(
+def test_unsuitable_file_error_names_layer(
     change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]], message: str, tmp_path: Path
 ) -> None:
     path = write(change(library("resnet18").state_dict()), tmp_path / "odd.pth")
@@ -209,7 +207,7 @@ def with_second_outputs(request: pytest.FixtureRequest) -> tuple[str, dict[str, 
 
 
 @pytest.mark.parametrize("weights", ["imagenet", ".pth"])
-def test_pretrained_networks_with_second_outputs_give_what_torchvision_s_give(
+def test_pretrained_networks_with_second_outputs_equal_torchvision(
     weights: str,
     with_second_outputs: tuple[str, dict[str, torch.Tensor]],
     tmp_path: Path,
@@ -237,24 +235,24 @@ def test_pretrained_networks_with_second_outputs_give_what_torchvision_s_give(
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
 
-def test_a_checkpoint_keeps_the_normalisation_that_it_was_trained_with(tmp_path: Path) -> None:
+def test_checkpoint_keeps_its_normalisation(tmp_path: Path) -> None:
     network = build("googlenet", size=64)
     metadata = {"model": "googlenet", "preprocessing": TORCHVISION.to_json(), **TARGETS["binary"].as_metadata()}
     path = write(network.state_dict(), tmp_path / "older.safetensors", metadata)
     assert load_network_weights("googlenet", path).preprocessing == TORCHVISION
 
 
-def test_second_outputs_of_training_are_left_out() -> None:
+def test_auxiliary_outputs_are_left_out() -> None:
     network = build("googlenet", size=64).train()
     assert network(prepare_batch(draw(2, 0, size=64).images, TORCHVISION)).shape == (2,)
 
 
-def test_a_picture_size_that_a_network_does_not_take_is_one_line() -> None:
+def test_unsupported_image_size_raises_one_line_error() -> None:
     with pytest.raises(ConfigError, match=r"train.image_size: 64 does not suit vit_b_16: Wrong image height"):
         build("vit_b_16", size=64)
 
 
-def test_one_of_timm_learns_and_comes_back_from_its_state() -> None:
+def test_timm_network_learns_and_is_restored() -> None:
     network = build("timm/test_resnet", D)
     results = fit(network, D, draw(20, 0, size=64), draw(9, 1, size=64), OPTIONS, preprocessing=TORCHVISION)
     again = restore_network("timm/test_resnet", D, image_size=64, state=network.state_dict())

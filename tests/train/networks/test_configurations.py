@@ -10,25 +10,25 @@ from raypipe.train.networks.configurations import CONFIGURATIONS, A, B, C, Confi
 from raypipe.train.networks.vgg import VGG
 
 
-def test_the_four_of_the_paper_by_their_letters() -> None:
+def test_four_configurations_have_letters_of_paper() -> None:
     assert list(CONFIGURATIONS) == ["A", "B", "C", "D"]
     assert [c.name for c in CONFIGURATIONS.values()] == ["A", "B", "C", "D"]
 
 
-def test_each_differs_from_the_one_before_in_what_the_paper_says() -> None:
+def test_configurations_differ_as_in_paper() -> None:
     assert (A.frozen, B.frozen, C.frozen, D.frozen) == (True, False, False, False)
     assert (A.full, B.full, C.full, D.full) == (False, False, True, True)
     assert all((c.momentum, c.dropout, c.l2) == (0, 0, 0) for c in (A, B, C))
     assert (D.momentum, D.dropout, D.l2) == (0.9, 0.5, 0.0005)
 
 
-def test_the_penalty_given_to_keras_is_twice_as_much_as_torchs_decay() -> None:
+def test_keras_penalty_is_doubled_for_torch_decay() -> None:
     assert D.weight_decay == pytest.approx(0.001)
     assert C.weight_decay == 0
 
 
 @pytest.mark.parametrize(("configuration", "gflop"), [(B, 91.9), (C, 92.6)])
-def test_the_costs_of_the_docstrings(configuration: Configuration, gflop: float) -> None:
+def test_costs_in_docstrings_are_correct(configuration: Configuration, gflop: float) -> None:
     # Of shapes alone: nothing is computed.
     with FakeTensorMode():
         model = VGG(configuration, image_size=224, pooled=False)

@@ -85,7 +85,7 @@ def test_one_epoch_equals_plain_torch(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_it_learns_and_predicts_what_it_validated(kind: str) -> None:
+def test_predictions_equal_validation_for_each_head(kind: str) -> None:
     target = TARGETS[kind]
     train, val = draw_labelled(target, 200, 0), draw_labelled(target, 67, 1)
     model, head = Tiny(n_outputs=target.n_outputs), head_of(target, train.labels)
@@ -116,7 +116,7 @@ def test_it_learns_and_predicts_what_it_validated(kind: str) -> None:
         assert last.metrics["spearman"] == pytest.approx(stats.spearmanr(found, truth).statistic)
 
 
-def test_a_score_does_not_diverge_where_plain_sgd_on_it_would() -> None:
+def test_score_head_does_not_diverge() -> None:
     target = TARGETS["score"]
     train, val = draw_labelled(target, 64, 0), draw_labelled(target, 30, 1)
 
@@ -140,7 +140,7 @@ def test_a_score_does_not_diverge_where_plain_sgd_on_it_would() -> None:
         fit(Long(), A, train, val, replace(options, epochs=30), preprocessing=TORCHVISION, head=head)
 
 
-def test_the_best_epoch_of_a_score_has_the_lowest_validation_loss() -> None:
+def test_best_score_epoch_has_lowest_validation_loss() -> None:
     train, val = draw_labelled(TARGETS["score"], 60, 0), draw_labelled(TARGETS["score"], 30, 1)
     seen: list[tuple[float, int]] = []
 
@@ -157,7 +157,7 @@ def test_the_best_epoch_of_a_score_has_the_lowest_validation_loss() -> None:
 
 
 @pytest.mark.parametrize("kind", ["tags", "score"])
-def test_cached_features_train_as_the_slow_way_does(kind: str) -> None:
+def test_cached_features_give_same_training_results(kind: str) -> None:
     target = TARGETS[kind]
     train, val = draw_labelled(target, 40, 0, size=32), draw_labelled(target, 9, 1, size=32)
     head = head_of(target, train.labels)
@@ -175,7 +175,7 @@ def test_cached_features_train_as_the_slow_way_does(kind: str) -> None:
         np.testing.assert_allclose(fast.val_probabilities, slow.val_probabilities, rtol=1e-3, atol=1e-4)
 
 
-def test_one_tag_has_one_output_and_labels_in_a_column() -> None:
+def test_single_tag_has_one_output_column() -> None:
     target = Target("tags", ("sea",))
     train, val = draw_labelled(target, 64, 0), draw_labelled(target, 20, 1)
     head = head_of(target, train.labels)
@@ -184,7 +184,7 @@ def test_one_tag_has_one_output_and_labels_in_a_column() -> None:
     assert result.val_accuracy == np.mean((result.val_probabilities > 0.5) == val.labels.numpy())
 
 
-def test_a_score_comes_back_in_its_own_unit() -> None:
+def test_score_predictions_have_original_unit() -> None:
     head = head_of(TARGETS["score"], torch.tensor([2.0, 4.0, 9.0], dtype=torch.float64))
     assert head.predictions(torch.tensor([0.0, 1.0])).tolist() == pytest.approx([5.0, 5.0 + np.std([2, 4, 9])])
     restored = head_from_metadata(head.as_metadata())
@@ -192,7 +192,7 @@ def test_a_score_comes_back_in_its_own_unit() -> None:
 
 
 @pytest.mark.parametrize("kind", TARGETS)
-def test_a_checkpoint_tells_of_its_head(kind: str) -> None:
+def test_head_metadata_round_trip(kind: str) -> None:
     head = head_of(TARGETS[kind], torch.tensor([1.0, 2.0]))
     restored = head_from_metadata(head.as_metadata())
     assert type(restored) is type(head)
@@ -214,7 +214,7 @@ def test_a_checkpoint_tells_of_its_head(kind: str) -> None:
         ("binary", torch.tensor([0, 1]), r"labels of torch.int64 \[n\] are not those of a head of binary"),
     ],
 )
-def test_labels_that_teach_nothing_or_are_another_head_s_are_refused(kind: str, labels: Tensor, message: str) -> None:
+def test_unsuitable_labels_are_refused(kind: str, labels: Tensor, message: str) -> None:
     head = head_of(TARGETS[kind], labels)
     with pytest.raises(InputError, match=message):
         head.check(labels, labels)

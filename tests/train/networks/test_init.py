@@ -25,7 +25,7 @@ def outputs(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     return found
 
 
-def test_glorot_is_uniform_within_its_bound_and_he_has_its_deviation() -> None:
+def test_glorot_and_he_initial_weights_have_right_distribution() -> None:
     layer = nn.Linear(300, 200)
     initialise(layer, "glorot", generator())
     bound = math.sqrt(6 / 500)
@@ -38,7 +38,7 @@ def test_glorot_is_uniform_within_its_bound_and_he_has_its_deviation() -> None:
     assert not convolution.bias.any()
 
 
-def test_the_generator_alone_decides() -> None:
+def test_initial_weights_depend_only_on_generator() -> None:
     first, second = nn.Linear(5, 5), nn.Linear(5, 5)
     initialise(first, "he", generator())
     torch.rand(3)
@@ -46,7 +46,7 @@ def test_the_generator_alone_decides() -> None:
     assert torch.equal(first.weight, second.weight)
 
 
-def test_every_unit_has_mean_zero_and_variance_one() -> None:
+def test_units_have_mean_zero_and_variance_one() -> None:
     model = build_model(C, image_size=32, weights=load_weights("random"), seed=1)
     images = torch.randn(96, 3, 32, 32, generator=generator())
     before = model.logit.weight.clone()
@@ -61,7 +61,7 @@ def test_every_unit_has_mean_zero_and_variance_one() -> None:
     assert torch.equal(model.logit.weight, before)
 
 
-def test_without_it_the_signal_hardly_tells_pictures_apart() -> None:
+def test_unit_variance_init_spreads_features_more() -> None:
     weights = load_weights("random")
     images = torch.randn(32, 3, 32, 32, generator=generator())
 
@@ -76,7 +76,7 @@ def test_without_it_the_signal_hardly_tells_pictures_apart() -> None:
     assert spread(scaled) > 2 * spread(plain)
 
 
-def test_mode_and_hooks_are_as_before() -> None:
+def test_unit_variance_init_restores_mode_and_hooks() -> None:
     model = build_model(B, image_size=32, weights=load_weights("random"), seed=0)
     model.train()
     unit_variance_init(model, torch.randn(4, 3, 32, 32))
@@ -86,12 +86,12 @@ def test_mode_and_hooks_are_as_before() -> None:
     assert torch.equal(model.features[0].weight, weights)
 
 
-def test_a_unit_that_is_always_the_same_stays_finite() -> None:
+def test_constant_unit_stays_finite() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(4 * 4, 1))
     unit_variance_init(model, torch.ones(3, 3, 2, 2))
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
-def test_one_image_has_no_variance() -> None:
+def test_unit_variance_init_needs_two_images() -> None:
     with pytest.raises(ValueError, match="at least 2 images"):
         unit_variance_init(nn.Flatten(), torch.zeros(1, 3, 2, 2))

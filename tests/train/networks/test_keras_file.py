@@ -17,7 +17,7 @@ from raypipe.train.networks.weights import load_weights
 from tests.train.networks.test_weights import CONVOLUTIONS
 
 
-def test_keras_convolutions_bring_their_own_normalisation_and_no_fc(shared_data: Path) -> None:
+def test_keras_convolutions_have_own_normalisation_and_no_fc(shared_data: Path) -> None:
     loaded = load_weights(str(shared_data / "vgg16_notop.h5"))
     assert loaded.preprocessing == CAFFE_BGR
     assert loaded.fc is None
@@ -61,7 +61,7 @@ def test_keras_fc1_is_reordered_from_height_width_channel(tmp_path: Path) -> Non
     assert float(loaded.fc["classifier.3.weight"][17, 4]) == 0.5
 
 
-def test_newer_keras_layout(tmp_path: Path) -> None:
+def test_newer_keras_layout_is_read(tmp_path: Path) -> None:
     write_keras(tmp_path / "new.h5", "new", fc=False)
     loaded = load_weights(str(tmp_path / "new.h5"))
     assert loaded.fc is None
@@ -69,13 +69,13 @@ def test_newer_keras_layout(tmp_path: Path) -> None:
     assert float(loaded.convolutions["features.28.bias"][3]) == 0.125
 
 
-def test_reordering_rows_by_hand() -> None:
+def test_fc1_reordering_equals_manual_reordering() -> None:
     kernel = torch.arange(2 * 2 * 3).view(-1, 1)  # height, width, channel
     assert rows_by_channel(kernel, side=2).flatten().tolist() == [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11]
 
 
 @pytest.mark.parametrize("planted", ["link", "soft", "group", "storage", "virtual", "shape", "objects"])
-def test_a_keras_file_reads_no_other_file_and_no_more_than_a_layer(tmp_path: Path, planted: str) -> None:
+def test_keras_file_cannot_read_other_files_or_oversized_data(tmp_path: Path, planted: str) -> None:
     secret, name = tmp_path / "secret.h5", "block1_conv1"
     with h5py.File(secret, "w") as file:
         file.create_dataset(f"{name}/kernel", data=np.ones((3, 3, 3, 64), np.float32))
@@ -104,7 +104,7 @@ def test_a_keras_file_reads_no_other_file_and_no_more_than_a_layer(tmp_path: Pat
         load_weights(str(tmp_path / "odd.h5"))
 
 
-def test_a_keras_layer_without_a_bias_is_named(tmp_path: Path) -> None:
+def test_keras_layer_without_bias_is_named(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "odd.h5", "w") as file:
         file.create_dataset("block1_conv1/kernel:0", (3, 3, 3, 64), "f4")
     with pytest.raises(InputError, match="layer block1_conv1: must hold a kernel and a bias"):

@@ -39,7 +39,7 @@ def fc(n_inputs: int) -> dict[str, Tensor]:
     ("configuration", "expected"),
     [(A, 14_714_688 + 25_089), (B, 14_714_688 + 25_089), (C, 134_264_641), (D, 134_264_641)],
 )
-def test_parameters_at_224_are_the_paper_s(configuration: Configuration, expected: int) -> None:
+def test_parameter_counts_at_224_match_paper(configuration: Configuration, expected: int) -> None:
     with torch.device("meta"):
         model = VGG(configuration, image_size=224, pooled=False)
     assert count(model.features) == 14_714_688
@@ -48,7 +48,7 @@ def test_parameters_at_224_are_the_paper_s(configuration: Configuration, expecte
 
 @pytest.mark.parametrize("letter", "ABCD")
 @pytest.mark.parametrize("size", [32, 70])
-def test_logits_at_any_size(letter: str, size: int) -> None:
+def test_network_accepts_any_image_size(letter: str, size: int) -> None:
     model = build_model(CONFIGURATIONS[letter], image_size=size, weights=RANDOM, seed=0)
     images = torch.randn(3, 3, size, size)
     assert flat_features(size) == 512 * (size // 32) ** 2
@@ -66,13 +66,13 @@ def test_new_layers_are_glorot_uniform_with_zero_bias() -> None:
         assert not layer.bias.any()
 
 
-def test_loaded_convolutions_are_the_ones_given() -> None:
+def test_loaded_convolutions_are_used() -> None:
     given = convolutions()
     model = build_model(B, image_size=32, weights=LoadedWeights("file", given, None, TORCHVISION), seed=0)
     assert all(torch.equal(model.state_dict()[name], value) for name, value in given.items())
 
 
-def test_the_seed_fixes_all_that_is_random() -> None:
+def test_seed_fixes_all_random_weights() -> None:
     first, same, other = (build_model(B, image_size=32, weights=RANDOM, seed=seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(first[name], same[name]) for name in first)
     assert not torch.equal(first["logit.weight"], other["logit.weight"])
@@ -86,7 +86,7 @@ def test_frozen_convolutions_stay_frozen_and_in_evaluation_mode() -> None:
     assert {name for name, p in model.named_parameters() if p.requires_grad} == {"logit.weight", "logit.bias"}
 
 
-def test_dropout_is_d_s_alone() -> None:
+def test_only_d_has_dropout() -> None:
     def rates(configuration: Configuration) -> list[float]:
         model = build_model(configuration, image_size=32, weights=RANDOM, seed=0)
         return [module.p for module in model.modules() if isinstance(module, nn.Dropout)]
@@ -95,7 +95,7 @@ def test_dropout_is_d_s_alone() -> None:
     assert rates(D) == [0.5, 0.5]
 
 
-def test_weight_decay_is_on_the_two_fc_weights_alone() -> None:
+def test_weight_decay_applies_only_to_fc_weights() -> None:
     model = build_model(D, image_size=32, weights=RANDOM, seed=0)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
 
@@ -109,7 +109,7 @@ def test_weight_decay_is_on_the_two_fc_weights_alone() -> None:
     assert all(group["momentum"] == 0.9 and group["lr"] == 0.01 for group in parameter_groups(model, D, 0.01))
 
 
-def test_a_step_of_sgd_pulls_the_fc_weights_as_keras_would() -> None:
+def test_sgd_step_decays_fc_weights_like_keras() -> None:
     model = build_model(D, image_size=32, weights=RANDOM, seed=0)
     optimizer = torch.optim.SGD(parameter_groups(model, D, 0.1))
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -122,14 +122,14 @@ def test_a_step_of_sgd_pulls_the_fc_weights_as_keras_would() -> None:
         torch.testing.assert_close(value, before[name] * shrink, rtol=1e-6, atol=0)
 
 
-def test_convolutions_alone_do_not_make_a_c_unless_asked() -> None:
+def test_c_without_fc_weights_needs_fresh_fc() -> None:
     weights = LoadedWeights("notop.h5", convolutions(), None, TORCHVISION)
     with pytest.raises(ConfigError, match=r"notop.h5 has no FC layers.*--train.fresh_fc true"):
         build_model(C, image_size=64, weights=weights, seed=0)
     assert build_model(C, image_size=64, weights=weights, seed=0, fresh_fc=True).n_features == 2048
 
 
-def test_loaded_fc_layers_get_seven_by_seven_at_any_size() -> None:
+def test_loaded_fc_layers_get_7x7_inputs_at_any_size() -> None:
     weights = LoadedWeights("imagenet", convolutions(), fc(25_088), TORCHVISION)
     model = build_model(C, image_size=64, weights=weights, seed=0, fresh_fc=True)
     assert model.extract(torch.randn(1, 3, 64, 64)).shape == (1, 25_088)
@@ -142,13 +142,13 @@ def test_fc_layers_of_another_size_are_refused() -> None:
         build_model(D, image_size=32, weights=weights, seed=0)
 
 
-def test_too_small_an_image_is_refused() -> None:
+def test_too_small_image_is_refused() -> None:
     with pytest.raises(ConfigError, match="at least 32 pixels"):
         build_model(A, image_size=31, weights=RANDOM, seed=0)
 
 
 @pytest.mark.parametrize("letter", "AC")
-def test_a_kept_model_is_restored(letter: str) -> None:
+def test_saved_model_is_restored(letter: str) -> None:
     configuration = CONFIGURATIONS[letter]
     model = build_model(configuration, image_size=64, weights=RANDOM, seed=3).eval()
     restored = restore_model(configuration, image_size=64, state=model.state_dict()).eval()
@@ -156,7 +156,7 @@ def test_a_kept_model_is_restored(letter: str) -> None:
     assert torch.equal(model(images), restored(images))
 
 
-def test_the_last_layer_is_as_wide_as_the_target_and_restored_so() -> None:
+def test_last_layer_matches_target_and_is_restored() -> None:
     model = build_model(B, image_size=32, weights=RANDOM, seed=3, target=TARGETS["classes"]).eval()
     images = torch.randn(2, 3, 32, 32)
     assert model(images).shape == (2, 3)
@@ -166,7 +166,7 @@ def test_the_last_layer_is_as_wide_as_the_target_and_restored_so() -> None:
     assert torch.equal(model(images), restored(images))
 
 
-def test_a_score_s_unit_starts_with_the_mean_for_every_picture() -> None:
+def test_score_head_starts_at_the_mean() -> None:
     model = build_model(B, image_size=32, weights=RANDOM, seed=3, target=TARGETS["score"])
     assert model(torch.randn(3, 3, 32, 32)).tolist() == [0, 0, 0]
 
@@ -182,9 +182,7 @@ def test_a_score_s_unit_starts_with_the_mean_for_every_picture() -> None:
         (TARGETS["binary"], TARGETS["score"], False),
     ],
 )
-def test_a_last_layer_goes_on_where_it_means_the_same_else_it_starts_fresh(
-    kept: Target | None, wanted: Target, goes_on: bool
-) -> None:
+def test_last_layer_is_reused_only_for_same_target(kept: Target | None, wanted: Target, goes_on: bool) -> None:
     state = build_model(B, image_size=32, weights=RANDOM, seed=4, target=kept or BINARY).state_dict()
     last = {name: state[name] + 0.5 for name in ("logit.weight", "logit.bias")}
     weights = LoadedWeights("old.safetensors", convolutions(), None, TORCHVISION, logit=last, target=kept)
@@ -197,7 +195,7 @@ def test_a_last_layer_goes_on_where_it_means_the_same_else_it_starts_fresh(
     assert weights.note_for(wanted) == ("" if goes_on else line)
 
 
-def test_another_configuration_s_checkpoint_is_refused() -> None:
+def test_checkpoint_of_other_configuration_is_refused() -> None:
     state = build_model(B, image_size=32, weights=RANDOM, seed=0).state_dict()
     with pytest.raises(InputError, match="without FC layers is not configuration C"):
         restore_model(C, image_size=32, state=state)

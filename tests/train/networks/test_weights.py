@@ -61,7 +61,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int) -> Call
 
 
 @pytest.mark.parametrize("size", [32, 64])
-def test_features_equal_a_plain_implementation_s(shared_data: Path, size: int) -> None:
+def test_features_equal_plain_numpy_implementation(shared_data: Path, size: int) -> None:
     picture = sorted((shared_data / "portraits").glob("*.jpg"))[0]
     expected = reference.features(picture, shared_data / "vgg16_notop.h5", size).transpose(2, 0, 1).ravel()
     loaded = load_weights(str(shared_data / "vgg16_notop.h5"))
@@ -78,14 +78,14 @@ def test_features_equal_a_plain_implementation_s(shared_data: Path, size: int) -
     assert decode_and_resize(picture.read_bytes(), size).shape == pixels.shape
 
 
-def test_torchvision_s_state_dict(save_pth: Callable[..., str]) -> None:
+def test_torchvision_state_dict_is_read(save_pth: Callable[..., str]) -> None:
     loaded = load_weights(save_pth(vgg_state()))
     assert loaded.preprocessing == TORCHVISION
     assert loaded.fc is not None
     assert set(loaded.fc) == {"classifier.0.weight", "classifier.0.bias", "classifier.3.weight", "classifier.3.bias"}
 
 
-def test_files_in_torch_s_older_format_are_read(tmp_path: Path) -> None:
+def test_older_torch_format_is_read(tmp_path: Path) -> None:
     torch.save(vgg_state(fc=False), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     loaded = load_weights(str(tmp_path / "old.pth"))
     assert loaded.convolutions is not None
@@ -93,13 +93,13 @@ def test_files_in_torch_s_older_format_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"<html>not found</html>", b"a\n", b"\x80\x02K", b".", b"\x80\x02h\x02."])
-def test_what_is_no_such_file_is_one_line(data: bytes, tmp_path: Path) -> None:
+def test_invalid_pth_file_raises_one_line_error(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "broken.pth").write_bytes(data)
     with pytest.raises(InputError, match=r"train\.weights: .*broken\.pth: cannot be read as \.pth: "):
         load_weights(str(tmp_path / "broken.pth"))
 
 
-def test_the_features_file_s_classifier_of_nan_is_left_out(save_pth: Callable[..., str]) -> None:
+def test_nan_classifier_is_left_out(save_pth: Callable[..., str]) -> None:
     nan = {name: value * float("nan") for name, value in vgg_state().items() if name.endswith(("r.0.bias", "r.3.bias"))}
     stretched = {n: torch.tensor(float("nan")).expand(v.shape) for n, v in vgg_state().items() if "classifier" in n}
     loaded = load_weights(save_pth({**vgg_state(), **stretched, **nan}))
@@ -107,7 +107,7 @@ def test_the_features_file_s_classifier_of_nan_is_left_out(save_pth: Callable[..
     assert loaded.preprocessing == CAFFE_RGB
 
 
-def test_safetensors_with_and_without_a_normalisation_of_its_own(tmp_path: Path) -> None:
+def test_safetensors_normalisation_is_optional(tmp_path: Path) -> None:
     state = {name: value.contiguous() for name, value in vgg_state(fc=False).items()}
     save_file(state, tmp_path / "plain.safetensors")
     save_file(state, tmp_path / "kept.safetensors", metadata={"preprocessing": CAFFE_BGR.to_json()})
@@ -115,7 +115,7 @@ def test_safetensors_with_and_without_a_normalisation_of_its_own(tmp_path: Path)
     assert load_weights(str(tmp_path / "kept.safetensors")).preprocessing == CAFFE_BGR
 
 
-def test_a_checkpoint_brings_its_logistic_unit_along(tmp_path: Path) -> None:
+def test_checkpoint_includes_its_logistic_unit(tmp_path: Path) -> None:
     trained = build_model(A, image_size=64, weights=load_weights("random"), seed=4)
     state = {name: value.contiguous() for name, value in trained.state_dict().items()}
     save_file(state, tmp_path / "best.safetensors", metadata={"preprocessing": CAFFE_RGB.to_json()})
@@ -129,7 +129,7 @@ def test_a_checkpoint_brings_its_logistic_unit_along(tmp_path: Path) -> None:
     assert torch.equal(larger.features[0].weight, trained.features[0].weight)
 
 
-def test_a_checkpoint_says_what_its_last_layer_was_trained_on(tmp_path: Path) -> None:
+def test_checkpoint_names_target_of_its_last_layer(tmp_path: Path) -> None:
     target = Target("classes", ("q1", "q2", "q3"))
     state = {name: value.contiguous() for name, value in vgg_state(fc=False).items()}
     state |= {"logit.weight": torch.zeros(3, 512), "logit.bias": torch.zeros(3)}
@@ -143,7 +143,7 @@ def test_a_checkpoint_says_what_its_last_layer_was_trained_on(tmp_path: Path) ->
         load_weights(str(tmp_path / "odd.safetensors"))
 
 
-def test_random_has_no_weights_and_says_so() -> None:
+def test_random_has_no_weights_and_a_note() -> None:
     loaded = load_weights("random")
     assert loaded.convolutions is None
     assert loaded.fc is None
@@ -157,7 +157,7 @@ def test_imagenet_is_downloaded_once(hub: Callable[..., None], tmp_path: Path) -
     assert len(list((tmp_path / "hub" / "checkpoints").iterdir())) == 1
 
 
-def test_the_caffe_weights_are_convolutions_with_the_paper_s_mean(hub: Callable[..., None]) -> None:
+def test_caffe_weights_have_mean_of_paper(hub: Callable[..., None]) -> None:
     hub("imagenet-caffe", {**vgg_state(), "classifier.0.weight": torch.tensor(float("nan")).expand(4096, 25_088)})
     loaded = load_weights("imagenet-caffe")
     assert loaded.fc is None
@@ -167,13 +167,13 @@ def test_the_caffe_weights_are_convolutions_with_the_paper_s_mean(hub: Callable[
 
 
 @pytest.mark.parametrize("name", ["imagenet", "imagenet-caffe"])
-def test_not_reachable_names_the_ways_out(hub: Callable[..., None], name: str) -> None:
+def test_failed_download_error_names_alternatives(hub: Callable[..., None], name: str) -> None:
     hub(name, None)
     with pytest.raises(InputError, match=rf"{name}: http://127.* cannot be fetched: .*path of a .h5.* random, or auto"):
         load_weights(name)
 
 
-def test_auto_falls_back_to_random_with_a_line_that_says_so(hub: Callable[..., None]) -> None:
+def test_auto_falls_back_to_random_with_note(hub: Callable[..., None]) -> None:
     hub("imagenet", None)
     loaded = load_weights("auto")
     assert loaded.name == "random"
@@ -181,7 +181,7 @@ def test_auto_falls_back_to_random_with_a_line_that_says_so(hub: Callable[..., N
     assert "cannot be fetched" in loaded.note
 
 
-def test_downloads_are_torchvision_s() -> None:
+def test_downloads_use_torchvision_urls() -> None:
     weights = torchvision.models.VGG16_Weights
     assert module.url_of("imagenet", "vgg16") == weights.IMAGENET1K_V1.url
     assert module.url_of("imagenet-caffe", "vgg16") == weights.IMAGENET1K_FEATURES.url
@@ -205,7 +205,7 @@ def test_a_layer_of_the_wrong_shape_is_named(save_pth: Callable[..., str]) -> No
         load_weights(save_pth(state))
 
 
-def test_vgg_19_s_file_is_read_for_vgg_19_alone(save_pth: Callable[..., str]) -> None:
+def test_vgg_19_file_is_only_read_for_vgg_19(save_pth: Callable[..., str]) -> None:
     deep = save_pth(vgg_state("vgg19"), "vgg19.pth")
     loaded = load_weights(deep, "vgg19")
     assert loaded.convolutions is not None
@@ -219,7 +219,7 @@ def test_vgg_19_s_file_is_read_for_vgg_19_alone(save_pth: Callable[..., str]) ->
         load_weights("imagenet-caffe", "vgg19")
 
 
-def test_another_network_s_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_checkpoint_of_other_network_is_refused(tmp_path: Path) -> None:
     save_file({"logit.weight": torch.zeros(1, 512)}, tmp_path / "best.safetensors", metadata={"model": "resnet18"})
     with pytest.raises(InputError, match=r"best.safetensors: is a checkpoint of resnet18, not of vgg16"):
         load_weights(str(tmp_path / "best.safetensors"))
@@ -241,7 +241,7 @@ def test_values_that_are_not_finite_are_named(save_pth: Callable[..., str]) -> N
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".pth", ".safetensors"])
-def test_a_file_that_is_something_else(tmp_path: Path, suffix: str) -> None:
+def test_file_with_wrong_content_raises_error(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"broken{suffix}"
     path.write_bytes(b"not what its name says")
     with pytest.raises(InputError, match=rf"broken{suffix}: cannot be read as {suffix}"):
@@ -250,7 +250,7 @@ def test_a_file_that_is_something_else(tmp_path: Path, suffix: str) -> None:
         load_weights(str(tmp_path / f"absent{suffix}"))
 
 
-def test_a_pickle_that_would_run_code_is_not_run(save_pth: Callable[..., str], tmp_path: Path) -> None:
+def test_hostile_pickle_executes_no_code(save_pth: Callable[..., str], tmp_path: Path) -> None:
     class Touch:
         def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
             return Path.touch, (tmp_path / "ran",)
@@ -260,12 +260,12 @@ def test_a_pickle_that_would_run_code_is_not_run(save_pth: Callable[..., str], t
     assert not (tmp_path / "ran").exists()
 
 
-def test_an_unknown_name_lists_what_is_allowed() -> None:
+def test_unknown_weights_error_lists_allowed_names() -> None:
     with pytest.raises(ConfigError, match=r"'imagnet' is not allowed: imagenet, imagenet-caffe, random, auto"):
         load_weights("imagnet")
 
 
-def test_a_file_of_weights_is_an_input_by_its_contents(tmp_path: Path) -> None:
+def test_weights_file_input_depends_on_contents(tmp_path: Path) -> None:
     path = tmp_path / "w.pth"
     assert weights_inputs(str(path)) == {}
     path.write_bytes(b"one")

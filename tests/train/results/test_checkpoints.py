@@ -84,7 +84,7 @@ def through_files(progressed: Progressed, folder: Path) -> Progressed:
     return Progressed.load(folder)
 
 
-def test_weights_and_predictions_are_those_of_the_best_epoch(tmp_path: Path) -> None:
+def test_weights_and_predictions_are_of_best_epoch(tmp_path: Path) -> None:
     run = Training(tmp_path)
     for number, (accuracy, mark) in enumerate([(0.5, 0.125), (0.75, 0.25), (0.625, 0.375)], 1):
         run.epoch(number, accuracy, mark)
@@ -99,7 +99,7 @@ def test_weights_and_predictions_are_those_of_the_best_epoch(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("after", [[0.25, 0.375], [0.625], []])
-def test_epochs_that_were_lost_and_came_out_otherwise_leave_nothing(tmp_path: Path, after: Sequence[float]) -> None:
+def test_lost_epochs_leave_no_weights_or_predictions(tmp_path: Path, after: Sequence[float]) -> None:
     """Epoch 2 was the best and its weights staged, but no checkpoint holds it; trained again it is not, or less so."""
     lost = Training(tmp_path)
     lost.epoch(1, 0.5, 0.125)
@@ -117,7 +117,7 @@ def test_epochs_that_were_lost_and_came_out_otherwise_leave_nothing(tmp_path: Pa
     assert again.predicted() == ({wanted}, {mark})
 
 
-def test_cut_off_at_the_very_end_it_ends_the_same(tmp_path: Path) -> None:
+def test_trial_interrupted_at_end_finishes_equally(tmp_path: Path) -> None:
     first = Training(tmp_path)
     for number, accuracy in enumerate([0.5, 0.75, 0.5], 1):
         first.epoch(number, accuracy, number / 8)
@@ -129,7 +129,7 @@ def test_cut_off_at_the_very_end_it_ends_the_same(tmp_path: Path) -> None:
     assert again.predicted() == ({2}, {0.25})
 
 
-def test_weights_that_are_gone_are_said_before_anything_else_goes(tmp_path: Path) -> None:
+def test_missing_best_weights_raise_error_before_any_deletion(tmp_path: Path) -> None:
     run = Training(tmp_path)
     for number, accuracy in enumerate([0.5, 0.75], 1):
         run.epoch(number, accuracy, number / 8)
@@ -139,14 +139,14 @@ def test_weights_that_are_gone_are_said_before_anything_else_goes(tmp_path: Path
     assert run.files() == ["epoch-1.safetensors"]
 
 
-def test_a_few_of_the_best_are_staged(tmp_path: Path) -> None:
+def test_best_few_epochs_are_staged(tmp_path: Path) -> None:
     run = Training(tmp_path)
     for number in range(1, 8):
         run.epoch(number, 0.5 + number / 100 if number != 3 else 0.1, number / 8)
     assert run.files() == [f"epoch-{number}.safetensors" for number in (4, 5, 6, 7)]
 
 
-def test_without_checkpoints_nothing_is_staged_but_predictions(tmp_path: Path) -> None:
+def test_save_none_stages_only_predictions(tmp_path: Path) -> None:
     run = Training(tmp_path, save="none")
     run.epoch(1, 0.5, 0.125)
     run.epoch(2, 0.25, 0.25)
@@ -156,7 +156,7 @@ def test_without_checkpoints_nothing_is_staged_but_predictions(tmp_path: Path) -
     assert run.predicted() == ({1}, {0.125})
 
 
-def test_a_checkpoint_says_which_epoch_it_is(tmp_path: Path) -> None:
+def test_checkpoint_names_its_epoch(tmp_path: Path) -> None:
     from safetensors import safe_open
 
     run = Training(tmp_path)

@@ -25,7 +25,7 @@ def trial(configuration: str, right: list[bool], seed: int = 0) -> Answers:
 
 @settings(max_examples=25)
 @given(rows=st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
-def test_p_is_that_of_a_fair_coin_on_the_pictures_that_one_alone_gets_right(rows: list[tuple[bool, bool]]) -> None:
+def test_p_equals_exact_mcnemar_test(rows: list[tuple[bool, bool]]) -> None:
     first, second = [a for a, _ in rows], [b for _, b in rows]
     (found,) = compare([trial("A", first), trial("B", second)], {})
     b, c = sum(x and not y for x, y in rows), sum(y and not x for x, y in rows)
@@ -37,7 +37,7 @@ def test_p_is_that_of_a_fair_coin_on_the_pictures_that_one_alone_gets_right(rows
     assert other.p == pytest.approx(found.p)
 
 
-def test_many_comparisons_are_held_to_a_stricter_level() -> None:
+def test_many_comparisons_use_holm_correction() -> None:
     rng = np.random.default_rng(0)
     easy = rng.random(400) < 0.6
     found = compare(
@@ -53,7 +53,7 @@ def test_many_comparisons_are_held_to_a_stricter_level() -> None:
     assert [item.p_holm for item in ordered] == pytest.approx(expected)
 
 
-def test_pairs_share_a_seed_and_the_pictures() -> None:
+def test_pairs_share_seed_and_pictures() -> None:
     right = [True, False, True, True]
     found = compare([trial("A", right), trial("A", right, 1), trial("C", right, 1), trial("D", right, 2)], {})
     assert [(item.first, item.second, item.seed, item.p) for item in found] == [("A", "C", 1, 1.0)]
@@ -62,7 +62,7 @@ def test_pairs_share_a_seed_and_the_pictures() -> None:
     assert compare([trial("A", right)], {}) == []
 
 
-def test_pictures_of_one_user_count_as_one_choice() -> None:
+def test_comparison_groups_pictures_by_user() -> None:
     worse, better = [False] * 12 + [True] * 8, [True] * 20
     alone, users = {}, {f"p{i}": f"u{i // 6}" for i in range(20)}
     (apart,) = compare([trial("A", worse), trial("C", better)], alone)
@@ -72,7 +72,7 @@ def test_pictures_of_one_user_count_as_one_choice() -> None:
     assert (apart.only_second, together.only_second) == (12, 12)
 
 
-def test_in_words_and_as_a_file() -> None:
+def test_comparison_in_words_and_csv() -> None:
     worse, better = [False] * 30 + [True] * 30, [True] * 60
     found = compare([trial("A", worse), trial("C", better), trial("A", better, 1), trial("C", better, 1)], {})
     assert verdicts(found) == {("A", "C"): "C is better in 1 of 2 seeds"}
@@ -85,7 +85,7 @@ def test_in_words_and_as_a_file() -> None:
     assert float(second["p_holm"]) == 1
 
 
-def test_of_many_pairs_those_with_the_best_are_told() -> None:
+def test_many_pairs_are_limited_to_best_configuration() -> None:
     few = list(itertools.combinations("ABCD", 2))
     assert told(few, "D") == few
     many = list(itertools.combinations("ABCDE", 2))

@@ -57,7 +57,7 @@ def shown(outcomes: list[Outcome], kind: str = "binary", width: int = 100) -> li
     return [line.rstrip() for line in out.getvalue().splitlines()]
 
 
-def test_a_trial_has_its_best_epoch_with_wilson_s_interval_and_the_test_at_it() -> None:
+def test_trial_row_has_best_epoch_interval_and_test() -> None:
     first, second = lines(
         [
             outcome(Trial("A", 3), [0.5, 0.75, 0.7], test=0.8),
@@ -79,7 +79,7 @@ def test_a_trial_has_its_best_epoch_with_wilson_s_interval_and_the_test_at_it() 
     )  # fmt: skip
 
 
-def test_intervals_take_pictures_of_one_user_together() -> None:
+def test_intervals_group_pictures_by_user() -> None:
     # Pairs of pictures that are both right or both wrong: half as many pictures, but for t with 19 degrees of freedom.
     users: dict[str, str | None] = {f"val{i:02d}": f"u{i // 2}" for i in range(40)}
     (line,) = lines([outcome(Trial("A", 3), [0.75], test=0.8)], users=users)
@@ -88,7 +88,7 @@ def test_intervals_take_pictures_of_one_user_together() -> None:
     assert [float(line[f"test_{end}"]) for end in ("low", "high")] == pytest.approx(wilson_interval(16, 20), abs=1e-6)
 
 
-def test_the_learning_rate_of_a_form_is_looked_up() -> None:
+def test_default_learning_rate_follows_form() -> None:
     train = load_config().train
     assert hyperparameters(Trial("A", 0), train)["learning_rate"] == 0.001
     assert hyperparameters(Trial("A", 0, "modern"), train)["learning_rate"] == 0.0001
@@ -96,7 +96,7 @@ def test_the_learning_rate_of_a_form_is_looked_up() -> None:
 
 
 @pytest.mark.parametrize("kind", ["tags", "score"])
-def test_heads_whose_accuracy_is_no_share_of_pictures_have_no_interval(kind: str) -> None:
+def test_tags_and_scores_have_no_accuracy_interval(kind: str) -> None:
     accuracy = 0.9 if kind == "tags" else None
     (line,) = lines([outcome(Trial("A", 0), [accuracy])], kind)
     assert (line["val_low"], line["val_high"]) == ("", "")
@@ -104,7 +104,7 @@ def test_heads_whose_accuracy_is_no_share_of_pictures_have_no_interval(kind: str
     assert "–" in shown([outcome(Trial("A", 0), [accuracy])], kind)[1]
 
 
-def test_the_table_says_each_configuration_once_beside_the_paper() -> None:
+def test_table_shows_each_configuration_once_with_paper() -> None:
     found = shown(
         [
             outcome(Trial("A", 0), [0.5, 0.7], test=0.6),
@@ -133,7 +133,7 @@ def test_the_table_says_each_configuration_once_beside_the_paper() -> None:
     assert found[2].split()[-1] == "0.500"
 
 
-def test_a_score_is_told_by_its_loss() -> None:
+def test_score_trials_show_loss() -> None:
     found = shown([outcome(Trial("C", 0), [None, None])], "score")
     assert "best val loss" in found[0]
     assert "paper" not in found[0]

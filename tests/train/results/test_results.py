@@ -40,7 +40,7 @@ def rows_of(kind: str) -> Any:
     return prediction_rows(TRIAL, 3, "val", pictures, TARGETS[kind], np.array(FOUND[kind], np.float32))
 
 
-def test_two_classes_have_a_row_a_picture_and_no_further_column() -> None:
+def test_two_classes_have_one_row_per_picture() -> None:
     rows = rows_of("binary")
     assert rows.schema == PREDICTIONS
     assert rows["label"].to_pylist() == ["top", "bottom"]
@@ -53,7 +53,7 @@ def test_two_classes_have_a_row_a_picture_and_no_further_column() -> None:
 @pytest.mark.parametrize(
     ("kind", "labels"), [("classes", ["q3"] * 3 + ["q1"] * 3), ("tags", ["sea", "", "cat", "", "", ""])]
 )
-def test_classes_and_tags_have_a_row_each_that_is_true_where_label_is_class(kind: str, labels: list[str]) -> None:
+def test_classes_and_tags_have_one_row_per_class(kind: str, labels: list[str]) -> None:
     rows = rows_of(kind)
     assert rows.schema.names == [*PREDICTIONS.names, "class"]
     assert rows["post_id"].to_pylist() == ["x", "x", "x", "y", "y", "y"]
@@ -62,7 +62,7 @@ def test_classes_and_tags_have_a_row_each_that_is_true_where_label_is_class(kind
     assert rows["probability"].to_pylist() == [p for row in FOUND[kind] for p in row]
 
 
-def test_a_score_has_no_probability_but_two_numbers() -> None:
+def test_score_rows_have_score_and_prediction_without_probability() -> None:
     rows = rows_of("score")
     assert rows.schema.names == [*PREDICTIONS.names, "score", "predicted"]
     assert rows["label"].to_pylist() == ["0.25", "-3.0"]
@@ -78,7 +78,7 @@ def lines(*results: TrialResult) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(table1_csv(results).decode())))
 
 
-def test_table_1_of_accuracies_is_the_paper_s() -> None:
+def test_table_1_of_accuracies_has_columns_of_paper() -> None:
     first = TrialResult("A-0", "A", 0, [epoch(1, 0.6, 0.7), epoch(2, 0.8, 0.9), epoch(3, 0.8, 0.5)], 0.7)
     second = TrialResult("A-1", "A", 1, [epoch(1, 0.5, 0.7), epoch(2, 0.4, 0.9)], None)
     assert first.best["epoch"] == 2
@@ -112,7 +112,7 @@ def test_table_1_of_tags_adds_loss_area_and_precision() -> None:
     assert (line["val_average_precision"], line["test_roc_auc"], line["test_average_precision"]) == ("0.3", "0.7", "")
 
 
-def test_table_1_of_scores_is_of_the_epoch_of_the_lowest_loss() -> None:
+def test_table_1_of_scores_uses_lowest_loss_epoch() -> None:
     rows = [epoch(1, None, 0.9, val_r2=0.1), epoch(2, None, 0.7, val_r2=0.3), epoch(3, None, None, val_r2=None)]
     result = TrialResult("C-0", "C", 0, rows, None, {"r2": 0.25})
     assert result.best["epoch"] == 2
@@ -124,7 +124,7 @@ def test_table_1_of_scores_is_of_the_epoch_of_the_lowest_loss() -> None:
     assert TrialResult.from_json(result.to_json()) == result
 
 
-def test_a_staged_trial_is_the_one_that_was_asked_for(tmp_path: Path) -> None:
+def test_staged_result_must_name_its_trial(tmp_path: Path) -> None:
     writer = TableWriter(Storage(str(tmp_path)), "sweep", "0123abcd")
     assert staged_result(writer, "A-0") is None
     result = TrialResult("A-0", "A", 0, [], None)

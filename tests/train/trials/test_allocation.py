@@ -35,14 +35,14 @@ def options(concurrent: int | None = None, share: object = None, **train: object
         ("A", 8, None, 1),
     ],
 )
-def test_as_many_trials_as_gpus_allow(letters: str, gpus: int, share: object, concurrent: int) -> None:
+def test_gpus_limit_concurrent_trials(letters: str, gpus: int, share: object, concurrent: int) -> None:
     found = allocate(options(share=share), trials(letters), [Node(16, gpus)])
     assert found.concurrent == concurrent
     shares = sorted(each.gpus_per_worker for each in found.hardware.values())
     assert sum(shares[:concurrent]) <= gpus + 1e-9
 
 
-def test_a_shares_a_gpu_and_the_others_have_their_own() -> None:
+def test_only_configuration_a_shares_a_gpu() -> None:
     found = allocate(options(), trials("ABD"), [Node(16, 2)])
     assert found.hardware == {
         "A-0": Hardware(1, True, 4, 0.5),
@@ -59,7 +59,7 @@ def test_workers_of_one_trial_have_a_gpu_each() -> None:
     assert found.concurrent == 2
 
 
-def test_cpus_are_shared_out_where_there_is_no_gpu() -> None:
+def test_cpus_are_divided_without_gpu() -> None:
     assert allocate(options(), trials("AB"), [Node(8, 0)]).hardware["A-0"] == Hardware(1, False, 8)
     found = allocate(options(concurrent=2, workers=2), trials("AB"), [Node(8, 0)])
     assert (found.concurrent, found.hardware["B-1"]) == (2, Hardware(2, False, 2))
@@ -87,14 +87,14 @@ def test_cpus_are_shared_out_where_there_is_no_gpu() -> None:
         ),
     ],
 )
-def test_more_workers_than_there_is_room_for_is_said_at_once(train: dict[str, object], gpus: int, message: str) -> None:
+def test_too_many_workers_raise_error(train: dict[str, object], gpus: int, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         allocate(options(**train), trials("AB"), [Node(8, gpus)])
     with pytest.raises(ConfigError, match=message):
         allocate(options(concurrent=2, **train), trials("AB"), [Node(8, gpus)])
 
 
-def test_nodes_that_start_on_demand_are_waited_for_where_somebody_says_how_many() -> None:
+def test_growing_cluster_is_used_if_concurrent_is_given() -> None:
     with pytest.raises(ConfigError, match="there are 0"):
         allocate(options(gpu=True), trials("AB"), [Node(8, 0)], grows=True)
     found = allocate(options(concurrent=3, gpu=True), trials("ABCD"), [Node(8, 0)], grows=True)
@@ -103,7 +103,7 @@ def test_nodes_that_start_on_demand_are_waited_for_where_somebody_says_how_many(
 
 
 @pytest.mark.parametrize("share", [0, 1.5, {"A": -1}])
-def test_a_share_is_a_part_of_a_gpu(share: object) -> None:
+def test_gpu_share_must_be_between_0_and_1(share: object) -> None:
     with pytest.raises(
         ConfigError, match=r"^sweep.gpu_share: .* is not allowed: a share of a GPU must be above 0 and at"
     ):
@@ -114,12 +114,12 @@ def test_a_share_is_a_part_of_a_gpu(share: object) -> None:
     ("cpus", "workers", "each"),
     [([8, 8, 8], 1, 8), ([8, 8, 8], 3, 8), ([8, 8, 8], 4, 4), ([2, 16], 2, 8), ([2, 16], 1, 16), ([0, 1, 1], 2, 1)],
 )
-def test_a_worker_has_its_place_on_one_node(cpus: list[int], workers: int, each: int) -> None:
+def test_worker_fits_on_one_node(cpus: list[int], workers: int, each: int) -> None:
     found = allocate(options(workers=workers), trials("B"), [Node(n) for n in cpus])
     assert found.hardware["B-0"] == Hardware(workers, False, each)
     assert sum(n // each for n in cpus) >= workers
 
 
-def test_the_smallest_node_with_a_gpu_says_how_many_cpus_go_with_one() -> None:
+def test_smallest_gpu_node_decides_cpus_per_gpu() -> None:
     nodes = [Node(32), Node(4, 1), Node(64, 4)]
     assert allocate(options(), trials("BC"), nodes).hardware["B-0"].cpus_per_worker == 4

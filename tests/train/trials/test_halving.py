@@ -17,13 +17,11 @@ def halving(epochs: dict[str, int], grace: int = 1, reduction: int = 3, group: s
     ("epochs", "grace", "reduction", "rungs"),
     [(12, 1, 3, [1, 3, 9]), (9, 1, 3, [1, 3]), (20, 2, 4, [2, 8]), (1, 1, 2, []), (8, 1, 2, [1, 2, 4])],
 )
-def test_rungs_are_spaced_by_the_reduction_and_the_last_epoch_is_none(
-    epochs: int, grace: int, reduction: int, rungs: list[int]
-) -> None:
+def test_rungs_are_spaced_by_reduction(epochs: int, grace: int, reduction: int, rungs: list[int]) -> None:
     assert halving({"a": epochs}, grace, reduction).rungs("a") == rungs
 
 
-def test_one_in_three_goes_on() -> None:
+def test_one_in_three_continues() -> None:
     rungs = halving(dict.fromkeys("abcdef", 9))
     # The first has no rival yet; from then on the best of up to five, the best two of six.
     said = {
@@ -33,7 +31,7 @@ def test_one_in_three_goes_on() -> None:
     assert said == {"a": True, "b": False, "c": True, "d": False, "e": True, "f": True}
 
 
-def test_between_rungs_nobody_ends_and_the_best_epoch_counts() -> None:
+def test_trials_end_only_at_rungs_by_best_epoch() -> None:
     rungs = halving({"a": 9, "b": 9})
     assert rungs.goes_on("a", [0.5])
     assert rungs.goes_on("a", [0.5, 0.4])
@@ -43,13 +41,13 @@ def test_between_rungs_nobody_ends_and_the_best_epoch_counts() -> None:
     assert not rungs.goes_on("b", [0.6, 0.1, 0.8])
 
 
-def test_groups_do_not_compete() -> None:
+def test_trials_compete_only_within_group() -> None:
     rungs = Halving({"a": "A 0", "b": "A 1"}, {"a": 9, "b": 9}, 1, 3)
     assert rungs.goes_on("a", [0.9])
     assert rungs.goes_on("b", [0.1])
 
 
-def test_what_an_interrupted_sweep_had_reached_counts() -> None:
+def test_recorded_results_of_interrupted_sweep_count() -> None:
     rungs = halving({"done": 9, "new": 9})
     rungs.record("done", [0.5, 0.5, 0.7, 0.7])
     assert not rungs.goes_on("new", [0.4])
@@ -57,7 +55,7 @@ def test_what_an_interrupted_sweep_had_reached_counts() -> None:
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.integers(2, 5))
-def test_the_best_so_far_goes_on_and_saying_it_again_changes_nothing(merits: list[float], reduction: int) -> None:
+def test_best_so_far_continues_and_decision_is_repeatable(merits: list[float], reduction: int) -> None:
     names = [f"t{i}" for i in range(len(merits))]
     rungs = halving(dict.fromkeys(names, 9), reduction=reduction)
     for i, (name, merit) in enumerate(zip(names, merits, strict=True)):

@@ -84,7 +84,7 @@ def points(url: str, trial: Trial, tag: str) -> list[tuple[int, float]]:
     return [(step, value) for _, step, value in found]
 
 
-def test_steps_are_epochs_whatever_was_interrupted(board: str) -> None:
+def test_steps_are_epochs_despite_interruption(board: str) -> None:
     first, second = TRIALS_OF_TEST
     assert points(board, first, "val_accuracy") == [(1, 0.5), (2, 0.75), (3, 0.625)]
     assert points(board, first, "images_per_s") == [(1, 100.0), (2, 100.0), (3, 100.0)]
@@ -102,7 +102,7 @@ def post(url: str, body: dict[str, Any]) -> Any:
         return json.load(answer)
 
 
-def test_the_hparams_page_lists_trials_by_what_they_were_trained_with(board: str) -> None:
+def test_hparams_page_lists_hyperparameters_of_trials(board: str) -> None:
     experiment = post(f"{board}data/plugin/hparams/experiment", {"experimentName": ""})
     names = {info["name"] for info in experiment["hparamInfos"]}
     assert {"configuration", "form", "seed", "learning_rate", "batch_size", "epochs", "weights", "patience"} <= names
@@ -126,6 +126,6 @@ def test_the_hparams_page_lists_trials_by_what_they_were_trained_with(board: str
     assert groups["sweep/A-0"]["hparams"]["patience"] == "none"
 
 
-def test_numbers_stay_numbers() -> None:
+def test_numeric_hyperparameters_stay_numbers() -> None:
     found = described(TRIALS_OF_TEST[0], TRAIN)
     assert (found["learning_rate"], found["flips"], found["saturation"], found["epochs"]) == (0.01, True, "none", 3)

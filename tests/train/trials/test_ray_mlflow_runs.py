@@ -41,7 +41,7 @@ def finish(plans: dict[str, TrialPlan]) -> None:
     plans[TRIAL.name].writer.write_file(f"{TRIALS}/{TRIAL.name}.json", result.to_json())
 
 
-def test_a_trial_interrupted_and_resumed_is_one_run(
+def test_resumed_trial_is_one_mlflow_run(
     tmp_path: Path, plans: dict[str, TrialPlan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracking = pytest.importorskip("mlflow.tracking", reason="the extra `mlflow` is not installed")
@@ -81,7 +81,7 @@ def test_a_trial_interrupted_and_resumed_is_one_run(
     assert (run.data.metrics["best/val_accuracy"], run.data.metrics["test/accuracy"]) == (0.75, 0.625)
 
 
-def test_a_trial_that_is_not_done_has_failed(
+def test_unfinished_trial_is_marked_failed(
     tmp_path: Path, plans: dict[str, TrialPlan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracking = pytest.importorskip("mlflow.tracking", reason="the extra `mlflow` is not installed")
@@ -95,7 +95,7 @@ def test_a_trial_that_is_not_done_has_failed(
     assert [run.info.status for run in client.search_runs([experiment.experiment_id])] == ["FAILED"]
 
 
-def test_a_store_that_goes_away_costs_a_line_and_not_the_sweep(
+def test_lost_mlflow_store_gives_warning_not_failure(
     tmp_path: Path, plans: dict[str, TrialPlan], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("mlflow.tracking", reason="the extra `mlflow` is not installed")
@@ -110,9 +110,7 @@ def test_a_store_that_goes_away_costs_a_line_and_not_the_sweep(
     assert capsys.readouterr().out.count("fails, training goes on without it: ") == 1
 
 
-def test_a_server_that_is_not_there_is_said_before_anything_is_trained(
-    plans: dict[str, TrialPlan], free_port: int
-) -> None:
+def test_unreachable_mlflow_server_raises_error_before_training(plans: dict[str, TrialPlan], free_port: int) -> None:
     pytest.importorskip("mlflow.tracking", reason="the extra `mlflow` is not installed")
     where = f"http://127.0.0.1:{free_port}"
     with (
@@ -122,7 +120,7 @@ def test_a_server_that_is_not_there_is_said_before_anything_is_trained(
         pass
 
 
-def test_without_the_package_one_line_says_what_to_install(
+def test_missing_mlflow_package_error_names_package(
     plans: dict[str, TrialPlan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "mlflow.tracking", None)

@@ -36,7 +36,7 @@ def streamed(folder: Path) -> StreamedRows:
     return StreamedRows(Shards(storage, "rows", ("0.npy", "1.npy"), shard, rows - 20 * shard, (3, 16, 16)))
 
 
-def test_losses_are_those_of_pictures_in_memory(tmp_path: Path) -> None:
+def test_streamed_losses_equal_losses_in_memory(tmp_path: Path) -> None:
     source = streamed(tmp_path)
     assert source.shape == (37, 3, 16, 16)
     assert torch.equal(source[3:5], TRAIN.images[3:5])
@@ -50,7 +50,7 @@ def test_losses_are_those_of_pictures_in_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.cluster
-def test_a_worker_that_holds_all_processors_can_stream(training: Config) -> None:
+def test_worker_holding_all_cpus_can_stream(training: Config) -> None:
     storage = training.open_storage()
     found = []
     for name in ("local", "stream"):

@@ -16,7 +16,7 @@ from tests.training_root import change
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_loss_that_is_no_number_leaves_the_best_epoch_before_it(training: Config, tmp_path: Path) -> None:
+def test_nan_loss_keeps_best_earlier_epoch(training: Config, tmp_path: Path) -> None:
     # Far too high a rate: the second step runs away.
     config = change(training, train={"config": "B", "name": "x", "learning_rate": 1.0, "save": "best"})
     with pytest.raises(StageError, match=r"train/x: trial B-0 failed: training: the .*loss is nan .*epoch 2") as said:

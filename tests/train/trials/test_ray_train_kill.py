@@ -132,7 +132,7 @@ def killed(victim: psutil.Process) -> None:
         time.sleep(0.1)
 
 
-def test_a_worker_is_killed_more_often_than_may_be_in_one_epoch(slow: Config, run_of: Callable[[Config], Run]) -> None:
+def test_failures_are_counted_per_epoch(slow: Config, run_of: Callable[[Config], Run]) -> None:
     run = run_of(slow)
     process = run.start("--train.max_failures", "1")
     kept: list[dict[str, Any]] = []
@@ -146,7 +146,7 @@ def test_a_worker_is_killed_more_often_than_may_be_in_one_epoch(slow: Config, ru
     run.check(kept=kept, text="B-0: worker 0 of 1 lost: its process was killed, or its machine is gone")
 
 
-def test_a_worker_that_never_comes_further_ends_the_trial(slow: Config, run_of: Callable[[Config], Run]) -> None:
+def test_worker_without_progress_ends_trial(slow: Config, run_of: Callable[[Config], Run]) -> None:
     run = run_of(slow)
     process = run.start("--train.max_failures", "0")
     run.wait(process, run.checkpoint)
@@ -171,7 +171,7 @@ def anywhere(slow: Config, request: pytest.FixtureRequest) -> Config:
     return moved
 
 
-def test_the_driver_is_killed(anywhere: Config, run_of: Callable[[Config], Run]) -> None:
+def test_rerun_resumes_after_driver_is_killed(anywhere: Config, run_of: Callable[[Config], Run]) -> None:
     # Workers go on until Ray sees that their driver is gone: there must be epochs left by then. On S3 they are slow.
     epochs = 2 * EPOCHS if anywhere.open_storage().is_local else EPOCHS + 1
     run = run_of(change(anywhere, train={"epochs": epochs}))
@@ -190,7 +190,7 @@ def test_the_driver_is_killed(anywhere: Config, run_of: Callable[[Config], Run])
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_the_node_of_a_worker_is_lost_and_another_joins(
+def test_training_survives_lost_node(
     slow: Config, run_of: Callable[[Config], Run], ray_cluster: Callable[..., Any], workers: int
 ) -> None:
     cluster = ray_cluster(num_cpus=0)  # None of the head's for training.

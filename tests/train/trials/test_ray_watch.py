@@ -30,7 +30,7 @@ def text(running: list[Running]) -> list[str]:
     return [line.split() for line in out.getvalue().splitlines()]  # type: ignore[misc]
 
 
-def test_a_look_sees_epochs_the_latest_word_and_each_line_once() -> None:
+def test_look_returns_epochs_latest_note_and_new_lines() -> None:
     watch = Watch({"A-0": 4, "B-0": 2})
     watch.batch("A-0", 0, 8, 32)
     seen = watch.look()
@@ -52,7 +52,7 @@ def test_a_look_sees_epochs_the_latest_word_and_each_line_once() -> None:
     assert watch.look().running == []
 
 
-def test_only_one_trial_at_a_time_computes_what_others_need(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_trial_computes_shared_features_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     watch = Watch({"A-0": 4, "A-1": 4})
     assert watch.take("A-0", "features")
     assert not watch.take("A-1", "features")
@@ -81,7 +81,7 @@ def test_only_one_trial_at_a_time_computes_what_others_need(monkeypatch: pytest.
     assert not watch.take("A-1", "features")
 
 
-def test_the_share_of_the_work_counts_the_epochs_that_take_long() -> None:
+def test_work_share_counts_slow_epochs() -> None:
     watch = Watch({"A-0": 40, "B-0": 4}, long={"A-0": 1, "B-0": 4})
     assert (watch.look().share, watch.look().note) == (0.0, "the first trials start")
     watch.batch("A-0", 0, 16, 32)
@@ -96,7 +96,7 @@ def test_the_share_of_the_work_counts_the_epochs_that_take_long() -> None:
     assert Watch({"B-0": 4}).look().share == 0.0
 
 
-def test_the_bar_never_goes_back() -> None:
+def test_progress_never_decreases() -> None:
     watch = Watch({"A-0": 4})
     watch.batch("A-0", 0, 32, 32)
     watch.batch("A-0", 0, 8, 32)
@@ -107,13 +107,13 @@ def test_the_bar_never_goes_back() -> None:
     assert watch.look().epochs == 2
 
 
-def test_a_score_is_followed_by_its_loss() -> None:
+def test_score_trial_is_watched_by_loss() -> None:
     watch = Watch({"C-0": 2})
     watch.epoch("C-0", row(1, None), [-0.125])
     assert watch.look().note == "C-0 epoch 1/2 · loss train 0.250 val 0.125 · 1,234 pictures/s, 0.4 % waiting for data"
 
 
-def test_the_live_table_has_a_line_a_trial_the_furthest_first() -> None:
+def test_live_table_shows_furthest_trials_first() -> None:
     running = [Running("B-0", 9, 1, 5, 10, row(1, mfu=0.412)), Running("A-0", 12, 3, row=row(3)), Running("D-0", 20)]
     assert text(running) == [
         ["trial", "epoch", "pictures", "pictures/s", "MFU", "waits", "train", "val"],
@@ -126,7 +126,7 @@ def test_the_live_table_has_a_line_a_trial_the_furthest_first() -> None:
     assert text(many)[-1] == ["and", "3", "more"]
 
 
-def test_a_trial_behind_its_rivals_ends_leaves_a_file_and_ends_again_when_asked_again(tmp_path: Any) -> None:
+def test_stopped_trial_leaves_file_and_stays_stopped(tmp_path: Any) -> None:
     storage = Storage(str(tmp_path))
     writer = TableWriter(storage, "sweep", "run")
     epochs = {"A-0": 9, "A-1": 9}
@@ -141,6 +141,6 @@ def test_a_trial_behind_its_rivals_ends_leaves_a_file_and_ends_again_when_asked_
     assert seen.epochs == pytest.approx(1 + 9)
 
 
-def test_processes_that_pass_a_trial_on_need_no_torch() -> None:
+def test_ray_train_module_does_not_import_torch() -> None:
     program = "import sys, raypipe.train.trials.ray_train; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -37,7 +37,7 @@ class InterruptedTrialError(Exception):
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_interrupted_after_an_epoch_it_ends_as_if_nothing_had_been(
+def test_trial_resumed_after_an_epoch_equals_uninterrupted(
     training: Config, pictures: PictureTable, tmp_path: Any
 ) -> None:
     config = change(training, train={"epochs": 3, "save": "all", "learning_rate": 0.0003})
@@ -61,7 +61,7 @@ def test_interrupted_after_an_epoch_it_ends_as_if_nothing_had_been(
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_what_is_staged_says_what_it_is(training: Config, pictures: PictureTable) -> None:
+def test_staged_files_hold_result_and_weights(training: Config, pictures: PictureTable) -> None:
     config = change(training, train={"save": "best"})
     mine = plan(config, pictures, "B")
     result = run_trial(mine, load_weights("random"), device="cpu")
@@ -74,7 +74,7 @@ def test_what_is_staged_says_what_it_is(training: Config, pictures: PictureTable
         assert len(rows) == 8
 
 
-def test_bfloat16_is_chosen_where_the_processor_has_it() -> None:
+def test_bfloat16_is_chosen_if_cpu_supports_it() -> None:
     assert arithmetic_for("float32", "cpu") == "float32"
     assert arithmetic_for("bfloat16", "cpu") == "bfloat16"
     assert arithmetic_for("auto", "cpu") in ("float32", "bfloat16")

@@ -39,7 +39,7 @@ def test_masks_stay_inside_the_canvas(x, y, radius, blur):
 
 
 @pytest.mark.parametrize("blur", [0.0, 1.0, 2.0, 5.0])
-def test_a_mask_weighs_what_its_shape_covers(canvas, blur):
+def test_mask_weight_equals_shape_area(canvas, blur):
     # Pillow's polygons include their edge: half a drawn pixel, which is a whole one where a blur is drawn at half size.
     assert _weight(canvas.mask([ellipse(60, 50, 20, 15)], blur)) == pytest.approx(np.pi * 300, rel=0.08)
 
@@ -68,7 +68,7 @@ def test_curves_pass_through_their_knots(knots):
     assert opened[::5] == pytest.approx(np.array(knots), abs=1e-9)
 
 
-def test_ribbons_are_as_wide_as_asked_and_taper(canvas):
+def test_ribbons_have_requested_width_and_taper(canvas):
     line = np.array([(float(x), 50.0) for x in range(10, 111, 5)])
     assert _weight(canvas.mask(ribbons([line], 8.0))) == pytest.approx(800, rel=0.12)
     assert _weight(canvas.mask(ribbons([line], 8.0, tapered=True))) < 700
@@ -83,14 +83,14 @@ def test_gradients_run_through_their_stops():
     assert np.all(np.diff(across) >= 0)
 
 
-def test_colours():
+def test_hsv_and_mix_give_expected_colours():
     assert hsv(0.0, 1.0, 1.0) == pytest.approx((255, 0, 0))
     assert hsv(1 / 3, 1.0, 1.0) == pytest.approx((0, 255, 0))
     assert hsv(-1 / 3, 1.0, 1.0) == pytest.approx((0, 0, 255))
     assert mix((0, 0, 0), (100, 200, 40), 0.25) == pytest.approx((25, 50, 10))
 
 
-def test_noise_is_smooth_and_fills_its_size():
+def test_noise_is_smooth_and_has_requested_size():
     image = noise(np.random.default_rng(0), (90, 60), 5)
     levels = np.asarray(image, dtype=float)
     assert image.size == (90, 60)

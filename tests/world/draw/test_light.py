@@ -35,12 +35,12 @@ def _seed_of(washed_out: bool) -> int:
     return next(seed for seed in range(50) if (np.random.default_rng(seed).random() < 0.5) == washed_out)
 
 
-def test_no_look_leaves_the_picture_as_it_is(portrait):
+def test_look_of_zero_changes_nothing(portrait):
     assert grade(portrait, 0.0, np.random.default_rng(0)).tobytes() == portrait.tobytes()
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_the_grade_grows_to_both_sides(portrait, seed):
+def test_grade_grows_with_look_in_both_directions(portrait, seed):
     for sign in (-1, 1):
         moved = [
             np.abs(_pixels(grade(portrait, sign * size, np.random.default_rng(seed))) - _pixels(portrait)).mean()
@@ -91,6 +91,6 @@ def test_warmth_follows_the_look_across_different_pictures():
 
 
 @pytest.mark.parametrize("n_faces", [0, 3])
-def test_groups_and_scenes_carry_the_look_too(n_faces):
+def test_groups_and_scenes_show_the_look(n_faces):
     cold, warm = (draw_picture(np.random.default_rng(6), n_faces=n_faces, look=look) for look in (-2.0, 2.0))
     assert _warmth(warm) > _warmth(cold) + 5

@@ -24,7 +24,7 @@ def test_skin_tones_cover_the_whole_range_evenly(people):
     assert luma.max() > 210
 
 
-def test_every_style_garment_and_accessory_is_worn(people):
+def test_every_style_garment_and_accessory_occurs(people):
     assert {person.style for person in people} == set(STYLES)
     assert {person.garment for person in people} == set(GARMENTS)
     assert {person.hat for person in people} == {"", "beanie", "cap", "sunhat"}
@@ -32,11 +32,11 @@ def test_every_style_garment_and_accessory_is_worn(people):
         assert 0.02 < np.mean([bool(getattr(person, trait)) for person in people]) < 0.6
 
 
-def test_nobody_wears_a_hat_on_a_hijab(people):
+def test_no_hat_is_worn_with_a_hijab(people):
     assert not any(person.hat for person in people if person.style in ("hijab", "afro", "bun", "curls"))
 
 
-def test_the_painted_face_has_the_skin_of_the_person(people):
+def test_painted_face_has_skin_tone_of_person(people):
     pose = Pose(x=150, y=140, unit=60, tilt=0.0, yaw=0.0, light=0.5)
     named, painted = [], []
     for person in people[:60]:

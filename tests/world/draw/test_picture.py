@@ -36,7 +36,7 @@ def test_exactly_one_face_in_portraits(count_faces):
     assert _share_found(count_faces, 1, 120) >= 0.99
 
 
-def test_both_ends_of_the_look_keep_their_face(count_faces):
+def test_extreme_looks_keep_the_face_detectable(count_faces):
     assert _share_found(count_faces, 1, 40, looks=(-9.0, -2.5, 2.5, 9.0)) >= 0.97
 
 
@@ -45,19 +45,19 @@ def test_all_faces_of_a_group_are_found(count_faces, n_faces):
     assert _share_found(count_faces, n_faces, 14) >= 0.92
 
 
-def test_no_face_in_scenes(count_faces):
+def test_scenes_have_no_face(count_faces):
     assert _share_found(count_faces, 0, 60) >= 0.98
 
 
 @pytest.mark.parametrize("size", [(240, 240), (240, 360), (400, 300), (360, 540)])
-def test_a_face_is_found_at_each_size_asked_for(count_faces, size):
+def test_face_is_found_at_each_requested_size(count_faces, size):
     image = draw_picture(np.random.default_rng(5), n_faces=1, look=0.3, size=size)
     assert image.size == size
     assert count_faces(image) == 1
 
 
 @pytest.mark.parametrize("n_faces", range(MAX_FACES + 1))
-def test_same_state_same_picture(n_faces):
+def test_same_random_state_gives_same_picture(n_faces):
     first, second = (draw_picture(np.random.default_rng(3), n_faces=n_faces, look=1.0) for _ in range(2))
     assert first.tobytes() == second.tobytes()
     other = draw_picture(np.random.default_rng(4), n_faces=n_faces, look=1.0)
@@ -65,7 +65,7 @@ def test_same_state_same_picture(n_faces):
 
 
 @pytest.mark.parametrize("n_faces", [0, 1, 3])
-def test_the_look_does_not_change_what_comes_after(n_faces):
+def test_look_does_not_change_later_random_numbers(n_faces):
     after = []
     for look in (-2.0, 0.0, 2.0):
         rng = np.random.default_rng(8)
@@ -81,7 +81,7 @@ def test_default_sizes_and_shapes_vary():
     assert len({round(image.width / image.height, 1) for image in images}) >= 4
 
 
-def test_what_cannot_be_drawn_is_refused():
+def test_invalid_pictures_are_refused():
     with pytest.raises(ValueError, match="n_faces is 5"):
         draw_picture(np.random.default_rng(0), n_faces=5, look=0.0)
     with pytest.raises(ValueError, match="n_faces is -1"):

@@ -71,13 +71,13 @@ def test_turned_heads_are_found(count_faces, plain, tilt, yaw):
 
 
 @pytest.mark.parametrize("tone", [0, 1])
-def test_both_ends_of_the_skin_tones_are_found_under_dark_and_fair_hair(count_faces, plain, tone):
+def test_extreme_skin_tones_are_found_under_any_hair(count_faces, plain, tone):
     skin = ((246.0, 214.0, 194.0), (92.0, 62.0, 47.0))[tone]
     for hair in ((28.0, 24.0, 26.0), (226.0, 200.0, 152.0)):
         assert count_faces(_painted(replace(plain, tone=float(tone), skin=skin, hair=hair))) == 1
 
 
-def test_painting_draws_nothing_by_chance(plain):
+def test_painting_is_deterministic(plain):
     assert np.array_equal(_painted(plain), _painted(plain))
 
 
@@ -95,7 +95,7 @@ def test_no_hat_paints_nothing(plain):
     assert canvas.image.tobytes() == before
 
 
-def test_clothes_reach_the_lower_edge_and_stay_below_the_chin(plain):
+def test_clothes_fill_from_below_chin_to_edge(plain):
     for small in (0.3, 1.0):
         pose = replace(POSE, unit=POSE.unit * small, tilt=0.0, yaw=0.0)
         changed = _changed(_painted(plain, pose), _painted(replace(plain, cloth=(190.0, 60.0, 60.0)), pose))
@@ -103,7 +103,7 @@ def test_clothes_reach_the_lower_edge_and_stay_below_the_chin(plain):
         assert changed[:, 0].min() > pose.y + 1.5 * pose.unit
 
 
-def test_long_hair_falls_below_the_chin_and_short_hair_does_not(plain):
+def test_only_long_hair_falls_below_chin(plain):
     bald = _painted(replace(plain, style="bald"))
     lowest = {
         style: _changed(bald, _painted(replace(plain, style=style)))[:, 0].max()
