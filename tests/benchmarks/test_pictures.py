@@ -1,4 +1,4 @@
-"""Every served picture is a whole JPEG with bytes of its own."""
+"""Every served picture is a valid JPEG with unique bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CPU and memory of a command are those of all its processes, daemons too."""
+"""CPU time and memory of a command include all its processes, also daemons."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.commands import start
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 MEGABYTE = 2**20
-# As Ray does it: a daemon in a session of its own whose parent, which waits for no child, is gone before it works.
+# A daemon like those of Ray: it has its own session, and its parent has ended before it works.
 DAEMON = """
 import os, signal, time
 def burn():
@@ -40,7 +40,7 @@ def test_daemon_cpu_time_is_counted(tmp_path: Path, use_group: bool) -> None:
     if usage.method == "control_group":
         assert usage.cpu >= 1.0
     else:
-        # A fifth of a second may be lost, and more where the machine is busy.
+        # Up to 0.2 s may be lost, and more on a busy machine.
         assert usage.cpu >= 0.4
     assert usage.left_over == 0
 

@@ -1,4 +1,4 @@
-"""Result files say on what was measured, and not where."""
+"""Result files name the hardware and versions, but not the machine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_result_file_has_hardware_and_versions_but_no_paths(tmp_path: Path) -> N
     assert found["versions"].keys() >= {"python", "kernel", "nginx", "ray"}
     assert found["runs"] == [{"images_per_s": 1235.0}]
     assert str(Path.cwd()) not in text
-    # Users of containers may have no home but `/`, which stands in any text.
+    # In a container the home directory may be `/`, which occurs in any text.
     assert Path.home() == Path("/") or str(Path.home()) not in text
     assert f'"{socket.gethostname()}"' not in text
 

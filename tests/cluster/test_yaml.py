@@ -1,4 +1,4 @@
-"""The cluster files against Ray's own validator, offline, and against what the README promises of them."""
+"""The cluster files pass Ray's own validator offline and do what the README says."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_cluster_uses_one_python_environment(name: str) -> None:
     prepared = prepare_config(read(name))
     setup = [*prepared["head_setup_commands"], *prepared["worker_setup_commands"]]
     installs = [command for command in setup if "pip install" in command]
-    # Ray's own defaults call the system's pip, which today's systems refuse.
+    # Ray's defaults call the system's pip, which current systems refuse.
     assert all("/env/bin/pip install" in command and "constraints.txt" in command for command in installs)
     for command in (prepared["head_start_ray_commands"][-1], prepared["worker_start_ray_commands"][-1]):
         assert command.startswith("export PATH=$HOME/env/bin:$PATH; ")

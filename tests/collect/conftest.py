@@ -1,4 +1,4 @@
-"""A generated world whose feed the collecting tests read, from a server that is a process of its own."""
+"""A generated world and its feed, served by a separate process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from raypipe.world.server import running_server
 
 @pytest.fixture(scope="session")
 def feed_world(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """A hundred posts, without pictures."""
+    """A world of 100 posts without pictures."""
     root = str(tmp_path_factory.mktemp("feed"))
     config = load_config(root=root, seed=8, world={"posts": 100, "images": False})
     pipeline.run(config)

@@ -1,4 +1,4 @@
-"""Manners: the pace, Retry-After, a spent window, retries; and clear lines for servers that refuse."""
+"""The client's pace, Retry-After, rate limit windows, retries, and errors of servers that refuse."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 class Clock:
-    """Sleeps that take no time, remembered."""
+    """A clock whose sleeps take no time and are recorded."""
 
     def __init__(self) -> None:
         self.slept: list[float] = []
@@ -36,7 +36,7 @@ def ask(
     per_second: float = 1000.0,
     guard: AddressGuard | None = None,
 ) -> tuple[list[Answer], list[web.Request], list[float]]:
-    """What a client gets from a real server that gives `answers` in turn."""
+    """Return what a client gets from a real server that sends `answers` in turn, the requests, and the sleeps."""
     seen: list[web.Request] = []
     clock = Clock()
 

@@ -1,4 +1,4 @@
-"""Statuses as rows: a real server's answer, and answers that are not what they should be."""
+"""Statuses are read as rows, from a real server's answer and from malformed answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Collecting end to end from the generated world's feed, over loopback: snapshots, then the revisit's posts."""
+"""Collecting from the generated world's feed over loopback: snapshots, then the posts of the revisit."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def run_of(storage: Storage) -> tables.TableRun:
 
 
 def snapshots_of(feed_world: Config, ages: list[timedelta]) -> pa.Table:
-    """Some of the world's posts, as if collected that long ago."""
+    """Some of the world's posts, collected `ages` ago."""
     rows = tables.read_table(feed_world.open_storage(), "posts", SNAPSHOTS.names).to_pylist()
     now = datetime.now(UTC)
     aged = [{**row, "collected_at": now - age} for row, age in zip(rows, ages, strict=False)]
@@ -177,7 +177,7 @@ def test_revisit_needs_snapshots_of_same_instance(tmp_path: Path, instance: str)
 
 
 class Looping(PoliteClient):
-    """A server whose pages lead to themselves."""
+    """A client whose every page links to itself."""
 
     async def get(self, path: str, query: Any = None) -> Answer:  # noqa: ARG002
         return Answer([{"no": "status"}], "5")

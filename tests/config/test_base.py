@@ -1,4 +1,4 @@
-"""Names: what may become a folder, for every option that does."""
+"""Rules for names that become folders, checked for every such option."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.test_cli import signals_as_before
 __all__ = ["signals_as_before"]
 
 OPTIONS = {"train": "name", "predict": "name", "export": "name", "study": "participant"}
-"""Every option that becomes a folder, by its stage."""
+"""Options that become a folder, by stage."""
 RULE = "a name has 1 to 64 of A-Z a-z 0-9 . _ - and begins with a letter or a digit"
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Iterator[Path]:
-    """A root that holds something to lose, beside something else."""
+    """A root with a file in it and a file next to it. Both must be unchanged after the test."""
     (tmp_path / "root" / "posts").mkdir(parents=True)
     (tmp_path / "root" / "posts" / "part.parquet").write_bytes(b"mine")
     (tmp_path / "beside").write_bytes(b"mine")
@@ -92,11 +92,11 @@ def test_model_option_cannot_leave_its_table(
 
 
 PATHS = {"root": None, "posts": None, "storage": "scratch", "train": "weights"}
-"""Every option in which ~ is the home directory, by its section."""
+"""Options in which ~ is the home directory, by section."""
 
 
 def load_path(section: str, value: str) -> str:
-    """The option's value after it was given as `value`."""
+    """The option's value after it was set to `value`."""
     option = PATHS[section]
     config = load_config(**{section: value if option is None else {option: value}})
     found = getattr(config, section)

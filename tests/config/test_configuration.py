@@ -1,4 +1,4 @@
-"""The options: types, limits, defaults of the paper, and which of them a result depends on."""
+"""The options: types, limits, the defaults of the paper, and which options change a result."""
 
 from __future__ import annotations
 

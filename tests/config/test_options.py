@@ -1,4 +1,4 @@
-"""Filling the configuration: the file, then Python, then the command line; every mistake is one line."""
+"""Options come from the file, then Python, then the command line. Each mistake gives one line."""
 
 from __future__ import annotations
 

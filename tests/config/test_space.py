@@ -1,4 +1,4 @@
-"""A sweep's space of hyperparameters: what it may say, and what comes of it."""
+"""A sweep's space of hyperparameters: which values it accepts and which combinations it gives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A line of the table, and what many of them come to."""
+"""A single check, and the overall state of many."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processors, memory, open files, disk and ports."""
+"""Checks of processors, memory, open files, disks and ports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole table, and its exit code."""
+"""The whole table of checks and its exit code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMES = ("python", "packages", "torchvision", "dlib", "weights", "processors", "
 
 @pytest.fixture
 def well(tmp_path: Path) -> Config:
-    """Options that need nothing that this machine may not have."""
+    """Options that pass on any machine."""
     return load_config(
         root=str(tmp_path / "root"),
         train={"weights": "random"},

@@ -1,4 +1,4 @@
-"""The root: really written, read, listed and cleared, and left as it was."""
+"""Checks of the root: it is written, read, listed and cleared, and left unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Python, packages, native parts and weights."""
+"""Checks of Python, packages, native modules and weights."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_missing_package_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_unimportable_native_module_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    # None in sys.modules is how Python itself marks a module that cannot be imported.
+    # Python itself uses None in sys.modules to mark a module that cannot be imported.
     monkeypatch.setitem(sys.modules, "torchvision.ops", None)
     monkeypatch.setitem(sys.modules, "dlib", None)
     for check in (check_torchvision(), check_dlib()):

@@ -1,4 +1,4 @@
-"""Stored pictures are compared with the served ones, byte by byte."""
+"""Reading what each client stored: statuses, identical bytes and fetch times."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DIGESTS = {path: hashlib.sha256(data).hexdigest() for path, data in DATA.items()
 
 
 def stored(folder: Path, bytes_name: str, *, spoil: bool = False) -> None:
-    """A table with four rows: three pictures and one that did not come; the first spoiled if asked."""
+    """Write a table of three pictures and one missing picture. With `spoil`, the first picture has other bytes."""
     folder.mkdir(parents=True)
     urls = [f"http://127.0.0.1:8000/{path}" for path in DATA]
     images = [*list(DATA.values())[:3], None]

@@ -1,4 +1,4 @@
-"""Two of the benchmarks, small, from their pictures to their result file."""
+"""Small runs of the ingest benchmarks, up to their result files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [
 
 
 def measured(tmp_path: Path, module: str, *words: str) -> dict[str, Any]:
-    """The result file of one run."""
+    """Run one benchmark and return its result file."""
     command = [sys.executable, "-m", f"benchmarks.ingest.{module}", "--runs", "1", "--results", str(tmp_path / "out")]
     done = subprocess.run([*command, *words], cwd=REPOSITORY, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -35,7 +35,7 @@ def measured(tmp_path: Path, module: str, *words: str) -> dict[str, Any]:
 def test_fetch_rate_counts_same_bytes_for_each_tool(tmp_path: Path) -> None:
     found = measured(tmp_path, "fetch_rate", "--images", "300", "--tools", "raypipe,raypipe_tuned,img2dataset,bare")
     runs = {run["tool"]: run for run in found["runs"]}
-    assert set(runs) == {"raypipe", "raypipe_tuned", "bare"}  # img2dataset is not there, and is left out
+    assert set(runs) == {"raypipe", "raypipe_tuned", "bare"}  # img2dataset is not installed and is left out
     assert all(run["ok"] == 300 for run in runs.values())
     assert runs["raypipe"]["same_bytes"] == runs["raypipe_tuned"]["same_bytes"] == 300
 

@@ -1,4 +1,4 @@
-"""Growth is told apart from ups and downs."""
+"""Memory growth is distinguished from noise."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.ingest.memory import fit, flat
 
 
 def samples(mb_per_10000: float, deviation: float) -> tuple[list[int], list[float]]:
-    """Fifty of them, between picture 5,000 and 50,000."""
+    """Fifty samples between picture 5,000 and 50,000."""
     done = np.linspace(5_000, 50_000, 50).astype(int)
     noise = np.random.default_rng(0).normal(0, deviation, 50)
     return done.tolist(), (800 + mb_per_10000 * done / 10_000 + noise).tolist()

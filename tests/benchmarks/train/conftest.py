@@ -1,4 +1,4 @@
-"""Photographs and weights as the real ones are laid out, small and made up."""
+"""Small generated photographs and weights with the layout of the real ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 
 @pytest.fixture(scope="session")
 def insects(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """{train,val}/{ants,bees}/*.jpg: 12 and 8 pictures, ants dark and bees bright."""
+    """Folders {train,val}/{ants,bees}/*.jpg with 12 and 8 pictures. Ants are dark and bees are bright."""
     folder, rng = tmp_path_factory.mktemp("insects"), np.random.default_rng(0)
     for part, n in (("train", 6), ("val", 4)):
         for insect, brightness in (("ants", 70), ("bees", 190)):
@@ -27,7 +27,7 @@ def insects(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def keras_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """VGG-16's convolutions at random in a Keras file, laid out as `vgg16_notop.h5` is."""
+    """A Keras file with random convolutions of VGG-16, in the layout of `vgg16_notop.h5`."""
     path, rng = tmp_path_factory.mktemp("weights") / "vgg16.h5", np.random.default_rng(0)
     n_in = 3
     with h5py.File(path, "w") as file:

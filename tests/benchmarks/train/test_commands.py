@@ -1,4 +1,4 @@
-"""The benchmarks of training that run commands or start Ray, small, from their pictures to their result files."""
+"""Small runs of the training benchmarks that start commands or Ray, up to their result files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 
 def measured(tmp_path: Path, module: str, *words: str) -> dict[str, Any]:
-    """The result file of one run."""
+    """Run one benchmark and return its result file."""
     command = [sys.executable, "-m", f"benchmarks.train.{module}", "--results", str(tmp_path / "out")]
     done = subprocess.run([*command, *words], cwd=REPOSITORY, capture_output=True, text=True, timeout=850)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

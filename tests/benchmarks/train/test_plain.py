@@ -1,4 +1,4 @@
-"""The plain scripts do the work that they are compared by."""
+"""The plain scripts do the same work as the code they are compared with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmarks of training that need no Ray, small, from generated pictures to their result files."""
+"""Small runs of the training benchmarks that need no Ray, up to their result files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from benchmarks.train.plain_torch import Writing
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Calls a benchmark with options; its result file."""
+    """Call a benchmark with options and return its result file."""
 
     def call(module: Any, *words: str) -> Any:
         monkeypatch.setattr(sys, "argv", [module.__name__, "--results", str(tmp_path / "out"), *words])
