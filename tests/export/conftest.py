@@ -1,4 +1,4 @@
-"""A root whose posts, labels and pictures are as awkward as strangers make them, and what an export of it must hold."""
+"""A root with difficult post ids, labels and pictures, and the expected content of its export."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ FACES = [{"left": 1, "top": 2, "right": 9, "bottom": 8, "score": 0.5}]
 
 @dataclass(frozen=True)
 class Row:
-    """What an export must say of one post."""
+    """Expected content of an export for one post."""
 
     post_id: str
     extension: str
@@ -55,7 +55,7 @@ class Row:
         return FACES if len(self.image) % 2 else None
 
     def about(self) -> dict[str, Any]:
-        """The facts beside the picture."""
+        """The metadata stored next to the picture."""
         return {
             "post_id": self.post_id,
             "label": self.label,
@@ -70,7 +70,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Made:
-    """Options over the root, and its exportable posts."""
+    """Options for a root, and its exportable posts."""
 
     config: Config
     rows: dict[str, Row]
@@ -85,17 +85,17 @@ class Made:
         return {row.post_id: row for row in self.rows.values() if row.split == name}
 
     def exporting(self, format: str, *, overwrite: bool = False, **options: Any) -> Config:
-        """The options of an export of this root."""
+        """The options for exporting this root."""
         changed = {"export": {"format": format, **options}, "overwrite": overwrite}
         return Config.model_validate(self.config.model_dump() | changed)
 
     def folder(self, name: str) -> Path:
-        """Where a local export is."""
+        """The folder of a local export."""
         return Path(self.config.root) / "export" / name
 
 
 def picture(rng: np.random.Generator, kind: str, side: int = 24) -> bytes:
-    """Noise, so that no two pictures have the same bytes."""
+    """A picture of noise, so that no two pictures have the same bytes."""
     out = io.BytesIO()
     Image.fromarray(rng.integers(0, 256, (side, side + 8, 3), dtype=np.uint8)).save(out, kind)
     return out.getvalue()
@@ -111,7 +111,7 @@ def image_row(post_id: str, data: bytes | None, kind: str | None = "JPEG", statu
 
 
 def write_images(config: Config, rows: list[dict[str, Any]], files: int = 3) -> None:
-    """`images/` in some files, replacing what is there."""
+    """Write `images/` in `files` files and replace the old table."""
     with tables.begin(
         config.open_storage(), "images", command="ingest", config={"n": len(rows)}, inputs={}, overwrite=True
     ) as run:
@@ -121,19 +121,19 @@ def write_images(config: Config, rows: list[dict[str, Any]], files: int = 3) -> 
 
 
 def write_labels(config: Config, rows: list[dict[str, Any]], kind: str = "class") -> None:
-    """`labels/` with labels of a kind, replacing what is there."""
+    """Write `labels/` with labels of `kind` and replace the old table."""
     with tables.begin(config.open_storage(), "labels", command="label", config={}, inputs={}, overwrite=True) as labels:
         labels.writer.write("00000", pa.Table.from_pylist(rows, schema=labels_schema(LABEL_TYPES[kind])))
         labels.commit(rows_in=len(rows))
 
 
 def make_label(kind: str, i: int) -> Any:
-    """The label of the i-th post."""
+    """The label of post number `i`."""
     return {"class": LABELS[i % len(LABELS)], "continuous": i / 7, "hashtags": ["a", "b c"][: i % 3]}[kind]
 
 
 def build(config: Config, kind: str | None, n: int = 60, side: int = 24, formats: Sequence[str] = (*FORMATS,)) -> Made:
-    """A root with every reason to drop a post, and labels of a kind, or none; the same each time."""
+    """Build a root with every reason to drop a post. `kind` is the kind of labels or None. Deterministic."""
     rng = np.random.default_rng(5)
     images: list[dict[str, Any]] = []
     labels: list[dict[str, Any]] = []
@@ -142,7 +142,7 @@ def build(config: Config, kind: str | None, n: int = 60, side: int = 24, formats
         extension = formats[i % len(formats)]
         data = picture(rng, FORMATS[extension], side)
         split = ("train", "train", "val", "test")[i // len(LABELS) % 4] if kind else "train"
-        # Schemes without a regression leave score null.
+        # The score is null for schemes without a regression.
         score = None if kind is None or i % 5 == 4 else i / 3
         rows[post_id] = Row(post_id, extension, data, make_label(kind, i) if kind else None, split, score)
         images.append(image_row(post_id, data, FORMATS[extension]))
@@ -167,7 +167,7 @@ def build(config: Config, kind: str | None, n: int = 60, side: int = 24, formats
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., Made]:
-    """Builds a local root with labels of a kind, or none."""
+    """Return a function that builds a local root with labels of a kind or without labels."""
 
     def made(kind: str | None = "class", **options: Any) -> Made:
         return build(load_config(root=str(tmp_path / "root")), kind, **options)
@@ -177,7 +177,7 @@ def make(tmp_path: Path) -> Callable[..., Made]:
 
 @pytest.fixture(scope="session")
 def hf(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The package `datasets`, imported so that it asks nobody and keeps its caches with the tests."""
+    """The package `datasets`, imported offline, with its caches in a temporary folder."""
     cache = tmp_path_factory.mktemp("huggingface")
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_HOME=str(cache), HF_HUB_DISABLE_TELEMETRY="1")
     import datasets

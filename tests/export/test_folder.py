@@ -49,7 +49,7 @@ def test_huggingface_reads_pictures_and_metadata(
         assert sorted(found[name]["post_id"]) == sorted(rows)
         for item in found[name].cast_column("image", hf.Image(decode=False)):
             row = rows[item["post_id"]]
-            # `datasets` 5 leaves the picture where it is.
+            # `datasets` 5 only gives the path of the picture.
             assert (item["image"]["bytes"] or Path(item["image"]["path"]).read_bytes()) == row.image
             assert {key: value for key, value in item.items() if key != "image"} == row.about()
         assert found[name][0]["image"].size == (32, 24)
@@ -72,7 +72,7 @@ def test_folder_holds_exactly_files_in_metadata(make: Callable[..., Made], kind:
             assert path.count("/") == (1 if kind == "class" else 0)
             expected.add(f"{split}/{path}")
         expected.add(f"{split}/metadata.jsonl")
-    # Nothing beside or above the export: "../../x" and the label ".." lead nowhere.
+    # No file is outside of the export folder, even for the id "../../x" and the label "..".
     root = Path(made.config.root)
     written = {str(p.relative_to(folder)) for p in root.parent.rglob("*") if p.is_file() and not _of_input(root, p)}
     assert written == expected

@@ -1,4 +1,4 @@
-"""Class names and post ids of any kind, in archives, folders and the header of a dataset card, as others read them."""
+"""Any class name and post id is safe in archives, folders and dataset cards, as other programs read them."""
 
 from __future__ import annotations
 

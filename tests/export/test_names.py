@@ -1,4 +1,4 @@
-"""Names of files and folders for texts that are anything: safe, and another for each text."""
+"""File and folder names for any text are safe and unique."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from raypipe.export.names import extension, folder_names, safe_key
 from tests.export.conftest import FORMATS, picture
 
 SAFE = re.compile(r"[a-z0-9~][a-z0-9_~-]{0,113}")
-# Texts that meet at the borders of the rules more often than random ones.
+# Texts near the limits of the rules more often than random ones.
 TEXT = st.text(max_size=12) | st.text("aA~2e_-./", max_size=6) | st.integers(70, 130).map("a".__mul__)
 
 
@@ -114,5 +114,5 @@ def test_rare_formats_get_safe_extensions() -> None:
     ],
 )
 def test_format_is_found_without_decoding(data: bytes, found: str) -> None:
-    # None of these can be opened.
+    # Pillow can open none of these.
     assert extension(None, data) == extension(None, memoryview(data)) == found

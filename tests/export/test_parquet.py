@@ -1,4 +1,4 @@
-"""Parquet for Hugging Face `datasets`, read by it from the card, from the files alone, and as a stream."""
+"""Parquet exports, read by Hugging Face `datasets` by the card, from the files, and as a stream."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KINDS = ["class", "continuous", "hashtags", None]
 
 
 def check(hf: Any, found: Any, rows: dict[str, Any], kind: str | None) -> None:
-    """All pictures of a split, by bytes and by pixels, with their labels."""
+    """Check all pictures of a split by bytes and pixels, and their labels."""
     assert sorted(found["post_id"]) == sorted(rows)
     plain = found.cast_column("image", hf.Image(decode=False))
     for stored, decoded in zip(plain, found, strict=True):

@@ -1,4 +1,4 @@
-"""The stage itself: once, twice, with other options, on S3, and after it was killed."""
+"""The export stage: first run, second run, other options, on S3, and after a kill."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ sys.exit(main(["export", *sys.argv[3:]]))
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """All files of an export but its record."""
+    """All files of an export except its record."""
     found = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
     assert found.pop("_run.json")
     return found
 
 
 def killed(config: Config, step: int, when: str) -> int:
-    """The command in a process that ends itself by SIGKILL at a change of the storage; its exit code."""
+    """Run the command in a process that SIGKILLs itself at one change of the storage. Returns the exit code."""
     words = ["--root", config.root, "--format", config.export.format, "--export.shard_mb", "1"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", KILLED, str(step), when, *words]
@@ -85,7 +85,7 @@ def test_other_options_or_labels_need_overwrite(make: Callable[..., Made]) -> No
     with pytest.raises(StageError, match="input labels has changed"):
         raypipe.export(made.exporting("folder", name="x"))
     raypipe.export(made.exporting("folder", name="x", overwrite=True))
-    # torchvision refuses a class folder without pictures, so none is left behind.
+    # torchvision refuses a class folder without pictures, so no empty one may remain.
     assert sorted(str(p.relative_to(made.folder("x"))) for p in made.folder("x").rglob("*") if p.is_dir()) == [
         "train",
         "train/new",
@@ -104,7 +104,7 @@ def test_failed_export_gives_one_line_and_no_files(config: Config) -> None:
     write_images(config, [image_row("a", None, status="gone")])
     refused(InputError, "no picture to export: 1 gone")
     write_images(config, [image_row("a", b"x"), image_row("b", b"y")])
-    # Labels in the making are not the same as no labels.
+    # Unfinished labels are not treated as missing labels.
     with tables.begin(config.open_storage(), "labels", command="label", config={}, inputs={}):
         refused(StageError, "labels: is unfinished; run `raypipe label ")
 
@@ -172,7 +172,7 @@ def test_rerun_completes_export_killed_at_every_step(make: Callable[..., Made], 
     wanted = made.exporting(format_, shard_mb=1)
     raypipe.export(made.exporting(format_, name="undisturbed", shard_mb=1))
     expected = files(made.folder("undisturbed"))
-    # A folder has a step for each picture, one like the other.
+    # The folder format has one step per picture, all alike, so only some are tested.
     first, stride = (("during", "after").index(when), 3) if format_ == "folder" else (0, 1)
     for step in range(first, 200, stride):
         storage = wanted.open_storage()

@@ -1,4 +1,4 @@
-"""What is exported and what is not, and how pictures are shared out over files."""
+"""Which posts are exported, and how pictures are distributed over files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def plan_of(config: Config, *, labelled: bool = True, shard_bytes: int = 10**6) 
 
 
 def exported(plan: Plan, config: Config) -> dict[str, str]:
-    """Split by post_id."""
+    """The split of each exported post, by post_id."""
     ids = tables.read_table(config.open_storage(), "images", ["post_id"])["post_id"].to_pylist()
     return {post_id: plan.splits[side] for post_id, side in zip(ids, plan.side, strict=True) if side >= 0}
 

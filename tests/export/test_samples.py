@@ -1,4 +1,4 @@
-"""The pictures of a plan as a stream over the files of images/."""
+"""The pictures of a plan, streamed from the files of images/."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_files_without_wanted_pictures_are_not_opened(make: Callable[..., Made])
     whole = Path(second).read_bytes()
     for path in (second, third):
         data = Path(path).read_bytes()
-        # Its footer, which counts the rows, stays.
+        # The footer, which holds the row count, stays valid.
         Path(path).write_bytes(b"\0" * (len(data) // 2) + data[len(data) // 2 :])
     assert len(read(made.config, plan, wanted)) == wanted.sum() > 0
     with pytest.raises(StageError, match="cannot be read"):

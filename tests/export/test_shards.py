@@ -1,4 +1,4 @@
-"""Shards are built one a split at a time, so that memory does not grow with the export."""
+"""Shards are built one per split at a time, so memory does not grow with the export."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from tests.export.conftest import FORMATS, LABELS, Made
 
 
 def read(folder: Path, split: str) -> list[dict[str, Any]]:
-    """The samples of a split as `webdataset` gives them: bytes by extension."""
+    """The samples of a split as read by `webdataset`: bytes by extension."""
     shards = sorted(map(str, folder.glob(f"{split}-*.tar")))
     return list(webdataset.WebDataset(shards, shardshuffle=False, empty_check=False))
 

@@ -1,4 +1,4 @@
-"""A small root with likes, labels by the real regression and a trained model; and models of all heads, untrained."""
+"""A small root with labels by the real regression and a trained model, and untrained models of all heads."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ N = 60
 
 
 def write_root(root: Path, **label: object) -> Config:
-    """60 posts whose bright pictures are liked more than reach explains, one of them no picture; 48 get labels."""
+    """60 posts, 48 of them labelled. Bright pictures get more likes than reach explains. One picture is invalid."""
     config = load_config(
         root=str(root),
         ray={"dashboard": False, "num_cpus": 2},
@@ -70,7 +70,7 @@ def write_root(root: Path, **label: object) -> Config:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """The root with configuration A trained, and a sweep of two seeds; tests write to `export/` alone."""
+    """The root with configuration A trained and a sweep of two seeds. Tests write only to `export/`."""
     config = write_root(tmp_path_factory.mktemp("trained") / "root")
     train_here(config, "train/A", 1)
     train_here(config, "sweep", 2)
@@ -79,13 +79,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 @pytest.fixture(scope="session")
 def exported(trained: Config) -> Path:
-    """The folder of a whole export."""
+    """The folder of a complete export."""
     raypipe.export(exporting(trained))
     return Path(trained.root) / "export" / "model"
 
 
 def exporting(config: Config, *, overwrite: bool = False, **options: object) -> Config:
-    """The options of an export of train/A."""
+    """The options for exporting train/A."""
     export = {"format": "model", "model": "train/A", **options}
     return Config.model_validate(config.model_dump() | {"export": export, "overwrite": overwrite})
 

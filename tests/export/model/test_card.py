@@ -1,4 +1,4 @@
-"""A card whose texts are somebody else's is built as one with tame texts, and shows them."""
+"""A model card with hostile texts has the same structure as one with harmless texts, and shows them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.hostile import TEXTS
 
 
 def card_with(trained: Config, text: str, scheme: dict[str, Any]) -> str:
-    """The card of train/A with `text` in each place where a user's or a stranger's stands."""
+    """The card of train/A with `text` in each place that a user or another person can fill."""
     sources = Sources.open(trained.open_storage())
     name, data = read_checkpoint(sources.storage, "train/A")
     model, kept = TrainedModel.from_bytes(data, name), checkpoint_metadata(data)
@@ -42,7 +42,7 @@ def card_with(trained: Config, text: str, scheme: dict[str, Any]) -> str:
 
 
 def parts(card: str) -> list[str]:
-    """What the card is made of, for a reader of Markdown; a code span may be written either way."""
+    """The Markdown elements of the card. Code spans are left out, since a text may be written with or without one."""
     return [tag for tag in Shown(card.partition("\n---\n")[2]).tags if tag != "code"]
 
 
@@ -50,7 +50,7 @@ def parts(card: str) -> list[str]:
 def test_card_shows_any_text_as_plain_text(trained: Config, scheme: dict[str, Any]) -> None:
     card = partial(card_with, trained, scheme=scheme)
     tame = parts(card("tame"))
-    # Of what begins a text, tests/export/model/test_markdown.py has more.
+    # tests/export/model/test_markdown.py tests the starts of texts in more detail.
     for start in range(0, len(TEXTS), 9):
         text = " ".join(TEXTS[start : start + 9])
         found = card(text)

@@ -1,4 +1,4 @@
-"""What counts as the same answer, and which pictures it is asked of."""
+"""How graphs are compared with the model, and on which pictures."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_sample_contains_validation_pictures(training: Config) -> None:  # noqa:
     assert (len(whole.pictures), whole.dropped) == (8, {})
     assert whole.pictures.shape == (8, 3, 32, 32)
     assert (len(part.pictures), part.dropped, part.rows_in) == (3, {"not_sampled": 5}, 8)
-    # The first, the last, and one between.
+    # The sample has the first picture, the last, and one between.
     np.testing.assert_array_equal(part.pictures[[0, 2]], whole.pictures[[0, 7]])
 
 

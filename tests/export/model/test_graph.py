@@ -1,4 +1,4 @@
-"""The graphs say what the model says: every head, one picture or several, and other libraries' networks."""
+"""The exported graphs give the model's results for every head, for one or several pictures, and other networks."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_both_graph_files_match_model_for_each_head(kind: str) -> None:
     (given,), (made,) = file.graph.input, file.graph.output
     assert (given.name, made.name) == ("pictures", "answer")
     assert [size.dim_param or size.dim_value for size in given.type.tensor_type.shape.dim] == ["n", 3, 16, 16]
-    # Neither file tells where on this machine the network's source is.
+    # Neither file contains the path of the network's source on this machine.
     assert not [data for data in (pt2, as_onnx) if __file__.partition("/tests/")[0].encode() in data]
 
 
@@ -69,7 +69,7 @@ def test_torchvision_network_is_exported() -> None:
 
 
 class Choosy(nn.Module):
-    """Goes another way for dark pictures, which no graph can follow."""
+    """Branches on the brightness of the pictures, which no graph can express."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return images.mean((2, 3)) if images.mean() > 0 else images.amax((2, 3))

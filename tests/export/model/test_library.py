@@ -1,4 +1,4 @@
-"""torchvision's own networks, built by the lines of the card, say what raypipe's say."""
+"""torchvision's own networks, built by the code of the card, give raypipe's results."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def build(name: str, letter: str, kind: str, size: int) -> TrainedModel:
     network = build_network(
         name, CONFIGURATIONS[letter], image_size=size, weights=weights, seed=2, fresh_fc=True, target=target
     )
-    # Of Caffe's pixels the features are large: probabilities that are all 0 or 1 would tell nothing.
+    # Features of Caffe's pixels are large. A small weight avoids probabilities of exactly 0 or 1.
     std = 0.005 if kind == "tags" else 0.05
     torch.nn.init.normal_(network.logit.weight, std=std, generator=torch.Generator().manual_seed(2))
     head = Score(target, -3.0, 2.0) if kind == "score" else head_of(target, torch.zeros(1))
@@ -58,5 +58,5 @@ def test_card_code_builds_torchvision_network(
 def test_card_has_no_code_for_unknown_networks() -> None:
     model = small_model("binary")
     assert recipe(model, "timm/whatever") is None
-    # By that name torchvision has another network than these weights are of.
+    # torchvision's network of that name does not have these weights.
     assert recipe(model, "resnet18") is None

@@ -1,4 +1,4 @@
-"""What a card warns of follows from how labels were made and how the model was measured."""
+"""The warnings of a card depend on how labels were made and how the model was measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text of any kind keeps to its line and its cell."""
+"""Any text stays in its line and its table cell."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ READER = MarkdownIt("commonmark", {"linkify": False}).enable(["table", "striketh
 
 
 class Shown(HTMLParser):
-    """The elements of a page and its text; the cells of its tables."""
+    """The elements, text and table cells of a rendered page."""
 
     def __init__(self, markdown: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a checkpoint says of its training, also if somebody has changed it."""
+"""Reading how a checkpoint was trained, also from changed metadata."""
 
 from __future__ import annotations
 

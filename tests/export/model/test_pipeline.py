@@ -1,4 +1,4 @@
-"""A trained model exported: what is written, that the card's own lines work, and what is refused."""
+"""Export of a trained model: the written files, the code of the card, and refused options."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FILES = {"README.md", "config.json", "model.onnx", "model.pt2", "model.safetenso
 
 
 def large_jpeg() -> bytes:
-    """A picture on its side, so large that it is decoded at a quarter of its size."""
+    """A rotated picture, so large that it is decoded at a quarter of its size."""
     rng, out = np.random.default_rng(8), io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -50,7 +50,7 @@ def model_of(config: Config) -> TrainedModel:
 def test_export_writes_all_files_and_record(trained: Config, exported: Path) -> None:
     assert {path.name for path in exported.iterdir()} == FILES | {"_run.json"}
     record = tables.get_record(trained.open_storage(), "export/model")
-    # Every fourth pair of the 48 labelled posts; one of them is no picture.
+    # Every fourth pair of the 48 labelled posts. One of them has no valid picture.
     assert record.rows_in == record.rows_out + record.dropped["undecodable"]
     assert {item["file"] for item in record.facts["checked"]} == {"model.safetensors", "model.pt2", "model.onnx"}
     for item in record.facts["checked"]:
@@ -102,7 +102,7 @@ def test_card_shows_counts_and_accuracy(trained: Config, exported: Path) -> None
     for text in ("log10(1 + likes)", "its lowest 40 % are `bottom`", "2026-01-01 to 2026-03-01", "exactly one face",
                  "random", "onnxruntime 1.", "no decision changed", "column `part`"):  # fmt: skip
         assert text in card, text
-    # Whoever reads it learns nothing of the machine.
+    # The card contains nothing about the machine.
     assert trained.root not in card
     assert "{" not in re.sub(r"```.*?```", "", card, flags=re.DOTALL)
 
@@ -126,12 +126,12 @@ def test_command_line_exports_a_checkpoint_file(
     assert main([*words, "--export.model", checkpoint]) == 0
     said = capsys.readouterr().out
     assert "model.pt2 by torch 2." in said
-    # One of the four is no picture.
+    # One of the four pictures is invalid.
     assert "on 3 validation pictures: " in said
     assert "model.onnx is left out: it needs onnx, onnxscript, onnxruntime: pip install 'raypipe[export]'" in said
     card = (Path(trained.root) / "export/file/README.md").read_text()
     assert "There is no `model.onnx`" in card
-    # A file below the root is that trial's, and its card knows as much.
+    # A checkpoint file below the root belongs to a trial, and the card says so.
     assert "epoch" in card
     assert "trained elsewhere" not in card
     assert main([*words, "--export.onnx"]) == 2
@@ -199,7 +199,7 @@ def test_card_of_sweep_trial_shows_its_own_options(tmp_path: Path) -> None:
     (name,) = (path.name for path in (tmp_path / "root/sweep/checkpoints").iterdir())
     raypipe.export(exporting(config, model=f"sweep/{name}", onnx=False, check=4))
     folder = tmp_path / "root/export/model"
-    # Where no learning rate is given it is the form's.
+    # If no learning rate is given, the form's is used.
     assert re.search(r"epoch \d of 2, batches of 16, learning rate 0\.001, seed 0", (folder / "README.md").read_text())
     told = json.loads((folder / "config.json").read_text())["training"]["options"]
     assert {"epochs": 2, "batch_size": 16, "learning_rate": 0.001, "flips": True}.items() <= told.items()
@@ -237,7 +237,7 @@ def test_cards_describe_other_label_kinds(label: dict[str, object], texts: list[
     card = (tmp_path / "root/export/model/README.md").read_text()
     for text in texts:
         assert text in card, text
-    # The paper has nothing to compare with.
+    # There is no paper result to compare with.
     assert "[^paper]" not in card
     prose = re.sub(r"```.*?```", "", card, flags=re.DOTALL)
     assert not [word for word in ("None", "nan") if re.search(rf"\b{word}\b", prose)]
