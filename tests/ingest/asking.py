@@ -1,4 +1,4 @@
-"""Asking a server for pictures, in one call, and sockets that lead nowhere else."""
+"""Fetching pictures in one call, and sockets that cannot reach another machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def fetch_one(options: IngestOptions, url: str, **client: Any) -> FetchResult:
 
 
 class RecordingSocket:
-    """Stands where a socket would and notes that one was made; it has nothing that could connect."""
+    """Replaces a socket and records that one was made. It cannot connect."""
 
     made: list[dict[str, Any]]
 
@@ -34,7 +34,7 @@ class RecordingSocket:
 
 
 class LoopbackSocket(socket.socket):
-    """A socket that connects to loopback only, also if the code under test is wrong; it notes where it should go."""
+    """A socket that connects only to loopback, even if the tested code is wrong. It records each address."""
 
     asked: list[str]
 

@@ -1,4 +1,4 @@
-"""A web server on loopback that answers as badly as servers do, and pictures to serve."""
+"""A misbehaving web server on loopback, and pictures to serve."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from raypipe.config.data import IngestOptions
 from raypipe.ingest.fetching import hosts
 from tests.ingest.asking import LoopbackSocket, RecordingSocket
 
-# How long one example takes says nothing on a machine that is busy with other things.
+# The time per example depends on what else the machine does.
 settings.register_profile("no_deadline")
 settings.load_profile("no_deadline")
 
@@ -31,7 +31,7 @@ Answer = Callable[[web.Request, int], Awaitable[web.StreamResponse]]
 
 
 def picture(format: str = "JPEG", size: tuple[int, int] = (64, 48), seed: int = 0, **options: object) -> bytes:
-    """A small picture that no other seed gives."""
+    """A small picture that depends on `seed`."""
     pixels = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), dtype=np.uint8)
     sink = io.BytesIO()
     Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(sink, format, **options)
@@ -39,7 +39,7 @@ def picture(format: str = "JPEG", size: tuple[int, int] = (64, 48), seed: int = 
 
 
 class WebServer:
-    """Answers on a loopback address; `behave` sets what a path does, `requests` counts, `asked` keeps their order."""
+    """Answers on a loopback address. `behave` sets a path's answer, `requests` counts, `asked` keeps the order."""
 
     def __init__(self, address: str = "127.0.0.1") -> None:
         self._address = address
@@ -55,7 +55,7 @@ class WebServer:
         assert self._ready.wait(10)
 
     def behave(self, path: str, answer: Answer) -> str:
-        """Let `answer` (the request, how often it came before) have a path; the path's URL."""
+        """Set the answer of `path`, which gets the request and the number of earlier ones. Returns the URL."""
         self._answers[path] = answer
         return self.url(path)
 
@@ -96,7 +96,7 @@ class WebServer:
 
 
 def body(data: bytes, content_type: str = "image/jpeg", **headers: str) -> Answer:
-    """Always 200 with these bytes."""
+    """Always answers 200 with these bytes."""
 
     async def answer(_request: web.Request, _before: int) -> web.StreamResponse:
         return web.Response(body=data, headers={"Content-Type": content_type, **headers})
@@ -105,7 +105,7 @@ def body(data: bytes, content_type: str = "image/jpeg", **headers: str) -> Answe
 
 
 def status(code: int, times: int | None = None, data: bytes = b"", **headers: str) -> Answer:
-    """An HTTP status with headers (``Retry_After="1"``), for the first `times` requests; then 200 with `data`."""
+    """Answers `code` with headers (``Retry_After="1"``) to the first `times` requests, then 200 with `data`."""
     shown = {name.replace("_", "-"): value for name, value in headers.items()}
 
     async def answer(_request: web.Request, before: int) -> web.StreamResponse:
@@ -117,7 +117,7 @@ def status(code: int, times: int | None = None, data: bytes = b"", **headers: st
 
 
 def drip(data: bytes, pause: float, pieces: int = 50) -> Answer:
-    """200, the bytes in pieces with a pause before each."""
+    """Answers 200 and sends the bytes in pieces, with a pause before each."""
 
     async def answer(request: web.Request, _before: int) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Length": str(len(data)), "Content-Type": "image/jpeg"})
@@ -133,7 +133,7 @@ def drip(data: bytes, pause: float, pieces: int = 50) -> Answer:
 
 
 def break_off(data: bytes, keep: int) -> Answer:
-    """200, the length of all the bytes, and only the first `keep`; then the connection ends."""
+    """Answers 200 with the full Content-Length, sends the first `keep` bytes and closes the connection."""
 
     async def answer(request: web.Request, _before: int) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Length": str(len(data))})
@@ -147,7 +147,7 @@ def break_off(data: bytes, keep: int) -> Answer:
 
 
 def endless(chunk: bytes) -> Answer:
-    """200 without a length, and bytes for as long as anyone reads."""
+    """Answers 200 without a length and sends bytes as long as the client reads."""
 
     async def answer(request: web.Request, _before: int) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -161,7 +161,7 @@ def endless(chunk: bytes) -> Answer:
 
 
 def reset(times: int | None = None, data: bytes = b"") -> Answer:
-    """A connection reset before any answer, for the first `times` requests; then 200 with `data`."""
+    """Resets the connection before any answer for the first `times` requests, then answers 200 with `data`."""
 
     async def answer(request: web.Request, before: int) -> web.StreamResponse:
         if times is not None and before >= times:
@@ -175,18 +175,18 @@ def reset(times: int | None = None, data: bytes = b"") -> Answer:
 
 
 def redirect(target: str, code: int = 302) -> Answer:
-    """A redirect."""
+    """Answers with a redirect."""
     return status(code, Location=target)
 
 
 def http_date(seconds: float) -> str:
-    """An HTTP date that many seconds from now."""
+    """An HTTP date `seconds` from now."""
     return format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
 
 
 @pytest.fixture
 def server() -> Iterator[WebServer]:
-    """A fresh server."""
+    """A new server."""
     running = WebServer()
     yield running
     running.close()
@@ -194,7 +194,7 @@ def server() -> Iterator[WebServer]:
 
 @pytest.fixture
 def options(server: WebServer) -> IngestOptions:
-    """Options that let the client ask the server, with little patience."""
+    """Options that allow requests to the server, with short time limits."""
     return IngestOptions(
         allow_private=True,
         allow_ports=[server.port],
@@ -208,25 +208,25 @@ def options(server: WebServer) -> IngestOptions:
 
 @pytest.fixture
 def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short waits before what failed is tried again."""
+    """Short waits before a retry."""
     monkeypatch.setattr(hosts, "_FIRST_WAIT", 0.02)
 
 
 @pytest.fixture
 def recording() -> type[RecordingSocket]:
-    """A class of sockets of its own, so that what it notes is this test's."""
+    """A socket class for this test, so that its records are not shared."""
     return type("Recording", (RecordingSocket,), {"made": []})
 
 
 @pytest.fixture
 def loopback() -> type[LoopbackSocket]:
-    """A class of sockets of its own, so that what it notes is this test's."""
+    """A socket class for this test, so that its records are not shared."""
     return type("Loopback", (LoopbackSocket,), {"asked": []})
 
 
 @pytest.fixture(params=["on Ray", "here"])
 def where(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways to do the work, with a Ray that runs."""
+    """Runs the test without and with Ray."""
     if request.param == "here":
         monkeypatch.setattr("raypipe.ingest.local.wants_ray", lambda _: False)
     return str(request.param)

@@ -1,4 +1,4 @@
-"""Small whole files of every format and kind that is looked into."""
+"""Small complete files of every supported format and kind."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _files() -> dict[str, tuple[str, bytes]]:
     frames = [Image.open(io.BytesIO(picture("PNG", SIZE, seed))) for seed in range(3)]
     animated = {"save_all": True, "append_images": frames[1:]}
     jpeg, png = picture("JPEG", SIZE), picture("PNG", SIZE)
-    # A picture in the metadata of a picture, as cameras write it, with an end of its own.
+    # A thumbnail in the metadata, as cameras write it, with its own end marker.
     thumbnail = b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x00\x00\x00\x00\x00\x00" + picture("JPEG", (64, 48))
     return {
         "jpeg": ("JPEG", jpeg),

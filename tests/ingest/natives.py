@@ -1,4 +1,4 @@
-"""What a child process does in tests of `isolate`, `pool` and `decoding`. Each child imports this, and nothing slow."""
+"""Functions for child processes in tests of `isolate`, `pool` and `decoding`. This module imports nothing slow."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from raypipe.errors import InputError
 
 
 def how(item: Any, ending: str) -> Any:
-    """What is told of an item that ended the child."""
+    """The result for an item that ended the child."""
     return (item, ending)
 
 
 def work(item: Any) -> Any:
-    """Do what the item says; otherwise give it back with this process's id."""
+    """Do what the item says. Otherwise return it with this process's id."""
     match item:
         case "segfault":
             ctypes.string_at(0)
@@ -54,14 +54,14 @@ def work(item: Any) -> Any:
 
 
 class OwnError(Exception):
-    """Cannot be unpickled."""
+    """An exception that cannot be unpickled."""
 
     def __init__(self, a: int, *, b: int) -> None:
         super().__init__(f"{a} and {b}")
 
 
 def in_pool(item: Any, attempt: int) -> Any:
-    """What `work` does, at the first attempt, or at each if the item says so."""
+    """Do what `work` does, at the first attempt only or at each attempt, as the item says."""
     match item:
         case "once", what:
             return work(what if attempt == 0 else attempt)
@@ -93,13 +93,13 @@ def act(data: bytes) -> object:
 
 
 def slow(item: int, seconds: float) -> int:
-    """Give the item back after a while."""
+    """Return the item after `seconds`."""
     time.sleep(seconds)
     return item
 
 
 class Elsewhere:
-    """Pickled as something of a module that is not there."""
+    """Pickled as an object of a missing module."""
 
     def __call__(self, item: int) -> int:
         return item

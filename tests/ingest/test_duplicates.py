@@ -1,4 +1,4 @@
-"""Exact and near duplicates, against a comparison of all pairs."""
+"""Exact and near duplicates, compared with a comparison of all pairs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def by_all_pairs(posts: list[Post], distance: int) -> list[tuple[str, str, str]]
 
 @st.composite
 def posts_of(draw: st.DrawFn) -> list[Post]:
-    """Posts whose hashes lie about a few others, so that there are chains, null ones and equal ones."""
+    """Draw posts whose hashes are close to a few centres, so that there are chains, nulls and equal hashes."""
     centres = draw(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=4))
     flips = st.lists(st.integers(0, 63), max_size=8).map(lambda bits: sum({1 << bit for bit in bits}))
     hashes = st.none() | st.builds(lambda centre, mask: centre ^ mask, st.sampled_from(centres), flips)
@@ -74,7 +74,7 @@ def test_groups_match_all_pairs_comparison_in_any_order(posts: list[Post], dista
 
 @given(st.integers(0, 2**32), st.integers(1, 1200), st.integers(1, 64), st.integers(0, 12), st.integers(0, 8))
 def test_components_match_all_pairs_comparison(seed: int, n: int, width: int, distance: int, flips: int) -> None:
-    # From hashes that fill a few bits to random ones, and crowds around five of them.
+    # Hashes with few random bits up to all 64, and clusters around five hashes.
     random = np.random.default_rng(seed)
     hashes = random.integers(0, 2**width - 1, n, dtype=np.uint64, endpoint=True)
     if flips:
@@ -93,7 +93,7 @@ def test_exact_and_near_groups_by_example() -> None:
         ("p9", "same", 0b0),
         ("p8", "same", 0b0),
         ("p7", "other", 0b11),
-        ("p6", "third", 0b1111),  # only by way of p7
+        ("p6", "third", 0b1111),  # only through p7
         ("p5", "fourth", 2**63 + 2**40 + 2**20),
         ("p4", None, None),
         ("p3", None, None),
@@ -116,7 +116,6 @@ def test_missing_hashes_are_no_duplicates() -> None:
 
 
 def test_100000_equal_pictures_form_one_group() -> None:
-    # A hundred thousand pictures of one colour have one hash.
     n = 100_000
     names = pa.array([f"{i:06d}" for i in range(n)])
     groups = duplicate_groups(names, names, pa.array(np.full(n, 2**63, dtype=np.uint64)), 4)
@@ -126,7 +125,7 @@ def test_100000_equal_pictures_form_one_group() -> None:
 
 @pytest.mark.parametrize("alike", ["one crowd", "few bits"])
 def test_memory_is_bounded_for_many_similar_pictures(alike: str) -> None:
-    # All pairs of these would be 450,000,000; the near ones of few bits alone are 7,000,000, some 110 MB.
+    # All pairs would be 450,000,000. The near pairs of "few bits" alone are 7,000,000, about 110 MB.
     random, n = np.random.default_rng(3), 30_000
     if alike == "few bits":
         hashes = random.permutation(2**18)[:n].astype(np.uint64) << np.uint64(17)

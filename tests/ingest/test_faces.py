@@ -1,4 +1,4 @@
-"""The face detectors against dlib called directly, on real portraits and generated pictures."""
+"""The face detectors compared with direct calls of dlib, on real portraits and generated pictures."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def portraits(shared_data: Path) -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def model() -> str:
-    """dlib's own CNN, a file of a package for development; nothing of that package is imported."""
+    """dlib's own CNN, a file in a development package. The package itself is not imported."""
     package = importlib.util.find_spec("face_recognition_models")
     assert package is not None
     assert package.submodule_search_locations is not None
@@ -84,7 +84,7 @@ def test_hog_boxes_and_scores_equal_dlib(portraits: list[bytes], upsample: int) 
 @pytest.mark.parametrize("upsample", [0, 1])
 def test_cnn_boxes_and_scores_equal_dlib(portraits: list[bytes], model: str, upsample: int) -> None:
     for data in portraits[: 3 - upsample]:
-        # Upsampled, a picture has four times the pixels, and the network takes as much longer.
+        # An upsampled picture has four times the pixels, and the network takes four times as long.
         image = Image.open(io.BytesIO(data)).convert("RGB").reduce(1 + upsample)
         pixels = np.asarray(image)
         found = detect(png(image), detector="cnn", model=model, upsample=upsample)

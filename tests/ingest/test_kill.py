@@ -1,4 +1,4 @@
-"""Ingest on Ray against SIGKILL of the driver, a worker, a whole node, and a full disk: nothing lost, nothing twice."""
+"""Ingest on Ray after SIGKILL of the driver, a worker or a node, and with a full disk: each row exists once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Kill = Callable[[subprocess.Popen[bytes]], None]
 
 @pytest.fixture
 def slow(server: WebServer) -> WebServer:
-    """A server slow enough to be in the middle of things for a while."""
+    """A slow server, so that a kill hits the middle of the work."""
     server.delay = 0.15
     return server
 
@@ -74,7 +74,7 @@ def staged_ids(root: Path) -> set[str]:
 
 
 def check_complete(root: Path) -> None:
-    """Every post once, no partial file in sight, and what a reader of the folder sees is the table."""
+    """Check that each post has one row, that no partial file is left, and that pandas reads the same table."""
     rows = tables.read_table(Storage(str(root)), "images")
     assert sorted(rows["post_id"].to_pylist()) == sorted(f"p{i}" for i in range(POSTS))
     assert set(rows["status"].to_pylist()) == {"ok"}
@@ -97,7 +97,7 @@ def test_rerun_completes_after_driver_is_killed(tmp_path: Path, slow: WebServer,
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait(60) == -signal.SIGKILL
         kills += 1
-        # Ray's own processes end with their driver; what they were writing may still appear, whole.
+        # Ray's processes end with their driver. Files that they were writing may still appear, complete.
         time.sleep(5)
         done = staged_ids(tmp_path / "root")
         once = {path: n for path, n in slow.requests.items() if f"p{path[1:-4]}" in done}
@@ -106,7 +106,7 @@ def test_rerun_completes_after_driver_is_killed(tmp_path: Path, slow: WebServer,
     process = start(words, log)
     assert process.wait(SECONDS) == 0, log.read_text()[-2000:]
     check_complete(tmp_path / "root")
-    # What was staged was not asked for again.
+    # Staged pictures were not requested again.
     assert {path: slow.requests[path] for path in once} == once
 
 
@@ -133,7 +133,7 @@ def test_run_survives_lost_node(tmp_path: Path, slow: WebServer, ray_cluster: Ca
     process = start(words, log, RAY_ADDRESS=cluster.address, RAY_AUTH_MODE="disabled")
     (raylet,) = second.all_processes["raylet"]
     wait_for(lambda: asked(slow) > 100 and ray_processes(raylet.process.pid, "FetchShard"), process, log)
-    # One fetch actor a machine; the desk is where the driver is.
+    # There is one fetch actor per machine. The host budget actor runs on the driver's machine.
     victims = ray_processes(raylet.process.pid, "FetchShard")
     assert len(victims) == 1
     assert not ray_processes(raylet.process.pid, "HostDesk")

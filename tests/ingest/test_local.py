@@ -1,4 +1,4 @@
-"""Ingest by the command's own process and its children: the same rows as through Ray, and no Ray."""
+"""Ingest in the command's process and its children gives the same rows as with Ray, without Ray."""
 
 from __future__ import annotations
 
@@ -81,14 +81,14 @@ def test_slow_hosts_do_not_delay_writing(tmp_path: Path, server: WebServer, monk
         staged = [summary.rows for summary in fetcher.stage_files(orders(server, 0, deleted=3), "a", run.writer)]
         assert staged == [3]
         posts = pa.concat_tables([orders(server, 1), orders(server, 0, deleted=5).slice(1)])
-        # Four are there at once; the fifth waits for its host.
+        # Four rows are ready immediately. The fifth waits for its host.
         assert [summary.rows for summary in fetcher.stage_files(posts, "b", run.writer)] == [4, 1]
         run.commit(rows_in=8)
 
 
 def test_waiting_hosts_are_counted_while_they_change(tmp_path: Path, server: WebServer) -> None:
     config = configure(tmp_path, server)
-    # Each name is refused at once, so that hosts come and go as fast as they can.
+    # Each URL is refused immediately, so hosts appear and disappear quickly.
     rows = [
         {"post_id": f"p{i}", "image_url": f"http://10.{i // 256}.{i % 256}.1/", "deleted": False} for i in range(3000)
     ]
@@ -202,7 +202,7 @@ def test_run_survives_killed_command_and_killed_child(tmp_path: Path, server: We
     assert set(images["status"].to_pylist()) == {"ok"}
     assert images["n_faces"].null_count == 0
     assert not (tmp_path / "root" / "images" / "_staging").exists()
-    # What was staged was not asked for again.
+    # Staged pictures were not requested again.
     assert all(server.requests[f"/{name[1:]}.jpg"] == before_last[f"/{name[1:]}.jpg"] for name in done)
 
 

@@ -1,4 +1,4 @@
-"""What Prometheus reads of a run, under the names that docs/ingest.md gives."""
+"""The Prometheus metrics of a run have the names in docs/ingest.md."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("ray_session")]
 
 
 def exported() -> str:
-    """All metrics of this machine's Ray, asked on loopback."""
+    """Read all metrics of this machine's Ray over loopback."""
     import ray
 
     (node,) = (node for node in ray.nodes() if node["Alive"])
@@ -29,7 +29,7 @@ def exported() -> str:
 
 
 def value(name: str, text: str, **tags: str) -> float:
-    """The sum of a metric's samples that carry `tags`."""
+    """The sum of a metric's samples that have `tags`."""
     total = 0.0
     for labels, number in re.findall(rf"^{name}\{{(.*?)\}} (\S+)$", text, re.MULTILINE):
         if all(f'{key}="{tag}"' in labels for key, tag in tags.items()):

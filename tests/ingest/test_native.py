@@ -1,4 +1,4 @@
-"""A picture that ends its decoder or the detector natively, through the whole stage: it costs a row, never the run."""
+"""A picture that crashes the decoder or the detector costs one row of the stage, not the run."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.timeout(400)
 
 ON_RAY = pytest.mark.cluster
 
-# Every Python process of the run imports this first: a picture of one size ends the process that decodes it, opens it,
-# or looks for faces in it, as a bug in native code does.
+# Every Python process of the run imports this first. A picture of one size then crashes the process that decodes it,
+# opens it, or looks for faces in it.
 DEADLY = f"""
 import ctypes, os, sys
 
@@ -59,7 +59,7 @@ elif os.environ.get("DEADLY") == "detecting":
     [
         ("decoding", "JPEG", "true", "not_an_image", "whatever decodes it ended natively: SIGSEGV"),
         ("detecting", "JPEG", "true", "ok", "faces not counted: the detector ended natively: SIGSEGV"),
-        # Headers are read in the command's own process or in fetch actors; those of JPEG by Python.
+        # Headers are read in the command's process or in fetch actors. JPEG headers are read in Python.
         pytest.param(
             *("opening", "WEBP", "false", "not_an_image", "whatever decodes it ended natively: SIGSEGV"),
             marks=pytest.mark.cluster,

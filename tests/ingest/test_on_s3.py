@@ -1,4 +1,4 @@
-"""The stage on an object store that fails now and then, and for good: one line, and nothing lost."""
+"""The stage on an object store with temporary or permanent errors: one line, and no loss."""
 
 from __future__ import annotations
 
@@ -68,5 +68,5 @@ def test_denied_write_gives_one_line_and_run_resumes(on_s3: Config, server: WebS
     record = run(on_s3)
     assert record.rows_out == POSTS
     check_complete(on_s3)
-    # What was staged was not asked for again.
+    # Staged pictures were not requested again.
     assert sum(server.requests.values()) < 2 * POSTS

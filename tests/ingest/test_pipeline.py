@@ -1,4 +1,4 @@
-"""The stage on Ray, from a posts file to images/, against the misbehaving server."""
+"""The stage on Ray, from a posts file to images/, with a misbehaving server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 
 
 def configure(tmp_path: Path, server: WebServer, rows: list[dict[str, Any]], **sections: Any) -> Config:
-    """Options for a posts file of `rows`, whose `path` is on the server."""
+    """Options for a posts file of `rows`. Each row's `path` is on the server."""
     frame = pd.DataFrame(rows)
     frame["image_url"] = [server.url(path) if path.startswith("/") else path for path in frame.pop("path")]
     for name in ("likes", "followers"):
@@ -127,7 +127,7 @@ def test_n_faces_is_null_without_face_detection(tmp_path: Path, server: WebServe
     images = tables.read_table(config.open_storage(), "images")
     assert images["status"].to_pylist() == ["ok"] * 5
     assert images["n_faces"].null_count == images["faces"].null_count == 5
-    # Nothing was decoded.
+    # No picture was decoded.
     assert images["phash"].null_count == 5
     assert record.facts["funnel"]["one_face"] is None
 
@@ -173,7 +173,7 @@ def test_fetchers_share_budget_and_fetch_each_picture_once(tmp_path: Path, serve
     assert ids(config) == all_ids(120)
     assert set(server.requests.values()) == {1}
     assert server.in_flight_most == 4
-    # However it was cut, it is one file in the end.
+    # The result is one file, independent of the number of fetchers.
     assert len([file for file in record.files if "/" not in file.path]) == 1
     assert record.seconds["fetch"] > 0
     assert (record.seconds["detect"] > 0) == faces
@@ -208,7 +208,7 @@ def test_staged_rows_are_not_fetched_again(tmp_path: Path, server: WebServer) ->
     assert ids(config) == all_ids(40)
     assert len(server.requests) == 40
     assert set(server.requests.values()) == {1}
-    # The facts are of all rows, not of the last attempt's.
+    # The facts include the rows of earlier attempts.
     assert record.facts["statuses"] == {"ok": 40}
 
 
@@ -235,14 +235,14 @@ def test_second_run_fetches_nothing_or_refuses_changed_options(tmp_path: Path, s
     config = configure(tmp_path, server, plain_rows(5))
     first = run(config)
     assert run(config) == first
-    # Without --posts the root's own posts are taken.
+    # Without --posts, the posts of the root are used.
     assert run(config.model_copy(update={"posts": None})) == first
     assert set(server.requests.values()) == {1}
     for section, option, value in (("ingest", "max_bytes", 5), ("faces", "upsample", 0)):
         changed = getattr(config, section).model_copy(update={option: value})
         with pytest.raises(StageError, match=rf"images: holds the result .*{section}\.{option} was"):
             run(config.model_copy(update={section: changed}))
-    # How fast it goes does not matter to what comes out.
+    # Options that only change the speed do not change the result.
     quicker = config.ingest.model_copy(update={"fan_out": 7, "fetchers": 3, "per_host": 2})
     assert run(config.model_copy(update={"ingest": quicker})) == first
     again = run(config.model_copy(update={"overwrite": True}))
@@ -280,7 +280,7 @@ def test_duplicates_are_marked(tmp_path: Path, server: WebServer) -> None:
 def test_unwritable_unit_raises_one_line_error(tmp_path: Path, server: WebServer) -> None:
     config = configure(tmp_path, server, plain_rows(5))
     ingest_posts(config)
-    # A file where the folder of the staged files should be: no worker can write there, whoever it runs as.
+    # A file blocks the folder of staged files, so no worker can write there, not even as root.
     blocked = tmp_path / "root" / "images" / "_staging"
     blocked.parent.mkdir()
     blocked.write_text("")

@@ -1,4 +1,4 @@
-"""From a posts file to posts/ and posts_rejected/: each reason, each default, and nothing lost between them."""
+"""From a posts file to posts/ and posts_rejected/: each reason and each default, and no row is lost."""
 
 from __future__ import annotations
 

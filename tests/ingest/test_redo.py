@@ -1,4 +1,4 @@
-"""What is done again follows from what is behind the options too: another model file counts faces anew."""
+"""Faces are counted again if the model file's contents change, even with equal options."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def configure(root: Path, model: Path, **options: dict[str, object]) -> Config:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A file by that name; no detector is made of it here."""
+    """A file with the name of a model. No detector is made of it."""
     path = tmp_path / "detector.dat"
     path.write_bytes(b"one model")
     return path
@@ -31,7 +31,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def inputs(tmp_path: Path, model: Path) -> dict[str, str]:
-    """The inputs of a complete `images/` of two posts, one of which timed out."""
+    """The inputs of a complete `images/` with two posts, one of which timed out."""
     config = configure(tmp_path / "root", model)
     found = {"posts": "0123abcd"} | detector_inputs(config.faces)
     options = config.result_options("ingest", "faces")

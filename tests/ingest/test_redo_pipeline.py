@@ -1,4 +1,4 @@
-"""Parts of a complete images/ done again: pictures that failed, or faces."""
+"""Redoing parts of a complete images/: failed pictures, or faces."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_retry_fetches_only_failed_pictures(tmp_path: Path, server: WebServer) -
     assert ids(config) == all_ids(30)
     once_more = {path for path, n in server.requests.items() if n != asked[path]}
     assert once_more == {"/1.jpg", "/2.jpg"}
-    # The table is as complete as before: nothing is left to do for the command without it.
+    # The table is still complete, so the command without retry does nothing.
     assert run(config) == second
 
 
@@ -45,7 +45,7 @@ def test_retry_refuses_other_examination_options(tmp_path: Path, server: WebServ
     with pytest.raises(StageError, match=r"were looked into otherwise: ingest\.phash was None, is True; give the same"):
         run(config.model_copy(update={"ingest": again}))
     assert tables.get_record(config.open_storage(), "images") == first
-    # More patience is no other result: neither for the rows that are asked for again nor for the command without it.
+    # Longer time limits do not count as another result, with or without retry.
     patient = config.ingest.model_copy(update={"retry": ["server_error"], "deadline": 9.0, "attempts": 4})
     second = run(config.model_copy(update={"ingest": patient}))
     assert second.facts["statuses"] == {"ok": 4}

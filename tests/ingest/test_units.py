@@ -1,4 +1,4 @@
-"""From answers to rows: what becomes of each picture, and that no row is lost on the way."""
+"""From answers to rows: each picture gets its status, and no row is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Columns of any type turned into those of posts/, value by value."""
+"""Columns of any type are converted to those of posts/, value by value."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def numbers(values: list[Any], kind: pa.DataType | None = None) -> tuple[list[in
     ],
 )
 def test_number_texts_are_parsed(text: str | None, value: int | None, reason: str | None) -> None:
-    # Beside a good and a bad value: each is judged alone.
+    # Between a good and a bad value: each value is checked alone.
     assert numbers(["3", text, "x"], pa.string()) == ([3, value, None], [None, reason, "likes_not_a_number"])
 
 

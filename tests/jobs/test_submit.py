@@ -1,4 +1,4 @@
-"""`ray job submit` against a cluster of one machine that the test starts, and ends, itself."""
+"""`ray job submit` on a one-machine cluster that the test starts and stops."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ with ray_session(load_config(ray={"dashboard": False, "num_cpus": 1})):
 
 
 def ports(n: int) -> list[int]:
-    """Loopback ports that nothing listens on; Ray wants none between 10002 and 19999."""
+    """Free loopback ports. Ray refuses ports between 10002 and 19999."""
     probes = [socket.socket() for _ in range(n)]
     try:
         for probe in probes:
@@ -48,7 +48,7 @@ def ports(n: int) -> list[int]:
 
 
 class Head(NamedTuple):
-    """A head node: its dashboard's URL, and where Ray looks on this machine for the cluster that was last started."""
+    """A head node: the URL of its dashboard, and the folder in which Ray looks for the last started cluster."""
 
     url: str
     folder: str
@@ -56,7 +56,7 @@ class Head(NamedTuple):
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    """A head node of a process group of its own, which is ended afterwards."""
+    """A head node in its own process group, which is ended after the test."""
     gcs, dashboard, client, agent, agent_grpc, metrics = ports(6)
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     environment.pop("RAY_ADDRESS", None)
@@ -64,10 +64,10 @@ def head() -> Iterator[Head]:
     command += [f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1", "--disable-usage-stats"]
     command += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
     command += [f"--dashboard-agent-grpc-port={agent_grpc}", f"--metrics-export-port={metrics}"]
-    # Short, since Ray's sockets stand below it, and not where another Ray of this machine is.
+    # A short path, because Ray's sockets are below it, and not the folder of another Ray on this machine.
     with Path(os.devnull).open("wb") as sink, tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:
         environment["RAY_TMPDIR"] = folder
-        # What `ray start` writes last.
+        # `ray start` writes this file last.
         started = Path(folder) / "ray" / "ray_current_cluster"
         node = start(command, env=environment, stdout=sink, stderr=sink, start_new_session=True)
         try:
@@ -79,7 +79,7 @@ def head() -> Iterator[Head]:
                 time.sleep(0.5)
             yield Head(f"http://127.0.0.1:{dashboard}", folder)
         finally:
-            # It ends its own processes; told to all of them at once, they wait for each other.
+            # The node ends its own processes. If all get the signal at once, they wait for each other.
             node.terminate()
             try:
                 node.wait(timeout=10)
@@ -89,13 +89,13 @@ def head() -> Iterator[Head]:
 
 
 def submit(head: Head, *words: str) -> subprocess.CompletedProcess[str]:
-    """`ray job submit` of a job's script, waiting for its end."""
+    """Run `ray job submit` with a job's script and wait for its end."""
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
     environment.pop("RAY_ADDRESS", None)
     command = [RAY, "job", "submit", "--address", head.url, "--working-dir", ".", "--", sys.executable, *words]
     for _ in range(20):
         done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=500)
-        # The dashboard listens a little before its agent takes jobs.
+        # The dashboard listens shortly before its agent accepts jobs.
         if "No available agent" not in done.stdout + done.stderr:
             return done
         time.sleep(1)

@@ -1,4 +1,4 @@
-"""The metadata-only baseline: what leaks is seen, and what does not is not."""
+"""The metadata-only baseline finds leaks and reports none without a leak."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_baseline_is_at_chance_without_leak() -> None:
 def test_baseline_detects_nonlinear_leaks(leak: str) -> None:
     frame = posts()
     rng = np.random.default_rng(1)
-    # High in the middle of followers, or at night: no straight line tells it.
+    # The label depends on a middle range of followers or on the night, which no straight line can describe.
     x = (
         np.abs(np.log10(1 + frame["followers"]) - 2.5)
         if leak == "followers"
@@ -100,6 +100,6 @@ def test_baseline_interval_groups_posts_by_user() -> None:
     alike = pd.concat([one_each.assign(post_id=one_each["post_id"] + f"-{i}") for i in range(4)], ignore_index=True)
     (one,), (four,) = baselines(one_each, seed=0), baselines(alike, seed=0)
     (apart,) = baselines(alike.assign(user_id=None), seed=0)
-    # Four copies of each post tell no more than one; of different users they would tell four times as much.
+    # Four copies of a post by one user add no information. By different users they would be four times as much.
     assert four.high - four.low == pytest.approx(one.high - one.low, rel=0.05)
     assert apart.high - apart.low == pytest.approx((one.high - one.low) / 2, rel=0.05)

@@ -1,4 +1,4 @@
-"""`judge` from tables to its file: what it says, what it needs, and that it does nothing twice."""
+"""`judge` from tables to its file: its results, the inputs it needs, and reruns."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_judge_writes_all_results(root: Config, capsys: pytest.CaptureFixture[st
         " + log10(1 + comments)",
         " + C(hour) + C(weekday)",
     ]
-    # All captions of these posts are of one length, and nobody knows when they were collected.
+    # All captions have the same length, and the collection time is unknown.
     reasons = {text.partition("n_hashtags + ")[2]: reason for text, reason in found["left_out"].items()}
     assert set(reasons) == {"log10(1 + caption_length)", "log10(1 + age_days)"}
     assert "is collinear with Intercept" in reasons["log10(1 + caption_length)"]
@@ -122,7 +122,7 @@ def test_karpathy_labels_are_compared_with_residual_labels(config: Config) -> No
     run(judged(config))
     found = result(config)
     table = {(item["first"], item["second"]): item for item in found["overlap"]}
-    # All posts are in the sample, so that its groups are those of the labels.
+    # The sample contains all posts, so its groups equal those of the labels.
     assert table["labels", "karpathy"]["same"] == 1.0
     assert table["residual", "labels"]["same"] > 0.9
     assert table["labels", "residual"]["same"] < 0.3

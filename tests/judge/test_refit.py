@@ -1,4 +1,4 @@
-"""Labels under other formulas and other data, and how schemes agree, by plain re-computation."""
+"""Labels under other formulas and other data, and agreement of schemes, compared with plain computations."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_drawing_each_post_once_changes_no_label(n: int, q: float) -> None:
     again = drawn_extremes(score, ids, np.ones(n, np.int64), q)
     np.testing.assert_array_equal(again.bottom, first.bottom)
     np.testing.assert_array_equal(again.top, first.top)
-    # Each twice: the same deciles.
+    # Each post drawn twice gives the same deciles.
     twice = drawn_extremes(score, ids, np.full(n, 2), q)
     assert abs(int(twice.top.sum()) - int(first.top.sum())) <= 1
 
@@ -112,7 +112,7 @@ def test_bootstrap_changes_few_labels_and_is_reproducible() -> None:
     assert mean < 1.0
     assert bootstrap(frame, PAPER, 0.1, 30, seed=1) == found != bootstrap(frame, PAPER, 0.1, 30, seed=2)
     assert bootstrap(frame.assign(user_id=None), PAPER, 0.1, 5, seed=1).unit == "posts"
-    # With a twentieth of the posts the coefficients and the deciles are less sure.
+    # With 5 % of the posts, coefficients and deciles are less certain.
     assert bootstrap(frame.head(100), PAPER, 0.1, 30, seed=1).same[0] < mean
 
 

@@ -1,4 +1,4 @@
-"""Exceptions as statuses of `images/`."""
+"""Exceptions are mapped to statuses of `images/`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results between two threads: batches by number, bytes and age; held back where they pile up; none lost."""
+"""Results passed between two threads: batches by number, bytes and age, held back if too many wait, none lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The client against a server that misbehaves, over real sockets on loopback."""
+"""The client against a misbehaving server, over real sockets on loopback."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_temporary_errors_are_retried(server: WebServer, options: IngestOptions,
 
 
 def test_drip_feeding_host_hits_deadline(server: WebServer, options: IngestOptions) -> None:
-    # Each byte comes well within the read timeout; only the whole takes too long.
+    # Each byte arrives within the read timeout. Only the whole picture takes too long.
     url = server.behave("/drip", drip(PICTURE, pause=0.1))
     options = options.model_copy(update={"deadline": 0.5, "attempts": 2})
     began = time.monotonic()
@@ -114,7 +114,7 @@ def test_cut_off_answer_is_truncated_after_retries(server: WebServer, options: I
 
 
 def test_connection_reset_is_retried(server: WebServer, options: IngestOptions) -> None:
-    # aiohttp asks once more within an attempt (RFC 9112, section 9.3.1): three resets are one attempt and a half.
+    # aiohttp repeats a request once per attempt (RFC 9112, section 9.3.1), so three resets are 1.5 attempts.
     always, once = server.behave("/always", reset()), server.behave("/once", reset(times=3, data=PICTURE))
     for_ever, passing = fetch(options, always, once)
     assert (for_ever.status, for_ever.attempts, for_ever.http_status) == ("connection", 3, None)

@@ -1,4 +1,4 @@
-"""What a fetcher asks of a host: so much at a time, nothing while it wants to be left alone; with others, no more."""
+"""How often a fetcher requests from a host: parallel requests, pauses, and budgets shared by several fetchers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_retry_after_pauses_whole_host(server: WebServer, options: IngestOptions
     assert {result.status for result in results} == {"ok"}
     assert results[0].attempts == 2
     moments = [when for _, when, _ in server.asked]
-    # An HTTP date has whole seconds, so up to one of the two is gone already.
+    # An HTTP date has whole seconds, so up to one of the two seconds has already passed.
     assert moments[1] - moments[0] >= (0.9 if in_words else 0.5)
     assert server.asked[0][0] == "/limited"
 
@@ -69,7 +69,7 @@ def test_requests_per_host_are_limited_and_connections_reused(server: WebServer,
 
 
 def shared(options: IngestOptions, parts: list[list[str]], delay: float = 0.0) -> list[FetchResult]:
-    """Fetchers side by side, one a part, that report to one ledger with a delay each way."""
+    """Run one fetcher per part. All report to one ledger, with a delay in each direction."""
 
     async def work() -> list[FetchResult]:
         ledger = HostLedger(options.per_host, options.per_host_rate)
@@ -102,7 +102,7 @@ def test_several_fetchers_share_one_rate_limit(server: WebServer, options: Inges
     parts = [[server.url(f"/{part}/{i}") for i in range(12)] for part in range(2)]
     shared(options.model_copy(update={"per_host": 8, "per_host_rate": 20.0}), parts)
     moments = [when for _, when, _ in server.asked]
-    # 23 pauses of 1/20 s between 24 requests; a timer may be early by its resolution.
+    # There are 23 pauses of 1/20 s between 24 requests. A timer may be early by its resolution.
     assert moments[-1] - moments[0] >= 23 / 20 * 0.95
 
 
@@ -114,7 +114,7 @@ def test_retry_after_pauses_host_for_all_fetchers(server: WebServer, options: In
     results = shared(options.model_copy(update={"per_host": 6}), parts)
     assert Counter(result.status for result in results) == {"ok": 201}
     limited = next(when for path, when, _ in server.asked if path == "/limited")
-    # It takes a report and an answer for the others to know; then nobody asks until the time is over.
+    # The others learn of the pause after one report and its answer. Then no requests come until it ends.
     quiet = [when - limited for _, when, _ in server.asked if 0.7 < when - limited < 1.5]
     assert quiet == []
     assert max(when for _, when, _ in server.asked) - limited > 1.5
@@ -253,7 +253,7 @@ def test_whole_robots_txt_is_read(server: WebServer, options: IngestOptions) -> 
 def test_guard_checks_redirected_robots_txt(server: WebServer, options: IngestOptions) -> None:
     server.behave("/robots.txt", status(302, Location="http://169.254.169.254/robots.txt"))
     result = fetch(options.model_copy(update={"robots": True}), server.url("/a"))[0]
-    # Nobody answers where nobody is asked: unreachable forbids (RFC 9309, section 2.3.1.4).
+    # The guard blocks the redirect, so robots.txt is unreachable, which forbids all (RFC 9309, section 2.3.1.4).
     assert result.status == "connection"
     assert "no answer" in str(result.error)
 
@@ -264,7 +264,7 @@ def test_crawl_delay_spaces_requests(server: WebServer, options: IngestOptions) 
     results = fetch(options.model_copy(update={"robots": True, "per_host": 8}), *urls)
     assert {result.status for result in results} == {"ok"}
     moments = [when for path, when, _ in server.asked if path != "/robots.txt"]
-    # The first too: those that were let through before the pace was known wait for their turn. Timers may be early.
+    # The first request waits too, if it was let through before the pace was known. Timers may be early.
     assert min(b - a for a, b in itertools.pairwise(moments)) >= 0.27
 
 

@@ -1,4 +1,4 @@
-"""Where a request may lead: redirects, names and what they resolve to, each checked where it is dialled."""
+"""Redirects, names and the addresses they resolve to are checked when the client connects."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_each_redirect_is_checked(
 
 
 class Door(AddressGuard):
-    """Lets one address through, where a server of a test is."""
+    """A guard that also allows the one address of a test server."""
 
     address = "127.77.0.1"
 
@@ -104,18 +104,18 @@ def test_redirect_to_private_address_is_blocked(
         result = fetch_one(options, url, guard=guard)
     finally:
         server.close()
-    # The client takes some spellings of an address for no host at all.
+    # The client reads some spellings of an address as an invalid host.
     odd = "not a canonical IPv4 address" in str(result.error)
     assert (result.status, result.body) == ("invalid_url" if odd else "blocked", None)
     assert odd or "is not public" in str(result.error) or "is not a public address" in str(result.error)
-    # The one connection is to the server that has redirected.
+    # The only connection goes to the server that redirects.
     assert loopback.asked == [Door.address]
     assert dict(server.requests) == {"/a": 1}
 
 
-# Every address that is refused, and its IPv6 forms.
+# Every refused address, and its IPv6 forms.
 INSIDE = [outer for address in [*PRIVATE, *NEVER, *CLOUDS] for outer in wrapped(address)]
-# What stays refused if private addresses are allowed.
+# Addresses that are refused even if private addresses are allowed.
 INSIDE_EVER = [outer for address in [*NEVER, *CLOUDS] for outer in wrapped(address)]
 
 
@@ -167,14 +167,14 @@ def test_guard_also_checks_robots_txt_requests(
         by_name = fetch_one(asking, f"http://innocent.example:{server.port}/a", guard=guard, resolver=names)
     finally:
         server.close()
-    # Nothing is asked of a host whose robots.txt cannot be had.
+    # No picture is requested if robots.txt is unreachable.
     assert (by_redirect.status, by_name.status) == ("connection", "connection")
     assert set(loopback.asked) == {Door.address}
     assert dict(server.requests) == {"/robots.txt": 1}
 
 
 class Names(AbstractResolver):
-    """Answers name lookups from a list, one after the other; the last answer stays."""
+    """A resolver with a list of answers per host. The last answer is repeated."""
 
     def __init__(self, answers: dict[str, list[list[str]]]) -> None:
         self.answers = answers
@@ -220,7 +220,7 @@ def test_name_resolving_to_private_address_is_blocked(recording: type[RecordingS
 
 
 def test_dns_rebinding_is_blocked(server: WebServer, options: IngestOptions, loopback: type[LoopbackSocket]) -> None:
-    # The first lookup is the server of this test, where the guard allows loopback; the second is not allowed at all.
+    # The first lookup gives the test server, which the guard allows. The second gives a refused address.
     names = Names({"rebinding.example": [["127.0.0.1"], ["169.254.169.254"]]})
     guard = AddressGuard(True, (server.port,), make_socket=loopback)
 

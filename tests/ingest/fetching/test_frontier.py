@@ -1,4 +1,4 @@
-"""Which request may start when: budgets of hosts, pauses, delays, turns; under a clock that the tests move."""
+"""Which request may start when, by host budgets, pauses, delays and turns, on a clock set by the tests."""
 
 from __future__ import annotations
 

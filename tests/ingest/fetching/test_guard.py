@@ -1,4 +1,4 @@
-"""The address guard. Nothing here dials: sockets are of a class that records and cannot connect."""
+"""The address guard. No test connects: the sockets only record that they were made."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ NEVER = [
 NEVER += ["::", "fe80::1", "fec0::1", "ff02::1", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::"]
 NEVER += ["192.0.2.1", "198.51.100.1", "203.0.113.1", "192.0.0.1", "192.0.0.170", "192.88.99.1"]
 NEVER += ["2001:db8::1", "3fff::1", "3fff:fff::1", "2001:2::1", "2001:10::1", "2001:20::1", "5f00::1", "100::1"]
-# Not unicast, or IPv4 inside IPv6 that no host has: IPv4-compatible, IPv4-translated, NAT64 of a network of its own.
+# Not unicast, or invalid IPv4 in IPv6: IPv4-compatible, IPv4-translated, NAT64 with a local prefix.
 NEVER += ["4000::1", "::7f00:1", "::101:101", "::ffff:0:1.1.1.1", "64:ff9b:1::1", "64:ff9b:1:ffff::a00:1"]
-# Where clouds serve their own machines, refused by range: AWS (metadata, tasks, pods, DNS, time), Tencent, Scaleway,
-# Kubernetes (DNS of a node), OpenStack over IPv6, Oracle Classic.
+# Services of clouds for their own machines, refused by range: AWS (metadata, tasks, pods, DNS, time), Tencent,
+# Scaleway, Kubernetes (node DNS), OpenStack over IPv6, Oracle Classic.
 NEVER += ["169.254.170.2", "169.254.170.23", "169.254.169.253", "169.254.169.123", "169.254.0.23", "169.254.42.42"]
 NEVER += ["169.254.20.10", "fe80::a9fe:a9fe", "192.0.0.192"]
-# The same on public addresses, or in ranges that `allow_private` opens.
+# Such services on public addresses, or in ranges that `allow_private` permits.
 CLOUDS = {
     "168.63.129.16": "Azure",
     "192.80.8.124": "Equinix Metal",
@@ -65,10 +65,10 @@ CLOUDS = {
 }
 PUBLIC = ["1.1.1.1", "93.184.216.34", "100.128.0.1", "172.32.0.1", "2606:4700::1111", "::ffff:1.1.1.1"]
 PUBLIC += ["64:ff9b::101:101", "2002:101:101::1", "2606:4700::5efe:101:101"]
-# Next to those of clouds and of reserved ranges.
+# Neighbours of the addresses of clouds and of reserved ranges.
 PUBLIC += ["168.63.129.15", "168.63.129.17", "161.27.0.1", "166.12.0.1", "192.80.8.125", "192.0.1.1", "198.17.255.255"]
 PUBLIC += ["198.20.0.1", "223.255.255.255", "2001:200::1", "3ffe::1"]
-# Google serves public pictures here on networks that route its names so (Private Google Access).
+# Google serves public pictures on these addresses in some networks (Private Google Access).
 PUBLIC += ["199.36.153.4", "199.36.153.8", "2600:2d00:2:1000::1", "2600:2d00:2:2000::1"]
 
 
@@ -83,14 +83,14 @@ def address_info(address: str, port: int = 80) -> tuple[Any, ...]:
 
 
 def teredo(server: str, client: str) -> str:
-    """The Teredo address of a client behind a NAT (RFC 4380, section 4): the client's IPv4 is stored inverted."""
+    """The Teredo address of a client behind a NAT. The client's IPv4 is stored inverted (RFC 4380, section 4)."""
     inverted = int(ipaddress.IPv4Address(client)) ^ 0xFFFFFFFF
     number = (0x20010000 << 96) | (int(ipaddress.IPv4Address(server)) << 64) | inverted
     return str(ipaddress.IPv6Address(number))
 
 
 def wrapped(address: str) -> list[str]:
-    """`address`, and if it is IPv4, the IPv6 addresses that lead to it."""
+    """`address`, and for IPv4 also the IPv6 addresses that lead to it."""
     ip = ipaddress.ip_address(address)
     if ip.version == 6:
         return [address]
@@ -218,7 +218,7 @@ def test_unacceptable_urls_are_refused_with_status(url: str, status: str) -> Non
 @example("", "[]@")
 @given(st.sampled_from(["", "xn--", "a.xn--"]), st.text() | st.text("xn-.a0:[]%@/?#é\u200b\u3002", max_size=9))
 def test_any_text_is_accepted_or_refused_cleanly(start: str, text: str) -> None:
-    # Anything but its own error goes through.
+    # Only RefusedURLError is accepted.
     with contextlib.suppress(RefusedURLError):
         assert AddressGuard().check_url(f"http://{start}{text}").host
 
@@ -235,12 +235,12 @@ def test_other_ports_need_allow_ports() -> None:
 
 
 def test_host_names_pass_url_check() -> None:
-    # 127.1 and the like are names to the URL, and addresses only to the system's resolver.
+    # 127.1 and similar forms are names in a URL. Only the system's resolver reads them as addresses.
     for host in ("2130706433", "127.1", "0x7f.1", "localhost"):
         assert AddressGuard().check_url(f"http://{host}/").host == host
 
 
-# Loopback, 169.254.169.254 and 168.63.129.16 in the forms that resolvers take for addresses.
+# Loopback, 169.254.169.254 and 168.63.129.16 in forms that resolvers read as addresses.
 ODD_NAMES = ["2130706433", "127.1", "0x7f.1", "0177.0.0.1", "017700000001", "0x7f000001", "localhost"]
 ODD_NAMES += ["2852039166", "0xa9fea9fe", "0xa9.0xfe.0xa9.0xfe", "0251.0376.0251.0376"]
 ODD_NAMES += ["2822734096", "0xa83f8110", "0250.077.0201.020", "168.63.33040"]

@@ -1,4 +1,4 @@
-"""What URLs and answers say of a host: its name, and how long it wants to be left alone."""
+"""Host names in URLs, and Retry-After in answers."""
 
 from __future__ import annotations
 

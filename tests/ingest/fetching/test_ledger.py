@@ -1,4 +1,4 @@
-"""One budget for several fetchers: never exceeded however reports are delayed, shared fairly, and none starves."""
+"""One budget for several fetchers: never exceeded despite delayed reports, shared fairly, no fetcher starves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_shares_are_fair_and_use_whole_budget(total: int, wants: dict[str, int],
     shares = fair_shares(total, wants, turn)
     assert sum(shares.values()) == min(total, sum(wants.values()))
     assert all(0 <= shares[name] <= wants[name] for name in wants)
-    # Nobody has two more than one who would take another.
+    # No share is larger by two or more than a share that wants more.
     hungry = [shares[name] for name in wants if shares[name] < wants[name]]
     assert not hungry or max(shares.values()) - min(hungry) <= 1
 
@@ -34,7 +34,7 @@ def test_single_fetcher_holds_budget_until_another_reports() -> None:
     clock = Clock()
     ledger = HostLedger(10, 5.0, clock=clock)
     assert ledger.exchange("one", Report({"h": (10, 0)})).limits == {"h": (10, 0.2)}
-    # What the first may hold is not given away before it has said that it holds less.
+    # The first fetcher's share is not given away before it reports that it holds less.
     assert ledger.exchange("two", Report({"h": (10, 0)})).limits == {"h": (0, 0.0)}
     assert ledger.exchange("one", Report({"h": (10, 10)})).limits == {"h": (5, 0.4)}
     assert ledger.exchange("two", Report({"h": (10, 0)})).limits == {"h": (0, 0.0)}
@@ -57,7 +57,7 @@ def test_pause_is_passed_once_to_other_fetchers() -> None:
     assert ledger.exchange("two", Report({})).pauses == {"h": 29.0}
     clock.now += 1
     assert ledger.exchange("two", Report({})).pauses == {}
-    # Who comes later hears of it as well.
+    # A fetcher that reports later also gets the pause.
     assert ledger.exchange("three", Report({})).pauses == {"h": 28.0}
     ledger.exchange("one", Report({}, {"h": 1.0}))
     assert ledger.exchange("four", Report({})).pauses == {"h": 28.0}
@@ -84,7 +84,7 @@ def test_new_ledger_grants_no_more_during_grace_period() -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_simulated_fetchers_finish_within_budget(seed: int) -> None:
-    """Fetchers with frontiers of their own, answers of any length, reports on their way for any time."""
+    """Each fetcher has its own frontier. Answers and reports take any time."""
     rng = np.random.default_rng(seed)
     clock = Clock()
     per_host, n_fetchers = int(rng.integers(1, 9)), int(rng.integers(2, 6))

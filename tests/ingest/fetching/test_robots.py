@@ -1,4 +1,4 @@
-"""robots.txt and X-Robots-Tag: what hosts write, and what follows."""
+"""robots.txt and X-Robots-Tag as hosts write them, and their effect."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def test_robots_url_is_at_origin_root(url: str, robots: str) -> None:
 @pytest.mark.parametrize(
     ("lines", "path", "allowed"),
     [
-        # Nothing that concerns anyone.
+        # No rules that apply.
         ("", "/a.jpg", True),
         ("<!DOCTYPE html><p>Page not found: /robots.txt</p>", "/a.jpg", True),
         ("Disallow: /", "/a.jpg", True),
         ("User-agent: *\nDisallow:", "/a.jpg", True),
-        # One group for all.
+        # One group for all robots.
         ("User-agent: *\nDisallow: /", "/a.jpg", False),
         ("user-AGENT:*\r\ndisallow:/pictures # all of them\r\n", "/pictures/a.jpg", False),
         ("User-agent: *\rDisallow: /pictures\r", "/pictures/a.jpg", False),
@@ -60,7 +60,7 @@ def test_robots_url_is_at_origin_root(url: str, robots: str) -> None:
         ("User-agent: *\nDisallow: /pictures/", "/pictures", True),
         ("User-agent: *\nDisallow: /PICTURES/", "/pictures/a.jpg", True),
         ("User-agent: *\n\nSitemap: https://example.org/map.xml\n\nDisallow: /", "/a.jpg", False),
-        # The group that names us, whatever else is there, and only where it names us in full.
+        # A group that names us replaces the others, but only if it has our full name.
         ("User-agent: *\nDisallow: /\n\nUser-agent: raypipe\nDisallow: /private", "/a.jpg", True),
         ("User-agent: RayPipe\nDisallow: /\n\nUser-agent: *\nAllow: /", "/a.jpg", False),
         ("User-agent: raypipe/0.1\nDisallow: /", "/a.jpg", False),
@@ -72,7 +72,7 @@ def test_robots_url_is_at_origin_root(url: str, robots: str) -> None:
         ("User-agent: example\nDisallow: /", "/a.jpg", True),
         ("User-agent: *bot*\nDisallow: /", "/a.jpg", True),
         ("User-agent: us\nUser-agent: others\nDisallow: /", "/a.jpg", True),
-        # The longest rule decides, and Allow where two are equally long.
+        # The longest rule applies. If two are equally long, Allow applies.
         ("User-agent: *\nAllow: /p\nDisallow: /", "/page", True),
         ("User-agent: *\nAllow: /pictures\nDisallow: /pictures/", "/pictures/a.jpg", False),
         ("User-agent: *\nDisallow: /folder\nAllow: /folder", "/folder/page", True),
@@ -80,11 +80,11 @@ def test_robots_url_is_at_origin_root(url: str, robots: str) -> None:
         ("User-agent: *\nDisallow: /*.jpg$\nAllow: /", "/a.jpg?size=2", True),
         ("User-agent: *\nDisallow: /*?size=", "/a.jpg?size=2", False),
         ("User-agent: *\nDisallow: /a/*/c", "/a/b/b/c", False),
-        # However a path is written, it is the same path.
+        # Different spellings of a path are the same path.
         ("User-agent: *\nDisallow: /b%C3%BCcher", "/bücher/a.jpg", False),
         ("User-agent: *\nDisallow: /bücher", "/b%c3%bccher/a.jpg", False),
         ("User-agent: *\nDisallow: /%7Eme", "/~me/a.jpg", False),
-        # robots.txt itself may always be read.
+        # robots.txt itself is always allowed.
         ("User-agent: *\nDisallow: /", "/robots.txt", True),
     ],
 )
@@ -125,7 +125,7 @@ def test_invalid_utf8_does_not_hide_rules() -> None:
 
 
 def test_many_user_agents_cost_linear_time() -> None:
-    # Every rule is for each of 20,000 robots, which is 500 million rules written out.
+    # Each rule applies to 20,000 robots, which would be 500 million rules if written out.
     body = b"".join(b"User-agent: %x\n" % i for i in range(20_000)) + b"Disallow: /a\n" * 25_000
     assert RobotsRules(200, body).allows(f"{HOST}/a.jpg", US)
 
@@ -144,7 +144,7 @@ _WORDS = ["User-agent: *", "User-agent: raypipe", "User-agent: ray", "Disallow: 
 
 @given(st.lists(st.sampled_from(_WORDS), max_size=12), st.sampled_from(["/", "/a", "/a/b", "/a/b/c", "/b"]))
 def test_rules_match_plain_reading_of_rfc_9309(lines: list[str], path: str) -> None:
-    """A second reading of RFC 9309, section 2.2, for rules without wildcards."""
+    """A second implementation of RFC 9309, section 2.2, for rules without wildcards."""
     groups: list[tuple[list[str], list[tuple[str, str]]]] = []
     for line in filter(None, lines):
         field, value = line.split(": ")
@@ -202,7 +202,7 @@ def test_crawl_delay_is_read(lines: str, seconds: float | None) -> None:
         (["noarchive", "unavailable_after: 25 Jun 2010 15:00:00 PST"], None),
         (["unavailable_after: Friday, 25-Jun-10 15:00:00 UTC, noindex"], "noindex"),
         (["unavailable_after: 2010-06-25T15:00:00Z, noai"], "noai"),
-        # Addressed to one robot, with all that follows in the header.
+        # A robot's name applies to all directives that follow in the header.
         (["googlebot: noindex"], None),
         (["otherbot: noindex, nofollow, noai"], None),
         (["googlebot: nofollow", "otherbot: noindex, nofollow"], None),
@@ -212,7 +212,7 @@ def test_crawl_delay_is_read(lines: str, seconds: float | None) -> None:
         (["ray: noindex"], None),
         (["raypipe-images: noindex"], None),
         (["*: noindex"], "noindex"),
-        # Headers that something on the way has put together.
+        # Headers joined by a proxy.
         (["googlebot: nofollow, raypipe: noindex"], "noindex"),
         (["raypipe: nofollow, googlebot: noindex"], None),
         (["noai, googlebot: noindex"], "noai"),

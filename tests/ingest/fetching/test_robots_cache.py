@@ -1,4 +1,4 @@
-"""What is kept of robots.txt: an origin is asked once, for a day, and an error reaches all who asked."""
+"""The robots.txt cache: one request per origin and day, and errors reach all waiters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.ingest.fetching.test_robots import HOST, US
 
 
 class Host:
-    """Answers for robots.txt, and counts how often it is asked."""
+    """Answers requests for robots.txt and counts them."""
 
     def __init__(self, status: int | None = 200, body: bytes = b"User-agent: *\nDisallow: /a\n") -> None:
         self.status, self.body = status, body
@@ -134,7 +134,7 @@ def test_cache_is_bounded_and_evicts_least_recent() -> None:
             await cache.rules(URL(f"http://host{i}/"), host.ask)
         await cache.rules(URL("http://host0/"), host.ask)
         assert host.asked.total() == 16
-        # The seventeenth has no room but that of the one that was wanted before all others.
+        # The seventeenth origin replaces the least recently used one.
         await cache.rules(URL("http://another/"), host.ask)
         await cache.rules(URL("http://host0/"), host.ask)
         assert host.asked.total() == 17
