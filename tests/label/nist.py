@@ -1,7 +1,7 @@
 """NIST's Statistical Reference Datasets for linear regression, and their exact solutions.
 
 Data: https://www.itl.nist.gov/div898/strd/lls/lls.shtml (public domain). The certified values there were computed with
-500 digits; here the same least squares problems are solved in rational numbers, which has no rounding at all.
+500 digits. Here the same least squares problems are solved in rational numbers, without rounding.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _FILIP = """0.8116 -6.860120914 0.9072 -4.324130045 0.9052 -4.358625055 0.9039 -
 -8.165388579 0.7702 -7.886056648 0.7761 -7.588043762 0.7809 -7.283412422 0.7961 -6.995678626 0.8253 -6.691862621 0.8602
 -6.392544977 0.8809 -6.067374056 0.8301 -6.684029655 0.8664 -6.378719832 0.8834 -6.065855188 0.8898 -5.752272167 0.8964
 -5.132414673 0.8963 -4.811352704 0.9074 -4.098269308 0.9119 -3.66174277 0.9228 -3.2644011"""
-# What Wampler's third problem adds to the polynomial at x = 0…20; the fourth and fifth add 100 and 10,000 times that.
+# Wampler's third problem adds these to the polynomial at x = 0…20. The fourth and fifth add 100 and 10,000 times these.
 _DELTAS = (759, -2048, 2048, -2048, 2523, -2048, 2048, -2048, 1838, -2048, 2048)
 DELTAS = (*_DELTAS, *_DELTAS[-2::-1])
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem, in decimal numbers as published: X, y, and the certified value of one coefficient as a check."""
+    """One problem in decimal numbers as published: X, y, and the certified value of one coefficient as a check."""
 
     name: str
     X: tuple[tuple[Fraction, ...], ...]
@@ -116,7 +116,7 @@ PROBLEMS = [make() for make in _problems()]
 class Exact:
     """The solution in rational numbers: `params` (p), the sum of squared residuals, the diagonal of (XᵀX)⁻¹ (p).
 
-    `unexplained` is 1 − R², about the mean where the terms have a constant.
+    `unexplained` is 1 − R², about the mean if the terms have a constant.
     """
 
     params: tuple[Fraction, ...]
@@ -125,14 +125,14 @@ class Exact:
     unexplained: float
 
     def bse(self, n: int) -> list[float]:
-        """Standard errors of the coefficients of n rows, rounded once or twice."""
+        """Standard errors of the coefficients for n rows, rounded once or twice."""
         scale = self.ssr / (n - len(self.params))
         return [math.sqrt(scale * value) for value in self.inverse]
 
 
 @cache
 def exact(problem: Problem) -> Exact:
-    """By the normal equations in rational numbers."""
+    """Solve the normal equations in rational numbers."""
     p = len(problem.X[0])
     A = [
         [sum((row[i] * row[j] for row in problem.X), Fraction()) for j in range(p)]

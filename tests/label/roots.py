@@ -1,4 +1,4 @@
-"""Roots to label: posts whose likes follow reach as in the paper, and their pictures, as complete tables."""
+"""Roots for labelling: posts whose likes follow reach as in the paper, and their pictures, as complete tables."""
 
 from __future__ import annotations
 

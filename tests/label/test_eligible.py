@@ -1,4 +1,4 @@
-"""Which posts take part, and the reason of each that does not."""
+"""Which posts take part, and the reason for each post that does not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `label` refuses: one line for each mistake, and nothing written."""
+"""Mistakes that `label` refuses: one line each, and nothing is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`label` from tables to tables: counts, files, every scheme, the same from any files, on Ray and in threads."""
+"""`label` from tables to tables: counts, files and every scheme; equal for any files, with Ray and with threads."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_listed_near_duplicates_stay_on_one_side(config: Config) -> None:
     posts = made_posts(600)
     ids = posts["post_id"].to_pylist()
     put(config, "posts", posts)
-    # Every third post looks like the one before it.
+    # In each group of three posts, the second and third are near duplicates of the first.
     pairs = [(name, ids[i - i % 3], "near") for i, name in enumerate(ids) if i % 3 != 2]
     with tables.begin(config.open_storage(), "images", command="world", config={}, inputs={}) as staged:
         images = made_images(posts).set_column(2, IMAGES.field("status"), [pa.array(["ok"] * 600, pa.string())])
@@ -204,7 +204,7 @@ def test_revisit_warning_counts_eligible_posts_only(
         return found
 
     assert warnings("all", np.zeros(N, bool)) == []
-    # The deleted ones could not be revisited, and do not take part.
+    # Deleted posts cannot be revisited and do not take part.
     assert warnings("living", deleted) == []
     absent = deleted | (np.arange(N) < 10)
     n_absent, n = int(np.sum(absent & ~deleted)), int(np.sum(~deleted))

@@ -1,4 +1,4 @@
-"""Each scheme on small tables, against a plain re-implementation or by hand."""
+"""Each scheme on small tables, compared with a plain implementation or manual results."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from raypipe.label.schemes import SCHEMES, Scored, check_classes, check_options
 
 
 def label(scored: Scored, scheme: str, cut: int | None = None, **options: Any) -> pa.Array:
-    """The labels of posts that lie in one block, or in two, cut at some row."""
+    """The labels of posts in one block, or in two blocks cut at row `cut`."""
     n = len(scored.posts)
     bounds = [0, n] if cut is None else [0, min(cut, n), n]
 

@@ -1,4 +1,4 @@
-"""The split: exact sizes, nobody on two sides, and the same whatever the order of the rows."""
+"""The split: exact sizes, no user on two sides, and independence of the order of rows."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run(
     test: float = 0.0,
     seed: int = 0,
 ) -> list[str | None]:
-    """The side of each post by name; None where `classes` has none."""
+    """The side of each post in the order of `rows`; None if `classes` has None."""
     labels = pa.array(classes if classes is not None else ["a"] * len(rows), pa.string())
     known = np.flatnonzero(labels.is_valid())
     chosen = rows.take(pa.array(known))
@@ -130,7 +130,7 @@ def test_user_split_sizes_are_exact_if_possible() -> None:
 
 
 def test_user_size_does_not_affect_holdout_rate() -> None:
-    # 300 users of one post and 300 of six: a unit's place must not depend on its size.
+    # 300 users have one post and 300 have six. A unit's side must not depend on its size.
     users = [f"s{i}" for i in range(300)] + [f"l{i}" for i in range(300) for _ in range(6)]
     rows = posts(len(users)).set_column(1, "user_id", pa.array(users))
     held = [

@@ -1,4 +1,4 @@
-"""What a formula may hold: nothing else is evaluated, and what is refused stands above a caret."""
+"""What a formula may contain: nothing else is evaluated, and a caret marks what is refused."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def design_of(text: str) -> Design:
 
 
 def column(text: str) -> Any:
-    """The only term's values."""
+    """The values of the formula's only term."""
     return design_of(f"likes ~ {text} - 1").matrices(POSTS).X
 
 
@@ -54,7 +54,7 @@ def column(text: str) -> Any:
         "likes ~ hashed(kind, 3, hash_func=lambda v: hash(MAKE))",
         "likes ~ C(kind, contr.treatment(MAKE))",
         "likes ~ C(kind, {'x': [hash(MAKE), 1, 1]})",
-        # What formulaic evaluates while it reads the formula.
+        # formulaic evaluates these while it reads the formula.
         "I((lambda: MAKE)()()) ~ followers",
         "Q(MAKE) ~ followers",
         "MAKE.write('x')(1) ~ followers",
@@ -67,7 +67,7 @@ def test_hostile_formula_executes_no_code(tmp_path: Path, hostile: str) -> None:
     assert not marker.exists()
     assert "\n" not in str(caught.value)
     assert caught.value.below.count("\n") == 1
-    # Nor by the one place where raypipe itself evaluates.
+    # raypipe's own evaluation refuses it too.
     with pytest.raises((NotAllowedError, SyntaxError)):
         evaluate(hostile.partition(" ~ ")[0 if hostile.endswith("~ followers") else 2], {"followers": np.ones(2)})
     assert not marker.exists()
@@ -193,7 +193,7 @@ def test_numpy_functions_work_with_np_prefix() -> None:
     np.testing.assert_array_equal(column("round(followers / 7, decimals=1)")[:, 0], np.round(followers / 7, 1))
     np.testing.assert_array_equal(column("I((followers > 2) & (likes <= 8.0))")[:, 0], (followers > 2) & (likes <= 8))
     np.testing.assert_array_equal(column("I(kind == 'a')")[:, -1], POSTS["kind"].to_numpy(zero_copy_only=False) == "a")
-    # A column goes by the name of a function, too.
+    # A column may have the name of a function.
     np.testing.assert_array_equal(column("I(where * 2)")[:, 0], 2 * POSTS["where"].to_numpy())
     assert (
         design_of('likes ~ C(kind, levels=["a", \'b\', "it\'s"])').terms[-1]
@@ -216,7 +216,7 @@ def test_allowed_numpy_functions_work_row_by_row(name: str) -> None:
 
 
 def test_python_builtins_are_unavailable_in_formulas() -> None:
-    """Should an expression pass that should not: there is nothing that it could call."""
+    """Even an expression that is wrongly accepted cannot call a builtin."""
     tree = allowed.FUNCTIONS
     assert not {"open", "eval", "getattr", "__import__"} & set(tree)
     assert allowed.CONTEXT["open"] is None

@@ -1,4 +1,4 @@
-"""Columns whose names need backticks: each is the column that it says, or the formula is refused."""
+"""Columns whose names need backticks: each name is its own column, or the formula is refused."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_each_backticked_name_is_its_own_column(text: str, wanted: np.ndarray) -
     check_columns(formula, POSTS.schema)
     design = design_of(formula.text, POSTS)
     np.testing.assert_allclose(design.matrices(POSTS).X[:, 0], wanted, rtol=1e-12, atol=1e-12)
-    # What was learned is found again, however few rows are asked for.
+    # Learned values do not depend on how many rows are requested.
     np.testing.assert_allclose(design.matrices(POSTS.slice(3, 5)).X[:, 0], wanted[3:8], rtol=1e-12, atol=1e-12)
 
 
@@ -80,17 +80,17 @@ def test_rows_are_dropped_by_named_column_only() -> None:
         ("likes ~ center(`a b` * `a b`)", "the expression names it twice", "`a b`"),
         ("likes ~ poly(`a b` + `a-b`, 2)", "cannot take the column 'a-b' here", "`a-b`"),
         ("likes ~ center(`true divide`)", "cannot take the column 'true divide' here", "`true divide`"),
-        # What formulaic replaces by search and replace.
+        # formulaic substitutes these by text search.
         ("likes ~ I(`a` + ab)", "a name in backticks is part of another name", "I("),
         ("likes ~ I(`a b` + _formulaic_a_b)", "a name in backticks is part of another name", "I("),
         ("likes ~ I(`a b` - `a_b`)", "leave the backticks out if the name does not need them", "I("),
         ("likes ~ C(`a`, levels=['a', 'b'])", "or of a string", "C("),
-        # What formulaic tells apart by its text alone.
+        # formulaic distinguishes these only by their text.
         ("likes ~ a + `1`", "the column '1' and another term are both written 1; write I(`1`)", "`1`"),
         ("likes ~ `2` + 2:a", "both written 2", "2:a"),
         ("likes ~ `log10(a)` + log10(a)", "both written log10(a); write I(`log10(a)`)", "log10(a)"),
         ("`log10(a)` ~ log10(a)", "both written log10(a)", "log10(a)"),
-        # What Python reads as something else.
+        # Python reads these names as something else.
         ("likes ~ I(a + `True`)", "the name 'True' is a word of Python's", "`True`"),
         ("likes ~ I(a + `for`)", "the name 'for' is a word of Python's", "`for`"),
         ("likes ~ a + I(`ﬁ` + 1)", "a character that Python reads as another", "`ﬁ`"),

@@ -1,4 +1,4 @@
-"""Formulas that would become too many terms are refused before they do."""
+"""Formulas that would expand to too many terms are refused before expansion."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_formulas_within_term_limit_are_accepted() -> None:
     assert len(parse("y ~ (a + b + c + d + f + g + h + i) ** 3").parsed.rhs) == 93
     assert len(parse("y ~ " + "*".join(LETTERS[:9])).parsed.rhs) == 2**9
     assert len(parse("y ~ a / b / c + d %in% f - a:b").parsed.rhs) == 5
-    # Equal terms are one, however often they are named.
+    # Equal terms count once.
     assert len(parse("y ~ " + "a+" * 4_000 + "a").parsed.rhs) == 2
     with pytest.raises(ConfigError, match="a term has 11 factors; at most 10"):
         parse("y ~ " + ":".join(LETTERS[:11]))

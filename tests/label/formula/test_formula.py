@@ -1,4 +1,4 @@
-"""Formulas: the columns of any block are those of the whole, and each mistake is one line."""
+"""Formulas: each block has the same columns as the whole, and each mistake gives one line."""
 
 from __future__ import annotations
 
@@ -182,7 +182,7 @@ def test_derived_columns_are_computed() -> None:
     made = pa.table(
         {
             "likes": [3, 4, 5],
-            # A Sunday, a Monday, and no time at all.
+            # A Sunday, a Monday, and a missing time.
             "created_at": pa.array([3 * day + day // 2, 4 * day, None], when),
             "collected_at": pa.array([4 * day, 5 * day, 5 * day], when),
             "revisited_at": pa.array([10 * day + day // 2, None, 9 * day], when),
@@ -286,7 +286,7 @@ def test_unusable_posts_do_not_affect_learned_values() -> None:
     )
     design = design_of("y ~ center(log10(likes)) + scale(`a b`) + C(kind)", posts)
     found = design.matrices(posts)
-    # Post 1 has no logarithm, and post 4 no finite y: neither moves the mean, nor is it used.
+    # Post 1 has no logarithm, and post 4 has an infinite y. Both are dropped and do not change the mean.
     np.testing.assert_array_equal(found.kept, [True, False, True, True, False, True])
     np.testing.assert_allclose(found.X[:, design.terms.index("center(log10(likes))")], [-0.75, 1.25, 0.25, -0.75])
     assert found.dropped == {"not_finite": 2}

@@ -1,4 +1,4 @@
-"""Hashes and words of whole columns of names, against Python's own strings."""
+"""Hashes and words of whole name columns, compared with Python's strings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAMES = st.lists(st.one_of(st.none(), st.text(max_size=30)), max_size=40)
 
 
 def chunked(names: list[str | None], cut: int, kind: pa.DataType) -> pa.ChunkedArray:
-    # A slice, so that offsets do not begin at 0.
+    # A slice, so that offsets do not start at 0.
     whole = pa.array(["before", *names, "behind"], kind)
     return pa.chunked_array([whole.slice(1, cut), whole.slice(1 + cut, len(names) - cut)], kind)
 
@@ -39,7 +39,7 @@ def test_hashes_of_million_names_are_unique_and_uniform() -> None:
     assert not np.intersect1d(hashes, name_hashes(names, salt=1)).size
     for shift in (0, 24, 56):
         counts = np.bincount(((hashes >> np.uint64(shift)) & np.uint64(255)).astype(int), minlength=256)
-        # χ² of 255 degrees of freedom: 255 ± 22.6.
+        # χ² with 255 degrees of freedom: 255 ± 22.6.
         assert np.sum((counts - 1e6 / 256) ** 2 / (1e6 / 256)) == pytest.approx(255, abs=120)
 
 

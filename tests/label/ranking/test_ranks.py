@@ -1,4 +1,4 @@
-"""Ranks and bounds against a plain re-implementation in whole numbers."""
+"""Ranks and bounds, compared with a plain implementation in integers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_share_is_taken_as_typed_decimal(q: float) -> None:
 
 
 def test_float_rounding_does_not_change_bounds() -> None:
-    # In floats 0.29 * 100 is 28.999…, and (1 - 0.1) * 10 differs from 9 by rounding elsewhere.
+    # In floats 0.29 * 100 is 28.999…, and (1 - 0.1) * 10 differs from 9 because of rounding.
     assert extremes(100, 0.29) == (29, 71)
     assert extremes(10, 0.3) == (3, 7)
 

@@ -1,4 +1,4 @@
-"""Order statistics in passes, against sorting everything."""
+"""Order statistics computed in passes, compared with sorting."""
 
 from __future__ import annotations
 

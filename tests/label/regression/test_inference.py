@@ -1,4 +1,4 @@
-"""Every statistic of the fit equals statsmodels' within 1e-9, for every kind of standard error, in any partition."""
+"""Every statistic of the fit equals statsmodels' within 1e-9, for each kind of standard error and any partition."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def mean_alone() -> Data:
 
 
 def standardised(X: Floats) -> tuple[Floats, Floats]:
-    """Terms of mean 0 and deviation 1 beside the constant, and the matrix that takes their coefficients to X's."""
+    """Terms with mean 0 and deviation 1 and the constant, and the matrix that gives X's coefficients."""
     mean, sd = X[:, 1:].mean(axis=0), X[:, 1:].std(axis=0)
     back = np.diag(np.r_[1, 1 / sd])
     back[0, 1:] = -mean / sd
@@ -99,21 +99,21 @@ def test_statistics_equal_statsmodels(data: Callable[[], Data], cov_type: str) -
     X, y, groups, _ = data()
     options = {"cov_kwds": {"groups": np.array(groups)}} if cov_type == "cluster" else {}
     n, p = X.shape
-    # In Longley's raw units, with a condition number of 5e9, statsmodels keeps as few as six digits, and which ones
-    # depends on the processor. It fits standardised terms instead, and its linear combinations are the raw terms'.
+    # In Longley's raw units, with a condition number of 5e9, statsmodels keeps as few as six digits, depending on the
+    # processor. So it fits standardised terms here. Linear combinations of those give the raw coefficients.
     design, back = standardised(X) if data is longley else (X, np.eye(p))
     reference = sm.OLS(y, design).fit(cov_type=cov_type, **options)
     raw = reference.t_test(back)
     wanted = {"params": raw.effect, "bse": raw.sd, "tvalues": raw.tvalue, "pvalues": raw.pvalue}
-    # An orthogonal factorisation scales columns by itself. Its errors, and those of the inverse, are within
-    # n p 2^-53 times the condition number of columns of one length: 5e-10 for Longley, less for the others.
+    # An orthogonal factorisation does not depend on the scale of columns. Its errors, and those of the inverse, are
+    # within n p 2^-53 times the condition number of columns with equal length: 5e-10 for Longley, less for the others.
     rtol = 1e-9
     for cuts in ((), (n // 3, n // 2, n - 2)):
         found = fit(data(), cov_type, cuts)
         for name in ("params", "bse", "tvalues", "pvalues", "rsquared", "rsquared_adj", "ssr", "llf", "aic", "bic"):
             expected = np.squeeze(wanted[name]) if name in wanted else getattr(reference, name)
             np.testing.assert_allclose(np.squeeze(getattr(found, name)), expected, rtol=rtol, atol=1e-14, err_msg=name)
-        # Ends of intervals and covariances may be close to 0: they are known as well as what they are made of.
+        # Interval ends and covariances may be close to 0. Their precision is relative to their parts.
         ends, products = (np.abs(raw.effect) + 2 * raw.sd)[:, None], np.outer(raw.sd, raw.sd)
         np.testing.assert_allclose(found.conf_int / ends, raw.conf_int() / ends, rtol=0, atol=rtol)
         covariances = back @ reference.cov_params() @ back.T
@@ -122,7 +122,7 @@ def test_statistics_equal_statsmodels(data: Callable[[], Data], cov_type: str) -
         if data is mean_alone:
             assert np.isnan(found.fvalue)
         else:
-            # F solves with the covariances: their condition number is its.
+            # F solves with the covariances, so their condition number limits its precision.
             errors = np.sqrt(np.diag(reference.cov_params()))
             lost = np.linalg.cond(reference.cov_params() / np.outer(errors, errors))
             np.testing.assert_allclose(found.fvalue, reference.fvalue, rtol=lost * rtol)
@@ -232,7 +232,7 @@ def test_hc2_and_hc3_refuse_leverage_of_one() -> None:
 
 def test_partition_only_changes_rounding() -> None:
     X, whole = heteroscedastic()[0], fit(heteroscedastic(), "HC3")
-    # Covariances hold the inverse twice, each within n p 2^-53 times the condition number: 1e-11.
+    # Covariances contain the inverse twice, each within n p 2^-53 times the condition number: 1e-11.
     rounding = X.size * 2.0**-53 * np.linalg.cond(X / np.linalg.norm(X, axis=0)) ** 2
     assert rounding < 2e-11
     for cuts in ((1,), (350,), tuple(range(7, 700, 7))):

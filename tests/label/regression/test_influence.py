@@ -1,4 +1,4 @@
-"""Influence of single users, against fitting again without them."""
+"""The influence of single users, compared with fits without them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def test_influence_equals_refitting_without_user() -> None:
     rng = np.random.default_rng(0)
     n = 600
     users = np.array([f"u{i}" for i in rng.integers(0, 60, n)], dtype=object)
-    # One with half of all posts, one with a single post far away, and posts of nobody.
+    # One user has half of all posts, one has a single outlier, and some posts have no user.
     users[:300] = "many"
     users[300] = "far"
     users[301:310] = None

@@ -1,4 +1,4 @@
-"""Least squares by merged triangles: NIST's certified digits, numpy, and independence of how rows are cut."""
+"""Least squares by merged triangles: NIST's certified digits, numpy, and independence of the partition."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_longley_to_nine_certified_digits_in_any_partition(cuts: list[int]) -> N
 
 
 def test_ill_conditioned_polynomial_is_fitted() -> None:
-    # Wampler's design: y = 1 + x + … + x⁵ for x = 0…20; the squared condition number is beyond double precision.
+    # Wampler's design: y = 1 + x + … + x⁵ for x = 0…20. Its squared condition number exceeds double precision.
     x = np.arange(21.0)
     X = np.vander(x, 6, increasing=True)
     solution = fit(X, X.sum(axis=1), [5, 6, 13])

@@ -1,4 +1,4 @@
-"""The regression over blocks: the real posts against statsmodels, and what is kept of a fit."""
+"""The regression over blocks: real posts compared with statsmodels, and the saved values of a fit."""
 
 from __future__ import annotations
 

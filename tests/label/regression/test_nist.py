@@ -1,4 +1,4 @@
-"""NIST's reference problems, in any partition: as many correct digits as statsmodels' QR fit."""
+"""NIST's reference problems in any partition: as many correct digits as statsmodels' QR fit."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from raypipe.label.regression.residuals import corrected, residual_sums
 from tests.label.nist import PROBLEMS, Problem, exact
 
 ROUNDING = 0.5
-# Of digits beyond these, the order in which a processor sums decides who has more: 1e-12 is 9,000 roundings of 2^-53,
-# and a sum of these problems has thousands of terms behind it.
+# Beyond 12 digits, the processor's order of summation decides who has more: 1e-12 is 9,000 roundings of 2^-53, and a
+# sum in these problems has thousands of terms.
 ENOUGH = 12
 MOST_DIGITS = 15.0
 
@@ -29,7 +29,7 @@ def digits(found: Floats, true: list[float]) -> float:
 
 
 def partitions(n: int) -> list[list[int]]:
-    """Cuts of n rows: none, single rows, halves, thirds, and ten at random."""
+    """Cuts of n rows: none, single rows, halves, thirds, and ten random ones."""
     rng = random.Random(0)
     drawn = [sorted(rng.sample(range(1, n), rng.randint(1, n - 1))) for _ in range(10)]
     return [[], list(range(1, n)), [n // 2], [n // 3, 2 * n // 3], *drawn]
@@ -57,7 +57,7 @@ def test_digits_match_statsmodels_in_any_partition(problem: Problem) -> None:
         assert digits(found.params, params) >= min(digits(reference.params, params), ENOUGH) - ROUNDING, cuts
         assert found.df_resid == n - len(terms)
         if true.ssr:
-            # A residual is known as well as y is: to 1e-16 of the largest y. So are the standard errors.
+            # Residuals are as precise as y: 1e-16 of the largest y. So are the standard errors.
             noise = n * (1e-13 * max(abs(y))) ** 2
             assert found.ssr == pytest.approx(float(true.ssr), rel=1e-6, abs=noise)
             assert digits(found.bse, bse) >= min(digits(reference.bse, bse), ENOUGH) - ROUNDING, cuts

@@ -1,4 +1,4 @@
-"""A model that was written and read again: the same fit, the same predictions for new posts, as statsmodels'."""
+"""A saved and loaded model has the same fit and the same predictions for new posts, equal to statsmodels'."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def saved(
 
 
 def put_model(root: Path, model: bytes) -> Storage:
-    """Labels without a row, and their model."""
+    """Write labels without rows, and their model."""
     storage = Storage(str(root))
     with tables.begin(storage, "labels", command="label", config={}, inputs={}, overwrite=True) as run:
         run.writer.write_file(MODEL_FILE, model)
@@ -87,7 +87,7 @@ def test_saved_design_is_restored_bit_for_bit(tmp_path: Path, text: str) -> None
     design = make_design(over, parse(text), posts.schema)
     again = saved(posts, text, tmp_path)
     assert again.design.terms == design.terms
-    # Blocks without some of the classes too.
+    # Some blocks lack some of the classes.
     for part in (posts, posts.slice(7, 3), posts.filter(pa.array(np.array(posts["kind"]) != "a"))):
         ours, theirs = again.design.matrices(part), design.matrices(part)
         np.testing.assert_array_equal(ours.X, theirs.X)
@@ -145,7 +145,7 @@ def test_loading_model_of_scheme_without_regression_fails(tmp_path: Path) -> Non
 
 
 def changed(tmp_path: Path, posts: pa.Table, change: dict[str, Any]) -> Storage:
-    """Labels whose model somebody has changed; `change` by dotted names."""
+    """Labels whose model was changed. `change` maps dotted names to values."""
     over = over_blocks(posts, 90)
     design = make_design(over, parse(LEARNED), posts.schema)
     values = json.loads(as_json(fit(over, design), design, formula=LEARNED))
@@ -260,7 +260,7 @@ def test_summary_shows_statsmodels_numbers(cov_type: str) -> None:
     frame = posts.to_pandas()
     options = {"cov_kwds": {"groups": pd.factorize(frame["user_id"])[0]}} if cov_type == "cluster" else {}
     theirs = str(smf.ols(text, frame).fit(cov_type=cov_type, **options).summary())
-    # Each number of theirs, but date, time and the order that means nothing here.
+    # statsmodels' numbers, except the date, the time and those that depend on the order of posts.
     for name in (
         "R-squared:",
         "Adj. R-squared:",
