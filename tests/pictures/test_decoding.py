@@ -1,4 +1,4 @@
-"""Pictures that cannot be decoded, or end whatever decodes them, cost themselves alone."""
+"""Pictures that cannot be decoded, or crash the decoder, do not affect other pictures."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _none_is_left() -> object:
 
 
 def bomb(side: int) -> bytes:
-    """A PNG of few bytes that announces `side` × `side` pixels."""
+    """A small PNG whose header claims `side` × `side` pixels."""
     head = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
     chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(b"\0" * 1000)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
@@ -107,7 +107,7 @@ def test_read_error_ends_the_stage() -> None:
 
 
 def test_interruption_does_not_wait_for_decoders() -> None:
-    # Both children would sleep for minutes; the test's own limit is what ends it otherwise.
+    # Both children would sleep for minutes. On failure the test's time limit ends it.
     with pytest.raises(KeyboardInterrupt), Decoders(act, 2) as decoders:
         results = decoders([b"a", b"hang", b"hang", b"b"], lambda data: data)
         assert next(results) == b"a"

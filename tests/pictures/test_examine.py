@@ -1,4 +1,4 @@
-"""Looking into bytes: formats, headers, whole and broken files, orientation, hashes."""
+"""Examining bytes: formats, headers, whole and broken files, orientation, hashes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STATUSES = ("ok", "not_an_image", "truncated", "too_many_pixels")
 
 
 def look(data: bytes | memoryview, max_side: int | None = 1024, phash: bool = True) -> tuple[Picture, Image.Image]:
-    """As `examine`, where pixels are asked for and there."""
+    """Call `examine` and check that it returns pixels."""
     found, pixels = examine(data, PIXELS, max_side=max_side, phash=phash)
     assert pixels is not None, found
     return found, pixels
@@ -44,7 +44,7 @@ def png(width: int, height: int, depth: int, colour: int, pixels: bytes) -> byte
 
 @pytest.fixture
 def no_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any decoding fails the test."""
+    """Fail the test if a picture is decoded."""
 
     def decode(*_: object) -> None:
         pytest.fail("decoded")
@@ -96,8 +96,7 @@ def test_examine_does_not_decode_unless_asked(name: str) -> None:
 @settings(max_examples=15)
 def test_a_file_cut_anywhere_is_truncated(name: str, max_side: int | None, phash: bool, data: st.DataObject) -> None:
     whole = FILES[name]
-    # To a decoder, a cut within the last bytes may leave the picture whole and only the end marker gone; of an
-    # animation it takes the first frame.
+    # For a decoder, a cut near the end may only remove the end marker. Of an animation it reads the first frame.
     decoded = phash or max_side is not None
     last = len(whole) // 3 if "animated" in name else int(len(whole) * 0.95)
     length = data.draw(st.integers(16, last if decoded else len(whole) - 1))
@@ -214,7 +213,7 @@ def test_jpeg_header_facts_equal_decoded_facts(
     mode: str, size: tuple[int, int], turn: int, progressive: bool, more: bool
 ) -> None:
     image = Image.new(mode, size)
-    # MPO: a second picture behind the first.
+    # MPO holds a second picture after the first.
     frames = {"save_all": True, "append_images": [image]} if more else {}
     data = save(image, "MPO" if more else "JPEG", exif=exif_of(turn), progressive=progressive, **frames)
     undecoded, _ = examine(data, PIXELS, max_side=None, phash=False)
@@ -239,7 +238,7 @@ def test_all_modes_are_converted_to_rgb(mode: str) -> None:
     else:
         image = Image.fromarray(grey).convert("RGB").convert(mode)
     data = save(image, "JPEG" if mode == "CMYK" else "PNG")
-    # Adobe's marker says that 255 is no ink.
+    # In a CMYK JPEG, Adobe's marker means that 255 is no ink.
     assert (b"Adobe" in data) == (mode == "CMYK")
     found, pixels = look(data)
     assert found.status == "ok"

@@ -1,4 +1,4 @@
-"""The perceptual hash: of the file, close to its library's own, and close for pictures that were posted again."""
+"""The perceptual hash: computed from the file, close to its library's hash, and close for reposted pictures."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def test_any_missing_byte_makes_file_incomplete(name: str, data: st.DataObject) 
 @pytest.mark.parametrize("junk", [b"\x00" * 3, b"\x00" * 10_000, b"\r\n</html>", b"\xff\xd8\xff\xe0\x00\x10JFIF"])
 @pytest.mark.parametrize("name", FILES)
 def test_bytes_after_the_end_are_ignored(name: str, junk: bytes) -> None:
-    # A container of boxes has no end of its own: what follows and is not zero is read as one more box.
+    # A box container has no end marker. Following bytes that are not zero are read as another box.
     boxes = KINDS[name] in ("AVIF", "HEIC")
     assert breaks_off(FILES[name] + junk, KINDS[name]) == (boxes and any(junk))
 
@@ -65,7 +65,7 @@ def test_cut_between_boxes_is_detected(name: str) -> None:
 
 def test_gif_local_colour_table_is_skipped() -> None:
     data = FILES["gif"]
-    # Read as blocks, these would end the file at once.
+    # Read as blocks, these bytes would end the file immediately.
     colours = b"\x00\x00;" * 256
     block = data.index(b"\x2c\x00\x00\x00\x00", 13 + 768)
     assert data[10] & 0x87 == 0x87

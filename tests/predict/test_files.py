@@ -1,4 +1,4 @@
-"""What is behind the paths of pictures: stamped at the start, and again when they are read."""
+"""Pictures behind paths are stamped at the start and checked again when they are read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def print_of(*paths: object, storage: Storage = HERE) -> str:
 
 
 def overwrite(path: Path, data: bytes) -> None:
-    """Other bytes of the same length, and the time of before: as `cp -p` may do."""
+    """Write other bytes of the same length and keep the modification time, as `cp -p` may do."""
     status = path.stat()
     path.write_bytes(data)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -133,7 +133,7 @@ def test_file_uri_is_read_as_path(pair: tuple[Path, Path]) -> None:
 
 @pytest.fixture
 def store(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Storage:
-    """A root on S3 with some pictures in one folder of the bucket, few enough to put and enough to list."""
+    """A root on S3, and a bucket with pictures in one folder: few to write, but enough to be listed."""
     monkeypatch.setattr(files, "_WORTH_LISTING", 3)
     client = boto3.client("s3", endpoint_url=s3_endpoint, region_name="us-east-1")
     for i in range(4):
@@ -148,7 +148,7 @@ def test_folder_in_object_store_is_listed(store: Storage) -> None:
     assert [one.path.removeprefix("s3://bucket/pictures/") for one in found] == [
         *("0.jpg", "1.jpg", "2.jpg", "3.jpg", "deep/a?b%20c.jpg")
     ]
-    # The listing has told all that is to know.
+    # The listing already gave size and time.
     assert stamp_pictures(found, store) == found
     assert [read_picture(one, store) for one in found] == [b"000", b"001", b"002", b"003", b"x"]
 
@@ -188,7 +188,7 @@ def test_replaced_object_changes_fingerprint(store: Storage, s3_endpoint: str) -
 def test_unanswering_store_raises_stage_error(s3_faults: S3Faults) -> None:
     uri, through = "s3://bucket/pictures/0.jpg", Storage("s3://bucket/root", s3_faults.endpoint, "us-east-1")
     (known,) = stamped(uri, storage=through)
-    # Of the errors that are no answer, one that is not tried again for seconds.
+    # An error that means "no answer" and is not retried for seconds.
     s3_faults.fail(r"0\.jpg", status=400, code="InvalidRequest")
     with pytest.raises(StageError, match=r"0.jpg: cannot be read: .*; when the store answers again, start the same"):
         stamped(uri, storage=through)

@@ -1,4 +1,4 @@
-"""Pictures, folders and manifests as `predict.inputs` names them."""
+"""Pictures, folders and manifests that `predict.inputs` names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.ingest.conftest import picture
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with two pictures, one of them deeper, and a text."""
+    """A folder with two pictures, one in a sub-folder, and a text file."""
     (tmp_path / "deep").mkdir()
     for name in ("b.JPG", "deep/a.png", "notes.txt"):
         (tmp_path / name).write_bytes(b"x")
@@ -152,7 +152,7 @@ def test_incomplete_csv_row_gets_a_reason(folder: Path) -> None:
         (pa.array([b"\xffa"], pa.binary(2)).dictionary_encode(), ["\\udcffa"]),
         (pa.array(["b.JPG"], pa.string_view()), ["b.JPG"]),
         (pa.array([b"b.JPG"], pa.binary_view()), ["b.JPG"]),
-        # Text that is none: Parquet and Arrow do not look.
+        # Invalid UTF-8, which Parquet and Arrow do not check.
         (pa.StringArray.from_buffers(1, pa.array([0, 1], pa.int32()).buffers()[1], pa.py_buffer(b"\xff")), ["\\udcff"]),
         (pa.nulls(2), ["", ""]),
     ],
@@ -196,7 +196,7 @@ def test_non_utf8_path_in_parquet_opens_its_file(folder: Path) -> None:
     found = find(_parquet(folder, pa.array([b"\xff.jpg"]))).pictures
     (stamped,) = stamp_pictures(found, Storage("root"))
     assert read_picture(stamped, Storage("root")) == b"here"
-    # An object store has no such name: that is a row.
+    # An object store has no such name, so the row gets a reason.
     (remote,) = stamp_pictures(find(_parquet(folder, pa.array([b"s3://bucket/\xff.jpg"]))).pictures, Storage("root"))
     assert str(remote.reason).startswith("cannot be read: ")
 

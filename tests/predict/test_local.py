@@ -1,4 +1,4 @@
-"""When one process is enough to predict, and how it uses the machine."""
+"""When one process is enough for predicting, and how many threads it uses."""
 
 from __future__ import annotations
 

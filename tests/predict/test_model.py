@@ -1,4 +1,4 @@
-"""Which checkpoint an option names, in a root that may have come from somebody else."""
+"""Which checkpoint an option names, also in a root from another person."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from raypipe.storage import Storage
 
 
 def train(storage: Storage, table: str, winner: Any, trial: str = "A-0") -> None:
-    """A complete training whose checkpoint holds its own table's name."""
+    """A complete training whose checkpoint holds the name of its table."""
     with tables.begin(storage, table, command="train", config={}, inputs={}) as run:
         run.writer.write_file(f"checkpoints/{trial}/best.safetensors", table.encode())
         run.commit(rows_in=0, rows_out=0, facts={"winner": winner})

@@ -1,4 +1,4 @@
-"""A model that raypipe trained, applied to pictures it has not seen."""
+"""A model trained by raypipe, applied to new pictures."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def trained(training: Config) -> Config:
 
 @pytest.fixture
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No Ray to join, whatever other tests have started."""
+    """No Ray can be joined, even if other tests have started one."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delitem(sys.modules, "ray", raising=False)
 
 
 def write_pictures(folder: Path, count: int, seed: int = 9) -> list[Path]:
-    """Bright and dark pictures in turn."""
+    """Write dark and bright pictures alternately."""
     rng = np.random.default_rng(seed)
     folder.mkdir()
     paths = [folder / f"{i:02d}.jpg" for i in range(count)]
@@ -143,7 +143,7 @@ def test_interrupted_run_resumes_only_with_same_pictures(
         with pytest.raises(KeyboardInterrupt):
             pipeline.run(config)
     kept = paths[0].read_bytes()
-    # Its row is staged: the others must not be of another time.
+    # The row of this picture is already staged. The run must not mix pictures of different times.
     paths[0].write_bytes(paths[1].read_bytes())
     with pytest.raises(StageError, match="holds an unfinished run of another configuration or input: input pictures"):
         pipeline.run(config)

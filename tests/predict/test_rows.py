@@ -1,4 +1,4 @@
-"""A row a picture, whatever the model was trained on; broken pictures keep their place and their reason."""
+"""One row per picture for any kind of model. Broken pictures keep their place and get a reason."""
 
 from __future__ import annotations
 

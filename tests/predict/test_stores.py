@@ -1,4 +1,4 @@
-"""Object stores: only the user names a server or gives options; rows of manifests and names of objects do not."""
+"""Only the user may name a server or options of an object store. Rows of manifests and object names may not."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AZURE_WITHOUT_KEYS = "credential_kind=anonymous&enable_tls=false"
 
 
 class Stranger:
-    """A server that notes each request, and denies it."""
+    """A server that records each request and denies it."""
 
     def __init__(self) -> None:
         self.requests: list[str] = []
@@ -64,7 +64,7 @@ def stranger() -> Iterator[Stranger]:
 
 
 def rows(folder: Path, *paths: str) -> list[Picture]:
-    """The pictures of a manifest on this machine."""
+    """The pictures of a local manifest."""
     (folder / "list.csv").write_text("\n".join(["path", *paths]))
     return find_pictures([str(folder / "list.csv")], HERE).pictures
 
@@ -153,7 +153,7 @@ def test_object_name_is_used_literally(place: str, path: str) -> None:
 
 @pytest.fixture
 def bucket(s3_endpoint: str, stranger: Stranger) -> str:
-    """A folder of a bucket with pictures, one called as if it had options, and a list; the options to reach it."""
+    """Fill a folder of a bucket: pictures, one named like options, and a list. Returns the options to reach it."""
     client = boto3.client("s3", endpoint_url=s3_endpoint, region_name="us-east-1")
     odd = f"c?endpoint_override={stranger.address}&scheme=http&region=x.jpg"
     lines = ["path", "a.jpg", "s3://bucket/odd/a.jpg", odd, f"s3://bucket/odd/{odd}"]
@@ -177,7 +177,7 @@ def test_rows_use_options_of_manifest_not_their_own(bucket: str, stranger: Stran
     for item in ("a.jpg", "list.csv"):
         found = stamp_pictures(find_pictures([f"s3://bucket/odd/{item}?{bucket}"], HERE).pictures, HERE)
         assert read_picture(found[0], HERE) == b"a"
-    # Both rows of a.jpg are one picture, and so are those of the other.
+    # The two rows of a.jpg are one picture. So are the two rows of the other picture.
     assert [picture.path.partition("?")[0] for picture in found] == ["s3://bucket/odd/a.jpg", "s3://bucket/odd/c"]
     assert str(found[1].reason).startswith("has options, which only predict.inputs may give: endpoint_override=")
     assert stranger.requests == []
@@ -188,12 +188,12 @@ def test_failing_store_of_a_row_is_given_up_quickly(
 ) -> None:
     monkeypatch.setattr(files, "_REQUESTS_AT_ONCE", 1)
     monkeypatch.setattr(stores, "_OPENED", {})
-    # What nobody named is a server of Amazon's: here it stands on loopback.
+    # Without a named server, requests go to Amazon. Here they go to loopback.
     options = f"endpoint_override={s3_faults.endpoint.removeprefix('http://')}&scheme=http&region=us-east-1"
     open_ = stores._open
     monkeypatch.setattr(stores, "_open", lambda store, _, storage: open_(store, options, storage))
     del bucket
-    # Of the errors that are no answer, one that is not tried again for seconds.
+    # An error that means "no answer" and is not retried for seconds.
     fault = s3_faults.fail("/odd/", status=400, code="InvalidRequest")
     uris = [f"s3://bucket/odd/{i}.jpg" for i in range(5)]
     (tmp_path / "a.jpg").write_bytes(b"a")
@@ -202,7 +202,7 @@ def test_failing_store_of_a_row_is_given_up_quickly(
     assert fault.hits == 3
     assert all(reason.startswith("cannot be read: ") for reason in reasons[:5])
     assert reasons[3:] == ["cannot be read: s3 has not answered"] * 2 + ["None"]
-    # A store that answers once is asked for each.
+    # Once the store answers, every picture is requested.
     fault.left = 0
     (known,) = stamp_pictures(rows(tmp_path, "s3://bucket/odd/a.jpg"), HERE)
     assert known.size == 1

@@ -1,4 +1,4 @@
-"""A child process that really ends: by signals, by exits, by hanging, and with its parent."""
+"""A child process ends in every case: by signals, by exits, after a hang, and with its parent."""
 
 from __future__ import annotations
 

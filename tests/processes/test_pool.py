@@ -1,4 +1,4 @@
-"""Child processes that share items: results whole, crashes retried, memory bounded, ended with the body."""
+"""Child processes that share items: complete results, retried crashes, bounded memory, ended with the body."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_each_item_gives_one_result() -> None:
         found = list(pool.map(range(40)))
         pids = {child.pid for child in children()}
         assert len(pids) == 2
-        # The same children go on with the next items.
+        # The same children process the next items.
         assert {pid for _, pid in pool.map(range(9))} <= pids
     assert sorted(item for item, _ in found) == list(range(40))
     assert os.getpid() not in {pid for _, pid in found}
@@ -41,7 +41,7 @@ def test_each_item_gives_one_result() -> None:
 def test_item_is_retried_if_its_process_ends(what: object) -> None:
     with Pool(in_pool, 1) as pool:
         found = [item for item, _ in pool.map([7, ("once", what), 8])]
-    # The second attempt's number comes back.
+    # The item returns the number of its second attempt.
     assert found == [7, 1, 8]
 
 
