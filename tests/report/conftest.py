@@ -1,4 +1,4 @@
-"""A whole root for the tests of the report, and one that they share where they only read it."""
+"""A complete root for the tests of the report, and a shared one for tests that only read."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.report.root import Built, build_root
 
 @pytest.fixture
 def built(tmp_path: Path) -> Built:
-    """A root of this test's own."""
+    """A root for this test only."""
     return build_root(tmp_path / "root")
 
 

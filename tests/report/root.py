@@ -1,4 +1,4 @@
-"""A small but realistic root: a generated world, fetched, labelled by a real least-squares fit, and trained on."""
+"""A small realistic root: a generated world, fetched, labelled by a real least-squares fit, and trained on."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FORMULA = "log10(1 + likes) ~ log10(1 + followers) + n_hashtags"
 
 @dataclass
 class Built:
-    """The root and the numbers that went into it."""
+    """A root and the numbers it was made from."""
 
     config: Config
     posts: pd.DataFrame
@@ -59,7 +59,7 @@ def commit(
     inputs: dict[str, str] | None = None,
     facts: dict[str, Any] | None = None,
 ) -> None:
-    """Write a complete table the way a stage does."""
+    """Write a complete table as a stage does."""
     with tables.begin(storage, table, command=table, config={"seed": 0}, inputs=inputs or {}, overwrite=True) as run:
         if rows is not None:
             run.writer.write("00000", rows)
@@ -78,7 +78,7 @@ def commit(
 
 
 def jpeg(look: float, side: int = 40) -> bytes:
-    """A picture whose warmth follows its look."""
+    """A picture whose warmth depends on its look."""
     warm = int(np.clip(128 + 40 * look, 0, 255))
     sink = io.BytesIO()
     Image.new("RGB", (side, side + 12), (warm, 110, 255 - warm)).save(sink, "JPEG")
@@ -86,7 +86,7 @@ def jpeg(look: float, side: int = 40) -> bytes:
 
 
 def make_world(seed: int = 5) -> tuple[pd.DataFrame, list[str]]:
-    """Posts with likes by the formula, and the outcome of fetching each."""
+    """Posts with likes by the formula, and the fetch status of each."""
     rng = np.random.default_rng(seed)
     followers = np.maximum(rng.lognormal(6, 1.5, POSTS_N), 1).astype(np.int64)
     hashtags = rng.poisson(6, POSTS_N)
@@ -143,7 +143,7 @@ def write_images(storage: Storage, posts: pd.DataFrame, status: list[str], *, wi
 
 
 def fit_labels(posts: pd.DataFrame, status: list[str]) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Deciles of the residuals of statsmodels' own fit over posts with one face."""
+    """Labels from the residuals of statsmodels' fit over posts with one face: the lowest and the highest quarter."""
     own = posts[(np.array(status) == "ok") & (posts["n_faces"] == 1)].reset_index(drop=True)
     X = np.column_stack([np.ones(len(own)), np.log10(1 + own["followers"]), own["n_hashtags"]])
     y = np.log10(1 + own["likes"].to_numpy())
@@ -178,7 +178,7 @@ def write_labels(storage: Storage, labels: pd.DataFrame, model: dict[str, Any], 
 def train(
     labels: pd.DataFrame, looks: pd.Series, sharpness: dict[str, float], seeds: int = 1
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], pd.DataFrame]:
-    """Results of judges who see the look through noise: the sharper, the better. Accuracies are really counted."""
+    """Training results of simulated judges who see the look plus noise. The accuracies are counted."""
     rng = np.random.default_rng(2)
     results, frames = [], []
     for letter, sharp in sharpness.items():
@@ -252,7 +252,7 @@ def _answers(predictions: pd.DataFrame) -> list[Answers]:
 
 
 def build_root(folder: Path, *, seeds: int = 1) -> Built:
-    """A whole root in `folder`: posts, truth, images, labels and a sweep of A to D."""
+    """A complete root in `folder`: posts, truth, images, labels and a sweep of A to D."""
     config = load_config(root=str(folder), ray={"dashboard": False, "num_cpus": 2})
     storage = config.open_storage()
     posts, status = make_world()

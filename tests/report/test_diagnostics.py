@@ -1,4 +1,4 @@
-"""The diagnostics and the verdict of the report, on posts whose faults are planted."""
+"""The report's diagnostics and judgement, on posts with planted faults."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DAY_US = 86_400_000_000
 
 
 def with_faults(seed: int = 0) -> pa.Table:
-    """Posts that are liked more at night and when they were read late, and one user who is liked far too much."""
+    """Posts with more likes at night and when read late, and one user with far too many likes."""
     posts = made_posts(seed=seed)
     n = len(posts)
     rng = np.random.default_rng(seed)
@@ -61,7 +61,7 @@ def test_group_intervals_group_posts_by_user() -> None:
     assert alone is not None
     assert together is not None
     assert together.mean.tolist() == alone.mean.tolist()
-    # Four copies each.
+    # Each user's posts are four copies.
     assert together.half / alone.half == pytest.approx(2, rel=0.05)
 
 
@@ -138,7 +138,7 @@ def test_page_shows_diagnostics_and_judgement(root: Config) -> None:
     assert "is told with an area under the ROC curve of 0." in page
     assert "the opposite" in page
     assert "have not been judged" not in page
-    # Labels made anew are not the ones that were judged.
+    # New labels are not the judged ones.
     label(labelled(root, eligible="post", quantile=0.2, overwrite=True))
     assert verdict.build(Sources.open(root.open_storage())) is None
 

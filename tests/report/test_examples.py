@@ -1,4 +1,4 @@
-"""Which pictures are shown, and that a damaged one does not end the report."""
+"""Which pictures are shown, and that a damaged one does not stop the report."""
 
 from __future__ import annotations
 

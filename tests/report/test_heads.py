@@ -1,4 +1,4 @@
-"""The report of heads other than the paper's, against numbers counted here from the same predictions."""
+"""The report of heads that the paper does not have, compared with counts of the same predictions."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ KINDS = {"classes": "class", "tags": "hashtags", "score": "continuous"}
 
 
 def draw(target: Target, sharp: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of N pictures, and predictions that see them through noise."""
+    """Labels of N pictures, and predictions with noise."""
     rng = np.random.default_rng(3)
     noise = np.random.default_rng([seed, 4])
     if target.kind == "score":
@@ -58,7 +58,7 @@ def draw(target: Target, sharp: float, seed: int) -> tuple[np.ndarray, np.ndarra
 
 
 def write(config: Config, kind: str, sharps: dict[str, float], table: str = "sweep", seeds: int = 2) -> pd.DataFrame:
-    """Labels and a complete training table in the way that the stages write them; returns its predictions."""
+    """Write labels and a complete training table as the stages do. Returns the predictions."""
     target, storage, ids = TARGETS[kind], config.open_storage(), [f"p{i:05d}" for i in range(N)]
     frames, results = [], []
     halves = {"val": slice(0, N // 2), "test": slice(N // 2, N)}
@@ -110,7 +110,7 @@ def write(config: Config, kind: str, sharps: dict[str, float], table: str = "swe
 
 @pytest.fixture(scope="module", params=list(TARGETS))
 def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Config, pd.DataFrame]:
-    """A generated world whose pictures were trained on by a head: B sees something, A nothing."""
+    """A generated world with a training by one head. B predicts something, A nothing."""
     config = load_config(root=str(tmp_path_factory.mktemp("heads") / "root"), ray={"dashboard": False})
     posts, status = make_world()
     write_posts(config.open_storage(), posts)
@@ -244,7 +244,7 @@ def test_new_labels_are_not_combined_with_old_training(config: Config) -> None:
 
 @pytest.mark.parametrize(("n_tags", "beats"), [(1, True), (20, False)])
 def test_many_tags_need_stronger_evidence(n_tags: int, beats: bool) -> None:
-    """One of twenty is above chance by its own interval one time in forty, though there is nothing to tell."""
+    """Without any signal, one tag in 40 is above chance by its own interval."""
     n, rng = 120, np.random.default_rng(0)
     frames = []
     for i in range(n_tags):

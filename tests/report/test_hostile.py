@@ -1,4 +1,4 @@
-"""A root whose every text is somebody else's: the page says what it is, and is built as with tame texts."""
+"""A root with hostile texts in every place: the page shows them and has the same structure as with harmless texts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.training_root import change
 
 
 class Structure(HTMLParser):
-    """Elements with the names of their attributes outside of drawings, and all text."""
+    """Elements and their attribute names outside of drawings, and all text."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -55,9 +55,9 @@ def page_of(config: Config) -> Structure:
 
 
 def write_texts(built: Built, text: str) -> Config:
-    """`text` in each place of the root where a person or a stranger's file may put one."""
+    """Write `text` in each place of the root that a user or another person's file can fill."""
     write_model(built, text)
-    # Of all files only JSON can hold half a character.
+    # Only JSON files can contain half a surrogate pair.
     text = text.replace(HALF, "tame")
     answer = {"participant": text, "post_id": text, "label": "top", "answer": "top", "seconds": 1.0, "position": 0}
     commit(
@@ -77,13 +77,13 @@ def write_model(built: Built, text: str) -> None:
 
 @pytest.fixture(scope="module")
 def tame(tmp_path_factory: pytest.TempPathFactory) -> tuple[Built, list[tuple[str, ...]]]:
-    """A root, and how its page is built when the texts are tame."""
+    """A root, and the page structure for harmless texts."""
     built = build_root(tmp_path_factory.mktemp("hostile") / "root")
     return built, page_of(write_texts(built, "tame")).elements
 
 
 HALF = "\ud800"
-# Of what begins a text, each place of its own has tests of its own.
+# Special starts of texts are tested for each place separately.
 WORST = "=1+1 " + " ".join(text for text in TEXTS if len(text) < 40 and text.strip() == text and "\n" not in text)
 
 

@@ -1,4 +1,4 @@
-"""The stage: one self-contained page whose numbers are those of the tables, for whatever a root holds."""
+"""The report stage: one self-contained page with the numbers of the tables, for any content of a root."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SECTIONS = ("funnel", "regression", "examples", "training", "study", "provenance
 
 
 class Page(HTMLParser):
-    """Sections with their text, every address that a browser would fetch, table rows, and tags left open."""
+    """Sections with their text, all addresses that a browser would fetch, table rows, and unclosed tags."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Page(HTMLParser):
             self._cell += data
 
     def row(self, section: str, first: str) -> list[str]:
-        """The first table row of a section that starts with `first`."""
+        """The first table row of `section` whose first cell is `first`."""
         return next(row for row in self.rows[section] if row and row[0] == first)
 
 

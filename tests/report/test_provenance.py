@@ -1,4 +1,4 @@
-"""Every stage's record is shown as it stands, in the order the stages ran."""
+"""Each stage's record is shown unchanged, in the order in which the stages ran."""
 
 from __future__ import annotations
 

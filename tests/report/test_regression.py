@@ -1,4 +1,4 @@
-"""Coefficients, the points of figure 2 and thresholds, against the labels and the model they come from."""
+"""Coefficients, points of figure 2 and thresholds, compared with the labels and model they come from."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_figure_2_line_is_fit_at_mean_hashtags(shared: Built) -> None:
     own = shared.labels[["post_id"]].merge(shared.posts, on="post_id")
     for x, y in zip(fit.cloud.line_x, fit.cloud.line_y, strict=True):
         assert y == pytest.approx(params[0] + params[1] * x + params[2] * own["n_hashtags"].mean())
-    # A least-squares line at the means of the other terms goes through the centre of the cloud.
+    # A least-squares line at the means of the other terms passes through the centre of the points.
     slope = (fit.cloud.line_y[1] - fit.cloud.line_y[0]) / (fit.cloud.line_x[1] - fit.cloud.line_x[0])
     centre = fit.cloud.line_y[0] + slope * (fit.cloud.x.mean() - fit.cloud.line_x[0])
     assert centre == pytest.approx(np.nanmean(fit.cloud.y))

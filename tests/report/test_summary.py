@@ -1,4 +1,4 @@
-"""The last screen: the same numbers, in 80 columns."""
+"""The final summary shows the same numbers in 80 columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Table 1 with intervals and ceiling, checked against counts made here from the same predictions."""
+"""Table 1 with intervals and ceiling, compared with counts of the same predictions."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_rows_hold_table_1_values_and_intervals(training: Training, shared: Buil
 
 def test_intervals_group_pictures_by_user(built: Built) -> None:
     alone = build(Sources.open(built.storage))
-    # Users whose pictures are all right or all wrong, by what B says of them.
+    # Users for whom B is right, or wrong, on all pictures.
     tests = built.predictions.query("configuration == 'B' and split == 'test'").set_index("post_id")
     right = (tests["probability"] > 0.5) == (tests["label"] == "top")
     order = right.sort_values(kind="stable").index
@@ -73,7 +73,7 @@ def test_differences_use_test_pictures(training: Training, shared: Built) -> Non
     for pair in pairs:
         assert pair.mean == pytest.approx(share[pair.second] - share[pair.first])
         assert pair.n == len(tests) / 4
-    # A was drawn without skill, D with the most.
+    # A has no skill and D the most.
     (far,) = (pair for pair in pairs if (pair.first, pair.second) == ("A", "D"))
     assert far.verdict == "D is better in 1 of 1 seed"
 

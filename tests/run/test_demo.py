@@ -1,4 +1,4 @@
-"""`raypipe demo`: what it shows before anything is trained."""
+"""What `raypipe demo` shows before training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.training_root import change
 def test_demo_shows_funnel_and_regression_before_sweep(
     config: Config, free_port: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # A sweep that cannot begin: what is printed before its error was printed before it.
+    # The sweep fails at its start, so everything printed before its error comes before the sweep.
     broken = change(
         config,
         world={"posts": 60, "port": free_port},
@@ -37,7 +37,7 @@ def test_demo_shows_funnel_and_regression_before_sweep(
     assert any(line.startswith("With exactly one face") for line in first)
     assert any(line.startswith("Intercept") and "0.4000" in line for line in first), "the truth stands beside"
     assert "Funnel ─" not in after
-    # Labels that were complete already are nothing new.
+    # Labels that were already complete are not shown again.
     with pytest.raises(InputError, match="missing"):
         demo.run(broken)
     again = capsys.readouterr().out

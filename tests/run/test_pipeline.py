@@ -1,4 +1,4 @@
-"""`raypipe run`: what it shows before anything is trained, and when it starts Ray."""
+"""What `raypipe run` shows before training, and when it starts Ray."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_run_shows_funnel_and_regression_before_sweep(
         }
     )
     posts.to_csv(tmp_path / "posts.csv", index=False)
-    # Posts alone, and a sweep that cannot begin: what is printed before its error was printed before it.
+    # There are only posts, and the sweep fails at its start, so all earlier output comes before the sweep.
     broken = change(
         config,
         posts=str(tmp_path / "posts.csv"),
@@ -64,7 +64,7 @@ def test_ray_starts_only_for_stages_that_need_it(tmp_path: Path) -> None:
     kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-c", PROGRAM, *words]
     done = subprocess.run(command, env=kept, capture_output=True, text=True, timeout=120)
-    # Nothing was fetched, so that the second stage has no picture to label: the third would have started Ray.
+    # Nothing was fetched, so the second stage fails before the third, which would start Ray.
     assert "[2/4] label" in done.stdout
     assert done.stderr.startswith("raypipe run: ")
     assert done.stdout.splitlines()[-1] == "set() 1"

@@ -1,4 +1,4 @@
-"""What Ray's C++ code says goes to a log file; what a command says goes where it always went."""
+"""Output of Ray's C++ code goes to a log file. Output of a command goes to its usual place."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_only_native_and_child_output_goes_to_log(tmp_path: Path, what: str) -> 
     shown = [line for line in done.stderr.splitlines() if "warn" not in line]
     assert shown == ["from Python", "an error", "native again", "held"]
     assert "UserWarning: a warning" in done.stderr
-    # What was only in the way when it went well, or was interrupted, is gone.
+    # The log is deleted after success or an interruption.
     (log,) = tmp_path.iterdir() if what == "fails" else (None,)
     assert done.stdout == ("from native code\nfrom a child\n\n" if log else "None\n")
     if log:
@@ -166,7 +166,7 @@ sys.exit(main(["probe", "--ray.dashboard", "false", "--ray.num_cpus", "1"]))
 
 @pytest.mark.timeout(300)
 def test_command_on_ray_shows_only_its_own_lines() -> None:
-    """It works, loses a worker, and is ended by SIGTERM."""
+    """The command works, loses a worker, and is ended by SIGTERM."""
     kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     process = subprocess.Popen(
         [sys.executable, "-c", ON_RAY], env=kept, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

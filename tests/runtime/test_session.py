@@ -1,4 +1,4 @@
-"""Starting Ray in one place, and what its workers' errors look like."""
+"""Starting Ray in one place, and errors of its workers."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_ray_starts_runs_and_stops_quietly(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
-    # A fresh Ray would write an authentication token into the home directory.
+    # A new Ray would write an authentication token into the home directory.
     assert list(tmp_path.iterdir()) == []
 
 

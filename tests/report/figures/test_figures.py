@@ -1,4 +1,4 @@
-"""The figures are drawn for odd data too, and their bars keep the classes apart."""
+"""Figures can be drawn for unusual data, and histogram bars do not mix classes."""
 
 from __future__ import annotations
 

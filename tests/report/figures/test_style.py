@@ -1,4 +1,4 @@
-"""Drawings follow the page's colours, and carry nothing that a second drawing on the page would clash with."""
+"""Drawings use the page's colours and do not clash with another drawing on the page."""
 
 from __future__ import annotations
 
@@ -73,6 +73,6 @@ def test_names_are_drawn_literally(start: int) -> None:
             for line in filter(str.strip, plain(name).splitlines()):
                 assert words.count(line) >= 2
         assert root.attrib["aria-label"] == re.sub(r"[\t\n]", " ", plain(" ".join(names)))
-        # Nothing of it is an element of its own.
+        # No text becomes an SVG element.
         assert {element.tag.partition("}")[2] for element in root.iter()} <= ELEMENTS
     assert drawing.png.startswith(b"\x89PNG")
