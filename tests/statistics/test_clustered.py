@@ -1,4 +1,4 @@
-"""Intervals and tests by users: equal to the plain ones without clusters, by their definitions, and in repetition."""
+"""Intervals and tests by users: equal to the plain ones without clusters, to their definitions, and in simulations."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from raypipe.statistics.ranks import roc_auc
 
 
 def draw_users(rng: np.random.Generator, n_users: int) -> np.ndarray:
-    """One to eleven posts for each."""
+    """Users with 1 to 11 posts each."""
     return np.repeat(np.arange(n_users), rng.integers(1, 12, n_users))
 
 
@@ -67,7 +67,7 @@ def test_effective_size_follows_design_effect_definition(rows: list[tuple[int, i
     elif len(names) == 1 or np.ptp(values) == 0:
         assert found == pytest.approx(n * n / np.dot(sizes, sizes))
     else:
-        # The ratio estimator's variance: Cochran, Sampling Techniques, equation 6.9, without a finite population.
+        # Variance of the ratio estimator: Cochran, Sampling Techniques, equation 6.9, for an infinite population.
         k, residuals = len(names), [values[users == u].sum() - np.sum(users == u) * values.mean() for u in names]
         clustered, plain = k / (k - 1) * np.dot(residuals, residuals) / n**2, values.var(ddof=1) / n
         quantiles = stats.t.ppf(0.975, n - 1) / stats.t.ppf(0.975, k - 1)
@@ -79,7 +79,7 @@ def test_copies_and_several_classifiers_do_not_narrow_interval() -> None:
     rng = np.random.default_rng(0)
     one = rng.random(300) < 0.7
     low, high = share_interval(float(one.mean()), np.repeat(one, 4), np.repeat(np.arange(300), 4))
-    # But for rounding and for t in place of the normal distribution.
+    # Equal except for rounding and for t instead of the normal distribution.
     assert (low, high) == pytest.approx(wilson_interval(int(one.sum()), 300), abs=3e-4)
     users = draw_users(rng, 60)
     many = (rng.random((5, len(users))) < rng.beta(7, 3, 60)[users]).mean(axis=0)
@@ -98,7 +98,7 @@ def test_one_user_or_no_spread_gives_wide_interval() -> None:
 
 
 def test_one_wrong_answer_narrows_all_right_interval() -> None:
-    """As docs/labels.md says."""
+    """The example in docs/labels.md."""
     users, right = np.repeat(np.arange(50), 20), np.ones(1000)
     assert share_interval(1.0, right, users) == pytest.approx((0.929, 1.0), abs=5e-4)
     right[0] = 0
@@ -120,7 +120,7 @@ def test_one_misordered_pair_gives_plain_area_interval() -> None:
     all_right = area_interval([scores], labels, users)
     scores[[n - 1, n]] = scores[[n, n - 1]]
     one_wrong, alone = area_interval([scores], labels, users), area_interval([scores], labels, np.arange(2 * n))
-    # Copies of half as many posts; then posts that are not alike.
+    # If all are right, a user's posts count as copies. With one wrong pair, they count as independent.
     assert all_right == auc_interval(1.0, n / 2, n / 2)
     assert one_wrong == pytest.approx(alone, abs=1e-6)
 
@@ -129,7 +129,7 @@ REPETITIONS, USERS = 400, 100
 
 
 def share_of_users(rng: np.random.Generator) -> tuple[float, dict[str, tuple[float, float]]]:
-    """Three quarters are right; the intraclass correlation is 0.3, that of a beta distribution with a + b = 7/3."""
+    """A share of 0.75 with intraclass correlation 0.3, from a beta distribution with a + b = 7/3."""
     users = draw_users(rng, USERS)
     right = rng.random(len(users)) < rng.beta(0.75 * 7 / 3, 0.25 * 7 / 3, USERS)[users]
     share = float(right.mean())
@@ -140,7 +140,7 @@ def share_of_users(rng: np.random.Generator) -> tuple[float, dict[str, tuple[flo
 
 
 def area_of_users(rng: np.random.Generator) -> tuple[float, dict[str, tuple[float, float]]]:
-    """A user's score and class are both mostly the user's; the classes differ by one standard deviation."""
+    """Score and class both depend mostly on the user. The classes differ by one standard deviation."""
     users = draw_users(rng, USERS)
     labels = rng.random(USERS)[users] + 0.5 * (rng.random(len(users)) - 0.5) > 0.5
     scores = labels + (rng.normal(size=USERS)[users] + rng.normal(size=len(users))) / math.sqrt(2)
@@ -153,7 +153,7 @@ def area_of_users(rng: np.random.Generator) -> tuple[float, dict[str, tuple[floa
 
 
 def correlation_of_users(rng: np.random.Generator) -> tuple[float, dict[str, tuple[float, float]]]:
-    """Prediction and score of a normal distribution with correlation 0.5, both half the user's."""
+    """Prediction and score are normal with correlation 0.5. Half of the variance of both is the user's."""
     users, rho = draw_users(rng, USERS), 0.5
     pairs = rng.multivariate_normal([0, 0], [[1, rho], [rho, 1]], USERS)[users]
     pairs = (pairs + rng.multivariate_normal([0, 0], [[1, rho], [rho, 1]], len(users))) / math.sqrt(2)
@@ -199,7 +199,7 @@ def test_paired_p_has_5_percent_errors_unlike_mcnemar() -> None:
     rng, held = np.random.default_rng(3), {"ours": 0, "plain": 0}
     for _ in range(REPETITIONS):
         users = draw_users(rng, 60)
-        # Which of two equally good classifiers is better on a user's posts is mostly the user's.
+        # Both classifiers are equally good. Which is better on a post depends mostly on its user.
         lean = rng.choice([-0.25, 0.25], 60)[users]
         first, second = (rng.random(len(users)) < 0.65 + sign * lean for sign in (-1, 1))
         held["ours"] += paired_p(first, second, users) < 0.05
@@ -243,7 +243,7 @@ def test_area_error_equals_simulated_spread() -> None:
     rng, users = np.random.default_rng(0), np.repeat(np.arange(120), 5)
     areas, errors = [], []
     for _ in range(300):
-        # Both the score and the class are mostly the user's.
+        # Both the score and the class depend mostly on the user.
         taste = rng.normal(size=120)[users]
         truth = taste + rng.normal(0, 0.7, len(users)) > 0
         score = rng.normal(size=120)[users] + 0.5 * taste + rng.normal(0, 0.3, len(users))

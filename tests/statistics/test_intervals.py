@@ -1,4 +1,4 @@
-"""Plain intervals, against statsmodels and their definitions."""
+"""Plain intervals, compared with statsmodels and their definitions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ranks and areas, against scipy and plain counting."""
+"""Ranks and areas, compared with scipy and plain counting."""
 
 from __future__ import annotations
 

@@ -9,5 +9,5 @@ from raypipe.storage.scratch import Scratch
 
 @pytest.fixture
 def scratch(tmp_path: Path) -> Scratch:
-    """A folder of 3,100 bytes: three sets of 1,000, whose bookkeeping has a few bytes of its own."""
+    """A scratch folder with a limit of 3,100 bytes: three sets of 1,000 bytes and their bookkeeping."""
     return Scratch(str(tmp_path / "disk"), max_gb=3_100e-9)

@@ -1,4 +1,4 @@
-"""S3 as it is on bad days: busy, slow, cutting connections, gone; errors injected over real HTTP."""
+"""S3 with faults: busy, slow, cut connections, unreachable. The errors are sent over real HTTP."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.table_runs import begin, complete, ids_of, rows
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 ID = pa.schema([("post_id", pa.string())])
-# Three parts of an upload: pyarrow makes them of 10 MB.
+# Three parts of an upload: pyarrow's parts have 10 MB.
 LARGE = 25_000_000
 
 
@@ -28,7 +28,7 @@ def storage(s3_faults: S3Faults) -> Storage:
 
 
 def check_run(storage: Storage) -> None:
-    """A run from claim to commit, with merging, overwriting and reading back."""
+    """Do a run from claim to commit, with merging, overwriting and reading."""
     complete(storage, "old")
     with begin(storage, overwrite=True) as run:
         for number, name in enumerate("abcdef"):
@@ -70,7 +70,7 @@ def test_large_file_survives_cut_connections(storage: Storage, s3_faults: S3Faul
 
 
 def test_slow_store_is_tolerated(storage: Storage, s3_faults: S3Faults) -> None:
-    # Longer than the three seconds after which pyarrow gives up on its own.
+    # pyarrow alone gives up after three seconds.
     s3_faults.seconds = 3.6
     storage.write("t/a", b"x")
     assert storage.read("t/a") == b"x"
@@ -86,7 +86,7 @@ def test_a_file_is_read_and_written_in_few_requests(storage: Storage, s3_faults:
     assert s3_faults.seen.total() - writing == 2
 
 
-# Gone
+# Unreachable store
 
 
 def test_store_outage_gives_one_line_and_run_resumes(storage: Storage, s3_faults: S3Faults) -> None:
@@ -129,7 +129,7 @@ def test_interrupted_commit_is_completed_by_rerun(storage: Storage, s3_faults: S
     assert fault.hits > 0
     s3_faults.heal()
     if not tables.finish(storage, "labels"):
-        # Not all was staged: the old table still stands.
+        # Not everything was staged, so the old table is still valid.
         assert ids_of(storage) == ["old"]
         with begin(storage, overwrite=True) as again:
             again.writer.write("00000", rows("new"))
@@ -138,12 +138,12 @@ def test_interrupted_commit_is_completed_by_rerun(storage: Storage, s3_faults: S
     assert len(storage.files("labels")) == 2
 
 
-# A large file half way
+# Failures during a large upload
 
 
 @pytest.mark.parametrize("failing", ["POST .*uploads", "PUT .*partNumber=2", "POST .*uploadId"])
 def test_failed_upload_is_invisible(storage: Storage, s3_faults: S3Faults, failing: str) -> None:
-    # As many failures as there are attempts: what pyarrow might do on closing the file would succeed.
+    # One failure per attempt. A later request of pyarrow, when it closes the file, would succeed.
     s3_faults.fail(failing, times=5)
     with pytest.raises(StageError, match=r"t/a: cannot write: .*SLOW_DOWN.*answers again"):
         storage.write("t/a", os.urandom(LARGE))

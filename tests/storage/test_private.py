@@ -1,4 +1,4 @@
-"""Folders that other users could read or replace are refused; the usual places are not."""
+"""Folders that other users could read or replace are refused. The usual places are accepted."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_folder_that_others_cannot_replace_is_usable(tmp_path: Path, mode: int
 def test_temporary_and_home_directories_are_trusted() -> None:
     check_way(Path(tempfile.gettempdir()).absolute())
     home = Path.home()
-    # Of `sudo`, it may be another user's.
+    # With `sudo`, the home directory may belong to another user.
     if home.is_dir() and home.stat().st_uid == os.geteuid():
         check_way(home)
 
@@ -59,7 +59,7 @@ def through_a_relative_link(tmp_path: Path, folder: Path) -> Path:
 
 
 def through_a_link_in_it(tmp_path: Path, folder: Path) -> Path:
-    """The link can be replaced, the folder that it leads to cannot; nor is the link on either path as written."""
+    """The inner link can be replaced, but not the folder it leads to. The given path does not contain that link."""
     (folder / "inner").symlink_to(opened(tmp_path / "closed", 0o700))
     (tmp_path / "outer").symlink_to(folder / "inner")
     return tmp_path / "outer" / "own"
@@ -85,7 +85,7 @@ def test_a_folder_that_others_can_replace_is_refused(
             use(path)
         assert caught.value.strerror == f"{folder} is writable by every user (mode {mode:04o}): not to be trusted"
     assert sorted(tmp_path.rglob("*")) == before
-    # As it was made before the folder was opened.
+    # The same path, made before its parent became writable for others.
     folder.chmod(0o755)
     make_private(path)
     folder.chmod(mode)

@@ -1,4 +1,4 @@
-"""What boto3 is used for: puts that one of several wins, and the clearing of unfinished uploads. Over real HTTP."""
+"""The uses of boto3: conditional puts and deleting unfinished uploads, over real HTTP."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_only_uploads_of_starting_table_are_aborted(storage: Storage) -> None:
         begin_upload(storage, "labels/_staging/x/part")
         run.writer.write_file("_model.json", b"{}")
         run.commit(rows_in=0)
-    # What is left of an upload when the table is complete was no part of it.
+    # Uploads that are left when the table is complete do not belong to it.
     assert uploads(storage) == others
 
 

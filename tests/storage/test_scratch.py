@@ -1,4 +1,4 @@
-"""The private folder: nobody else's, no larger than its bound, never without what is in use, whatever is killed."""
+"""The private scratch folder: private, bounded, sets in use are kept, and kills do no harm."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILES = ("a", "b")
 
 
 def missing(n_bytes: int) -> Callable[[Path], dict[str, int]]:
-    """Two files of half the bytes each."""
+    """A function that gives the missing ones of two files of half the bytes each."""
 
     def look(folder: Path) -> dict[str, int]:
         return {name: n_bytes // 2 for name in FILES if not (folder / name).exists()}
@@ -30,7 +30,7 @@ def missing(n_bytes: int) -> Callable[[Path], dict[str, int]]:
 
 
 def hold(scratch: Scratch, name: str, n_bytes: int = 1000, at: float | None = None) -> Lease:
-    """A set of two files; `at` is when it was last used, in seconds."""
+    """Hold a set of two files. `at` sets the time of last use in seconds."""
     lease = scratch.hold(name, missing(n_bytes), lambda _, path: path.write_bytes(bytes(n_bytes // 2)) and None)
     if at is not None:
         os.utime(lease.folder / ".lock", (at, at))
@@ -161,7 +161,7 @@ def test_failed_fetch_leaves_no_file(scratch: Scratch) -> None:
     with pytest.raises(StageError, match="gone"):
         scratch.hold("x", missing(1000), fetch)
     assert sorted(path.name for path in (scratch.folder() / "x").iterdir()) == [".bytes", ".fill", ".lock", "a"]
-    # Nobody uses it any more.
+    # The set is no longer in use.
     hold(scratch, "y", 3000)
     assert names(scratch) == ["y"]
 
@@ -195,7 +195,7 @@ def test_sets_in_use_stay_and_full_scratch_raises(scratch: Scratch) -> None:
     assert not scratch.has_room("e", missing(2000))
     with pytest.raises(NoRoomError, match=r"no room for 0.0 GB more: storage.scratch_gb is 3.1e-06"):
         hold(scratch, "e", 2000)
-    # In vain, nothing is removed.
+    # Nothing is removed if there would still be no room.
     assert {"a", "b", "d"} <= set(names(scratch))
     leases.pop("a").close()
     assert scratch.has_room("e", missing(2000))

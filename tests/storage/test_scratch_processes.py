@@ -1,4 +1,4 @@
-"""The scratch folder shared by processes, of which some are killed."""
+"""The scratch folder shared by processes, some of which are killed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ time.sleep(600)
 
 @pytest.fixture
 def start(scratch: Scratch) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start a process that uses a set, and wait until it does."""
+    """Start a process that uses a set, and wait until it uses it."""
     started = []
 
     def begin(name: str, n_bytes: int, how: str = "hold") -> subprocess.Popen[str]:
@@ -73,7 +73,7 @@ def test_set_in_use_by_another_process_stays(scratch: Scratch, start: Callable[.
 
 def test_killed_fetch_leaves_no_complete_file(scratch: Scratch, start: Callable[..., subprocess.Popen[str]]) -> None:
     other = start("x", 2000, "half")
-    # What it will need is reserved, though a quarter is there.
+    # The whole set is reserved, although only a quarter is written.
     assert not scratch.has_room("y", missing(2000))
     kill(other)
     assert not (scratch.folder() / "x" / "a").exists()
@@ -113,7 +113,7 @@ def test_own_temporary_folder_may_be_deleted_by_another_process(
     def close_and_wait(lease: Lease) -> None:
         close(lease)
         for other in others:
-            # Another process begins just here.
+            # Another process starts at this moment.
             with other.temporary():
                 assert not lease.folder.exists()
 
@@ -132,7 +132,7 @@ def test_left_temporary_folder_may_be_deleted_by_its_owner(scratch: Scratch, mon
     def look_and_wait(handle: int, path: Path) -> bool:
         found = look(handle, path)
         if path.parent == left:
-            # The owner goes on just here.
+            # The owner deletes the folder at this moment.
             shutil.rmtree(left)
         return found
 

@@ -1,4 +1,4 @@
-"""Storage on a local disk and on S3: whole files or none, one line for whatever refuses."""
+"""Storage on a local disk and on S3: files are written completely or not at all, and each error is one line."""
 
 from __future__ import annotations
 

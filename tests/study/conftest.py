@@ -1,4 +1,4 @@
-"""The study's tests work on the report's root."""
+"""Tests of the study use the report's root."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ from tests.report.root import Built, build_root
 
 @pytest.fixture
 def built(tmp_path: Path) -> Built:
-    """A root of this test's own."""
+    """A root for this test only."""
     return build_root(tmp_path / "root")

@@ -1,4 +1,4 @@
-"""The study end to end: a person answers over a real socket; the answers are written whole or not at all."""
+"""The study end to end: a simulated person answers over a real socket. Answers are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def config_for(built: Built, port: int, name: str = "ann", pictures: int = 6, **
 
 
 async def visit(port: int, person: Person) -> Any:
-    """Wait for the page, then let the person act."""
+    """Wait for the page, then let `person` act."""
     async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client:
         for _ in range(200):
             try:
@@ -52,7 +52,7 @@ async def visit(port: int, person: Person) -> Any:
 
 
 def study(config: Config, person: Person) -> tuple[RunRecord, Any]:
-    """Run the stage in this thread while a person works in another."""
+    """Run the stage in this thread while `person` acts in another."""
     seen: list[Any] = []
     thread = threading.Thread(target=lambda: seen.append(asyncio.run(visit(config.study.port, person))), daemon=True)
     thread.start()
@@ -88,7 +88,7 @@ def test_answers_are_written_and_rated(built: Built, free_port: int, capsys: pyt
 
 def test_interval_groups_pictures_by_user(built: Built, free_port: int) -> None:
     rows = tables.read_table(built.storage, "labels")
-    # Whoever says top always is right about all of a user's pictures, or wrong about all of them.
+    # A person who always says top is right on all pictures of a user or wrong on all.
     users = pa.array([f"user of {label}" for label in rows["label"].to_pylist()], pa.string())
     rows = rows.set_column(rows.schema.get_field_index("user_id"), "user_id", users)
     commit(built.storage, "labels", rows, files={"_model.json": json.dumps(built.model).encode()})

@@ -1,4 +1,4 @@
-"""Samples: the right splits, the same for the same person, another for another."""
+"""Samples use the right splits, and depend on the participant."""
 
 from __future__ import annotations
 

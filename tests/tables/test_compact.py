@@ -1,4 +1,4 @@
-"""Merging staged parts: the same rows in fewer files, at whatever moment it is killed."""
+"""Merging staged parts keeps all rows in fewer files, even if it is killed at any moment."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def s3_writer(s3_endpoint: str, request: pytest.FixtureRequest) -> TableWriter:
 
 
 def stage(writer: TableWriter, *groups: list[str], seconds: float | None = None) -> list[str]:
-    """A part for each group of ids; its names."""
+    """Stage one part per group of ids. Returns the names of the parts."""
     for number, ids in enumerate(groups):
         images = pa.array([name.encode() * 100 for name in ids], pa.binary())
         table = pa.table({"post_id": pa.array(ids, pa.string()), "image": images})
@@ -101,7 +101,7 @@ def test_no_parts_give_empty_table_with_columns(writer: TableWriter) -> None:
     assert parts.settle(writer) == []
 
 
-# Killed at any moment
+# Kills at any moment
 
 
 class KilledError(BaseException):
@@ -224,7 +224,7 @@ def test_parts_of_different_columns_are_not_merged(writer: TableWriter) -> None:
 
 
 def test_merge_holds_one_row_group_in_memory(writer: TableWriter) -> None:
-    """40 MB in parts of 1 MB, merged by a process of its own that says what pyarrow held at most."""
+    """A separate process merges 40 MB in parts of 1 MB and prints the peak of pyarrow's memory."""
     group = pa.table({"post_id": ["x"] * 10, "image": [bytes(100_000)] * 10})
     for number in range(40):
         writer.write(f"{number:05d}", group)
@@ -238,7 +238,7 @@ def test_merge_holds_one_row_group_in_memory(writer: TableWriter) -> None:
     assert int(done.stdout) < 10 * MB
 
 
-# What is merged with what
+# Choice of the parts to merge
 
 SIZES = st.lists(st.integers(1, 49) | st.integers(1, 150), max_size=30)
 

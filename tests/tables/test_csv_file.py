@@ -1,4 +1,4 @@
-"""CSV files whose text no spreadsheet calculates, and that give back what went in."""
+"""CSV files whose text no spreadsheet evaluates, and that are read back unchanged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"])) | st.text("=+-@'\t\r\n 
 
 
 def cells(data: bytes, delimiter: str = ",") -> list[list[str]]:
-    """As a program that knows nothing of raypipe reads them."""
+    """Read the cells as a program that does not know raypipe."""
     return list(csv.reader(io.StringIO(data.decode(), newline=""), delimiter=delimiter))
 
 
@@ -30,7 +30,7 @@ def test_no_cell_is_read_as_formula(text: str) -> None:
     header, row = cells(to_csv([text, "n"], [[text, 1]]))
     for cell in (header[0], row[0]):
         assert not FORMULA.match(cell) or cell.startswith("'")
-        # Nothing but apostrophes is added.
+        # Only apostrophes are added.
         assert cell.replace("'", "") == text.replace("'", "")
 
 

@@ -1,4 +1,4 @@
-"""Encodings of Parquet files: pictures lie in them as they are, everything else small and with statistics."""
+"""Encodings of Parquet files: pictures are stored verbatim, other columns compressed with statistics."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ def test_schema_metadata_is_kept_and_changes_no_encoding(tmp_path: Path) -> None
 
 
 def test_picture_pages_are_small(tmp_path: Path) -> None:
-    """Pages are what a writer holds in memory: 1024 pictures would be one page with pyarrow's defaults."""
+    """A writer holds a page in memory. With pyarrow's defaults, 1024 pictures would be one page."""
     table = pa.table({"image": [bytes(20_000)] * 1000})
     rows, n_bytes = 64, 20_000
     chunk = columns(written(tmp_path, table))["image"]
     header = 100
     pages = -(-1000 // rows)
-    # Each page beyond the first costs a header, which is all that uncompressed bytes grow by.
+    # Each page after the first adds a header. Uncompressed data grows by nothing else.
     assert 1000 * (n_bytes + 4) + 10 * pages < chunk.total_compressed_size < 1000 * (n_bytes + 4) + header * pages

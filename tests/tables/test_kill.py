@@ -1,6 +1,6 @@
-"""The commit protocol against SIGKILL at each change of the storage, on a local disk and on S3.
+"""The commit protocol after SIGKILL at each change of the storage, on a local disk and on S3.
 
-Each run merges its parts too; a table is made anew, overwritten, or done again in part.
+Each run also merges its parts. A table is made, overwritten, or partly redone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from raypipe.storage import Storage
 from tests import kill_program
 from tests.kill_program import UNITS, ids_of
 
-# Processes of their own, forked from one that has imported all it takes and done nothing yet.
+# Processes are forked from one that has imported everything and done nothing else.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["pytest", "boto3", "pyarrow.dataset", "tests.kill_program"])
 SECONDS = 120
@@ -49,7 +49,7 @@ def run_program(storage: Storage, step: int, when: str, value: int, mode: str) -
 
 
 def check_nothing_half_written(storage: Storage, allowed: list[list[str]], had_one: bool) -> None:
-    """A reader sees a whole table or is told that there is none; every visible Parquet file opens."""
+    """Check that a reader gets a complete table or an error, and that each visible Parquet file opens."""
     files = storage.files("demo")
     for name in files:
         if not any(part.startswith("_") for part in name.split("/")):
@@ -57,7 +57,7 @@ def check_nothing_half_written(storage: Storage, allowed: list[list[str]], had_o
     try:
         rows = tables.read_table(storage, "demo")["id"].to_pylist()
     except StageError:
-        # The complete table that was there goes only where its successor is staged whole.
+        # The old complete table is removed only after the new one is fully staged.
         assert not had_one or any(name.endswith("/_record.json") for name in files)
         return
     assert rows in allowed
@@ -72,7 +72,7 @@ def check_complete(storage: Storage, rows: list[str]) -> None:
 
 
 def kill_everywhere(make_storage: Callable[[str], Storage], whens: list[str], mode: str) -> int:
-    """Kill at step 0, 1, … until the program ends by itself; after each kill the same command completes the table."""
+    """Kill at step 0, 1, … until the program ends by itself. After each kill, a rerun completes the table."""
     kills, had_one = 0, mode != "plain"
     rows = expected(2, 1 if mode == "revision" else None)
     for step in range(MOST_STEPS):

@@ -1,4 +1,4 @@
-"""Of commands that begin the same table in the same moment, one gets it."""
+"""If several commands start the same table at the same moment, one of them gets it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from raypipe.tables.lock import Seen
 from raypipe.tables.record import Claim
 from tests.table_runs import begin, complete, everything_under, ids_of, interrupt
 
-# Waits before it writes its claim, so that all have looked before the first has written; holds it until told to end.
+# Waits before it writes its claim, so that all commands look first. Holds the table until it gets a line.
 PROGRAM = """
 import sys, time
 from raypipe import tables
@@ -44,7 +44,7 @@ except RaypipeError as error:
 
 
 def begin_at_once(storage: Storage, n: int = 4) -> tuple[list[str], list[str]]:
-    """What `n` commands say that begin together: those that got the table, and the others."""
+    """Start `n` commands at once. Returns the output of those that got the table, and of the others."""
     words = [sys.executable, "-c", PROGRAM, storage.root, storage.endpoint or ""]
     running = [
         subprocess.Popen(words, stdin=-1, stdout=-1, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})

@@ -1,4 +1,4 @@
-"""What a run says about itself, and what sets two runs apart."""
+"""The record of a run, and the differences between two runs."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_differences_are_found_only_between_different_runs(config: dict[str, Any
     assert differences(record, config, {}) == []
 
     def told(value: dict[str, Any]) -> dict[str, Any]:
-        # An option that is not there and one that is null mean the same.
+        # A missing option and a null option are equal.
         return {
             (key, inner): item
             for key, section in value.items()
@@ -108,7 +108,7 @@ def test_claim_is_held_while_its_process_lives() -> None:
     started = psutil.Process(process.pid).create_time()
     claim = Claim.new("label", {}, {}).model_copy(update={"pid": process.pid, "process_started": started})
     assert claim.held_by_other()
-    # The same number, used again by the system for a process that began later, holds nothing.
+    # A later process with the same pid does not hold the claim.
     assert not claim.model_copy(update={"process_started": started - 60}).held_by_other()
     assert not claim.model_copy(update={"host": "another-machine"}).held_by_other()
     process.communicate(b"\n", timeout=20)

@@ -1,4 +1,4 @@
-"""Runs that do part of a complete table again: the old one stands until they are complete."""
+"""Runs that redo part of a complete table: the old table is kept until they are complete."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_revision_replaces_table_of_any_configuration(storage: Storage, config: 
     assert (record.config, record.revision) == (config, RETRY)
     assert ids_of(storage) == ["a", "b"]
     assert sorted(storage.files("labels")) == sorted([record.files[0].path, "_run.json"])
-    # A plain run of the same options finds it complete, another does not.
+    # A plain run with the same options finds the table complete. Other options are refused.
     assert begin(storage, config=config).record == record
     with pytest.raises(StageError, match="holds the result of another configuration"):
         begin(storage, config={"seed": 8})

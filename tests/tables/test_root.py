@@ -1,4 +1,4 @@
-"""Only complete tables are read, and of the pictures only what is asked for."""
+"""Only complete tables are read, and only the requested pictures."""
 
 from __future__ import annotations
 

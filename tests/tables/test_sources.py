@@ -1,4 +1,4 @@
-"""Reading posts files of every kind, whole and broken."""
+"""Reading posts files of every kind, valid and broken."""
 
 from __future__ import annotations
 

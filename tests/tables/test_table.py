@@ -1,4 +1,4 @@
-"""The commit protocol: rows are accounted for, same runs do nothing, others are refused, readers see whole tables."""
+"""The commit protocol: rows are accounted for, reruns do nothing, other runs are refused, readers see whole tables."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def storage(tmp_path: Path) -> Storage:
     return Storage(str(tmp_path / "root"))
 
 
-# What a complete run leaves
+# Result of a complete run
 
 
 def check_complete_run(storage: Storage) -> None:
@@ -86,7 +86,7 @@ def test_readers_use_only_listed_files(storage: Storage) -> None:
     assert ids_of(storage) == ["a"]
 
 
-# The law
+# Accounting for rows
 
 
 @given(
@@ -127,7 +127,7 @@ def test_rows_out_can_be_given_explicitly(storage: Storage) -> None:
     assert tables.get_record(storage, "train/A").files[0].rows is None
 
 
-# The same run, another run
+# Reruns, and runs with other options
 
 
 def test_rerun_of_complete_table_does_nothing(storage: Storage) -> None:
@@ -178,7 +178,7 @@ def test_overwrite_does_a_finished_run_again(storage: Storage) -> None:
     assert ids_of(storage) == ["b"]
 
 
-# What stands in the way
+# Obstacles
 
 
 def test_root_below_regular_file_raises_one_line_error(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_missing_listed_file_raises_one_line_error(storage: Storage) -> None:
         ids_of(storage)
 
 
-# A root that came from somebody else
+# Roots from other people
 
 
 def _edit(storage: Storage, path: str, change: Callable[[dict[str, Any]], None]) -> None:

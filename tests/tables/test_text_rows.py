@@ -1,4 +1,4 @@
-"""Rows of text: no line is lost, whatever the lines around it hold."""
+"""Rows of text: no line is lost, whatever the other lines contain."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_too_long_field_affects_one_line() -> None:
         (f'"{long}"', "field_too_long"),
         ["d"],
     ]
-    # An open quote, found because what follows is too long for a field.
+    # An open quote is detected because the field becomes too long.
     assert rows_of('"a\nbbbb\ncccc\ndddd\neeee', longest=10) == [
         ('"a', "field_too_long"),
         ["bbbb"],

@@ -1,4 +1,4 @@
-"""Runs that end before their time: taken up by the same command, refused to others, never in the way of the old."""
+"""Interrupted runs: the same command resumes them, others are refused, and the old table stays readable."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_fully_staged_run_is_published_next_time(storage: Storage, monkeypatch: 
         with pytest.raises(KeyboardInterrupt):
             run.commit(rows_in=1)
     assert tables.find_record(storage, "labels") is None
-    # Whatever comes next, the finished work is not thrown away before the question of options is asked.
+    # A run with other options is refused, and the finished work is kept.
     with pytest.raises(StageError, match="holds the result of another configuration"):
         begin(storage, config={"seed": 9})
     assert ids_of(storage) == ["a"]
@@ -68,7 +68,7 @@ def test_published_run_with_leftovers_is_complete(storage: Storage, monkeypatch:
 
     with begin(storage) as run, monkeypatch.context() as patch:
         run.writer.write("00000", rows("a"))
-        # After what was staged is gone, before the claim is.
+        # The kill comes after the staged files are deleted and before the claim is.
         patch.setattr(Storage, "delete_temporaries", killed)
         with pytest.raises(KeyboardInterrupt):
             run.commit(rows_in=1)

@@ -1,4 +1,4 @@
-"""Parquet files that ask for values made by code: nothing of them runs, and they are read as what they store."""
+"""Parquet files with values made by code: the code never runs, and the stored values are read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PICKLED = {b"ARROW:extension:name": b"ray.data.arrow_pickled_object", b"ARROW:ex
 
 
 class Planted:
-    """Makes a file where it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -39,20 +39,20 @@ class Planted:
 
 @pytest.fixture(scope="module", autouse=True)
 def _ray_data() -> None:
-    """Ray Data registers the type whose values are unpickled."""
+    """Import Ray Data, which registers the type whose values are unpickled."""
     set_environment()
     import ray.data  # noqa: F401
 
 
 @pytest.fixture
 def marker(tmp_path: Path) -> Iterator[Path]:
-    """A file that must not be there in the end."""
+    """A file that must not exist at the end of the test."""
     yield tmp_path / "marker"
     assert not (tmp_path / "marker").exists()
 
 
 def planted(marker: Path, name: str, n: int, kind: pa.DataType | None = None) -> tuple[pa.Field, pa.Array]:
-    """A column of Python objects, as a file stores it."""
+    """A column of pickled Python objects, as stored in a file."""
     values = pa.array([pickle.dumps(Planted(marker))] * n, kind or pa.large_binary())
     return pa.field(name, values.type, metadata=PICKLED), values
 
@@ -128,7 +128,7 @@ def i64(*values: int) -> pa.Array:
     return pa.array(values, pa.int64())
 
 
-# Arrays of two rows that hold one value each, by what is nested in what.
+# Arrays of two rows with one value each, by the kind of nesting.
 NESTED: dict[str, Callable[[pa.Array], pa.Array]] = {
     "alone": lambda values: values,
     "list": lambda values: pa.ListArray.from_arrays(i32(0, 1, 2), values),
@@ -144,14 +144,14 @@ NESTED: dict[str, Callable[[pa.Array], pa.Array]] = {
     "sparse union": lambda values: pa.UnionArray.from_sparse(pa.array([0, 0], pa.int8()), [values]),
     "opaque": lambda values: pa.ExtensionArray.from_storage(pa.opaque(values.type, "t", "v"), values),
 }
-# What Arrow cannot convert to what it stores.
+# Types that Arrow cannot convert to their storage type.
 REFUSED = {"list view", "large list view", "runs", "dense union", "sparse union"}
-# What Parquet has no place for.
+# Types that Parquet cannot store.
 NOT_IN_PARQUET = {"dictionary", "runs", "dense union", "sparse union"}
 
 
 def made_by_code(marker: Path) -> pa.Array:
-    """Two values of the type whose values are unpickled, which plant the marker."""
+    """Two values of the unpickled type. Unpickling them creates the marker."""
     field, values = planted(marker, "x", 2)
     made = pa.ipc.open_stream(_sent(pa.table([values], schema=pa.schema([field])))).read_all()["x"].chunk(0)
     assert isinstance(made.type, pa.ExtensionType)
@@ -159,7 +159,7 @@ def made_by_code(marker: Path) -> pa.Array:
 
 
 def nested_in(outer: str, values: pa.Array) -> pa.Array:
-    """`values` in an array of that name; "struct in list" is a list of structs."""
+    """`values` in an array of the kind `outer`. "struct in list" is a list of structs."""
     for name in outer.split(" in "):
         values = NESTED[name](values)
     return values
@@ -218,7 +218,7 @@ def test_hostile_staged_rows_execute_no_code(tmp_path: Path, marker: Path) -> No
 def test_other_types_are_unchanged() -> None:
     table = pa.table({"x": pa.array([[1, 2]]), "y": [{"a": 1}], "z": pa.array([b"0" * 16], pa.binary(16))})
     assert plain_table(table, "a file") is table
-    # Arrow's own are made by no code from elsewhere.
+    # Arrow's own extension types run no foreign code.
     own = pa.schema([("id", pa.uuid()), ("x", pa.list_view(pa.int8())), ("y", pa.opaque(pa.int8(), "t", "v"))])
     assert plain_schema(own, "a file") == own
 
