@@ -1,4 +1,4 @@
-"""A training as the commands do it, in this process and without Ray."""
+"""A training in this process and without Ray, equal to that of the commands."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from raypipe.train.trials.trial import run_trial
 
 
 def train_here(config: Config, table: str, seeds: int, values: tuple[tuple[str, Any], ...] = ()) -> None:
-    """Configuration A in this process, as `train` and `sweep` do it in Ray's: the same trials, tables and record.
+    """Train configuration A in this process. Trials, tables and record equal those of `train` and `sweep` on Ray.
 
-    `values` are options of the trials' own.
+    `values` are the trials' own options.
     """
     storage, size = config.open_storage(), config.train.image_size
     labels, images = tables.get_record(storage, "labels"), tables.get_record(storage, "images")

@@ -1,4 +1,4 @@
-"""VGG-16 once more in plain numpy, height × width × channel as Keras has it: what ours is compared with."""
+"""VGG-16 in plain numpy, height × width × channel as in Keras, for comparison with raypipe's network."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ Array = NDArray[np.float64]
 
 
 def features(picture: Path, weights: Path, size: int) -> Array:
-    """The last pooling layer [s/32, s/32, 512] of a `picture` squeezed to `size`, in double precision."""
+    """The last pooling layer [s/32, s/32, 512] of `picture` squeezed to `size`, in double precision."""
     with Image.open(picture) as image:
         pixels = np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR), dtype=np.float64)
     map_ = pixels[:, :, ::-1] - np.array([103.939, 116.779, 123.68])

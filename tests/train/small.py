@@ -1,4 +1,4 @@
-"""Small pictures with something to learn, and a network small enough to train in a test."""
+"""Small learnable pictures, and a network small enough to train in a test."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Tiny(nn.Module):
 
 
 def draw(n: int, seed: int, size: int = 16) -> ImageSet:
-    """Noise, with the left half brighter in red where the label is 1: learnable, also mirrored."""
+    """Noise whose left half has more red if the label is 1. Learnable also if mirrored."""
     rng = np.random.default_rng(seed)
     labels = (np.arange(n) % 2).astype(np.float32)
     pixels = rng.integers(0, 200, (n, 3, size, size))
@@ -44,7 +44,7 @@ def draw(n: int, seed: int, size: int = 16) -> ImageSet:
 
 
 def draw_labelled(target: Target, n: int, seed: int, size: int = 16) -> ImageSet:
-    """Noise, with a colour brighter for each class or tag, and red the brighter the higher the score."""
+    """Noise with one brighter colour per class or tag. For scores, red grows with the score."""
     rng = np.random.default_rng([seed, 7])
     light = np.zeros((n, 3))
     if target.kind == "score":

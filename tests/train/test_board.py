@@ -1,4 +1,4 @@
-"""TensorBoard really started on event files like those of a sweep, asked over loopback, and stopped."""
+"""A real TensorBoard on event files like those of a sweep, queried over loopback, and stopped."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.commands import start
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root whose sweep has two trials, one epoch each, and whose train/ has one; names with what breaks parsers."""
+    """A root with a sweep of two trials and one training, one epoch each. Its name has special characters."""
     root = tmp_path_factory.mktemp("a root, with: signs")
     for trial, accuracy in {"sweep/A-seed0": 0.61, "sweep/B-seed0": 0.64, "train/mine": 0.7}.items():
         with SummaryWriter(str(root / trial)) as writer:
@@ -41,7 +41,7 @@ def ask(url: str) -> object:
 
 
 def wait_for_runs(url: str, n: int) -> dict[str, list[str]]:
-    """Tags by run, once TensorBoard has read `n` of them."""
+    """Tags by run, after TensorBoard has read `n` runs."""
     deadline = time.monotonic() + 60
     while True:
         found = ask(f"{url}data/plugin/scalars/tags")

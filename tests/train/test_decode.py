@@ -1,4 +1,4 @@
-"""What is learned, found in the labels; and the decoded pictures with labels of each kind."""
+"""The target found in the labels, and decoded pictures with labels of each kind."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.training_root import SPLITS, jpeg, relabel, write_images, write_label
         (pa.array(["top", None, "bottom", "top"]), Target("binary", ("bottom", "top"))),
         (pa.array(["q3", "q1", "q2", None]), Target("classes", ("q1", "q2", "q3"))),
         (pa.array([0.5, None]), Target("score", ())),
-        # In the order of the options, in which it is #Sun.
+        # Tags have the order of the options, in which the first is #Sun.
         (pa.array([["sea"], [], None], pa.list_(pa.string())), Target("tags", ("Sun", "sea"))),
     ],
 )
@@ -60,7 +60,7 @@ def test_pictures_have_labels_of_each_kind(training: Config, head: str, label: C
         found = pictures.load(split)
         numbers = [i for i, name in enumerate(SPLITS) if name == split]
         assert found.post_ids.tolist() == [f"p{i:03d}" for i in numbers]
-        # Classes are in alphabetical order: bright, brilliant, dark.
+        # Classes have alphabetical order: bright, brilliant, dark.
         assert found.labels.tolist() == np.array([label(i) for i in numbers]).tolist()
         bright = found.images[:].float().mean(dim=(1, 2, 3)).numpy() > 128
         assert bright.tolist() == [i % 2 == 1 for i in numbers]

@@ -80,10 +80,10 @@ def test_full_training_costs_three_forward_passes() -> None:
     model = build_model(B, image_size=64, weights=load_weights("random"), seed=0)
     channels, sides = [3, 64, 64, 128, 128, 256, 256, 256, *[512] * 6], [64, 64, 32, 32, *[16] * 3, *[8] * 3, *[4] * 3]
     layers = [2 * 9 * a * b * side**2 for a, b, side in zip(channels, channels[1:], sides, strict=False)]
-    # The first layer needs no gradient of its input.
+    # The first layer needs no gradient for its input.
     expected = 3 * sum(layers) - layers[0] + 3 * 2 * 2048
     assert training_flops(model, torch.randn(2, 3, 64, 64)) == pytest.approx(expected, rel=1e-6)
-    # At 224 pixels, with C's FC layers, this is the 92.6 GFLOP that VGG-16 is known for.
+    # At 224 pixels and with C's FC layers, these are the known 92.6 GFLOP of VGG-16.
     assert (224 / 64) ** 2 * expected + 6 * (25088 + 4096) * 4096 == pytest.approx(92.6e9, rel=0.002)
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -96,7 +96,7 @@ def test_cpu_has_no_peak_flops() -> None:
 def test_counting_flops_keeps_running_means() -> None:
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Flatten(0)).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    # One picture of three pixels has one value a channel, which training could not normalise.
+    # One picture of 3 × 3 pixels gives one value per channel, which batch normalisation refuses in training.
     assert training_flops(model, torch.ones(1, 3, 3, 3)) > 0
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert model.training

@@ -1,4 +1,4 @@
-"""A stored picture that ends its decoder natively, through the decoding on Ray: it costs a picture, never the run."""
+"""A stored picture that crashes the decoder on Ray costs one picture, not the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a trial is, and the pictures of a split."""
+"""Trials and their names, and the pictures of a split."""
 
 from __future__ import annotations
 

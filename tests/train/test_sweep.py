@@ -1,4 +1,4 @@
-"""Trials on Ray Tune and Ray Train: tables, predictions, resume, and what a failure says."""
+"""Trials on Ray Tune and Ray Train: tables, predictions, resuming, and failure messages."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_sweep_writes_all_documented_tables(
     kept = [file.path for file in record.files if file.path.endswith(".safetensors")]
     assert kept == [f"checkpoints/{record.facts['winner']}/best.safetensors"]
     assert any("tfevents" in name for name in storage.files("sweep"))
-    # Complete: nothing is started, and what has no effect on a sweep is said.
+    # The sweep is complete, so nothing starts. Options without effect on a sweep are reported.
     monkeypatch.setattr(sweep, "ray_session", None)
     assert sweep.run(change(config, train={"config": "C"})).run_id == record.run_id
     assert "train.config and train.name not used: that is for `raypipe train`" in capsys.readouterr().out
@@ -99,7 +99,7 @@ def test_sweep_trains_both_forms(training: Config) -> None:
 
 
 class Planted:
-    """Makes a file where it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -197,7 +197,7 @@ def test_train_with_two_workers_equals_one(training: Config) -> None:
 
 
 def complete(config: Config, inputs: dict[str, str]) -> str:
-    """`train/A` as these options make it of these inputs, without its files; the id of its run."""
+    """Write a complete `train/A` for these options and inputs, without files. Returns the run id."""
     storage = config.open_storage()
     options = sweep._result_options(config, "train/A", [Trial("A", 0)])
     inputs = {name: tables.get_record(storage, name).run_id for name in ("labels", "images")} | inputs
@@ -208,7 +208,7 @@ def complete(config: Config, inputs: dict[str, str]) -> str:
 def test_changed_weights_at_same_path_are_new_input(
     training: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Neither answer needs Ray, nor the weights themselves.
+    # Neither result needs Ray or valid weights.
     monkeypatch.setattr(sweep, "ray_session", None)
     path = tmp_path / "w.pth"
     path.write_bytes(b"one")
@@ -218,7 +218,7 @@ def test_changed_weights_at_same_path_are_new_input(
     path.write_bytes(b"two")
     with pytest.raises(StageError, match="input weights has changed; use --overwrite"):
         sweep.run_one(config)
-    # What is gone has not become another.
+    # A deleted file does not count as changed.
     path.unlink()
     assert sweep.run_one(config).run_id == run_id
 
@@ -233,7 +233,7 @@ def test_choice_of_auto_is_kept(training: Config, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.usefixtures("ray_session")
 def test_interrupted_run_refuses_another_choice_of_auto(training: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     config, storage = change(training, train={"weights": "auto"}), training.open_storage()
-    # The pretrained ones cannot be fetched any more.
+    # The pretrained weights can no longer be downloaded.
     monkeypatch.setattr(sweep, "load_network_weights", lambda *_: load_weights("random"))
     options = sweep._result_options(config, "train/A", [Trial("A", 0)])
     inputs = {name: tables.get_record(storage, name).run_id for name in ("labels", "images")} | {"weights": "imagenet"}

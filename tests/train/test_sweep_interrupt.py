@@ -1,4 +1,4 @@
-"""Ctrl-C on a sweep, as a terminal sends it: a clean end, and the same losses after going on."""
+"""Ctrl-C in a sweep, as sent by a terminal: it ends cleanly, and the resumed run has the same losses."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SECONDS = 900
 
 
 class Terminal:
-    """A command on a terminal of its own, in a process group of its own, whose output is kept."""
+    """A command on its own terminal and in its own process group. Its output is recorded."""
 
     def __init__(self, command: list[str]) -> None:
         self._end, end = pty.openpty()
@@ -48,13 +48,13 @@ class Terminal:
         self._reader.start()
 
     def _read(self) -> None:
-        # Linux says so when the other end is closed.
+        # Linux reports an error when the other end is closed.
         with contextlib.suppress(OSError):
             while data := os.read(self._end, 65536):
                 self.shown += data
 
     def wait_for(self, root: Path, pattern: str, text: bytes) -> None:
-        """Until a file is there, and a text was shown."""
+        """Wait until a file exists and a text was shown."""
         deadline = time.monotonic() + SECONDS
         while not any(root.glob(pattern)) or text not in self.shown:
             assert self.process.poll() is None, self.error()
@@ -62,7 +62,7 @@ class Terminal:
             time.sleep(0.05)
 
     def error(self) -> str:
-        """All of stderr, once the command has ended."""
+        """All of stderr, after the command has ended."""
         _, error = self.process.communicate(timeout=SECONDS)
         self._reader.join(timeout=10)
         os.close(self._end)
@@ -80,10 +80,10 @@ def test_ctrl_c_ends_cleanly_and_rerun_resumes(training: Config, tmp_path: Path)
     command = [sys.executable, "-m", "raypipe", "sweep", *(f"--{name}={value}" for name, value in words.items())]
 
     terminal = Terminal(command)
-    # The line of the trial that runs stands below the bar.
+    # The line of the running trial is below the bar.
     terminal.wait_for(root, "sweep/train-*/checkpoint_*/so_far.pt", b"pictures/s")
     children = psutil.Process(terminal.process.pid).children(recursive=True)
-    # To all processes of the terminal's group, Ray's among them.
+    # The signal goes to all processes of the terminal's group, including Ray's.
     os.killpg(terminal.process.pid, signal.SIGINT)
     error = terminal.error()
     assert terminal.process.returncode == 130, error
@@ -106,7 +106,7 @@ def test_ctrl_c_ends_cleanly_and_rerun_resumes(training: Config, tmp_path: Path)
 
 
 def uninterrupted(config: Config, folder: Path) -> TrialResult:
-    """The same trial in one go and without Ray, with as many threads as the sweep's worker had."""
+    """The same trial without interruption and without Ray, with as many threads as the sweep's worker."""
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

@@ -1,4 +1,4 @@
-"""A sweep over a space of hyperparameters with ASHA: its trials, tables, what TensorBoard and MLflow are told."""
+"""A sweep over hyperparameters with ASHA: its trials, its tables, and its logs in TensorBoard and MLflow."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_asha_search_is_logged_to_tables_tensorboard_mlflow(
     best = {
         name: max(row["val_accuracy"] for row in rows if row["trial"] == name and row["epoch"] <= 2) for name in names
     }
-    # One after the other: each is held against those before it.
+    # Trials run one after the other. Each is compared with the earlier ones.
     lasts = {name: max(row["epoch"] for row in rows if row["trial"] == name) for name in names}
     goes_on = {name: all(best[name] >= best[other] for other in names[: i + 1]) for i, name in enumerate(names)}
     assert lasts == {name: 4 if goes_on[name] else 2 for name in names}

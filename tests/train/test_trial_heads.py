@@ -1,4 +1,4 @@
-"""A trial of each head from labels to what it stages, and its checkpoint in use again."""
+"""A trial of each head, from labels to staged files, and the use of its checkpoint."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_staged_checkpoint_repeats_staged_predictions(training: Config, head: st
 
 
 def check(head: str, rows: pd.DataFrame, measures: dict[str, object]) -> None:
-    """The measures are those of the rows of predictions/."""
+    """The measures equal those computed from the rows of predictions/."""
     if head == "tags":
         for name, values in measures["val_tags"].items():  # type: ignore[attr-defined]
             own = rows[rows["class"] == name]

@@ -26,7 +26,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 
 
 def halves(width: int = 60, height: int = 40) -> Image.Image:
-    """Left half red, right half blue."""
+    """The left half is red, the right half is blue."""
     image = Image.new("RGB", (width, height), (250, 0, 0))
     image.paste((0, 0, 250), (width // 2, 0, width, height))
     return image
@@ -42,14 +42,14 @@ def test_picture_is_squeezed_not_cropped() -> None:
 
 def test_exif_orientation_is_followed() -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned a quarter to the right when shown: left becomes top
+    exif[0x0112] = 6  # shown rotated by 90 degrees to the right: left becomes top
     pixels = decode_and_resize(encoded(halves(), "JPEG", exif=exif.tobytes(), quality=95), 32)
     assert pixels[0, 2].mean() > 200
     assert pixels[2, -3].mean() > 200
 
 
 def mistyped(tag: int) -> bytes:
-    """EXIF of two tags: orientation 6, and `tag`, a number by rights, as text."""
+    """EXIF with two tags: orientation 6, and `tag`, which should be a number but is text."""
     entries = sorted([(tag, 2, 4, b"abc\0"), (0x0112, 3, 1, b"\0\6\0\0")])
     rows = b"".join(struct.pack(">HHI", *entry[:3]) + entry[3] for entry in entries)
     return b"Exif\0\0MM\0*" + struct.pack(">IH", 8, len(entries)) + rows + bytes(4)
@@ -99,7 +99,7 @@ def test_sixteen_bits_of_grey_are_not_clipped_to_white(turn: int) -> None:
     exif[0x0112] = turn
     pixels = decode_and_resize(encoded(Image.fromarray(grey), exif=exif.tobytes()), 64)
     expected = np.repeat((grey >> 8)[None], 3, axis=0)
-    # Turned a quarter to the right when shown: left becomes top.
+    # Shown rotated by 90 degrees to the right: left becomes top.
     np.testing.assert_array_equal(pixels, expected if turn == 1 else expected.transpose(0, 2, 1))
 
 
@@ -132,7 +132,7 @@ def test_decoding_starts_no_other_program(tmp_path: Path, monkeypatch: pytest.Mo
         decode_and_resize(postscript, 32)
     assert extension(None, postscript) == "bin"
     assert not marker.exists()
-    # Without the list of formats it would be.
+    # Without the list of formats, the program would run.
     with contextlib.suppress(OSError), Image.open(io.BytesIO(postscript)) as image:
         image.load()
     assert marker.exists()

@@ -1,4 +1,4 @@
-"""Rows in files, mapped or read in pieces: the same rows, in any order, from a disk and from an object store."""
+"""Rows in files, mapped or read in pieces: equal rows in any order, from a disk and from an object store."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from raypipe.train.data.mapped import MappedRows, map_if_room
 from raypipe.train.data.shards import Shards, fits_here, local_folder, to_npy
 
 ROWS = np.random.default_rng(0).integers(0, 256, (11, 3, 4, 4)).astype(np.uint8)
-# In an order of their own: row i of the shards is row ORDER[i] of ROWS, which are cut into 4, 0 and 7.
+# Row i of the shards is row ORDER[i] of ROWS. ROWS is cut into files of 4, 0 and 7 rows.
 ORDER = np.array([8, 0, 3, 10, 1, 4])
 CUTS = (0, 4, 4, 11)
 
@@ -42,7 +42,7 @@ def shards(tmp_path: Path) -> Shards:
 @pytest.fixture
 def s3_root(s3_endpoint: str, tmp_path: Path) -> Storage:
     root = f"s3://bucket/{uuid.uuid4().hex}"
-    # Bytes for one copy of the rows and its bookkeeping, not for two.
+    # Room for one copy of the rows and its bookkeeping, but not for two.
     return Storage(root, s3_endpoint, "us-east-1", scratch=Scratch(str(tmp_path / "scratch"), 1_000e-9))
 
 

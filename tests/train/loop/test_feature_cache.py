@@ -1,4 +1,4 @@
-"""Features of frozen convolutions, computed once for all seeds and found again only where nothing has changed."""
+"""Features of frozen convolutions are computed once for all seeds, and reused only if nothing has changed."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_cache_key_includes_all_feature_inputs() -> None:
         FeatureCache(storage, "tensors", "pictures 2").key(model, TORCHVISION, CPU, "float32"),
     }
     assert len({key, *others}) == 6
-    # The last layer is no part of what is frozen.
+    # The last layer is not frozen, so it is not in the key.
     torch.nn.init.ones_(model.logit.weight)
     assert key == cache.key(model, TORCHVISION, CPU, "float32")
 
@@ -168,7 +168,7 @@ def test_parallel_trainings_compute_features_once(tmp_path: Path, monkeypatch: p
     began, computed = threading.Barrier(3), list[int]()
 
     def compute() -> Tensor:
-        # Long enough for the others to ask.
+        # Long enough for the other threads to ask.
         time.sleep(0.2)
         computed.append(threading.get_ident())
         return torch.arange(6.0).view(2, 3)
@@ -213,7 +213,7 @@ def test_large_features_are_split_into_files(tmp_path: Path, monkeypatch: pytest
 def test_features_are_recomputed_without_room_for_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = FeatureCache(Storage(str(tmp_path)), "tensors", "pictures 1")
     train(cache)
-    # Before it is copied, or while another process takes the room.
+    # There is no room before the copy, or another process takes it meanwhile.
     for name, answer in (("fits_here", False), ("map_if_room", None)):
         with monkeypatch.context() as patch:
             patch.setattr(f"raypipe.train.loop.feature_cache.{name}", lambda _, answer=answer: answer)

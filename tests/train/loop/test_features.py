@@ -82,7 +82,7 @@ def test_pictures_are_selected_by_row_and_mirrored() -> None:
 
 
 class Narrow(torch.nn.Module):
-    """A network whose device holds `room` pictures."""
+    """A network on a device with memory for `room` pictures."""
 
     def __init__(self, room: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Batches come in the order of their plan, wherever their rows are."""
+"""Batches follow their plan, for rows in any place."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROWS = torch.arange(40.0).view(10, 4)
 
 
 class OnDisk:
-    """Rows that are no tensor, so that they are read ahead by a thread."""
+    """Rows that are not a tensor, so a thread reads them ahead."""
 
     shape, dtype = ROWS.shape, ROWS.dtype
 
@@ -41,7 +41,7 @@ class OnDisk:
 
 
 class Streaming(OnDisk):
-    """Rows that come by themselves."""
+    """Rows that give their own batches."""
 
     def batches(self, plan: Sequence[Rows]) -> Iterator[Tensor]:
         return (ROWS[torch.from_numpy(rows)] for rows in plan)

@@ -52,7 +52,7 @@ def test_same_seed_gives_identical_results() -> None:
 
 @pytest.mark.usefixtures("two_threads")
 def test_vgg_in_bfloat16_is_deterministic() -> None:
-    # Few pictures: many processors emulate this arithmetic.
+    # Few pictures, because many processors emulate bfloat16.
     pictures = draw(4, 0, size=32)
     options = replace(OPTIONS, epochs=1, batch_size=2, dtype="bfloat16", learning_rate=0.001)
 
@@ -141,7 +141,7 @@ def test_resuming_after_last_epoch_does_nothing(tmp_path: Path) -> None:
 
 
 def test_patience_counts_from_best_epoch_across_resume() -> None:
-    # A learning rate of zero never gets better than its first epoch.
+    # With a learning rate of zero, the first epoch stays the best.
     options = replace(OPTIONS, epochs=20, learning_rate=0.0, patience=3)
     states: list[LoopState] = []
 
@@ -175,7 +175,7 @@ def test_training_stops_at_saturation_accuracy() -> None:
 def test_progress_is_reported_per_batch() -> None:
     seen: list[tuple[int, int]] = []
     train(Tiny(), replace(OPTIONS, epochs=1), on_batch=lambda done, total: seen.append((done, total)))
-    # Validation counts as well, in its own batches.
+    # Progress includes validation, in its own batches.
     assert seen == [(done, 101) for done in (16, 32, 48, 64, 70, 78, 86, 94, 101)]
 
 

@@ -1,4 +1,4 @@
-"""Two and three processes on loopback give what one gives."""
+"""Two and three worker processes on loopback give the results of one."""
 
 import os
 from collections.abc import Iterator
@@ -27,21 +27,21 @@ from raypipe.train.networks.vgg import build_model
 from raypipe.train.networks.weights import load_weights
 from tests.train.small import TARGETS, Tiny, draw, draw_labelled
 
-# In float64, another order of sums moves weights by 1e-16 of the sums' terms, and changes over no unit and no largest
-# pixel. Float32 is left of outputs, losses, their derivatives and probabilities, each within 2^-23 of itself. Each of a
-# few steps follows from the one before: six bits are for that.
+# In float64, another order of sums changes weights by 1e-16 of the terms and never moves a unit across 0 or another
+# pixel to the maximum. Outputs, losses, their derivatives and probabilities are float32, each within 2^-23. Errors of a
+# few steps accumulate, so six more bits are allowed.
 CLOSE = 2.0**-17
-# Features of frozen convolutions are float32: 13 layers, in each the roundings of up to 4,608 terms, which add up as a
-# random walk does. Training on them has nothing that could change over.
+# Features of frozen convolutions are float32. Each of 13 layers rounds up to 4,608 terms, which add up like a random
+# walk. Training on them has no unit that could move across 0.
 CLOSE_ON_FEATURES = 13 * 4608**0.5 * 2.0**-23
 OPTIONS = LoopOptions(epochs=3, batch_size=16, learning_rate=0.05, seed=7)
 
 
 def in_double(model: nn.Module) -> nn.Module:
-    """`model` with float64 weights and activations, in place.
+    """Give `model` float64 weights and activations, in place.
 
-    Workers sum in another order than one alone. In float32 the rounding of a sum changes over units near 0 and largest
-    pixels, from step to step more of them: how far probabilities are then apart depends on the processor.
+    Workers sum in another order than a single process. In float32, rounding moves units across 0 and changes which
+    pixel is largest, more at each step. The difference of probabilities then depends on the processor.
     """
     for child in model.double().children():
         child.register_forward_pre_hook(lambda _, inputs: tuple(given.double() for given in inputs))
@@ -54,14 +54,14 @@ def rows(results: list[EpochResult]) -> list[dict[str, Any]]:
 
 
 def tiny_run(group: Any, n: int, seed: int = 0) -> dict[str, Any]:
-    """D with momentum, `n` training pictures, of which the last batch takes what is left."""
+    """D with momentum on `n` training pictures. The last batch has the remaining pictures."""
     model = in_double(Tiny(seed))
     results = fit(model, CONFIGURATIONS["D"], draw(n, 0), draw(31, 1), OPTIONS, preprocessing=TORCHVISION, group=group)
     return {"rows": rows(results), "model": model.state_dict()}
 
 
 def head_run(group: Any, kind: str) -> dict[str, Any]:
-    """Another head; the second worker has no picture of the last batch, nor of the one validation picture."""
+    """Another head. The second worker has no picture of the last batch and not the one validation picture."""
     target = TARGETS[kind]
     train, val = draw_labelled(target, 65, 0), draw_labelled(target, 1, 1)
     model, head = in_double(Tiny(n_outputs=target.n_outputs)), head_of(target, train.labels)
@@ -81,7 +81,7 @@ def cached_run(group: Any) -> dict[str, Any]:
 
 
 def modern_run(group: Any, n: int = 70) -> dict[str, Any]:
-    """The modern form, whose crops, rates and averaged weights must not depend on the workers either."""
+    """The modern form. Its crops, rates and averaged weights must not depend on the workers."""
     model, options = in_double(Tiny()), replace(OPTIONS, recipe=MODERN, learning_rate=0.01)
     sets, d = (draw(n, 0), draw(31, 1)), CONFIGURATIONS["D"]
     results = fit(model, d, *sets, options, preprocessing=TORCHVISION, group=group)
@@ -89,7 +89,7 @@ def modern_run(group: Any, n: int = 70) -> dict[str, Any]:
 
 
 def end_to_end_run(group: Any) -> dict[str, Any]:
-    """B, all of VGG-16 in training; the second worker has no picture of the last batch."""
+    """B, which trains all of VGG-16. The second worker has no picture of the last batch."""
     train, val = draw(5, 0, size=32), draw(3, 1, size=32)
     model = build_model(CONFIGURATIONS["B"], image_size=32, weights=load_weights("random"), seed=0)
     unit_variance_init(model, prepare_batch(train.images, TORCHVISION))
@@ -100,7 +100,7 @@ def end_to_end_run(group: Any) -> dict[str, Any]:
 
 
 def resumed_run(group: Any, folder: str) -> dict[str, Any]:
-    """Interrupted after the first epoch; all workers go on from what the first of them had saved."""
+    """Interrupted after the first epoch. All workers resume from the state that the first one saved."""
     d, sets, path = CONFIGURATIONS["D"], (draw(70, 0), draw(31, 1)), Path(folder) / "state"
     rank = dist.get_rank(group) if group is not None else 0
 
@@ -116,7 +116,7 @@ def resumed_run(group: Any, folder: str) -> dict[str, Any]:
 
 
 def stopped_run(group: Any, rank: int) -> int:
-    """Epochs that ran where the second worker alone wants to stop after the second."""
+    """The number of epochs if only the second worker asks to stop, after the second epoch."""
     stop = lambda result, _: rank == 1 and result.epoch == 2  # noqa: E731
     sets, name = (draw(20, 0), draw(5, 1)), "B"
     return len(fit(Tiny(), CONFIGURATIONS[name], *sets, OPTIONS, preprocessing=TORCHVISION, group=group, on_epoch=stop))
@@ -144,9 +144,9 @@ def work(rank: int, folder: str) -> None:
     found = {
         "even": tiny_run(group, 64),
         "partial": tiny_run(group, 70),
-        # The last batch has one picture: the second worker has none.
+        # The last batch has one picture, so the second worker has none.
         "one_left": tiny_run(group, 65),
-        # The first worker's weights count, whatever the second starts from.
+        # All workers start from the first worker's weights.
         "unlike": tiny_run(group, 70, seed=rank),
         "cached": cached_run(group),
         "modern": modern_run(group),
@@ -162,7 +162,7 @@ def work(rank: int, folder: str) -> None:
 
 def work_of_three(rank: int, folder: str) -> None:
     group = join(rank, folder, 3)
-    # The last batch has two pictures, and the third worker none.
+    # The last batch has two pictures, so the third worker has none.
     found = {
         "two_left": tiny_run(group, 66),
         "cached": cached_run(group),
@@ -175,7 +175,7 @@ def work_of_three(rank: int, folder: str) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """As many threads as the workers have: first weights are float32, and sums over them depend on threads."""
+    """As many threads as the workers use. The initial float32 weights depend on the number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -184,7 +184,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of three workers found."""
+    """The results of three workers."""
     folder = tmp_path_factory.mktemp("three")
     mp.spawn(work_of_three, args=(str(folder),), nprocs=3)
     return [torch.load(Path(folder) / str(rank), weights_only=False) for rank in range(3)]
@@ -192,7 +192,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What each of two workers found."""
+    """The results of two workers."""
     folder = tmp_path_factory.mktemp("workers")
     mp.spawn(work, args=(str(folder),), nprocs=2)
     return [torch.load(Path(folder) / str(rank), weights_only=False) for rank in range(2)]
@@ -202,7 +202,7 @@ def same(ours: dict[str, Any], theirs: dict[str, Any], close: float = CLOSE) -> 
     assert len(ours["rows"]) == len(theirs["rows"])
     for mine, other in zip(ours["rows"], theirs["rows"], strict=True):
         for name in ("epoch", "train_accuracy", "val_accuracy"):
-            # Shares of tags are thirds, whose sums depend on their order in the last bit.
+            # Accuracies of tags are sums of thirds, whose last bit depends on the order.
             assert mine[name] == other[name] or mine[name] == pytest.approx(other[name], rel=1e-6), name
         for name in ("train_loss", "val_loss", "val_probabilities"):
             np.testing.assert_allclose(mine[name], other[name], rtol=close, err_msg=name)

@@ -1,4 +1,4 @@
-"""The modern recipe: each of its parts against plain torch, and the same run however it is cut."""
+"""The modern recipe: each part compared with plain torch, and equal results after an interruption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches in pieces, for devices of little memory; compiled networks; what was chosen, and why."""
+"""Batches in pieces for devices with little memory, compiled networks, and choices with their reasons."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OPTIONS = LoopOptions(epochs=2, batch_size=32, learning_rate=0.05, seed=7)
 
 
 class Narrow(Tiny):
-    """Runs out of memory, as a GPU does, on more than `room` pictures at a time while it trains."""
+    """A network that runs out of memory, like a GPU, on more than `room` training pictures at a time."""
 
     def __init__(self, room: int) -> None:
         super().__init__()

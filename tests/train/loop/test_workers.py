@@ -7,7 +7,7 @@ from raypipe.train.loop.workers import Workers
 
 
 def crew(rank: int, size: int) -> Workers:
-    """One of several workers, without the others: enough for what needs no exchange."""
+    """One of several workers without the others, for tests without communication."""
     workers = Workers()
     workers.rank, workers.size = rank, size
     return workers

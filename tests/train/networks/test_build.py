@@ -1,4 +1,4 @@
-"""Other networks than VGG-16: through the same loop, checkpoints and predictions."""
+"""Networks other than VGG-16 in the same loop, checkpoints and predictions."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_unsuitable_file_error_names_layer(
 
 
 def library(name: str) -> torch.nn.Module:
-    """The library's own network, whose last layer is `fc`."""
+    """The library's own network. Its last layer is `fc`."""
     kind, _, own = name.rpartition("/")
     made: torch.nn.Module = timm.create_model(own) if kind else models.get_model(own, weights=None)
     return made
@@ -199,7 +199,7 @@ def write(state: Mapping[str, torch.Tensor], path: Path, metadata: dict[str, str
 
 @pytest.fixture(scope="module", params=["googlenet", "inception_v3"])
 def with_second_outputs(request: pytest.FixtureRequest) -> tuple[str, dict[str, torch.Tensor]]:
-    """A network of torchvision's that has more outputs in training, and weights for it as torchvision's files are."""
+    """A torchvision network with auxiliary outputs in training, and weights in torchvision's layout."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         theirs = models.get_model(request.param, weights=None, aux_logits=True, init_weights=True)

@@ -29,7 +29,7 @@ def test_keras_penalty_is_doubled_for_torch_decay() -> None:
 
 @pytest.mark.parametrize(("configuration", "gflop"), [(B, 91.9), (C, 92.6)])
 def test_costs_in_docstrings_are_correct(configuration: Configuration, gflop: float) -> None:
-    # Of shapes alone: nothing is computed.
+    # Only shapes are used. Nothing is computed.
     with FakeTensorMode():
         model = VGG(configuration, image_size=224, pooled=False)
         flops = training_flops(model, torch.empty(1, 3, 224, 224))
@@ -37,6 +37,6 @@ def test_costs_in_docstrings_are_correct(configuration: Configuration, gflop: fl
     source = " ".join(Path(configurations.__file__).read_text().split())
     assert flops / 1e9 == pytest.approx(gflop, abs=0.05)
     assert f"{n:,} parameters; {gflop} GFLOP a picture trained" in source
-    # Training, three passes, and a look at a third as many pictures, at 40 % of 989 TFLOP/s.
+    # Three passes over the training pictures and one over a third as many, at 40 % of 989 TFLOP/s.
     minutes = (30_082 + 10_027 / 3) * flops / (0.4 * 989e12) / 60
     assert minutes == pytest.approx(0.13, abs=0.005)

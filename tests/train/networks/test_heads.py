@@ -1,4 +1,4 @@
-"""Each head against losses, accuracies and steps written out here in plain torch and numpy."""
+"""Each head compared with losses, accuracies and steps written here in plain torch and numpy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OTHERS = ("classes", "tags", "score")
 
 
 def plain_losses(kind: str, outputs: Tensor, labels: Tensor, mean: float, sd: float) -> Tensor:
-    """The loss of each picture, as its formula is written in a textbook."""
+    """The loss of each picture, by its textbook formula."""
     if kind == "score":
         return (outputs - (labels - mean) / sd) ** 2
     if kind == "classes":
@@ -121,7 +121,7 @@ def test_score_head_does_not_diverge() -> None:
     train, val = draw_labelled(target, 64, 0), draw_labelled(target, 30, 1)
 
     class Long(torch.nn.Module):
-        """A linear unit on 3 × 256 brightnesses, a vector of length 20 or so."""
+        """A linear unit on 3 × 256 brightnesses, a vector with a length of about 20."""
 
         def __init__(self) -> None:
             super().__init__()

@@ -15,7 +15,7 @@ def generator() -> torch.Generator:
 
 
 def outputs(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """What each convolution and FC layer gives, before its nonlinearity."""
+    """The output of each convolution and FC layer before its nonlinearity."""
     found: dict[str, Tensor] = {}
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):

@@ -1,4 +1,4 @@
-"""Weights out of Keras' files of either layout; nothing is read that such a file points to."""
+"""Weights from Keras files of both layouts. Files that such a file points to are not read."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_keras_convolutions_have_own_normalisation_and_no_fc(shared_data: Path) 
 
 
 def write_keras(path: Path, layout: str, *, fc: bool) -> np.ndarray:
-    """A Keras file in the `old` or the `new` layout; only some columns of fc1's kernel are not zero: they return."""
+    """Write a Keras file in the `old` or `new` layout. Returns the only columns of fc1's kernel that are not zero."""
     rng = np.random.default_rng(0)
     columns = rng.normal(size=(25_088, 3)).astype(np.float32)
     with h5py.File(path, "w") as file:

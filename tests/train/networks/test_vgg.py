@@ -20,13 +20,13 @@ def count(module: nn.Module) -> int:
 
 
 def convolutions(seed: int = 5) -> dict[str, Tensor]:
-    """Some weights that could have been loaded."""
+    """Weights as a file could contain them."""
     features = build_model(B, image_size=32, weights=RANDOM, seed=seed).features
     return {f"features.{name}": value.clone() for name, value in features.state_dict().items()}
 
 
 def fc(n_inputs: int) -> dict[str, Tensor]:
-    # One number stretched over the shape: no memory for 400 MB of test data.
+    # One number expanded to the shape, so that 400 MB of test data need no memory.
     return {
         "classifier.0.weight": torch.tensor(0.001).expand(4096, n_inputs),
         "classifier.0.bias": torch.tensor(0.25).expand(4096),
@@ -117,7 +117,7 @@ def test_sgd_step_decays_fc_weights_like_keras() -> None:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     for name, value in model.state_dict().items():
-        # Keras adds 0.0005·Σw² to the loss, whose gradient is 2·0.0005·w.
+        # Keras adds 0.0005·Σw² to the loss. Its gradient is 2·0.0005·w.
         shrink = 1 - 0.1 * 2 * 0.0005 if name in ("classifier.0.weight", "classifier.3.weight") else 1
         torch.testing.assert_close(value, before[name] * shrink, rtol=1e-6, atol=0)
 

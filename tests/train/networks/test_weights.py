@@ -24,7 +24,7 @@ CONVOLUTIONS = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]
 
 
 def vgg_state(model: str = "vgg16", *, fc: bool = True, fill: float = 0.5) -> dict[str, Tensor]:
-    """A state dict of torchvision's shape, each tensor one number stretched, so that files stay small."""
+    """A state dict in torchvision's layout. Each tensor is one expanded number, so files stay small."""
     shapes = {name: shape for name, shape in module._expected(model).items() if fc or name.startswith("features.")}
     return {name: torch.tensor(fill).expand(shape) for name, shape in shapes.items()}
 
@@ -40,7 +40,7 @@ def save_pth(tmp_path: Path) -> Callable[..., str]:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int) -> Callable[[str, object | None], None]:
-    """``hub(name, state)``: the download called `name` gives `state`, or is behind a closed port where None."""
+    """``hub(name, state)`` makes the download `name` give `state`, or fail at a closed port if it is None."""
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -66,7 +66,7 @@ def test_features_equal_plain_numpy_implementation(shared_data: Path, size: int)
     expected = reference.features(picture, shared_data / "vgg16_notop.h5", size).transpose(2, 0, 1).ravel()
     loaded = load_weights(str(shared_data / "vgg16_notop.h5"))
     model = build_model(A, image_size=size, weights=loaded, seed=0).eval()
-    # Resized without the decoder's shortcut, which is not what is compared here.
+    # Resized without the decoder's reduced decoding, which is not tested here.
     with reference.Image.open(picture) as image:
         upright = image.convert("RGB").resize((size, size), reference.Image.Resampling.BILINEAR)
     pixels = np.asarray(upright).transpose(2, 0, 1)
@@ -123,7 +123,7 @@ def test_checkpoint_includes_its_logistic_unit(tmp_path: Path) -> None:
     assert loaded.preprocessing == CAFFE_RGB
     going_on = build_model(B, image_size=64, weights=loaded, seed=0)
     assert all(torch.equal(value, going_on.state_dict()[name]) for name, value in state.items())
-    # Another number of features: the unit starts fresh.
+    # With another number of features, the unit starts with new weights.
     larger = build_model(B, image_size=96, weights=loaded, seed=0)
     assert larger.logit.in_features == 512 * 9
     assert torch.equal(larger.features[0].weight, trained.features[0].weight)
@@ -162,7 +162,7 @@ def test_caffe_weights_have_mean_of_paper(hub: Callable[..., None]) -> None:
     loaded = load_weights("imagenet-caffe")
     assert loaded.fc is None
     grey = prepare_batch(torch.full((1, 3, 1, 1), 200, dtype=torch.uint8), loaded.preprocessing).flatten()
-    # Mean alone: differences of a pixel stay as large as they were; in RGB order, unlike Keras' file.
+    # Only the mean is subtracted, without scaling, in RGB order, unlike in Keras' file.
     assert grey.tolist() == pytest.approx([200 - 123, 200 - 117, 200 - 104], abs=0.1)
 
 

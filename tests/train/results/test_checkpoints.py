@@ -1,4 +1,4 @@
-"""What a trial keeps: weights, predictions and result of one and the same epoch, wherever it was cut off."""
+"""Weights, predictions and result of a trial are of the same epoch, wherever it was interrupted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WEIGHTS = load_weights("random")
 
 
 class Training:
-    """Epochs whose outcome a test decides, told to a keeper as the loop does; weights are all the epoch's `mark`."""
+    """Reports epochs with chosen results to the Keeper, as the loop does. All weights equal the epoch's `mark`."""
 
     def __init__(self, root: Path, start: Progressed | None = None, save: str = "best") -> None:
         storage = Storage(str(root))
@@ -78,7 +78,7 @@ class Training:
 
 
 def through_files(progressed: Progressed, folder: Path) -> Progressed:
-    """As a checkpoint brings it back."""
+    """Save and load the progress, as a checkpoint does."""
     folder.mkdir()
     progressed.save(folder)
     return Progressed.load(folder)
@@ -100,7 +100,7 @@ def test_weights_and_predictions_are_of_best_epoch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("after", [[0.25, 0.375], [0.625], []])
 def test_lost_epochs_leave_no_weights_or_predictions(tmp_path: Path, after: Sequence[float]) -> None:
-    """Epoch 2 was the best and its weights staged, but no checkpoint holds it; trained again it is not, or less so."""
+    """The best epoch 2 was staged but not in a checkpoint. Trained again, it is worse."""
     lost = Training(tmp_path)
     lost.epoch(1, 0.5, 0.125)
     start = through_files(lost.kept[0], tmp_path / "checkpoint")

@@ -1,4 +1,4 @@
-"""McNemar's test between configurations: by the binomial distribution itself, from the rows of `predictions/`."""
+"""McNemar's test between configurations, compared with the binomial distribution, from the rows of `predictions/`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_many_comparisons_use_holm_correction() -> None:
         {},
     )
     ordered = sorted(found, key=lambda item: item.p)
-    # Holm's: the smallest p thrice, the next twice, and never less than the one before.
+    # Holm's correction: the smallest p times 3, the next times 2, and never below the previous one.
     expected, least = [], 0.0
     for i, item in enumerate(ordered):
         least = max(least, min(1.0, (3 - i) * item.p))
@@ -67,7 +67,7 @@ def test_comparison_groups_pictures_by_user() -> None:
     alone, users = {}, {f"p{i}": f"u{i // 6}" for i in range(20)}
     (apart,) = compare([trial("A", worse), trial("C", better)], alone)
     (together,) = compare([trial("A", worse), trial("C", better)], users)
-    # Twelve pictures, but two people: C could have been better on both by chance one time in two.
+    # There are twelve pictures but two users. C is better on both by chance with probability 1/2.
     assert (apart.p, together.p) == (pytest.approx(2 / 2**12), pytest.approx(0.5))
     assert (apart.only_second, together.only_second) == (12, 12)
 

@@ -1,4 +1,4 @@
-"""`trials.csv` and the closing table of a sweep."""
+"""`trials.csv` and the final table of a sweep."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def outcome(trial: Trial, accuracies: list[float | None], test: float | None = N
 
 
 def judged(outcomes: list[Outcome], kind: str, users: dict[str, str | None] | None = None) -> Judged:
-    """As many right answers as the accuracies say, the first ones of each split."""
+    """As many right answers as the accuracies say. The first pictures of each split are right."""
     given = []
     for item in outcomes if kind == "binary" else []:
         accuracies = {"val": item.result.best["val_accuracy"], "test": item.result.test_accuracy}
@@ -80,7 +80,7 @@ def test_trial_row_has_best_epoch_interval_and_test() -> None:
 
 
 def test_intervals_group_pictures_by_user() -> None:
-    # Pairs of pictures that are both right or both wrong: half as many pictures, but for t with 19 degrees of freedom.
+    # Both pictures of a pair are right or wrong, so they count as one, except for t with 19 degrees of freedom.
     users: dict[str, str | None] = {f"val{i:02d}": f"u{i // 2}" for i in range(40)}
     (line,) = lines([outcome(Trial("A", 3), [0.75], test=0.8)], users=users)
     found = float(line["val_low"]), float(line["val_high"])

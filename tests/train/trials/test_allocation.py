@@ -1,4 +1,4 @@
-"""What trials get of a machine, and how many run at a time."""
+"""Hardware for each trial, and the number of parallel trials."""
 
 from __future__ import annotations
 

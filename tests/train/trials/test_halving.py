@@ -1,4 +1,4 @@
-"""Asynchronous successive halving: who goes on at a rung."""
+"""Asynchronous successive halving: which trials continue at a rung."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_rungs_are_spaced_by_reduction(epochs: int, grace: int, reduction: int, 
 
 def test_one_in_three_continues() -> None:
     rungs = halving(dict.fromkeys("abcdef", 9))
-    # The first has no rival yet; from then on the best of up to five, the best two of six.
+    # The first trial has no rival. Later, the best one of up to five continues, then the best two of six.
     said = {
         name: rungs.goes_on(name, [merit])
         for name, merit in zip("abcdef", (0.5, 0.4, 0.6, 0.5, 0.7, 0.65), strict=True)

@@ -1,4 +1,4 @@
-"""TensorBoard's files of trials, asked of a TensorBoard that reads them."""
+"""TensorBoard's files of trials, read by a real TensorBoard."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def row(trial: Trial, epoch: int, val: float) -> dict[str, Any]:
 
 
 class Sweep:
-    """What Tune does with its callback: trials start, report, end, and are resumed by another process."""
+    """Calls the callback as Tune does: trials start, report, end, and are resumed by another process."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.storage = root, Storage(str(root))
@@ -44,7 +44,7 @@ class Sweep:
         self.plans = {t.name: TrialPlan(t, t.options(TRAIN), pictures, self.writer) for t in TRIALS_OF_TEST}
 
     def attempt(self, trial: Trial, epochs: list[tuple[int, float]], test: float | None) -> None:
-        """Some epochs of a trial; where there is a `test` accuracy, it is done after them."""
+        """Run some epochs of a trial. If there is a `test` accuracy, the trial finishes after them."""
         folder = self.root / "sweep" / trial.name
         tuned: Any = SimpleNamespace(
             config={"trial": trial.name},
@@ -64,12 +64,12 @@ class Sweep:
 
 @pytest.fixture(scope="module")
 def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A TensorBoard on a trial that was interrupted and resumed, and on one that is not done."""
+    """A TensorBoard for an interrupted and resumed trial, and for an unfinished one."""
     root = tmp_path_factory.mktemp("root")
     sweep = Sweep(root)
     first, second = TRIALS_OF_TEST
     sweep.attempt(first, [(1, 0.5), (2, 0.75)], None)
-    # Event files are named by the second.
+    # Names of event files have a resolution of one second.
     time.sleep(1.1)
     sweep.attempt(first, [(3, 0.625)], 0.875)
     sweep.attempt(second, [(1, 0.25)], None)
@@ -92,7 +92,7 @@ def test_steps_are_epochs_despite_interruption(board: str) -> None:
     assert points(board, first, "test/roc_auc") == [(3, 0.8125)]
     assert points(board, second, "val_accuracy") == [(1, 0.25)]
     tags = wait_for_runs(board, 2)["sweep/A-0"]
-    # Nothing of Tune's bookkeeping.
+    # Tune's own bookkeeping is not logged.
     assert not [tag for tag in tags if "time" in tag or "iteration" in tag or "seed" in tag]
 
 

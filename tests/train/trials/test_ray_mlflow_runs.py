@@ -1,4 +1,4 @@
-"""Trials as runs of MLflow, in a folder that MLflow's own client reads."""
+"""Trials as MLflow runs, in a folder that MLflow's own client reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures streamed by Ray Data train as those in memory do."""
+"""Training on pictures streamed by Ray Data equals training on pictures in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trial on Ray Train that comes to nothing: what is said, and what is left of it."""
+"""A failed trial on Ray Train: its message and what it leaves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.training_root import change
 
 @pytest.mark.usefixtures("ray_session")
 def test_nan_loss_keeps_best_earlier_epoch(training: Config, tmp_path: Path) -> None:
-    # Far too high a rate: the second step runs away.
+    # With this learning rate, the second step diverges.
     config = change(training, train={"config": "B", "name": "x", "learning_rate": 1.0, "save": "best"})
     with pytest.raises(StageError, match=r"train/x: trial B-0 failed: training: the .*loss is nan .*epoch 2") as said:
         sweep.run_one(config)

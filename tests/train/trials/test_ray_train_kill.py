@@ -1,5 +1,6 @@
-"""Training against SIGKILL of a worker, of the driver, of a whole node: the same losses, and no epoch trained twice but
-the one under way. That the others are not is told by their speed, which no second training repeats to the last digit.
+"""Training after SIGKILL of a worker, the driver or a node: equal losses, and only the current epoch is repeated.
+
+The measured speed shows whether an epoch was repeated, since no second training has exactly the same speed.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ WORKER, TRIAL = "RayTrainWorker", "B-0"
 
 @pytest.fixture
 def slow(training: Config) -> Config:
-    """B for some epochs."""
+    """Configuration B with EPOCHS epochs."""
     options = {"config": "B", "name": "x", "epochs": EPOCHS, "image_size": 32, "learning_rate": 0.0001, "batch_size": 5}
     return change(training, train=options)
 
 
 class Run:
-    """``raypipe train`` in a process of its own, and what it has left so far."""
+    """``raypipe train`` in its own process, and what it has written."""
 
     def __init__(self, config: Config, log: Path) -> None:
         self.config, self.storage, self.log = config, config.open_storage(), log
@@ -77,23 +78,23 @@ class Run:
         return self.log.read_text()[-3000:]
 
     def checkpoint(self) -> list[dict[str, Any]]:
-        """Rows of the epochs that the latest checkpoint holds; none before there is one."""
+        """Rows of the epochs in the latest checkpoint; empty before the first checkpoint."""
         for name in self.storage.files("train/x"):
             if not name.endswith("/checkpoint_manager_snapshot.json"):
                 continue
             try:
-                # What Ray Train goes on from; another folder may still be on its way.
+                # Ray Train resumes from this one. A newer folder may be incomplete.
                 latest = json.loads(self.storage.read(f"train/x/{name}"))["latest_checkpoint_result"]
                 path = f"train/x/{name.rpartition('/')[0]}/{latest['checkpoint_dir_name']}/so_far.pt"
                 rows: list[dict[str, Any]] = torch.load(io.BytesIO(self.storage.read(path)), weights_only=True)["rows"]
             except (OSError, ValueError, TypeError):
-                # Being replaced by the next.
+                # The next checkpoint is replacing this one.
                 continue
             return rows
         return []
 
     def check(self, *, kept: list[dict[str, Any]], text: str = "", rel: float = 1e-3) -> None:
-        """The epochs of `kept` stand as they were, and all losses are those of a training that nobody disturbed."""
+        """Check that the epochs in `kept` are unchanged and that all losses equal those of an undisturbed training."""
         rows = json.loads(self.storage.read("train/x/results.json"))
         assert [row["epoch"] for row in rows] == list(range(1, self.config.train.epochs + 1))
         assert rows[: len(kept)] == kept
@@ -110,7 +111,7 @@ class Run:
 
 @pytest.fixture
 def run_of(tmp_path: Path) -> Iterator[Callable[[Config], Run]]:
-    """Commands over a configuration, of which none outlives the test."""
+    """Make runs of a configuration. All commands end with the test."""
     made: list[Run] = []
 
     def make(config: Config) -> Run:
@@ -159,7 +160,7 @@ def test_worker_without_progress_ends_trial(slow: Config, run_of: Callable[[Conf
 
 @pytest.fixture(params=["disk", "s3"])
 def anywhere(slow: Config, request: pytest.FixtureRequest) -> Config:
-    """The small root on a local disk, or the same on S3."""
+    """The small root on a local disk or on S3."""
     if request.param == "disk":
         return slow
     endpoint: str = request.getfixturevalue("s3_endpoint")
@@ -172,7 +173,7 @@ def anywhere(slow: Config, request: pytest.FixtureRequest) -> Config:
 
 
 def test_rerun_resumes_after_driver_is_killed(anywhere: Config, run_of: Callable[[Config], Run]) -> None:
-    # Workers go on until Ray sees that their driver is gone: there must be epochs left by then. On S3 they are slow.
+    # Workers continue until Ray notices the loss of their driver, so epochs must be left by then. S3 is slower.
     epochs = 2 * EPOCHS if anywhere.open_storage().is_local else EPOCHS + 1
     run = run_of(change(anywhere, train={"epochs": epochs}))
     process = run.start()
@@ -180,7 +181,7 @@ def test_rerun_resumes_after_driver_is_killed(anywhere: Config, run_of: Callable
     children = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait(60) == -signal.SIGKILL
-    # Ray's own processes end with their driver; a checkpoint that was being written may still appear.
+    # Ray's processes end with their driver. A checkpoint that was being written may still appear.
     psutil.wait_procs(children, timeout=30)
     kept = run.checkpoint()
     assert 1 <= len(kept) < epochs
@@ -193,7 +194,7 @@ def test_rerun_resumes_after_driver_is_killed(anywhere: Config, run_of: Callable
 def test_training_survives_lost_node(
     slow: Config, run_of: Callable[[Config], Run], ray_cluster: Callable[..., Any], workers: int
 ) -> None:
-    cluster = ray_cluster(num_cpus=0)  # None of the head's for training.
+    cluster = ray_cluster(num_cpus=0)  # no CPUs of the head for training
     nodes = [cluster.add_node(num_cpus=1) for _ in range(workers)]
     cluster.wait_for_nodes()
     run = run_of(slow)
@@ -206,8 +207,8 @@ def test_training_survives_lost_node(
     cluster.add_node(num_cpus=1)
     assert process.wait(SECONDS) == 0, run.text
     assert len(kept) < EPOCHS
-    # Of two workers, the one that is left is heard first. Their sums are rounded otherwise than one's, and what that
-    # comes to grows from epoch to epoch; an epoch left out or trained twice would halve the loss.
+    # Of two workers, the remaining one reports first. Two workers round sums differently than one, and the difference
+    # grows per epoch. A skipped or repeated epoch would halve the loss.
     rel = 1e-3 if workers == 1 else 0.05
     run.check(
         kept=kept, text="its process was killed, or its machine is gone; it goes on from its last checkpoint", rel=rel

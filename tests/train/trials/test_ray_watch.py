@@ -1,4 +1,4 @@
-"""What is told of trials while they run, and which of them end early."""
+"""Messages about running trials, and which trials end early."""
 
 from __future__ import annotations
 
@@ -60,17 +60,17 @@ def test_one_trial_computes_shared_features_at_a_time(monkeypatch: pytest.Monkey
     watch.batch("A-1", 0, 8, 32)
     assert [trial.cells()[2] for trial in watch.look().running] == ["8/32"]
     assert watch.take("A-1", "others")
-    # Of no effect: it is not its turn.
+    # No effect: it is not A-1's turn.
     watch.leave("A-1", "features")
     assert not watch.take("A-1", "features")
     watch.leave("A-0", "features")
     assert watch.take("A-1", "features")
-    # A trial that begins again, or fails, has lost its turn.
+    # A trial that restarts or fails loses its turn.
     watch.begin("A-1", 1)
     assert watch.take("A-0", "features")
     watch.fail("A-0", "its machine is gone")
     assert watch.take("A-1", "features")
-    # Nothing more is heard of A-1, while it should be computing.
+    # A-1 stops reporting while it should compute.
     now = time.monotonic()
     monkeypatch.setattr("raypipe.train.trials.ray_watch.time.monotonic", lambda: now + 500)
     watch.batch("A-1", 0, 8, 32)

@@ -1,4 +1,4 @@
-"""One trial without Ray: what it stages, and that an interruption changes nothing."""
+"""One trial without Ray: its staged files, and equal results after an interruption."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.training_root import change
 
 @pytest.fixture
 def pictures(training: Config) -> PictureTable:
-    """The decoded pictures of the small root; needs Ray."""
+    """The decoded pictures of the small root. Needs Ray."""
     return prepare_pictures(training)
 
 
@@ -33,7 +33,7 @@ def plan(config: Config, pictures: PictureTable, letter: str, run_id: str = "0")
 
 
 class InterruptedTrialError(Exception):
-    """Stands for a lost machine."""
+    """Simulates a lost machine."""
 
 
 @pytest.mark.usefixtures("ray_session")
