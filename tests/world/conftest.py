@@ -1,4 +1,4 @@
-"""A small world on disk, made without Ray, that the tests of the server share."""
+"""A small world on disk, made without Ray and shared by the tests of the server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SEED = 3
 
 
 def write_world(root: Path, posts: int, misbehave: float = 0.0) -> Config:
-    """`posts/`, `truth/` and `pictures/` of a world, the pictures drawn in this process."""
+    """Write `posts/`, `truth/` and `pictures/` of a world. The pictures are drawn in this process."""
     options = {"posts": posts, "misbehave": misbehave, "images": False}
     config = load_config(root=str(root), seed=SEED, world=options, ray={"dashboard": False, "num_cpus": 2})
     pipeline.run(config)
@@ -32,17 +32,17 @@ def write_world(root: Path, posts: int, misbehave: float = 0.0) -> Config:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    """Forty posts; the server behaves well of itself."""
+    """A world of 40 posts without misbehaving pictures."""
     return write_world(tmp_path_factory.mktemp("world"), 40)
 
 
 @pytest.fixture(scope="session")
 def world_storage(world: Config) -> Storage:
-    """Where the shared world stands."""
+    """The storage of the shared world."""
     return world.open_storage()
 
 
 @pytest.fixture(scope="session")
 def world_posts(world: Config) -> Posts:
-    """The posts of the shared world, as generated."""
+    """The generated posts of the shared world."""
     return generate_posts(world.world, SEED)

@@ -1,4 +1,4 @@
-"""What the server answers, over real sockets: every misbehaviour, on demand and by a picture's nature."""
+"""Answers of the server over real sockets: each misbehaviour, on request and by a picture's assigned behaviour."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Ask = Callable[[aiohttp.ClientSession], Awaitable[T]]
 
 
 def with_server(storage: Storage, port: int, ask: Ask[T]) -> T:
-    """What `ask` gives, asking the application on a real port."""
+    """Run `ask` against the application on a real port and return its result."""
 
     async def go() -> T:
         runner = web.AppRunner(application(storage), access_log=None, shutdown_timeout=0.1)

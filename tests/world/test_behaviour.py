@@ -1,4 +1,4 @@
-"""Which pictures are served badly: by name alone, about the asked share, every kind alike."""
+"""Which pictures misbehave: decided by the name only, with the requested share, each kind equally often."""
 
 from __future__ import annotations
 

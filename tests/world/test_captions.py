@@ -1,4 +1,4 @@
-"""Captions hold exactly as many different hashtags as they should, #selfie among them."""
+"""Captions contain exactly the given number of different hashtags, including #selfie."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The feed speaks Mastodon: the real answer's shape, paging to the end, the rate limit's headers."""
+"""The feed follows Mastodon's API: the shape of real answers, paging to the end, and rate limit headers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from raypipe.world.posts import Posts
 
 
 class Server:
-    """The feed alone on a real port."""
+    """The feed without pictures, on a real port."""
 
     def __init__(self, storage: Storage, port: int, rate_limit: int = 300, rate_window: float = 300.0) -> None:
         self.base = f"http://127.0.0.1:{port}"
@@ -142,7 +142,7 @@ def test_answers_have_shape_of_real_server(shared_data: Path, world_storage: Sto
 
 
 def assert_subset(ours: Any, theirs: Any) -> None:
-    """Every name and type of `ours` is in `theirs`; null stands for any type."""
+    """Check that each name and type of `ours` is in `theirs`. null matches any type."""
     if ours is None or theirs is None:
         return
     assert type(ours) is type(theirs), (ours, theirs)

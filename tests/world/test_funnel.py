@@ -1,4 +1,4 @@
-"""The funnel: the paper's counts exactly, its shares at any other size."""
+"""The funnel: exactly the paper's counts at its size, and the paper's shares at other sizes."""
 
 from __future__ import annotations
 

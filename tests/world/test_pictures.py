@@ -1,4 +1,4 @@
-"""The rows of pictures/ and of images/ without bytes."""
+"""The rows of pictures/, and of images/ without bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stage on Ray: its tables, its resume, its refusals; the paper's size without pictures."""
+"""The stage on Ray: tables, resuming and refusals, and a world of the paper's size without pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Generated posts: the likes' formula to the letter, shapes as on a real feed, the same world from the same seed."""
+"""Generated posts: likes follow the formula, distributions are realistic, and the seed decides the world."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_absurd_coefficients_raise_error() -> None:
 
 
 def test_distributions_resemble_real_feed(shared_data: Path, posts: Posts) -> None:
-    """Real accounts are far larger, but what varies around the regression, and how skewed counts are, is alike."""
+    """Real accounts are larger, but residual spread and skewness of counts are similar."""
     real = pd.read_csv(shared_data / "engagement.csv")
 
     def spread(likes: np.ndarray, followers: np.ndarray, hashtags: np.ndarray) -> float:

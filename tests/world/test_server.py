@@ -1,4 +1,4 @@
-"""The server as a process of its own: it answers, it is counted, and it never outlives its command."""
+"""The server in its own process: it answers, counts requests, and ends with its command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The truth: the ceiling against simulation and against the generated labels, the table's identities."""
+"""The truth: the ceiling compared with simulation and generated labels, and the identities of the table."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_ceiling_is_the_bivariate_normal_probability(effect: float, noise: float
     rho = effect / np.hypot(effect, noise)
     z = stats.norm.isf(quantile)
     joint = stats.multivariate_normal([0, 0], [[1, -rho], [-rho, 1]], allow_singular=True)
-    # P(L > 0, S > z) = P(L > 0) − P(L > 0, S ≤ z), with L turned round for the lower corner that SciPy gives.
+    # P(L > 0, S > z) = P(L > 0) − P(L > 0, S ≤ z). L is negated, since SciPy gives the lower corner.
     expected = (0.5 - joint.cdf([0, z])) / quantile
     assert ceiling(effect, noise, quantile) == pytest.approx(expected, abs=2e-3)
 

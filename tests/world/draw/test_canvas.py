@@ -1,4 +1,4 @@
-"""The painter: masks cover what they should, blur keeps their weight, curves pass their knots."""
+"""The painter: masks cover their shapes, blur keeps their weight, and curves pass through their knots."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_masks_stay_inside_the_canvas(x, y, radius, blur):
 
 @pytest.mark.parametrize("blur", [0.0, 1.0, 2.0, 5.0])
 def test_mask_weight_equals_shape_area(canvas, blur):
-    # Pillow's polygons include their edge: half a drawn pixel, which is a whole one where a blur is drawn at half size.
+    # Pillow's polygons include their edge: half a drawn pixel, or a whole one if a blur is drawn at half size.
     assert _weight(canvas.mask([ellipse(60, 50, 20, 15)], blur)) == pytest.approx(np.pi * 300, rel=0.08)
 
 

@@ -86,7 +86,7 @@ def test_warmth_follows_the_look_across_different_pictures():
         for seed, look in enumerate(looks)
     ]
     correlation = np.corrcoef(looks, warmth)[0, 1]
-    # Clear, but far from the whole story: backgrounds, skin and cameras differ too.
+    # The correlation is clear but limited, since backgrounds, skin and cameras differ too.
     assert 0.25 < correlation < 0.9
 
 

@@ -1,4 +1,4 @@
-"""The people: traits cover wide ranges, and portraits show the skin they name."""
+"""Generated people: their traits cover wide ranges, and portraits show their skin tone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole pictures: size, mode, determinism, and above all what dlib's detector finds in them."""
+"""Whole pictures: size, mode, determinism, and the number of faces that dlib's detector finds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One person: every style, garment and hat is painted where it belongs, and each of them leaves one face to find."""
+"""One person: each style, garment and hat is painted in its place, and one face stays detectable."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def count_faces():
 
 @pytest.fixture(scope="module")
 def plain() -> Person:
-    """A bare-headed person of medium skin, without anything worn on the face."""
+    """A person of medium skin tone without hat, glasses or other accessories."""
     person = sample_person(np.random.default_rng(4))
     skin, hair = (200.0, 150.0, 115.0), (45.0, 33.0, 29.0)
     bare = {"style": "short", "hat": "", "glasses": False, "beard": 0.0, "freckles": False, "earrings": False}

@@ -1,4 +1,4 @@
-"""Places and things without people: each kind can be drawn at any shape, and no two pictures are alike."""
+"""Scenes and objects without people: each kind fits any shape, and no two pictures are equal."""
 
 from __future__ import annotations
 
