@@ -1,4 +1,4 @@
-"""Commands as child processes that a signal ends."""
+"""Commands that run as child processes and are ended by a signal."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from raypipe.cli import main
 raise SystemExit(main())
 """
 RAYPIPE_ON_RAY = (sys.executable, "-c", _ON_RAY)
-"""The same on Ray, which a stage leaves alone on one machine, and without the dashboard's many processes."""
+"""`raypipe` on Ray. On one machine a stage would not use Ray, and the dashboard would start many processes."""
 
 
 def start(words: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
-    """`subprocess.Popen` of a command that SIGINT and SIGTERM end, also if this process ignores them.
+    """`subprocess.Popen` for a command that SIGINT and SIGTERM can end, even if this process ignores them.
 
-    A child ignores what its parent ignores (POSIX, exec). A shell without job control starts ``make test &`` with
-    SIGINT ignored, and so do some CI runners. A handler is not inherited: under one, the child begins with the default.
-    Call it from the main thread.
+    A child process ignores the signals that its parent ignores (POSIX, exec). A shell without job control starts ``make
+    test &`` with SIGINT ignored, and so do some CI runners. A handler is not inherited, so while one is set, the child
+    starts with the default action. Call it only from the main thread.
     """
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, signal.default_int_handler) for number in numbers]

@@ -1,4 +1,4 @@
-"""Fixtures that all tests share: one Ray for the session, the real data where it is at hand, a clean root."""
+"""Fixtures for all tests: one Ray for the session, the real data if present, and an empty root."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from raypipe.runtime import ray_session as start_ray
 from tests.commands import start
 from tests.s3_faults import S3Faults
 
-# Of the S3 server of the tests. Before Ray is started, whose workers have the environment of then.
+# For the tests' S3 server. Set before Ray starts, because Ray's workers inherit this environment.
 os.environ.update(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_EC2_METADATA_DISABLED="true")
-# Of small networks, several threads wait for each other most of the time, and for other processes more.
+# For small networks, several threads mostly wait for each other, and slow down other processes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# How long an example takes says what else the machine does.
+# The time per example depends on what else the machine does.
 settings.register_profile("raypipe", deadline=None)
 settings.load_profile("raypipe")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Under `-n 2 --dist loadfile`: a file goes to one process, and all files that use Ray go to the same."""
+    """With `-n 2 --dist loadfile`, each file runs in one process, and all files that use Ray in the same one."""
     if config.getvalue("dist") != "loadfile":
         return None
     from xdist.scheduler import LoadFileScheduling
@@ -51,7 +51,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """In one of several processes, Ray's tests come first, then those that may take longest."""
+    """With several processes, the tests that use Ray run first, then those with the longest time limit."""
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: ("ray_session" not in getattr(item, "fixturenames", ()), -_limit(item)))
 
@@ -63,7 +63,7 @@ def _limit(item: pytest.Item) -> float:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The real data of the project, which is not part of it."""
+    """Folder of the project's real data, which is not in the repository. Skips the test if it is absent."""
     given = os.environ.get("RAYPIPE_SHARED_DATA")
     folder = Path(given) if given else Path(__file__).parents[2] / "shared" / "data"
     if not (folder / "engagement.csv").exists():
@@ -73,21 +73,21 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """One local Ray for all tests of the session."""
+    """One local Ray for all tests."""
     with start_ray(load_config(ray={"dashboard": False, "num_cpus": 2})):
         yield
 
 
 @pytest.fixture
 def ray_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
-    """Starts a Ray cluster on this machine with a head of so many CPUs. Its nodes are added by `add_node`."""
+    """Start a Ray cluster on this machine whose head has `num_cpus` CPUs. Add nodes with `add_node`."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     from ray._private.services import node_ip_address_from_perspective
     from ray.cluster_utils import Cluster
 
     class OwnAddress(Cluster):  # type: ignore[misc]
         def add_node(self, **options: Any) -> Any:
-            # Else a node takes the address of the Ray that runs in this process, which no other process can join.
+            # Otherwise a node takes the address of the Ray in this process, which other processes cannot join.
             return super().add_node(node_ip_address=node_ip_address_from_perspective(), **options)
 
     made: list[Cluster] = []
@@ -103,13 +103,13 @@ def ray_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    """Default options over an empty root."""
+    """Default options with an empty root."""
     return load_config(root=str(tmp_path / "root"), ray={"dashboard": False, "num_cpus": 2})
 
 
 @pytest.fixture
 def two_threads() -> Iterator[None]:
-    """Arithmetic of torch on two threads, as it is outside of the tests."""
+    """Torch uses two threads, as it does outside of the tests."""
     import torch
 
     before = torch.get_num_threads()
@@ -120,7 +120,7 @@ def two_threads() -> Iterator[None]:
 
 @pytest.fixture
 def free_port() -> int:
-    """A loopback port that nothing listens on."""
+    """A loopback port on which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -128,7 +128,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte."""
+    """A file system of one megabyte. Skips the test if it cannot be mounted."""
     disk = tmp_path / "disk"
     disk.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
@@ -142,7 +142,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of an S3 server, a process of its own on loopback, with an empty bucket called `bucket`."""
+    """URL of an S3 server in its own process on loopback, with an empty bucket named `bucket`."""
     import boto3
 
     with socket.socket() as probe:
@@ -169,7 +169,7 @@ def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def s3_faults(s3_endpoint: str, free_port: int) -> Iterator[S3Faults]:
-    """A proxy before the S3 server that fails as it is told; without faults at first."""
+    """A proxy in front of the S3 server that fails on request. It starts without faults."""
     faults = S3Faults(s3_endpoint, free_port)
     try:
         yield faults

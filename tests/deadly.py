@@ -1,4 +1,4 @@
-"""A picture that ends the child process that decodes it, as a bug in native code does."""
+"""A picture that crashes the child process that decodes it, like a bug in native code."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 
 SIZE = (61, 47)
 
-# Every Python process that starts with this on its path imports it first.
+# Every Python process with this folder on its path imports this module first.
 _SITE = f"""
 import ctypes
 from PIL import ImageFile
@@ -27,14 +27,14 @@ ImageFile.ImageFile.load = deadly
 
 
 def deadly_picture() -> bytes:
-    """A whole picture; only its size is fatal."""
+    """A valid picture. Its size triggers the crash."""
     out = io.BytesIO()
     Image.new("RGB", SIZE, (200, 180, 160)).save(out, "PNG")
     return out.getvalue()
 
 
 def write_site(folder: Path) -> Path:
-    """The module that makes `deadly_picture` fatal for processes with `folder` on their path."""
+    """Write the module that makes `deadly_picture` crash processes with `folder` on their path."""
     folder.mkdir(exist_ok=True)
     (folder / "sitecustomize.py").write_text(_SITE)
     return folder
@@ -42,7 +42,7 @@ def write_site(folder: Path) -> Path:
 
 @pytest.fixture
 def deadly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
-    """A picture that ends each child process that decodes it with SIGSEGV; this process has no trouble with it."""
-    # Children have this process's path.
+    """A picture that crashes each child process that decodes it with SIGSEGV, but not this process."""
+    # Child processes inherit this process's path.
     monkeypatch.syspath_prepend(str(write_site(tmp_path / "site")))
     return deadly_picture()

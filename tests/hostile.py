@@ -1,4 +1,4 @@
-"""Texts and names that mean something in some other language: for the tests of every place that writes users' text."""
+"""Texts and names with a special meaning in another language, for tests of every place that writes user text."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ NAMES = (
     "", ".", "..", "../x", "a/b", "/abs", "a\\b", "..\\x", ".hidden", "-x", "_x", "a b", " a", "a\n", "a\nb",
     "a\x00b", "é", "a:b", "~", "$HOME", "%2e%2e", "x" * 65, "\u2024\u2024", "a\u202eb", "*",
 )  # fmt: skip
-"""What no folder is to be called."""
+"""Invalid folder names."""
 
 LEADS_OUT = ("..", "../x", "a/../../x", "/etc/passwd", "..\\x", "a/..", "./../x")
-"""Paths that a record must not name."""
+"""Paths that a record must not contain."""
 
 TEXTS = (
     "$", "a $ b $ c", "$\\frac{1}{", "\\$x$", "$$", "x^2_1", "%", "#2166ac", "_hidden", "<script>alert(1)</script>",
@@ -22,4 +22,4 @@ TEXTS = (
     "two\nlines", "| a |", "\\", "[^1]", "null", "yes", "1", "key: value", "- a: b", "!!python/name:os.system",
     "*alias", "&anchor", "%TAG", "\n---\n", "...", "é日本🔥", "e\u0301", " ", "x" * 200,
 )  # fmt: skip
-"""What users call classes, hashtags, people and files, and what strangers write into files."""
+"""Names of classes, hashtags, people and files, and texts in files of other people."""

@@ -1,6 +1,6 @@
-"""Writes a small table by the commit protocol and kills itself at a chosen change of the storage.
+"""Write a small table by the commit protocol and kill the process at a chosen change of the storage.
 
-For a process of its own that starts with `main`; and finding the processes of Ray that a test kills.
+It runs in its own process, which starts with `main`. It also finds the Ray processes that a test kills.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ UNITS = 5
 ROWS = 4
 REVISION = {"demo.odd": True}
 ID = pa.schema([("id", pa.string())])
-# Two parts a file, and one that is left over.
+# Two parts per file, and one part left over.
 TARGET_BYTES = 1050
 
 
 def ids_of(value: int, unit: int) -> list[str]:
-    """The rows of one unit."""
+    """The row ids of one unit."""
     return [f"{value}-{unit}-{row}" for row in range(ROWS)]
 
 
 def write_table(storage: Storage, value: int, mode: str) -> None:
-    """A run whose rows depend on `value`."""
+    """Run a table whose rows depend on `value`."""
     tables.finish(storage, "demo")
     config, revision, old = {"value": value}, None, None
     if mode == "revision":
@@ -54,7 +54,7 @@ def write_table(storage: Storage, value: int, mode: str) -> None:
 
 
 def _stage(writer: TableWriter, value: int, old: int | None) -> None:
-    # By rows, not by file names: merged files have others.
+    # Compare by rows, since merged files have other names.
     done = set(parts.read_parts(writer, ID)["id"].to_pylist())
     carried = set(tables.read_table(writer.storage, "demo")["id"].to_pylist()) if old is not None else set()
     for unit in range(UNITS):
@@ -77,17 +77,17 @@ def ray_processes(root: int, which: str) -> list[psutil.Process]:
 
 
 def ended(process: psutil.Process) -> bool:
-    """Whether it is gone, waited for or not."""
+    """Whether the process has ended, also if it is a zombie."""
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 def die() -> None:
-    """What the out-of-memory killer does."""
+    """Kill this process like the out-of-memory killer."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def arm(step: int, when: str) -> None:
-    """Wrap everything that changes the storage."""
+    """Wrap every function that changes the storage."""
     seen = -1
 
     def wrapped(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -108,16 +108,18 @@ def arm(step: int, when: str) -> None:
 
     for name in ("write", "write_with", "move", "delete", "delete_directory"):
         setattr(Storage, name, wrapped(getattr(Storage, name)))
-    # On S3 the claim is put by boto3.
+    # On S3, boto3 writes the claim.
     s3.replace_version = wrapped(s3.replace_version)
 
 
 def main(
     environment: dict[str, str], root: str, endpoint: str | None, step: int, when: str, value: int, mode: str
 ) -> None:
-    """`step` counts writes, moves and deletes from 0; `when` is ``before``, ``during`` (a local write has filled its
-    temporary file) or ``after`` it; `step` -1 lets it end. `mode` is ``plain``, ``overwrite`` or ``revision`` (units of
-    odd numbers are done again, the others carried over).
+    """Write the table and kill this process at change `step` of the storage; -1 never kills.
+
+    `step` counts writes, moves and deletes from 0. `when` is ``before``, ``during`` (a local write has filled its
+    temporary file) or ``after``. `mode` is ``plain``, ``overwrite`` or ``revision`` (odd units are redone, the others
+    carried over).
     """
     os.environ.update(environment)
     if step >= 0:

@@ -1,4 +1,4 @@
-"""A reverse proxy before an S3 server that fails on request: over real HTTP, as a store under load or a line does."""
+"""A reverse proxy in front of an S3 server that fails on request, over real HTTP."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _ONE_HOP = {"transfer-encoding", "connection", "keep-alive"}
 
 @dataclass
 class Fault:
-    """What happens to requests that `matches` fits: a share of them, `left` of them at most.
+    """A failure for a share of the requests that match, at most `left` of them.
 
-    `status` 0 resets the connection, before the server sees the request or, with `late`, after it has answered.
+    `status` 0 resets the connection: before the server sees the request or, with `late`, after its answer.
     """
 
     matches: Callable[[str, str], bool]
@@ -37,14 +37,14 @@ class Fault:
 
 
 class S3Faults:
-    """The proxy, in a thread of its own; `endpoint` is its URL."""
+    """The proxy, in its own thread. `endpoint` is its URL."""
 
     def __init__(self, upstream: str, port: int) -> None:
         self.endpoint = f"http://127.0.0.1:{port}"
         self.seconds = 0.0
-        """How long each request waits before it is passed on."""
+        """Seconds that each request waits before it is forwarded."""
         self.seen: Counter[str] = Counter()
-        """Requests by kind: ``PUT``, ``PUT ?partNumber`` and so on."""
+        """Number of requests by kind: ``PUT``, ``PUT ?partNumber`` and so on."""
         self._upstream, self._port = upstream, port
         self._faults: list[Fault] = []
         self._random = random.Random(0)
@@ -64,23 +64,23 @@ class S3Faults:
         times: int = 2**31,
         late: bool = False,
     ) -> Fault:
-        """From now on fail requests whose ``METHOD path?query`` the pattern `matching` is found in."""
+        """Fail requests whose ``METHOD path?query`` contains the pattern `matching`, from now on."""
         pattern = re.compile(matching)
         fault = Fault(lambda method, url: bool(pattern.search(f"{method} {url}")), status, code, share, times, late)
         self._faults.append(fault)
         return fault
 
     def reset(self, matching: str, **how: Any) -> Fault:
-        """From now on reset the connection of such requests."""
+        """Reset the connection of matching requests, from now on."""
         return self.fail(matching, status=0, **how)
 
     def heal(self) -> None:
-        """Forget all faults."""
+        """Remove all faults."""
         self._faults.clear()
         self.seconds = 0.0
 
     def down(self) -> None:
-        """Refuse all connections, and cut those that are open."""
+        """Refuse new connections and cut open ones."""
         self._wait(self._site.stop())
         for socket in list(self._sockets):
             self._loop.call_soon_threadsafe(socket.abort)
@@ -90,7 +90,7 @@ class S3Faults:
         self._wait(self._listen())
 
     def close(self) -> None:
-        """End the proxy and its thread."""
+        """Stop the proxy and its thread."""
         self._wait(self._stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=20)

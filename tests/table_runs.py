@@ -1,4 +1,4 @@
-"""Small runs of a table, complete and interrupted, for the tests of the commit protocol."""
+"""Small complete and interrupted runs of a table, for tests of the commit protocol."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def complete(storage: Storage, *ids: str, table: str = "labels", **changes: Any)
 
 
 def interrupt(storage: Storage, *ids: str, **changes: Any) -> TableRun:
-    """A run that Ctrl-C ends after it has staged a unit for each of `ids`."""
+    """A run that Ctrl-C ends after it has staged one unit per id."""
     with contextlib.suppress(KeyboardInterrupt), begin(storage, **changes) as run:
         for number, name in enumerate(ids):
             run.writer.write(f"{number:05d}", rows(name))

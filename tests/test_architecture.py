@@ -1,4 +1,4 @@
-"""docs/architecture.md: its list of rooms is complete, and imports between rooms point up the list."""
+"""The list of rooms in docs/architecture.md is complete, and imports follow its order."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def rooms() -> list[str]:
 
 
 def room_of(file: Path) -> str:
-    """The package or the module below raypipe/ that a file belongs to."""
+    """The package or module directly below raypipe/ that a file belongs to."""
     return file.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
 def imported(file: Path) -> Iterator[str]:
-    """The rooms that a file imports, at its top or in a function."""
+    """The rooms that a file imports, at the top or inside functions."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module == "raypipe":
             yield from (name.name for name in node.names)

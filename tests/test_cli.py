@@ -1,4 +1,4 @@
-"""The command line: exit codes, one line for each mistake, and help that lists every option."""
+"""The command line: exit codes, one line per mistake, and help that lists every option."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def signals_as_before() -> Iterator[None]:
     signal.signal(signal.SIGTERM, before)
 
 
-# Stages of these tests, called through the same table as the real ones.
+# Stages for these tests, called through the same table as the real ones.
 
 
 def ends_well(config: Config) -> None:
@@ -68,7 +68,7 @@ def is_interrupted(config: Config) -> None:
 
 
 def waits(config: Config) -> None:
-    """Runs until a signal ends it, and says that it cleaned up."""
+    """Run until a signal ends it, and write that it cleaned up."""
     try:
         Path(config.root).write_text("started")
         time.sleep(60)
@@ -154,7 +154,7 @@ def test_signals_let_the_stage_clean_up(tmp_path: Path, number: signal.Signals) 
     assert error == "raypipe probe: interrupted; the same command goes on where it stopped\n"
 
 
-# Mistakes of the person who types: exit 2, naming key, value and what is allowed
+# Wrong arguments: exit code 2, naming key, value and what is allowed
 
 
 @pytest.mark.parametrize(

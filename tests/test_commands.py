@@ -1,4 +1,4 @@
-"""The start of commands in tests."""
+"""Starting commands in tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BOTH = (signal.SIGINT, signal.SIGTERM)
     params=[signal.SIG_IGN, signal.SIG_DFL, signal.default_int_handler], ids=["ignored", "default", "caught"]
 )
 def handler(request: pytest.FixtureRequest) -> Iterator[object]:
-    """What this process does at either signal."""
+    """This process's handler for both signals."""
     before = [signal.signal(number, request.param) for number in BOTH]
     yield request.param
     for number, was in zip(BOTH, before, strict=True):

@@ -1,4 +1,4 @@
-"""Text that does nothing but show."""
+"""Text that is safe to show on a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees: lines where the output is no terminal, a bar where it is."""
+"""Progress output: lines without a terminal, a bar on a terminal."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_terminal_gets_a_bar() -> None:
     process = subprocess.Popen([sys.executable, "-c", program], stdout=theirs, env=environment)
     os.close(theirs)
     shown = b""
-    # A pseudo-terminal whose other end has closed answers with an error on Linux.
+    # On Linux, reading a pseudo-terminal whose other end is closed gives an error.
     while chunk := _read(ours):
         shown += chunk
     os.close(ours)

@@ -1,6 +1,6 @@
-"""The whole way on real pictures, real engagement and real weights, from a web server that is not ours (nginx).
+"""All stages with real pictures, real engagement and real weights, from another web server (nginx).
 
-Skipped, visibly, where the real data or nginx is absent. What these runs printed is in docs/real-data.md.
+Skipped if the real data or nginx is missing. docs/real-data.md has the output of these runs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ http {{
 
 @pytest.fixture
 def nginx(shared_data: Path, tmp_path: Path, free_port: int) -> Iterator[int]:
-    """The port at which nginx serves the real data on loopback."""
+    """The port on loopback at which nginx serves the real data."""
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if program is None:
         pytest.skip("nginx is not installed (Debian: apt-get install nginx-light)")
@@ -65,7 +65,7 @@ def nginx(shared_data: Path, tmp_path: Path, free_port: int) -> Iterator[int]:
 
 
 def raypipe(*words: str) -> str:
-    """Run a command as a user would; what it printed."""
+    """Run a command as a user does and return its output."""
     command = [sys.executable, "-m", "raypipe", *words, "--ray.dashboard", "false"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=850)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -146,10 +146,10 @@ def test_run_with_given_labels_and_split(shared_data: Path, nginx: int, tmp_path
     raypipe("ingest", "--posts", str(tmp_path / "posts.csv"), "--root", root, *fetching, *scheme)
     raypipe("label", "--root", root, *scheme)
     weights = str(shared_data / "vgg16_notop.h5")
-    # At half the side a picture costs a quarter: B on a slow machine took a quarter of an hour at 224 pixels.
+    # Pictures of half the side cost a quarter. At 224 pixels, B took 15 minutes on a slow machine.
     side = ("--train.image_size", "128")
     raypipe("train", "--root", root, "--train.config", "A", "--train.weights", weights, "--train.save", "best", *side)
-    # B goes on from A's logistic layer: a random one makes gradients that ruin the loaded convolutions at once.
+    # B starts from A's logistic layer. A random one gives gradients that immediately ruin the loaded convolutions.
     probe = f"{root}/train/A/checkpoints/A-0/best.safetensors"
     raypipe(
         *("train", "--root", root, "--train.config", "B", "--train.weights", probe, "--train.save", "none"),

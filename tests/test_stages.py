@@ -1,4 +1,4 @@
-"""The table of commands, and the same commands as functions of Python."""
+"""The table of commands, and the same commands as Python functions."""
 
 from __future__ import annotations
 

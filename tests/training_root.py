@@ -1,4 +1,4 @@
-"""A small root with labels and pictures whose class a network can tell: bright against dark."""
+"""A small root with labels and pictures of two learnable classes: bright and dark."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPLITS = ["train"] * 24 + ["val"] * 8 + ["test"] * 8
 
 
 def jpeg(rng: np.random.Generator, brightness: int) -> bytes:
-    """A noisy picture of 48 × 40 pixels around a brightness."""
+    """A noisy picture of 48 × 40 pixels with mean `brightness`."""
     pixels = np.clip(rng.normal(brightness, 25, (40, 48, 3)), 0, 255).astype(np.uint8)
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "JPEG")
@@ -27,7 +27,7 @@ def jpeg(rng: np.random.Generator, brightness: int) -> bytes:
 
 
 def write_images(config: Config, images: dict[str, bytes | None], files: int = 2) -> None:
-    """`images/` as ingest leaves it, in some files."""
+    """Write `images/` as ingest does, in `files` files."""
     with tables.begin(config.open_storage(), "images", command="ingest", config={}, inputs={}) as run:
         ids = list(images)
         for unit in range(files):
@@ -46,7 +46,7 @@ def write_images(config: Config, images: dict[str, bytes | None], files: int = 2
 
 
 def write_labels(config: Config, rows: list[dict[str, object]], kind: str = "class", hashtags: str = "") -> None:
-    """`labels/` as label leaves it."""
+    """Write `labels/` as label does."""
     options = {"label": {"hashtags": hashtags.split()}}
     with tables.begin(
         config.open_storage(), "labels", command="label", config=options, inputs={}, overwrite=True
@@ -65,7 +65,7 @@ def change(config: Config, **sections: dict[str, object]) -> Config:
 
 @pytest.fixture
 def training(tmp_path: Path) -> Config:
-    """Options over a root of 40 labelled pictures and 4 unlabelled ones: 24 train, 8 val, 8 test."""
+    """Options for a root of 40 labelled pictures and 4 unlabelled ones: 24 train, 8 val, 8 test."""
     config = load_config(
         root=str(tmp_path / "root"),
         storage={"scratch": str(tmp_path / "scratch")},
@@ -88,7 +88,7 @@ def training(tmp_path: Path) -> Config:
 
 
 def relabel(config: Config, head: str) -> None:
-    """Other labels for the same pictures, of which odd ones are bright and even ones dark, for a head of that name."""
+    """Write labels for `head` over the same pictures. Odd pictures are bright and even ones dark."""
     labels = {
         "binary": lambda i: ("bottom", "top")[i % 2],
         "classes": lambda i: "dark" if i % 2 == 0 else ("bright", "brilliant")[i // 2 % 2],
