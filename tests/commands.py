@@ -22,9 +22,9 @@ RAYPIPE_ON_RAY = (sys.executable, "-c", _ON_RAY)
 def start(words: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
     """`subprocess.Popen` for a command that SIGINT and SIGTERM can end, even if this process ignores them.
 
-    A child process ignores the signals that its parent ignores (POSIX, exec). A shell without job control starts ``make
-    test &`` with SIGINT ignored, and so do some CI runners. A handler is not inherited, so while one is set, the child
-    starts with the default action. Call it only from the main thread.
+    A child process ignores the signals that its parent ignores (POSIX, exec). A shell without job control starts
+    ``make test &`` with SIGINT ignored, and so do some CI runners. A handler is not inherited, so while one is set, the
+    child starts with the default action. Call it only from the main thread.
     """
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, signal.default_int_handler) for number in numbers]

@@ -110,7 +110,9 @@ def test_failed_export_gives_one_line_and_no_files(config: Config) -> None:
 
 
 @pytest.mark.parametrize("words", [["--format", "folder"], ["--export.format=folder"], ["--format=folder"]])
-def test_the_command_line(make: Callable[..., Made], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line_exports_folder(
+    make: Callable[..., Made], words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     made = make()
     before = signal.getsignal(signal.SIGTERM)
     try:

@@ -26,7 +26,7 @@ from tests.training_root import SPLITS, jpeg, relabel, write_images, write_label
         (pa.array(["top", None, "bottom", "top"]), Target("binary", ("bottom", "top"))),
         (pa.array(["q3", "q1", "q2", None]), Target("classes", ("q1", "q2", "q3"))),
         (pa.array([0.5, None]), Target("score", ())),
-        # Tags have the order of the options, in which the first is #Sun.
+        # Tags have the order and the case of the options, in which the first is written "#Sun".
         (pa.array([["sea"], [], None], pa.list_(pa.string())), Target("tags", ("Sun", "sea"))),
     ],
 )
