@@ -1,1 +1,1 @@
-"""Fetching pictures politely: the HTTP client, its address guard, hosts and their budgets. Imports no Ray."""
+"""Fetches pictures: the HTTP client, its address guard, robots.txt, hosts and their budgets. Imports no Ray."""

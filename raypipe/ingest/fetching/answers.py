@@ -1,4 +1,4 @@
-"""What came of one request: the statuses of `images/` for HTTP answers and for what can go wrong on the way."""
+"""Outcomes of a request: the statuses of `images/` for HTTP statuses and for exceptions."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 class Answer:
     """The outcome of one request.
 
-    `status` is one of `images/`'s, ``ok`` where `body` is there whole; `again` says whether asking again may help;
-    `target` is set where the answer is to be had there.
+    `status` is a status of `images/`; ``ok`` means that `body` is complete. `again` says whether a retry may help.
+    `target` is set if the request must go on at that URL.
     """
 
     status: str
@@ -31,7 +31,7 @@ class Answer:
 
 
 def for_http_status(status: int, reason: str | None) -> Answer:
-    """The outcome of an HTTP status that is neither 200 nor a redirect with a Location."""
+    """Return the outcome for an HTTP status that is neither 200 nor a redirect with a Location."""
     error = f"HTTP {status} {reason or ''}".strip()
     if status in (404, 410):
         return Answer("gone", error)
@@ -49,7 +49,7 @@ def for_http_status(status: int, reason: str | None) -> Answer:
 
 
 def for_exception(error: Exception) -> Answer:
-    """The outcome of a request that ended in an exception."""
+    """Return the outcome for a request that raised `error`."""
     match error:
         case RefusedURLError():
             return Answer(error.status, one_line(error))

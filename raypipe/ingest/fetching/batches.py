@@ -1,4 +1,4 @@
-"""Results on their way from the event loop that fetches to the thread that works on them, in batches."""
+"""Passes results, in batches, from the event loop that fetches to the thread that processes them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from raypipe.ingest.fetching.client import FetchResult
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """A batch ends with `rows` results, `n_bytes` bytes of pictures, or `seconds` after its first result; where there
-    is none, after it was asked for.
+    """A batch ends at `rows` results, at `n_bytes` bytes of pictures, or `seconds` after its first result. If there is
+    no result, it ends `seconds` after it was requested.
     """
 
     rows: int
@@ -22,10 +22,10 @@ class BatchLimits:
 
 
 class Arrivals:
-    """Collects `total` results. `put` is called by the event loop; `batches` is consumed by another thread.
+    """Collects `total` results. The event loop calls `put`, and another thread consumes `batches`.
 
-    Where more than `room` bytes wait to be taken, `hold_back(True)` is called, and `hold_back(False)` when half of
-    them are gone.
+    If more than `room` bytes wait to be taken, `hold_back(True)` is called. When at most half of `room` is left,
+    `hold_back(False)` is called.
     """
 
     def __init__(self, total: int, limits: BatchLimits, room: int, hold_back: Callable[[bool], None]) -> None:
@@ -41,7 +41,7 @@ class Arrivals:
         self._error: BaseException | None = None
 
     def put(self, result: FetchResult) -> None:
-        """Take one result."""
+        """Add one result."""
         with self._changed:
             if not self._results:
                 self._first_at = time.monotonic()
@@ -51,20 +51,20 @@ class Arrivals:
             if not self._left or self._full() or len(self._results) == 1:
                 self._changed.notify()
             if self._bytes > self._room and not self._held:
-                # Inside the lock, so that what is said last is what holds.
+                # Inside the lock, so that the calls of `hold_back` stay in order.
                 self._held = True
                 self._hold_back(True)
 
     def fail(self, error: BaseException) -> None:
-        """Let the consumer have `error` instead of a batch: nothing more will come."""
+        """Make the consumer raise `error` instead of getting a batch. No more results may follow."""
         with self._changed:
             self._error = error
             self._changed.notify()
 
     def batches(self) -> Iterator[list[FetchResult]]:
-        """Batches until all results have been taken; an empty one where nothing has come for `BatchLimits.seconds`.
+        """Yield batches until all results are taken. A batch is empty if nothing came for `BatchLimits.seconds`.
 
-        Raises what `fail` was told.
+        Raises the error that `fail` got.
         """
         while self._left or self._results:
             yield self._next()
@@ -89,7 +89,7 @@ class Arrivals:
         return batch
 
     def _take(self) -> list[FetchResult]:
-        """The oldest results, as many as make a batch."""
+        """Remove and return the oldest results, as many as make a batch."""
         count = size = 0
         for result in self._results[: self._limits.rows]:
             count += 1

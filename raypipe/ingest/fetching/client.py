@@ -1,4 +1,4 @@
-"""One request to a host: the HTTP client behind the address guard, and what an answer says."""
+"""The HTTP client: sends single requests behind the address guard and reads the answers."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _ROBOTS_REDIRECTS = 5
 
 @dataclass(frozen=True, slots=True)
 class FetchResult:
-    """What came of a post's picture; `body` is there where `status` is ``ok``, before anyone has looked inside.
+    """The result for one post's picture. `body` is set if `status` is ``ok``; its content is not checked yet.
 
-    `attempts` is 0 where nothing was asked; `fetched_at` (UTC) and `http_status` are None where nothing answered the
-    last request. `seconds` were spent asking; waiting for a turn is not included.
+    `attempts` is 0 if no request was made. `http_status` is None if the last request got no answer. `fetched_at` (UTC)
+    is the time of the last answer, or None. `seconds` is the time spent on requests, without waiting for a turn.
     """
 
     post_id: str
@@ -50,9 +50,9 @@ Deliver = Callable[[FetchResult], None]
 
 
 class Request:
-    """A picture that is wanted, over all its attempts and redirects.
+    """One wanted picture, over all its attempts and redirects.
 
-    `pause` seconds are what the last answer asked for before anything else is asked of its host.
+    `pause` is the number of seconds that the last answer asked to wait before the next request to its host.
     """
 
     __slots__ = (
@@ -71,7 +71,7 @@ class Request:
         self.begin()
 
     def begin(self) -> None:
-        """Before another attempt: its deadline is whole again, and it starts at the picture's own address."""
+        """Reset for another attempt: the full deadline, no redirects, and the picture's own URL."""
         self.target: URL | None = None
         self.hops = 0
         self.used = 0.0
@@ -79,7 +79,7 @@ class Request:
 
 
 class Client:
-    """Asks for pictures, one request a call; ``async with Client(options) as client``."""
+    """Requests pictures, one request per call of `get`. Used as ``async with Client(options) as client``."""
 
     def __init__(
         self, options: IngestOptions, resolver: AbstractResolver | None = None, guard: AddressGuard | None = None
@@ -119,11 +119,11 @@ class Client:
             self._session = None
 
     async def rules(self, target: URL) -> RobotsRules | None:
-        """What the host's robots.txt says, None where it is not asked for."""
+        """Return the rules of the host's robots.txt, or None if the options ignore robots.txt."""
         return None if self._robots is None else await self._robots.rules(target, self._ask_robots)
 
     def robots_rest(self, target: URL) -> float:
-        """Seconds for which the host's answer to robots.txt wants it left alone, else 0; that answer is forgotten."""
+        """Return the seconds left of the pause in the host's robots.txt answer, else 0. Forgets the paused answer."""
         rest = self._rests.get(target.host or "", 0.0) - time.monotonic()
         if rest <= 0:
             return 0.0
@@ -132,9 +132,9 @@ class Client:
         return rest
 
     async def get(self, target: URL, request: Request) -> Answer:
-        """Ask for `target` on behalf of a picture; raises what aiohttp raises."""
+        """Request `target` for a picture. Raises what aiohttp raises."""
         assert self._session is not None, "use `async with`"
-        # The deadline spans redirects and body; only what is left of it is given to a later hop.
+        # The deadline covers redirects and body, so a later hop gets only the time that is left.
         left = self._timeout(self._options.deadline - request.used) if request.hops else self._whole
         async with self._session.get(target, allow_redirects=False, timeout=left) as response:
             request.answered_at, request.http_status = datetime.now(UTC), response.status
@@ -175,9 +175,9 @@ class Client:
         return Answer("too_large", f"more than {most:,} bytes") if body is None else Answer("ok", body=body)
 
     async def _ask_robots(self, url: URL) -> tuple[int | None, bytes]:
-        """Status and body of a robots.txt, by the same guard; None where nobody answers.
+        """Fetch a robots.txt behind the same guard. Returns its status (None if there is no answer) and body.
 
-        Where it cannot be had, a host is asked for nothing, so it is tried as often as a picture.
+        Without it, no picture is requested from the host, so it is retried as often as a picture.
         """
         for attempt in range(1, self._options.attempts + 1):
             status, body = await self._ask_robots_once(url)
@@ -213,12 +213,12 @@ class Client:
 
 
 def _heed(response: aiohttp.ClientResponse, request: Request) -> None:
-    """Note for how long a 429 or a 503 wants its host left alone."""
+    """Store the pause that a 429 or 503 asks for."""
     request.pause = retry_after(response.headers.get("Retry-After"))
 
 
 async def _first(response: aiohttp.ClientResponse, most: int) -> bytes:
-    """The first `most` bytes of the body."""
+    """Return the first `most` bytes of the body."""
     chunks, size = [], 0
     async for chunk in response.content.iter_any():
         chunks.append(chunk)
@@ -230,7 +230,7 @@ async def _first(response: aiohttp.ClientResponse, most: int) -> bytes:
 
 
 async def _capped(response: aiohttp.ClientResponse, most: int) -> bytes | None:
-    """The body, None where it is longer than `most` bytes."""
+    """Return the body, or None if it is longer than `most` bytes."""
     chunks, size = [], 0
     async for chunk in response.content.iter_any():
         size += len(chunk)
@@ -242,7 +242,7 @@ async def _capped(response: aiohttp.ClientResponse, most: int) -> bytes | None:
 
 
 def user_agent(options: IngestOptions) -> str:
-    """The User-Agent header: who asks, and how to reach them."""
+    """Return the User-Agent header, with version and contact filled in."""
     contact = f" (+{options.contact})" if options.contact else ""
     version = metadata.version("raypipe")
     return options.user_agent.replace("{version}", version).replace("{contact}", contact)

@@ -1,4 +1,4 @@
-"""Fetching pictures: a fan-out of requests over many hosts, each within its budget, with retries and redirects."""
+"""Fetches pictures: parallel requests to many hosts, within the budget of each host, with retries and redirects."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from raypipe.ingest.fetching.guard import AddressGuard
 from raypipe.ingest.fetching.hosts import backoff
 from raypipe.ingest.fetching.ledger import Grant, Report
 
-# How often a fetcher reports to a shared budget: at leisure, while a host waits for its first place, and where it has
-# nobody to share with and only says how it goes.
+# Seconds between a fetcher's reports to a shared budget: normally, while a host waits for its first slot, and if there
+# is no other fetcher and the report is only for the display.
 _REPORT_SECONDS, _HUNGRY_SECONDS, _ALONE_SECONDS = 0.25, 0.05, 1.0
 
 Exchange = Callable[[str, Report], Awaitable[Grant]]
-"""Reports to a ledger of hosts (`HostLedger.exchange`), wherever it is."""
+"""Sends a report to the ledger of hosts (`HostLedger.exchange`), in this process or another."""
 
 
 def _raise(error: BaseException) -> None:
@@ -36,10 +36,10 @@ def _raise(error: BaseException) -> None:
 class Fetcher:
     """Fetches pictures, many at a time: ``async with Fetcher(options) as f: results = await f.fetch_many(posts)``.
 
-    Where several fetchers work side by side (`fetchers`), `exchange` shares each host's budget between them; without
-    it, the whole budget is this fetcher's. `resolver` and `guard` replace the system's name lookup and the guard that
-    `options` describes. What should never be raised goes to `on_error`, for then some picture may never be delivered.
-    All methods belong to the event loop that it was entered on.
+    If several fetchers run side by side (`fetchers`), `exchange` shares each host's budget between them. Without it,
+    this fetcher has the whole budget. `resolver` and `guard` replace the system's name lookup and the guard that
+    `options` describes. `on_error` gets unexpected errors, after which some picture may never be delivered.
+    All methods must be called on the event loop on which the context was entered.
     """
 
     def __init__(
@@ -79,47 +79,47 @@ class Fetcher:
     ) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        # What ends now must not make room for more.
+        # Tasks that end now must not start new ones.
         self._held_back = True
         ending = [*self._tasks, *([self._reporter] if self._reporter else [])]
         for task in ending:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
         if self._exchange is not None:
-            # What it held is free for the others.
+            # An empty report frees this fetcher's slots for the others.
             with contextlib.suppress(Exception):
                 await self._exchange(self._name, Report({}, self._pauses))
         await self._client.__aexit__(kind, error, trace)
 
     @property
     def hosts_waiting(self) -> int:
-        """Hosts that hold requests up."""
+        """Number of hosts that have waiting requests and are paused or at their rate limit."""
         return self._frontier.hosts_waiting()
 
     def submit(self, posts: Iterable[tuple[str, str]], deliver: Deliver) -> None:
-        """Want the pictures of (post_id, url); `deliver` is called with what came of each, on this event loop."""
+        """Queue the pictures of (post_id, url). `deliver` is called with each result, on this event loop."""
         for post_id, url in posts:
             request = Request(post_id, url, deliver)
             self._frontier.push(request.host or "", request)
         self._pump()
 
     def hold_back(self, on: bool) -> None:
-        """Start no more requests while what has arrived has nowhere to go (`on`); go on."""
+        """Start no more requests (`on`), because results are not consumed fast enough, or start them again."""
         self._held_back = on
         self._pump()
 
     async def fetch_many(self, posts: Sequence[tuple[str, str]]) -> list[FetchResult]:
-        """Fetch pictures of (post_id, url), in any order; one result each, in the order given. Raises nothing."""
+        """Fetch pictures of (post_id, url), in any order. Returns one result each, in the given order. Never raises."""
         return list(await asyncio.gather(*(self.fetch(post_id, url) for post_id, url in posts)))
 
     async def fetch(self, post_id: str, url: str) -> FetchResult:
-        """Fetch one picture, trying again what is worth it."""
+        """Fetch one picture, with retries after errors that may be temporary."""
         future: asyncio.Future[FetchResult] = asyncio.get_running_loop().create_future()
         self.submit([(post_id, url)], lambda result: None if future.done() else future.set_result(result))
         return await future
 
     def _pump(self) -> None:
-        """Start whatever may start now, and see to being woken when more may."""
+        """Start all requests that may start now, and set a timer for the next one."""
         while not self._held_back and len(self._tasks) < self._options.fan_out:
             turn = self._frontier.pop()
             if turn is None:
@@ -169,13 +169,13 @@ class Fetcher:
         self._pump()
 
     def _settle(self, host: str, request: Request, answer: Answer) -> None:
-        """Ask again, follow, or deliver."""
+        """Retry, follow a redirect, or deliver the result."""
         if answer.target is not None:
             request.target = answer.target
             self._frontier.push((answer.target.host or "").rstrip("."), request)
         elif answer.again and request.attempts < self._options.attempts:
             request.answer = answer
-            # Where the host has said when, its pause holds besides: it may have said «now».
+            # The backoff applies in addition to a pause that the host asks for, which may be 0 seconds.
             request.begin()
             self._frontier.push(request.host or host, request, backoff(request.attempts))
         else:
@@ -184,7 +184,7 @@ class Fetcher:
     def _give_up(self, turn: Turn[Request]) -> None:
         asked = f"{turn.host} has asked to be left alone for another {turn.pause:.0f} s"
         last = turn.item.answer
-        # The answer that made the host's wish known says more than that it was heeded.
+        # If this request has had an answer, that says more than ``rate_limited``.
         answer = Answer("rate_limited", asked) if last is None else Answer(last.status, f"{last.error}; {asked}")
         self._deliver(turn.item, answer)
 
@@ -208,13 +208,13 @@ class Fetcher:
         target = request.target or self._client.guard.check_url(request.url)
         name = (target.host or "").rstrip(".")
         if name != host:
-            # The quick look at the URL that gave it its place had read it otherwise.
+            # `host_of`, which chose the queue, read another host from the URL. Queue it again under this one.
             return Answer("redirects", target=target)
         pace = self._frontier.pace(host)
         rules = await self._client.rules(target)
         if rules is not None:
             if rest := self._client.robots_rest(target):
-                # What was heard before does not count: after the rest, it is asked for again.
+                # The answer to robots.txt is forgotten now, so it is requested again after the pause.
                 request.attempts += 1
                 self._rest(host, rest)
                 return Answer("server_error", f"{host} answers robots.txt with Retry-After: {rest:.0f} s", again=True)
@@ -224,7 +224,7 @@ class Fetcher:
                 return Answer(kind, f"robots.txt of {host} cannot be had ({said}), so nothing is asked there")
             delay = (rules.delay(self._client.agent) or 0.0) * self._fetchers
             if not self._frontier.slow_down(host, delay) and delay > pace:
-                # It was let through before this host's pace was known: its turn comes again.
+                # The request started before this host's pace was known, so it is queued again.
                 return Answer("redirects", target=target)
             if not rules.allows(str(target), self._client.agent):
                 return Answer("forbidden", f"robots.txt of {host} disallows it (--ingest.robots false ignores it)")
@@ -242,19 +242,19 @@ class Fetcher:
         self._pauses[host] = max(seconds, self._pauses.get(host, 0.0))
 
     async def _report(self, exchange: Exchange) -> None:
-        """Tell the ledger what is wanted and running, and take what it grants, for as long as this fetcher lives."""
+        """Report to the ledger what is wanted and running, and apply what it grants, until this task is cancelled."""
         while True:
             pauses, self._pauses = self._pauses, {}
             frontier = self._frontier
             report = Report(frontier.demand(), pauses, frontier.hosts_waiting(), len(self._tasks))
             try:
                 grant = await exchange(self._name, report)
-            except Exception:  # a ledger on a lost machine comes back elsewhere; until then nothing more is granted
+            except Exception:  # a lost ledger is started again; until then nothing more is granted
                 self._pauses = pauses | self._pauses
             else:
                 if self._fetchers > 1:
                     frontier.allow(grant.limits)
-                # Those of an earlier attempt's fetchers too.
+                # These include the pauses that fetchers of an earlier attempt were asked for.
                 for host, seconds in grant.pauses.items():
                     frontier.pause(host, seconds)
                 self._pump()

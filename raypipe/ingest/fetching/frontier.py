@@ -1,4 +1,4 @@
-"""Which request may start next: pictures wait by host, and a host is asked only as much and as often as it may be."""
+"""Decides which request may start next. Requests wait per host, and each host has limits on number and rate."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _COUNT_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Turn(Generic[Item]):
-    """A request that starts now: it holds a place at `host` until `Frontier.done`.
+    """A request that starts now. It holds a slot at `host` until `Frontier.done`.
 
-    `pause` is set where the host has asked to be left alone for longer than anyone waits: then nothing is asked and
-    no place is held; `pause` seconds are left.
+    `pause` is set if the host has asked for a pause that is longer than `max_wait`. Then the request must not be sent,
+    and it holds no slot. `pause` is the number of seconds that are left.
     """
 
     host: str
@@ -55,13 +55,13 @@ class _Host(Generic[Item]):
 
 
 class Frontier(Generic[Item]):
-    """Waiting requests of one fetcher, host by host.
+    """Waiting requests of one fetcher, by host.
 
-    `per_host` requests at a time and `rate` a second (None: no limit) may go to one host; hosts take turns. Where the
-    budget is shared with other fetchers (`shared`), a host may be asked only as much as `allow` has said last. Pauses
-    longer than `max_wait` seconds are not waited out. All times are those of `clock`, in seconds.
+    At most `per_host` requests at a time and `rate` per second (None: no limit) go to one host. Hosts take turns. If
+    the budget is `shared` with other fetchers, a host gets only what the last `allow` granted. Pauses longer than
+    `max_wait` seconds are not waited out. All times are seconds of `clock`.
 
-    What it costs depends on the requests made, not on how many wait.
+    The cost depends on the number of requests made, not on the number that wait.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Frontier(Generic[Item]):
         self.waiting = 0
 
     def push(self, host: str, item: Item, delay: float = 0.0) -> None:
-        """Let `item` wait for its turn at `host`, for `delay` seconds at least."""
+        """Queue `item` for `host`. It starts after `delay` seconds at the earliest."""
         state = self._state(host)
         self.waiting += 1
         if delay > 0:
@@ -100,7 +100,7 @@ class Frontier(Generic[Item]):
         self._schedule(host, state)
 
     def pop(self) -> Turn[Item] | None:
-        """The next request that may start now, None where none may."""
+        """Return the next request that may start now, or None if there is none."""
         now = self._clock()
         while self._timers and self._timers[0][0] <= now:
             at, host = heapq.heappop(self._timers)
@@ -119,24 +119,24 @@ class Frontier(Generic[Item]):
         return None
 
     def done(self, host: str) -> None:
-        """A request has ended: its place at `host` is free."""
+        """Free the slot at `host` of a request that has ended."""
         state = self._hosts[host]
         state.active -= 1
         self._schedule(host, state)
 
     def pause(self, host: str, seconds: float) -> None:
-        """Leave a host alone for `seconds` from now, or for longer where it has been told so already."""
+        """Start no requests to `host` for `seconds` from now. A longer pause that is already set stays."""
         state = self._state(host)
         state.paused_until = max(state.paused_until, self._clock() + seconds)
         self._schedule(host, state)
 
     def pace(self, host: str) -> float:
-        """The interval that `slow_down` has set."""
+        """Return the interval that `slow_down` has set, or 0."""
         state = self._hosts.get(host)
         return 0.0 if state is None else state.floor
 
     def slow_down(self, host: str, interval: float) -> bool:
-        """Let `interval` seconds at least pass between the starts of two requests to `host`; whether that is news."""
+        """Raise the minimum seconds between request starts at `host` to `interval`. Returns whether it was lower."""
         state = self._state(host)
         news = interval > state.floor
         if news:
@@ -146,7 +146,7 @@ class Frontier(Generic[Item]):
         return news
 
     def next_at(self) -> float | None:
-        """When, by the clock, something may start that cannot yet; None where only the end of a request helps."""
+        """Return the clock time when `pop` may next succeed, or None if nothing waits or a request must end first."""
         if self._turns:
             return self._clock()
         while self._timers:
@@ -158,12 +158,10 @@ class Frontier(Generic[Item]):
         return None
 
     def hosts_waiting(self) -> int:
-        """Hosts that have asked to be left alone, or are asked as fast as they may be, while something waits; as of a
-        second ago at most.
-        """
+        """Count the hosts that have waiting requests and are paused or at their rate limit. At most one second old."""
         now = self._clock()
         if now >= self._count_again_at:
-            # A look at every host, so not at every report.
+            # This visits every host, so it is not done at every report.
             self._count_again_at = now + _COUNT_SECONDS
             self._count = sum(
                 1 for state in self._hosts.values() if state.waiting and max(state.next_at, state.paused_until) > now
@@ -171,10 +169,10 @@ class Frontier(Generic[Item]):
         return self._count
 
     def demand(self, most: int = 1024) -> dict[str, tuple[int, int]]:
-        """What a shared budget is asked for: (requests wanted at a time, requests held) by host, for `most` hosts.
+        """Return the demand for a shared budget: (requests wanted at a time, requests held) by host, for `most` hosts.
 
-        Held is what runs, or may be started before the answer comes. Hosts that are not named are asked nothing until
-        `allow` names them again.
+        Held requests run, or may start before the answer comes. Hosts that are not in the result get no requests until
+        `allow` names them again. Hosts with running requests are always in the result.
         """
         wanted: dict[str, tuple[int, int]] = {}
         for host in list(self._holding):
@@ -193,7 +191,7 @@ class Frontier(Generic[Item]):
         return wanted
 
     def allow(self, limits: Mapping[str, tuple[int, float]]) -> None:
-        """Take what a shared budget grants: (requests at a time, seconds between two starts) by host."""
+        """Apply what a shared budget grants: (requests at a time, seconds between two starts) by host."""
         for host, (slots, interval) in limits.items():
             state = self._hosts.get(host)
             if state is None:
@@ -207,7 +205,7 @@ class Frontier(Generic[Item]):
 
     @property
     def starved(self) -> bool:
-        """Whether a host with waiting requests has no place granted."""
+        """Whether a host with waiting requests has no slot granted."""
         return bool(self._wanting)
 
     def _state(self, host: str) -> _Host[Item]:
@@ -239,7 +237,7 @@ class Frontier(Generic[Item]):
         return bool(state.ready) or bool(state.later and state.later[0][0] <= now)
 
     def _schedule(self, host: str, state: _Host[Item]) -> None:
-        """Put a host where it belongs: among those whose turn may come, among the timers, or nowhere."""
+        """Queue the host for a turn, set its timer, or forget it if it is idle and has no pause."""
         now = self._clock()
         if self._shared:
             if state.waiting and not state.slots:
@@ -253,7 +251,7 @@ class Frontier(Generic[Item]):
             if at <= now:
                 del self._hosts[host]
             else:
-                # Until then its pace and its pause are remembered, and no longer.
+                # The host's pace and pause are remembered until then.
                 self._wake_at(at, host, state)
             return
         if state.queued or not state.waiting:

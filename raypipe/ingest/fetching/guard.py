@@ -1,8 +1,8 @@
-"""The address guard: which URLs may be asked for, and which addresses may be dialled.
+"""The address guard: which URLs may be requested, and which addresses may be connected to.
 
-A URL comes from whoever posted it. Names are resolved by whoever owns them, so an address is checked where it is
-dialled (`socket_factory`), not where it is looked up: literal addresses and redirects skip the resolver, and an answer
-may change between a check and the connection.
+URLs come from the authors of posts, and the owner of a host name controls its address. So an address is checked when
+the socket is made (`socket_factory`), not at lookup. Literal addresses and redirects skip the resolver, and a DNS
+answer may change between a check and the connection.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _HOSTS_REMEMBERED = 4096
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 REFUSED_ERRNO = -1
-"""`errno` of RefusedAddressError: all that is left where aiohttp merges the errors of a name's addresses into one."""
+"""`errno` of RefusedAddressError. Only this is left if aiohttp merges the errors of a name's addresses into one."""
 
 _PRIVATE = tuple(
     ipaddress.ip_network(text)
     for text in ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "::1/128", "fc00::/7")
 )
-# Where clouds answer their own machines with metadata, credentials, names or the time, if the address is public or in a
-# range that `allow_private` opens. Link-local ones (169.254.0.0/16, fe80::/10: AWS, Azure, Google, Oracle, Tencent,
-# OpenStack and others) and Oracle Classic's 192.0.0.192 are refused by their ranges, below. Sources, in this order:
+# Addresses where clouds serve metadata, credentials, names or the time to their own machines, if they are public or in
+# a range that `allow_private` opens. Link-local ones (169.254.0.0/16, fe80::/10: AWS, Azure, Google, Oracle, Tencent,
+# OpenStack and others) and Oracle Classic's 192.0.0.192 are refused by their ranges. The sources are in the list.
 _CLOUDS = tuple(
     (ipaddress.ip_network(text), cloud)
     for text, cloud in (
@@ -57,13 +57,13 @@ _CLOUDS = tuple(
         ("100.96.0.96/32", "Volcano Engine"),
         # docs.ucloud.cn/uhost, "metadata-server".
         ("100.80.80.80/32", "UCloud"),
-        # Lists of such addresses for security tests; not in Tencent's own documents, which name 169.254.0.23.
+        # Lists of such addresses for security tests; Tencent's own documents name only 169.254.0.23.
         ("100.88.222.5/32", "Tencent Cloud"),
     )
 )
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
-# Blocks of IANA's special-purpose registries that some versions of Python's ipaddress take for public, in whole or in
-# part: protocol assignments (RFC 6890, RFC 2928), the relay of 6to4 (RFC 7526), documentation (RFC 9637).
+# Blocks of IANA's special-purpose registries that some versions of Python's ipaddress treat as public, fully or
+# partly: protocol assignments (RFC 6890, RFC 2928), the relay of 6to4 (RFC 7526), documentation (RFC 9637).
 _NOT_PUBLIC = tuple(ipaddress.ip_network(text) for text in ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "3fff::/20"))
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 # The upper half of an ISATAP interface identifier (RFC 5214, section 6.1); the lower half is an IPv4 address.
@@ -71,7 +71,7 @@ _ISATAP = frozenset({0x0000_5EFE, 0x0200_5EFE})
 
 
 class RefusedURLError(Exception):
-    """A URL that is not asked for; `status` is ``blocked`` or ``invalid_url``."""
+    """A URL that must not be requested. `status` is ``blocked`` or ``invalid_url``."""
 
     def __init__(self, status: str, reason: str) -> None:
         super().__init__(reason)
@@ -79,7 +79,7 @@ class RefusedURLError(Exception):
 
 
 class RefusedAddressError(OSError):
-    """An address that is not dialled."""
+    """An address that must not be connected to."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(REFUSED_ERRNO, reason)
@@ -87,10 +87,10 @@ class RefusedAddressError(OSError):
 
 @dataclass(frozen=True)
 class AddressGuard:
-    """What may be asked and dialled.
+    """Checks URLs before a request and addresses before a connection.
 
-    `allow_private` lets loopback, RFC 1918, unique local and carrier-grade NAT addresses through. Those where a cloud
-    serves its own machines, link-local, multicast and reserved ones are refused all the same: no picture is there.
+    `allow_private` permits loopback, RFC 1918, unique local and carrier-grade NAT addresses. Addresses where a cloud
+    serves its own machines, and link-local, multicast and reserved ones, are always refused. They serve no pictures.
     """
 
     allow_private: bool = False
@@ -98,7 +98,7 @@ class AddressGuard:
     make_socket: Callable[..., socket.socket] = field(default=socket.socket, repr=False)
 
     def check_url(self, text: str) -> URL:
-        """`text` as a URL that may be asked for; raises RefusedURLError."""
+        """Return `text` as a URL. Raises RefusedURLError if it is invalid or must not be requested."""
         url = _parse(text)
         if url.scheme not in _SCHEMES:
             raise RefusedURLError("blocked", f"scheme {url.scheme!r} is not http or https")
@@ -114,7 +114,7 @@ class AddressGuard:
 
     @cached_property
     def _refusal_of_host(self) -> Callable[[str], str | None]:
-        # Millions of URLs name few hosts.
+        # Cached, because millions of URLs name few hosts.
         @lru_cache(_HOSTS_REMEMBERED)
         def look(host: str) -> str | None:
             literal = _literal_address(host)
@@ -127,7 +127,7 @@ class AddressGuard:
             raise RefusedURLError("blocked", f"port {port} is not allowed (--ingest.allow_ports {port} allows it)")
 
     def refusal(self, address: Address) -> str | None:
-        """Why an address is not dialled, None if it may be."""
+        """Return why an address must not be connected to, or None if it may be."""
         for inner in carried_addresses(address):
             cloud = next((cloud for network, cloud in _CLOUDS if inner in network), None)
             if cloud is not None:
@@ -140,9 +140,9 @@ class AddressGuard:
         return None
 
     def socket_factory(self, address_info: tuple[Any, ...]) -> socket.socket:
-        """A socket for an entry of getaddrinfo, the very address that is connected to next; for aiohttp's TCPConnector.
+        """Make a socket for an entry of getaddrinfo. aiohttp's TCPConnector then connects to exactly this address.
 
-        Raises RefusedAddressError before there is a socket.
+        Raises RefusedAddressError before a socket is made, if the address must not be connected to.
         """
         family, kind, protocol, _, target = address_info
         if family not in (socket.AF_INET, socket.AF_INET6):
@@ -155,9 +155,9 @@ class AddressGuard:
 
 
 def carried_addresses(address: Address) -> tuple[Address, ...]:
-    """The addresses that packets to `address` may reach: IPv4 inside IPv6 (mapped, NAT64, 6to4, Teredo) unwrapped.
+    """Return the addresses that packets to `address` may reach. IPv4 in IPv6 is unwrapped: mapped, NAT64, 6to4, Teredo.
 
-    An ISATAP address comes with the IPv4 address inside it: either may be where packets go.
+    An ISATAP address is returned with the IPv4 address inside it, because packets may go to either.
     """
     if isinstance(address, ipaddress.IPv4Address):
         return (address,)
@@ -205,7 +205,7 @@ def _parse(text: str) -> URL:
 
 
 def _literal_address(host: str) -> Address | None:
-    # A scope (`fe80::1%eth0`) says by which interface, not to whom; a dot at the end means the same host.
+    # A scope (`fe80::1%eth0`) names the interface, not the host. A dot at the end does not change the host.
     try:
         return ipaddress.ip_address(host.partition("%")[0].rstrip("."))
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a URL and a host's answer say of the host: its name, and how long it wants to be left alone."""
+"""The host name of a URL, and the seconds to wait before the next request to a host."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
 
 
 def host_of(url: str) -> str | None:
-    """The host that a URL names, as it is counted and budgeted; None where it names none."""
+    """Return the host of a URL, by which requests are counted and limited, or None if there is none."""
     try:
         host = urlsplit(url.strip()).hostname
     except (ValueError, AttributeError):
@@ -20,13 +20,13 @@ def host_of(url: str) -> str | None:
 
 
 def backoff(attempt: int) -> float:
-    """Seconds to wait after the `attempt`-th failure (from 1): doubling, capped, times a jitter of 0.5 to 1.5."""
+    """Return the seconds to wait after failure `attempt` (from 1): doubling, capped, times a jitter of 0.5 to 1.5."""
     return min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.5)
 
 
 def retry_after(value: str | None, now: datetime | None = None) -> float | None:
-    """Seconds that a ``Retry-After`` header asks for (seconds or an HTTP date, RFC 9110 section 10.2.3), None where it
-    asks for nothing that can be understood.
+    """Return the seconds that a ``Retry-After`` header asks for (seconds or an HTTP date, RFC 9110 section 10.2.3), or
+    None if there is no header or it cannot be parsed.
     """
     if value is None:
         return None

@@ -1,8 +1,8 @@
-"""One budget for each host, shared by all fetchers of a run, wherever they are.
+"""One budget per host, shared by all fetchers of a run on all machines.
 
-Each fetcher reports a few times a second what it wants and what it holds (`HostLedger.exchange`), and is told what it
-may hold until the next time. Told less, it may still hold more until it has reported so: the ledger hands out only
-what is left beside that, and the sum never exceeds the budget, however late a report comes.
+Each fetcher reports a few times per second what it wants and what it holds (`HostLedger.exchange`). The answer says
+what it may hold until its next report. A fetcher that is granted less may still hold more until it reports less. The
+ledger grants the others only what is left, so the sum never exceeds the budget, even if a report comes late.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ _FORGET_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Report:
-    """What a fetcher tells the ledger.
+    """A fetcher's report to the ledger.
 
-    `wants` is (requests wanted at a time, requests held) by host, where held is what runs or may start at once;
-    `pauses` are seconds for which hosts asked to be
-    left alone, heard since the last report; `waiting` hosts hold requests up, `running` requests are on their way.
+    `wants` is (requests wanted at a time, requests held) by host; held requests run or may start at once. `pauses` is
+    the seconds, by host, for which hosts asked to be left alone since the last report. `waiting` is the number of hosts
+    that make requests wait. `running` is the number of requests in progress.
     """
 
     wants: Mapping[str, tuple[int, int]]
@@ -32,8 +32,8 @@ class Report:
 
 @dataclass(frozen=True)
 class Grant:
-    """What the ledger answers: (requests at a time, seconds between two starts) by host wanted, and the seconds for
-    which other fetchers have been asked to leave hosts alone.
+    """The ledger's answer. `limits` is (requests at a time, seconds between two starts) by wanted host. `pauses` is the
+    seconds left, by host, of the pauses that any fetcher has reported since this fetcher's last report.
     """
 
     limits: dict[str, tuple[int, float]]
@@ -49,11 +49,11 @@ class _Fetcher:
 
 
 class HostLedger:
-    """`per_host` requests at a time and `rate` a second (None: no limit) to each host, over all fetchers.
+    """Grants each host at most `per_host` requests at a time and `rate` per second (None: no limit), over all fetchers.
 
-    A fetcher that has not reported for `forget` seconds is gone, and so is what it held. A ledger that takes the place
-    of one that was lost knows nothing yet: for `grace` seconds it leaves every fetcher what it holds and no more.
-    `clock` is in seconds.
+    A fetcher that has not reported for `forget` seconds is dropped, and its slots are free. A ledger that replaces a
+    lost one does not know the other fetchers yet. So for `grace` seconds each fetcher keeps what it holds and gets no
+    more. `clock` returns seconds.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class HostLedger:
         self._pauses: dict[str, tuple[float, float]] = {}
 
     def exchange(self, fetcher: str, report: Report) -> Grant:
-        """Take a fetcher's report; what it may do until its next."""
+        """Take a fetcher's report. Returns what it may do until its next report."""
         now = self._clock()
         self._drop_the_gone(now)
         me = self._fetchers.setdefault(fetcher, _Fetcher(now))
@@ -89,11 +89,11 @@ class HostLedger:
         return Grant(limits, news)
 
     def clear(self) -> None:
-        """All fetchers have ended: what they held is free. What hosts have asked for still holds."""
+        """Free the slots of all fetchers, because they have ended. The pauses of hosts stay."""
         self._fetchers.clear()
 
     def totals(self) -> tuple[int, int]:
-        """(hosts that hold requests up, requests on their way), over all fetchers."""
+        """Return (hosts that make requests wait, requests in progress), over all fetchers."""
         reports = [fetcher.report for fetcher in self._fetchers.values()]
         return sum(r.waiting for r in reports), sum(r.running for r in reports)
 
@@ -115,7 +115,7 @@ class HostLedger:
 
 
 def fair_shares(total: int, wants: Mapping[str, int], turn: int = 0) -> dict[str, int]:
-    """`total` places dealt one by one in the order of names until all wants are met; `turn` says who comes first."""
+    """Deal out `total` slots in turn, in the order of names, until all wants are met. `turn` rotates the first name."""
     names = sorted(wants)
     first = turn % len(names) if names else 0
     order = names[first:] + names[:first]

@@ -1,4 +1,4 @@
-"""What a host lets robots fetch: robots.txt (RFC 9309) and the X-Robots-Tag header. Nothing here opens a connection."""
+"""What a host lets robots fetch: robots.txt (RFC 9309) and the X-Robots-Tag header. Opens no connection itself."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from protego import Protego
 from yarl import URL
 
 READ_BYTES = 500 * 1024
-"""How much of a robots.txt is read; RFC 9309 (section 2.5) asks for no less."""
+"""How many bytes of a robots.txt are read. RFC 9309 (section 2.5) requires at least as many."""
 
 _LONGEST_DELAY = 60.0
 _VALID_SECONDS, _RETRY_SECONDS = 24 * 3600.0, 300.0
-# Parsed rules take some 10 times the file's bytes, 120 where a host means harm.
+# Parsed rules take about 10 times the bytes of the file, and 120 times if the file is malicious.
 _KEPT_BYTES, _LEAST_BYTES = 8 * 2**20, 1024
 
 _AGENT_LINE = re.compile(r"\s*user(?:-|\s*)agent(?:\s*:|\s)\s*([^#]*)", re.IGNORECASE)
@@ -30,13 +30,13 @@ _WITH_VALUE = ("unavailable_after", "max-snippet", "max-image-preview", "max-vid
 _PREFIX = re.compile(r"\s*([\w.*-]*[a-z*][\w.*-]*)\s*:", re.IGNORECASE)
 
 Ask = Callable[[URL], Awaitable[tuple[int | None, bytes]]]
-"""Fetches a robots.txt, redirects followed: HTTP status and body, None where nobody answered."""
+"""Fetches a robots.txt and follows redirects. Returns its HTTP status (None if there is no answer) and body."""
 
 
 def product_token(user_agent: str) -> str:
-    """The name that robots.txt knows a User-Agent by: ``raypipe`` of ``raypipe/0.1.0 (+https://example.org)``.
+    """Return a User-Agent's name in robots.txt: ``raypipe`` for ``raypipe/0.1.0 (+https://example.org)``.
 
-    Of one that begins like a browser, ``Mozilla/5.0 (compatible; Somebot/2.0)``, it is the name it goes on with.
+    For a User-Agent like ``Mozilla/5.0 (compatible; Somebot/2.0)``, it is the name after ``compatible``.
     """
     named = _COMPATIBLE.search(user_agent)
     words = re.split(r"[\s/(;]", user_agent.strip(), maxsplit=1)
@@ -44,17 +44,17 @@ def product_token(user_agent: str) -> str:
 
 
 def robots_url(url: URL) -> URL:
-    """Where the robots.txt for `url` is: the same scheme, host and port."""
+    """Return the URL of the robots.txt for `url`: the same scheme, host and port."""
     origin = url.origin()
     return (origin.with_port(None) if origin.is_default_port() else origin).with_path("/robots.txt")
 
 
 class RobotsRules:
-    """What one robots.txt allows, from its HTTP `status` (None: nobody answered) and `body`.
+    """What one robots.txt allows, from its HTTP `status` (None: no answer) and `body`.
 
-    As RFC 9309 (section 2.3.1) has it: 2xx, the rules in the first 500 KiB; 4xx, everything is allowed; anything else,
-    nothing is, and `unreachable` is true. A group is for the robot that it names in full, else ``*``'s holds; the
-    longest matching rule decides, an Allow against a Disallow of the same length.
+    Follows RFC 9309 (section 2.3.1). 2xx: the rules in the first 500 KiB apply. 4xx: everything is allowed. Anything
+    else: nothing is allowed, and `unreachable` is true. The group with the robot's full name applies, else the group
+    ``*``. The longest matching rule decides. If an Allow and a Disallow are of the same length, the Allow decides.
     """
 
     def __init__(self, status: int | None, body: bytes = b"") -> None:
@@ -65,7 +65,7 @@ class RobotsRules:
         self._parsed: dict[str, Protego] = {}
 
     def allows(self, url: str, user_agent: str) -> bool:
-        """Whether a robot that calls itself `user_agent` may fetch `url`."""
+        """Whether a robot with this User-Agent may fetch `url`."""
         return not self.unreachable and bool(self._of(user_agent).can_fetch(url, _US))
 
     def _of(self, user_agent: str) -> Protego:
@@ -75,10 +75,10 @@ class RobotsRules:
         return self._parsed[name]
 
     def delay(self, user_agent: str) -> float | None:
-        """Seconds between two requests that the host asks for, None where it asks for none.
+        """Return the seconds between two requests that the host asks for, or None if it asks for no delay.
 
-        The longer of Crawl-delay and Request-rate, at any time of the day, and 60 at most: hosts that do not want
-        robots write a day, and say so with Disallow too where they mean it.
+        It is the longer of Crawl-delay and Request-rate (whose time of day is ignored), but at most 60. Some hosts
+        that want no robots write a delay of one day; if they mean it, they write a Disallow too.
         """
         rules = self._of(user_agent)
         rate = rules.request_rate(_US)
@@ -88,8 +88,8 @@ class RobotsRules:
 
 
 def _renamed(line: str, ours: str) -> str:
-    # Protego takes a group for us whose name ours begins with, and keeps every rule once for each robot that its group
-    # names, which is the square of the file's length. Under two names it does neither.
+    # Protego also applies a group whose name is only a prefix of ours. It stores each rule once per robot of its group,
+    # which grows with the square of the file's length. With only two names in the file, neither happens.
     found = _AGENT_LINE.match(line)
     value = found[1].strip().lower() if found else ""
     if value in ("", "*"):
@@ -99,11 +99,11 @@ def _renamed(line: str, ours: str) -> str:
 
 
 def refused_by_tag(values: Iterable[str], user_agent: str) -> str | None:
-    """The directive of X-Robots-Tag headers that forbids keeping the picture, None where none does.
+    """Return the directive of X-Robots-Tag headers that forbids keeping the picture, or None.
 
-    Each value is a list of directives after an optional ``robot:``, which addresses those that follow to that robot
-    alone; what is addressed to nobody or to ``*`` is for all. ``noai``, ``noimageai``, ``noindex``, ``noimageindex``
-    and ``none`` forbid.
+    Each value is a list of directives. An optional ``robot:`` limits the directives after it to that robot. Directives
+    without a robot, or with ``*``, apply to all. ``noai``, ``noimageai``, ``noindex``, ``noimageindex`` and ``none``
+    forbid.
     """
     ours = ("*", product_token(user_agent).lower())
     for value in values:
@@ -126,10 +126,10 @@ class _Asking:
 
 
 class RobotsCache:
-    """The rules of each origin (scheme, host, port), asked for once a day however many want them at the same time.
+    """The rules of each origin (scheme, host, port). They are fetched once per day, also for many callers at a time.
 
-    A host that could not be reached is asked again after five minutes. What was not wanted for longest is forgotten
-    once the files add up to 8 MiB. All calls belong to one event loop; `clock` gives seconds.
+    A host that could not be reached is asked again after five minutes. Once the files add up to more than 8 MiB, the
+    least recently used rules are dropped. All calls must be made on one event loop. `clock` returns seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -139,7 +139,7 @@ class RobotsCache:
         self._bytes = 0
 
     async def rules(self, url: URL, ask: Ask) -> RobotsRules:
-        """The rules for `url`, by `ask` where they are not known; raises what `ask` raises."""
+        """Return the rules for `url`, fetched with `ask` if they are not known. Raises what `ask` raises."""
         where = robots_url(url)
         if known := self._kept.get(where):
             if self._clock() < known[1]:
@@ -151,7 +151,7 @@ class RobotsCache:
             asking = self._asking[where] = _Asking(asyncio.create_task(self._ask(where, ask)))
         asking.waiting += 1
         try:
-            # One that gives up must not take the answer from the others.
+            # If one caller is cancelled, the others must still get the answer.
             return await asyncio.shield(asking.task)
         finally:
             asking.waiting -= 1
@@ -171,7 +171,7 @@ class RobotsCache:
         return rules
 
     def forget(self, url: URL) -> None:
-        """Ask again where the rules for `url` are wanted next."""
+        """Drop the rules for `url`, so that the next call of `rules` fetches them again."""
         if robots_url(url) in self._kept:
             self._forget(robots_url(url))
 
