@@ -1,4 +1,4 @@
-"""Which pictures are the same as others: equal bytes, or perceptual hashes that differ in a few bits."""
+"""Finds duplicate pictures: equal bytes, or perceptual hashes that differ in a few bits."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from scipy.sparse.csgraph import connected_components
 _BITS = 64
 # Groups up to this size are compared pair by pair; larger ones are divided again.
 _SMALL = 32
-# Pairs of near hashes that are held before they are put together.
+# Number of near pairs that are collected before they are merged.
 _MOST_PAIRS = 2**19
 
-# A part to search costs as much as comparing so many pairs, and so many more for each of its items.
+# Cost of searching one part, in compared pairs: a fixed cost, and a cost per item.
 _PAIRS_A_PART, _PAIRS_AN_ITEM = 20_000, 20
 
 SCHEMA = pa.schema([("post_id", pa.string()), ("group", pa.string()), ("kind", pa.string())])
 
 
 def duplicate_groups(post_ids: pa.Array, sha256: pa.Array, phash: pa.Array, distance: int) -> pa.Table:
-    """The posts whose picture another post has too: `post_id`, `group`, `kind`, sorted by (group, post_id).
+    """Find posts whose picture another post also has: `post_id`, `group`, `kind`, sorted by (group, post_id).
 
-    `post_ids` (strings, all different), `sha256` (any type) and `phash` (uint64) have n values each; a null hash is
-    like no other. Two posts are of one group where their `sha256` are equal, or their `phash` differ in at most
-    `distance` bits, or where a chain of posts joins them so: the ends of a chain may be further apart, which for a
-    split is the careful side. `group` is the smallest post_id of the group; `kind` is ``exact`` where another post of
-    the group has the same `sha256`, else ``near``. Raises ValueError where lengths differ or `distance` is negative.
+    `post_ids` (strings, all different), `sha256` (any type) and `phash` (uint64) have n values each. A null hash is
+    equal to no other. Two posts are in one group if their `sha256` are equal, if their `phash` differ in at most
+    `distance` bits, or if a chain of such pairs joins them. The ends of a chain may be further apart; for a split, this
+    is the careful choice. `group` is the smallest post_id of the group. `kind` is ``exact`` if another post of the
+    group has the same `sha256`, else ``near``. Raises ValueError if lengths differ or `distance` is negative.
     """
     n = len(post_ids)
     if not n == len(sha256) == len(phash) or distance < 0:
@@ -43,7 +43,7 @@ def duplicate_groups(post_ids: pa.Array, sha256: pa.Array, phash: pa.Array, dist
     several = np.bincount(group, minlength=n)[group] > 1
     copies = np.bincount(files[files >= 0], minlength=1)
     exact = (files >= 0) & (copies[np.maximum(files, 0)] > 1)
-    # In the order of their names, the first post of each group is the one that it is called by.
+    # In the order of post_ids, the first post of each group gives the group its name.
     order = pc.sort_indices(post_ids).to_numpy()
     order = order[several[order]]
     _, first, which = np.unique(group[order], return_index=True, return_inverse=True)
@@ -57,13 +57,13 @@ def duplicate_groups(post_ids: pa.Array, sha256: pa.Array, phash: pa.Array, dist
 
 
 def _codes(values: pa.Array) -> np.ndarray:
-    """int64 (n,): equal values have the same number, from 0; null has -1."""
+    """int64 (n,): a number for each distinct value, from 0; -1 for null."""
     indices = values.dictionary_encode().indices
     return np.asarray(pc.fill_null(indices.cast(pa.int64()), -1))
 
 
 def _joined(files: np.ndarray, looks: np.ndarray) -> np.ndarray:
-    """int64 (n,): the component of each post, where posts with the same file or the same looks are joined."""
+    """int64 (n,): the component of each post, if posts with equal `files` or `looks` are joined; -1 joins none."""
     n, n_files = len(files), files.max(initial=-1) + 1
     posts = np.arange(n)
     known, shown = files >= 0, looks >= 0
@@ -72,13 +72,13 @@ def _joined(files: np.ndarray, looks: np.ndarray) -> np.ndarray:
 
 
 def near_components(hashes: np.ndarray, distance: int) -> np.ndarray:
-    """int64 (n,): the connected component of each of `hashes` (uint64 (n,), all different) in the graph that joins
-    those which differ in at most `distance` bits: the same as by comparing all pairs.
+    """int64 (n,): the connected component of each of `hashes` (uint64 (n,), all different). Hashes that differ in at
+    most `distance` bits are joined. The result is the same as from comparing all pairs.
 
-    Multi-index hashing: of distance + k pieces of the bits, two such hashes agree in k at least (k = 1: Norouzi,
-    Punjani & Fleet 2012, section 3; any k: Manku, Jain & Das Sarma 2007, section 3), so that only those are compared
-    that agree in some k. Pictures that are much alike agree in many pieces: too large a group is divided anew by the
-    bits in which it still differs. Memory is some 200 bytes a hash, whatever the hashes.
+    Multi-index hashing: if the bits are cut into distance + k pieces, two such hashes agree in at least k of them
+    (k = 1: Norouzi, Punjani & Fleet 2012, section 3; any k: Manku, Jain & Das Sarma 2007, section 3). So only hashes
+    that agree in some k pieces are compared. Hashes of similar pictures agree in many pieces. A group that is too large
+    is divided again by the bits in which it still differs. Memory is about 200 bytes per hash, for any hashes.
     """
     search = _Search(hashes, distance)
     if distance > 0 and len(hashes) > 1:
@@ -95,7 +95,7 @@ class _Search:
         self._n_pairs = 0
 
     def divide(self, items: np.ndarray, agreed: np.uint64, largest: int) -> None:
-        """Find the near pairs among those of `items` (indices of hashes) that are the same under the mask `agreed`;
+        """Find the near pairs in each group of `items` (indices of hashes) that agree in the bits of `agreed`.
         `largest` is the size of the largest such group.
         """
         hashes = self._hashes[items]
@@ -107,17 +107,17 @@ class _Search:
         n_pieces = self._distance + depth
         grouped, _, sizes = self._grouped(items, agreed)
         if len(bits) <= self._distance:
-            # In a group, any two are near: a chain of them joins it.
+            # Any two items of a group are near, so comparing neighbours joins the whole group.
             self._compare(grouped, _following(sizes), 1)
             return
         if np.square(sizes).sum() < comb(n_pieces, depth) * (_PAIRS_A_PART + _PAIRS_AN_ITEM * len(items)):
             self._compare(grouped, _following(sizes), largest - 1)
             return
-        # Neighbouring bits tell of much the same in a picture, so that each piece has some of all regions.
+        # Neighbouring bits say nearly the same about a picture, so each piece takes bits from all regions.
         self._walk(items, agreed, [np.uint64(sum(bits[i::n_pieces])) for i in range(n_pieces)], depth)
 
     def _walk(self, items: np.ndarray, agreed: np.uint64, pieces: list[np.uint64], depth: int) -> None:
-        """Compare those that agree in `depth` more of `pieces`, or in fewer where few do."""
+        """Compare items that agree in `depth` more of `pieces`. Small groups are compared at once, with fewer."""
         for i in range(len(pieces) - depth + 1):
             mask = agreed | pieces[i]
             grouped, starts, sizes = self._grouped(items, mask)
@@ -135,7 +135,7 @@ class _Search:
                 self._walk(rest, mask, pieces[i + 1 :], depth - 1)
 
     def _grouped(self, items: np.ndarray, mask: np.uint64) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """`items` so that those which agree under `mask` stand together; where each group starts, and its size."""
+        """Return `items` sorted so that those that agree in `mask` are adjacent, and each group's start and size."""
         keys = self._hashes[items] & mask
         order = np.argsort(keys)
         keys = keys[order]
@@ -143,7 +143,7 @@ class _Search:
         return items[order], starts, np.diff(starts, append=len(items))
 
     def _compare(self, items: np.ndarray, following: np.ndarray, most: int) -> None:
-        """Compare each item with those after it, `following` (int64 (n,)) of them and `most` at most."""
+        """Compare each item with the items after it: `following` (int64 (n,)) of them, but at most `most`."""
         at = np.arange(len(items))
         for step in range(1, most + 1):
             at = at[following[at] >= step]
@@ -159,7 +159,7 @@ class _Search:
                 self.merge()
 
     def merge(self) -> None:
-        """Bring `component` up to date."""
+        """Join the collected pairs in `component`."""
         if self._pairs:
             left, right = (self.component[np.concatenate(side)] for side in zip(*self._pairs, strict=True))
             self.component = _components(len(self.component), left, right)[self.component]
@@ -167,11 +167,11 @@ class _Search:
 
 
 def _following(sizes: np.ndarray) -> np.ndarray:
-    """How many come after each in its group, groups of these sizes standing in a row: [3, 1] gives 2, 1, 0, 0."""
+    """How many items of its group come after each item, for adjacent groups of these sizes: [3, 1] gives 2, 1, 0, 0."""
     return np.repeat(np.cumsum(sizes), sizes) - 1 - np.arange(sizes.sum())
 
 
 def _components(n: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """int64 (n,): connected components of a graph of n nodes and the edges left[i], right[i]."""
+    """int64 (n,): connected components of the graph with n nodes and the edges (left[i], right[i])."""
     edges = coo_array((np.ones(len(left), dtype=bool), (left, right)), shape=(n, n))
     return np.asarray(connected_components(edges, directed=False)[1], dtype=np.int64)

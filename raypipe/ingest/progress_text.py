@@ -1,4 +1,4 @@
-"""What stands behind the bar of `ingest`: shares by status, and the hosts that hold requests up."""
+"""Progress text of `ingest`: shares by status, and the number of waiting hosts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from raypipe.progress import Progress
 
 
 class Note:
-    """Keeps the counts, and shows them on `progress`."""
+    """Keeps the counts and shows them on `progress`."""
 
     def __init__(self, progress: Progress) -> None:
         self._statuses: Counter[str] = Counter()
@@ -21,21 +21,21 @@ class Note:
         self._waiting = 0
 
     def add(self, rows: int, statuses: Mapping[str, int]) -> None:
-        """Count rows, by status."""
+        """Add `rows` rows and their counts by status."""
         self._statuses.update(statuses)
         self._progress.advance(rows, self.text())
 
     def add_table(self, images: pa.Table) -> None:
-        """Count rows of `images/`."""
+        """Add rows of `images/`."""
         self.add(len(images), Counter(images["status"].to_pylist()))
 
     def hosts(self, waiting: int, _running: int = 0) -> None:
-        """Take the desk's totals, and show them; for any thread."""
+        """Take the totals of the ledger and show them. Any thread may call this."""
         self._waiting = waiting
         self._progress.note(self.text())
 
     def text(self) -> str:
-        """``97% ok · 2% gone · 3 hosts waiting``."""
+        """Return a text like ``97% ok · 2% gone · 3 hosts waiting``."""
         total = self._statuses.total()
         parts = [f"{n / total:.0%} {status}" for status, n in self._statuses.most_common(3)]
         if self._waiting:
@@ -45,12 +45,12 @@ class Note:
 
 @contextlib.contextmanager
 def every_second(show: Callable[[], object]) -> Iterator[None]:
-    """Call `show` each second of the body, in a thread; what it raises is passed over."""
+    """Call `show` every second in a thread while the body runs. Its exceptions are ignored."""
     stop = threading.Event()
 
     def work() -> None:
         while not stop.wait(1.0):
-            with contextlib.suppress(Exception):  # a display is no reason to end a run
+            with contextlib.suppress(Exception):  # an error of the display must not end the run
                 show()
 
     thread = threading.Thread(target=work, daemon=True)

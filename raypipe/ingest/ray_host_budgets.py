@@ -1,7 +1,4 @@
-"""The desk: the ledger of hosts as a Ray actor, one for all fetchers of a run, and what the driver shows of it.
-
-Named so because it imports Ray, which the rest of `ingest` but its pipeline does not.
-"""
+"""The ledger of hosts as a Ray actor, one for all fetchers of a run, and its totals for the driver's display."""
 
 from __future__ import annotations
 
@@ -29,7 +26,7 @@ class HostDesk:
         self._attempt = 0
 
     def exchange(self, fetcher: str, report: Report, attempt: int) -> Grant | None:
-        """`HostLedger.exchange`; None where the fetcher is one of an earlier attempt than the last that began."""
+        """`HostLedger.exchange`. Returns None if the fetcher belongs to an earlier attempt than the current one."""
         if attempt < self._attempt:
             return None
         grant = self._ledger.exchange(fetcher, report)
@@ -44,7 +41,7 @@ class HostDesk:
         return self._ledger.totals()
 
     def begin(self, attempt: int) -> None:
-        """Another attempt begins: the fetchers of the last have no budget any more, what hosts have asked for holds."""
+        """Begin another attempt: the fetchers of the last attempt lose their budget, the pauses of hosts stay."""
         self._attempt = attempt
         self._ledger.clear()
 
@@ -59,7 +56,7 @@ def _gauges() -> dict[str, Gauge]:
 
 @contextlib.contextmanager
 def host_desk(per_host: int, rate: float | None, show: Callable[[int, int], None]) -> Iterator[Any]:
-    """A desk on the driver's machine: it is lost only where the run is. `show` is told its totals each second."""
+    """Run a `HostDesk` on the driver's machine, so it is lost only with the run. `show` gets its totals each second."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     desk = (
         ray.remote(HostDesk)

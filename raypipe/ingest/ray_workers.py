@@ -1,7 +1,4 @@
-"""What Ray runs for `ingest`: fetch actors, tasks that look and write; their metrics.
-
-Named so because it imports Ray, which the rest of `ingest` but its pipeline does not.
-"""
+"""Ray actors and tasks for `ingest`: fetching, examining and writing, with their metrics."""
 
 from __future__ import annotations
 
@@ -25,11 +22,11 @@ from raypipe.tables import TableWriter
 
 
 class FetchShard:
-    """A fetch actor: a `ShardFetcher`, and a stream of what it has fetched.
+    """A fetch actor: a `ShardFetcher` that yields what it has fetched.
 
-    Where pictures are decoded, it yields one row a batch, the FETCHED table as bytes: so it stays one block on its way
-    to a CPU, whatever Ray makes of blocks. Where they are not, it stages the rows itself, and yields what `finish`
-    would.
+    If pictures are decoded, it yields one row per batch, with the FETCHED table as bytes. So a batch stays one block on
+    its way to a CPU, however Ray splits blocks. If pictures are not decoded, it stages the rows itself and yields what
+    `finish` would return.
     """
 
     def __init__(
@@ -45,12 +42,12 @@ class FetchShard:
         async def exchange(name: str, report: Report) -> Grant:
             grant: Grant | None = await desk.exchange.remote(name, report, attempt)
             if grant is None:
-                # Nobody waits for it any more, and Ray leaves an actor whose attempt has failed to itself.
+                # The attempt of this actor has failed. Nothing waits for it, and Ray does not end it.
                 os._exit(0)
             return grant
 
         self._decodes, self._writer = decodes(ingest, faces), writer
-        # It ends with its actor.
+        # There is no __exit__: the fetcher ends with its actor.
         self._fetcher = ShardFetcher(ingest, faces, rows, exchange=exchange, fetchers=fetchers).__enter__()
 
     def __call__(self, shard: pa.Table) -> Iterator[pa.Table]:
@@ -65,7 +62,7 @@ class FetchShard:
 
 
 def _to_bytes(table: pa.Table) -> pa.Array:
-    """A table as one binary value, copied once."""
+    """Return a table as one binary value, with a single copy."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as stream:
         stream.write_table(table)
@@ -75,28 +72,28 @@ def _to_bytes(table: pa.Table) -> pa.Array:
 
 
 def finish(batch: pa.Table, ingest: IngestOptions, faces: FaceOptions, writer: TableWriter) -> pa.Table:
-    """Look into a batch that `FetchShard` fetched, and stage its rows; what the driver is told of it."""
+    """Examine a batch that `FetchShard` fetched and stage its rows. Returns the summary row for the driver."""
     fetched = pa.ipc.open_stream(batch["fetched"].chunk(0)[0].as_buffer()).read_all()
     unit = batch["unit"][0].as_py()
     return counted(look_and_stage((unit, fetched), task_attempt(), ingest=ingest, faces=faces, writer=writer))
 
 
 def do_again(group: pa.Table, work: Callable[[pa.Table, int], Summary]) -> pa.Table:
-    """Stage the rows of a row group by `Redo.work`; what the driver is told of it."""
+    """Stage the rows of a row group with `Redo.work`. Returns the summary row for the driver."""
     return counted(work(group, task_attempt()))
 
 
 def task_attempt() -> int:
-    """How often the worker that ran this task has died; a picture may have ended it."""
+    """Return how often the worker of this task has died. A picture may have ended it."""
     return int(ray._private.worker.global_worker.core_worker.get_current_task_attempt_number())
 
 
 def counted(summary: Summary) -> pa.Table:
-    """What was staged, as the driver is told of it, once the metrics know."""
+    """Add a summary to the metrics and return its row for the driver."""
     counters = _counters()
     for status, number in summary.statuses.items():
         counters["pictures"].inc(number, tags={"status": status})
-    # Ray refuses to count nothing.
+    # Ray's counters reject 0.
     if summary.n_bytes:
         counters["bytes"].inc(summary.n_bytes)
     for step, seconds in summary.seconds.items():

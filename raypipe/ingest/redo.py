@@ -1,5 +1,5 @@
-"""Doing part of a complete `images/` again: asking again for what failed (`ingest.retry`), or counting faces again in
-what is stored (`faces.only`). Rows that are not done again are carried over; the old table stands until all is there.
+"""Redoes part of a complete `images/`: fetches failed pictures again (`ingest.retry`), or counts faces again in stored
+pictures (`faces.only`). The other rows are carried over. The old table stays until the new one is complete.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _LOOKED = ("phash", "max_pixels", "near")
 class Redo:
     """What is done again.
 
-    `asked` are the post_ids that are fetched; `groups` has a row for each row group of the old table with rows that are
-    not, with the first of their post_ids; `ingest` holds the options by which stored pictures are looked into.
+    `asked` are the post_ids that are fetched. `groups` has one row per row group of the old table that has rows which
+    are not fetched, with the first of their post_ids. `ingest` holds the options for examining stored pictures.
     """
 
     revision: dict[str, Any] | None
@@ -45,22 +45,23 @@ class Redo:
     ingest: IngestOptions
 
     def left(self, done: pa.ChunkedArray) -> list[pa.Table]:
-        """Row groups of which nothing is staged, a table of one row each."""
-        # A row group is staged whole or not at all, so its first row speaks for it.
+        """Return the row groups of which nothing is staged, each as a table of one row."""
+        # A row group is staged whole or not at all, so it is enough to check its first row.
         left = self.groups.filter(pc.invert(pc.is_in(self.groups["first"], done))).select(_GROUP.names)
         return [left.slice(i, 1).combine_chunks() for i in range(len(left))]
 
     def work(self, config: Config, writer: TableWriter) -> Callable[[pa.Table, int], Summary]:
-        """What stages the rows of a row group, given as a table of one row and the number of the attempt, from 0."""
+        """Return a function that stages a row group, given as a table of one row, and the attempt number from 0."""
         if config.faces.only:
             return functools.partial(recount, ingest=self.ingest, faces=config.faces, writer=writer)
         return functools.partial(carry, statuses=self.statuses, writer=writer)
 
 
 def plan_redo(config: Config, storage: Storage, inputs: Mapping[str, str]) -> Redo | None:
-    """What the options ask to be done again, None where they ask for the whole; `inputs` are those of `images/`.
+    """Return what the options ask to do again, or None if they ask for a whole run. `inputs` are those of `images/`.
 
-    Raises StageError where there is no complete `images/` of these posts.
+    Raises StageError if there is no complete `images/` of these posts, or if its pictures were examined with other
+    options. Raises ConfigError if `faces.only` is set without `faces.enabled`.
     """
     if not (config.ingest.retry or config.faces.only):
         return None
@@ -76,7 +77,7 @@ def plan_redo(config: Config, storage: Storage, inputs: Mapping[str, str]) -> Re
     options = config.result_options("ingest", "faces")
     revision: dict[str, Any] = {"of": old.run_id, "ingest.retry": list(statuses)}
     if config.faces.only:
-        # The pictures are as they were fetched then.
+        # The stored pictures were fetched with the old options.
         options = {"ingest": old.config["ingest"], "faces": options["faces"]}
         revision = {"of": old.run_id, "faces.only": True}
         if options == old.config and old.inputs == inputs:
@@ -93,7 +94,7 @@ def plan_redo(config: Config, storage: Storage, inputs: Mapping[str, str]) -> Re
 
 
 def _looked(config: dict[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]:
-    """What pictures are looked into by: it holds for all rows of a table, whenever they were asked for."""
+    """Return the options and inputs for examining pictures. They must be the same for all rows of a table."""
     ingest = config.get("ingest", {})
     return {
         "faces": config.get("faces", {}),
@@ -103,7 +104,7 @@ def _looked(config: dict[str, Any], inputs: Mapping[str, str]) -> dict[str, Any]
 
 
 def _old_rows(storage: Storage, statuses: tuple[str, ...]) -> tuple[pa.Array, pa.Table]:
-    """post_ids of the old table's rows with `statuses`, and the row groups that hold others."""
+    """Return the post_ids of the old table's rows with `statuses`, and the row groups that hold other rows."""
     asked: list[str] = []
     groups: list[dict[str, Any]] = []
     for number, path in enumerate(tables.data_paths(storage, "images")):
@@ -125,7 +126,7 @@ def _row_groups(storage: Storage, path: str) -> Iterator[tuple[int, pa.Table]]:
 
 
 def carry(group: pa.Table, attempt: int, *, statuses: tuple[str, ...], writer: TableWriter) -> Summary:
-    """Stage the rows of a row group that are not asked for again, as they are, in whichever attempt."""
+    """Stage, unchanged, the rows of a row group that are not fetched again. `attempt` is not used."""
     del attempt
     rows = _read(group, writer)
     kept = pc.invert(pc.is_in(rows["status"], pa.array(statuses, pa.string())))
@@ -135,7 +136,7 @@ def carry(group: pa.Table, attempt: int, *, statuses: tuple[str, ...], writer: T
 def recount(
     group: pa.Table, attempt: int, *, ingest: IngestOptions, faces: FaceOptions, writer: TableWriter
 ) -> Summary:
-    """Stage the rows of a row group with their faces counted again; after the first attempt each apart."""
+    """Stage the rows of a row group with their faces counted again, in a child process after the first attempt."""
     rows = _read(group, writer)
     good = pc.equal(rows["status"], "ok")
     with looking(ingest, faces, apart=attempt > 0) as look:

@@ -1,4 +1,4 @@
-"""Fetching many posts in one process: one client on an event loop of its own, and a thread that works on what came."""
+"""Fetches many posts in one process: one client on its own event loop, and a thread that processes the results."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from raypipe.ingest.work import stage
 from raypipe.tables import TableWriter
 
 _MEGABYTE = 2**20
-# Fetched bytes that wait for their turn to be looked into.
+# Limit of the fetched bytes that wait to be examined.
 _ROOM = 64 * _MEGABYTE
 _BATCH_SECONDS = 5.0
-# Slow hosts fill a file for this long.
+# A file ends after this time, even if slow hosts have not filled it.
 _FILE_SECONDS = 15.0
 _SWITCH_SECONDS = 0.02
-# Names that are looked up at a time.
+# Host names that are looked up at the same time.
 _LOOKUPS = 64
 
 
 class ShardFetcher:
-    """``with ShardFetcher(ingest, faces, rows=256) as fetcher: for results in fetcher.batches(posts): …``
+    """Fetches posts: ``with ShardFetcher(ingest, faces, rows=256) as f: for results in f.batches(posts): …``
 
-    Batches have `rows` results at most. `exchange` shares each host's budget with other fetchers (`fetchers` in all).
-    One stream of batches at a time; within the body, this process's threads take longer turns, and garbage that is
-    there already is not looked for.
+    A batch has at most `rows` results. `exchange` shares each host's budget with other fetchers (`fetchers` in total).
+    Only one stream of batches may run at a time. Within the body, this process's threads switch less often, and the
+    garbage collector skips the objects that exist when posts are submitted.
     """
 
     def __init__(
@@ -57,10 +57,10 @@ class ShardFetcher:
         self._fetcher = Fetcher(ingest, exchange=exchange, fetchers=fetchers, on_error=self._fail)
 
     def __enter__(self) -> Self:
-        # One thread fetches, one works on what came: both go on for longer before they hand the interpreter over.
+        # One thread fetches and one processes results. Each keeps the interpreter for longer before it switches.
         self._switching = sys.getswitchinterval()
         sys.setswitchinterval(_SWITCH_SECONDS)
-        # Names are looked up in threads: a few whose servers are dead must not keep all others waiting.
+        # Host names are looked up in threads, so that a few dead name servers do not block the others.
         self._loop.set_default_executor(ThreadPoolExecutor(_LOOKUPS, "lookup"))
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
@@ -81,16 +81,16 @@ class ShardFetcher:
 
     @property
     def hosts_waiting(self) -> int:
-        """Hosts that hold requests up."""
+        """Number of hosts that make requests wait."""
 
         async def count() -> int:
             return self._fetcher.hosts_waiting
 
-        # The fetcher's own thread changes what is counted.
+        # Counted on the fetcher's thread, because that thread changes the data.
         return asyncio.run_coroutine_threadsafe(count(), self._loop).result()
 
     def batches(self, posts: pa.Table) -> Iterator[list[FetchResult]]:
-        """What came of `posts` (`units.ORDER`), as it comes; an empty batch where nothing has come for some seconds."""
+        """Return the results of `posts` (`units.ORDER`) as they come. A batch is empty if nothing came for 5 s."""
         limits = BatchLimits(self._rows, _ROOM // 4, _BATCH_SECONDS)
 
         def hold_back(on: bool) -> None:
@@ -110,9 +110,9 @@ class ShardFetcher:
     def stage_files(
         self, posts: pa.Table, prefix: str, writer: TableWriter, seen: Callable[[pa.Table], object] = len
     ) -> Iterator[Summary]:
-        """Fetch `posts`, look at the pictures' headers, and stage the rows in files of about `ingest.file_mb`.
+        """Fetch `posts`, examine the pictures' headers, and stage the rows in files of about `ingest.file_mb`.
 
-        `seen` is told each batch of rows, before its file is whole. Raises StageError where rows cannot be written.
+        `seen` gets each batch of rows before its file is complete. Raises StageError if rows cannot be written.
         """
         batches = self.batches(posts)
         with looking(self._ingest, self._faces) as look:
@@ -126,8 +126,8 @@ class ShardFetcher:
         look: Look,
         seen: Callable[[pa.Table], object],
     ) -> Iterator[pa.Table]:
-        """Rows as they come, until they are a file or have waited long enough: in pieces small enough that the memory
-        of one serves the next.
+        """Yield rows as they come, until they fill a file or its time is over. Each piece is so small that its memory
+        is reused for the next piece.
         """
         until, room = time.monotonic() + _FILE_SECONDS, self._ingest.file_mb * _MEGABYTE
         while results is not None:
@@ -147,14 +147,14 @@ class ShardFetcher:
             self._fetcher.submit(wanted, deliver)
         except Exception as error:
             self._fail(error)
-        # What waits is no garbage for a long time: the collector need not look at it again and again.
+        # Waiting requests live long, so the garbage collector need not check them again and again.
         gc.freeze()
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
     try:
         import uvloop
-    except ImportError:  # there is none for Windows
+    except ImportError:  # uvloop does not exist for Windows
         return asyncio.new_event_loop()
     loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
     return loop
