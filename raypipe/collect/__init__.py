@@ -1,4 +1,4 @@
-"""Collecting posts by hashtag from a public feed, and revisiting each after seven days (paper, section 3)."""
+"""Collects posts by hashtag from a public feed, and revisits each after seven days (paper, section 3)."""
 
 from raypipe.stages import make_callable
 

@@ -1,4 +1,4 @@
-"""A polite client of a public API: one request at a time, paced, stopping when the server asks it to."""
+"""HTTP client for a public API: sends one request at a time, at a limited rate, and waits when the server asks."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ _ABSENT = (404, 410)
 
 @dataclass(frozen=True)
 class Answer:
-    """A JSON body and the address' next page (`max_id` of the Link header), or a post that is gone (`body` None)."""
+    """A JSON body (None if the post is gone), and the next page: `max_id` of the Link header, None if there is none."""
 
     body: Any
     next_id: str | None
 
 
 class PoliteClient:
-    """GET requests to one instance, `per_second` at most, as an async context manager.
+    """Sends GET requests to one instance, at most `per_second`. Used as an async context manager.
 
-    A 429 is waited out (Retry-After, else X-RateLimit-Reset), and so is a window whose X-RateLimit-Remaining is 0,
-    before the next request; 5xx and broken connections are tried again, later each time. `sleep` takes seconds.
-    The instance is the user's choice, and so may be private; where it redirects to is not, so `guard` keeps addresses
-    of clouds' own services out. Through a proxy of the environment, the proxy makes the connections, and `guard` sees
-    only the proxy's address.
+    After a 429, it waits (Retry-After, else X-RateLimit-Reset). If X-RateLimit-Remaining is 0, it waits for the reset
+    before the next request. It retries 5xx and broken connections, after a longer wait each time. `sleep` takes
+    seconds. The user chooses the instance, so its address may be private. But the instance may redirect to any
+    address, so `guard` refuses the addresses of clouds' own services. If the environment sets a proxy, the proxy makes
+    the connections and `guard` checks only the proxy's address.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class PoliteClient:
             await self._session.close()
 
     async def get(self, path: str, query: Mapping[str, str] | None = None) -> Answer:
-        """The answer to a path; 404 and 410 are answers with no body.
+        """Request a path and return the answer. After a 404 or 410 its body is None.
 
-        Raises StageError if the server refuses, does not speak JSON, fails five times in a row, or leads to an address
-        that `guard` refuses.
+        Raises StageError if the server refuses, does not answer with JSON, fails five times in a row, or redirects to
+        an address that `guard` refuses.
         """
         where = f"{self.base}{path}"
         reason = ""
@@ -113,7 +113,7 @@ class PoliteClient:
                 if len(body) > _MAX_BYTES:
                     raise StageError(f"{where}: the answer is larger than {_MAX_BYTES:,} bytes; no Mastodon page is")
             link = answer.links["next"]["url"] if "next" in answer.links else None
-            # Only the page's name is taken from the link: the server does not get to send us elsewhere.
+            # Only `max_id` is taken from the link, so that the server cannot choose another address.
             next_id = URL(link).query.get("max_id") if link is not None else None
             return answer.status, answer.headers, bytes(body), next_id
 
@@ -130,13 +130,13 @@ class PoliteClient:
 
 
 def user_agent(contact: str | None) -> str:
-    """``raypipe/VERSION (+CONTACT)``: who asks, and how to reach them."""
+    """Return the User-Agent header: ``raypipe/VERSION (+CONTACT)``."""
     return f"raypipe/{metadata.version('raypipe')}{f' (+{contact})' if contact else ''}"
 
 
 def pause_after(status: int, headers: Mapping[str, str], now: datetime, attempt: int) -> float:
-    """Seconds to stay away after an answer: Retry-After (seconds or a date, RFC 9110 10.2.3), the end of a spent
-    rate-limit window (X-RateLimit-Reset, ISO 8601 as Mastodon sends it), or 2^attempt after a failure; else 0.
+    """Return the seconds to wait after an answer. After a 429 or 5xx: Retry-After (seconds or a date, RFC 9110 10.2.3),
+    else X-RateLimit-Reset (ISO 8601, as in Mastodon), else 2^attempt. If no requests remain: X-RateLimit-Reset. Else 0.
     """
     if status == 429 or status >= 500:
         for name, read in (("Retry-After", retry_after), ("X-RateLimit-Reset", _until)):

@@ -1,4 +1,4 @@
-"""What Mastodon's public API says about posts, as rows: docs.joinmastodon.org/entities/Status is the shape."""
+"""Turns posts of Mastodon's public API into rows. Their format: docs.joinmastodon.org/entities/Status."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic import AwareDatetime, BaseModel, NonNegativeInt, ValidationError
 from raypipe.tables.schemas import POSTS
 
 SNAPSHOTS = pa.schema([field for field in POSTS if field.name not in ("revisited_at", "deleted")])
-"""`snapshots/`: posts as they were when first seen; the columns of `posts/` but for the revisit's."""
+"""Schema of `snapshots/`: posts as first seen. It has the columns of `posts/` except those of the revisit."""
 
 
 class Account(BaseModel):
@@ -45,11 +45,11 @@ class Status(BaseModel):
 
     @property
     def image_url(self) -> str | None:
-        """Where the first picture is, None where the post has none."""
+        """URL of the first picture, or None if the post has none."""
         return next((item.url for item in self.media_attachments if item.type == "image" and item.url), None)
 
     def snapshot(self, collected_at: datetime) -> dict[str, Any]:
-        """The post, first seen at `collected_at`, as a row of `snapshots/`."""
+        """Return the post, first seen at `collected_at`, as a row of `snapshots/`."""
         return {
             "post_id": self.id,
             "image_url": self.image_url,
@@ -60,7 +60,7 @@ class Status(BaseModel):
         }
 
     def revisited(self, snapshot: Mapping[str, Any], now: datetime) -> dict[str, Any]:
-        """The post, seen again at `now`, as a row of `posts/`; the picture stays the one first seen."""
+        """Return the post, seen again at `now`, as a row of `posts/`. The picture URL is the one first seen."""
         return {**snapshot, **self._engagement(), "revisited_at": now, "deleted": False}
 
     def _engagement(self) -> dict[str, Any]:
@@ -74,27 +74,27 @@ class Status(BaseModel):
 
 
 def gone(snapshot: Mapping[str, Any], now: datetime) -> dict[str, Any]:
-    """A post that its server no longer has, as a row of `posts/`; likes and the rest are those first seen."""
+    """Return a post that its server no longer has as a row of `posts/`, with the likes and other values first seen."""
     return {**snapshot, "revisited_at": now, "deleted": True}
 
 
 @dataclass
 class Page:
-    """One page of a timeline: rows of `snapshots/`, and how many statuses were left out, by reason."""
+    """One page of a timeline: rows of `snapshots/`, and the number of dropped statuses by reason."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     seen: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
 
     def drop(self, reason: str) -> None:
-        """Leave one status out."""
+        """Count one dropped status."""
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
 
 
 def read_page(statuses: Sequence[Any], collected_at: datetime, known: set[str], most: int) -> Page:
-    """The statuses of one answer that have a picture, `most` of them at most; their names are added to `known`.
+    """Return the statuses of one answer that have a picture, at most `most`. Their ids are added to `known`.
 
-    Left out: `malformed` (not a status), `duplicate` (in `known`), `no_image` and `enough` (after `most`).
+    Reasons for dropping: `malformed` (not a status), `duplicate` (in `known`), `no_image` and `enough` (after `most`).
     """
     page = Page(seen=len(statuses))
     for item in statuses:
@@ -116,7 +116,7 @@ def read_page(statuses: Sequence[Any], collected_at: datetime, known: set[str], 
 
 
 def plain_text(content: str) -> str:
-    """The text of a status' HTML: a line for each paragraph and line break, links as what they show."""
+    """Return the text of a status' HTML: one line per paragraph and line break, links as their visible text."""
     reader = _Text()
     reader.feed(content)
     reader.close()

@@ -1,4 +1,4 @@
-"""The stage `collect`: `snapshots/` of a hashtag's newest pictures, and `posts/` from the revisit seven days later."""
+"""The stage `collect`: writes `snapshots/` of a hashtag's newest posts, and `posts/` at the revisit after 7 days."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from raypipe.tables.record import RunRecord
 
 
 def run(config: Config) -> RunRecord:
-    """Collect the newest posts with a picture and a hashtag into `snapshots/`, or, with `collect.revisit`, ask for
-    each again `revisit_days` after it was collected and write `posts/`; the record of the table written.
+    """Collect the newest posts with a picture and a hashtag into `snapshots/`. With `collect.revisit`, request each
+    post again `revisit_days` after it was collected, and write `posts/`. Returns the record of the written table.
 
-    Raises ConfigError where instance or hashtag cannot be one, InputError where the hashtag shows no picture,
-    StageError where the instance refuses, or revisits are not due yet (what is due is done, and kept).
+    Raises ConfigError if instance or hashtag is invalid, InputError if the hashtag has no picture, and StageError if
+    the instance refuses or revisits are not due yet (those that are due are done and kept).
     """
     instance, hashtag = _instance(config.collect.instance), _hashtag(config.collect.hashtag)
     return asyncio.run(_revisit(config, instance) if config.collect.revisit else _collect(config, instance, hashtag))
@@ -52,7 +52,7 @@ async def _collect(config: Config, instance: str, hashtag: str) -> RunRecord:
 async def _revisit(config: Config, instance: str) -> RunRecord:
     storage, options = config.open_storage(), config.collect
     source = tables.get_record(storage, "snapshots")
-    # A status' name means something only on the instance that it was collected from.
+    # A status id is valid only on the instance that it was collected from.
     collected_from = source.config["collect"]["instance"]
     if collected_from != instance:
         raise ConfigError(f"collect.instance: is {instance}, but the snapshots are of {collected_from}; give that one")
@@ -87,5 +87,5 @@ def _hashtag(tag: str) -> str:
     name = tag.strip().removeprefix("#")
     if not name or not all(letter.isalnum() or letter in "_·" for letter in name):
         raise ConfigError(f"collect.hashtag: {tag!r} is not a hashtag; give letters, digits and _, without #")
-    # Servers do not tell #Selfie from #selfie.
+    # Servers ignore the case of hashtags.
     return name.lower()

@@ -1,4 +1,4 @@
-"""The revisit: each collected post is asked for again, exactly so many days after it was first seen (section 3)."""
+"""The revisit: requests each collected post again, a fixed number of days after it was first seen (section 3)."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ async def revisit(
 ) -> RunRecord:
     """Fill `posts/`: each snapshot with the likes, comments and followers of its post `days` after `collected_at`.
 
-    A post that answers 404 or 410 is `deleted` and keeps the numbers first seen. Where posts are not due yet, either
-    waits for each, or stages those that are and raises StageError saying when the rest is; the next run goes on there.
+    A post that answers 404 or 410 is `deleted` and keeps the numbers first seen. With `wait`, each post is awaited
+    until it is due. Otherwise due posts are staged, and StageError says when the rest is due. The next run goes on.
     """
     started = time.monotonic()
     rows = snapshots.sort_by([("collected_at", "ascending"), ("post_id", "ascending")]).to_pylist()

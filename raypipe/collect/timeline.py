@@ -1,4 +1,4 @@
-"""Paging through a hashtag's timeline, each page staged as it comes, so that a killed run goes on behind it."""
+"""Reads a hashtag's timeline page by page. Each page is staged at once, so that a killed run resumes after it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from raypipe.tables.record import RunRecord
 from raypipe.tables.untrusted import read_parquet
 
 _PAGE_SIZE = 40
-# Beside a page's rows, in the Parquet file's own metadata: what the next page is, and what was left out.
+# Key of the page's Parquet metadata: the next page, and the numbers of statuses seen and dropped.
 _PAGE_KEY = b"raypipe_page"
 
 
 async def collect(client: PoliteClient, path: str, run: TableRun, most: int) -> RunRecord:
-    """Fill `snapshots/` with the newest posts that have a picture, `most` at most, down the timeline at `path`.
+    """Fill `snapshots/` with the newest posts that have a picture, at most `most`, from the timeline at `path`.
 
-    Raises InputError where there is none, StageError where what answers is no timeline.
+    Raises InputError if there is no such post. Raises StageError if the server does not answer with a timeline.
     """
     known: set[str] = set()
     dropped: Counter[str] = Counter()
@@ -52,7 +52,7 @@ async def collect(client: PoliteClient, path: str, run: TableRun, most: int) -> 
                     f"{client.base}{path}: leads from the page before {before} to itself; the server is broken"
                 )
             page = read_page(answer.body, datetime.now(UTC), known, most - len(known))
-            # An empty page is the timeline's end, whatever its header says.
+            # An empty page is the end of the timeline, even if its header names a next page.
             before = answer.next_id if answer.body else None
             ended = before is None
             _stage(run.writer, pages, page, before)
