@@ -1,4 +1,4 @@
-"""Posts checked, pictures fetched, faces counted. The package itself is the stage: ``raypipe.ingest(config)``."""
+"""Checks posts, fetches pictures, counts faces. The package itself can be called: ``raypipe.ingest(config)``."""
 
 from raypipe.stages import make_callable
 

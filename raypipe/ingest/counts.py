@@ -1,4 +1,4 @@
-"""Counts over `images/`: what its record keeps, and the funnel in words."""
+"""Counts over `images/`: for its record, and as text for the terminal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Tally:
     first_errors: dict[str, str] = field(default_factory=dict)
 
     def add(self, rows: pa.Table) -> None:
-        """Count rows that have COLUMNS."""
+        """Add rows, which must have COLUMNS."""
         self.statuses.update(rows["status"].to_pylist())
         pairs = rows.select(["host", "status"]).group_by(["host", "status"]).aggregate([([], "count_all")])
         for pair in pairs.to_pylist():
@@ -46,13 +46,13 @@ class Tally:
 
     @property
     def rows(self) -> int:
-        """Rows counted."""
+        """Number of rows counted."""
         return self.statuses.total()
 
     def funnel(self) -> dict[str, int | None]:
-        """The paper's funnel (section 3): posts, present at the revisit, fetched, with a face, with exactly one.
+        """Return the paper's funnel (section 3): posts, present at the revisit, fetched, with a face, with exactly one.
 
-        The last two are None where faces were not counted.
+        The last two are None if faces were not counted.
         """
         fetched = self.statuses["ok"]
         counted = bool(self.n_faces) or not fetched
@@ -66,7 +66,7 @@ class Tally:
         }
 
     def facts(self) -> dict[str, Any]:
-        """What the record of `images/` keeps; of the hosts the most frequent, with their counts by status."""
+        """Return the facts for the record of `images/`, with counts by status for the 100 most frequent hosts."""
         hosts = sorted(self.hosts, key=lambda host: (-self.hosts[host].total(), host))[:_HOSTS]
         return {
             "funnel": self.funnel(),
@@ -79,7 +79,7 @@ class Tally:
 
 
 def funnel_in_words(facts: Mapping[str, Any]) -> str:
-    """One line for a person, from the facts of `images/`'s record."""
+    """Return the funnel as one line of text, from the facts of the record of `images/`."""
     funnel = facts["funnel"]
     text = f"Pictures: {funnel['posts']:,} posts"
     gone = funnel["posts"] - funnel["present"]
@@ -92,7 +92,7 @@ def funnel_in_words(facts: Mapping[str, Any]) -> str:
 
 
 def failures_in_words(tally: Tally) -> list[str]:
-    """A line for each status but ``ok`` and ``deleted``, with the first thing that was said about it."""
+    """Return one line per status except ``ok`` and ``deleted``, with the first error of that status."""
     return [
         f"  {n:,} {status}: {tally.first_errors.get(status, 'no reason given')}"
         for status, n in tally.statuses.most_common()

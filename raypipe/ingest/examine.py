@@ -1,4 +1,4 @@
-"""Looking into what was fetched: a picture's bytes examined and its faces counted, here or in a process of its own."""
+"""Examines fetched bytes: checks the picture and counts its faces, in this process or in a child process."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from raypipe.pictures.examine import Picture, examine
 from raypipe.pictures.formats import kind_of
 from raypipe.processes.child import Isolated, in_child
 
-# For one picture in a process of its own: the CNN on a slow machine takes minutes.
+# Limit for one picture in a child process. The CNN takes minutes on a slow machine.
 _SECONDS = 600.0
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a picture's bytes hold, its faces (None where they were not counted), what went wrong, and the seconds spent
-    decoding and detecting.
+    """The result for one picture: what its bytes hold, its faces (None if they were not counted), the error, and the
+    seconds spent on decoding and detecting.
     """
 
     picture: Picture
@@ -36,12 +36,12 @@ class Seen:
 
 
 def decodes(ingest: IngestOptions, faces: FaceOptions) -> bool:
-    """Whether pictures are decoded at all; otherwise only their headers and their ends are read."""
+    """Whether pictures are decoded. If not, only their headers and their ends are read."""
     return faces.enabled or bool(ingest.phash)
 
 
 def look(body: bytes | memoryview, ingest: IngestOptions, faces: FaceOptions) -> Seen:
-    """Examine one picture. Whatever it does to its decoder, short of ending the process, is in the answer."""
+    """Examine one picture. Errors of its decoder are in the result, unless they end the process."""
     started = time.perf_counter()
     phash = faces.enabled if ingest.phash is None else ingest.phash
     side = faces.max_side if faces.enabled else None
@@ -54,27 +54,27 @@ def look(body: bytes | memoryview, ingest: IngestOptions, faces: FaceOptions) ->
         found = _detector(faces, _changed(faces.model)).detect(
             pixels, (picture.width or pixels.width, picture.height or pixels.height)
         )
-    except Exception as problem:  # a whole picture that the detector cannot take stays one, its faces uncounted
+    except Exception as problem:  # if only the detector fails, the picture is good and its faces are uncounted
         return replace(seen, error=f"faces not counted: {one_line(problem)}", detect=time.perf_counter() - decoded)
     return replace(seen, faces=[asdict(face) for face in found], detect=time.perf_counter() - decoded)
 
 
 Look = Callable[[Sequence[bytes | memoryview]], list[Seen]]
-"""Looks into pictures, in order."""
+"""Examines pictures, in order."""
 
 
-# Formats whose headers are read by code that cannot end the process: Pillow's is Python.
+# Formats whose headers Pillow reads with Python code, which cannot end the process.
 _HARMLESS_HEADERS = ("JPEG", "PNG", "GIF")
 _KIND_BYTES = 1024
 
 
 @contextlib.contextmanager
 def looking(ingest: IngestOptions, faces: FaceOptions, *, apart: bool = False) -> Iterator[Look]:
-    """`look` for many pictures; with `apart` in a child process, which lives as long as the body.
+    """Yield `look` for many pictures. With `apart` it runs in a child process, which lives as long as the body.
 
-    Where nothing is decoded, the child is there for those alone whose headers native code reads.
-    A picture that ends the child is looked at again without its faces, in another: where it can be decoded, it stays a
-    picture, its faces uncounted; where that ends the child too, it is none. The others go on.
+    If nothing is decoded, only pictures whose headers are read by native code go to the child process. A picture that
+    ends the child is examined again in another child, without its faces. If it can be decoded, it is a picture with
+    uncounted faces. If it ends that child too, its status is ``not_an_image``. The other pictures are not affected.
     """
     one = functools.partial(look, ingest=ingest, faces=faces)
     inline = not decodes(ingest, faces)
@@ -93,7 +93,7 @@ def looking(ingest: IngestOptions, faces: FaceOptions, *, apart: bool = False) -
 def _died(body: bytes | memoryview, how: str, ingest: IngestOptions, faces: FaceOptions) -> Seen:
     if not faces.enabled:
         return _undecodable(body, how)
-    # Its perceptual hash has it decoded.
+    # The perceptual hash makes sure that the picture is decoded.
     decoding, counting = ingest.model_copy(update={"phash": True}), faces.model_copy(update={"enabled": False})
     (seen,) = in_child(functools.partial(look, ingest=decoding, faces=counting), [body], _undecodable, seconds=_SECONDS)
     if seen.picture.status != "ok":
@@ -109,7 +109,7 @@ def _undecodable(body: bytes | memoryview, how: str) -> Seen:
 
 
 def _changed(model: str | None) -> tuple[int, int] | None:
-    """Size and time of the last change of the detector's model file: a process may outlive the file that it loaded."""
+    """Return size and time of the last change of the model file, which may change while this process lives."""
     if model is None:
         return None
     status = Path(model).stat()

@@ -1,4 +1,4 @@
-"""`ingest` without Ray: this process fetches, and children of it look into what came and stage the rows."""
+"""`ingest` without Ray: this process fetches, and its child processes examine the pictures and stage the rows."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from raypipe.tables.compact import merge, merge_plan
 
 
 def is_enough(config: Config) -> bool:
-    """Whether this machine does it without Ray: Ray is not wanted, nor several fetchers."""
+    """Whether this machine works without Ray: neither Ray nor several fetchers are wanted."""
     return not wants_ray(config) and (config.ingest.fetchers or 1) == 1
 
 
 def title(config: Config) -> str:
-    """What the progress is of."""
+    """Return the title of the progress bar."""
     return "Counting faces" if config.faces.only else "Fetching pictures"
 
 
 def unfetched(posts: pa.Table, done: pa.ChunkedArray, redo: Redo | None) -> pa.Table:
-    """Those of the posts that are to be fetched and have no staged row yet."""
+    """Return the posts that must be fetched and have no staged row yet."""
     wanted = posts.filter(pc.is_in(posts["post_id"], redo.asked)) if redo else posts
     return wanted.filter(pc.invert(pc.is_in(wanted["post_id"], done))) if len(done) else wanted
 
 
 def fetch_here(config: Config, posts: pa.Table, writer: TableWriter, redo: Redo | None = None) -> None:
-    """Stage a row of `images/` for every one of `posts` that has none yet; with `redo`, carry over or redo its rows.
+    """Stage a row of `images/` for each of `posts` that has none yet. With `redo`, carry over or redo the old rows.
 
-    Raises StageError if rows cannot be written, or a child process ends again and again.
+    Raises StageError if rows cannot be written, or if a child process ends again and again.
     """
     done = staged_ids(writer)
     with Progress(title(config), len(posts), "pictures") as progress:
@@ -53,7 +53,7 @@ def fetch_here(config: Config, posts: pa.Table, writer: TableWriter, redo: Redo 
                     progress.advance(summary.rows)
         if len(wanted := unfetched(posts, done, redo)):
             _fetch(config, wanted, writer, Note(progress))
-    # An attempt on Ray may have been killed before it had dropped its own.
+    # An attempt on Ray may have been killed before it dropped its duplicate rows.
     drop_doubles(writer, len(posts))
 
 
@@ -76,7 +76,7 @@ def _fetch(config: Config, wanted: pa.Table, writer: TableWriter, note: Note) ->
 
 
 def _batches(fetcher: ShardFetcher, shard: pa.Table) -> Iterator[tuple[str, pa.Table] | None]:
-    """Units of FETCHED tables; None while nothing comes."""
+    """Yield units of FETCHED tables, and None while no results come."""
     number, prefix = 0, shard["prefix"][0].as_py()
     for results in fetcher.batches(shard):
         yield (f"{prefix}-{number:06d}", fetched_table(results)) if results else None
@@ -88,6 +88,6 @@ def _children(config: Config, n_units: int) -> int:
 
 
 def merge_here(config: Config, writer: TableWriter) -> None:
-    """Make files of about `ingest.file_mb` out of many small ones."""
+    """Merge many small files into files of about `ingest.file_mb`."""
     for names in merge_plan(writer, config.ingest.file_mb * 2**20):
         merge(writer, names)

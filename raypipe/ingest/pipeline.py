@@ -1,9 +1,9 @@
-"""The stage `ingest`: posts checked, pictures fetched and their faces counted.
+"""The stage `ingest`: checks posts, fetches pictures and counts their faces.
 
-One machine does it by a process and its children (`here`). If Ray is wanted, it is one streaming pipeline on Ray Data.
+On one machine, a process and its children do it (`local`). If Ray is wanted, it is one streaming pipeline on Ray Data.
 
-What is staged is known by its post_ids, not by how the work was cut: an attempt that ends early, for whatever reason,
-is followed by another over the posts that have no row yet, in this process or in the next.
+Staged rows are identified by their post_ids, not by how the work was divided. If an attempt ends early, for whatever
+reason, another attempt does the posts that have no row yet, in this process or in the next.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ DUPLICATES = "_duplicates"
 
 
 def run(config: Config) -> RunRecord:
-    """Check the posts of `config.posts`, or take the root's own `posts/`; fetch their pictures and count faces.
+    """Check the posts of `config.posts`, or use the existing `posts/`. Then fetch their pictures and count faces.
 
-    Writes `posts/` and `posts_rejected/` (with `config.posts`) and `images/` (unless `ingest.fetch` is false); returns
-    the record of the last. Raises InputError where the posts cannot be used, StageError where there are none, another
-    run's results stand there, or a picture's row cannot be written.
+    Writes `posts/` and `posts_rejected/` (with `config.posts`) and `images/` (unless `ingest.fetch` is false). Returns
+    the record of the last. Raises InputError if the posts cannot be used. Raises StageError if there are no posts, if
+    results of another run exist, or if rows cannot be written. Raises ConfigError if options of faces are wrong.
     """
     if config.faces.only and config.ingest.retry:
         raise ConfigError("faces.only: counts faces in what is stored, ingest.retry asks again; one after the other")
@@ -103,7 +103,7 @@ def _ingest_images(config: Config, storage: Storage, posts: RunRecord) -> RunRec
 
 
 def _stream(config: Config, posts: pa.Table, writer: TableWriter, redo: Redo | None) -> None:
-    """Stage a row for every post that has none yet, in as many attempts as lost workers and machines make necessary."""
+    """Stage a row for each post that has none yet. After a lost worker or machine, another attempt follows."""
     import ray.data
     from ray.exceptions import RayError
 
@@ -129,12 +129,12 @@ def _stream(config: Config, posts: pa.Table, writer: TableWriter, redo: Redo | N
                     carried = _limited(ray.data.from_arrow(orders)).map_batches(work, **_on_cpus(config))
                     _attempt(carried, progress, None)
                 if len(wanted):
-                    # One for all attempts: it remembers which hosts have asked to be left alone.
+                    # Shared by all attempts, because it remembers the pauses of hosts.
                     desk = desk or stack.enter_context(host_desk(ingest.per_host, ingest.per_host_rate, note.hosts))
                     attempt += 1
                     ray.get(desk.begin.remote(attempt))
                     _attempt(_dataset(config, writer, wanted, desk, attempt), progress, note)
-            except Exception as error:  # Ray wraps whatever a worker met; the line shows what that was
+            except Exception as error:  # Ray wraps a worker's exception; the message shows the original
                 first, where = cause(error), writer.storage.uri("images")
                 if isinstance(first, RaypipeError):
                     raise first from error
@@ -159,7 +159,7 @@ def _attempt(dataset: Any, progress: Progress, note: Note | None) -> None:
 
 
 def _dataset(config: Config, writer: TableWriter, wanted: pa.Table, desk: Any, attempt: int) -> Any:
-    """A lazy Ray dataset with a row of numbers a unit; running it does the work."""
+    """Return a lazy Ray dataset with one row of numbers per unit. Running it does the work."""
     import ray.data
     from ray.data import ActorPoolStrategy
 
@@ -181,12 +181,12 @@ def _dataset(config: Config, writer: TableWriter, wanted: pa.Table, desk: Any, a
             attempt,
         ),
         compute=ActorPoolStrategy(size=fetchers, max_tasks_in_flight_per_actor=1, enable_true_multi_threading=True),
-        # Fetching waits more than it works: it takes no CPU from detection. But what asks for nothing at all, Ray puts
-        # on any machine; only what asks for something is spread over them.
+        # Fetching mostly waits, so it takes no CPU from detection. But Ray spreads actors over the machines only if
+        # they request some resource.
         num_cpus=0,
         memory=1,
         scheduling_strategy="SPREAD",
-        # An actor that is run again would ask for all its pictures again; another attempt asks for what is left.
+        # A restarted actor would fetch all its pictures again. Another attempt fetches only the rest.
         max_restarts=0,
         batch_size=None,
         batch_format="pyarrow",
@@ -198,13 +198,13 @@ def _dataset(config: Config, writer: TableWriter, wanted: pa.Table, desk: Any, a
 
 
 def _on_cpus(config: Config) -> dict[str, Any]:
-    """Options of `map_batches` for tasks that take a CPU each."""
+    """Return the options of `map_batches` for tasks that take one CPU each."""
     from ray.data import TaskPoolStrategy
 
     return {
         "compute": TaskPoolStrategy(size=config.faces.workers),
         "num_cpus": 1,
-        # Ray's default is for ever.
+        # By default, Ray retries for ever.
         "max_retries": _RETRIES,
         "batch_size": None,
         "batch_format": "pyarrow",
@@ -213,12 +213,12 @@ def _on_cpus(config: Config) -> dict[str, Any]:
 
 
 def _limited(stream: Any) -> Any:
-    """A dataset whose rows stay blocks of their own, and that runs ahead of its slowest step only so far."""
+    """Make each row a separate block, and limit the bytes that the dataset holds ahead of its slowest step."""
     import ray
     from ray.data import ExecutionResources
 
     stream.context.target_max_block_size = 1
-    # Each task would read all its memory maps every second, which costs a hundredth of what detection takes.
+    # By default, each task reads its memory maps every second, which costs 1% of the time of detection.
     stream.context.memory_usage_poll_interval_s = None
     cpus = int(ray.cluster_resources().get("CPU", 1))
     stream.context.execution_options.resource_limits = ExecutionResources.for_limits(
@@ -228,7 +228,7 @@ def _limited(stream: Any) -> Any:
 
 
 def _merge(config: Config, writer: TableWriter) -> None:
-    """Make files of about `ingest.file_mb` out of many small ones."""
+    """Merge many small files into files of about `ingest.file_mb`."""
     import ray
 
     groups = merge_plan(writer, config.ingest.file_mb * 2**20)
@@ -244,12 +244,12 @@ def _merge(config: Config, writer: TableWriter) -> None:
 
 
 def _mark_duplicates(config: Config, writer: TableWriter) -> dict[str, int]:
-    """Stage the list of duplicates beside the rows; how many there are of each kind."""
+    """Stage the list of duplicates next to the rows. Returns the number of posts by kind, and of groups."""
     rows = staged_columns(writer, ["post_id", "sha256", "phash", "status"])
     good = rows.filter(pc.equal(rows["status"], "ok"))
     ids, files, looks = (good[name].combine_chunks() for name in ("post_id", "sha256", "phash"))
     groups = duplicate_groups(ids, files, looks, config.ingest.near)
-    # A folder of its own: its rows are none of the table's.
+    # In a separate folder, because these are not rows of the table.
     writer.write("all", groups, folder=DUPLICATES)
     kinds = Counter(groups["kind"].to_pylist())
     return {"exact": kinds["exact"], "near": kinds["near"], "groups": pc.count_distinct(groups["group"]).as_py()}

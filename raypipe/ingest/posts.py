@@ -1,4 +1,4 @@
-"""The step from a posts file to `posts/` and `posts_rejected/`: names mapped, values checked, bad rows kept apart."""
+"""Reads a posts file into `posts/` and `posts_rejected/`: maps names, checks values, separates bad rows."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ _PARSERS: dict[str, Callable[[pa.ChunkedArray, str], Parsed]] = {
 
 @dataclass(frozen=True)
 class Checked:
-    """A posts file, judged: rows for `posts/`, the others as they came with their `reason`.
+    """A checked posts file: rows for `posts/`, and the rejected rows as text with their `reason`.
 
-    `lacks` names the needed columns that it does not have, `notes` are lines for a person.
+    `lacks` names the needed columns that the file does not have. `notes` are lines for the user.
     """
 
     posts: pa.Table
@@ -58,15 +58,15 @@ class Checked:
 
     @property
     def n_rows(self) -> int:
-        """Rows in the file."""
+        """Number of rows in the file."""
         return len(self.posts) + len(self.rejected)
 
 
 def ingest_posts(config: Config) -> RunRecord:
-    """Read the file of `config.posts` into `posts/` and `posts_rejected/`; the record of `posts/`.
+    """Read the file of `config.posts` into `posts/` and `posts_rejected/`. Returns the record of `posts/`.
 
-    Raises InputError where the file cannot be read, lacks a needed column or holds no good row: nothing is written
-    then. StageError where another file's posts stand there.
+    Raises InputError if the file cannot be read, lacks a needed column or has no good row; then nothing is written.
+    Raises StageError if the tables exist and were made from another file.
     """
     storage = config.open_storage()
     started = time.monotonic()
@@ -102,7 +102,7 @@ def ingest_posts(config: Config) -> RunRecord:
 
 
 def _complete(storage: Storage, options: dict[str, Any], inputs: dict[str, str]) -> RunRecord | None:
-    """The record of `posts/` where it and `posts_rejected/` are what these options make of these inputs."""
+    """Return the record of `posts/` if it and `posts_rejected/` were made with these options and inputs, else None."""
     posts, rejected = (tables.find_record(storage, table) for table in ("posts", "posts_rejected"))
     if posts and rejected and not any(differences(record, options, inputs) for record in (posts, rejected)):
         return posts
@@ -110,20 +110,20 @@ def _complete(storage: Storage, options: dict[str, Any], inputs: dict[str, str])
 
 
 def not_needed(config: Config) -> list[str]:
-    """The needed columns that a file may lack under these options."""
+    """Return the needed columns that a file may lack with these options."""
     lacking = [] if config.ingest.fetch else ["image_url"]
     return lacking + (["likes", "followers"] if config.label.scheme in _SCHEMES_WITHOUT_LIKES else [])
 
 
 def read_posts(source: Source, columns: ColumnOptions, may_lack: list[str], limit: int | None = None) -> Checked:
-    """Read and judge a posts file. Raises InputError where it cannot be used."""
+    """Read and check a posts file. Raises InputError if it cannot be used."""
     return check_posts(source.read(set(columns.model_dump().values()), limit), columns, may_lack, source.uri)
 
 
 def check_posts(raw: Raw, columns: ColumnOptions, may_lack: list[str], where: str) -> Checked:
-    """Judge rows. The first reason that applies is the row's; of rows with one `post_id` the first good one stays.
+    """Check rows. A bad row gets the first reason that applies. Of good rows with one `post_id`, the first is kept.
 
-    A post that was deleted at the revisit may lack its URL and numbers: nothing is asked of it any more.
+    A post that was deleted at the revisit may lack its URL and numbers, because they are no longer needed.
     """
     n = len(raw.table)
     if n == 0:
@@ -146,14 +146,14 @@ def check_posts(raw: Raw, columns: ColumnOptions, may_lack: list[str], where: st
     if len(rejected) == n + len(raw.lines):
         raise InputError(f"{where}: no row can be used: {_counted(counts)}")
     schema = pa.schema([*POSTS, *(pa.field(name, column.type) for name, column in extras.items())])
-    # Filtered before the schema is put on: bad rows hold nulls where `posts/` has none.
+    # Filtered before the schema is applied, because bad rows have nulls in columns that must have none.
     kept = [column.filter(good) for column in [*(values[field.name] for field in POSTS), *extras.values()]]
     lacks = [name for name in _NEEDED if name not in found]
     return Checked(pa.table(kept, schema=schema), rejected, counts, lacks, notes)
 
 
 def _found_columns(table: pa.Table, columns: ColumnOptions, may_lack: list[str], where: str) -> dict[str, str]:
-    """raypipe's name → the file's name, of the columns that are there; InputError where a needed one is not."""
+    """Return raypipe's name → the file's name of the columns found. Raises InputError if a needed one is missing."""
     has = f"it has {', '.join(table.column_names) or 'no columns'}"
     found = {}
     for name, wanted in columns.model_dump().items():
@@ -171,14 +171,14 @@ def _absent(values: pa.Array, reason: str, excused: pa.Array) -> pa.Array:
 
 
 def _forgiven(reason: pa.Array, name: str, deleted: pa.Array, found: dict[str, str]) -> pa.Array:
-    """`reason` without what is not held against a row: an optional value, or a deleted post's numbers, is missing."""
+    """Return `reason`, without missing optional values and missing numbers of deleted posts, which are allowed."""
     missing = pc.fill_null(pc.equal(reason, f"{name}_missing"), False)
     needed = name in ("likes", "followers") or (name == "n_hashtags" and "caption" not in found)
     return pc.if_else(pc.and_(missing, deleted) if needed else missing, pa.scalar(None, pa.string()), reason)
 
 
 def _fill(values: dict[str, pa.Array], found: dict[str, str], n: int) -> list[str]:
-    """Give every column of `posts/` its values, in place; what a person should know about it."""
+    """Fill all columns of `posts/` in `values`, in place. Returns notes for the user."""
     notes = []
     if "image_url" not in found:
         notes.append("the file has no image_url: no picture can be fetched for its posts")
@@ -205,7 +205,7 @@ def _duplicates(post_ids: pa.Array, good: pa.Array) -> pa.Array:
 
 
 def _extra_columns(table: pa.Table, found: dict[str, str]) -> dict[str, pa.ChunkedArray]:
-    """The columns that raypipe does not know, as they came; `input_NAME` where raypipe's own column has the name."""
+    """Return the columns that raypipe does not know, unchanged, as `input_NAME` if raypipe has a column NAME."""
     own, used = set(POSTS.names), set(found.values())
     extras = {}
     for name in table.column_names:
@@ -215,7 +215,7 @@ def _extra_columns(table: pa.Table, found: dict[str, str]) -> dict[str, pa.Chunk
 
 
 def _rejected(raw: Raw, bad: pa.Array, reason: pa.Array) -> pa.Table:
-    """The bad rows, each column as text under the file's name; `raw` holds lines that could not be read as rows."""
+    """Return the bad rows as text under the file's names, and in column `raw` the lines that could not be parsed."""
     rows = raw.table.filter(bad)
     own = ("raw", "reason")
     names = [f"input_{name}" if name in own else name for name in rows.column_names]

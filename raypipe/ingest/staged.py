@@ -1,4 +1,4 @@
-"""What an unfinished run of `images/` has staged so far: its rows by post_id, whole or in columns."""
+"""Reads the rows that an unfinished run of `images/` has staged so far, and drops duplicate ones."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _READERS = 8
 
 
 def staged_columns(writer: TableWriter, columns: list[str]) -> pa.Table:
-    """Columns of all staged rows."""
+    """Return columns of all staged rows."""
     return read_parts(writer, pa.schema([IMAGES.field(name) for name in columns]))
 
 
 def staged_ids(writer: TableWriter) -> pa.ChunkedArray:
-    """post_ids of all staged rows."""
+    """Return the post_ids of all staged rows."""
     return staged_columns(writer, ["post_id"])["post_id"]
 
 
 def tally_staged(writer: TableWriter) -> Tally:
-    """Counts over all staged rows, those of earlier attempts too, and the seconds that were spent on them."""
+    """Return counts over all staged rows, also those of earlier attempts, and the seconds spent on them."""
     tally = Tally()
     tally.add(staged_columns(writer, list(Tally.COLUMNS)))
 
@@ -45,10 +45,10 @@ def tally_staged(writer: TableWriter) -> Tally:
 
 
 def drop_doubles(writer: TableWriter, n_posts: int) -> int:
-    """Drop rows that were staged twice, and say how many.
+    """Drop rows that were staged twice. Returns how many.
 
-    A task that was thought lost may write its unit after another attempt has fetched the same posts. Each rewritten
-    file appears in place of the old one at once, so it can be done again after a kill.
+    A task that was taken for lost may write its unit after another attempt has fetched the same posts. Each rewritten
+    file replaces the old one in one step, so this can be repeated after a kill.
     """
     ids = staged_ids(writer)
     if len(ids) <= n_posts:

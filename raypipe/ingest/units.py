@@ -1,4 +1,4 @@
-"""From answers to rows: some posts whose pictures are looked into and written together, as Arrow tables all the way."""
+"""Turns fetch results into rows of `images/`, as Arrow tables, in units that are examined and written together."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 ORDER = pa.schema(
     [pa.field("post_id", pa.string()), pa.field("image_url", pa.string()), pa.field("deleted", pa.bool_())]
 )
-"""What is asked for."""
+"""Schema of the posts to fetch."""
 
 _SHARD_ROWS = 500_000
 _FEWEST_ROWS, _BATCHES_AT_LEAST = 16, 64
 
 STEPS = ("fetch", "decode", "detect", "write")
-"""What the seconds of `images/` are spent on, summed over processes; `fetch` also over requests at a time."""
+"""Steps whose seconds are recorded, summed over processes; those of `fetch` also over parallel requests."""
 
 _ANSWERED = ("post_id", "url", "status", "http_status", "attempts", "error", "host", "fetched_at")
 _LOOKED_UP = ("sha256", "phash", "n_bytes", "width", "height", "format")
@@ -39,16 +39,16 @@ FETCHED = pa.schema(
         pa.field("seconds", pa.float64()),
     ]
 )
-"""What came of asking: the first columns of `images/`, the bytes that arrived, and the seconds each took."""
+"""Schema of fetch results: the first columns of `images/`, the bytes received, and the seconds per picture."""
 
 
 def batch_rows(n_posts: int, block_rows: int) -> int:
-    """Pictures in a batch: `block_rows`, or fewer where there are few posts, so that all CPUs have some."""
+    """Return the pictures per batch: `block_rows`, or fewer if there are few posts, so that all CPUs get some."""
     return min(block_rows, max(_FEWEST_ROWS, -(-n_posts // _BATCHES_AT_LEAST)))
 
 
 def shards(wanted: pa.Table, fetchers: int) -> list[pa.Table]:
-    """The posts dealt out to the fetchers; each shard carries the prefix of its units' names."""
+    """Divide the posts among the fetchers. The column `prefix` of a shard is the prefix of its units' names."""
     n_shards = max(fetchers, -(-len(wanted) // _SHARD_ROWS))
     attempt = f"{time.time_ns() // 1_000_000:012x}"
     found = []
@@ -59,30 +59,30 @@ def shards(wanted: pa.Table, fetchers: int) -> list[pa.Table]:
 
 
 def fetched_table(results: Sequence[FetchResult]) -> pa.Table:
-    """A FETCHED table of results, in their order."""
+    """Return results as a FETCHED table, in the same order."""
     columns = [pa.array([getattr(r, field.name) for r in results], field.type) for field in FETCHED]
     return pa.table(columns, schema=FETCHED)
 
 
 def not_asked(post_id: str, url: str) -> FetchResult:
-    """The row of a post that was gone at the revisit."""
-    # Processes that only look into pictures import this module, and not aiohttp.
+    """Return the result for a post that was deleted at the revisit: it is not fetched."""
+    # Processes that only examine pictures import this module, but must not import aiohttp.
     from raypipe.ingest.fetching.client import FetchResult
 
     return FetchResult(post_id, url, "deleted", None, 0, None, host_of(url), None, None, 0.0)
 
 
 def stored_table(images: pa.Table) -> pa.Table:
-    """Rows of `images/` as the FETCHED table that they came from, to be looked into again."""
+    """Return rows of `images/` as the FETCHED table that they came from, so that they can be examined again."""
     columns: list[Any] = [images[name] for name in _ANSWERED]
     return pa.table([*columns, images["image"], pa.repeat(pa.scalar(0.0), len(images))], schema=FETCHED)
 
 
 def images_table(fetched: pa.Table, look: Look) -> pa.Table:
-    """Rows of `images/` for a FETCHED table, its bytes looked into by `look` (`look.looking`).
+    """Return the rows of `images/` for a FETCHED table. `look` (from `examine.looking`) examines the bytes.
 
-    Whatever a picture does to its decoder becomes its row's status; bytes are kept of whole pictures only. The seconds
-    of each step are in the schema's metadata.
+    If a picture fails in its decoder, its row gets that as its status. Bytes are kept only of good pictures. The
+    schema's metadata has the seconds of each step.
     """
     statuses = fetched["status"].to_pylist()
     bodies = fetched["body"].combine_chunks() if fetched["body"].num_chunks != 1 else fetched["body"].chunk(0)
@@ -119,18 +119,18 @@ def _typed(values: Any, kind: pa.DataType) -> Any:
 
 
 def seconds_of(metadata: Mapping[bytes, bytes] | None) -> dict[str, float]:
-    """Seconds by step that a table's or a file's metadata names."""
+    """Return the seconds by step from the metadata of a table or file."""
     found: dict[str, float] = json.loads((metadata or {}).get(SECONDS_KEY, b"{}"))
     return found
 
 
 def seconds_metadata(seconds: Mapping[str, float]) -> dict[bytes, bytes]:
-    """Seconds spent on rows, by step, as the schema's or the file's metadata has them."""
+    """Return the seconds by step as metadata for a schema or file."""
     return {SECONDS_KEY: json.dumps({step: round(value, 4) for step, value in seconds.items()}).encode()}
 
 
 class Summary:
-    """What the driver is told of what was staged."""
+    """Counts of staged rows, for the driver."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -139,7 +139,7 @@ class Summary:
         self.seconds = dict.fromkeys(STEPS, 0.0)
 
     def add(self, images: pa.Table) -> None:
-        """Count rows of `images/` and the seconds noted in their metadata."""
+        """Add rows of `images/` and the seconds in their metadata."""
         self.rows += len(images)
         self.n_bytes += pc.sum(images["n_bytes"]).as_py() or 0
         self.statuses.update(images["status"].to_pylist())
@@ -147,6 +147,6 @@ class Summary:
             self.seconds[step] += value
 
     def row(self) -> pa.Table:
-        """One row: rows, a count by status as JSON, bytes, and seconds by step."""
+        """Return one row: number of rows, counts by status as JSON, bytes, and seconds by step."""
         columns = {"rows": self.rows, "statuses": json.dumps(self.statuses), "n_bytes": self.n_bytes, **self.seconds}
         return pa.Table.from_pylist([columns])

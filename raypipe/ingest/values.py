@@ -1,6 +1,6 @@
-"""Columns of an input turned into the types of `posts/`, with a reason for each value that is not what it should be.
+"""Converts columns of an input to the types of `posts/`, with a reason for each bad value.
 
-Each function returns the values and, of the same length, the reasons: null where the value is good.
+Each parser returns the values and as many reasons. A reason is null if its value is good.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from raypipe.errors import InputError
 Parsed = tuple[pa.Array, pa.Array]
 
 MISSING = ("", "na", "n/a", "nan", "null", "none")
-"""What spreadsheets and data frames write for no value, in lower case."""
+"""What spreadsheets and data frames write for a missing value, in lower case."""
 
 _WHEN = pa.timestamp("us", tz="UTC")
 _TRUE, _FALSE = ("true", "t", "yes", "y", "1", "1.0"), ("false", "f", "no", "n", "0", "0.0")
@@ -25,8 +25,8 @@ _LARGEST_SECONDS, _LARGEST_MILLISECONDS = 1e11, 1e14
 
 
 def whole_numbers(column: pa.ChunkedArray, name: str, largest: int = 2**63 - 1) -> Parsed:
-    """int64 of 0 to `largest`. Reasons: ``NAME_missing``, ``_not_a_number``, ``_not_whole``, ``_negative``,
-    ``_too_large``. Text is read as a number, floats that are whole are taken.
+    """Parse int64 values from 0 to `largest`. Text is read as a number, and whole floats are accepted.
+    Reasons: ``NAME_missing``, ``_not_a_number``, ``_not_whole``, ``_negative``, ``_too_large``.
     """
     values = _flat(column)
     if pa.types.is_integer(values.type) and not pa.types.is_uint64(values.type):
@@ -51,7 +51,7 @@ def whole_numbers(column: pa.ChunkedArray, name: str, largest: int = 2**63 - 1) 
 def _judged(
     integers: pa.Array, floats: pa.Array, missing: pa.Array, not_number: pa.Array, name: str, largest: int
 ) -> Parsed:
-    # Each value stands in `integers` or in `floats`, those that are neither in none.
+    # Each number is in `integers` or in `floats`. A value that is no number is null in both.
     amount = pc.coalesce(integers.cast(pa.float64(), safe=False), floats)
     whole = pc.fill_null(pc.equal(amount, pc.floor(amount)), False)
     reason = pc.case_when(
@@ -61,7 +61,7 @@ def _judged(
             pc.fill_null(pc.less(amount, 0), False),
             pc.invert(whole),
             pc.fill_null(pc.greater(amount, float(largest)), False),
-            # A float next to 2**63 is 2**63 itself, which int64 cannot hold.
+            # float(largest) may be rounded up to 2**63, which int64 cannot hold.
             pc.fill_null(pc.greater_equal(floats, 2.0**63), False),
         ),
         *(f"{name}_{what}" for what in ("missing", "not_a_number", "negative", "not_whole", "too_large", "too_large")),
@@ -73,10 +73,10 @@ def _judged(
 
 
 def texts(column: pa.ChunkedArray, name: str) -> Parsed:
-    """Strings, null where blank; whole numbers by their digits. No value is bad."""
+    """Parse strings, null if blank. Whole floats become text without a decimal point. No value is bad."""
     values = _flat(column)
     if pa.types.is_floating(values.type):
-        # A column of whole numbers with gaps comes out of a data frame as floats: 17.0 was 17.
+        # Data frames store whole numbers as floats if some values are missing: 17.0 was 17.
         numbers = [
             None if v is None or v != v else str(int(v)) if v.is_integer() else str(v) for v in values.to_pylist()
         ]
@@ -87,8 +87,8 @@ def texts(column: pa.ChunkedArray, name: str) -> Parsed:
 
 
 def times(column: pa.ChunkedArray, name: str) -> Parsed:
-    """Timestamps in µs, UTC. Text is ISO 8601 or Unix time; numbers are Unix time in seconds, milliseconds or
-    microseconds, by their size; what names no zone is taken as UTC. Reason: ``NAME_not_a_time``.
+    """Parse timestamps to µs, UTC. Text is ISO 8601 or Unix time. Numbers are Unix time in seconds, milliseconds or
+    microseconds, depending on their size. A time without a zone is taken as UTC. Reason: ``NAME_not_a_time``.
     """
     values = _flat(column)
     if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
@@ -121,7 +121,7 @@ def _from_unix(numbers: np.ndarray) -> np.ndarray:
 
 
 def booleans(column: pa.ChunkedArray, name: str) -> Parsed:
-    """True or false, also as 1, 0, yes, no, t, f; false where missing. Reason: ``NAME_not_true_or_false``."""
+    """Parse true or false, also 1, 0, yes, no, y, n, t, f. Missing is false. Reason: ``NAME_not_true_or_false``."""
     values = _flat(column)
     if pa.types.is_boolean(values.type):
         return pc.fill_null(values, False), pa.nulls(len(values), pa.string())
@@ -132,7 +132,7 @@ def booleans(column: pa.ChunkedArray, name: str) -> Parsed:
 
 
 def count_hashtags(captions: pa.Array) -> pa.Array:
-    """int32: hashtags in each caption, # or ＃ before a letter, digit or underscore of any script; 0 without one."""
+    """int32: hashtags per caption (# or ＃ before a letter, digit or underscore of any script); 0 if it is null."""
     return pc.fill_null(pc.count_substring_regex(captions, r"[#＃][\p{L}\p{N}_]"), 0).cast(pa.int32())
 
 

@@ -1,6 +1,6 @@
-"""What any process can do for `ingest`, a child of a pool or a Ray worker: look into a batch, stage rows.
+"""Work of `ingest` in any process, a child of a pool or a Ray worker: examine a batch, stage rows.
 
-Imports neither Ray nor the client that fetches: a child process starts sooner without them.
+Imports neither Ray nor the HTTP client, so that a child process starts faster.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from raypipe.tables.schemas import IMAGES
 def look_and_stage(
     batch: tuple[str, pa.Table], attempt: int, *, ingest: IngestOptions, faces: FaceOptions, writer: TableWriter
 ) -> Summary:
-    """Look into the pictures of a FETCHED table, and stage its rows as the unit that the batch names.
+    """Examine the pictures of a FETCHED table and stage its rows as the unit that `batch` names.
 
-    After the first `attempt` each picture is looked into in a further process: one of them may have ended the first.
+    After the first `attempt`, the pictures are examined in a child process, because one may have ended the last worker.
     """
     unit, fetched = batch
     with looking(ingest, faces, apart=attempt > 0) as look:
@@ -31,7 +31,7 @@ def look_and_stage(
 
 
 def stage(unit: str, images: Iterator[pa.Table], writer: TableWriter) -> Summary:
-    """Stage rows of `images/` as one file; what was staged."""
+    """Stage rows of `images/` as one file. Returns their counts."""
     summary, started = Summary(), time.perf_counter()
     waited = 0.0
 
@@ -47,7 +47,7 @@ def stage(unit: str, images: Iterator[pa.Table], writer: TableWriter) -> Summary
             yield table.replace_schema_metadata(None)
 
     def seconds() -> dict[bytes, bytes]:
-        # Asked for when all rows are written, before the file is closed.
+        # Called after all rows are written, before the file is closed.
         summary.seconds["write"] = time.perf_counter() - started - waited
         return seconds_metadata(summary.seconds)
 
