@@ -77,8 +77,8 @@ class PoliteClient:
     async def get(self, path: str, query: Mapping[str, str] | None = None) -> Answer:
         """Request a path and return the answer. After a 404 or 410 its body is None.
 
-        Raises StageError if the server refuses, does not answer with JSON, fails five times in a row, or redirects to
-        an address that `guard` refuses.
+        Raises StageError if the server refuses, does not answer with JSON, fails five times in a row, or has or
+        redirects to an address that `guard` refuses.
         """
         where = f"{self.base}{path}"
         reason = ""

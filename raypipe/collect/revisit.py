@@ -36,8 +36,8 @@ async def revisit(
 ) -> RunRecord:
     """Fill `posts/`: each snapshot with the likes, comments and followers of its post `days` after `collected_at`.
 
-    A post that answers 404 or 410 is `deleted` and keeps the numbers first seen. With `wait`, each post is awaited
-    until it is due. Otherwise due posts are staged, and StageError says when the rest is due. The next run goes on.
+    A post that answers 404 or 410 is `deleted` and keeps the numbers first seen. With `wait`, it waits until each
+    post is due. Otherwise due posts are staged, and StageError says when the rest is due. The next run goes on there.
     """
     started = time.monotonic()
     rows = snapshots.sort_by([("collected_at", "ascending"), ("post_id", "ascending")]).to_pylist()

@@ -51,7 +51,7 @@ def run(config: Config) -> RunRecord:
 
     Writes `posts/` and `posts_rejected/` (with `config.posts`) and `images/` (unless `ingest.fetch` is false). Returns
     the record of the last. Raises InputError if the posts cannot be used. Raises StageError if there are no posts, if
-    results of another run exist, or if rows cannot be written. Raises ConfigError if options of faces are wrong.
+    results of another run exist, or if rows cannot be written. Raises ConfigError if `faces` options are invalid.
     """
     if config.faces.only and config.ingest.retry:
         raise ConfigError("faces.only: counts faces in what is stored, ingest.retry asks again; one after the other")

@@ -81,7 +81,7 @@ def stored_table(images: pa.Table) -> pa.Table:
 def images_table(fetched: pa.Table, look: Look) -> pa.Table:
     """Return the rows of `images/` for a FETCHED table. `look` (from `examine.looking`) examines the bytes.
 
-    If a picture fails in its decoder, its row gets that as its status. Bytes are kept only of good pictures. The
+    If a picture cannot be decoded, the status of its row says so. Bytes are kept only of good pictures. The
     schema's metadata has the seconds of each step.
     """
     statuses = fetched["status"].to_pylist()

@@ -1,6 +1,6 @@
 """Converts columns of an input to the types of `posts/`, with a reason for each bad value.
 
-Each parser returns the values and as many reasons. A reason is null if its value is good.
+Each parser returns the values and an array of as many reasons. A reason is null if its value is good.
 """
 
 from __future__ import annotations
