@@ -1,1 +1,1 @@
-"""Formulas in Wilkinson notation: what they may hold, and their columns for any block of posts."""
+"""Formulas in Wilkinson notation: what they may contain, and their columns for any block of posts."""

@@ -1,8 +1,8 @@
-"""What a formula may hold: columns, numbers, strings, arithmetic, comparisons and a list of functions.
+"""What a formula may contain: columns, numbers, strings, arithmetic, comparisons and a fixed list of functions.
 
-formulaic evaluates the expressions of a formula as Python, and a formula may come with a model from elsewhere. So each
-expression is checked here as a syntax tree before anything of it is evaluated: when `raypipe.label.formula.formula`
-reads the formula, and again when an expression is evaluated.
+formulaic evaluates the expressions of a formula as Python code, and a formula may come with a model from another
+person. So this module checks the syntax tree of each expression before any part of it is evaluated: when
+`raypipe.label.formula.formula` reads the formula, and again when an expression is evaluated.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from formulaic.transforms import TRANSFORMS
 from raypipe.label.formula.backticks import misread_name, substitute, why_unusable
 
 MOST_COLUMNS = 10_000
-"""Columns of X that a formula may make."""
+"""Maximum number of columns of X that a formula may make."""
 
 _DEPTH = 100
 _LARGEST = 2**63
 
-# Of numpy, what computes each row by itself, by how many arguments it takes.
+# numpy functions that compute each row by itself, by the maximum number of their arguments.
 _OF_ONE = """
     abs absolute fabs sign negative positive reciprocal square sqrt cbrt rint floor ceil trunc exp exp2 expm1 log log2
     log10 log1p sin cos tan arcsin arccos arctan sinh cosh tanh arcsinh arccosh arctanh deg2rad rad2deg degrees radians
@@ -45,18 +45,18 @@ _NUMBERS = ("pi", "e", "inf", "nan", "euler_gamma")
 _CONTRASTS = ("treatment", "sum", "helmert", "poly", "diff", "SAS", "custom")
 _CLASSES = {"Treatment", "Poly", "Sum", "Helmert", "Diff"}
 _OF_NUMPY = {name: getattr(np, name) for name in _ELEMENTWISE}
-# `Q` looks a column up by a string; backticks do, and are seen where the formula's columns are.
+# `Q` names a column by a string, so the search for columns does not see it. Backticks do the same, but are seen.
 _TRANSFORMS = {name: made for name, made in TRANSFORMS.items() if name not in ("np", "contr", "Q", *_OF_NUMPY)}
 
 FUNCTIONS: Mapping[str, Any] = {**TRANSFORMS, **_OF_NUMPY}
-"""The names that expressions are evaluated with, besides the columns."""
+"""Names that are defined when an expression is evaluated, besides the columns."""
 
 CONTEXT: Mapping[str, Any] = {**dict.fromkeys(dir(builtins)), **_OF_NUMPY}
-"""What formulaic evaluates with besides its transforms and the columns: Python's own names stand for nothing."""
+"""Names that formulaic uses besides its transforms and the columns. Python's built-in names are set to None."""
 
 _TAKEN = frozenset({*FUNCTIONS, *CONTEXT})
 
-# Settings of transforms that make columns, and the largest that settings may be.
+# Settings that decide how many columns a transform makes, and the largest allowed values of settings.
 _WIDTHS = ("df", "knots", "levels", "degree")
 _LIMITS = {"df": 1_000, "levels": 1_000, "degree": 20, "decimals": 20}
 
@@ -76,7 +76,7 @@ _ARITHMETIC: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Invert: operator.invert,
 }
 _COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)
-# Formulaic writes expressions anew, between quotes of its own.
+# formulaic rewrites expressions and puts them between its own quotes. These characters would break the result.
 _UNQUOTABLE = re.compile(r"[\\`]|[^\S ]")
 _QUOTES = re.compile(r"['\"]")
 
@@ -100,7 +100,7 @@ Number = int | float
 
 
 class NotAllowedError(ValueError):
-    """A part of an expression that no formula may hold; `node` is that part, in the tree of the expression."""
+    """An expression contains a part that is not allowed in a formula; `node` is that part of its syntax tree."""
 
     def __init__(self, node: ast.AST, reason: str) -> None:
         super().__init__(reason)
@@ -109,19 +109,19 @@ class NotAllowedError(ValueError):
 
 @lru_cache(maxsize=1024)
 def read(expression: str) -> tuple[ast.expr, dict[str, str]]:
-    """An expression as Python reads it, and the columns whose names it could not read, by what stands for them.
+    """The syntax tree of an expression, and the column names in backticks, by the identifiers that replace them.
 
-    Raises SyntaxError where it is none, and NotAllowedError where it holds what no formula may.
+    Raises SyntaxError if the text is not an expression, and NotAllowedError if a part of it is not allowed.
     """
     text, aliases = substitute(expression, _TAKEN)
     for identifier, name in aliases.items():
         if reason := why_unusable(name, identifier):
-            # Found in the formula by how it is written there.
+            # `ast.unparse` gives this name as the formula spells it, so that its position can be found.
             raise NotAllowedError(ast.Name(f"`{name}`"), reason)
     try:
         tree = ast.parse(text, mode="eval").body
     except (RecursionError, MemoryError, ValueError) as error:
-        # Too deep for Python's own reader, or bytes that no source may hold.
+        # The nesting is too deep for Python's parser, or the text has bytes that Python source may not contain.
         raise SyntaxError(str(error) or "too deeply nested") from error
     _value(tree, _DEPTH)
     if node := misread_name(tree, text):
@@ -135,7 +135,7 @@ def learns(node: ast.AST) -> bool:
 
 
 def width(expression: str) -> int:
-    """How many columns an expression makes, as far as its own settings tell (``df=5``); 1 where they do not."""
+    """Number of columns that an expression makes according to its settings (``df=5``); 1 if these do not say."""
     calls = [_bound(node) for node in ast.walk(read(expression)[0]) if isinstance(node, ast.Call)]
     return math.prod(max([1, *(_count(given[name]) for name in _WIDTHS if name in given)]) for given in calls)
 
@@ -147,9 +147,9 @@ def _count(setting: ast.expr) -> int:
 
 
 def _value(node: ast.AST, depth: int) -> Number | None:
-    """Checks an expression that stands for numbers, classes or settings; its value where it is one number.
+    """Checks an expression of numbers, classes or settings. Returns its value if it is one constant number, else None.
 
-    Numbers are computed here, so that none takes forever to compute.
+    Constant numbers are computed here, with limits, so that no expression can take very long to compute.
     """
     if depth == 0:
         raise NotAllowedError(node, "it is nested too deeply")
@@ -197,7 +197,7 @@ def _constant(node: ast.AST, value: Any) -> Number | None:
 
 def _small(node: ast.AST, value: Number) -> Number:
     if isinstance(value, int) and abs(value) >= _LARGEST:
-        # A whole number of any size is computed digit by digit.
+        # Python computes integers of any size exactly, which can take very long.
         raise NotAllowedError(node, "the number is too large; write it with an exponent: 1e20")
     return value
 
@@ -212,7 +212,7 @@ def _name(node: ast.Name) -> None:
 
 
 def _attribute(node: ast.Attribute) -> Any:
-    """What ``np.NAME`` or ``contr.NAME`` stands for."""
+    """The object that ``np.NAME`` or ``contr.NAME`` names. Raises NotAllowedError for any other attribute."""
     owner = node.value.id if isinstance(node.value, ast.Name) else None
     if owner == "np" and (node.attr in _OF_NUMPY or node.attr in _NUMBERS):
         return getattr(np, node.attr)
@@ -254,13 +254,13 @@ def _call(node: ast.Call, depth: int) -> Number | None:
         if name in _LIMITS:
             _limited(name, argument, values[name])
     _check_quotes(node)
-    # What it is given is what it gives.
+    # `I(…)` returns its argument.
     own = isinstance(node.func, ast.Name) and node.func.id == "I"
     return next(iter(values.values())) if own else None
 
 
 def _check_quotes(node: ast.Call) -> None:
-    """Refuses quotes in what formulaic writes into a string of Python, where they would end it: calls that learn."""
+    """Refuses quotes in calls that learn: formulaic writes such a call into a string, which a quote would end."""
     if not learns(node):
         return
     for part in ast.walk(node):
@@ -269,7 +269,7 @@ def _check_quotes(node: ast.Call) -> None:
 
 
 def _setting(name: str, argument: ast.expr) -> None:
-    """Checks what a transform is given behind its column: nothing that depends on the posts."""
+    """Checks a setting of a transform (any argument but the first). It must not depend on the posts."""
     called = {id(part.func) for part in ast.walk(argument) if isinstance(part, ast.Call)}
     for part in ast.walk(argument):
         if isinstance(part, ast.Name) and id(part) not in called and part.id not in (*_CLASSES, "np", "contr"):
@@ -285,14 +285,14 @@ def _limited(name: str, argument: ast.expr, value: Number | None) -> None:
 
 
 def _numpy_name(node: ast.Call) -> str | None:
-    """The function of numpy that is called, by whatever name."""
+    """The name of the numpy function that is called, as ``np.NAME`` or as ``NAME``; None if it is another function."""
     if isinstance(node.func, ast.Attribute):
         return node.func.attr if isinstance(node.func.value, ast.Name) and node.func.value.id == "np" else None
     return node.func.id if isinstance(node.func, ast.Name) and node.func.id in _OF_NUMPY else None
 
 
 def _bound(node: ast.Call) -> dict[str, ast.expr]:
-    """The arguments of a call by their names, in the function's order."""
+    """The arguments of a call by parameter name, in the order of the function's parameters."""
     function, name = _function(node), _numpy_name(node)
     for argument in node.args:
         if isinstance(argument, ast.Starred):
@@ -300,12 +300,12 @@ def _bound(node: ast.Call) -> dict[str, ast.expr]:
     for keyword in node.keywords:
         hidden = keyword.arg is None or keyword.arg.startswith("_") or keyword.arg == "hash_func"
         if hidden or (name is not None and keyword.arg != "decimals"):
-            # Such as numpy's `out`, which would write into a column.
+            # One example is numpy's `out`, which would write into a column.
             raise NotAllowedError(
                 keyword.value, f"{ast.unparse(node.func)} takes no {keyword.arg or '**'} in a formula"
             )
     if name is not None:
-        # numpy's own have no names for what they take, or more of it than is allowed.
+        # numpy functions do not name their parameters, or have more of them than a formula may use.
         if len(node.args) + len(node.keywords) > _ELEMENTWISE.get(name, 0) or not node.args:
             most = _ELEMENTWISE.get(name, 0)
             raise NotAllowedError(
@@ -325,7 +325,7 @@ def _bound(node: ast.Call) -> dict[str, ast.expr]:
 
 
 def _function(node: ast.Call) -> Callable[..., Any]:
-    """The function that is called."""
+    """The function that is called. Raises NotAllowedError if it is not one of the allowed functions."""
     if isinstance(node.func, ast.Attribute):
         found = _attribute(node.func)
     elif not isinstance(node.func, ast.Name):

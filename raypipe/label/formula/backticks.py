@@ -1,7 +1,7 @@
-"""Names in backticks: the identifiers that Python reads in their place.
+"""Replaces names in backticks by identifiers that Python can read.
 
-formulaic replaces `` `a b` `` by ``a_b`` before it evaluates an expression. If ``a_b`` is a name of its own there, it
-makes up another identifier at random. Here the identifier is the same each time.
+formulaic replaces `` `a b` `` by ``a_b`` before it evaluates an expression. If the expression already has another name
+``a_b``, formulaic makes up a random identifier. Here the identifier is the same each time.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from collections.abc import Container
 
 from formulaic.utils.code import UNQUOTED_BACKTICK_MATCHER, sanitize_variable_name
 
-# Words but the names of arguments: `df` of `bs(a, df=5)` is no column.
+# All words except names of arguments: `df` in `bs(a, df=5)` is not a column.
 _WORD = re.compile(r"\b\w+\b(?!\s*=(?!=))")
 _UNNAMABLE = re.compile(r"['\"\\]|[^\S ]")
 
 
 def substitute(expression: str, functions: Container[str]) -> tuple[str, dict[str, str]]:
-    """The expression with identifiers for the names in backticks, and these names by their identifiers.
+    """The expression with an identifier for each name in backticks, and these names by their identifiers.
 
-    No identifier is a word of the expression outside of backticks, or one of `functions`.
+    No new identifier equals a word of the expression outside backticks, or one of `functions`.
     """
     parts = UNQUOTED_BACKTICK_MATCHER.split(expression)
     ticks = [i for i, part in enumerate(parts) if part == "`"]
-    # A backtick that nothing closes stays, and is then an error of Python's.
+    # A backtick without a partner stays, and Python reports it as an error.
     pairs = list(zip(ticks[::2], ticks[1::2], strict=False))
     inside = {i for begin, end in pairs for i in range(begin, end + 1)}
     # Every second part is a string in quotes or a backtick.
@@ -51,7 +51,7 @@ def _identifier(name: str, words: Container[str], functions: Container[str], use
 
 
 def why_unusable(name: str, identifier: str) -> str | None:
-    """Why a name in backticks cannot stand in an expression; None if it can."""
+    """Why a name in backticks cannot be used in an expression; None if it can."""
     if not name:
         return "a name in backticks is empty"
     if _UNNAMABLE.search(name):
@@ -68,7 +68,7 @@ def why_unusable(name: str, identifier: str) -> str | None:
 
 
 def misread_name(tree: ast.AST, text: str) -> ast.Name | None:
-    """A name in `text` that Python reads as another: it takes the ligature ﬁ for the letters f and i."""
+    """A name in `text` that Python reads as another name (it reads the ligature ﬁ as the letters f and i), or None."""
     if text.isascii():
         return None
     names = (node for node in ast.walk(tree) if isinstance(node, ast.Name))

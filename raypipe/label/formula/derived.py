@@ -1,6 +1,6 @@
-"""Columns that formulas may name and that are made from the posts' own: age, hour, weekday, length of the caption.
+"""Derived columns for formulas, computed from the columns of posts/: age, hour, weekday, length of the caption.
 
-A column of posts/ with the same name goes before them.
+If posts/ has a column with the same name, that column is used instead.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _US_A_DAY = 86_400_000_000
 
 @dataclass(frozen=True)
 class Derived:
-    """A made column: the columns of posts/ that it needs, its type, and how it is computed from a block."""
+    """A derived column: the columns of posts/ that it needs, its type, and how it is computed from a block."""
 
     needs: tuple[str, ...]
     type: pa.DataType
@@ -40,17 +40,17 @@ DERIVED = {
     "caption_length": Derived(("caption",), pa.int64(), _caption_length),
 }
 """``age_days``: days from creation until likes were read (at the revisit, else when collected). ``hour`` (0–23, UTC)
-and ``weekday`` (0 is Monday) of the creation. ``caption_length`` in characters, 0 where there is no caption.
+and ``weekday`` (0 is Monday) of the creation. ``caption_length`` in characters, 0 if there is no caption.
 """
 
 
 def columns_of(name: str, schema: pa.Schema) -> tuple[str, ...]:
-    """The columns of posts/ from which the variable `name` of a formula comes."""
+    """The columns of posts/ from which the variable `name` of a formula is computed."""
     return DERIVED[name].needs if name in DERIVED and name not in schema.names else (name,)
 
 
 def columns_of_all(names: Iterable[str], schema: pa.Schema) -> list[str]:
-    """The columns of posts/ from which several variables come."""
+    """The columns of posts/ from which several variables are computed."""
     return [column for name in names for column in columns_of(name, schema)]
 
 
@@ -60,10 +60,10 @@ def type_of(name: str, schema: pa.Schema) -> pa.DataType:
 
 
 def value_of(name: str, posts: pa.Table, as_class: bool = False) -> pa.ChunkedArray:
-    """The values of a variable in a block of posts: numbers as float64, encoded classes as what they stand for.
+    """The values of a variable in a block of posts. Numbers become float64, and dictionary-encoded values are decoded.
 
-    In float64 no product of counts overflows, and 1 − 2 is −1 also where a column came without signs. Whole numbers
-    that are classes (`as_class`) stay whole.
+    In float64 no product of counts overflows, and 1 − 2 is −1 even if the column's type is unsigned. Integers that are
+    classes (`as_class`) stay integers.
     """
     values = posts[name] if name in posts.column_names else DERIVED[name].compute(posts)
     if pa.types.is_dictionary(values.type):
@@ -74,10 +74,10 @@ def value_of(name: str, posts: pa.Table, as_class: bool = False) -> pa.ChunkedAr
 
 
 def as_floats(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Numbers as float64; whole ones beyond 2⁵³ are rounded."""
+    """Numbers as float64. Integers beyond 2⁵³ are rounded."""
     return values.cast(pa.float64(), safe=False)
 
 
 def is_number(kind: pa.DataType) -> bool:
-    """Whether values of an Arrow type stand in a formula as numbers."""
+    """Whether a formula treats values of an Arrow type as numbers."""
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))

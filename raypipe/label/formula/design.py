@@ -1,8 +1,8 @@
-"""The same columns of y and X from any block of posts.
+"""Makes y and X from any block of posts, with the same columns each time.
 
-What a term learns from the data (levels of a categorical, knots of a spline, a mean to centre on) is learned once and
-kept in the `Design`, which then treats each row by itself, so that it does not matter how the posts are cut into
-blocks.
+Some terms learn from the data: levels of a categorical, knots of a spline, a mean to centre on. They learn once, and
+the `Design` keeps the result. The `Design` then treats each row by itself, so it does not matter how the posts are cut
+into blocks.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from raypipe.label.formula.formula import Floats, Formula, point_at
 from raypipe.label.formula.rowwise import classes_of, finite_rows, learns_numbers
 
 MAX_LEVELS = 1_000
-"""Classes of a column that may stand in a formula: each is a term, so more is a mistake (captions, names)."""
+"""Maximum number of classes of a column. Each class is a term, so a column with more is a mistake (captions, names)."""
 
 _PROBE_ROWS = 64
-# Of a matrix: 64 MB.
+# Numbers in one matrix: 64 MB.
 _MATRIX_NUMBERS = 2**23
 _FEWEST_ROWS = 1_024
 
@@ -41,7 +41,7 @@ _FEWEST_ROWS = 1_024
 class Matrices:
     """y of shape (n,), X of shape (n, p) and weights of shape (n,) (None: all 1) of a block's usable rows.
 
-    `kept` marks these among the block's rows.
+    `kept` marks the usable rows among the block's rows. `dropped` counts the others by reason.
     """
 
     y: Floats
@@ -53,7 +53,7 @@ class Matrices:
 
 @dataclass(frozen=True)
 class Design:
-    """A formula with what its terms have learned, and the column of weights where there is one; picklable.
+    """A formula with what its terms have learned, and the column of weights if there is one. Picklable.
 
     `levels` holds the known classes of each categorical factor.
     """
@@ -66,22 +66,22 @@ class Design:
     levels: dict[str, tuple[Any, ...]] = field(default_factory=dict, repr=False)
 
     def slices(self, posts: pa.Table) -> Iterator[pa.Table]:
-        """The posts of a block in parts of so many rows that a matrix of many terms fits into memory too."""
+        """The posts of a block in slices, shorter ones if there are many terms, so that a matrix fits into memory."""
         rows = max(_FEWEST_ROWS, _MATRIX_NUMBERS // (len(self.terms) + 1))
         return (posts.slice(start, rows) for start in range(0, max(len(posts), 1), rows))
 
     def matrices(self, posts: pa.Table) -> Matrices:
-        """y and X of the rows where each value is there and finite.
+        """y and X of the usable rows: those in which each value is present and finite.
 
-        Rows are counted out as ``missing_value`` (a null or NaN among the formula's columns), ``unknown_level`` (a
-        class that the design has not seen), ``no_weight`` (missing, 0 or less) or ``not_finite`` (infinite, or made
-        so by a transform: the logarithm of 0, say).
+        The other rows are dropped. They are counted as ``missing_value`` (a null or NaN in one of the formula's
+        columns), ``unknown_level`` (a class that the design has not seen), ``no_weight`` (missing, infinite, 0 or less)
+        or ``not_finite`` (infinite in the data, or after a transform such as the logarithm of 0).
         """
         variables = _values(self.formula, posts)
         kept = _complete(variables.values(), len(posts))
         dropped = Counter({"missing_value": int(np.sum(~kept))})
         if self.direct is None:
-            # Terms that learn were not taught by these, and may refuse them: a spline has its bounds.
+            # Terms did not learn from rows that are not finite, and may raise an error on them: a spline has bounds.
             numbers = _numbers(variables)
             finite = finite_rows(self.formula, numbers, len(posts))
             dropped["not_finite"] = int(np.sum(kept & ~finite))
@@ -117,18 +117,18 @@ class Design:
 
 
 def fixed_design(formula: Formula, schema: pa.Schema, weights: str | None = None) -> Design | None:
-    """The design of a formula whose terms learn nothing from the data, None where one does.
+    """The design of a formula if its terms learn nothing from the data, else None.
 
-    ConfigError where a term looks beyond its own row.
+    Raises ConfigError if a term uses values of other rows.
     """
     if not all(is_number(type_of(name, schema)) for name in formula.variables):
         return None
-    # Numbers of no meaning: only the names of the columns and whether anything was learned are read from them.
+    # Random numbers. Only the names of the columns, and whether anything was learned, are read from them.
     probe = {name: pa.chunked_array([_probe(i)]) for i, name in enumerate(formula.variables)}
     try:
         design = learn(formula, probe, _PROBE_ROWS, weights)
     except InputError:
-        # A term that these numbers do not suit is one that depends on the data; the data then tell.
+        # A term that fails on these numbers depends on the data, so only the posts can decide about it.
         return None
     learns = any(
         spec.transform_state or any(kind is not Factor.Kind.NUMERICAL for kind, _ in spec.encoder_state.values())
@@ -150,19 +150,19 @@ def _probe(seed: int) -> Floats:
 
 
 Excerpt = tuple[dict[str, pa.ChunkedArray], int]
-"""What a block gives to `learn`: values of the formula's variables, and how many rows they were."""
+"""The part of a block that `learn` needs: values of the formula's variables, and the number of rows."""
 
 
 def excerpt(formula: Formula, posts: pa.Table, weights: str | None = None) -> Excerpt:
-    """What terms can learn from a block: each class of a column once, and the numbers of its usable rows (of which a
-    few do where no term learns from them).
+    """The part of a block that terms can learn from: each class of a column once, and the numbers of its usable rows.
 
-    Rows are usable where they are complete, have a weight where there are weights, and compute nothing infinite.
+    If no term learns from numbers, only a few of them are taken. A row is usable if it is complete, has a weight (if
+    there are weights), and nothing computed from it is infinite.
     """
     variables = _values(formula, posts)
     kept = _complete(variables.values(), len(posts))
     if weights is not None:
-        # What has no weight has nothing to teach.
+        # Terms do not learn from rows without a weight.
         kept &= _weights(posts, weights)[1]
     kept &= finite_rows(formula, _numbers(variables), len(posts))
     n, few = int(kept.sum()), not learns_numbers(formula)
@@ -177,7 +177,7 @@ def excerpt(formula: Formula, posts: pa.Table, weights: str | None = None) -> Ex
 
 
 def join_excerpts(formula: Formula, parts: Sequence[Excerpt]) -> Excerpt:
-    """The excerpt of all blocks: classes are repeated to the number of rows, as which row has which teaches nothing."""
+    """Joins the excerpts of all blocks. Classes fill the rows in any order, as no term learns which row has which."""
     n, few = sum(rows for _, rows in parts), not learns_numbers(formula)
     joined = {}
     for name in formula.variables:
@@ -191,11 +191,11 @@ def join_excerpts(formula: Formula, parts: Sequence[Excerpt]) -> Excerpt:
 
 
 def learn(formula: Formula, variables: dict[str, pa.ChunkedArray], n: int, weights: str | None = None) -> Design:
-    """The design that the values of a formula's variables in `n` rows give.
+    """Learns the design from the values of a formula's variables in `n` rows.
 
-    Raises InputError where y is not one number, two terms have one name, a column has too many classes or a term cannot
-    be evaluated, and ConfigError where a function looks beyond its own row (a lag), so that its value would depend on
-    how posts are cut into blocks.
+    Raises InputError if n is 0, y is not one number, two terms have one name, a column has too many classes or a term
+    cannot be evaluated. Raises ConfigError if a function uses other rows (a lag), as its value would then depend on how
+    posts are cut into blocks.
     """
     if n == 0:
         also = f", and a weight in {weights}" if weights else ""
@@ -206,7 +206,7 @@ def learn(formula: Formula, variables: dict[str, pa.ChunkedArray], n: int, weigh
     frame = _frame(variables, n)
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
-            # Classes that a formula leaves out on purpose are counted out below.
+            # formulaic warns of classes that a formula leaves out on purpose. `matrices` drops and counts their rows.
             warnings.simplefilter("ignore")
             made = formula.parsed.get_model_matrix(frame, context=CONTEXT, na_action="ignore", output="numpy")
     except Exception as error:  # whatever numpy or a transform raises on these values
@@ -243,21 +243,21 @@ def _numbers(variables: dict[str, pa.ChunkedArray]) -> dict[str, npt.NDArray[Any
 
 
 def _weights(posts: pa.Table, name: str) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """The weights of a block, and which of them are there and above 0."""
+    """The weights of a block, and a mask of those that are finite and above 0."""
     values = as_floats(posts[name]).to_numpy()
     return values, np.isfinite(values) & (values > 0)
 
 
 def _is_class(formula: Formula, name: str, kind: pa.DataType, few: bool) -> bool:
-    """Whether only the classes of a variable matter to what terms learn, not how often each is there, and with what."""
+    """Whether terms learn only which classes a variable has, and not how often or with what each class occurs."""
     if name in formula.joint:
         return False
-    # A number in C(…) may stand outside of one too, where its mean or its knots are learned (unless `few` rows do).
+    # A number in C(…) may also occur outside of C(…), and its mean or knots may be learned there (not if `few`).
     return not is_number(kind) or (name in formula.classes and (few or formula.text.count(name) == 1))
 
 
 def _check_text(formula: Formula, variables: dict[str, pa.ChunkedArray]) -> None:
-    """InputError where a term computes with a column of text."""
+    """Raises InputError if a term computes with a column of text."""
     for factor in formula.factors:
         if factor.eval_method is not Factor.EvalMethod.PYTHON:
             continue
@@ -279,7 +279,7 @@ def _check_levels(name: str, n: int) -> None:
 
 
 def _check_products(formula: Formula, variables: dict[str, pa.ChunkedArray]) -> None:
-    """InputError where classes of several columns make too many terms together."""
+    """Raises InputError if the classes of several columns together make too many terms."""
 
     def count(name: str) -> int:
         known = variables.get(name)
@@ -308,8 +308,8 @@ def _check_rowwise(formula: Formula, spec: Any, frame: Any) -> None:
 
 
 def _materialise(spec: Any, frame: Any, terms: tuple[str, ...] | None = None) -> tuple[Floats, Floats]:
-    """y and X. Raises ValueError if the columns of X are not `terms`: those of a saved model may be changed."""
-    # The logarithm of 0 is counted out by the caller. Filters of warnings belong to all threads: none is set here.
+    """y and X. Raises ValueError if the columns of X are not `terms`, which can happen if a saved model was edited."""
+    # The caller drops rows with the logarithm of 0. Filters of warnings apply to all threads, so none is set here.
     with np.errstate(all="ignore"):
         made = spec.get_model_matrix(frame, context=CONTEXT)
     found = made.rhs.model_spec.column_names
@@ -327,5 +327,5 @@ def _complete(columns: Any, n: int) -> npt.NDArray[np.bool_]:
 
 
 def _frame(variables: dict[str, pa.ChunkedArray], n: int) -> Any:
-    # The index gives a formula that reads no column (`1 ~ 1` in a probe) its number of rows.
+    # A formula that reads no column (`1 ~ 1` in a probe) gets its number of rows from the index.
     return pd.DataFrame({name: values.to_pandas() for name, values in variables.items()}, index=pd.RangeIndex(n))

@@ -1,8 +1,8 @@
-"""Formulas of plain arithmetic, evaluated on numpy arrays without a data frame in between.
+"""Evaluates formulas of plain arithmetic on numpy arrays, without a data frame.
 
-formulaic decides what the terms are and what their factors mean. Where each is one column of numbers that learns
-nothing, its expression is evaluated as it stands, which gives the same bits (the caller compares) in a third of the
-time, and without holding Python's lock.
+formulaic decides what the terms are and what their factors mean. If each factor is one column of numbers and learns
+nothing, its expression is evaluated directly. This gives the same bits (the caller compares), takes a third of the
+time, and does not hold Python's lock.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from formulaic.parser.types import Factor
 from raypipe.label.formula.allowed import FUNCTIONS
 from raypipe.label.formula.formula import Floats, Formula, syntax
 
-# Where pandas and numpy differ on a division by zero.
+# Operators for which pandas and numpy differ on a division by zero.
 _DIFFERENT = (ast.FloorDiv, ast.Mod)
 
 
@@ -54,7 +54,7 @@ class Direct:
 
 
 def evaluate(expression: str, names: Mapping[str, Any]) -> npt.NDArray[Any]:
-    """The value of an expression; ValueError where it holds what no formula may, and whatever it raises."""
+    """The value of an expression. Raises ValueError if it is not allowed, and any error of the expression."""
     return np.asarray(eval(_code(expression), {"__builtins__": {}}, names))
 
 
@@ -64,7 +64,7 @@ def _code(expression: str) -> CodeType:
 
 
 def compile_direct(formula: Formula, spec: Any) -> Direct | None:
-    """The direct form of a materialised formula; None where it is more than arithmetic on columns."""
+    """The direct form of a materialised formula; None if it is more than arithmetic on columns."""
     if not all(name.isidentifier() for name in formula.variables):
         return None
     response = _factors(spec.lhs)

@@ -1,4 +1,4 @@
-"""How many terms a formula becomes when it is written out, told before: ``(a + b + c) ** 20`` would take years."""
+"""Estimates how many terms a formula expands to, before it is expanded: ``(a + b + c) ** 20`` would take years."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from formulaic.parser import DefaultFormulaParser
 from formulaic.parser.types import ASTNode, Token
 
 MOST_FACTORS = 10
-"""Factors of one term; two to the power of that many have to be compared where they are classes."""
+"""Maximum number of factors of one term. If they are classes, 2 to the power of this number have to be compared."""
 
 _MOST_STEPS = 200_000
 _SUMS = ("+", "-", "~", "|")
 
 Size = tuple[float, float]
-"""Terms, and factors of the longest of them."""
+"""Number of terms, and number of factors of the longest term."""
 
 
 class TooManyError(ValueError):
-    """The formula would become too many terms; `place` is where in the text that happens."""
+    """The formula would expand to too many terms; `place` is the position in the text where that happens."""
 
     def __init__(self, place: int | None) -> None:
         super().__init__("it becomes too many terms when it is written out; name fewer columns, or a lower power")
@@ -27,9 +27,9 @@ class TooManyError(ValueError):
 
 
 def check(text: str) -> None:
-    """TooManyError where writing the formula out would take long; what formulaic raises where it cannot be read.
+    """Raises TooManyError if expanding the formula would take long, and formulaic's errors if it cannot be read.
 
-    formulaic evaluates parts of y here: check the formula's expressions before.
+    formulaic evaluates parts of y here, so the formula's expressions must be checked before.
     """
     tree = DefaultFormulaParser().get_ast(text)
     sizes: dict[int, Size] = {}
@@ -43,7 +43,7 @@ def check(text: str) -> None:
 
 
 def _from_leaves(tree: Any) -> list[Any]:
-    """The operators of a formula, each behind what it is applied to."""
+    """The operators of a formula, each one after its operands."""
     found, left = [], [tree]
     while left:
         node = left.pop()
@@ -75,7 +75,7 @@ def _size(node: Any, parts: list[Size]) -> Size:
 
 def _power(token: Any) -> int:
     text = token.token if isinstance(token, Token) else ""
-    # Of another exponent formulaic says what is wrong.
+    # formulaic reports what is wrong with any other exponent.
     return int(text) if text.isdecimal() and len(text) < 10 else 10**9 if text.isdecimal() else 1
 
 
@@ -86,6 +86,6 @@ def _start(node: Any) -> int | None:
         if isinstance(part, ASTNode):
             left.extend(reversed(list(part.args)))
         elif part.source_start is not None:
-            # The constant, which formulaic adds, stands nowhere.
+            # The constant that formulaic adds has no position in the text.
             return int(part.source_start)
     return None

@@ -1,6 +1,6 @@
-"""A regression in Wilkinson notation: its text, its y and the columns of posts that it reads.
+"""Parses a regression in Wilkinson notation: its text, its y and the columns of posts that it reads.
 
-The notation, its transforms and the names of terms are formulaic's. `raypipe.label.formula.design` makes its matrices.
+formulaic defines the notation, transforms and names of terms. `raypipe.label.formula.design` makes the matrices.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from raypipe.label.formula.derived import DERIVED, columns_of, is_number, type_o
 
 Floats = npt.NDArray[np.float64]
 Expression = tuple[ast.expr, dict[str, str]]
-"""What Python reads, and the columns whose names it could not read, by what stands for them."""
+"""The syntax tree, and the column names in backticks, by the identifiers that replace them."""
 
 MAX_LENGTH = 10_000
-"""Characters of a formula."""
+"""Maximum number of characters of a formula."""
 MAX_TERMS = 1_000
-"""Terms of a formula, when it is written out: ``a * b`` has three."""
+"""Maximum number of terms of an expanded formula: ``a * b`` has three."""
 
 _SHOWN = 200
 _SPACE = re.compile(r"\s")
-# formulaic's messages show the formula with the culprit between these, in colour.
+# formulaic's messages show the formula. This mark, and the code of a colour, come before the wrong part.
 _MARK = re.compile(r"⧛(?:\x1b\[[0-9;]*m)?")
 
 
@@ -46,9 +46,9 @@ _MARK = re.compile(r"⧛(?:\x1b\[[0-9;]*m)?")
 class Formula:
     """A parsed formula: its text, the expression of y as written, and the columns of posts that it reads.
 
-    `variables` may name derived columns (`raypipe.label.formula.derived`); `classes` are those
-    in a ``C(…)``, where a number is a class like any other, and `joint` those of them that share one with another
-    column, so that it matters which of their values occur together.
+    `variables` may include derived columns (`raypipe.label.formula.derived`). `classes` are the variables in a
+    ``C(…)``, which treats a number as a class. `joint` are those of them that share a ``C(…)`` with another column, so
+    that it matters which of their values occur together.
     """
 
     text: str
@@ -69,24 +69,24 @@ class Formula:
 
 
 def parse(text: str) -> Formula:
-    """Read a formula ``y ~ terms``.
+    """Parses a formula ``y ~ terms``.
 
-    Raises ConfigError, with a caret below the culprit, where it cannot be read, or holds what a formula may not hold
-    (see `raypipe.label.formula.allowed`): nothing of it has been evaluated then.
+    Raises ConfigError, with a caret below the wrong part, if the formula cannot be read, is too large, or contains what
+    is not allowed (see `raypipe.label.formula.allowed`). An expression that is not allowed is never evaluated.
     """
     if not isinstance(text, str):
         raise ConfigError(f"label.formula: must be a text, y ~ a + b, not a {type(text).__name__}")
     if len(text) > MAX_LENGTH:
         raise ConfigError(f"label.formula: {shown(text)} is {len(text):,} characters long; at most {MAX_LENGTH:,}")
     try:
-        # formulaic evaluates parts of y while it reads the formula.
+        # formulaic evaluates parts of y while it reads the formula, so the text is checked before.
         _check_tokens(text)
         expansion.check(text)
         parsed = formulaic.Formula(text)
     except expansion.TooManyError as error:
         raise ConfigError(f"label.formula: {shown(text)}: {error}", below=_caret(text, error.place)) from error
     except (FormulaicError, SyntaxError) as error:
-        # What follows the first sentence speaks to programmers.
+        # The rest of the message, after the first sentence, is for programmers.
         reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
         raise ConfigError(
             f"label.formula: {shown(text)} cannot be read: {reason}", below=_caret(text, _place(text, error))
@@ -96,10 +96,10 @@ def parse(text: str) -> Formula:
     sides = getattr(parsed, "lhs", None), getattr(parsed, "rhs", None)
     if not all(isinstance(side, formulaic.SimpleFormula) for side in sides) or len(parsed.lhs) != 1:
         raise ConfigError(f"label.formula: {shown(text)} must have one y, one ~ and terms: y ~ a + b")
-    # formulaic takes nothing at all for the constant.
+    # formulaic reads an empty right side as the constant.
     if not len(parsed.rhs) or text.rstrip().endswith("~"):
         raise ConfigError(f"label.formula: {shown(text)} has no term on the right; write y ~ 1 for the mean alone")
-    # What formulaic has made of the expressions is what it evaluates.
+    # formulaic evaluates the expressions as it has rewritten them, so they are checked in that form.
     found = [_variables(factor, text) for side in sides for factor in _factors(side)]
     _check_size(text, parsed.rhs)
     names, classes = frozenset[str]().union(*(names for names, _ in found)), [c for _, calls in found for c in calls]
@@ -110,8 +110,8 @@ def parse(text: str) -> Formula:
 
 
 def _check_tokens(text: str) -> None:
-    """ConfigError where an expression holds what no formula may, or formulaic would take one name for another."""
-    # As they stand in the text, for the caret, and then as formulaic reads them.
+    """Raises ConfigError if an expression is not allowed, or if formulaic would confuse two names."""
+    # First the expressions as written, for the caret. Then the expressions as formulaic rewrites them.
     written = [token for token in tokenize(text) if token.kind is Token.Kind.PYTHON]
     trees = [_read(token.token, text, token.source_start or 0) for token in written]
     rewritten = list(sanitize_tokens(tokenize(text)))
@@ -122,7 +122,7 @@ def _check_tokens(text: str) -> None:
 
 
 def _check_rewritten(expression: str, tree: Expression, token: Token, text: str) -> None:
-    """ConfigError where formulaic, which rewrites expressions by search and replace, has made another one of it."""
+    """Raises ConfigError if formulaic, which rewrites an expression by search and replace, has changed its meaning."""
     start = token.source_start or 0
     if "`" not in expression:
         _read(token.token, text, start)
@@ -140,8 +140,8 @@ def _check_rewritten(expression: str, tree: Expression, token: Token, text: str)
 
 
 def _check_twins(text: str, tokens: list[Token]) -> None:
-    """ConfigError where a column is named like an expression or a number: formulaic keeps one of the two."""
-    # What is a column by itself, and what is not. The constant 1 is in each formula.
+    """Raises ConfigError if a column is named like an expression or a number: formulaic keeps only one of the two."""
+    # The text of each term, and its column if it is a column by itself. The constant 1 is in each formula.
     known: dict[str, str | None] = {"1": None}
     for token in tokens:
         column = None
@@ -161,10 +161,10 @@ def _check_twins(text: str, tokens: list[Token]) -> None:
 
 
 def _check_learners(text: str, factors: list[Factor], names: Set[str]) -> None:
-    """ConfigError where a transform would not find again what it has learned.
+    """Raises ConfigError if a transform could not find again what it has learned.
 
-    formulaic keeps that by the text of the call. It makes up a name at random for a column whose own cannot stand there
-    and whose usual replacement is taken.
+    formulaic keeps what is learned by the text of the call. If a column's name is not an identifier and the usual
+    replacement is taken, formulaic makes up a random name, and the text changes.
     """
     for factor in factors:
         expression = str(factor.expr)
@@ -188,7 +188,7 @@ def _check_learners(text: str, factors: list[Factor], names: Set[str]) -> None:
 
 
 def _read(expression: str, text: str, start: int = 0) -> Expression:
-    """A checked expression of the formula `text`, where it begins at `start` or later."""
+    """Reads and checks an expression, which begins at `start` or later in the formula `text`."""
     try:
         return allowed.read(expression)
     except allowed.NotAllowedError as error:
@@ -198,12 +198,12 @@ def _read(expression: str, text: str, start: int = 0) -> Expression:
 
 
 def _place_of(node: ast.AST, expression: str, text: str, start: int) -> int:
-    """Where a part of an expression stands in the formula; where the expression does, where that cannot be told."""
+    """Position of a part of an expression in the formula, or of the whole expression if the part cannot be found."""
     begin = max(text.find(expression.strip(), start), start)
     lines = expression.strip().split("\n")
     line, column = getattr(node, "lineno", 1) - 1, getattr(node, "col_offset", 0)
     if "`" in expression or line >= len(lines):
-        # Names in backticks are others in what Python reads.
+        # Python reads identifiers in place of names in backticks, so its positions are not those of the formula.
         return max(text.find(ast.unparse(node), begin), begin)
     return begin + sum(len(line) + 1 for line in lines[:line]) + len(lines[line].encode()[:column].decode())
 
@@ -226,7 +226,7 @@ def _check_size(text: str, terms: Any) -> None:
 
 def _place(text: str, error: Exception) -> int | None:
     if isinstance(error, SyntaxError):
-        # Python's own, of one factor.
+        # Python's own error, about one factor.
         start = text.find((error.text or "").strip())
         return start + (error.offset or 1) - 1 if error.text and start >= 0 else None
     shown = str(error).rpartition("\n")[2]
@@ -235,12 +235,12 @@ def _place(text: str, error: Exception) -> int | None:
 
 
 def shown(text: str) -> str:
-    """A formula in quotes for a line of an error, cut short where it is long."""
+    """A formula in quotes for an error message, shortened if it is long."""
     return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}…"
 
 
 def _caret(text: str, place: int | None) -> str:
-    """The formula, and on the next line a caret below what is wrong in it."""
+    """The formula, and on the next line a caret below the wrong part; empty if `place` is None."""
     shown = _SPACE.sub(" ", text)
     return "" if place is None else f"  {shown}\n  {' ' * place}^"
 
@@ -255,7 +255,7 @@ def _variables(factor: Factor, text: str) -> tuple[set[str], list[set[str]]]:
         return set(), []
     if factor.eval_method is Factor.EvalMethod.LOOKUP:
         return {str(factor.expr)}, []
-    # formulaic's own search for variables fails where a transform stands in a transform: bs(log10(x)).
+    # formulaic's own search for variables fails if a transform is inside another transform: bs(log10(x)).
     try:
         tree, aliases = _read(str(factor.expr), text)
     except SyntaxError as error:
@@ -273,9 +273,9 @@ def _variables(factor: Factor, text: str) -> tuple[set[str], list[set[str]]]:
 
 
 def syntax(expression: str) -> tuple[ast.expr, dict[str, str]]:
-    """A factor's expression as Python reads it, and the columns whose names it could not read, by what stands for them.
+    """The syntax tree of a factor's expression, and the column names in backticks, by what replaces them.
 
-    Raises SyntaxError where it is none, and ValueError where it holds what no formula may.
+    Raises SyntaxError if it is not an expression, and ValueError if it contains what is not allowed in a formula.
     """
     return allowed.read(expression)
 
@@ -291,9 +291,7 @@ def is_call(node: ast.AST, functions: Set[str]) -> TypeGuard[ast.Call]:
 
 
 def check_columns(formula: Formula, schema: pa.Schema) -> None:
-    """InputError, with a caret below the name, where the formula needs a column that posts/ does not have, or one that
-    holds neither numbers nor text.
-    """
+    """Raises InputError, with a caret below the name, if a column is not in posts/ or holds neither numbers nor text."""
     for name in formula.variables:
         missing = [column for column in columns_of(name, schema) if column not in schema.names]
         if not missing:
@@ -323,6 +321,6 @@ def _is_usable(kind: pa.DataType) -> bool:
 
 
 def point_at(text: str, name: str | None) -> str:
-    """The formula with a caret below the first place where it names `name`; empty where it does not."""
+    """The formula with a caret below the first place where it names `name`; empty if it does not."""
     found = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) if name else None
     return _caret(text, found.start() if found else None)

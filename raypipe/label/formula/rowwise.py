@@ -1,6 +1,6 @@
-"""The parts of a formula that a row computes by itself: what terms can learn from, and of which class a row is.
+"""The parts of a formula that need only one row: the rows that terms can learn from, and the class of each row.
 
-`center(log10(likes))` learns a mean. One post without a like would make it −∞, and with it every term.
+`center(log10(likes))` learns a mean. One post without likes would make this mean and all values of the term infinite.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Columns = Mapping[str, npt.NDArray[Any]]
 
 
 def finite_rows(formula: Formula, columns: Columns, n: int) -> npt.NDArray[np.bool_]:
-    """Where the parts of a formula that learn nothing are finite, of shape (n,); `columns` are those of numbers."""
+    """Mask (n,) of the rows in which all parts that learn nothing are finite; `columns` are the numeric variables."""
     finite = np.ones(n, dtype=bool)
     for factor in formula.factors:
         for expression, names in _parts(factor):
@@ -35,7 +35,7 @@ def finite_rows(formula: Formula, columns: Columns, n: int) -> npt.NDArray[np.bo
 
 
 def learns_numbers(formula: Formula) -> bool:
-    """Whether a term learns more than the classes that occur: a mean, knots, which ones of several columns occur."""
+    """Whether terms learn more than which classes occur: a mean, knots, or which ones occur together."""
     if formula.joint:
         return True
     texts = [str(factor.expr) for factor in formula.factors if factor.eval_method is Factor.EvalMethod.PYTHON]
@@ -43,8 +43,9 @@ def learns_numbers(formula: Formula) -> bool:
 
 
 def classes_of(factor: str, variables: Mapping[str, pa.ChunkedArray], columns: Columns) -> pa.ChunkedArray | None:
-    """What a categorical factor (``kind``, ``C(hour)``, ``C(n // 2)``) has for each row, before it is encoded; None
-    where that cannot be told. `columns` are the variables that are numbers.
+    """The class of each row for a categorical factor (``kind``, ``C(hour)``, ``C(n // 2)``), before it is encoded.
+
+    None if it cannot be computed. `columns` are the numeric variables.
     """
     if factor in variables:
         return variables[factor]
@@ -66,12 +67,12 @@ def _evaluate(expression: str, names: dict[str, str], columns: Columns) -> npt.N
         with np.errstate(all="ignore"):
             return evaluate(expression, {**FUNCTIONS, **given})
     except Exception:
-        # Whatever a user's expression raises: learning says it, with the whole formula.
+        # A user's expression may raise anything. `learn` reports it with the whole formula.
         return None
 
 
 def _parts(factor: Factor) -> Iterator[tuple[str, dict[str, str]]]:
-    """The largest parts of a factor that hold no transform which learns, each with its columns by name."""
+    """The largest parts of a factor that contain no transform that learns, each with its columns by name."""
     if factor.eval_method is Factor.EvalMethod.LITERAL:
         return
     text = str(factor.expr)
@@ -91,7 +92,7 @@ def _plain(node: ast.AST) -> Iterator[ast.AST]:
         if isinstance(node, ast.expr):
             yield node
     elif is_call(node, apart):
-        # Classes need not be finite; of the others what they learn from comes first, and the rest are settings.
+        # Classes need not be finite. Other transforms learn from their first argument, and the rest are settings.
         if not is_call(node, {"C"}):
             yield from (part for argument in node.args[:1] for part in _plain(argument))
     else:
