@@ -291,7 +291,7 @@ def is_call(node: ast.AST, functions: Set[str]) -> TypeGuard[ast.Call]:
 
 
 def check_columns(formula: Formula, schema: pa.Schema) -> None:
-    """Raises InputError, with a caret below the name, if a column is not in posts/ or holds neither numbers nor text."""
+    """Raises InputError, with a caret below the name, if a column is not in posts/ or has neither numbers nor text."""
     for name in formula.variables:
         missing = [column for column in columns_of(name, schema) if column not in schema.names]
         if not missing:

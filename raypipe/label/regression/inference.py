@@ -1,8 +1,8 @@
-"""What a statistician asks of a fit: standard errors, tests, intervals, and how well it describes the data.
+"""Statistics of a fit: standard errors, tests, intervals, and how well the fit describes the data.
 
-Definitions are those of statsmodels' OLS and WLS (`RegressionResults`), with its defaults: t distribution for nonrobust
-errors, normal for HC0–HC3 (MacKinnon, White 1985) and cluster (Liang, Zeger 1986, with the G/(G−1)·(n−1)/(n−p)
-correction).
+The definitions and defaults are those of statsmodels' OLS and WLS (`RegressionResults`): the t distribution for
+nonrobust errors, the normal distribution for HC0–HC3 (MacKinnon, White 1985) and cluster (Liang, Zeger 1986, with the
+G/(G−1)·(n−1)/(n−p) correction).
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from raypipe.label.regression.lstsq import Solution
 from raypipe.label.regression.residuals import Shape
 
 Z95 = 1.959963984540054
-"""Half the width of a 95 % interval in standard errors, where these are of a normal distribution."""
+"""Half the width of a 95 % interval of a normal distribution, in standard errors."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted regression; arrays are of shape (p,) in the order of `terms`, `conf_int` (p, 2) at 95 %.
+    """A fitted regression. Arrays have shape (p,) in the order of `terms`; `conf_int` has shape (p, 2), at 95 %.
 
-    `R` (p, p) is the triangle of √w·X, `scale` the variance of an observation of weight 1, `shape` what a second pass
-    has found of the residuals.
+    `cov_params` and `R` have shape (p, p). `R` is the triangular factor of √w·X. `scale` is the variance of an
+    observation of weight 1. `shape` describes the residuals; a second pass finds it.
     """
 
     terms: tuple[str, ...]
@@ -66,7 +66,7 @@ def infer(
     shape: Shape | None = None,
     weighted: bool = False,
 ) -> Fit:
-    """All statistics of a solution; `meat` is the summed scatter of the robust and clustered `cov_type`."""
+    """Computes all statistics of a solution; `meat` is the summed scatter for a robust or clustered `cov_type`."""
     n, p = solution.n, len(solution.terms)
     k_constant = int(solution.has_constant)
     df_model, df_resid = p - k_constant, n - p
@@ -121,7 +121,7 @@ def infer(
 
 
 def _f_test(solution: Solution, cov_type: str, cov: Floats, df_model: int, df_denom: int) -> tuple[float, float]:
-    """That all coefficients but the constant's are zero: of sums of squares, or Wald's where errors are robust."""
+    """F and p of the test that all coefficients but the constant are 0; it is Wald's test if errors are robust."""
     if df_model == 0:
         return float("nan"), float("nan")
     if cov_type == "nonrobust":
@@ -130,9 +130,9 @@ def _f_test(solution: Solution, cov_type: str, cov: Floats, df_model: int, df_de
     else:
         tested = [i for i, term in enumerate(solution.terms) if term != "Intercept"]
         if len(tested) != df_model:
-            # The constant is in the span of the terms but none of them: statsmodels gives nan too.
+            # The terms span the constant, but none of them is the constant. statsmodels gives nan too.
             return float("nan"), float("nan")
-        # Through the correlations of the coefficients, so that the terms' units do not decide what counts as singular.
+        # This uses correlations, so that the units of the terms do not decide what counts as singular.
         bse = np.sqrt(np.diag(cov))[tested]
         t = solution.params[tested] / bse
         f = float(t @ np.linalg.pinv(cov[np.ix_(tested, tested)] / np.outer(bse, bse)) @ t / df_model)

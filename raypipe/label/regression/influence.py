@@ -1,4 +1,4 @@
-"""How much a single user moves the coefficients: what they would be without that user's posts."""
+"""How much a single user shifts the coefficients: how they would change without that user's posts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CANDIDATES = 100
 
 @dataclass(frozen=True)
 class Influence:
-    """One user: `shift` (p,) is how far each coefficient moves without the user's posts, in its standard errors."""
+    """One user. `shift` (p,) is how far each coefficient moves without the user's posts, in standard errors."""
 
     user: str
     posts: int
@@ -23,7 +23,7 @@ class Influence:
 
     @property
     def largest(self) -> float:
-        """The largest of the shifts, without its sign."""
+        """The largest absolute value of the shifts."""
         return float(np.abs(self.shift).max())
 
 
@@ -32,10 +32,10 @@ def most_influential(
 ) -> list[Influence]:
     """The `n` users without whom some coefficient moves farthest, the farthest first.
 
-    X (m, p) and residuals e (m,) of the fitted posts (whitened, where the fit is weighted), the user of each (None:
-    unknown, left out), R (p, p) the triangle of X, bse (p,). Exact for each that is returned: β − β₍ᵤ₎ =
-    (XᵀX − XᵤᵀXᵤ)⁻¹ Xᵤᵀeᵤ (Cook, Weisberg 1982, section 3.6, for a set of rows). Who is looked at is found by the
-    same without the second term, which differs where a user has a large share of all posts: these are looked at too.
+    X (m, p) and e (m,) are rows and residuals of the fitted posts, whitened if the fit is weighted. `users` (m,) has
+    the user of each post; posts of unknown users (None) are left out. R (p, p) is the triangular factor of X, bse is
+    (p,). Each returned shift is exact: β − β₍ᵤ₎ = (XᵀX − XᵤᵀXᵤ)⁻¹ Xᵤᵀeᵤ (Cook, Weisberg 1982, section 3.6, for a set of
+    rows). Candidates are found without the term XᵤᵀXᵤ. It matters for users with many posts, who are candidates too.
     """
     known = np.array([user is not None and user == user for user in users])
     names, codes = np.unique(users[known].astype(str), return_inverse=True)
@@ -51,7 +51,7 @@ def most_influential(
     for user in looked_at:
         own = z[codes == user]
         rest = np.eye(X.shape[1]) - own.T @ own
-        # Where only this user's posts tell a coefficient, without them there is none.
+        # If only this user's posts determine a coefficient, it does not exist without them.
         if np.linalg.eigvalsh(rest)[0] < 1e-10:
             continue
         shift = solve_triangular(R, np.linalg.solve(rest, sums[user])) / bse

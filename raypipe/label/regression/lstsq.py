@@ -1,9 +1,9 @@
 """Least squares over any number of blocks by merging their triangular factors (TSQR).
 
-Each block of rows becomes the R of its QR factorisation, a small triangle; stacked triangles become one by another QR.
-R of all rows is all that the regression needs, and unlike the normal equations it does not square the condition
-number. Demmel, Grigori, Hoemmen, Langou (2012), "Communication-optimal parallel and sequential QR and LU
-factorizations", section 2.
+Each block of rows is reduced to the R of its QR factorisation, a small triangle. Another QR merges stacked triangles
+into one. The regression needs only R of all rows. Unlike the normal equations, R does not square the condition number.
+Demmel, Grigori, Hoemmen, Langou (2012), "Communication-optimal parallel and sequential QR and LU factorizations",
+section 2.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from raypipe.errors import InputError
 from raypipe.label.formula.formula import Floats
 
 _SHOWN = 5
-# Residuals below this part of y are what rounding leaves.
+# Residuals below this share of y are rounding errors.
 _NOTHING = 1e-12
-# Squares of what is longer overflow.
+# Squares of larger values overflow.
 _TOO_LARGE = 1e140
 _CACHED_ROWS = 16_384
-"""Rows that are factored at a time: so many of a few columns stay in a processor's cache, four times as fast."""
+"""Rows that are factored at a time. With few columns they stay in a processor's cache, which is four times as fast."""
 
 
 @dataclass(frozen=True)
 class Factor:
-    """R of ``√w·[X | y | 1]`` for `n` rows: at most p+2 rows of p+2 columns; and Σ log w.
+    """R of ``√w·[X | y | 1]`` for `n` rows (at most p+2 rows of p+2 columns), and Σ log w.
 
-    The column of ones, last, tells whether X spans the constant, and carries the mean of y, without a second pass.
+    The last column, of ones, shows whether X spans the constant, and gives the mean of y without a second pass.
     """
 
     n: int
@@ -40,7 +40,7 @@ class Factor:
 
 @dataclass(frozen=True)
 class Solution:
-    """The minimum of Σ w (y − Xβ)²; `R` is the triangle (p, p) of √w·X, `ssr` the minimum.
+    """The coefficients `params` that minimise Σ w (y − Xβ)². `ssr` is the minimum; `R` (p, p) is the triangle of √w·X.
 
     Sums of squares are weighted too. `log_weights` is Σ log w, 0 without weights.
     """
@@ -57,7 +57,7 @@ class Solution:
 
     @property
     def condition_number(self) -> float:
-        """Of the columns of √w·X, each scaled to length 1: what no choice of units can mend."""
+        """Condition number of the columns of √w·X, each scaled to length 1, so that units do not matter."""
         return float(np.linalg.cond(self.R / np.linalg.norm(self.R, axis=0)))
 
 
@@ -81,7 +81,7 @@ def triangle(columns: Floats) -> Floats:
 
 
 def merge(factors: Sequence[Factor]) -> Factor:
-    """The factor of all rows, merged pairwise in a tree, so that rounding grows with the logarithm of the blocks."""
+    """The factor of all rows. Pairs merge in a tree, so that rounding errors grow with the logarithm of the blocks."""
     level = list(factors)
     while len(level) > 1:
         pairs = [level[i : i + 2] for i in range(0, len(level), 2)]
@@ -94,10 +94,10 @@ def _merge_pair(a: Factor, b: Factor) -> Factor:
 
 
 def solve(whole: Factor, terms: tuple[str, ...], dropped: Mapping[str, int] | None = None) -> Solution:
-    """The regression of a merged factor; `dropped` are the posts left out, by reason, for whoever reads an error.
+    """Solves the regression of a merged factor; `dropped` counts the posts left out, by reason, for error messages.
 
-    Raises InputError where there are not more posts than terms, a term is a linear combination of those before it
-    (naming them), or a term is too large to compute with.
+    Raises InputError if there are not more posts than terms, a term is a linear combination of earlier ones (the
+    message names them), or a term is too large to compute with.
     """
     p, n = len(terms), whole.n
     if n <= p:
@@ -111,7 +111,7 @@ def solve(whole: Factor, terms: tuple[str, ...], dropped: Mapping[str, int] | No
     R[: len(whole.R)] = whole.R
     X_R, y_R, one_R = R[:p, :p], R[:, p], R[:, p + 1]
     _check_rank(X_R, terms, n)
-    # The column of ones is as long as the root of the sum of weights.
+    # The length of the column of ones is the square root of the sum of weights.
     mean = float(y_R @ one_R) / float(one_R @ one_R)
     return Solution(
         terms=terms,
@@ -127,7 +127,7 @@ def solve(whole: Factor, terms: tuple[str, ...], dropped: Mapping[str, int] | No
 
 
 def check_residuals(solution: Solution) -> None:
-    """InputError where the terms explain y to the last digit, or y is the same in all posts: no score is left."""
+    """Raises InputError if the terms explain y completely, or y is the same in all posts: no score is left."""
     if solution.ssr > _NOTHING**2 * solution.uncentered_tss:
         return
     what = "y is the same" if solution.centered_tss <= _NOTHING**2 * solution.uncentered_tss else "the terms explain y"
@@ -138,7 +138,7 @@ def check_residuals(solution: Solution) -> None:
 
 
 def shown(terms: Sequence[str]) -> str:
-    """Terms for a line that a person reads: five of them."""
+    """The first five terms, and the number of the others, for a message."""
     return ", ".join(terms[:_SHOWN]) + (f", … ({len(terms) - _SHOWN:,} more)" if len(terms) > _SHOWN else "")
 
 
@@ -150,13 +150,13 @@ def _check_size(R: Floats, terms: tuple[str, ...]) -> None:
 
 
 def _tolerance(p: int, n: int) -> float:
-    # What rounding leaves of a column that the others explain, relative to its length, with some room.
+    # The largest rounding error of a column that the others explain, relative to its length, with a margin.
     return 10 * p * float(np.sqrt(n)) * float(np.finfo(np.float64).eps)
 
 
 def _check_rank(R: Floats, terms: tuple[str, ...], n: int) -> None:
-    # |R[j, j]| is the distance of column j from the span of those before it; relative to the column's own length, so
-    # that units (followers in millions) do not matter.
+    # |R[j, j]| is the distance of column j from the span of the columns before it. It is compared with the column's
+    # length, so that units (followers in millions) do not matter.
     lengths = np.linalg.norm(R, axis=0)
     for j, term in enumerate(terms):
         if lengths[j] == 0:

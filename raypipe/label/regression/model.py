@@ -1,7 +1,7 @@
-"""The regression over blocks of posts, wherever these are processed.
+"""Fits the regression over blocks of posts.
 
-`over` is a function that applies a function to each block of eligible posts and returns the results in the blocks'
-order: over Ray, or a plain loop.
+`over` is a function that applies a function to each block of eligible posts and returns the results in the order of the
+blocks. It may use Ray, threads or a plain loop.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Over(Protocol):
 
 
 def make_design(over: Over, formula: Formula, schema: pa.Schema, weights: str | None = None) -> Design:
-    """The design of a formula on posts of this schema; one more pass where its terms learn from the data.
+    """The design of a formula for posts of this schema. It takes one more pass if its terms learn from the data.
 
-    That pass brings the numbers that the formula names here, 8 bytes a post and column, and each class once.
+    That pass collects the numbers of the formula's columns, 8 bytes per post and column, and each class once.
     """
     design = fixed_design(formula, schema, weights)
     if design is not None:
@@ -43,7 +43,7 @@ def make_design(over: Over, formula: Formula, schema: pa.Schema, weights: str | 
 
 
 def fit_coefficients(over: Over, design: Design) -> Solution:
-    """The least squares solution, in one pass. InputError where there are too few posts or a term is collinear."""
+    """The least squares solution, in one pass. Raises InputError if there are too few posts or a term is collinear."""
 
     def block_factors(posts: pa.Table) -> list[tuple[Factor, Counter[str]]]:
         parts = map(design.matrices, design.slices(posts))
@@ -57,10 +57,10 @@ def fit_coefficients(over: Over, design: Design) -> Solution:
 
 
 def fit(over: Over, design: Design, cov_type: str = "nonrobust", *, timed: bool = False) -> Fit:
-    """Fit by least squares (paper, equation 1): a pass for the coefficients, one for what depends on the residuals.
+    """Fits by least squares (paper, equation 1): one pass for the coefficients, one for sums over the residuals.
 
-    `timed`: posts have ``created_at``, for Durbin and Watson's statistic. InputError where there are too few posts, a
-    term is collinear, or a cluster is unnamed.
+    `timed`: posts have ``created_at``, which the Durbin–Watson statistic needs. Raises InputError if there are too few
+    posts, a term is collinear, no residual is left, or posts have no cluster.
     """
     solution = fit_coefficients(over, design)
     check_residuals(solution)
@@ -85,8 +85,9 @@ def fit(over: Over, design: Design, cov_type: str = "nonrobust", *, timed: bool 
 
 
 def predict(X: Floats, params: Floats) -> Floats:
-    """Xβ of shape (n,), a term at a time: a matrix product may round equal rows differently by where they stand, and
-    posts with equal columns must tie exactly.
+    """Xβ of shape (n,), summed one term at a time, so that posts with equal columns have exactly equal values.
+
+    A matrix product may round equal rows differently by their position.
     """
     fitted = np.zeros(len(X))
     for j, coefficient in enumerate(params):
@@ -95,7 +96,7 @@ def predict(X: Floats, params: Floats) -> Floats:
 
 
 def describe(response: str, fitted: Fit) -> str:
-    """The fitted formula as a person reads it."""
+    """The fitted formula as one line of text."""
     line = ""
     for term, value in zip(fitted.terms, fitted.params, strict=True):
         sign = (" − " if value < 0 else " + ") if line else ("−" if value < 0 else "")

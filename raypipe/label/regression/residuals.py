@@ -1,6 +1,6 @@
-"""What a second pass over the posts gathers of the residuals: sums that add up over blocks, in the blocks' order.
+"""Sums over the residuals that a second pass over the posts collects per block, in the order of the blocks.
 
-Weighted fits work on whitened residuals √w·e and rows √w·x, as statsmodels' WLS does.
+Weighted fits use whitened residuals √w·e and rows √w·x, as statsmodels' WLS does.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from raypipe.label.regression.lstsq import Solution, shown
 
 _FEWEST_FOR_OMNIBUS = 8
 _ILL_CONDITIONED = 1e3
-# 1 − h of a post whose fitted value is its own y.
+# Below this value of 1 − h, a post's fitted value is its own y.
 _ALONE = 1e-12
 
 
 @dataclass(frozen=True)
 class GroupSums:
-    """Sums of eᵢ·zᵢ by group, of shape (groups, p), for one block; null groups counted apart.
+    """Sums of eᵢ·zᵢ by group, of shape (groups, p), for one block; `n_null` counts the posts without a group.
 
-    A group is the hash of its name: 100 million names would fill the memory.
+    A group is stored as the hash of its name, because 100 million names would fill the memory.
     """
 
     groups: Words
@@ -40,7 +40,7 @@ class GroupSums:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """What Durbin and Watson need of a block: Σ (e_t − e_{t−1})² inside it, its ends, and whether time runs forward."""
+    """What the Durbin–Watson statistic needs of a block: Σ (e_t − e_{t−1})², both ends, and if time runs forward."""
 
     squares: float
     first: float
@@ -52,8 +52,9 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class ResidualSums:
-    """One block's sums: `powers` are Σ eᵏ for k = 1…4, `gradient` is Σ eᵢxᵢ of shape (p,), in which rounding shows;
-    `scatter` (p, p), `groups` and `sequence` where asked for.
+    """Sums of one block: `powers` are Σ eᵏ for k = 1…4, and `gradient` (p,) is Σ eᵢxᵢ, which shows rounding errors.
+
+    `scatter` (p, p), `groups` and `sequence` are None if they are not needed.
     """
 
     n: int
@@ -66,11 +67,11 @@ class ResidualSums:
 
 @dataclass(frozen=True)
 class Shape:
-    """How normal residuals look, and whether neighbours are alike. None where it cannot be told.
+    """Tests whether residuals are normal, and whether neighbours are alike. None means that it cannot be computed.
 
-    `omnibus` is D'Agostino and Pearson's K² (from 8 rows on), `jarque_bera` Jarque and Bera's statistic, each with
-    its p-value; `kurtosis` is 3 for a normal distribution; `durbin_watson` is given where posts stand in order of
-    their creation, else None.
+    `omnibus` is D'Agostino and Pearson's K² (from 8 rows on). `jarque_bera` is Jarque and Bera's statistic. Each has
+    its p-value. `kurtosis` is 3 for a normal distribution. `durbin_watson` is None if posts are not in order of their
+    creation.
     """
 
     skew: float
@@ -83,7 +84,7 @@ class Shape:
 
 
 def whiten(X: Floats, solution: Solution) -> Floats:
-    """zᵢ = R⁻ᵀxᵢ, the rows of Q: sums over them stay well-conditioned where sums over x would not."""
+    """zᵢ = R⁻ᵀxᵢ, the rows of Q. Sums over them stay well-conditioned even if sums over x do not."""
     return np.ascontiguousarray(solve_triangular(solution.R, X.T, trans="T").T)
 
 
@@ -99,7 +100,7 @@ def residual_sums(
 ) -> ResidualSums:
     """The sums of one block: X of shape (n, p), y and weights of shape (n,).
 
-    `groups` are the clusters of ``cov_type cluster``, `times` when each post was created (any type that compares).
+    `groups` are the clusters for `cov_type` ``cluster``. `times` are times of creation (any type that casts to int64).
     """
     if weights is not None:
         root = np.sqrt(weights)
@@ -120,17 +121,17 @@ def residual_sums(
 def _gradient(X: Floats, y: Floats, e: Floats, solution: Solution) -> npt.NDArray[np.longdouble]:
     if solution.condition_number < _ILL_CONDITIONED:
         return (X.T @ e).astype(np.longdouble)
-    # Where columns nearly cancel, residuals are known no better than the coefficients, unless they are computed with
-    # more digits (64 bits of mantissa on x86; elsewhere as many as there are).
+    # If columns nearly cancel, residuals are no more exact than the coefficients. So they are computed with more digits
+    # (64 bits of mantissa on x86; elsewhere as many as there are).
     wide = X.astype(np.longdouble)
     return wide.T @ (y - wide @ solution.params.astype(np.longdouble))
 
 
 def corrected(solution: Solution, parts: Sequence[ResidualSums]) -> Solution:
-    """The solution after one step of refinement, β + (RᵀR)⁻¹ Σ eᵢxᵢ, which takes out what rounding has left.
+    """The solution after one step of refinement, β + (RᵀR)⁻¹ Σ eᵢxᵢ, which removes rounding errors.
 
-    Björck (1987), "Stability analysis of the method of seminormal equations for linear least squares problems",
-    section 4: corrected seminormal equations. With it the coefficients no longer depend on how rows were cut.
+    Björck (1987), "Stability analysis of the method of seminormal equations for linear least squares problems", section
+    4: corrected seminormal equations. The coefficients then no longer depend on how rows were cut into blocks.
     """
     gradient = np.sum([part.gradient for part in parts], axis=0).astype(np.float64)
     step = solve_triangular(solution.R, solve_triangular(solution.R, gradient, trans="T"))
@@ -138,7 +139,7 @@ def corrected(solution: Solution, parts: Sequence[ResidualSums]) -> Solution:
 
 
 def _scatter(X: Floats, e: Floats, solution: Solution, cov_type: str) -> Floats:
-    # Σ uᵢ zᵢzᵢᵀ, u = e², with HC2 e²/(1−h), HC3 e²/(1−h)².
+    # Σ uᵢ zᵢzᵢᵀ with u = e², for HC2 e²/(1−h), for HC3 e²/(1−h)².
     z = whiten(X, solution)
     u = e**2
     if cov_type in ("HC2", "HC3"):
@@ -162,7 +163,7 @@ def _group_sums(X: Floats, e: Floats, solution: Solution, groups: pa.ChunkedArra
 
 
 def _by_group(groups: Words, values: Floats) -> tuple[Words, Floats]:
-    """Each group once, in order, and the sums of its rows of values (n, p)."""
+    """The distinct groups, sorted, and for each the sum of its rows of values (n, p)."""
     if not len(groups):
         return groups, values
     order = np.argsort(groups, kind="stable")
@@ -181,9 +182,9 @@ def _sequence(e: Floats, times: pa.ChunkedArray) -> Neighbours | None:
 
 
 def total_scatter(parts: Sequence[ResidualSums], cov_type: str) -> tuple[Floats | None, int | None]:
-    """The middle of the sandwich, of shape (p, p), and for clusters their number; None where `cov_type` needs none.
+    """The middle matrix (p, p) of the sandwich estimator, and the number of clusters; each None if `cov_type` has none.
 
-    Clusters: Σ_g s_g s_gᵀ over all groups. InputError where a group is null, or there is one only.
+    For clusters it is Σ_g s_g s_gᵀ over all groups. Raises InputError if a group is null, or there is only one group.
     """
     if cov_type == "nonrobust":
         return None, None
@@ -201,10 +202,10 @@ def total_scatter(parts: Sequence[ResidualSums], cov_type: str) -> tuple[Floats 
 
 
 def shape(parts: Sequence[ResidualSums]) -> Shape:
-    """Skew, kurtosis and the tests built on them, and Durbin and Watson's statistic, from the blocks in their order.
+    """Skew, kurtosis and the tests built on them, and the Durbin–Watson statistic, from the blocks in their order.
 
-    Equal to statsmodels' `jarque_bera`, `omni_normtest` (D'Agostino, Pearson 1973; Anscombe, Glynn 1983) and
-    `durbin_watson` of the residuals.
+    The values equal those of statsmodels' `jarque_bera`, `omni_normtest` (D'Agostino, Pearson 1973; Anscombe, Glynn
+    1983) and `durbin_watson` of the residuals.
     """
     n = sum(part.n for part in parts)
     m1, m2, m3, m4 = np.sum([part.powers for part in parts], axis=0) / n

@@ -1,7 +1,7 @@
-"""``_model.json``: a fit and what its formula has learned, written so that new posts can be scored with it.
+"""Writes and reads ``_model.json``: a fit and what its formula has learned, to score new posts with.
 
-Floats are kept to the last bit. Nothing in the file is executed but the formula, which is checked first as any other
-(`raypipe.label.formula.allowed`); what it has learned is numbers and names of classes.
+Floats are stored exactly. Of the file, only the formula is evaluated, after the same check as any formula
+(`raypipe.label.formula.allowed`). What it has learned is numbers and names of classes.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from raypipe.storage import Storage
 
 MODEL_FILE = "_model.json"
 
-# Knots of a spline, at most 1,000 and some at the ends, of which a square matrix is made.
+# A spline has at most 1,000 knots and a few at its ends. A square matrix is made of them.
 _MOST_LEARNED = 2_000
 
 
 def as_json(fitted: Fit | None, design: Design | None = None, **more: Any) -> bytes:
-    """``_model.json``: the fit's statistics, those of terms by term name, after `more`; null where not finite."""
+    """The bytes of ``_model.json``: `more`, then the fit's statistics by term name. Numbers that are not finite: null."""
     values = dict(more)
     if fitted is not None:
         found = asdict(fitted)
@@ -98,7 +98,7 @@ def _plain(value: Any) -> Any:
 
 
 def finite(value: Any) -> Any:
-    """A value for JSON, which knows no infinity: null where a number is not finite."""
+    """A value for JSON, which has no infinity: numbers that are not finite become None (null)."""
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -108,29 +108,29 @@ def finite(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A fitted regression that was read back from ``labels/_model.json``."""
+    """A fitted regression that was read from ``labels/_model.json``."""
 
     design: Design
     fit: Fit
 
     def summary(self) -> str:
-        """The fit as a table of text, laid out as statsmodels' `summary()`."""
+        """The fit as a text table in the layout of statsmodels' `summary()`."""
         return summary(self.design.formula.response, self.fit)
 
     def predict(self, posts: pa.Table | pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
         """y, score and statsmodels' `get_prediction().summary_frame()` for new posts, indexed by their row.
 
         Columns: ``y``, ``mean`` (the fitted value), ``score`` = y − mean, ``mean_se``, ``mean_ci_lower``,
-        ``mean_ci_upper``, ``obs_ci_lower``, ``obs_ci_upper`` at 1 − `alpha`. Where a post has no y,
-        ``y`` and ``score`` are NaN. Posts that cannot be predicted (see `Design.matrices`) are left out.
-        InputError if a column is not there, a value is beyond a spline's bounds, or the formula makes other terms than
-        the model has coefficients for.
+        ``mean_ci_upper``, ``obs_ci_lower``, ``obs_ci_upper`` at 1 − `alpha`. If a post has no y, ``y`` and ``score``
+        are NaN. Posts that cannot be predicted (see `Design.matrices`) are left out. Raises InputError if a column is
+        missing, a value is beyond a spline's bounds, or the formula makes other terms than those of the model's
+        coefficients.
         """
         if isinstance(posts, pd.DataFrame):
             posts = pa.Table.from_pandas(posts, preserve_index=False)
         design = _without_y(self.design)
         if design.weights not in posts.schema.names:
-            # All weigh 1 where nothing else is said.
+            # Without a column of weights, each post has weight 1.
             design = replace(design, weights=None)
         check_columns(design.formula, posts.schema)
         try:
@@ -163,7 +163,7 @@ class SavedModel:
         )
 
     def _known_y(self, posts: pa.Table) -> Floats:
-        """y of each post, NaN where it is not known."""
+        """y of each post, NaN if it is not known."""
         y = np.full(len(posts), np.nan)
         alone = self.design.formula.response_only()
         if set(columns_of_all(alone.variables, posts.schema)) <= set(posts.schema.names):
@@ -175,17 +175,17 @@ class SavedModel:
 
 
 def _without_y(design: Design) -> Design:
-    """The same terms with 1 for y, for posts of which only these are known."""
+    """The same terms with 1 in place of y, for posts of which only the terms are known."""
     formula = parse(f"1 ~ {design.formula.text.partition('~')[2]}")
     lhs = ModelSpec(formula=formula.parsed.lhs, na_action="ignore", output="numpy")
     return replace(design, formula=formula, spec=ModelSpecs(lhs=lhs, rhs=design.spec.rhs))
 
 
 def load_model(root: str | Storage) -> SavedModel:
-    """The regression of a run's ``labels/``.
+    """Reads the regression of a run's ``labels/``.
 
-    Raises InputError if the scheme has fitted none, or the file holds what `label` does not write: a formula that may
-    not be evaluated, say, or a text in the place of a number. StageError without labels.
+    Raises InputError if the scheme has fitted none, or the file contains what `label` does not write, such as a formula
+    that is not allowed or a text in place of a number. Raises StageError without labels.
     """
     storage = root if isinstance(root, Storage) else Storage(root)
     tables.get_record(storage, "labels")
@@ -201,9 +201,9 @@ def load_model(root: str | Storage) -> SavedModel:
 
 
 def read_values(storage: Storage) -> dict[str, Any]:
-    """All that ``labels/_model.json`` holds, also that of a scheme without a regression.
+    """The contents of ``labels/_model.json``, also for a scheme without a regression.
 
-    Raises InputError if it is damaged. Only that it is a JSON object is checked.
+    Raises InputError if the file is damaged. The only check is that it is a JSON object.
     """
     try:
         found = json.loads(storage.read(f"labels/{MODEL_FILE}"))
@@ -216,7 +216,7 @@ def read_values(storage: Storage) -> dict[str, Any]:
 
 
 def _check_learned(formula: Formula, weights: Any, transforms: dict[str, Any], levels: dict[str, Any]) -> None:
-    """ValueError where something is learned by what is no part of the formula, as its name would be evaluated."""
+    """Raises ValueError if something learned has a wrong type, or a name outside the formula (names are evaluated)."""
     factors = {str(factor.expr): factor for factor in formula.factors}
     python = [text for text, factor in factors.items() if factor.eval_method is Factor.EvalMethod.PYTHON]
     calls = {ast.unparse(node) for text in python for node in ast.walk(syntax(text)[0]) if isinstance(node, ast.Call)}

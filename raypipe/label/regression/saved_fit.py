@@ -1,4 +1,4 @@
-"""The numbers of a fit as ``_model.json`` has them: each checked, as the file may come from elsewhere."""
+"""Reads the numbers of a fit from ``_model.json``. Each is checked, as the file may come from another person."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from raypipe.label.regression.inference import Fit
 from raypipe.label.regression.residuals import Shape
 
 BY_TERM = ("params", "bse", "tvalues", "pvalues", "conf_int")
-"""Fields of `Fit` of shape (p,) or (p, 2), kept by term name."""
+"""Fields of `Fit` of shape (p,) or (p, 2), stored by term name."""
 MATRICES = ("cov_params", "R")
-"""Fields of `Fit` of shape (p, p), kept by the term names of row and column."""
+"""Fields of `Fit` of shape (p, p), stored by the term names of row and column."""
 
-# What was not finite is null in the file.
+# A number that was not finite is null in the file.
 Number = float | None
 Numbers = dict[str, Number]
 Pair = Annotated[list[Number], Field(min_length=2, max_length=2)]

@@ -1,4 +1,4 @@
-"""A fit as a table of text, laid out as statsmodels' `summary()`, so that it reads the same."""
+"""A fit as a text table in the layout of statsmodels' `summary()`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NOTES = {
 
 
 def summary(response: str, fit: Fit) -> str:
-    """The table of a fit of `response`: its header, a row a term, and how its residuals look."""
+    """The table of a fit of `response`: a header, one row per term, and statistics of the residuals."""
     uncentered = "" if fit.has_constant else " (uncentered)"
     head = [
         ("Dep. Variable:", response[:22]),
@@ -69,7 +69,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _fixed(value: float, places: int = 3) -> str:
-    # As statsmodels has it: what fixed places would show as 0, or as a row of digits, is shown by powers of ten.
+    # As in statsmodels: a number that fixed places would show as 0, or as many digits, is shown with a power of ten.
     is_plain = value == 0 or math.isnan(value) or 1e-4 <= abs(value) < 1e4
     return f"{value:.{places}f}" if is_plain else f"{value:.{places}g}"
 
