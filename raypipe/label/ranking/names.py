@@ -1,7 +1,7 @@
-"""Names (post_ids, user_ids) as numbers: 64-bit hashes of a whole column at a time, and their bytes as sortable words.
+"""Names (post_ids, user_ids) as numbers: 64-bit hashes of whole columns, and their bytes as sortable 64-bit words.
 
-100 million names do not fit into memory as strings; as hashes they take 8 bytes each. The hash is no secret and no
-checksum. Whoever joins by it makes sure that no two names share one, and takes another `salt` if they do.
+100 million names do not fit into memory as strings, but as hashes they take 8 bytes each. The hash is not made for
+secrecy or checksums. Code that joins by it must check that no two names share one, and use another `salt` if they do.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ALL = 2**64 - 1
 
 
 def name_hashes(names: pa.ChunkedArray, salt: int = 0) -> Words:
-    """A 64-bit hash of each string, uint64 (n,); equal strings have equal hashes, however they are chunked. Null: 0."""
+    """A 64-bit hash of each string, uint64 (n,), and 0 for null. Equal strings have equal hashes in any chunks."""
     if pa.types.is_null(names.type):
         return np.zeros(len(names), np.uint64)
     parts = [_hashes(chunk, salt) for chunk in names.chunks]
@@ -27,9 +27,10 @@ def name_hashes(names: pa.ChunkedArray, salt: int = 0) -> Words:
 
 
 def look_up(known: Words, names: Words) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """The place of each name (n,) among `known`, which is sorted, and whether it is there (or its place says nothing).
+    """The place of each name (n,) in `known`, which is sorted, and whether it is there. If not, its place has no
+    meaning.
 
-    Looked up in their own order: a search that jumps about so much memory takes five times as long.
+    Names are looked up in sorted order, because a search that jumps about so much memory takes five times as long.
     """
     place = np.zeros(len(names), np.int64)
     if not len(known):
@@ -40,9 +41,9 @@ def look_up(known: Words, names: Words) -> tuple[npt.NDArray[np.int64], npt.NDAr
 
 
 def name_words(names: pa.ChunkedArray, number: int) -> Words:
-    """Bytes 8·`number` to 8·`number` + 7 of each string as one big-endian number, uint64 (n,); zeros behind its end.
+    """Bytes 8·`number` to 8·`number` + 7 of each string as one big-endian number, uint64 (n,), padded with zeros.
 
-    Strings compare by code point as their words do, one after the other.
+    The words of two strings, compared one after the other, give the order of the strings by code point.
     """
     parts = []
     for chunk in names.chunks:
@@ -52,7 +53,7 @@ def name_words(names: pa.ChunkedArray, number: int) -> Words:
 
 
 def _bytes(names: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Words]:
-    """Where each string starts, its length in bytes, and the 8 bytes from any place on, as a little-endian number."""
+    """The start of each string, its length in bytes, and the 8 bytes from each position on as a little-endian number."""
     kind = np.int64 if pa.types.is_large_string(names.type) else np.int32
     _, offsets_buffer, data = names.buffers()
     offsets = np.frombuffer(offsets_buffer, kind)[names.offset : names.offset + len(names) + 1].astype(np.int64)
@@ -66,7 +67,7 @@ def _bytes(names: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64
 
 def _word(starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], window: Words, number: int) -> Words:
     left = np.clip(lengths - _WORD * number, 0, _WORD)
-    # A start behind the data belongs to an empty rest, of which nothing is kept.
+    # A start beyond the data belongs to a string that has ended. The mask then keeps no byte.
     place = np.minimum(starts + _WORD * number, len(window) - 1)
     masks = np.array([(1 << 8 * k) - 1 for k in range(_WORD + 1)], np.uint64)
     return window[place] & masks[left]
@@ -76,7 +77,7 @@ def _hashes(names: pa.Array, salt: int) -> Words:
     starts, lengths, window = _bytes(names)
     state = lengths.astype(np.uint64) * np.uint64(_GOLDEN) + _salted(salt)
     for number in range(-(-int(lengths.max(initial=0)) // _WORD)):
-        # Shorter names are done: mixing in zeros would do no harm, but which are there must not depend on the others.
+        # Shorter names are complete. Mixing zeros into them would make a hash depend on the other names of its chunk.
         more = lengths > _WORD * number
         if more.all():
             state = mixed(state ^ _word(starts, lengths, window, number))
@@ -89,7 +90,7 @@ def _hashes(names: pa.Array, salt: int) -> Words:
 
 
 def mixed(state: Words) -> Words:
-    """Each number for another, one to one, in which each bit depends on all bits (MurmurHash3's finaliser, Appleby)."""
+    """Maps each number one to one to another, each bit of which depends on all bits (MurmurHash3's finaliser, Appleby)."""
     with np.errstate(over="ignore"):
         for factor in _FACTORS:
             state = (state ^ (state >> np.uint64(33))) * factor

@@ -14,7 +14,7 @@ from raypipe.label.formula.formula import Floats
 
 
 def exact(share: float) -> Fraction:
-    """The decimal number that was typed: 0.1 is 1/10, not the binary float nearest to it."""
+    """The decimal number that the user typed: 0.1 is 1/10, not the binary float nearest to it."""
     return Fraction(str(share))
 
 

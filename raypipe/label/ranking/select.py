@@ -1,8 +1,8 @@
-"""Exact order statistics of any number of posts in bounded memory: which post has rank k by (value, post_id).
+"""Exact order statistics of any number of posts in bounded memory: the post with rank k by (value, post_id).
 
-A pass over the blocks counts how many values begin with each 16 bits; the next looks only at those that begin as the
-wanted one does, and so on, until few enough are left to be sorted. Values that are all the same are told apart by
-their post_ids in the same way. What a pass brings back is a few thousand counts a block, whatever n is.
+The first pass over the blocks counts the values by their first 16 bits. Each next pass counts, by their next 16 bits,
+only the values that begin like the wanted one, until few enough are left to be sorted. Equal values are told apart by
+their post_ids in the same way. A pass returns a few thousand counts per block, for any n.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from raypipe.label.ranking.names import Words, name_words
 Bools = npt.NDArray[np.bool_]
 
 FEW = 500_000
-"""Posts that are sorted in memory at the end."""
+"""Posts that may be sorted in memory at the end."""
 
 _BITS = 16
 _PIECES = 64 // _BITS
@@ -38,13 +38,13 @@ class Passes(Protocol):
 
 @dataclass(frozen=True)
 class Cut:
-    """The value and the post_id of the post at some rank; posts up to and beyond it are told by `below`."""
+    """The value and the post_id of the post at some rank; `below` finds the posts up to it."""
 
     value: float
     post_id: str
 
     def below(self, values: Floats, post_ids: pa.ChunkedArray) -> Bools:
-        """Which posts have a rank up to the cut's, itself included: (value, post_id) ≤ (cut's value, cut's post_id)."""
+        """Mask of the posts up to the cut, itself included: (value, post_id) ≤ (cut's value, cut's post_id)."""
         found = values < self.value
         ties = np.flatnonzero(values == self.value)
         if len(ties):
@@ -54,7 +54,7 @@ class Cut:
 
 @dataclass
 class _Search:
-    """One wanted rank: its 16-bit pieces that are known, how many posts are before those, how many share them."""
+    """The search for one rank: its known 16-bit pieces, how many posts come before them, and how many posts share them."""
 
     rank: int
     pieces: tuple[int, ...] = ()
@@ -62,14 +62,14 @@ class _Search:
     left: int = 0
 
     def is_open(self, few: int) -> bool:
-        """Whether more posts share the pieces than can be sorted. Names alike for so long are sorted anyhow."""
+        """Whether more posts share the pieces than can be sorted. After `_MOST_PIECES` pieces they are sorted anyway."""
         return self.left > few and len(self.pieces) < _MOST_PIECES
 
 
 def order_statistics(passes: Passes, ranks: Sequence[int], n: int, few: int = FEW) -> list[Cut]:
-    """The posts at the given ranks of 1…n; ids compare by code point. Raises ValueError where a rank is not among them.
+    """The posts at the given ranks of 1…n; ids compare by code point. Raises ValueError if a rank is not in 1…n.
 
-    `few` posts are held at a time.
+    About `few` posts per rank are held in memory at a time.
     """
     if wrong := [rank for rank in ranks if not 1 <= rank <= n]:
         raise ValueError(f"rank {wrong[0]} of {n:,} posts")
@@ -97,7 +97,7 @@ def order_statistics(passes: Passes, ranks: Sequence[int], n: int, few: int = FE
 
 
 def sortable(values: Floats) -> Words:
-    """Floats (n,), none NaN, as uint64 that compare in the same way; −0 and 0 are the same."""
+    """Floats (n,) without NaN as uint64 that have the same order; −0 and 0 become equal."""
     bits = (values + 0.0).view(np.uint64)
     negative = bits >> np.uint64(63) == 1
     return np.where(negative, ~bits, bits | np.uint64(1 << 63))
@@ -112,7 +112,7 @@ def _rows(prefixes: list[tuple[int, ...]], values: Floats, ids: pa.ChunkedArray)
 
 
 def _count(values: Floats, ids: pa.ChunkedArray, prefix: tuple[int, ...]) -> tuple[Any, Any]:
-    """The 16-bit pieces that follow `prefix` and how often each does."""
+    """The 16-bit pieces that follow `prefix`, and how often each occurs."""
     _, word = _matching(values, ids, prefix)
     pieces = _piece(word, len(prefix))
     counts = np.bincount(pieces, minlength=2**_BITS)
@@ -126,7 +126,7 @@ def _taken(values: Floats, ids: pa.ChunkedArray, prefix: tuple[int, ...]) -> pa.
 
 
 def _matching(values: Floats, ids: pa.ChunkedArray, prefix: tuple[int, ...]) -> tuple[npt.NDArray[np.int64], Words]:
-    """Rows whose (value, post_id) begins with `prefix`, and the 64-bit word of each in which the next piece lies."""
+    """Rows whose (value, post_id) begins with `prefix`, and for each the 64-bit word that contains the next piece."""
     word = sortable(values)
     rows = np.arange(len(values))
     for start in range(0, len(prefix) + 1, _PIECES):
