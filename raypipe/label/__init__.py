@@ -1,4 +1,4 @@
-"""From engagement to labels. The package itself is the stage: ``raypipe.label(config)``."""
+"""Turns engagement into labels. The package itself is callable: ``raypipe.label(config)`` runs the stage."""
 
 from raypipe.stages import make_callable
 

@@ -1,4 +1,4 @@
-"""How old posts were when their likes were read: the paper came back to each after exactly seven days."""
+"""The age of posts when their likes were read. The paper read the likes of each post after exactly seven days."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from raypipe.label.formula.formula import Formula
 from raypipe.label.passes import Posts
 
 _SPREAD_DAYS = 0.5
-"""Standard deviation of the ages from which on a reader should know of it."""
+"""Standard deviation of the ages above which a warning is given."""
 
 
 @dataclass(frozen=True)
 class _Ages:
-    """Of a block: posts, those without a revisit, those of known age, and sums over these."""
+    """Of a block: posts, posts without a revisit, posts of known age, and sums of these ages and of their squares."""
 
     n: int
     not_revisited: int
@@ -30,7 +30,7 @@ class _Ages:
 
 
 def age_warnings(posts: Posts, options: LabelOptions, formula: Formula | None) -> list[str]:
-    """What a reader of the labels should know: that likes were not read at one age, and nothing accounts for it."""
+    """A warning if likes were not read at the same age of all posts and the formula does not account for it."""
     needs = DERIVED["age_days"].needs
     names = set(posts.schema.names)
     if formula is None or {"age_days", *needs} & set(formula.variables) or "revisited_at" not in names:

@@ -1,4 +1,4 @@
-"""The posts of a root in blocks of rows: every pass reads its columns anew, so that memory stays bounded."""
+"""Divides the posts of a root into blocks of rows. Every pass reads its columns again, so that memory stays bounded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from raypipe.tables.untrusted import plain_table
 T = TypeVar("T")
 
 BLOCK_ROWS = 2**20
-"""Rows of a block, about: what a thread or task holds in memory at a time."""
+"""Approximate number of rows of a block. A thread or task holds one block in memory at a time."""
 
 _ROWS_TO_SHOW = 2_000_000
 _READERS = 8
@@ -26,14 +26,14 @@ _READERS = 8
 
 @dataclass(frozen=True)
 class Block:
-    """Some row groups of a table's files, in order: `pieces` are (path, first group, group behind the last)."""
+    """Some row groups of a table's files, in order. `pieces` are (path, first group, last group + 1)."""
 
     number: int
     rows: int
     pieces: tuple[tuple[str, int, int], ...]
 
     def read(self, storage: Storage, columns: Sequence[str]) -> pa.Table:
-        """The named columns of the block's rows. StorageError where a file cannot be read."""
+        """The named columns of the block's rows. Raises StorageError if a file cannot be read."""
         parts = []
         for path, first, last in self.pieces:
             with (
@@ -46,7 +46,7 @@ class Block:
 
 
 def plan_blocks(storage: Storage, table: str, rows: int = BLOCK_ROWS) -> list[Block]:
-    """The blocks of a complete table: neighbouring row groups of about `rows` rows together."""
+    """The blocks of a complete table. Each has neighbouring row groups of about `rows` rows together."""
     paths = tables.data_paths(storage, table)
 
     def groups(path: str) -> list[int]:
@@ -80,13 +80,13 @@ def plan_blocks(storage: Storage, table: str, rows: int = BLOCK_ROWS) -> list[Bl
 
 
 def block_progress(title: str, blocks: Sequence[Block]) -> Progress | _Silent:
-    """Progress over the rows of blocks, where there are many."""
+    """Progress over the rows of blocks; it is silent if there are not many."""
     rows = sum(block.rows for block in blocks)
     return Progress(title, rows, "posts") if rows > _ROWS_TO_SHOW else _Silent()
 
 
 class _Silent:
-    """No progress, where all is done in a second or two."""
+    """Shows no progress, for work that takes a second or two."""
 
     def __enter__(self) -> _Silent:
         return self
@@ -95,4 +95,4 @@ class _Silent:
         return None
 
     def advance(self, n: int) -> None:
-        """Nothing to show."""
+        """Does nothing."""

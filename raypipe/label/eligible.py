@@ -1,4 +1,4 @@
-"""Which posts take part: never the deleted ones, and by default those whose picture shows exactly one face."""
+"""Which posts take part: never deleted ones, and by default those whose picture shows exactly one face."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from raypipe.label.ranking.names import Words, look_up, name_hashes
 
 REASONS = ("deleted", "not_fetched", "faces_not_counted", "no_face", "several_faces")
-"""Why a post does not take part, by code from 1; 0 takes part."""
+"""Why a post does not take part. Codes start at 1; code 0 means that the post takes part."""
 
 _DELETED, _NOT_FETCHED, _NOT_COUNTED, _NO_FACE, _SEVERAL = range(1, 6)
 Codes = npt.NDArray[np.int8]
@@ -23,7 +23,7 @@ Codes = npt.NDArray[np.int8]
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What images/ says of each post, by the hash of its post_id: `keys` sorted, a code each (see `REASONS`)."""
+    """The code (see `REASONS`) of each row of images/; `keys` are the sorted hashes of post_ids, made with `salt`."""
 
     keys: Words
     codes: Codes
@@ -36,9 +36,9 @@ def image_columns(rule: str) -> list[str]:
 
 
 def image_codes(images: pa.Table, rule: str) -> Codes:
-    """The verdict on each row of images/ under a rule, int8 (n,).
+    """The code of each row of images/ under a rule, int8 (n,).
 
-    Reasons: ``deleted``, ``not_fetched``, and where faces are asked for ``faces_not_counted``, ``no_face``,
+    Reasons: ``deleted``, ``not_fetched``, and if the rule needs faces ``faces_not_counted``, ``no_face``,
     ``several_faces``.
     """
     codes = np.zeros(len(images), np.int8)
@@ -56,7 +56,7 @@ def image_codes(images: pa.Table, rule: str) -> Codes:
 
 
 def image_verdicts(over_images: Callable[[Callable[[pa.Table], Any]], Sequence[Any]], rule: str) -> Verdicts:
-    """The verdicts of all of images/; `over_images` applies a function to each block of it (see `image_columns`)."""
+    """The codes of all of images/; `over_images` applies a function to each block of it (see `image_columns`)."""
     for salt in range(8):
 
         def block(images: pa.Table, salt: int = salt) -> tuple[Words, Codes]:
@@ -67,7 +67,7 @@ def image_verdicts(over_images: Callable[[Callable[[pa.Table], Any]], Sequence[A
         codes = np.concatenate([np.empty(0, np.int8), *(part[1] for part in parts)])
         order = np.argsort(keys)
         keys = keys[order]
-        # Two post_ids with one hash: seen once in 10,000 tables of 100 million posts, and then another salt parts them.
+        # Two post_ids share a hash in one of 10,000 tables of 100 million posts. Another salt then separates them.
         if len(keys) < 2 or (keys[1:] != keys[:-1]).all():
             break
     return Verdicts(keys, codes[order], salt)
@@ -79,7 +79,7 @@ def post_columns(verdicts: Verdicts | None) -> list[str]:
 
 
 def post_codes(posts: pa.Table, verdicts: Verdicts | None) -> Codes:
-    """The verdict on each post, int8 (n,); `verdicts` is None where no picture is asked for and none is known.
+    """The code of each post, int8 (n,); `verdicts` is None if the rule does not need pictures.
 
     A post without a row in images/ counts as ``not_fetched``.
     """
@@ -99,7 +99,7 @@ def count(codes: Codes) -> Counter[str]:
 
 
 def nothing_eligible(rule: str, n_posts: int, dropped: Counter[str]) -> str:
-    """The line for a person whose posts all fell out."""
+    """The error message if no post takes part."""
     counts = ", ".join(f"{n:,} {reason}" for reason, n in sorted(dropped.items())) or "none was read"
     ways = {
         "faces_not_counted": "run ingest with --faces.enabled true, or use --label.eligible image",

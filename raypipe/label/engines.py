@@ -1,7 +1,7 @@
-"""Functions applied to blocks of posts, in threads of this process or as Ray tasks.
+"""Applies functions to blocks of posts, in threads of this process or as Ray tasks.
 
-The same functions run in both, and results come back in the order of the blocks. One machine needs no Ray for this:
-numpy and pyarrow release Python's lock.
+The same functions run in both, and results are returned in the order of the blocks. One machine needs no Ray for this,
+because numpy and pyarrow release Python's lock.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from raypipe.storage import Storage
 T = TypeVar("T")
 
 RAY_ROWS = 5_000_000
-"""From so many posts on, a cluster is asked; below, its tasks cost more than they save."""
+"""With more posts than this a cluster is used if there is one. With fewer, its tasks cost more time than they save."""
 
 
 class Engine(Protocol):
@@ -37,7 +37,7 @@ class Engine(Protocol):
 
 @contextmanager
 def open_engine(config: Config, storage: Storage, n_rows: int) -> Iterator[Engine]:
-    """Threads of this process; Ray's tasks where `label.on_ray` asks for them, or a cluster is there for many rows."""
+    """Ray tasks if `label.on_ray` is true, or if it is unset, a cluster is there and rows are many. Else threads."""
     on_ray = config.label.on_ray
     if on_ray is None:
         on_ray = bool(os.environ.get("RAY_ADDRESS")) and n_rows > RAY_ROWS

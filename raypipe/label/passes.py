@@ -1,4 +1,4 @@
-"""The passes of `label` over the posts: which take part, their y, score and label, and what the split must know."""
+"""The passes of `label` over the posts: which posts take part, their y, score and label, and what the split needs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _PICTURES = ["post_id", "sha256"]
 
 @dataclass(frozen=True)
 class Posts:
-    """The eligible posts of a root: their blocks, and for each block a bit a row (packed) that says who takes part."""
+    """The eligible posts of a root: the blocks, and for each block a packed mask, one bit per row, of eligible rows."""
 
     engine: Engine
     schema: pa.Schema
@@ -51,22 +51,22 @@ class Posts:
     dropped: Counter[str]
 
     def over(self, function: Callable[[Block, pa.Table], T], columns: Sequence[str], title: str) -> list[T]:
-        """`function` of each block's eligible posts, in order."""
+        """Applies `function` to each block's eligible posts. Returns the results in order."""
         masks = self.masks
 
         def block(part: Block, rows: pa.Table) -> T:
             kept = np.unpackbits(masks[part.number], count=part.rows).view(bool)
             return function(part, rows if kept.all() else rows.filter(pa.array(kept)))
 
-        # A column is needed for the number of rows, whatever is read.
+        # Without any column the number of rows would be unknown.
         wanted = list(dict.fromkeys(columns)) or ["deleted"]
         return self.engine.map(block, self.blocks, wanted, title)
 
 
 def eligible_posts(engine: Engine, storage: Storage, options: LabelOptions) -> Posts:
-    """Who takes part, in a pass over images/ (where the rule asks for pictures) and one over posts/.
+    """Finds the posts that take part, in a pass over images/ (if the rule needs pictures) and one over posts/.
 
-    InputError where nobody does.
+    Raises InputError if no post takes part.
     """
     rule = options.eligible
     schema = tables.open_dataset(storage, "posts").schema
@@ -101,13 +101,13 @@ def response_columns(design: Design | None, schema: pa.Schema) -> list[str]:
 
 @dataclass(frozen=True)
 class Scoring:
-    """y, fitted and score of the eligible posts of any block; `params` is None where there is no regression."""
+    """Computes y, fitted and score of the eligible posts of any block; `params` is None if there is no regression."""
 
     design: Design | None
     params: Floats | None
 
     def score(self, block: Block, posts: pa.Table) -> tuple[Scored, Counter[str]]:
-        """The usable posts of a block, and how many are not, by reason."""
+        """The usable posts of a block, and how many are not usable, by reason."""
         if self.design is None:
             return Scored(posts, block=block.number), Counter()
         kept, ys, means, dropped = [], [], [], Counter[str]()
@@ -128,7 +128,7 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What the split needs of one block's labelled posts, in order; `n` counts the block's usable posts."""
+    """What the split needs of one block's labelled posts, in order; `n` is the number of the block's usable posts."""
 
     n: int
     keys: Words
@@ -149,7 +149,7 @@ def draw_columns(options: LabelOptions, schema: pa.Schema) -> list[str]:
 
 
 def draw(scored: Scored, label: pa.Array, options: LabelOptions, seed: int) -> Drawn:
-    """The labelled posts of a block as numbers."""
+    """The labelled posts of a block as numbers, for the split."""
     classes = strata(label)
     known = pc.is_valid(classes)
     posts = scored.posts.filter(known)
@@ -162,7 +162,7 @@ def draw(scored: Scored, label: pa.Array, options: LabelOptions, seed: int) -> D
         given = sides_of(options.split, posts[options.split])
     return Drawn(
         n=len(label),
-        # Two hashes: one that draws, by the seed, one by which duplicates are found.
+        # One hash, with the seed, decides the side. The other one finds duplicates.
         keys=name_hashes(posts["post_id"], seed + 1),
         names=name_hashes(posts["post_id"]),
         strata=encoded,
@@ -174,7 +174,7 @@ def draw(scored: Scored, label: pa.Array, options: LabelOptions, seed: int) -> D
 
 
 def together(parts: Sequence[Drawn], groups: tuple[Words, Words] | None) -> Labelled:
-    """All labelled posts; `groups` as from `picture_groups`."""
+    """Joins the labelled posts of all blocks; `groups` is the result of `picture_groups`."""
     names = sorted({name for part in parts for name in part.strata.dictionary.to_pylist()})
     number = {name: i for i, name in enumerate(names)}
     classes = []
@@ -203,9 +203,9 @@ def together(parts: Sequence[Drawn], groups: tuple[Words, Words] | None) -> Labe
 
 
 def picture_groups(engine: Engine, storage: Storage) -> tuple[Words, Words]:
-    """Posts whose picture another post has too: sorted hashes of their post_ids, and a number a group.
+    """Posts whose picture another post has too: sorted hashes of their post_ids, and the number of each one's group.
 
-    Equal and nearly equal pictures where images/ lists them (`images/_duplicates/`), else equal bytes by SHA-256.
+    Groups have equal and nearly equal pictures if images/ lists them (`images/_duplicates/`), else equal SHA-256 sums.
     """
     record = tables.get_record(storage, "images")
     if any(file.path.startswith("_duplicates/") for file in record.files):
@@ -229,9 +229,9 @@ def picture_groups(engine: Engine, storage: Storage) -> tuple[Words, Words]:
 
 @dataclass
 class Written:
-    """What the last pass has counted: posts by class and side, lowest and highest value by class, drops by reason.
+    """Counts of the last pass: posts by class and side, lowest and highest value by class, dropped posts by reason.
 
-    `ties` as `Ranked.ties` has them; `tied` are the posts that share their value with one of another class.
+    `ties` is as in `Ranked.ties`. `tied` is the number of posts that share their value with a post of another class.
     """
 
     counts: Counter[tuple[str, str]]
@@ -243,7 +243,7 @@ class Written:
 
 
 def labels_of(scored: Scored, labeller: Labeller, sides: npt.NDArray[np.int8]) -> tuple[pa.Array, pa.Array]:
-    """The labels of a block's usable posts, and their sides by name: null where there is no label."""
+    """The labels and sides of a block's usable posts. Raises StageError if their number is not that of `sides`."""
     label = labeller(scored)
     known = np.asarray(pc.is_valid(strata(label)))
     if int(known.sum()) != len(sides):

@@ -1,7 +1,7 @@
-"""`raypipe label`: the regression, then scores, labels and the split, written to ``labels/``.
+"""`raypipe label`: makes the regression, scores, labels and the split, and writes them to ``labels/``.
 
-A few passes over the posts, block by block (`raypipe.label.blocks`): who takes part, the fit, the ranks, the split,
-the writing. What is kept between them is a bit a post and, for the labelled, some numbers.
+The stage reads the posts in a few passes, block by block (`raypipe.label.blocks`): who takes part, the fit, the ranks,
+the split, the writing. Between passes it keeps one bit per post, and a few numbers per labelled post.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ from raypipe.tables.schemas import labels_schema
 
 
 def run(config: Config) -> RunRecord:
-    """Label the posts of a root: ``posts/`` and ``images/`` → ``labels/`` and ``labels/_model.json``.
+    """Labels the posts of a root: ``posts/`` and ``images/`` → ``labels/`` and ``labels/_model.json``.
 
-    Each eligible post becomes a row, with or without a label; the others are counted by reason. Raises ConfigError or
-    InputError where options and data do not go together; nothing is written then.
+    Each usable post becomes a row, with or without a label. The other posts are counted by reason. Raises ConfigError
+    or InputError if options and data do not fit together; nothing is written then.
     """
     storage, options = config.open_storage(), config.label
     schemes.check_options(options)
@@ -95,7 +95,7 @@ def run(config: Config) -> RunRecord:
         facts = _facts(options, written, fitted.nobs if fitted else None)
         facts["users_on_two_sides"] = count_leaks(sides, rows.users)
         if rows.given is not None and rows.pictures is not None:
-            # A column that says the sides is obeyed, duplicates or not.
+            # A column that gives the sides is followed, even if it separates duplicates.
             facts["duplicates_on_two_sides"] = count_leaks(sides, rows.pictures.astype(np.uint64) + np.uint64(1))
         if options.split == "user":
             facts["users_that_random_leaks"] = count_leaks(split("random", rows, **shares), rows.users)
@@ -131,7 +131,7 @@ def _formula(options: LabelOptions) -> formulas.Formula | None:
 
 
 def _check_columns(options: LabelOptions, formula: formulas.Formula | None, schema: pa.Schema) -> None:
-    """InputError where a column of posts/ that this run reads is not there, or weights are no numbers."""
+    """Raises InputError if this run reads a column that posts/ does not have, or that has a wrong type."""
     names = {"post_id": "", "user_id": "", "deleted": ""}
     if formula:
         formulas.check_columns(formula, schema)
@@ -177,7 +177,7 @@ def _fit(posts: Posts, formula: formulas.Formula | None, options: LabelOptions) 
 
 
 class _Labelling:
-    """The passes after the fit: what the scheme must know, what the split must know, and the writing."""
+    """The passes after the fit: for the scheme (`learn`), for the split (`draw`), and the writing (`write`)."""
 
     def __init__(self, posts: Posts, options: LabelOptions, scoring: Scoring) -> None:
         self.posts, self.options, self.scoring = posts, options, scoring
@@ -191,7 +191,7 @@ class _Labelling:
         return self.posts.over(lambda block, rows: function(scoring.score(block, rows)[0]), columns, title)
 
     def learn(self, n: int | None) -> Labeller:
-        """The labeller of the scheme; `n` usable posts, counted first where no fit has done so."""
+        """The labeller of the scheme. `n` is the number of usable posts; if it is None, they are counted first."""
         columns = response_columns(self.scoring.design, self.posts.schema)
 
         def passes(function: Callable[[Scored], Any], more: tuple[str, ...] = ()) -> list[Any]:
@@ -204,7 +204,7 @@ class _Labelling:
         return self.scheme.learn(passes, n, self.options)
 
     def draw(self, labeller: Labeller, seed: int) -> list[Drawn]:
-        """What the split must know of each block; InputError where there is nothing to learn, or a time is missing."""
+        """What the split needs of each block. Raises InputError if there is nothing to learn, or a time is missing."""
         options = self.options
 
         def block(scored: Scored) -> Drawn:
@@ -221,7 +221,7 @@ class _Labelling:
         return parts
 
     def write(self, writer: tables.TableWriter, labeller: Labeller, sides: list[Sides]) -> Written:
-        """Stage a file a block, and count what is in it."""
+        """Stages one file per block, and counts what is in it."""
         scoring, schema = self.scoring, labels_schema(self.scheme.label_type)
 
         def block(part: Block, posts: pa.Table) -> Written:
@@ -250,7 +250,7 @@ class _Labelling:
                 known = total.ranges.setdefault(name, [low, high])
                 known[:] = min(known[0], low), max(known[1], high)
         total.ranges = dict(sorted(total.ranges.items()))
-        # A value that stands on one side of a threshold alone decides by itself.
+        # If all posts with a value are on one side of a threshold, the value decides and post_id does not.
         cuts = {cut for cut, _ in ties}
         total.tied = sum(ties[cut, False] + ties[cut, True] for cut in cuts if ties[cut, False] and ties[cut, True])
         return total
@@ -317,7 +317,7 @@ def _tell(formula: formulas.Formula | None, fitted: Fit | None, facts: dict[str,
 
 
 class _Clock:
-    """Seconds of each step."""
+    """Measures the seconds of each step."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

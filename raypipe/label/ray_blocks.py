@@ -1,4 +1,4 @@
-"""Blocks of posts as Ray tasks. The one module of `label` that imports Ray."""
+"""Applies functions to blocks of posts as Ray tasks. This is the only module of `label` that imports Ray."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RayTasks:
-    """An `Engine` on Ray Data: a task a block."""
+    """An `Engine` on Ray Data, with one task per block."""
 
     storage: Storage
 
     def map(
         self, function: Callable[[Block, pa.Table], T], blocks: Sequence[Block], columns: Sequence[str], title: str
     ) -> list[T]:
-        """`function` of each block and its rows, in order; StageError where a task met what nobody foresaw."""
+        """Applies `function` to each block and its rows, in order. Raises StageError if a task fails unexpectedly."""
         storage, wanted = self.storage, list(columns)
 
         def one(row: dict[str, Any]) -> dict[str, Any]:
@@ -45,7 +45,7 @@ class RayTasks:
                 for row in stream.iter_rows():
                     results[row["number"]] = pickle.loads(row["result"])
                     progress.advance(row["rows"])
-        except Exception as error:  # Ray wraps whatever a block met; the line shows what that was
+        except Exception as error:  # Ray wraps the error of a block; the message shows that error
             first = cause(error)
             if isinstance(first, RaypipeError):
                 raise first from error

@@ -1,6 +1,6 @@
-"""What the label is: for each scheme, what it has to know of all posts, and the label of each post then.
+"""The label schemes: what each one needs to know of all posts, and how it then labels each post.
 
-`learn` looks at all usable posts, in passes; what it returns labels any block of them by itself.
+`learn` reads all usable posts, in passes. It returns a labeller, which can label any block by itself.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from raypipe.label.ranking.ranks import class_bounds, exact, extremes, rank
 from raypipe.label.ranking.select import Cut, order_statistics
 from raypipe.tables.schemas import LABEL_TYPES
 
-# A tag ends at a space, another tag or punctuation; marks and emoji belong to it. Inside of a word, or of an HTML
-# entity (&#39;), none begins.
+# A tag ends at a space, another tag or punctuation. Accents and emoji are part of it. No tag begins inside of a word,
+# or of an HTML entity (&#39;).
 _END = r"""\s#＃!"$%&'()*+,\-./:;<=>?@\[\\\]^`{|}~…“”‘’«»‹›、。，！？：；（）「」·•"""
 _TAGS = re.compile(rf"(?<![\w&])(?:[#＃][^{_END}]+)+")
 _SIGN = re.compile("[#＃]")
@@ -35,7 +35,7 @@ _EXTREMES = ("bottom", "top")
 
 @dataclass(frozen=True)
 class Scored:
-    """Usable posts of a block with y, fitted and score = y − fitted of shape (n,), each None where there is none."""
+    """Usable posts of a block with y, fitted and score = y − fitted of shape (n,), each None if not computed."""
 
     posts: pa.Table
     y: Floats | None = None
@@ -45,7 +45,7 @@ class Scored:
 
 
 class Passes(Protocol):
-    """Applies a function to the usable posts of each block, in order; `columns` of posts/ are read."""
+    """Applies a function to the usable posts of each block, in order. It reads `columns` of posts/."""
 
     def __call__(self, function: Callable[[Scored], Any], columns: tuple[str, ...], /) -> list[Any]: ...
 
@@ -55,7 +55,7 @@ Labeller = Callable[[Scored], pa.Array]
 
 @dataclass(frozen=True)
 class Scheme:
-    """How a scheme learns to label `n` usable posts; whether it needs the regression or y alone; columns it reads."""
+    """How a scheme learns to label `n` usable posts, if it needs the regression or only y, and the columns it reads."""
 
     learn: Callable[[Passes, int, LabelOptions], Labeller]
     regression: bool = False
@@ -66,7 +66,7 @@ class Scheme:
 
 @dataclass(frozen=True)
 class Ranked:
-    """Classes by rank of the score, or of y: `names[j]` up to and including `cuts[j]`, the last name beyond."""
+    """Classes by rank of the score or of y: `names[j]` up to and including `cuts[j]`, the last name beyond all cuts."""
 
     cuts: tuple[Cut, ...]
     names: tuple[str | None, ...]
@@ -81,7 +81,7 @@ class Ranked:
         return pa.array(self.names, pa.string()).take(pa.array(place))
 
     def ties(self, scored: Scored) -> Counter[tuple[int, bool]]:
-        """How many posts have the very value of a threshold: (its number, whether they are beyond it) → posts."""
+        """How many posts have exactly the value of a threshold: (its number, whether they are beyond it) → posts."""
         values = scored.score if self.of_score else scored.y
         assert values is not None
         found = Counter[tuple[int, bool]]()
@@ -104,7 +104,7 @@ def _cuts(passes: Passes, ranks: list[int], n: int, of_score: bool) -> tuple[Cut
 
 
 def residual(passes: Passes, n: int, options: LabelOptions) -> Labeller:
-    """``top`` and ``bottom`` share `quantile` of the score, null between (paper, section 3.1)."""
+    """``top`` and ``bottom`` for the share `quantile` at each end of the score, null between (paper, section 3.1)."""
     low, high = extremes(n, options.quantile)
     if low == 0 or high == n:
         q = options.quantile
@@ -130,7 +130,7 @@ def quantiles(passes: Passes, n: int, options: LabelOptions) -> Labeller:
 
 @dataclass(frozen=True)
 class _ByRow:
-    """Labels that were found for each usable row: codes into `names` by block, −1 for none."""
+    """Labels that were computed before, for each usable row: codes into `names` by block, −1 for no label."""
 
     codes: tuple[npt.NDArray[np.int8], ...]
     names: tuple[str, ...]
@@ -141,10 +141,10 @@ class _ByRow:
 
 
 def karpathy(passes: Passes, n: int, options: LabelOptions) -> Labeller:
-    """Posts sorted by followers in groups of `group`; ``top`` and ``bottom`` half of each by likes (paper, section 2).
+    """Sorts posts by followers into groups of `group`; ``top`` and ``bottom`` half of each by likes (paper, section 2).
 
-    The share `outliers` of posts with the fewest and with the most followers, and so of likes, has no label. The last
-    group may be smaller; a post alone in it has no label. All posts are sorted in memory: some 100 bytes each.
+    Posts among the share `outliers` with the fewest or most followers, or likes, have no label. The last group may be
+    smaller. A post alone in it has no label. All posts are sorted in memory, at about 100 bytes each.
     """
     parts = passes(lambda scored: scored.posts, SCHEMES["karpathy"].columns)
     posts = pa.concat_tables(parts)
@@ -171,7 +171,7 @@ def _within(posts: pa.Table, n: int, share: float) -> npt.NDArray[np.bool_]:
 
 
 def halves(posts: pa.Table, size: int) -> npt.NDArray[np.int8]:
-    """0 for the lower, 1 for the upper half by likes of each group of `size` posts by followers; −1 for one alone.
+    """0 or 1 for the lower or upper half by likes of each group of `size` posts by followers; −1 for a post alone.
 
     An odd group has one more in its upper half. Ties are broken by post_id.
     """
@@ -193,7 +193,7 @@ def continuous(passes: Passes, n: int, options: LabelOptions) -> Labeller:  # no
 
 
 def column(passes: Passes, n: int, options: LabelOptions) -> Labeller:  # noqa: ARG001
-    """The values of the posts column `column` as strings; null, and what is no number, stays null."""
+    """The values of the column `column` of posts/ as strings. Null and NaN become null."""
 
     def label(scored: Scored) -> pa.Array:
         values = scored.posts[options.column]
@@ -205,7 +205,7 @@ def column(passes: Passes, n: int, options: LabelOptions) -> Labeller:  # noqa: 
 
 
 def hashtags(passes: Passes, n: int, options: LabelOptions) -> Labeller:  # noqa: ARG001
-    """Which of the chosen `hashtags` the caption carries, letters' case aside; null where there is no caption."""
+    """The chosen `hashtags` that the caption contains, in any case of letters; null if there is no caption."""
     chosen = chosen_tags(options.hashtags)
 
     def carried(caption: str | None) -> list[str] | None:
@@ -231,17 +231,17 @@ SCHEMES = {
 
 
 def chosen_tags(hashtags: Sequence[str]) -> dict[str, str]:
-    """`label.hashtags` as labels spell them, without #, by what they are compared by; in the order given."""
+    """`label.hashtags` in the order given: the form that is compared → the form that labels show, without #."""
     return {_folded(tag.lstrip("#＃")): tag.lstrip("#＃") for tag in hashtags}
 
 
 def _folded(tag: str) -> str:
-    # The same letter may be written as one character or as two.
+    # Unicode can write the same letter as one character or as two.
     return unicodedata.normalize("NFC", tag).casefold()
 
 
 def check_options(options: LabelOptions) -> None:
-    """ConfigError where the scheme misses an option, or the held-out shares leave nothing to train on."""
+    """Raises ConfigError if the scheme lacks an option, a hashtag is invalid, or no share is left for train."""
     if options.scheme == "column" and not options.column:
         raise ConfigError("label.column: is needed by label.scheme column: the posts column that holds the label")
     if options.scheme == "hashtags" and not options.hashtags:
@@ -254,7 +254,7 @@ def check_options(options: LabelOptions) -> None:
 
 
 def check_classes(options: LabelOptions, classes: Counter[str], n: int) -> None:
-    """InputError where given labels of `n` usable posts leave nothing to learn; `classes` counts those of `strata`."""
+    """Raises InputError if labels of `n` usable posts leave nothing to learn; `classes` counts those of `strata`."""
     if options.scheme == "column" and len(classes) > MAX_LEVELS:
         raise InputError(
             f"label.column {options.column}: has {len(classes):,} classes (at most {MAX_LEVELS:,}); use a column of few"

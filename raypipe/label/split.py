@@ -1,9 +1,9 @@
-"""Who trains and who is held out: train, val and test of labelled posts.
+"""Splits labelled posts into train, val and test.
 
-Posts with the same picture (equal bytes, or near duplicates where `images/` marks them) stay on one side, and by user
-all posts of a user do. What decides is a hash of the seed and the post's name, so that neither order nor partitioning
-matters. Sizes are exact: ⌊share·n⌋ for test, then for val; only where whole users or duplicates do not fit may a side
-be short. Posts are arrays here, 8 bytes a column: a hundred million of them fit into memory.
+Posts with the same picture (equal bytes, or near duplicates if `images/` marks them) stay on one side. With ``user``,
+all posts of a user do too. A hash of the seed and the post_id decides, so that neither order nor partitioning matters.
+Sizes are exact: ⌊share·n⌋ for test, then for val. A side is smaller only if whole users or duplicates do not fit. Posts
+are arrays here, 8 bytes per column: a hundred million of them fit into memory.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _TRAIN, _VAL, _TEST = range(3)
 
 @dataclass(frozen=True)
 class Labelled:
-    """The n labelled posts, each array of shape (n,).
+    """The n labelled posts. Each array has shape (n,).
 
-    `keys`: a seeded hash of each post_id. `classes`: a number a class, from 0. `users`: a hash of each user_id, 0 where
-    there is none. `pictures`: a number for each group of duplicates, −1 where a picture is like no other. `times`:
-    when it was posted, any unit; `given`: the side that a column of posts/ says.
+    `keys`: a seeded hash of each post_id. `classes`: the number of the class, from 0. `users`: a hash of each user_id,
+    0 if there is none. `pictures`: the number of the group of duplicates, −1 if a picture has no duplicate. `times`:
+    when it was posted, in any unit. `given`: the side that a column of posts/ gives.
     """
 
     keys: Words
@@ -47,7 +47,7 @@ class Labelled:
 
 
 def strata(labels: pa.Array) -> pa.Array:
-    """The class by which a split is stratified: the label, the set of hashtags, one for all numbers; null: no label."""
+    """The class by which a split is stratified: the label, the set of hashtags, or one for all numbers; null without."""
     if pa.types.is_list(labels.type):
         return pa.array([None if tags is None else ",".join(sorted(tags)) for tags in labels.to_pylist()], pa.string())
     if pa.types.is_floating(labels.type):
@@ -58,8 +58,8 @@ def strata(labels: pa.Array) -> pa.Array:
 def split(kind: str, posts: Labelled, *, val: float, test: float) -> Sides:
     """0, 1 or 2 (see `SIDES`) for each post.
 
-    `kind` is ``random``, ``user`` (no user on two sides), ``time`` (the latest are test, those before val) or a posts
-    column, whose sides are `posts.given`.
+    `kind` is ``random``, ``user`` (no user is on two sides), ``time`` (the latest posts are test, those before are val)
+    or a posts column, whose sides are `posts.given`.
     """
     if posts.given is not None:
         return posts.given
@@ -73,17 +73,17 @@ def split(kind: str, posts: Labelled, *, val: float, test: float) -> Sides:
 
 
 def group_units(n: int, pictures: Ints | None, users: Words | None) -> Ints:
-    """The unit of each of n rows, from 0: rows that share a picture or a user, or a chain of these, are one unit."""
+    """The unit of each of n rows, from 0. Rows that share a picture or a user, or a chain of these, are one unit."""
     units = np.arange(n)
     if users is not None:
         named = users != 0
-        # Rows without a user are each a unit, numbered behind the users.
+        # Each row without a user is a unit, numbered after the users.
         known, inverse = np.unique(users[named], return_inverse=True)
         units[named] = inverse
         units[~named] = len(known) + np.arange(n - int(named.sum()))
     if pictures is None or not (several := pictures >= 0).any():
         return units
-    # Only rows with duplicates join units: few, whatever n is.
+    # Only rows with duplicates join units. There are few of these for any n.
     ends = units[several], int(units.max()) + 1 + pictures[several]
     nodes = int(ends[1].max()) + 1
     graph = coo_array((np.ones(len(ends[0]), dtype=np.int8), ends), shape=(nodes, nodes))
@@ -92,7 +92,7 @@ def group_units(n: int, pictures: Ints | None, users: Words | None) -> Ints:
 
 
 def check_sides(kind: str, posts: Labelled, sides: Sides, *, val: float, test: float) -> None:
-    """InputError where nobody trains, a side that was asked for got no post, or no user is known by whom to split."""
+    """Raises InputError if train or another wanted side has no post, or a split by user finds no user_id."""
     n = len(sides)
     if kind == "user" and (posts.users is None or not posts.users.any()):
         raise InputError(f"label.split user: none of {n:,} labelled posts has a user_id; use random or time")
@@ -109,7 +109,7 @@ def check_sides(kind: str, posts: Labelled, sides: Sides, *, val: float, test: f
 
 
 def count_leaks(sides: Sides, users: Words | None) -> int:
-    """How many users have posts on two sides or more."""
+    """How many users have posts on more than one side."""
     if users is None:
         return 0
     named = users != 0
@@ -122,7 +122,7 @@ def count_leaks(sides: Sides, users: Words | None) -> int:
 
 
 def sides_of(column: str, values: pa.ChunkedArray) -> Sides:
-    """The sides that a column of posts/ names; InputError where it holds anything else."""
+    """The sides that a column of posts/ gives. Raises InputError if it contains any other value."""
     text = pc.cast(values, pa.string())
     found = pc.index_in(text, value_set=pa.array(SIDES))
     if found.null_count:
@@ -136,11 +136,11 @@ def sides_of(column: str, values: pa.ChunkedArray) -> Sides:
 
 
 def _by_time(times: Ints, keys: Words, units: Ints, n_val: int, n_test: int) -> Sides:
-    # A unit goes where its latest post belongs: an early duplicate in val does no harm, a late one in train would.
+    # The latest post of a unit decides. An early duplicate in val does no harm, but a late one in train would.
     size = np.bincount(units)
     latest = np.full(len(size), np.iinfo(np.int64).min)
     np.maximum.at(latest, units, times)
-    # Where several are equally late, the smallest key decides, not the order of the rows.
+    # If several units are equally late, the smallest key decides, so that the order of rows does not matter.
     key = np.full(len(size), np.iinfo(np.uint64).max, np.uint64)
     np.minimum.at(key, units, keys)
     order = np.lexsort((mixed(key), -latest))
@@ -154,8 +154,8 @@ def _by_time(times: Ints, keys: Words, units: Ints, n_val: int, n_test: int) -> 
 
 
 def _by_key(keys: Words, classes: Ints, units: Ints, n_val: int, n_test: int) -> Sides:
-    # A unit is named by its smallest key, mixed anew: of many keys the smallest is small. Two posts with one key would
-    # stand in the order of the rows: among 20 million, once in a hundred thousand runs.
+    # A unit is ordered by its smallest key, mixed again, because the smallest of many keys is small. Two posts with one
+    # key would keep the order of the rows: among 20 million posts, this happens once in a hundred thousand runs.
     order = np.lexsort((keys, units))
     first = np.flatnonzero(np.diff(units[order], prepend=-1))
     place = np.empty(len(first), np.int64)
@@ -170,7 +170,7 @@ def _by_key(keys: Words, classes: Ints, units: Ints, n_val: int, n_test: int) ->
 
 
 def _quotas(per_class: Ints, total: int) -> Ints:
-    """`total` shared among classes in proportion, whole numbers by largest remainder."""
+    """Divides `total` among classes in proportion to their sizes, in whole numbers by largest remainder."""
     whole, rest = np.divmod(per_class * total, max(int(per_class.sum()), 1))
     extra = np.argsort(-rest, kind="stable")[: total - int(whole.sum())]
     whole[extra] += 1
@@ -178,10 +178,10 @@ def _quotas(per_class: Ints, total: int) -> Ints:
 
 
 def _take(units: Ints, classes: Ints, quotas: Ints, total: int) -> npt.NDArray[np.bool_]:
-    """Which of the rows, whose units lie together in the order of their drawing, fill `total` places.
+    """Mask of the rows that fill `total` places. Rows are in the order of drawing, with those of a unit together.
 
-    First the units whose posts are all within their classes' quotas, then single posts of the classes that are short,
-    then whatever fits into what is left.
+    First come the units whose posts are all within their classes' quotas, then single posts of the classes that are
+    short, then any units that fit into what is left.
     """
     if not len(units) or not total:
         return np.zeros(len(units), dtype=bool)
@@ -197,7 +197,7 @@ def _take(units: Ints, classes: Ints, quotas: Ints, total: int) -> npt.NDArray[n
         fits = np.flatnonzero(~taken[start] & (size <= left))
         if not len(fits):
             break
-        # As many as fit one after the other; the next round looks for smaller ones.
+        # As many units as fit one after the other are taken. The next round looks for smaller ones.
         chosen = fits[np.cumsum(size[fits]) <= left]
         for unit in chosen:
             taken[start[unit] : start[unit] + size[unit]] = True
@@ -206,7 +206,7 @@ def _take(units: Ints, classes: Ints, quotas: Ints, total: int) -> npt.NDArray[n
 
 
 def _number_in_class(classes: Ints) -> Ints:
-    """How many rows of its class stand before each row."""
+    """How many rows of the same class come before each row."""
     order = np.argsort(classes, kind="stable")
     start = np.searchsorted(classes[order], np.arange(int(classes.max(initial=0)) + 1))
     number = np.empty(len(classes), np.int64)

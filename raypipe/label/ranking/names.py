@@ -27,8 +27,7 @@ def name_hashes(names: pa.ChunkedArray, salt: int = 0) -> Words:
 
 
 def look_up(known: Words, names: Words) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """The place of each name (n,) in `known`, which is sorted, and whether it is there. If not, its place has no
-    meaning.
+    """The place of each name (n,) in `known`, which is sorted, and whether it is there (if not, ignore the place).
 
     Names are looked up in sorted order, because a search that jumps about so much memory takes five times as long.
     """
@@ -53,7 +52,7 @@ def name_words(names: pa.ChunkedArray, number: int) -> Words:
 
 
 def _bytes(names: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Words]:
-    """The start of each string, its length in bytes, and the 8 bytes from each position on as a little-endian number."""
+    """The start of each string, its length in bytes, and the 8 bytes from each position on (little-endian numbers)."""
     kind = np.int64 if pa.types.is_large_string(names.type) else np.int32
     _, offsets_buffer, data = names.buffers()
     offsets = np.frombuffer(offsets_buffer, kind)[names.offset : names.offset + len(names) + 1].astype(np.int64)
@@ -90,7 +89,7 @@ def _hashes(names: pa.Array, salt: int) -> Words:
 
 
 def mixed(state: Words) -> Words:
-    """Maps each number one to one to another, each bit of which depends on all bits (MurmurHash3's finaliser, Appleby)."""
+    """Maps numbers one to one to numbers whose bits each depend on all bits (MurmurHash3's finaliser, Appleby)."""
     with np.errstate(over="ignore"):
         for factor in _FACTORS:
             state = (state ^ (state >> np.uint64(33))) * factor

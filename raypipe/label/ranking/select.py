@@ -54,7 +54,7 @@ class Cut:
 
 @dataclass
 class _Search:
-    """The search for one rank: its known 16-bit pieces, how many posts come before them, and how many posts share them."""
+    """The search for one rank: its known 16-bit pieces, how many posts are before these, and how many share them."""
 
     rank: int
     pieces: tuple[int, ...] = ()
@@ -62,7 +62,7 @@ class _Search:
     left: int = 0
 
     def is_open(self, few: int) -> bool:
-        """Whether more posts share the pieces than can be sorted. After `_MOST_PIECES` pieces they are sorted anyway."""
+        """Whether more posts share the pieces than can be sorted. Very long equal names are sorted anyway."""
         return self.left > few and len(self.pieces) < _MOST_PIECES
 
 

@@ -85,9 +85,8 @@ def fit(over: Over, design: Design, cov_type: str = "nonrobust", *, timed: bool 
 
 
 def predict(X: Floats, params: Floats) -> Floats:
-    """Xβ of shape (n,), summed one term at a time, so that posts with equal columns have exactly equal values.
-
-    A matrix product may round equal rows differently by their position.
+    """Xβ of shape (n,), summed one term at a time. A matrix product may round equal rows differently by their position,
+    but posts with equal columns must tie exactly.
     """
     fitted = np.zeros(len(X))
     for j, coefficient in enumerate(params):

@@ -37,7 +37,7 @@ _MOST_LEARNED = 2_000
 
 
 def as_json(fitted: Fit | None, design: Design | None = None, **more: Any) -> bytes:
-    """The bytes of ``_model.json``: `more`, then the fit's statistics by term name. Numbers that are not finite: null."""
+    """The bytes of ``_model.json``: `more`, then the fit's statistics by term name; null if a number is not finite."""
     values = dict(more)
     if fitted is not None:
         found = asdict(fitted)
