@@ -1,4 +1,4 @@
-"""What labels are worth before any GPU is spent. The package itself is the stage: ``raypipe.judge(config)``."""
+"""Measures what labels are worth before training. The package itself is callable: ``raypipe.judge(config)``."""
 
 from raypipe.stages import make_callable
 

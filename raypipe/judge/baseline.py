@@ -1,8 +1,8 @@
-"""Can the label be told without looking at the picture? It should not.
+"""Tests whether metadata alone predict the label, without the picture. They should not.
 
-A logistic regression of each class on what is known of the post (reach, hashtags, hour, weekday), smooth in each, is
-fitted to four fifths of the users and asked about the others, five times. An area under the ROC curve of 0.5 means
-that nothing can be told; a classifier of pictures is worth what it has beyond that.
+A logistic regression of each class on a post's metadata (followers, hashtags, hour, weekday), with smooth terms, is
+fitted to four fifths of the users and predicts the others, five times. An area under the ROC curve of 0.5 means that
+metadata predict nothing. A classifier of pictures is worth only what it adds to that.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from raypipe.statistics.ranks import roc_auc
 
 FOLDS = 5
 MOST_CLASSES = 20
-"""Classes that are looked at, the most frequent first."""
+"""Maximum number of classes. The most frequent ones are used."""
 
 _FEW_VALUES = 9
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """How well one class is told from the others by metadata: the area under the ROC curve and its 95 % interval."""
+    """How well metadata predict one class against the others: the area under the ROC curve and its 95 % interval."""
 
     label: str
     n: int
@@ -42,7 +42,7 @@ class Baseline:
 
 
 def baselines(posts: pd.DataFrame, seed: int) -> list[Baseline]:
-    """One for each class (of two, for the last in the alphabet) or hashtag; empty where labels are numbers or alike."""
+    """One per class (of two: the last in the alphabet) or hashtag; empty if labels are numbers or all the same."""
     labelled = posts[posts["label"].notna()]
     if labelled.empty or isinstance(labelled["label"].iloc[0], float):
         return []
@@ -68,8 +68,8 @@ def baselines(posts: pd.DataFrame, seed: int) -> list[Baseline]:
 
 
 def explained(posts: pd.DataFrame, seed: int) -> float | None:
-    """Share of the variance of numeric labels that metadata explain in users that the fit has not seen (R², which is
-    below 0 where a fit says less than the mean); None where labels are no numbers.
+    """R² of metadata for numeric labels, in users that the fit has not seen. It is below 0 if the fit predicts worse
+    than the mean, and None if labels are not numbers.
     """
     labelled = posts[posts["label"].notna()]
     if labelled.empty or not isinstance(labelled["label"].iloc[0], float):
@@ -88,7 +88,7 @@ def explained(posts: pd.DataFrame, seed: int) -> float | None:
 
 
 def _questions(labels: pd.Series) -> dict[str, npt.NDArray[np.bool_]]:
-    """What is asked of each post, by name: is it of this class, does it carry this hashtag?"""
+    """By class or hashtag: whether each post is of the class, or has the hashtag."""
     if isinstance(labels.iloc[0], str):
         counts = labels.value_counts()
         asked = sorted(counts.index)[1:] if len(counts) == 2 else sorted(counts.index[:MOST_CLASSES])
@@ -110,7 +110,7 @@ def _covariates(posts: pd.DataFrame) -> tuple[Floats, tuple[str, ...]]:
     names, columns = ["followers", "n_hashtags"], ["followers", "n_hashtags"]
     frame = pd.DataFrame(known)
     if known_time.any():
-        # An hour is near its neighbours, midnight too. Posts of no known time are a day of the week by themselves.
+        # An angle makes neighbouring hours close, also at midnight. Posts of unknown time have their own weekday.
         angle = (when.dt.hour + when.dt.minute / 60).to_numpy(float) * 2 * np.pi / 24
         weekday = when.dt.weekday.map(str, na_action="ignore").fillna("unknown").to_numpy()
         sin, cos = (np.where(known_time, wave(angle), 0.0) for wave in (np.sin, np.cos))
@@ -118,7 +118,7 @@ def _covariates(posts: pd.DataFrame) -> tuple[Floats, tuple[str, ...]]:
         terms += ["sin", "cos", "weekday"]
         names += ["hour", "hour", "weekday"]
         columns += ["sin", "cos", "weekday"]
-    # A curve needs values to bend between; what is the same in all posts tells nothing.
+    # A curve needs several distinct values. A column that is the same in all posts is left out.
     kept = [
         term if name not in known or frame[name].nunique() > _FEW_VALUES else name
         for term, name in zip(terms, columns, strict=True)
@@ -130,19 +130,19 @@ def _covariates(posts: pd.DataFrame) -> tuple[Floats, tuple[str, ...]]:
 
 
 def _folds(users: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
-    # By user, as the posts of one have more in common than their metadata.
+    # Folds are by user, as the posts of one user have more in common than their metadata.
     return np.random.default_rng(seed).integers(0, FOLDS, int(users.max()) + 1)[users]
 
 
 def _held_out(X: Floats, truth: npt.NDArray[np.bool_], folds: npt.NDArray[np.int64]) -> Floats:
-    """Each row's linear predictor from a fit to the other folds, centred by fold, so that folds are ranked together."""
+    """Each row's linear predictor from a fit to the other folds, centred by fold so that all folds rank together."""
     score = np.zeros(len(truth))
     for fold in range(FOLDS):
         held = folds == fold
         if not held.any() or truth[~held].all() or not truth[~held].any():
             continue
         with warnings.catch_warnings():
-            # A class that metadata separate wholly has no finite fit; its ranking stands all the same.
+            # If metadata separate a class completely, its fit is not finite, but its ranking is still valid.
             warnings.simplefilter("ignore")
             fit = sm.GLM(truth[~held].astype(float), X[~held], family=sm.families.Binomial()).fit(maxiter=50)
         score[held] = X[held] @ fit.params - np.mean(X[~held] @ fit.params)
@@ -150,5 +150,5 @@ def _held_out(X: Floats, truth: npt.NDArray[np.bool_], folds: npt.NDArray[np.int
 
 
 def as_json(found: list[Baseline]) -> list[dict[str, Any]]:
-    """As `judge.json` holds them."""
+    """The baselines as `judge.json` has them."""
     return [{**vars(item), "covariates": list(item.covariates)} for item in found]

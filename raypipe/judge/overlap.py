@@ -1,4 +1,4 @@
-"""How far schemes agree: which posts are top in both?"""
+"""How far schemes agree: which posts they label the same."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Overlap:
 
 
 def schemes(posts: pd.DataFrame, q: float, group: int) -> dict[str, Extremes]:
-    """The extremes of posts with y and score under three schemes on this sample (the score, likes alone, Karpathy's
-    groups), after those that `labels/` gives them (``labels``), where these are top and bottom.
+    """The extremes of posts with y and score on this sample, by scheme: score, likes alone, Karpathy's groups. Before
+    these come the labels of `labels/` (``labels``), if they are top and bottom.
     """
     table = pa.table(
         {
@@ -50,7 +50,7 @@ def are_extremes(labels: pd.Series) -> bool:
 
 
 def overlaps(found: dict[str, Extremes]) -> list[Overlap]:
-    """Each ordered pair of schemes."""
+    """The overlap of each ordered pair of schemes."""
     return [
         _overlap(first, a, second, b) for first, a in found.items() for second, b in found.items() if first != second
     ]

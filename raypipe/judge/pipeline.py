@@ -1,4 +1,4 @@
-"""`raypipe judge`: the labels of a root, judged before any GPU is spent on them, written to ``judge/``."""
+"""`raypipe judge`: measures what a root's labels are worth before training, and writes the result to ``judge/``."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from raypipe.tables.record import RunRecord
 
 JUDGE_FILE = "judge.json"
 
-# The paper's, where the labels are of a scheme that has none.
+# The paper's values, for labels of a scheme that has none.
 _QUANTILE, _GROUP = 0.1, 100
 _FEWEST_OF_ALL = 0.9
 
 OUTLOOK = ("log10(1 + comments)", "log10(1 + caption_length)", "C(hour) + C(weekday)", "log10(1 + age_days)")
-"""Terms of the paper's outlook (section 6): comments, captions, time, and the age when likes were read. The files
-configs/outlook-*.yaml add each to the paper's formula.
+"""Terms of the paper's outlook (section 6): comments, captions, time, and the age when likes were read. Each file
+configs/outlook-*.yaml adds one of them to the paper's formula.
 """
 
 
 def run(config: Config) -> RunRecord:
-    """Judge the labels of a root: ``labels/`` and ``posts/`` → ``judge/judge.json``.
+    """Judges the labels of a root: ``labels/`` and ``posts/`` → ``judge/judge.json``.
 
-    A metadata-only baseline, how far schemes agree, and how firmly labels stand under a bootstrap and under other
-    formulas, on a sample of `judge.sample` posts. Raises InputError where there is nothing to judge.
+    On a sample of `judge.sample` posts: a metadata-only baseline, how far schemes agree, and how many labels stay under
+    a bootstrap and under other formulas. Raises InputError if there is nothing to judge.
     """
     storage, options = config.open_storage(), config.judge
     labels, posts = tables.get_record(storage, "labels"), tables.get_record(storage, "posts")
@@ -76,7 +76,7 @@ def run(config: Config) -> RunRecord:
 
 
 def _formulas(config: Config, model: dict[str, Any], schema: Any) -> list[str]:
-    """The fitted formula first, then those asked for, or those of the paper's outlook that the columns allow."""
+    """The fitted formula, then `judge.formulas`, or if these are empty the paper's outlook as far as columns allow."""
     first = model.get("formula")
     if first is None:
         return []
@@ -109,7 +109,7 @@ def _judge(config: Config, model: dict[str, Any], sample: pd.DataFrame, formulas
     }
     scored = sample[sample["score"].notna()]
     if not formulas:
-        # Hashtags and other classes have no counterpart among the schemes.
+        # Hashtags and other classes cannot be compared with the schemes.
         comparable = overlap.are_extremes(sample["label"]) or sample["y"].notna().any()
         scored = _by_the_paper(sample) if comparable else sample.head(0)
     if scored.empty:
@@ -129,7 +129,7 @@ def _judge(config: Config, model: dict[str, Any], sample: pd.DataFrame, formulas
 
 @contextmanager
 def _of_judge() -> Iterator[None]:
-    """What is wrong with a formula, said of the option that gave it."""
+    """Names `judge.formulas` in errors about a formula, because that option gave it."""
     try:
         yield
     except (ConfigError, InputError) as error:
@@ -137,27 +137,27 @@ def _of_judge() -> Iterator[None]:
 
 
 def _by_the_paper(sample: pd.DataFrame) -> pd.DataFrame:
-    """What the paper's formula would have given, where the scheme of the labels fits none; no row where it cannot."""
+    """The posts scored by the paper's formula, for labels of a scheme without a fit; no row if it cannot be fitted."""
     if sample[["likes", "followers", "n_hashtags"]].isna().all().any():
         return sample.head(0)
     try:
         return refit.score_by(sample, LabelOptions().formula)
     except InputError:
-        # Followers all alike, or too few posts: nothing to compare with.
+        # All have equal followers, or there are too few posts, so nothing can be compared.
         return sample.head(0)
 
 
 def _usable(
     config: Config, formulas: list[str], posts: pd.DataFrame, q: float, weights: str | None
 ) -> tuple[list[str], dict[str, str]]:
-    """The formulas that can be fitted to these posts, and why each other one, that nobody has asked for, cannot."""
+    """The formulas that can be fitted to these posts, and why others cannot. Formulas from the options are kept."""
     if config.judge.formulas:
         return formulas, {}
     usable, left_out = formulas[:1], dict[str, str]()
     for text in formulas[1:]:
         try:
-            # A column that is empty or the same in all posts makes no formula, and one that few posts have would make
-            # all formulas be compared on these few.
+            # A column that is empty or the same in all posts cannot be fitted. One that few posts have would limit the
+            # comparison of all formulas to these posts.
             results = refit.compare_formulas(posts, [*usable, text], q, weights)
             if results[0].nobs < _FEWEST_OF_ALL * len(posts):
                 left_out[text] = f"only {results[0].nobs:,} of {len(posts):,} posts have a value in each of its columns"

@@ -1,4 +1,4 @@
-"""Labels of a sample under other data and other formulas: how firmly does a label stand?"""
+"""Labels a sample again with other data and other formulas, to measure how stable labels are."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Extremes:
 
 @dataclass(frozen=True)
 class Kept:
-    """Of the posts labelled one way, the shares that another way labels the same, the opposite, or not at all."""
+    """Shares of the posts labelled one way that another way labels the same, the opposite, or not at all."""
 
     same: float
     opposite: float
@@ -39,7 +39,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class FormulaResult:
-    """One formula on the posts that all compared formulas can use; `kept` is against the first."""
+    """One formula on the posts that all compared formulas can use; `kept` compares with the first formula."""
 
     formula: str
     nobs: int
@@ -53,7 +53,7 @@ class FormulaResult:
 
 @dataclass(frozen=True)
 class Stability:
-    """Over bootstrap samples of users: mean, 5th and 95th percentile of the share of labels that stay."""
+    """Over bootstrap samples of `unit`: mean, 5th and 95th percentile of the share of labels that stay."""
 
     replicates: int
     failed: int
@@ -63,14 +63,14 @@ class Stability:
 
 
 def label_extremes(score: Floats, post_ids: pd.Series, q: float) -> Extremes:
-    """The scheme `residual` on a sample (see `raypipe.label.ranking.ranks.extremes`)."""
+    """The labels of the scheme `residual` on a sample (see `raypipe.label.ranking.ranks.extremes`)."""
     low, high = extremes(len(score), q)
     ranks = rank(score, pa.chunked_array([pa.array(post_ids, pa.string())]))
     return Extremes(ranks <= low, ranks > high)
 
 
 def compare(first: Extremes, other: Extremes) -> Kept:
-    """What becomes of the labels of `first` under `other`."""
+    """The shares of `first`'s labels that are the same, the opposite or missing in `other`."""
     n = int(first.bottom.sum() + first.top.sum())
     if not n:
         return Kept(0.0, 0.0, 0.0)
@@ -98,9 +98,10 @@ def score_by(posts: pd.DataFrame, formula: str) -> pd.DataFrame:
 def compare_formulas(
     posts: pd.DataFrame, formulas: Sequence[str], q: float, weights: str | None = None
 ) -> list[FormulaResult]:
-    """Each formula fitted to the posts that all can use, so that AIC and BIC mean the same; none where y differs.
+    """Fits each formula to the posts that all formulas can use, so that AIC and BIC are comparable.
 
-    InputError or ConfigError, as from `label`, where a formula cannot be fitted.
+    AIC and BIC are None if a formula has another y than the first. Raises InputError or ConfigError, as `label` does,
+    if a formula cannot be fitted.
     """
     table = pa.Table.from_pandas(posts, preserve_index=False)
     usable = np.ones(len(posts), dtype=bool)
@@ -137,10 +138,10 @@ def compare_formulas(
 def bootstrap(
     posts: pd.DataFrame, formula: str, q: float, replicates: int, seed: int, weights: str | None = None
 ) -> Stability:
-    """Draw users with replacement (posts, where no user is known), refit, and label the sample's posts again.
+    """Draws users with replacement (posts, if no user is known), refits, and labels the sample's posts again.
 
-    Cluster bootstrap, as posts of a user depend on each other (Cameron, Gelbach, Miller 2008, section II). A draw in
-    which a coefficient cannot be told (its class was not drawn) is counted, not used. InputError where none could.
+    This is a cluster bootstrap, as posts of a user depend on each other (Cameron, Gelbach, Miller 2008, section II). A
+    draw without a solution (a class was not drawn) is counted, not used. Raises InputError if all draws fail.
     """
     table = pa.Table.from_pandas(posts, preserve_index=False)
     _, design, matrices = _matrices(table, formula, weights)
@@ -176,9 +177,9 @@ def bootstrap(
 
 
 def drawn_extremes(score: Floats, post_ids: pd.Series, counts: npt.NDArray[np.int64], q: float) -> Extremes:
-    """Where the deciles of a draw fall among all posts; `counts` (n,) is how often each was drawn.
+    """Labels all posts by the quantiles of a draw; `counts` (n,) is how often each post was drawn.
 
-    The rule is that of `label_extremes` on the drawn posts, which it equals where each is drawn once.
+    The rule is that of `label_extremes` on the drawn posts. The two agree if each post is drawn once.
     """
     order = np.argsort(rank(score, pa.chunked_array([pa.array(post_ids, pa.string())])))
     upto = np.cumsum(counts[order])

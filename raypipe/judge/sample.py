@@ -1,4 +1,4 @@
-"""A sample of labelled posts that depends on the seed and their names alone."""
+"""Draws a sample of labelled posts that depends only on the seed and the post_ids."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _LABELS = ["post_id", "y", "fitted", "score", "label", "split"]
 
 
 def draw_sample(engine: Engine, storage: Storage, size: int, seed: int, columns: list[str]) -> pd.DataFrame:
-    """About `size` eligible posts (all, where there are fewer): the named columns of posts/ and those of labels/.
+    """About `size` eligible posts (all if there are fewer): the named columns of posts/ and those of labels/.
 
-    A post is drawn where the hash of its name is small, so that the same posts are drawn from any files.
+    A post is drawn if the hash of its post_id is small, so that the same posts are drawn from any files.
     """
     n = tables.get_record(storage, "labels").rows_out
     bound = np.uint64(min(2**64 - 1, int(2**64 * min(1.0, size / max(n, 1)))))

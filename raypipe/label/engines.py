@@ -37,7 +37,7 @@ class Engine(Protocol):
 
 @contextmanager
 def open_engine(config: Config, storage: Storage, n_rows: int) -> Iterator[Engine]:
-    """Ray tasks if `label.on_ray` is true, or if it is unset, a cluster is there and rows are many. Else threads."""
+    """Ray tasks if `label.on_ray` is true, or is unset and there are a cluster and many rows. Otherwise threads."""
     on_ray = config.label.on_ray
     if on_ray is None:
         on_ray = bool(os.environ.get("RAY_ADDRESS")) and n_rows > RAY_ROWS

@@ -42,7 +42,7 @@ _PICTURES = ["post_id", "sha256"]
 
 @dataclass(frozen=True)
 class Posts:
-    """The eligible posts of a root: the blocks, and for each block a packed mask, one bit per row, of eligible rows."""
+    """The eligible posts of a root: the blocks, and per block a packed mask of the eligible rows, one bit per row."""
 
     engine: Engine
     schema: pa.Schema

@@ -27,7 +27,7 @@ class RayTasks:
     def map(
         self, function: Callable[[Block, pa.Table], T], blocks: Sequence[Block], columns: Sequence[str], title: str
     ) -> list[T]:
-        """Applies `function` to each block and its rows, in order. Raises StageError if a task fails unexpectedly."""
+        """Applies `function` to each block and its rows. Results are in order. Raises StageError if a task crashes."""
         storage, wanted = self.storage, list(columns)
 
         def one(row: dict[str, Any]) -> dict[str, Any]:

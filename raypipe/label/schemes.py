@@ -25,8 +25,8 @@ from raypipe.label.ranking.ranks import class_bounds, exact, extremes, rank
 from raypipe.label.ranking.select import Cut, order_statistics
 from raypipe.tables.schemas import LABEL_TYPES
 
-# A tag ends at a space, another tag or punctuation. Accents and emoji are part of it. No tag begins inside of a word,
-# or of an HTML entity (&#39;).
+# A tag ends at a space, another tag or punctuation. Unicode marks and emoji are part of it. No tag begins inside a
+# word, or inside an HTML entity (&#39;).
 _END = r"""\s#＃!"$%&'()*+,\-./:;<=>?@\[\\\]^`{|}~…“”‘’«»‹›、。，！？：；（）「」·•"""
 _TAGS = re.compile(rf"(?<![\w&])(?:[#＃][^{_END}]+)+")
 _SIGN = re.compile("[#＃]")
@@ -205,7 +205,7 @@ def column(passes: Passes, n: int, options: LabelOptions) -> Labeller:  # noqa: 
 
 
 def hashtags(passes: Passes, n: int, options: LabelOptions) -> Labeller:  # noqa: ARG001
-    """The chosen `hashtags` that the caption contains, in any case of letters; null if there is no caption."""
+    """The chosen `hashtags` that the caption contains, ignoring case; null if there is no caption."""
     chosen = chosen_tags(options.hashtags)
 
     def carried(caption: str | None) -> list[str] | None:

@@ -47,7 +47,7 @@ class Labelled:
 
 
 def strata(labels: pa.Array) -> pa.Array:
-    """The class by which a split is stratified: the label, the set of hashtags, or one for all numbers; null without."""
+    """The class by which a split is stratified: label, set of hashtags, or one for all numbers. Null means no label."""
     if pa.types.is_list(labels.type):
         return pa.array([None if tags is None else ",".join(sorted(tags)) for tags in labels.to_pylist()], pa.string())
     if pa.types.is_floating(labels.type):
@@ -154,8 +154,8 @@ def _by_time(times: Ints, keys: Words, units: Ints, n_val: int, n_test: int) -> 
 
 
 def _by_key(keys: Words, classes: Ints, units: Ints, n_val: int, n_test: int) -> Sides:
-    # A unit is ordered by its smallest key, mixed again, because the smallest of many keys is small. Two posts with one
-    # key would keep the order of the rows: among 20 million posts, this happens once in a hundred thousand runs.
+    # A unit is ordered by its smallest key, mixed again: the smallest of many keys is small, so large units would come
+    # first. Two posts with one key keep the order of the rows: among 20 million posts, once in a hundred thousand runs.
     order = np.lexsort((keys, units))
     first = np.flatnonzero(np.diff(units[order], prepend=-1))
     place = np.empty(len(first), np.int64)

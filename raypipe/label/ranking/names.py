@@ -29,7 +29,7 @@ def name_hashes(names: pa.ChunkedArray, salt: int = 0) -> Words:
 def look_up(known: Words, names: Words) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """The place of each name (n,) in `known`, which is sorted, and whether it is there (if not, ignore the place).
 
-    Names are looked up in sorted order, because a search that jumps about so much memory takes five times as long.
+    Names are looked up in sorted order, because random access to so much memory takes five times as long.
     """
     place = np.zeros(len(names), np.int64)
     if not len(known):

@@ -1,9 +1,9 @@
 """Least squares over any number of blocks by merging their triangular factors (TSQR).
 
 Each block of rows is reduced to the R of its QR factorisation, a small triangle. Another QR merges stacked triangles
-into one. The regression needs only R of all rows. Unlike the normal equations, R does not square the condition number.
-Demmel, Grigori, Hoemmen, Langou (2012), "Communication-optimal parallel and sequential QR and LU factorizations",
-section 2.
+into one. The regression needs only R of all rows. Unlike the normal equations, this does not square the condition
+number. Demmel, Grigori, Hoemmen, Langou (2012), "Communication-optimal parallel and sequential QR and LU
+factorizations", section 2.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def triangle(columns: Floats) -> Floats:
 
 
 def merge(factors: Sequence[Factor]) -> Factor:
-    """The factor of all rows. Pairs merge in a tree, so that rounding errors grow with the logarithm of the blocks."""
+    """The factor of all rows. Pairs merge in a tree, so rounding errors grow with the logarithm of their number."""
     level = list(factors)
     while len(level) > 1:
         pairs = [level[i : i + 2] for i in range(0, len(level), 2)]

@@ -60,7 +60,7 @@ def fit(over: Over, design: Design, cov_type: str = "nonrobust", *, timed: bool 
     """Fits by least squares (paper, equation 1): one pass for the coefficients, one for sums over the residuals.
 
     `timed`: posts have ``created_at``, which the Durbin–Watson statistic needs. Raises InputError if there are too few
-    posts, a term is collinear, no residual is left, or posts have no cluster.
+    posts, a term is collinear, no residual is left, or a post has no cluster.
     """
     solution = fit_coefficients(over, design)
     check_residuals(solution)

@@ -70,8 +70,7 @@ class Shape:
     """Tests whether residuals are normal, and whether neighbours are alike. None means that it cannot be computed.
 
     `omnibus` is D'Agostino and Pearson's K² (from 8 rows on). `jarque_bera` is Jarque and Bera's statistic. Each has
-    its p-value. `kurtosis` is 3 for a normal distribution. `durbin_watson` is None if posts are not in order of their
-    creation.
+    its p-value. `kurtosis` is 3 for a normal distribution. `durbin_watson` is None if posts are not sorted by creation.
     """
 
     skew: float

@@ -123,8 +123,7 @@ class SavedModel:
         Columns: ``y``, ``mean`` (the fitted value), ``score`` = y − mean, ``mean_se``, ``mean_ci_lower``,
         ``mean_ci_upper``, ``obs_ci_lower``, ``obs_ci_upper`` at 1 − `alpha`. If a post has no y, ``y`` and ``score``
         are NaN. Posts that cannot be predicted (see `Design.matrices`) are left out. Raises InputError if a column is
-        missing, a value is beyond a spline's bounds, or the formula makes other terms than those of the model's
-        coefficients.
+        missing, a value is beyond a spline's bounds, or the formula makes other terms than the model has.
         """
         if isinstance(posts, pd.DataFrame):
             posts = pa.Table.from_pandas(posts, preserve_index=False)
