@@ -54,7 +54,7 @@ def event_folder(storage: Storage) -> Path:
 
 @contextlib.contextmanager
 def tensorboard(folder: Path, port: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """Runs TensorBoard on `folder` in a child process during the body. Yields its URL, once it answers, and process."""
+    """Runs TensorBoard on `folder` in a child process during the body. Yields URL and process as soon as it answers."""
     port = _free_port(port)
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--host", _HOST, "--port", str(port)]
     # In a new session, so that Ctrl-C reaches only this process, which then ends TensorBoard.

@@ -98,7 +98,7 @@ def _result_options(config: Config, table: str, trials: list[Trial]) -> dict[str
 
 
 def _clear(writer: TableWriter) -> None:
-    """Delete Tune's and Train's files of an earlier run; the new run must not use them."""
+    """Delete Tune's and Train's files of an earlier run. They do not belong to the new run."""
     storage, table = writer.storage, writer.table
     record = tables.find_record(storage, table)
     kept = {file.path for file in record.files} if record else set()

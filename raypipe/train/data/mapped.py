@@ -62,7 +62,7 @@ class MappedRows:
         picked = np.arange(len(self))[rows.numpy() if isinstance(rows, Tensor) else rows]
         found = np.empty((len(picked), *self._row_shape), self._dtype)
         for i, row in enumerate(picked):
-            # Other threads can run during a plain copy.
+            # Copied one by one: other threads can run during a plain copy.
             found[i] = self._files[self._shard[row]][self._place[row]]
         tensor = torch.from_numpy(found)
         return tensor.view(self._as) if self._as else tensor

@@ -78,8 +78,8 @@ class FeatureCache:
     ) -> tuple[RowSource, str, float]:
         """Features of `shape` [n, d] called `name` (key and part), a short text about their origin, and seconds waited.
 
-        The seconds are spent waiting for another training that computes them. If there are none, every worker calls
-        `compute`, and the first one tries to store them.
+        If no features are stored, every worker calls `compute`, and the first worker stores them if there is room. The
+        seconds are those of waiting for another training that computes them.
         """
         find = partial(self._find, name, dtype, shape, workers, device)
         began, found = time.monotonic(), find()

@@ -95,5 +95,5 @@ class LoopState:
 
     @classmethod
     def load(cls, path: str | Path) -> LoopState:
-        """What `save` wrote, on the CPU; executes no code from the file."""
+        """Loads what `save` wrote, on the CPU. Executes no code from the file."""
         return cls(**torch.load(path, map_location="cpu", weights_only=True))

@@ -1,1 +1,1 @@
-"""Networks: VGG-16 and others, their weights, first weights and last layers."""
+"""Networks: VGG-16 and others, their pretrained and initial weights, and their last layers."""

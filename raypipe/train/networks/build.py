@@ -66,7 +66,7 @@ class Classifier(Network):
 
     @property
     def frozen_part(self) -> nn.Module:
-        """All but the last layer."""
+        """All layers but the last."""
         return self.body
 
 

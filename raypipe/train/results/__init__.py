@@ -1,1 +1,1 @@
-"""What a training leaves: checkpoints, predictions, tables, comparisons."""
+"""Files that a training writes: checkpoints, predictions, tables, comparisons."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 
 class Halving:
-    """The rungs of a sweep: after `grace` · `reduction`ᵏ epochs, one in `reduction` of the trials there goes on.
+    """The rungs of a sweep. After `grace` · `reduction`ᵏ epochs, one in `reduction` of the trials there goes on.
 
     `rivals` has each trial's group, `epochs` its largest number of epochs.
     """

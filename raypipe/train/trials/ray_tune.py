@@ -79,7 +79,7 @@ def tune_trials(
     parent, _, name = writer.table.rpartition("/")
     with mlflow_runs(config, plans) as loggers:
         tuner = tune.Tuner(
-            # The function only waits, so it takes no CPU. On this machine, the loss of another one cannot end it.
+            # The function only waits, so it takes no CPU. It runs here, so the loss of another machine cannot end it.
             tune.with_resources(
                 driver,
                 tune.PlacementGroupFactory([{f"node:{address}": 0.001}], bundle_label_selector=[here]),

@@ -1,6 +1,6 @@
 """Progress of trials: an actor collects reports of trials, shows them to the user, and ends trials early.
 
-Some processes only start other processes for a trial. They import this module too, so it does not import torch at once.
+Processes that only pass a trial on import this module too. Therefore it imports torch only when a worker reports.
 """
 
 from __future__ import annotations
