@@ -1,4 +1,4 @@
-"""Brings batches of rows to the device, from its own memory, main memory or files. Reads ahead where useful."""
+"""Brings batches of rows to the device, from its own memory, main memory or files. The last two are read ahead."""
 
 from __future__ import annotations
 
