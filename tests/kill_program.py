@@ -14,9 +14,9 @@ from typing import Any
 import psutil
 import pyarrow as pa
 
-from raypipe import storage as storage_module
 from raypipe import tables
 from raypipe.storage import Storage, s3
+from raypipe.storage import storage as storage_module
 from raypipe.tables import TableWriter
 from raypipe.tables import compact as parts
 

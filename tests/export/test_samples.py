@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from raypipe import tables
@@ -41,7 +42,7 @@ def test_files_without_wanted_pictures_are_not_opened(make: Callable[..., Made])
     storage = made.config.open_storage()
     plan = make_plan(storage, labelled=True, shard_bytes=10**6)
     first, second, third = tables.data_paths(storage, "images")
-    n = tables.pq.read_metadata(first).num_rows
+    n = pq.read_metadata(first).num_rows
     wanted = plan.kept & (np.arange(len(plan.side)) < n)
     whole = Path(second).read_bytes()
     for path in (second, third):

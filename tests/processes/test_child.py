@@ -136,7 +136,7 @@ def test_function_missing_in_child_raises_error() -> None:
 
 def test_child_that_fails_to_start_raises_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolate.sys, "executable", "/bin/false")
-    with pytest.raises(StageError, match=r"/bin/false -m raypipe\.ingest\.isolate: .* exit code 1; .* says nothing$"):
+    with pytest.raises(StageError, match=r"/bin/false -m raypipe\.processes\.child: .* exit code 1; .* says nothing$"):
         in_child(work, [1], how)
 
 

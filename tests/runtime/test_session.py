@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from raypipe import runtime
 from raypipe.config import Config
 from raypipe.config.options import load_config
 from raypipe.errors import InputError, StageError
-from raypipe.runtime import cause, ray_session, wants_ray
+from raypipe.runtime import cause, ray_session, session, wants_ray
 
 PROGRAM = """
 import ray
@@ -193,9 +192,9 @@ def test_loopback_only_cluster_cannot_be_joined(free_port: int, monkeypatch: pyt
     monkeypatch.setattr(services, "get_node_ip_address", lambda: "192.0.2.7")
     monkeypatch.setattr("raypipe.runtime.session.socket.create_connection", connect)
     with pytest.raises(ConnectionError, match=r"for 127\.0\.0\.1 at 192\.0\.2\.7, where that cluster does not listen"):
-        runtime._check_reachable(f"127.0.0.1:{free_port}")
+        session._check_reachable(f"127.0.0.1:{free_port}")
     assert dialed == ["127.0.0.1", "192.0.2.7"]
-    runtime._check_reachable(f"ray://127.0.0.1:{free_port}")
+    session._check_reachable(f"ray://127.0.0.1:{free_port}")
     assert dialed[2:] == ["127.0.0.1"]
 
 

@@ -51,7 +51,7 @@ def test_fully_staged_run_is_published_next_time(storage: Storage, monkeypatch: 
 
     with begin(storage) as run, monkeypatch.context() as patch:
         run.writer.write("00000", rows("a"))
-        patch.setattr(tables, "publish", killed)
+        patch.setattr("raypipe.tables.table.publish", killed)
         with pytest.raises(KeyboardInterrupt):
             run.commit(rows_in=1)
     assert tables.find_record(storage, "labels") is None

@@ -99,7 +99,7 @@ def test_taken_port_gives_one_line_and_exit_1(root: Path, capsys: pytest.Capture
 def test_tensorboard_ending_early_is_reported(root: Path, free_port: int) -> None:
     program = (
         "import sys, raypipe; from raypipe.config.options import load_config\n"
-        "raypipe.train.board(load_config(root=sys.argv[1], board={'port': int(sys.argv[2])}))"
+        "raypipe.board(load_config(root=sys.argv[1], board={'port': int(sys.argv[2])}))"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program, str(root), str(free_port)], stdout=subprocess.PIPE, stderr=subprocess.PIPE

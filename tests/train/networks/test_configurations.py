@@ -36,7 +36,7 @@ def test_costs_in_docstrings_are_correct(configuration: Configuration, gflop: fl
     n = sum(parameter.numel() for parameter in model.parameters())
     source = " ".join(Path(configurations.__file__).read_text().split())
     assert flops / 1e9 == pytest.approx(gflop, abs=0.05)
-    assert f"{n:,} parameters; {gflop} GFLOP a picture trained" in source
+    assert f"{n:,} parameters; {gflop} GFLOP per training picture" in source
     # Three passes over the training pictures and one over a third as many, at 40 % of 989 TFLOP/s.
     minutes = (30_082 + 10_027 / 3) * flops / (0.4 * 989e12) / 60
     assert minutes == pytest.approx(0.13, abs=0.005)
