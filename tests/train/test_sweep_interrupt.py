@@ -28,7 +28,7 @@ from raypipe.train.trials.trial import run_trial
 from tests.commands import start
 from tests.training_root import change
 
-EPOCHS = 12
+EPOCHS = 6
 SECONDS = 900
 
 
