@@ -23,7 +23,7 @@ from tests.commands import start
 REPOSITORY = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 
 
 STARTS_ITS_OWN = """
@@ -94,7 +94,7 @@ def submit(head: Head, *words: str) -> subprocess.CompletedProcess[str]:
     environment.pop("RAY_ADDRESS", None)
     command = [RAY, "job", "submit", "--address", head.url, "--working-dir", ".", "--", sys.executable, *words]
     for _ in range(20):
-        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=500)
+        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=1200)
         # The dashboard listens shortly before its agent accepts jobs.
         if "No available agent" not in done.stdout + done.stderr:
             return done
@@ -112,14 +112,15 @@ def test_raypipe_starts_own_ray_without_address(head: Head) -> None:
 
 def test_submitted_job_runs_all_stages(head: Head, tmp_path: Path, free_port: int) -> None:
     root = str(tmp_path / "root")
-    config = load_config(root=root, world={"posts": 400, "port": free_port})
-    world = [sys.executable, "-m", "raypipe", "world", "--root", root, "--world.posts", "400"]
-    subprocess.run([*world, "--world.port", str(free_port), "--ray.dashboard", "false"], check=True, timeout=300)
+    config = load_config(root=root, world={"posts": 300, "port": free_port})
+    world = [sys.executable, "-m", "raypipe", "world", "--root", root, "--world.posts", "300"]
+    subprocess.run([*world, "--world.port", str(free_port), "--ray.dashboard", "false"], check=True, timeout=600)
     with running_server(config):
         done = submit(
             head,
             *("jobs/run.py", "--root", root, "--ingest.allow_private", "--ingest.allow_ports", str(free_port)),
-            *("--label.quantile", "0.3", "--train.weights", "random", "--train.image_size", "32"),
+            *("--faces.upsample", "0", "--label.quantile", "0.3"),
+            *("--train.weights", "random", "--train.image_size", "32"),
             *("--train.epochs", "2", "--sweep.configs", "A,B", "--train.save", "none"),
         )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
