@@ -26,6 +26,7 @@ _TOO_BUSY = "timed out during startup"
 _RAY_DATA_ADVICE = "\nFailed to apply UDF transform"
 
 _FEWEST_STARTING = 4
+_STATE_TRACKING = "RAY_TRAIN_ENABLE_STATE_TRACKING"
 _RAY_DATA_MARKS = ("SystemException", "UserCodeException")
 
 # These must be set before Ray is imported anywhere, because Ray reads them at import.
@@ -96,8 +97,6 @@ def ray_session(config: Config) -> Iterator[None]:
 @contextlib.contextmanager
 def _started(config: Config) -> Iterator[None]:
     set_environment()
-    # A separate process collects what the dashboard shows of a training.
-    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", str(int(config.ray.dashboard is not False)))
     # Imported before `sys.stderr` changes, because Ray's Python code keeps the `sys.stderr` of its import.
     import ray
 
@@ -165,9 +164,11 @@ def _start_here(config: Config) -> Any:
     # On a machine with few cores, Ray otherwise warns about too many processes.
     processes = max(_FEWEST_STARTING, config.ray.num_cpus or os.cpu_count() or 1)
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", str(processes))
+    # A separate process collects what the dashboard shows of a training. Ray's processes inherit the setting.
+    tracking = os.environ.get(_STATE_TRACKING, str(int(config.ray.dashboard is not False)))
     for attempt in range(_STARTS):
         try:
-            with _on_loopback():
+            with _on_loopback(), _environment(_STATE_TRACKING, tracking):
                 return ray.init(
                     # Without this, Ray joins the cluster that was last started on this machine.
                     address="local",
@@ -193,14 +194,24 @@ def _on_loopback() -> Iterator[None]:
     """
     from ray._private import ray_constants
 
-    name, before = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
-    given = os.environ.get(name)
+    before = ray_constants.ENABLE_RAY_CLUSTER
     # The variable is for the processes that Ray starts. The constant is for this process, which has imported Ray.
-    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    with _environment(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, "0"):
+        ray_constants.ENABLE_RAY_CLUSTER = False
+        try:
+            yield
+        finally:
+            ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Sets an environment variable for the body, and restores it afterwards."""
+    given = os.environ.get(name)
+    os.environ[name] = value
     try:
         yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
         if given is None:
             del os.environ[name]
         else:
