@@ -36,9 +36,9 @@ _CHAIN = ("columns", "ingest", "faces", "label", "train", "sweep", "report")
 
 STAGES = {
     "demo": Stage(
-        "raypipe.run.demo:run", "a generated world and the whole way to its report, in minutes", ("world", *_CHAIN)
+        "raypipe.run.demo:run", "all stages on a generated world, from posts to report, in minutes", ("world", *_CHAIN)
     ),
-    "world": Stage("raypipe.world.pipeline:run", "generate posts and portraits whose truth is known", ("world",)),
+    "world": Stage("raypipe.world.pipeline:run", "generate posts and portraits with known truth", ("world",)),
     "collect": Stage(
         "raypipe.collect.pipeline:run", "collect posts by hashtag, revisit them after 7 days", ("collect",)
     ),
@@ -48,26 +48,26 @@ STAGES = {
     "label": Stage("raypipe.label.pipeline:run", "fit the regression, score, label the extremes, split", ("label",)),
     "judge": Stage(
         "raypipe.judge.pipeline:run",
-        "judge the labels before training: leaks, agreement, stability",
+        "measure how good the labels are: leaks, agreement, stability",
         ("judge",),
     ),
     "train": Stage("raypipe.train.sweep:run_one", "fine-tune VGG-16 in one configuration", ("train",)),
-    "sweep": Stage("raypipe.train.sweep:run", "configurations A–D and seeds as Ray Tune trials", ("sweep", "train")),
+    "sweep": Stage("raypipe.train.sweep:run", "train configurations and seeds as Ray Tune trials", ("sweep", "train")),
     "predict": Stage("raypipe.predict.pipeline:run", "apply a trained model to pictures", ("predict",)),
-    "report": Stage("raypipe.report.pipeline:run", "one HTML page of all that was done", ("report",)),
-    "study": Stage("raypipe.study.pipeline:run", "a web page on which people classify pictures", ("study",)),
+    "report": Stage("raypipe.report.pipeline:run", "write one HTML page about all results", ("report",)),
+    "study": Stage("raypipe.study.pipeline:run", "serve a web page on which people classify pictures", ("study",)),
     "export": Stage(
         "raypipe.export.pipeline:run",
         "pictures and labels, or a trained model, for other programs",
         ("export",),
         short={"format": "export.format"},
     ),
-    "run": Stage("raypipe.run.pipeline:run", "ingest, label, sweep, report in turn", _CHAIN),
-    "board": Stage("raypipe.train.board:run", "TensorBoard on the sweep and the trained models", ("board",)),
+    "run": Stage("raypipe.run.pipeline:run", "run ingest, label, sweep and report", _CHAIN),
+    "board": Stage("raypipe.train.board:run", "show the trained models in TensorBoard", ("board",)),
     "doctor": Stage(
         "raypipe.doctor.pipeline:run",
         "check packages, GPUs, weights, storage, ports and disk",
-        ("doctor", "train", "world", "board"),
+        ("doctor", "train", "world", "study", "board"),
     ),
 }
 

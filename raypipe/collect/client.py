@@ -100,7 +100,7 @@ class PoliteClient:
             reason = f"HTTP {status}{_reason_in(body)}"
             if status != 429 and status < 500:
                 raise StageError(f"{where}: {reason}; is collect.instance a Mastodon server that answers anyone?")
-        raise StageError(f"{where}: {reason}, {_ATTEMPTS} times; try again later, the same command goes on")
+        raise StageError(f"{where}: {reason}, {_ATTEMPTS} times; run the same command later to continue")
 
     async def _ask(
         self, where: str, query: Mapping[str, str] | None
@@ -112,10 +112,7 @@ class PoliteClient:
                 body += piece
                 if len(body) > _MAX_BYTES:
                     raise StageError(f"{where}: the answer is larger than {_MAX_BYTES:,} bytes; no Mastodon page is")
-            link = answer.links["next"]["url"] if "next" in answer.links else None
-            # Only `max_id` is taken from the link, so that the server cannot choose another address.
-            next_id = URL(link).query.get("max_id") if link is not None else None
-            return answer.status, answer.headers, bytes(body), next_id
+            return answer.status, answer.headers, bytes(body), _next_id(answer)
 
     async def _wait_for_turn(self) -> None:
         wait = self._not_before - time.monotonic()
@@ -168,3 +165,15 @@ def _reason_in(body: bytes) -> str:
     except (ValueError, RecursionError):
         return ""
     return f" ({said['error']})" if isinstance(said, dict) and isinstance(said.get("error"), str) else ""
+
+
+def _next_id(answer: aiohttp.ClientResponse) -> str | None:
+    """`max_id` of the Link header's next page. None if there is no such page, or if the header is malformed.
+
+    The rest of the link is ignored, so that the server cannot choose another address.
+    """
+    try:
+        link = answer.links["next"]["url"] if "next" in answer.links else None
+        return URL(link).query.get("max_id") if link is not None else None
+    except ValueError:
+        return None

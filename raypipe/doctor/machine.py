@@ -118,7 +118,7 @@ def check_scratch(scratch: Scratch) -> Check:
 
 def check_ports(config: Config) -> list[Check]:
     """Whether the loopback ports of the world's server, the board and Ray's dashboard are free."""
-    wanted = {"world.port": config.world.port, "board.port": config.board.port}
+    wanted = {"world.port": config.world.port, "board.port": config.board.port, "study.port": config.study.port}
     if config.ray.dashboard is not False and config.ray.dashboard_port is not None:
         wanted["ray.dashboard_port"] = config.ray.dashboard_port
     return [_check_port(name, port) for name, port in wanted.items()]

@@ -30,7 +30,6 @@ def write_folder(writer: TableWriter, plan: Plan, progress: Progress) -> int:
             path = _path(sample, folders)
             lines[sample.split].append(as_json({"file_name": path, **sample.about()}))
             if f"{sample.split}/{path}" not in staged:
-                assert sample.image is not None
                 waiting.append(pool.submit(writer.write_file, f"{sample.split}/{path}", sample.image))
             if len(waiting) > _AHEAD:
                 waiting.popleft().result()

@@ -27,13 +27,13 @@ _ABOUT = ["post_id", "n_bytes", "width", "height", "format", "n_faces", "faces"]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One picture with its label. `image` is None if it was not requested; `code` is the number of its class."""
+    """One picture with its label. `code` is the number of its class."""
 
     side: int
     shard: int
     split: str
     post_id: str
-    image: bytes | None
+    image: bytes
     format: str | None
     label: str | float | list[str] | None
     code: int | None
@@ -50,8 +50,7 @@ class Sample:
 
     @property
     def file_name(self) -> str:
-        """``KEY.jpg``, with the extension of the picture's true format. `image` must not be None."""
-        assert self.image is not None
+        """``KEY.jpg``, with the extension of the picture's true format."""
         return f"{self.key}.{extension(self.format, self.image)}"
 
     def about(self) -> dict[str, Any]:

@@ -19,7 +19,6 @@ class TarShard:
 
     def add(self, sample: Sample) -> None:
         """Append a picture and its metadata."""
-        assert sample.image is not None
         self._member(sample.file_name, sample.image)
         if sample.code is not None:
             self._member(f"{sample.key}.cls", str(sample.code).encode())

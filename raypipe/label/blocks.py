@@ -33,7 +33,7 @@ class Block:
     pieces: tuple[tuple[str, int, int], ...]
 
     def read(self, storage: Storage, columns: Sequence[str]) -> pa.Table:
-        """The named columns of the block's rows. Raises StorageError if a file cannot be read."""
+        """The named columns of the block's rows. Raises StageError if a file cannot be read."""
         parts = []
         for path, first, last in self.pieces:
             with (

@@ -67,7 +67,7 @@ def image_verdicts(over_images: Callable[[Callable[[pa.Table], Any]], Sequence[A
         codes = np.concatenate([np.empty(0, np.int8), *(part[1] for part in parts)])
         order = np.argsort(keys)
         keys = keys[order]
-        # Two post_ids share a hash in one of 10,000 tables of 100 million posts. Another salt then separates them.
+        # Two post_ids share a hash in one of 3,700 tables of 100 million posts. Another salt then separates them.
         if len(keys) < 2 or (keys[1:] != keys[:-1]).all():
             break
     return Verdicts(keys, codes[order], salt)

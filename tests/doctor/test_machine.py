@@ -113,15 +113,15 @@ def test_disk_of_size_zero_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_taken_port_advice_names_the_option(free_port: int) -> None:
-    config = load_config(
-        world={"port": free_port}, board={"port": 0}, ray={"dashboard": False, "dashboard_port": free_port}
-    )
-    assert [check.state for check in check_ports(config)] == ["ok", "ok"]
+    ray = {"dashboard": False, "dashboard_port": free_port}
+    config = load_config(world={"port": free_port}, board={"port": 0}, study={"port": free_port}, ray=ray)
+    assert [check.state for check in check_ports(config)] == ["ok", "ok", "ok"]
     with socket.socket() as server:
         server.bind(("127.0.0.1", free_port))
         server.listen()
-        world, board = check_ports(config)
+        world, board, study = check_ports(config)
     assert (world.state, world.advice) == ("warn", "choose another: --world.port PORT")
+    assert (study.state, study.advice) == ("warn", "choose another: --study.port PORT")
     assert str(free_port) in world.seen
     assert (board.state, board.seen) == ("ok", "any free one")
 

@@ -36,7 +36,9 @@ def well(tmp_path: Path) -> Config:
 def test_suitable_machine_passes(well: Config, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     checks = {check.name: check for check in run(well)}
     assert set(NAMES) <= set(checks)
-    assert {"disk of root", "disk of Ray", "scratch", "port world.port", "port board.port"} <= set(checks)
+    assert {"disk of root", "disk of Ray", "scratch", "port world.port", "port study.port", "port board.port"} <= set(
+        checks
+    )
     assert not [check for check in checks.values() if check.state == "fail"]
     out = capsys.readouterr().out
     for check in checks.values():

@@ -16,16 +16,11 @@ from socket import SO_LINGER, SOL_SOCKET
 import numpy as np
 import pytest
 from aiohttp import web
-from hypothesis import settings
 from PIL import Image
 
 from raypipe.config.data import IngestOptions
 from raypipe.ingest.fetching import hosts
 from tests.ingest.asking import LoopbackSocket, RecordingSocket
-
-# The time per example depends on what else the machine does.
-settings.register_profile("no_deadline")
-settings.load_profile("no_deadline")
 
 Answer = Callable[[web.Request, int], Awaitable[web.StreamResponse]]
 

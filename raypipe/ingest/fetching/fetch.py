@@ -229,7 +229,7 @@ class Fetcher:
             if not rules.allows(str(target), self._client.agent):
                 return Answer("forbidden", f"robots.txt of {host} disallows it (--ingest.robots false ignores it)")
         request.attempts += not request.hops
-        request.http_status = None
+        request.answered_at = request.http_status = None
         answer = await self._client.get(target, request)
         if request.http_status == 429 and request.pause is None:
             request.pause = backoff(request.attempts)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import time
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from raypipe.config.data import IngestOptions
 from raypipe.ingest.fetching.client import Client, user_agent
@@ -105,6 +107,16 @@ def test_silent_server_gives_timeout(server: WebServer, options: IngestOptions) 
     server.delay = 1
     result = fetch_one(options.model_copy(update={"read_timeout": 0.2, "attempts": 1}), server.url("/a"))
     assert (result.status, result.attempts, result.http_status) == ("timeout", 1, None)
+
+
+def test_time_and_code_of_an_earlier_answer_are_not_kept(server: WebServer, options: IngestOptions) -> None:
+    async def fail_then_hang(_: web.Request, before: int) -> web.StreamResponse:
+        await asyncio.sleep(5 * before)
+        return web.Response(status=503)
+
+    options = options.model_copy(update={"read_timeout": 0.2, "attempts": 2})
+    result = fetch_one(options, server.behave("/a", fail_then_hang))
+    assert (result.status, result.attempts, result.http_status, result.fetched_at) == ("timeout", 2, None, None)
 
 
 def test_cut_off_answer_is_truncated_after_retries(server: WebServer, options: IngestOptions) -> None:
