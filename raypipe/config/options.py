@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import NoneType
@@ -100,6 +101,19 @@ def option_names() -> list[str]:
         if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
             names += [f"{section}.{option}" for option in info.annotation.model_fields]
     return names
+
+
+def default_of(name: str) -> Any:
+    """The default of an option by dotted name, as a JSON type. None if it has none, or if there is no such option."""
+    found: Any = _defaults()
+    for part in name.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    return Config().model_dump(mode="json")
 
 
 def _read_yaml(file: str | Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Self, TypeVar
 import psutil
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
+from raypipe.config.options import default_of
 from raypipe.errors import StageError, one_line
 from raypipe.storage import Storage
 from raypipe.tables.schemas import SCHEMA_VERSION
@@ -155,8 +156,12 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The differences between two sets of options, one phrase each, by dotted name."""
+    """The differences between two sets of options, one phrase each, by dotted name.
+
+    An option that `then` does not have is newer than the table. It differs only if it is not at its default.
+    """
     then, now = _flat(then), _flat(now)
+    then = {**{key: default_of(key) for key, value in now.items() if value is not None}, **then}
     return [
         f"{key} was {then.get(key)!r}, is {now.get(key)!r}"
         for key in sorted(then | now)
@@ -179,14 +184,20 @@ def revision_options(revision: dict[str, Any]) -> str:
 
 
 def parse(storage: Storage, path: str, data: bytes, kind: type[Model]) -> Model:
-    """The model that raypipe wrote at `path`, from its bytes. Raises StageError if they are damaged."""
+    """The model that raypipe wrote at `path`, from its bytes. Raises StageError if they are damaged or too new."""
     try:
-        return kind.model_validate_json(data)
+        found = kind.model_validate_json(data)
     except ValidationError as error:
         raise StageError(
             f"{storage.uri(path)}: cannot be read as what raypipe writes there: {one_line(error)}; "
             f"delete the folder {storage.uri(posixpath.dirname(path))} and run its stage again"
         ) from error
+    if isinstance(found, RunRecord) and found.schema_version > SCHEMA_VERSION:
+        raise StageError(
+            f"{storage.uri(path)}: has format {found.schema_version} of a newer raypipe, this one reads up to "
+            f"{SCHEMA_VERSION}; update raypipe"
+        )
+    return found
 
 
 def as_json(model: BaseModel) -> bytes:

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -15,7 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raypipe.errors import StageError
+from raypipe.storage import Storage
+from raypipe.tables import find_record
 from raypipe.tables.record import Claim, RunRecord, differences, revision_options, versions
+from raypipe.tables.schemas import SCHEMA_VERSION
 from tests.hostile import LEADS_OUT
 
 OPTIONS = st.dictionaries(st.text("abc", min_size=1), st.none() | st.integers() | st.text("xy"), max_size=3)
@@ -95,6 +100,24 @@ def test_differences_are_found_only_between_different_runs(config: dict[str, Any
     empty = any(section == {} for value in (config, other) for section in value.values())
     if not empty:
         assert bool(differences(record, other, {})) == (told(config) != told(other))
+
+
+def test_option_newer_than_the_table_differs_unless_default() -> None:
+    older = make_record(config={"label": {"quantile": 0.1}})
+    assert (
+        differences(older, {"label": {"quantile": 0.1, "classes": 4}, "train": {"epochs": {"A": 12}}}, older.inputs)
+        == []
+    )
+    newer = {"label": {"quantile": 0.1, "classes": 5}}
+    assert differences(older, newer, older.inputs) == ["label.classes was 4, is 5"]
+
+
+def test_table_of_a_newer_format_is_refused(tmp_path: Path) -> None:
+    record = make_record(schema_version=SCHEMA_VERSION + 1)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "_run.json").write_text(record.model_dump_json())
+    with pytest.raises(StageError, match=r"labels/_run\.json: has format 2 of a newer raypipe.*; update raypipe"):
+        find_record(Storage(str(tmp_path)), "labels")
 
 
 def test_own_claim_is_not_held_by_other() -> None:
