@@ -17,12 +17,12 @@ from benchmarks import results
 from benchmarks.train.generated import Task, measured, pictures
 from benchmarks.train.generated import train as fit_generated
 from benchmarks.train.reference import seconds_of_epoch
+from raypipe.config.base import EPOCHS
 from raypipe.train.data.images import ImageSet
 from raypipe.train.loop.choices import Compile, arithmetic_for
 from raypipe.train.networks.configurations import CONFIGURATIONS
 
 _TRAIN, _VAL = 30_082, 10_027
-_EPOCHS = {"A": 12, "B": 9, "C": 8, "D": 20}
 _GOAL_MFU, _GOAL_WAIT, _GOAL_TABLE_S = 0.40, 0.02, 7 * 60.0
 
 
@@ -76,7 +76,7 @@ def _theirs(letter: str, train: ImageSet, batch: int, given: Any) -> dict[str, A
 
 def _table_1(train: ImageSet, val: ImageSet, given: Any) -> dict[str, float]:
     seconds = {}
-    for letter, epochs in _EPOCHS.items():
+    for letter, epochs in EPOCHS.items():
         started = time.perf_counter()
         fit_generated(Task(letter, given.batches[0], epochs, given.device, given.dtype, given.compile), train, val)
         seconds[letter] = time.perf_counter() - started

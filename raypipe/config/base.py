@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -69,6 +69,10 @@ StringList = Annotated[list[str], BeforeValidator(split_list)]
 IntList = Annotated[list[int], BeforeValidator(split_list)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Letter = Literal["A", "B", "C", "D"]
+"""A training configuration (`train/networks/configurations.py`)."""
+LETTERS: tuple[Letter, ...] = get_args(Letter)
+EPOCHS: dict[str, int] = {"A": 12, "B": 9, "C": 8, "D": 20}
+"""Default epochs per configuration, from the paper's table 1."""
 
 
 def option(default: Any, description: str, *, result: bool = True, **limits: Any) -> Any:

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-LETTERS = ("A", "B", "C", "D")
+from raypipe.config.base import LETTERS
+
 _SIGNIFICANT = 4
 _SHAPES = {
     "choice": "[a, b, …]",

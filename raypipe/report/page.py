@@ -36,6 +36,7 @@ from raypipe.report.verdict import Verdict
 from raypipe.statistics import paper
 from raypipe.tables.record import versions
 from raypipe.tables.root import Sources
+from raypipe.train.networks.configurations import CONFIGURATIONS
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -125,6 +126,7 @@ def render(content: Content, drawings: dict[str, Drawing], *, title: str, n_exam
         examples=shown,
         n_examples=n_examples,
         paper=paper,
+        configurations=CONFIGURATIONS.values(),
         columns=columns,
         versions=provenance.shared_versions(content.stages) or versions(),
         root=content.sources.storage.root,

@@ -39,14 +39,6 @@ TABLE_1 = {
     "D": Benchmark(0.719316, 20, 0.681343),
 }
 
-CONFIGURATIONS = {
-    "A": "frozen convolutions, logistic layer",
-    "B": "convolutions end to end, logistic layer",
-    "C": "full VGG-16 end to end",
-    "D": "C with momentum, dropout and L2",
-}
-"""The four configurations, one phrase each (section 5.2)."""
-
 
 @dataclass(frozen=True)
 class Person:

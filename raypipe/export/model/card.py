@@ -22,6 +22,7 @@ from raypipe.report import verdict
 from raypipe.report.headline import percent
 from raypipe.statistics import paper
 from raypipe.tables.root import Sources
+from raypipe.train.networks.configurations import CONFIGURATIONS
 from raypipe.train.networks.weights import VGG16
 
 _ELSEWHERE = (
@@ -120,7 +121,7 @@ def _facts(exported: Exported) -> list[tuple[str, str]]:
     n = sum(value.numel() for value in network.parameters())
     what = "frozen body, trained last layer" if network.frozen else "trained end to end"
     if config["model"] == VGG16:
-        what = paper.CONFIGURATIONS[config["configuration"]]
+        what = CONFIGURATIONS[config["configuration"]].description
     found = [
         ("network", f"{text(config['model'])}, {_configuration(config)} ({what}); {n:,} parameters, float32"),
         ("started from", _START.get(config["weights_from"], f"weights {code(config['weights_from'])}")),

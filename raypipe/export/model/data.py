@@ -111,7 +111,7 @@ def _made(options: dict[str, Any], model: dict[str, Any] | None) -> str:
         "classes are of reach as much as of pictures.",
         "column": f"The label is the posts' column {code(str(options['column']))}, as it was given.",
         "hashtags": "The labels are hashtags: those of the tags above that the author wrote in the caption.",
-    }[scheme]
+    }.get(scheme, f"The labels are those of the scheme {code(scheme)}.")
 
 
 def _split(split: str) -> str:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from raypipe.config.base import EPOCHS, LETTERS
 from raypipe.train.metrics import training_flops
 from raypipe.train.networks import configurations
 from raypipe.train.networks.configurations import CONFIGURATIONS, A, B, C, Configuration, D
@@ -13,6 +14,11 @@ from raypipe.train.networks.vgg import VGG
 def test_four_configurations_have_letters_of_paper() -> None:
     assert list(CONFIGURATIONS) == ["A", "B", "C", "D"]
     assert [c.name for c in CONFIGURATIONS.values()] == ["A", "B", "C", "D"]
+
+
+def test_each_configuration_has_letter_epochs_and_description() -> None:
+    assert tuple(CONFIGURATIONS) == LETTERS == tuple(EPOCHS)
+    assert all(c.description for c in CONFIGURATIONS.values())
 
 
 def test_configurations_differ_as_in_paper() -> None:
