@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = _configuration(stage, rest)
         _run(stage, config)
     except KeyboardInterrupt:
-        _complain(stage, "interrupted; the same command goes on where it stopped")
+        _complain(stage, "interrupted; run the same command again to continue")
         return _INTERRUPTED
     except Exception as error:
         if config is not None and config.debug:
@@ -62,7 +62,8 @@ def _run(stage: str, config: Config) -> None:
     record = STAGES[stage].load()(config)
     if isinstance(record, RunRecord) and record.finished_at < started and stage not in ("demo", "run"):
         where = config.open_storage().uri(record.table)
-        say(f"{where} is complete since {record.finished_at:%Y-%m-%d %H:%M} UTC; nothing to do (--overwrite redoes it)")
+        since = f"{record.finished_at:%Y-%m-%d %H:%M} UTC"
+        say(f"{where} is complete since {since}; nothing to do (--overwrite makes it again)")
 
 
 def _configuration(stage: str, words: Sequence[str]) -> Config:
@@ -100,14 +101,14 @@ def _print_overview() -> None:
     for name, stage in STAGES.items():
         table.add_row(_bold(name), stage.help)
     out.print(table)
-    out.print("\nraypipe STAGE --help shows a stage's options with defaults and units. Start with: raypipe demo")
+    out.print("\nraypipe STAGE --help shows the options of a stage with defaults and units. Start with: raypipe demo")
 
 
 def _print_stage_help(name: str) -> None:
     stage, out = STAGES[name], console()
     short = {option: word for word, option in stage.short.items()}
     out.print(_bold(f"raypipe {name}"), f": {stage.help}\n", sep="")
-    out.print("  --config FILE.yaml         options from a file; the command line wins")
+    out.print("  --config FILE.yaml         file with options; those on the command line override it")
     for option in TOP_LEVEL[1:]:
         _print_option(option, Config.model_fields[option])
     for section in (*stage.sections, *COMMON_SECTIONS):
@@ -117,7 +118,7 @@ def _print_stage_help(name: str) -> None:
         out.print(_bold(f"\n{section}"), f": {(kind.__doc__ or '').strip().splitlines()[0]}", sep="")
         for option, info in kind.model_fields.items():
             _print_option(f"{section}.{option}", info, short.get(f"{section}.{option}"))
-    out.print("\nLists are a,b or [a,b]; a bare option means true; none clears an optional one.")
+    out.print("\nLists are a,b or [a,b]. An option without a value means true. The value none means: not set.")
 
 
 def _bold(text: str) -> Text:

@@ -132,7 +132,7 @@ def test_ray_worker_error_is_shown_in_one_line(stage, capsys: pytest.CaptureFixt
 
 def test_interruption_exits_130(stage, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([stage("is_interrupted")]) == 130
-    assert capsys.readouterr().err == "raypipe probe: interrupted; the same command goes on where it stopped\n"
+    assert capsys.readouterr().err == "raypipe probe: interrupted; run the same command again to continue\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -151,7 +151,7 @@ def test_signals_let_the_stage_clean_up(tmp_path: Path, number: signal.Signals) 
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
     assert (process.returncode, note.read_text()) == (130, "cleaned up")
-    assert error == "raypipe probe: interrupted; the same command goes on where it stopped\n"
+    assert error == "raypipe probe: interrupted; run the same command again to continue\n"
 
 
 # Wrong arguments: exit code 2, naming key, value and what is allowed
@@ -219,7 +219,7 @@ def test_help_shows_choices_limits_and_brackets(capsys: pytest.CaptureFixture[st
     main(["label", "--help"])
     out = capsys.readouterr().out
     assert "(residual|karpathy|quantiles|continuous|column|hashtags) [residual]" in out
-    assert "Lists are a,b or [a,b]; a bare option means true" in out
+    assert "Lists are a,b or [a,b]. An option without a value means true" in out
     assert re.search(r"--label\.column .*\[none\]", out)
     assert re.search(r"--label\.hashtags .*\[\]", out)
     main(["label", "--label.quantile", "9", "-h"])

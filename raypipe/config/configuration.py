@@ -37,11 +37,11 @@ from raypipe.storage.scratch import Scratch
 class Config(Section):
     """All options of a run."""
 
-    root: AnyPath = option("run", "directory or URI (s3://, gs://) that holds all tables of the run", result=False)
-    seed: int = option(0, "seed of everything random", ge=0)
-    posts: AnyPath | None = option(None, "posts to ingest: a Parquet, CSV or JSONL file or directory")
-    limit: int | None = option(None, "read this many posts at most", ge=1)
-    overwrite: bool = option(False, "replace results of another configuration or input", result=False)
+    root: AnyPath = option("run", "directory or URI (s3://, gs://) of all tables of the run", result=False)
+    seed: int = option(0, "seed of all random numbers", ge=0)
+    posts: AnyPath | None = option(None, "posts to ingest: Parquet, CSV or JSONL, a file or directory")
+    limit: int | None = option(None, "maximum number of posts to read", ge=1)
+    overwrite: bool = option(False, "replace results of another configuration or another input", result=False)
     debug: bool = option(False, "show tracebacks", result=False)
     storage: StorageOptions = StorageOptions()
     ray: RayOptions = RayOptions()

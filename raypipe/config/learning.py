@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, ValidationError, ValidationInfo, field_validator
 
 from raypipe.config.base import (
+    EPOCHS,
     AnyPath,
     Letter,
     Name,
@@ -26,49 +27,45 @@ class LabelOptions(Section):
     """From engagement to labels (paper, section 3.1)."""
 
     scheme: Literal["residual", "karpathy", "quantiles", "continuous", "column", "hashtags"] = option(
-        "residual", "what the label is: the paper's residual deciles by default"
+        "residual", "rule that makes the labels; residual: the paper's deciles of the score"
     )
     formula: str = option(
-        "log10(1 + likes) ~ log10(1 + followers) + n_hashtags", "the paper's equation (1), in Wilkinson notation"
+        "log10(1 + likes) ~ log10(1 + followers) + n_hashtags", "regression in Wilkinson notation (paper, equation 1)"
     )
-    weights: str | None = option(
-        None, "posts column of weights for the regression, above 0; all weigh the same where absent"
-    )
+    weights: str | None = option(None, "posts column with weights above 0 for the regression; default: equal weights")
     quantile: float = option(0.1, "share of posts in each extreme class", gt=0, le=0.5)
-    classes: int = option(4, "classes of the scheme `quantiles`", ge=2)
-    group: int = option(100, "posts in a group of the scheme `karpathy`", ge=2)
+    classes: int = option(4, "number of classes of the scheme quantiles", ge=2)
+    group: int = option(100, "posts per group of the scheme karpathy", ge=2)
     outliers: float = option(
-        0.0, "share of posts at each end of followers and of likes that the scheme `karpathy` leaves out", ge=0, lt=0.5
+        0.0, "share of posts that the scheme karpathy leaves out at each end of followers and of likes", ge=0, lt=0.5
     )
-    hashtags: StringList = option([], "tags of the scheme `hashtags`, without #")
-    column: str | None = option(None, "posts column that holds the label, for the scheme `column`")
-    eligible: Literal["one_face", "with_face", "image", "post"] = option("one_face", "which posts take part")
+    hashtags: StringList = option([], "tags of the scheme hashtags, without #")
+    column: str | None = option(None, "posts column with the label, for the scheme column")
+    eligible: Literal["one_face", "with_face", "image", "post"] = option(
+        "one_face", "posts that take part: with one face, any face, a picture, or all"
+    )
     cov_type: Literal["nonrobust", "HC0", "HC1", "HC2", "HC3", "cluster"] = option(
-        "nonrobust", "standard errors; cluster is by user"
+        "nonrobust", "kind of standard errors; cluster: by user"
     )
-    split: str = option("random", "random, user, time, or a posts column that holds train, val, test")
-    val: Share = option(0.25, "share of labelled posts held out for validation (paper, section 5.1)")
-    test: Share = option(0.0, "share of labelled posts that training and choosing never look at")
+    split: str = option("random", "random, user, time, or a posts column with the values train, val, test")
+    val: Share = option(0.25, "share of labelled posts for validation (paper, section 5.1)")
+    test: Share = option(0.0, "share of labelled posts kept apart for the final test")
     on_ray: bool | None = option(
         None,
-        "spread the passes over Ray's tasks instead of this process's threads; where absent, on a cluster "
-        "(RAY_ADDRESS) from 5 million posts on",
+        "compute in Ray tasks instead of threads; default: on a cluster (RAY_ADDRESS) with 5 million posts or more",
         result=False,
     )
 
 
 class JudgeOptions(Section):
-    """What labels are worth before any GPU is spent."""
+    """How good the labels are, measured before training."""
 
-    sample: int = option(200_000, "eligible posts to judge by, about", ge=10)
-    bootstraps: int = option(100, "bootstrap samples of users", ge=2)
+    sample: int = option(200_000, "approximate number of eligible posts to use", ge=10)
+    bootstraps: int = option(100, "number of bootstrap samples of users", ge=2)
     formulas: Annotated[list[str], BeforeValidator(split_formulas)] = option(
-        [], "formulas to compare with label.formula, as a;b; the paper's outlook where absent"
+        [], "formulas to compare with label.formula, separated by ;; default: those that the paper proposes"
     )
 
-
-_EPOCHS = {"A": 12, "B": 9, "C": 8, "D": 20}
-"""Epochs per configuration, from the paper's table 1."""
 
 IMAGE_SIZES = (32, 2048)
 """Minimum and maximum pixels per side: VGG-16 halves a picture five times, and memory grows with the square."""
@@ -78,66 +75,64 @@ FORMS: tuple[str, ...] = get_args(Form)
 
 
 class TrainOptions(Section):
-    """Fine-tuning VGG-16 (paper, section 5)."""
+    """Fine-tune VGG-16 (paper, section 5)."""
 
-    config: Letter = option("A", "the paper's configuration")
-    name: Name | None = option(None, "folder under train/; the configuration's letter where absent")
+    config: Letter = option("A", "configuration of the paper")
+    name: Name | None = option(None, "folder under train/; default: the configuration's letter")
     model: str = option("vgg16", "vgg16, vgg19, or another classifier of torchvision (resnet50), or timm/NAME")
     weights: AnyPath = option(
-        "auto", "imagenet, imagenet-caffe, random, auto, or the path of a .h5, .pth or .safetensors file"
+        "auto", "initial weights: imagenet, imagenet-caffe, random, auto, or a .h5, .pth or .safetensors file"
     )
-    fresh_fc: bool = option(False, "start C's and D's FC layers fresh where the weights have none")
-    init: Literal["lsuv", "he", "glorot"] = option("lsuv", "initialisation of random convolutions")
+    fresh_fc: bool = option(False, "initialise the FC layers of C and D at random if the weights have none")
+    init: Literal["lsuv", "he", "glorot"] = option("lsuv", "initialisation of convolutions without weights")
     form: Form = option(
-        "paper", "the paper's SGD, or today's: AdamW, cosine, smoothed labels, random crops, averaged weights"
+        "paper", "paper: SGD as in the paper; modern: AdamW, cosine, smoothed labels, random crops, averaged weights"
     )
-    image_size: int = option(224, "pixels of a side", ge=IMAGE_SIZES[0], le=IMAGE_SIZES[1])
-    epochs: int | dict[Letter, int] = option(dict(_EPOCHS), "epochs, one number or one a configuration")
-    batch_size: int = option(32, "pictures in a step, over all workers", ge=1)
+    image_size: int = option(224, "pixels per side", ge=IMAGE_SIZES[0], le=IMAGE_SIZES[1])
+    epochs: int | dict[Letter, int] = option(dict(EPOCHS), "number of epochs, one for all or one per configuration")
+    batch_size: int = option(32, "pictures per step, of all workers together", ge=1)
     learning_rate: float | dict[Letter, float] | None = option(
-        None, "one number or one a configuration; 0.001 for the paper's form, 0.0001 for the modern, where absent"
+        None, "one for all or one per configuration; default: 0.001 for the form paper, 0.0001 for modern"
     )
     flips: bool = option(True, "random horizontal flips")
     patience: int | None = option(
-        None, "epochs without a better validation accuracy (loss, for the scheme continuous) before stopping", ge=1
+        None, "stop after so many epochs without a better validation accuracy (scheme continuous: loss)", ge=1
     )
     saturation: float | None = option(
-        None, "training accuracy from which on an epoch is the last (paper, section 5.2)", gt=0, le=1
+        None, "stop after the first epoch with this training accuracy (paper, section 5.2)", gt=0, le=1
     )
     dtype: Literal["auto", "float32", "bfloat16"] = option(
-        "auto", "arithmetic; auto: bfloat16 where the hardware has it"
+        "auto", "number format; auto: bfloat16 if the hardware supports it"
     )
     compile: Literal["none", "default", "reduce-overhead"] = option(
-        "none", "torch.compile of the network; reduce-overhead uses CUDA graphs; pays where epochs are long"
+        "none", "torch.compile mode; reduce-overhead uses CUDA graphs; useful if epochs are long"
     )
     micro_batch: int | None = option(
         None,
-        "pictures of a batch in the network at a time, gradients added up; halved by itself where memory is short",
+        "pictures of a batch that are in the network at once; default: the batch, halved if memory is short",
         ge=1,
         result=False,
     )
     pictures: Literal["auto", "local", "stream"] = option(
         "auto",
-        "decoded pictures of a root that is no disk: copied to each machine once, or streamed in every epoch; "
-        "auto: copied where there is room",
+        "decoded pictures of an object store: copied to each machine once, or streamed in every epoch; "
+        "auto: copied if there is room",
         result=False,
     )
-    keep_features: bool = option(
-        True, "keep A's features beside the decoded pictures for other seeds: 0.05 to 0.1 MB each", result=False
-    )
-    workers: int = option(1, "data-parallel workers of one trial; results do not depend on it", ge=1, result=False)
-    gpu: bool | None = option(None, "use GPUs; where absent, if the cluster has any", result=False)
+    keep_features: bool = option(True, "keep A's features for other seeds: 0.05 to 0.1 MB per picture", result=False)
+    workers: int = option(1, "data-parallel workers per trial; results do not depend on it", ge=1, result=False)
+    gpu: bool | None = option(None, "use GPUs; default: if the cluster has any", result=False)
     max_failures: int = option(
         2,
-        "how often in turn a trial may lose workers or nodes without an epoch finished in between; announced ends of "
-        "spot nodes do not count",
+        "how often a trial may lose workers or nodes before it finishes another epoch; announced ends of spot nodes "
+        "do not count",
         ge=0,
         result=False,
     )
     save: Literal["all", "best", "winner", "none"] = option(
         "all",
-        "checkpoints to keep: last and best of each trial, best of each, best of all, none (an interrupted trial then "
-        "begins again)",
+        "checkpoints to keep. all: last and best of each trial; best: best of each; winner: best of the sweep; none: "
+        "interrupted trials begin again",
         result=False,
     )
 
@@ -147,7 +142,7 @@ class TrainOptions(Section):
         if any(number < 1 for number in (value.values() if isinstance(value, dict) else [value])):
             raise ValueError("epochs must be 1 or more")
         # Configurations that are not given keep the paper's epochs.
-        return {**_EPOCHS, **value} if isinstance(value, dict) else value
+        return {**EPOCHS, **value} if isinstance(value, dict) else value
 
     @field_validator("learning_rate")
     @classmethod
@@ -206,28 +201,28 @@ class SweepOptions(Section):
         ["A", "B", "C", "D"], "configurations to train", min_length=1
     )
     forms: Annotated[list[Form], BeforeValidator(split_list)] = option(
-        [], "forms of each configuration, side by side: paper,modern; that of train.form where absent"
+        [], "forms to train for each configuration, such as paper,modern; default: train.form"
     )
-    seeds: int = option(1, "seeds of each configuration", ge=1)
+    seeds: int = option(1, "number of seeds per configuration", ge=1)
     space: dict[str, Any] = option(
         {}, "options of train to vary: {learning_rate: [0.001, 0.003], batch_size: {choice: [16, 32]}}"
     )
-    samples: int = option(1, "draws from the distributions of sweep.space", ge=1)
-    scheduler: Literal["fifo", "asha"] = option("fifo", "asha ends trials early that do worse than their rivals")
-    grace: int = option(1, "epochs before asha may end a trial; also its first rung", ge=1)
-    reduction: int = option(3, "asha: one in so many goes on at a rung, and rungs are so many times apart", ge=2)
+    samples: int = option(1, "number of draws from the distributions in sweep.space", ge=1)
+    scheduler: Literal["fifo", "asha"] = option("fifo", "fifo: all trials run to their end; asha: bad trials end early")
+    grace: int = option(1, "asha: epochs before a trial may end; also the first rung", ge=1)
+    reduction: int = option(3, "asha: one in so many trials passes a rung; rungs are so many times apart", ge=2)
     rivals: Literal["configuration", "all"] = option(
-        "configuration", "asha compares trials of one configuration, form and seed, or all with all"
+        "configuration", "asha: compare trials of the same configuration, form and seed, or all trials"
     )
     concurrent: int | None = option(
-        None, "trials at a time; as many as the hardware allows where absent", ge=1, result=False
+        None, "simultaneous trials; default: as many as the hardware allows", ge=1, result=False
     )
     gpu_share: float | dict[Letter, float] = option(
         {"A": 0.5},
-        "part of a GPU for a trial of one worker, one number or one a configuration; a whole where absent",
+        "share of a GPU for a trial with one worker, one for all or one per configuration; default: a whole GPU",
         result=False,
     )
-    mlflow: str | None = option(None, "MLflow's tracking URI, or a folder, to log every trial to", result=False)
+    mlflow: str | None = option(None, "MLflow tracking URI or folder that gets a log of every trial", result=False)
 
     @field_validator("space")
     @classmethod
@@ -261,31 +256,29 @@ class SweepOptions(Section):
 
 
 class PredictOptions(Section):
-    """Applying a trained model."""
+    """Apply a trained model to pictures."""
 
-    model: str | None = option(
-        None, "a train/NAME or sweep trial folder or a checkpoint file; the sweep's best where absent"
-    )
-    inputs: StringList = option([], "pictures, folders, or manifests: CSV, JSONL or Parquet with a column path")
+    model: str | None = option(None, "train/NAME, sweep/TRIAL, or a checkpoint file; default: the best of the sweep")
+    inputs: StringList = option([], "pictures, folders, or manifests (CSV, JSONL or Parquet with a column path)")
     name: Name = option("default", "folder under predict/")
 
 
 class ReportOptions(Section):
     """The HTML report."""
 
-    examples: int = option(12, "pictures shown of each kind", ge=0)
+    examples: int = option(12, "number of example pictures of each kind", ge=0)
     title: str = option("raypipe report", "title of the page")
 
 
 class BoardOptions(Section):
-    """TensorBoard on what was trained."""
+    """TensorBoard for the trained models."""
 
-    port: int = option(6006, "port of the page on loopback", ge=0, le=65535, result=False)
+    port: int = option(6006, "port of the page on this machine; 0: any free port", ge=0, le=65535, result=False)
 
 
 class StudyOptions(Section):
-    """People classify pictures (paper, table 2)."""
+    """A page on which people classify pictures (paper, table 2)."""
 
-    pictures: int = option(50, "pictures a person is shown", ge=1)
-    participant: NameOrEmpty = option("", "name of the person: folder under study/, written beside the answers")
-    port: int = option(8472, "port of the page on loopback", ge=1, le=65535, result=False)
+    pictures: int = option(50, "number of pictures per person", ge=1)
+    participant: NameOrEmpty = option("", "name of the person; also the folder under study/")
+    port: int = option(8472, "port of the page on this machine", ge=1, le=65535, result=False)

@@ -142,9 +142,7 @@ def _stream(config: Config, posts: pa.Table, writer: TableWriter, redo: Redo | N
                     raise StageError(f"{where}: unexpected {type(first).__name__}: {one_line(first)}") from error
                 fruitless = 0 if len(staged_ids(writer)) > before else fruitless + 1
                 if fruitless >= _FRUITLESS_ATTEMPTS:
-                    raise StageError(
-                        f"{where}: {one_line(first)}; the same command goes on where it stopped"
-                    ) from error
+                    raise StageError(f"{where}: {one_line(first)}; run the same command again to continue") from error
                 reason = shorten(one_line(first), 160, placeholder=" …")
                 say(f"  a worker or a machine was lost ({reason}); going on with what is left")
     drop_doubles(writer, len(posts))

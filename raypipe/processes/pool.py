@@ -135,5 +135,5 @@ def _insist(child: Isolated[tuple[Item, int], Result | _Ended], item: Item) -> R
         how = answer.how
     raise StageError(
         f"a worker process ended {_TRIES} times on the same work, at last by {how}; if memory is short, use fewer "
-        "(--faces.workers, --ray.num_cpus); the same command goes on where it stopped"
+        "(--faces.workers, --ray.num_cpus); run the same command again to continue"
     )

@@ -265,7 +265,7 @@ def explain(storage: Storage, verb: str, path: str, reason: str) -> str:
         hint = "make the bucket, or choose another --root"
     else:
         where = f"the store at {storage.endpoint}" if storage.endpoint else "the store"
-        hint = f"when {where} answers again, start the same command again: it goes on where it stopped"
+        hint = f"when {where} answers again, run the same command again to continue"
     return f"{storage.uri(path)}: cannot {verb}: {reason}; {hint}"
 
 

@@ -186,7 +186,7 @@ def test_run_survives_killed_command_and_killed_child(tmp_path: Path, server: We
         process.send_signal(number)
         error = process.communicate(timeout=60)[1]
         if number == signal.SIGINT:
-            assert error == "raypipe ingest: interrupted; the same command goes on where it stopped\n"
+            assert error == "raypipe ingest: interrupted; run the same command again to continue\n"
             assert process.returncode == 130
         psutil.wait_procs(working, timeout=60)
         assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in working)

@@ -177,6 +177,6 @@ def test_command_on_ray_shows_only_its_own_lines() -> None:
     rest, error = process.communicate(timeout=120)
     assert ("".join(lines) + rest, error, process.returncode) == (
         "a worker was lost\nRay has written\n",
-        "raypipe probe: interrupted; the same command goes on where it stopped\n",
+        "raypipe probe: interrupted; run the same command again to continue\n",
         130,
     )

@@ -102,8 +102,7 @@ def test_store_outage_gives_one_line_and_run_resumes(storage: Storage, s3_faults
     assert said.startswith(f"{storage.root}/labels/_staging/{run.writer.run_id}/part-")
     assert "cannot write: " in said
     assert said.endswith(
-        f"; when the store at {s3_faults.endpoint} answers again, start the same command again: "
-        "it goes on where it stopped"
+        f"; when the store at {s3_faults.endpoint} answers again, run the same command again to continue"
     )
     assert "\n" not in said
     with pytest.raises(StageError, match=r"labels/_claim\.json: cannot read: .*answers again"):

@@ -87,7 +87,7 @@ def test_ctrl_c_ends_cleanly_and_rerun_resumes(training: Config, tmp_path: Path)
     os.killpg(terminal.process.pid, signal.SIGINT)
     error = terminal.error()
     assert terminal.process.returncode == 130, error
-    assert error == "raypipe sweep: interrupted; the same command goes on where it stopped\n"
+    assert error == "raypipe sweep: interrupted; run the same command again to continue\n"
     shown = terminal.shown.decode()
     assert "Traceback" not in shown + error
     assert "B-0" in shown
