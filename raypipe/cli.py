@@ -126,16 +126,19 @@ def _bold(text: str) -> Text:
 
 
 def _print_option(name: str, info: Any, short: str | None = None) -> None:
-    allowed = _allowed(info.annotation)
-    default = info.default
-    shown = ",".join(map(str, default)) if isinstance(default, list) else str(default)
-    shown = {"None": "none", "True": "true", "False": "false"}.get(shown, shown)
+    allowed = allowed_values(info.annotation)
     values = f" ({'|'.join(map(str, allowed))})" if allowed else ""
     also = f"; --{short} for short" if short else ""
-    console().print(f"  --{name:<24} {info.description}{values}{also} [{shown}]")
+    console().print(f"  --{name:<24} {info.description}{values}{also} [{default_text(info.default)}]")
 
 
-def _allowed(annotation: Any) -> tuple[Any, ...]:
+def default_text(default: Any) -> str:
+    """The default of an option as a user types it."""
+    text = ",".join(map(str, default)) if isinstance(default, list) else str(default)
+    return {"None": "none", "True": "true", "False": "false"}.get(text, text)
+
+
+def allowed_values(annotation: Any) -> tuple[Any, ...]:
     """The allowed values of an option, or of the items of its list, if they are a Literal. Else empty."""
     from typing import Literal, get_args, get_origin
 
