@@ -15,7 +15,7 @@ import psutil
 import pyarrow as pa
 
 from raypipe import tables
-from raypipe.storage import Storage, s3
+from raypipe.storage import Storage, conditional
 from raypipe.storage import storage as storage_module
 from raypipe.tables import TableWriter
 from raypipe.tables import compact as parts
@@ -108,8 +108,8 @@ def arm(step: int, when: str) -> None:
 
     for name in ("write", "write_with", "move", "delete", "delete_directory"):
         setattr(Storage, name, wrapped(getattr(Storage, name)))
-    # On S3, boto3 writes the claim.
-    s3.replace_version = wrapped(s3.replace_version)
+    # On S3, obstore writes the claim.
+    conditional.replace_version = wrapped(conditional.replace_version)
 
 
 def main(

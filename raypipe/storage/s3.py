@@ -1,4 +1,4 @@
-"""Requests to S3 by boto3 that pyarrow's S3 file system lacks: aborting unfinished uploads, and conditional puts.
+"""Requests to S3 that neither pyarrow nor obstore offers, by boto3: finding and aborting unfinished uploads.
 
 Only for roots that start with ``s3://``. `abort_uploads` does nothing for other roots.
 """
@@ -14,8 +14,6 @@ from raypipe.storage import Storage, explain
 _ATTEMPTS = 5
 # Error codes of servers that do not know a request or one of its headers.
 _UNKNOWN = {"NotImplemented", "MethodNotAllowed", "501", "405"}
-_TAKEN = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
-_ABSENT = {"NoSuchKey", "NoSuchUpload", "404"}
 
 
 def is_s3(storage: Storage) -> bool:
@@ -80,44 +78,3 @@ def abort_uploads(storage: Storage, directory: str) -> int:
     except BotoCoreError as error:
         raise StageError(explain(storage, "list", directory, one_line(error))) from error
     return aborted
-
-
-def read_version(storage: Storage, path: str) -> tuple[bytes, str] | None:
-    """The bytes of an object and its ETag, or None if there is no object."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    bucket, key = location(storage, path)
-    try:
-        answer = client(storage).get_object(Bucket=bucket, Key=key)
-        return answer["Body"].read(), answer["ETag"]
-    except ClientError as error:
-        if code_of(error) in _ABSENT:
-            return None
-        raise StageError(explain(storage, "read", path, one_line(error))) from error
-    except BotoCoreError as error:
-        raise StageError(explain(storage, "read", path, one_line(error))) from error
-
-
-def replace_version(storage: Storage, path: str, data: bytes, version: str | None) -> bool:
-    """Replace the object that has the ETag `version` (None: no object yet). Returns False if another put was first.
-
-    A server that does not know conditional puts gets a plain put.
-    """
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    bucket, key = location(storage, path)
-    condition = {"IfMatch": version} if version else {"IfNoneMatch": "*"}
-    try:
-        client(storage).put_object(Bucket=bucket, Key=key, Body=data, **condition)
-    except ClientError as error:
-        if is_unknown(error):
-            storage.write(path, data)
-        elif code_of(error) in _TAKEN | _ABSENT:
-            # If the answer to a first attempt was lost, the object in the way is the one that it put.
-            now = read_version(storage, path)
-            return now is not None and now[0] == data
-        else:
-            raise StageError(explain(storage, "write", path, one_line(error))) from error
-    except BotoCoreError as error:
-        raise StageError(explain(storage, "write", path, one_line(error))) from error
-    return True

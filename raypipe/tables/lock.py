@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raypipe.errors import StageError
-from raypipe.storage import Storage, s3
+from raypipe.storage import Storage, conditional
+from raypipe.storage.conditional import Version
 from raypipe.tables.record import Claim, RunRecord, as_json, differences, parse, revision_options
 
 CLAIM_FILE = "_claim.json"
@@ -18,10 +19,10 @@ CLAIM_FILE = "_claim.json"
 
 @dataclass(frozen=True)
 class Seen:
-    """The claim found in a table, if any. On S3, `version` is the ETag of the claim file."""
+    """The claim found in a table, if any, and in an object store the version of its file."""
 
     claim: Claim | None = None
-    version: str | None = None
+    version: Version | None = None
 
 
 @contextlib.contextmanager
@@ -67,8 +68,8 @@ def _open_locked(folder: Path) -> int:
 def read(storage: Storage, table: str) -> Seen:
     """The claim of a table. Raises StageError if the file is not a valid claim, or if its process still runs."""
     path = f"{table}/{CLAIM_FILE}"
-    if s3.is_s3(storage):
-        found = s3.read_version(storage, path)
+    if conditional.is_available(storage):
+        found = conditional.read_version(storage, path)
         data, version = found or (None, None)
     else:
         data, version = storage.read(path) if storage.exists(path) else None, None
@@ -85,13 +86,13 @@ def read(storage: Storage, table: str) -> Seen:
 def put(storage: Storage, table: str, claim: Claim, seen: Seen) -> None:
     """Write a claim in place of the one in `seen`. Call it inside `locked`.
 
-    On S3 it raises StageError if another command has claimed the table since. A store without conditional puts keeps
-    the later of the two claims.
+    It raises StageError if another command has claimed the table since. A store without conditional writes keeps the
+    later of the two claims.
     """
     path, data = f"{table}/{CLAIM_FILE}", as_json(claim)
-    if not s3.is_s3(storage):
+    if not conditional.is_available(storage):
         storage.write(path, data)
-    elif not s3.replace_version(storage, path, data, seen.version):
+    elif not conditional.replace_version(storage, path, data, seen.version):
         raise StageError(
             f"{storage.uri(table)}: another command began there in the same moment; wait for it, then start again"
         )

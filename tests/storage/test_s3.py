@@ -1,4 +1,4 @@
-"""The uses of boto3: conditional puts and deleting unfinished uploads, over real HTTP."""
+"""The use of boto3: finding and aborting unfinished uploads, over real HTTP."""
 
 from __future__ import annotations
 
@@ -49,46 +49,6 @@ def test_local_root_has_no_uploads_to_abort(tmp_path: Path) -> None:
 )
 def test_bucket_and_key(root: str, path: str, expected: tuple[str, str]) -> None:
     assert s3.location(Storage(root), path) == expected
-
-
-@pytest.mark.cluster
-def test_conditional_put_succeeds_once_per_version(storage: Storage) -> None:
-    assert s3.read_version(storage, "t/a") is None
-    assert s3.replace_version(storage, "t/a", b"1", None)
-    assert not s3.replace_version(storage, "t/a", b"2", None)
-    data, version = s3.read_version(storage, "t/a") or (b"", "")
-    assert data == b"1"
-    assert s3.replace_version(storage, "t/a", b"3", version)
-    assert not s3.replace_version(storage, "t/a", b"4", version)
-    assert storage.read("t/a") == b"3"
-    storage.delete("t/a")
-    assert not s3.replace_version(storage, "t/a", b"5", version)
-
-
-@pytest.mark.cluster
-def test_conditional_put_with_lost_answer_succeeds(storage: Storage, s3_faults: S3Faults) -> None:
-    fault = s3_faults.reset("PUT .*/t/a", late=True, times=1)
-    assert s3.replace_version(storage, "t/a", b"1", None)
-    assert fault.hits == 1
-    assert storage.read("t/a") == b"1"
-
-
-@pytest.mark.cluster
-@pytest.mark.parametrize("status", [501, 405])
-def test_plain_put_is_used_without_conditional_support(storage: Storage, s3_faults: S3Faults, status: int) -> None:
-    fault = s3_faults.fail("PUT .*/t/a", status=status, code="NotImplemented", times=1)
-    assert s3.replace_version(storage, "t/a", b"1", None)
-    assert fault.hits == 1
-    assert storage.read("t/a") == b"1"
-
-
-@pytest.mark.cluster
-def test_a_refused_put_names_the_object(storage: Storage, s3_faults: S3Faults) -> None:
-    s3_faults.fail("/t/a", status=403, code="AccessDenied")
-    with pytest.raises(StageError, match=r"t/a: cannot write: .*AccessDenied.*; give these credentials the right"):
-        s3.replace_version(storage, "t/a", b"1", None)
-    with pytest.raises(StageError, match=r"t/a: cannot read: .*AccessDenied.*; give these credentials the right"):
-        s3.read_version(storage, "t/a")
 
 
 @pytest.mark.cluster
