@@ -8,22 +8,25 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
 from yarl import URL
 
+from raypipe.config.data import IngestOptions
 from raypipe.errors import StageError, one_line
+from raypipe.ingest.fetching.client import user_agent
 from raypipe.ingest.fetching.guard import REFUSED_ERRNO, AddressGuard
-from raypipe.ingest.fetching.hosts import retry_after
+from raypipe.ingest.fetching.hosts import backoff, retry_after
 from raypipe.progress import say
 
 _ATTEMPTS = 5
 _MAX_BYTES = 8_000_000
 _TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=10)
 _WORTH_SAYING = 10.0
+# The first wait after a failure is about a second.
+_FIRST_ATTEMPT = 2
 _ABSENT = (404, 410)
 
 
@@ -56,7 +59,7 @@ class PoliteClient:
     ) -> None:
         self.base = base.rstrip("/")
         self._interval = 1 / per_second
-        self._agent = user_agent(contact)
+        self._agent = user_agent(IngestOptions(contact=contact))
         self._sleep = sleep
         self._guard = guard or AddressGuard(allow_private=True)
         self._not_before = 0.0
@@ -90,7 +93,7 @@ class PoliteClient:
                 reason = one_line(error)
                 if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno == REFUSED_ERRNO:
                     raise StageError(f"{where}: leads to an address that is never asked: {reason}") from error
-                self._pause(2.0**attempt)
+                self._pause(backoff(attempt + _FIRST_ATTEMPT))
                 continue
             self._pause(pause_after(status, headers, datetime.now(UTC), attempt))
             if status == 200:
@@ -126,20 +129,15 @@ class PoliteClient:
         self._not_before = max(self._not_before, time.monotonic() + seconds)
 
 
-def user_agent(contact: str | None) -> str:
-    """Return the User-Agent header: ``raypipe/VERSION (+CONTACT)``."""
-    return f"raypipe/{metadata.version('raypipe')}{f' (+{contact})' if contact else ''}"
-
-
 def pause_after(status: int, headers: Mapping[str, str], now: datetime, attempt: int) -> float:
     """Return the seconds to wait after an answer. After a 429 or 5xx: Retry-After (seconds or a date, RFC 9110 10.2.3),
-    else X-RateLimit-Reset (ISO 8601, as in Mastodon), else 2^attempt. If no requests remain: X-RateLimit-Reset. Else 0.
+    else X-RateLimit-Reset (ISO 8601, as in Mastodon), else `backoff`. If no requests remain: X-RateLimit-Reset. Else 0.
     """
     if status == 429 or status >= 500:
         for name, read in (("Retry-After", retry_after), ("X-RateLimit-Reset", _until)):
             if name in headers and (wait := read(headers[name], now)) is not None:
                 return wait
-        return float(2**attempt)
+        return backoff(attempt + _FIRST_ATTEMPT)
     if headers.get("X-RateLimit-Remaining") == "0":
         return _until(headers.get("X-RateLimit-Reset", ""), now) or 0.0
     return 0.0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -15,6 +14,7 @@ from raypipe.config import Config
 from raypipe.doctor.check import Check
 from raypipe.errors import StageError, one_line
 from raypipe.processes.pool import cpus
+from raypipe.processes.ports import usable_port
 from raypipe.storage import Storage
 from raypipe.storage.scratch import Scratch
 
@@ -117,7 +117,7 @@ def check_scratch(scratch: Scratch) -> Check:
 
 
 def check_ports(config: Config) -> list[Check]:
-    """Whether the loopback ports of the world's server, the board and Ray's dashboard are free."""
+    """Whether the loopback ports of the world's server, the board, the study and Ray's dashboard are free."""
     wanted = {"world.port": config.world.port, "board.port": config.board.port, "study.port": config.study.port}
     if config.ray.dashboard is not False and config.ray.dashboard_port is not None:
         wanted["ray.dashboard_port"] = config.ray.dashboard_port
@@ -127,12 +127,8 @@ def check_ports(config: Config) -> list[Check]:
 def _check_port(name: str, port: int) -> Check:
     if port == 0:
         return Check(f"port {name}", "ok", "any free one")
-    with socket.socket() as probe:
-        if sys.platform != "win32":
-            # As servers do: a port that a closed connection still uses for a minute counts as free.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            return Check(f"port {name}", "warn", f"{port}: {error.strerror}", f"choose another: --{name} PORT")
+    try:
+        usable_port(port)
+    except OSError as error:
+        return Check(f"port {name}", "warn", f"{port}: {error.strerror}", f"choose another: --{name} PORT")
     return Check(f"port {name}", "ok", f"{port} is free")

@@ -20,9 +20,9 @@ from raypipe.judge.sample import draw_sample
 from raypipe.label.engines import open_engine
 from raypipe.label.formula.derived import columns_of_all
 from raypipe.label.formula.formula import check_columns, parse
-from raypipe.label.regression.saved import finite, read_values
+from raypipe.label.regression.saved import read_values
 from raypipe.progress import say
-from raypipe.tables.record import RunRecord
+from raypipe.tables.record import RunRecord, finite
 
 JUDGE_FILE = "judge.json"
 

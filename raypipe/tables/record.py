@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import platform
 import posixpath
@@ -203,6 +204,15 @@ def parse(storage: Storage, path: str, data: bytes, kind: type[Model]) -> Model:
 def as_json(model: BaseModel) -> bytes:
     """A model as the JSON bytes that `parse` reads."""
     return model.model_dump_json(indent=2).encode()
+
+
+def finite(value: Any) -> Any:
+    """A value for JSON, which has no infinity: numbers that are not finite become None (null)."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def versions() -> dict[str, str]:

@@ -14,6 +14,7 @@ from typing import IO
 
 from raypipe.config import Config
 from raypipe.errors import StageError
+from raypipe.processes.ports import usable_port
 from raypipe.progress import say
 from raypipe.storage import Storage
 
@@ -68,16 +69,12 @@ def tensorboard(folder: Path, port: int) -> Iterator[tuple[str, subprocess.Popen
 
 
 def _free_port(wanted: int) -> int:
-    with socket.socket() as probe:
-        if sys.platform != "win32":
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((_HOST, wanted))
-        except OSError as error:
-            raise StageError(
-                f"board.port: {wanted} cannot be used: {error.strerror}; choose another, or 0 for any free one"
-            ) from error
-        return int(probe.getsockname()[1])
+    try:
+        return usable_port(wanted)
+    except OSError as error:
+        raise StageError(
+            f"board.port: {wanted} cannot be used: {error.strerror}; choose another, or 0 for any free one"
+        ) from error
 
 
 def _wait_until_it_answers(process: subprocess.Popen[bytes], port: int, log: IO[bytes]) -> None:

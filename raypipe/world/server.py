@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from aiohttp import web
 
 from raypipe.config import Config
 from raypipe.errors import RaypipeError, StageError, one_line
+from raypipe.processes.ports import usable_port
 from raypipe.storage import Storage
 from raypipe.world.application import application
 from raypipe.world.posts import HOST
@@ -87,13 +87,10 @@ def port_taken(port: int, error: OSError) -> StageError:
 
 def check_port(port: int) -> None:
     """Raise StageError if the port is taken. The stage checks this before it draws pictures, so that it fails early."""
-    with socket.socket() as probe:
-        if sys.platform != "win32":
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise port_taken(port, error) from error
+    try:
+        usable_port(port)
+    except OSError as error:
+        raise port_taken(port, error) from error
 
 
 @contextlib.contextmanager

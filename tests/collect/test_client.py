@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from raypipe.collect.client import Answer, PoliteClient, pause_after, user_agent
+from raypipe.collect.client import Answer, PoliteClient, pause_after
 from raypipe.errors import StageError
 from raypipe.ingest.fetching.guard import AddressGuard
 from tests.ingest.asking import LoopbackSocket
@@ -74,9 +75,7 @@ def test_requests_are_paced_and_carry_user_agent(free_port: int) -> None:
     assert [answer.body for answer in answers] == [[1]] * 3
     assert len(slept) == 2
     assert all(0 < seconds <= 2 for seconds in slept)
-    assert seen[0].headers["User-Agent"] == user_agent("me@example.org")
-    assert "(+me@example.org)" in user_agent("me@example.org")
-    assert user_agent(None).startswith("raypipe/")
+    assert re.fullmatch(r"raypipe/\S+ \(\+me@example\.org\)", seen[0].headers["User-Agent"])
     assert str(seen[0].rel_url) == "/api/x?limit=2"
 
 
@@ -99,7 +98,7 @@ def test_server_errors_are_retried_with_growing_waits(free_port: int) -> None:
     answers, seen, slept = ask(free_port, [error(503), error(500), error(502), ok()])
     assert answers[0].body == [1]
     assert len(seen) == 4
-    assert [round(seconds) for seconds in slept] == [1, 2, 4]
+    assert all(0.4 * wait < seconds <= 1.5 * wait for seconds, wait in zip(slept, (1, 2, 4), strict=True))
 
 
 def test_five_failures_raise_one_line_error(free_port: int) -> None:
@@ -180,10 +179,14 @@ def test_unreachable_server_raises_one_line_error(free_port: int) -> None:
         (429, {"Retry-After": "Fri, 02 Jan 2026 03:04:25 GMT"}, 20),
         (429, {"X-RateLimit-Reset": "2026-01-02T03:05:05Z"}, 60),
         (429, {"X-RateLimit-Reset": "2026-01-02T03:00:00Z"}, 0),
-        (429, {"Retry-After": "whenever"}, 8),
         (503, {"Retry-After": "5"}, 5),
-        (500, {}, 8),
     ],
 )
 def test_pause_length_follows_status_and_headers(status: int, headers: dict[str, str], seconds: float) -> None:
     assert pause_after(status, headers, NOW, attempt=3) == seconds
+
+
+@pytest.mark.parametrize(("status", "headers"), [(429, {"Retry-After": "whenever"}), (500, {})])
+def test_pause_doubles_if_the_server_names_none(status: int, headers: dict[str, str]) -> None:
+    for attempt, wait in enumerate((1, 2, 4, 8)):
+        assert 0.5 * wait <= pause_after(status, headers, NOW, attempt) <= 1.5 * wait

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import json
-import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -29,6 +28,7 @@ from raypipe.label.regression.inference import Fit
 from raypipe.label.regression.saved_fit import BY_TERM, MATRICES, read_fit
 from raypipe.label.regression.summary import summary
 from raypipe.storage import Storage
+from raypipe.tables.record import finite
 
 MODEL_FILE = "_model.json"
 
@@ -95,15 +95,6 @@ def _decoded(value: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
-
-
-def finite(value: Any) -> Any:
-    """A value for JSON, which has no infinity: numbers that are not finite become None (null)."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from raypipe.errors import StageError
 from raypipe.storage import Storage
+from raypipe.tables.record import finite
 from raypipe.train.data.images import ImageSet
 from raypipe.train.loop.choices import Choice, OnChoice
 from raypipe.train.loop.loop import predict
@@ -148,7 +149,7 @@ class Keeper:
             truth = test.labels.numpy()
             accuracy, metrics = self.head.accuracy(found, truth), self.head.metrics(found, truth)
             self._write_predictions("test", test, found)
-        result = TrialResult(trial.name, trial.label, trial.seed, self.rows, accuracy, _finite(metrics), self.choices)
+        result = TrialResult(trial.name, trial.label, trial.seed, self.rows, accuracy, finite(metrics), self.choices)
         # Written last: if this file exists, the trial is done, and a resumed sweep skips it.
         writer.write_file(staged_file(trial.name), result.to_json())
         return result
@@ -218,12 +219,5 @@ def checkpoint_metadata(plan: TrialPlan, weights: LoadedWeights, head: Head) -> 
 def _numbers(result: EpochResult) -> dict[str, Any]:
     numbers = {name: value for name, value in vars(result).items() if name not in ("val_probabilities", "metrics")}
     further = {f"val_{name}": value for name, value in result.metrics.items()}
-    found: dict[str, Any] = _finite({**numbers, **further})
+    found: dict[str, Any] = finite({**numbers, **further})
     return found
-
-
-def _finite(value: Any) -> Any:
-    # JSON has no NaN and no infinity.
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
