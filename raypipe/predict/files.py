@@ -209,7 +209,8 @@ def _refusal(picture: Picture, error: Exception, storage: Storage) -> str:
         return "there is no such file"
     if _is_silence(error) and _is_users(picture, storage):
         raise StageError(
-            f"{picture.path}: cannot be read: {reason}; when the store answers again, start the same command again"
+            f"{picture.path}: cannot be read: {reason}; when the store answers again, run the same command again "
+            "to continue"
         ) from error
     return f"cannot be read: {reason}"
 

@@ -141,7 +141,7 @@ def differences(
     `revision`, the part of a table that a run redoes, is compared for unfinished runs only. A complete table is whole.
     """
     changed = [name for name in sorted(found.inputs | inputs) if found.inputs.get(name) != inputs.get(name)]
-    lines = [*changes(found.config, config), *(f"input {name} has changed" for name in changed)]
+    lines = [*changes(_with_defaults(found.config, config), config), *(f"input {name} has changed" for name in changed)]
     if isinstance(found, Claim) and found.revision != revision:
         if found.revision and revision:
             lines += changes(found.revision, revision)
@@ -157,17 +157,18 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The differences between two sets of options, one phrase each, by dotted name.
-
-    An option that `then` does not have is newer than the table. It differs only if it is not at its default.
-    """
+    """The differences between two sets of options, one phrase each, by dotted name."""
     then, now = _flat(then), _flat(now)
-    then = {**{key: default_of(key) for key, value in now.items() if value is not None}, **then}
     return [
         f"{key} was {then.get(key)!r}, is {now.get(key)!r}"
         for key in sorted(then | now)
         if then.get(key) != now.get(key)
     ]
+
+
+def _with_defaults(then: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """`then`, flat, with the defaults of options that are newer than it. They differ only if they are not at these."""
+    return {**{key: default_of(key) for key, value in _flat(now).items() if value is not None}, **_flat(then)}
 
 
 def _part(revision: dict[str, Any] | None) -> str:

@@ -190,7 +190,7 @@ def test_unanswering_store_raises_stage_error(s3_faults: S3Faults) -> None:
     (known,) = stamped(uri, storage=through)
     # An error that means "no answer" and is not retried for seconds.
     s3_faults.fail(r"0\.jpg", status=400, code="InvalidRequest")
-    with pytest.raises(StageError, match=r"0.jpg: cannot be read: .*; when the store answers again, start the same"):
+    with pytest.raises(StageError, match=r"0.jpg: cannot be read: .*; when the store answers again, run the same"):
         stamped(uri, storage=through)
     with pytest.raises(StageError, match="when the store answers again"):
         read_picture(known, through)

@@ -214,7 +214,7 @@ def test_failing_store_of_a_row_is_given_up_quickly(
     fault.left = 0
     named = find_pictures([str(tmp_path / "list.csv"), "s3://bucket/odd/a.jpg"], HERE).pictures
     fault.left = 9
-    with pytest.raises(StageError, match="when the store answers again, start the same"):
+    with pytest.raises(StageError, match="when the store answers again, run the same"):
         stamp_pictures(named[:1], HERE)
 
 

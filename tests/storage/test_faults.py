@@ -123,7 +123,7 @@ def test_interrupted_commit_is_completed_by_rerun(storage: Storage, s3_faults: S
     with begin(storage, overwrite=True) as run:
         run.writer.write("00000", rows("new"))
         fault = s3_faults.fail(failing)
-        with pytest.raises(StageError, match=r"s3://bucket/.*: cannot (write|delete): .*answers again, start the same"):
+        with pytest.raises(StageError, match=r"s3://bucket/.*: cannot (write|delete): .*answers again, run the same"):
             run.commit(rows_in=1)
     assert fault.hits > 0
     s3_faults.heal()
@@ -161,7 +161,7 @@ def test_interrupted_merge_keeps_each_row_once(storage: Storage, s3_faults: S3Fa
         for number, name in enumerate("abc"):
             run.writer.write(f"{number:05d}", rows(name))
         fault = s3_faults.fail(failing)
-        with pytest.raises(StageError, match=r"answers again, start the same command again"):
+        with pytest.raises(StageError, match=r"answers again, run the same command again"):
             parts.merge(run.writer, names)
         assert fault.hits > 0
         s3_faults.heal()

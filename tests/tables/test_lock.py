@@ -109,7 +109,7 @@ def test_later_claim_on_s3_fails_and_changes_nothing(s3_endpoint: str) -> None:
     run = interrupt(storage, "a")
     before = storage.sizes("labels")
     claim = Claim.new("label", {}, {}, "4567cdef")
-    for seen in (Seen(), Seen(None, '"0123456789abcdef0123456789abcdef"')):
+    for seen in (Seen(), Seen(None, {"e_tag": '"0123456789abcdef0123456789abcdef"'})):
         with pytest.raises(StageError, match=r"labels: another command began there in the same moment; wait for it"):
             claims.put(storage, "labels", claim, seen)
     assert storage.sizes("labels") == before
