@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from docs.make_options import PAGE, page
-from raypipe.collect.mastodon import SNAPSHOTS
+from raypipe.collect.snapshots import SNAPSHOTS
 from raypipe.config.options import option_names
 from raypipe.stages import STAGES
 from raypipe.tables.schemas import IMAGES, POSTS, STATUSES, TABLE1_COLUMNS, labels_schema, predictions_schema

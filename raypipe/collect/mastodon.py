@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from typing import Any
+from urllib.parse import quote
 
-import pyarrow as pa
 from pydantic import AwareDatetime, BaseModel, NonNegativeInt, ValidationError
 
-from raypipe.tables.schemas import POSTS
-
-SNAPSHOTS = pa.schema([field for field in POSTS if field.name not in ("revisited_at", "deleted")])
-"""Schema of `snapshots/`: posts as first seen. It has the columns of `posts/` except those of the revisit."""
+from raypipe.collect.snapshots import Page
 
 
 class Account(BaseModel):
@@ -73,22 +69,19 @@ class Status(BaseModel):
         }
 
 
-def gone(snapshot: Mapping[str, Any], now: datetime) -> dict[str, Any]:
-    """Return a post that its server no longer has as a row of `posts/`, with the likes and other values first seen."""
-    return {**snapshot, "revisited_at": now, "deleted": True}
+def timeline_path(hashtag: str) -> str:
+    """The path of a hashtag's timeline on a server."""
+    return f"/api/v1/timelines/tag/{quote(hashtag, safe='')}"
 
 
-@dataclass
-class Page:
-    """One page of a timeline: rows of `snapshots/`, and the number of dropped statuses by reason."""
+def post_path(post_id: str) -> str:
+    """The path of one post on a server."""
+    return f"/api/v1/statuses/{quote(post_id, safe='')}"
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    seen: int = 0
-    dropped: dict[str, int] = field(default_factory=dict)
 
-    def drop(self, reason: str) -> None:
-        """Count one dropped status."""
-        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+def read_post(body: Any, snapshot: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    """Return a post that was requested again, as a row of `posts/`. Raises ValidationError if `body` is not a post."""
+    return Status.model_validate(body).revisited(snapshot, now)
 
 
 def read_page(statuses: Sequence[Any], collected_at: datetime, known: set[str], most: int) -> Page:

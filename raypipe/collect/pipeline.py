@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from raypipe import tables
 from raypipe.collect.client import PoliteClient
 from raypipe.collect.revisit import revisit
+from raypipe.collect.sources import SOURCES
 from raypipe.collect.timeline import collect
 from raypipe.config import Config
 from raypipe.errors import ConfigError
@@ -43,8 +44,7 @@ async def _collect(config: Config, instance: str, hashtag: str) -> RunRecord:
         if run.record:
             return run.record
         async with PoliteClient(instance, options.requests_per_second, options.contact) as client:
-            path = f"/api/v1/timelines/tag/{quote(hashtag, safe='')}"
-            record = await collect(client, path, run, options.posts)
+            record = await collect(client, SOURCES[options.source], hashtag, run, options.posts)
     say(f"Collected {record.rows_out:,} posts with a picture, of {record.rows_in:,} seen with #{hashtag}")
     return record
 
@@ -69,7 +69,9 @@ async def _revisit(config: Config, instance: str) -> RunRecord:
             return run.record
         snapshots = tables.read_table(storage, "snapshots")
         async with PoliteClient(instance, options.requests_per_second, options.contact) as client:
-            record = await revisit(client, run, snapshots, options.revisit_days, wait=options.wait)
+            record = await revisit(
+                client, SOURCES[options.source], run, snapshots, options.revisit_days, wait=options.wait
+            )
     say(f"Revisited {record.rows_out:,} posts; {record.facts['deleted']:,} were gone")
     return record
 

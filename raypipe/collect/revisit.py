@@ -7,14 +7,14 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from raypipe.collect.client import PoliteClient
-from raypipe.collect.mastodon import Status, gone
+from raypipe.collect.snapshots import gone
+from raypipe.collect.sources import Source
 from raypipe.errors import StageError
 from raypipe.progress import Progress, say
 from raypipe.tables import TableRun
@@ -27,6 +27,7 @@ _UNIT = 40
 
 async def revisit(
     client: PoliteClient,
+    source: Source,
     run: TableRun,
     snapshots: pa.Table,
     days: float,
@@ -49,7 +50,7 @@ async def revisit(
             if unit not in done:
                 if not wait and batch[-1]["collected_at"] + after > datetime.now(UTC):
                     raise _not_due(start, len(rows), batch, rows[-1], after)
-                found = [await _again(client, row, after, sleep) for row in batch]
+                found = [await _again(client, source, row, after, sleep) for row in batch]
                 run.writer.write(unit, pa.Table.from_pylist(found, schema=POSTS))
             progress.advance(len(batch))
     facts = {"deleted": _count_deleted(run)}
@@ -57,7 +58,11 @@ async def revisit(
 
 
 async def _again(
-    client: PoliteClient, snapshot: dict[str, Any], after: timedelta, sleep: Callable[[float], Awaitable[None]]
+    client: PoliteClient,
+    source: Source,
+    snapshot: dict[str, Any],
+    after: timedelta,
+    sleep: Callable[[float], Awaitable[None]],
 ) -> dict[str, Any]:
     due: datetime = snapshot["collected_at"] + after
     left = (due - datetime.now(UTC)).total_seconds()
@@ -65,14 +70,13 @@ async def _again(
         if left > 60:
             say(f"  waiting until {_as_text(due)} for the next post")
         await sleep(left)
-    name = snapshot["post_id"]
-    path = f"/api/v1/statuses/{quote(name, safe='')}"
+    path = source.post_path(snapshot["post_id"])
     answer = await client.get(path)
     now = datetime.now(UTC)
     if answer.body is None:
         return gone(snapshot, now)
     try:
-        return Status.model_validate(answer.body).revisited(snapshot, now)
+        return source.read_post(answer.body, snapshot, now)
     except ValidationError as error:
         wrong = ".".join(map(str, error.errors()[0]["loc"]))
         raise StageError(f"{path}: did not answer with a post ({wrong}: {error.errors()[0]['msg']})") from error

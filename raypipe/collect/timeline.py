@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow as pa
 
 from raypipe.collect.client import PoliteClient
-from raypipe.collect.mastodon import SNAPSHOTS, Page, read_page
+from raypipe.collect.snapshots import SNAPSHOTS, Page
+from raypipe.collect.sources import Source
 from raypipe.errors import InputError, StageError
 from raypipe.progress import Progress
 from raypipe.tables import TableRun, TableWriter
@@ -23,11 +24,12 @@ _PAGE_SIZE = 40
 _PAGE_KEY = b"raypipe_page"
 
 
-async def collect(client: PoliteClient, path: str, run: TableRun, most: int) -> RunRecord:
-    """Fill `snapshots/` with the newest posts that have a picture, at most `most`, from the timeline at `path`.
+async def collect(client: PoliteClient, source: Source, hashtag: str, run: TableRun, most: int) -> RunRecord:
+    """Fill `snapshots/` with the newest posts of a hashtag that have a picture, at most `most`.
 
     Raises InputError if there is no such post. Raises StageError if the server does not answer with a timeline.
     """
+    path = source.timeline_path(hashtag)
     known: set[str] = set()
     dropped: Counter[str] = Counter()
     seen = pages = 0
@@ -51,7 +53,7 @@ async def collect(client: PoliteClient, path: str, run: TableRun, most: int) -> 
                 raise StageError(
                     f"{client.base}{path}: leads from the page before {before} to itself; the server is broken"
                 )
-            page = read_page(answer.body, datetime.now(UTC), known, most - len(known))
+            page = source.read_page(answer.body, datetime.now(UTC), known, most - len(known))
             # An empty page is the end of the timeline, even if its header names a next page.
             before = answer.next_id if answer.body else None
             ended = before is None

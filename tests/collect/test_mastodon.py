@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raypipe.collect.mastodon import SNAPSHOTS, Status, gone, plain_text, read_page
+from raypipe.collect.mastodon import Status, plain_text, read_page
+from raypipe.collect.snapshots import SNAPSHOTS, gone
 from raypipe.tables.schemas import POSTS
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pytest
 
 from raypipe import tables
-from raypipe.collect import pipeline, revisit, timeline
+from raypipe.collect import mastodon, pipeline, revisit, timeline
 from raypipe.collect.client import Answer, PoliteClient
-from raypipe.collect.mastodon import SNAPSHOTS
+from raypipe.collect.snapshots import SNAPSHOTS
 from raypipe.config import Config
 from raypipe.config.options import load_config
 from raypipe.errors import ConfigError, InputError, StageError
@@ -115,7 +115,7 @@ def snapshots_of(feed_world: Config, ages: list[timedelta]) -> pa.Table:
 
 async def revisit_now(base: str, run: tables.TableRun, snapshots: pa.Table, **options: Any) -> Any:
     async with PoliteClient(base, 10_000) as client:
-        return await revisit.revisit(client, run, snapshots, 7.0, **options)
+        return await revisit.revisit(client, mastodon, run, snapshots, 7.0, **options)
 
 
 def test_due_revisits_are_kept_for_next_run(tmp_path: Path, instance: str, feed_world: Config) -> None:
@@ -188,4 +188,4 @@ def test_page_linking_to_itself_raises_error(tmp_path: Path) -> None:
         pytest.raises(StageError, match="leads from the page before 5 to itself"),
         tables.begin(Storage(str(tmp_path)), "snapshots", command="collect", config={}, inputs={}) as run,
     ):
-        asyncio.run(timeline.collect(Looping("http://127.0.0.1:1", 1), "/api", run, 10))
+        asyncio.run(timeline.collect(Looping("http://127.0.0.1:1", 1), mastodon, "selfie", run, 10))
