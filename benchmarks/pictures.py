@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from raypipe.world.draw import draw_picture, encode
+from raypipe.world.draw import draw_picture, encode_jpeg
 
 _A_FOLDER = 1000
 _BASES = 200
@@ -130,4 +130,4 @@ def _draw(number: int) -> bytes:
     rng = np.random.default_rng([1, number])
     size = ((640, 640), (640, 480), (480, 640))[int(rng.integers(3))]
     n_faces = int(rng.choice(5, p=[0.3, 0.4, 0.15, 0.1, 0.05]))
-    return encode(draw_picture(rng, n_faces=n_faces, look=float(rng.normal()), size=size), rng)
+    return encode_jpeg(draw_picture(rng, n_faces=n_faces, look=float(rng.normal()), size=size), rng)

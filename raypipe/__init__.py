@@ -19,7 +19,7 @@ import importlib
 from typing import Any
 
 from raypipe.config import Config
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.errors import ConfigError, InputError, RaypipeError, StageError
 from raypipe.stages import STAGES
 

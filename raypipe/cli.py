@@ -15,11 +15,11 @@ from rich.text import Text
 
 from raypipe.config import Config
 from raypipe.config.base import Section
-from raypipe.config.options import TOP_LEVEL, load_config, parse_arguments
+from raypipe.config.load import TOP_LEVEL, load_config, parse_arguments
 from raypipe.errors import ConfigError, InputError, RaypipeError, one_line, plain
 from raypipe.progress import console, say
-from raypipe.runtime import cause
-from raypipe.runtime.log import log_of_failure
+from raypipe.runtime import original_error
+from raypipe.runtime.stderr_log import last_failure_log
 from raypipe.stages import COMMON_SECTIONS, STAGES
 from raypipe.tables.record import RunRecord
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if config is not None and config.debug:
             sys.stderr.write(plain(traceback.format_exc()))
-        return _report(stage, cause(error))
+        return _report(stage, original_error(error))
     return 0
 
 
@@ -78,7 +78,7 @@ def _configuration(stage: str, words: Sequence[str]) -> Config:
 
 def _report(stage: str, error: BaseException) -> int:
     # Ray's log does not help with a mistake in an option or in the data.
-    log = None if isinstance(error, (ConfigError, InputError)) else log_of_failure()
+    log = None if isinstance(error, (ConfigError, InputError)) else last_failure_log()
     more = f"; Ray's own log: {log}" if log else ""
     if isinstance(error, RaypipeError):
         _complain(stage, "\n".join(filter(None, (f"{one_line(error)}{more}", error.below))))

@@ -51,7 +51,7 @@ STAGES = {
         "measure how good the labels are: leaks, agreement, stability",
         ("judge",),
     ),
-    "train": Stage("raypipe.train.sweep:run_one", "fine-tune VGG-16 in one configuration", ("train",)),
+    "train": Stage("raypipe.train.sweep:run_train", "fine-tune VGG-16 in one configuration", ("train",)),
     "sweep": Stage("raypipe.train.sweep:run", "train configurations and seeds as Ray Tune trials", ("sweep", "train")),
     "predict": Stage("raypipe.predict.pipeline:run", "apply a trained model to pictures", ("predict",)),
     "report": Stage("raypipe.report.pipeline:run", "write one HTML page about all results", ("report",)),

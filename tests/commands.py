@@ -11,7 +11,7 @@ from typing import Any
 RAYPIPE = (sys.executable, "-m", "raypipe")
 _ON_RAY = """
 import raypipe.runtime
-raypipe.runtime.wants_ray = lambda config: True
+raypipe.runtime.should_use_ray = lambda config: True
 from raypipe.cli import main
 raise SystemExit(main())
 """

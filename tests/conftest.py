@@ -16,7 +16,7 @@ import pytest
 from hypothesis import settings
 
 from raypipe.config import Config
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.runtime import ray_session as start_ray
 from tests.commands import start
 from tests.s3_faults import S3Faults

@@ -35,7 +35,7 @@ def ids_of(value: int, unit: int) -> list[str]:
 
 def write_table(storage: Storage, value: int, mode: str) -> None:
     """Run a table whose rows depend on `value`."""
-    tables.finish(storage, "demo")
+    tables.finish_commit(storage, "demo")
     config, revision, old = {"value": value}, None, None
     if mode == "revision":
         record = tables.get_record(storage, "demo")
@@ -45,9 +45,9 @@ def write_table(storage: Storage, value: int, mode: str) -> None:
     with tables.begin(storage, "demo", **wanted, revision=revision) as run:
         if run.record is not None:
             return
-        parts.settle(run.writer)
+        parts.delete_merged_sources(run.writer)
         _stage(run.writer, value, old)
-        for group in parts.merge_plan(run.writer, TARGET_BYTES):
+        for group in parts.merge_groups(run.writer, TARGET_BYTES):
             parts.merge(run.writer, group)
         run.writer.write_file("_model.json", str(value).encode())
         run.commit(rows_in=UNITS * ROWS)

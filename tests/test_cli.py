@@ -16,7 +16,7 @@ import pytest
 
 from raypipe.cli import main
 from raypipe.config import Config
-from raypipe.config.options import TOP_LEVEL, option_names
+from raypipe.config.load import TOP_LEVEL, option_names
 from raypipe.errors import InputError, StageError, plain
 from raypipe.stages import COMMON_SECTIONS, STAGES, Stage
 from tests.commands import start

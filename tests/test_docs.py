@@ -9,7 +9,7 @@ import pytest
 
 from docs.make_options import PAGE, page
 from raypipe.collect.snapshots import SNAPSHOTS
-from raypipe.config.options import option_names
+from raypipe.config.load import option_names
 from raypipe.stages import STAGES
 from raypipe.tables.schemas import IMAGES, POSTS, STATUSES, TABLE1_COLUMNS, labels_schema, predictions_schema
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.tables.schemas import IMAGES, LABEL_TYPES, labels_schema
 
 SPLITS = ["train"] * 24 + ["val"] * 8 + ["test"] * 8

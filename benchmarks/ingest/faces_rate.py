@@ -27,7 +27,7 @@ from PIL import Image
 
 from benchmarks import pictures, processes, results, web
 from benchmarks.ingest import clients
-from raypipe.config.data import FaceOptions, IngestOptions
+from raypipe.config.data_options import FaceOptions, IngestOptions
 
 _GOAL, _GOAL_WHOLE = 0.95, 0.9
 _UPSAMPLE = FaceOptions().upsample

@@ -1,7 +1,7 @@
 """A server that answers badly in ways that nginx cannot: the demo's misbehaviour for pictures in a folder.
 
 `python -m benchmarks.ingest.troubled FOLDER ADDRESS:PORT [ADDRESS:PORT …]` answers `/KIND/PATH` with the picture at
-PATH in the way of KIND. Kinds are those of raypipe.world.misbehave, and `delay`, which begins after a second.
+PATH in the way of KIND. Kinds are those of raypipe.world.picture_responses, and `delay`, which begins after a second.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.processes import cpu_of_tree
 from benchmarks.results import REPOSITORY
 from benchmarks.web import wait_for
 from raypipe.world.behaviour import NORMAL
-from raypipe.world.misbehave import Misbehaviour
+from raypipe.world.picture_responses import PictureResponder
 
 KINDS = {
     "404": "gone",
@@ -66,7 +66,7 @@ def troubled(pictures: Path, addresses: Sequence[tuple[str, int]], log: Path) ->
 
 async def serve(folder: Path, addresses: Sequence[tuple[str, int]]) -> None:
     """Answer until SIGTERM or SIGINT."""
-    misbehaviour = Misbehaviour()
+    responder = PictureResponder()
 
     async def answer(request: web.Request) -> web.StreamResponse:
         kind, path = request.match_info["kind"], request.match_info["path"]
@@ -74,7 +74,7 @@ async def serve(folder: Path, addresses: Sequence[tuple[str, int]]) -> None:
         if kind == "delay":
             await asyncio.sleep(DELAY_SECONDS)
             kind = NORMAL
-        return await misbehaviour.answer(request, kind, path, picture)
+        return await responder.answer(request, kind, path, picture)
 
     application = web.Application()
     application.router.add_get("/{kind}/{path:.*}", answer)

@@ -14,11 +14,11 @@ from typing import Any
 import pyarrow as pa
 
 from raypipe import tables
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.label.engines import open_engine
 from raypipe.label.formula.formula import parse
 from raypipe.label.passes import eligible_posts
-from raypipe.label.regression.model import fit_coefficients, make_design
+from raypipe.label.regression.fitting import fit_coefficients, make_design
 
 
 def main() -> None:
@@ -32,10 +32,10 @@ def main() -> None:
         posts = eligible_posts(engine, storage, config.label)
         formula = parse(config.label.formula)
 
-        def over(function: Callable[[pa.Table], Any], more: tuple[str, ...] = ()) -> list[Any]:
-            return posts.over(lambda _, rows: function(rows), [*formula.variables, *more], "Fitting")
+        def map_blocks(function: Callable[[pa.Table], Any], more: tuple[str, ...] = ()) -> list[Any]:
+            return posts.map_blocks(lambda _, rows: function(rows), [*formula.variables, *more], "Fitting")
 
-        solution = fit_coefficients(over, make_design(over, formula, posts.schema))
+        solution = fit_coefficients(map_blocks, make_design(map_blocks, formula, posts.schema))
     print(json.dumps({"fit_s": time.perf_counter() - started, "n": solution.n, "params": solution.params.tolist()}))
 
 

@@ -22,12 +22,12 @@ from benchmarks import results
 from benchmarks.processes import machine_busy
 from benchmarks.train.generated import pictures
 from benchmarks.train.plain_torch import PlainPass, PlainStep, Writing
-from raypipe.train.loop.choices import arithmetic_for, layout_choice
-from raypipe.train.loop.features import DType, evaluation_batch, extract_features
-from raypipe.train.loop.loop import fit
+from raypipe.train.loop.choices import compute_dtype, memory_format_choice
+from raypipe.train.loop.fit import fit
+from raypipe.train.loop.inputs import DType, evaluation_batch, extract_features
 from raypipe.train.loop.state import LoopOptions
 from raypipe.train.networks.configurations import CONFIGURATIONS
-from raypipe.train.networks.vgg import build_model
+from raypipe.train.networks.vgg import build_vgg
 from raypipe.train.networks.weights import load_weights
 
 _GOAL = 1.02
@@ -43,7 +43,7 @@ def main() -> int:
     """Measure, print, write."""
     given = _arguments()
     dtypes = _dtypes()
-    own = arithmetic_for("auto", "cpu")
+    own = compute_dtype("auto", "cpu")
     print(f"arithmetic worth a try: {', '.join(dtypes)}; the loop chooses {own}", flush=True)
     found = {"step of C": _step(given, dtypes, own), "feature pass of A": _pass(given, dtypes, own)}
     _report(given, dtypes, found)
@@ -91,14 +91,14 @@ def _step(given: argparse.Namespace, dtypes: list[str], own: DType) -> dict[str,
     def make(writing: Writing, batch: int) -> Work:
         return PlainStep(writing, train.images, train.labels, batch)
 
-    first = layout_choice(torch.device("cpu"), own).value == "channels first"
+    first = memory_format_choice(torch.device("cpu"), own).value == "channels first"
     layouts = ("contiguous", "channels_last") if first else ("channels_last", "contiguous")
     same = Writing(own, layouts[0], update="fused")
     choices: dict[str, list[Any]] = {"dtype": dtypes, "layout": [layouts[1]], "update": ["foreach", "single"]}
     probed = _search("step", same, choices, lambda writing: make(writing, given.probe), given)
     alternation = _Alternation({peer: make(peer, given.batch) for peer in _finalists(probed, same)})
     configuration, weights = CONFIGURATIONS["C"], load_weights("random")
-    model = build_model(configuration, image_size=given.size, weights=weights, seed=0, init="he")
+    model = build_vgg(configuration, image_size=given.size, weights=weights, seed=0, init="he")
     options = LoopOptions(epochs=1, batch_size=given.batch, learning_rate=1e-5, dtype=own)
     val = pictures(2, given.size, 1)
 
@@ -127,7 +127,7 @@ def _pass(given: argparse.Namespace, dtypes: list[str], own: DType) -> dict[str,
     probed = _search("pass", same, choices, lambda writing: PlainPass(writing, few), given)
     alternation = _Alternation({peer: PlainPass(peer, images) for peer in _finalists(probed, same)})
     weights = load_weights("random")
-    model = build_model(CONFIGURATIONS["A"], image_size=given.size, weights=weights, seed=0, init="he")
+    model = build_vgg(CONFIGURATIONS["A"], image_size=given.size, weights=weights, seed=0, init="he")
 
     def see(done: int, total: int) -> None:
         if done == total:

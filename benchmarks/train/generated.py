@@ -13,11 +13,11 @@ import torch
 
 from raypipe.train.data.images import ImageSet, image_set
 from raypipe.train.loop.choices import Compile
-from raypipe.train.loop.features import DType
-from raypipe.train.loop.loop import fit
+from raypipe.train.loop.fit import fit
+from raypipe.train.loop.inputs import DType
 from raypipe.train.loop.state import EpochResult, LoopOptions
 from raypipe.train.networks.configurations import CONFIGURATIONS
-from raypipe.train.networks.vgg import build_model
+from raypipe.train.networks.vgg import build_vgg
 from raypipe.train.networks.weights import load_weights
 
 OnEpoch = Callable[[EpochResult], None]
@@ -52,7 +52,7 @@ def train(
         return False
 
     configuration, weights = CONFIGURATIONS[task.letter], load_weights("random")
-    model = build_model(configuration, image_size=training.image_size, weights=weights, seed=0, init="he")
+    model = build_vgg(configuration, image_size=training.image_size, weights=weights, seed=0, init="he")
     options = LoopOptions(
         epochs=task.epochs,
         batch_size=task.batch,

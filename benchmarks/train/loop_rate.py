@@ -17,9 +17,9 @@ from benchmarks import results
 from benchmarks.train.generated import Task, measured, pictures
 from benchmarks.train.generated import train as fit_generated
 from benchmarks.train.reference import seconds_of_epoch
-from raypipe.config.base import EPOCHS
+from raypipe.config.base import DEFAULT_EPOCHS
 from raypipe.train.data.images import ImageSet
-from raypipe.train.loop.choices import Compile, arithmetic_for
+from raypipe.train.loop.choices import Compile, compute_dtype
 from raypipe.train.networks.configurations import CONFIGURATIONS
 
 _TRAIN, _VAL = 30_082, 10_027
@@ -58,7 +58,7 @@ def _arguments() -> Any:
     made.add_argument("--table1", action="store_true", help="also train the whole of table 1, once")
     made.add_argument("--no-peer", action="store_true", help="leave torchvision's recipe out")
     given = made.parse_args()
-    given.dtype = arithmetic_for(given.dtype, given.device)
+    given.dtype = compute_dtype(given.dtype, given.device)
     return given
 
 
@@ -76,7 +76,7 @@ def _theirs(letter: str, train: ImageSet, batch: int, given: Any) -> dict[str, A
 
 def _table_1(train: ImageSet, val: ImageSet, given: Any) -> dict[str, float]:
     seconds = {}
-    for letter, epochs in EPOCHS.items():
+    for letter, epochs in DEFAULT_EPOCHS.items():
         started = time.perf_counter()
         fit_generated(Task(letter, given.batches[0], epochs, given.device, given.dtype, given.compile), train, val)
         seconds[letter] = time.perf_counter() - started

@@ -21,9 +21,9 @@ import torch
 
 from benchmarks import results
 from benchmarks.train.generated import Task, in_a_process, in_a_ray_worker
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.runtime import ray_session
-from raypipe.train.loop.choices import arithmetic_for
+from raypipe.train.loop.choices import compute_dtype
 
 _BARE, _RAY = "bare", "Ray Train"
 _COLUMNS = {"images/s": ("images_per_s", 1), "MFU": ("mfu", 3), "data wait": ("data_wait", 4), "GB": ("memory_gb", 1)}
@@ -63,7 +63,7 @@ def _arguments() -> argparse.Namespace:
     made.add_argument("--device", default="cuda" if gpus else "cpu")
     made.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"])
     given = made.parse_args()
-    given.dtype = arithmetic_for(given.dtype, given.device)
+    given.dtype = compute_dtype(given.dtype, given.device)
     given.threads = max(1, len(os.sched_getaffinity(0)) // given.workers)
     given.sizes = (given.images, given.val, given.size)
     return given

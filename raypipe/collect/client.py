@@ -14,7 +14,7 @@ from typing import Any, Self
 import aiohttp
 from yarl import URL
 
-from raypipe.config.data import IngestOptions
+from raypipe.config.data_options import IngestOptions
 from raypipe.errors import StageError, one_line
 from raypipe.ingest.fetching.client import user_agent
 from raypipe.ingest.fetching.guard import REFUSED_ERRNO, AddressGuard

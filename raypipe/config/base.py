@@ -68,10 +68,10 @@ LocalFolder = Annotated[str, AfterValidator(check_local_folder)]
 StringList = Annotated[list[str], BeforeValidator(split_list)]
 IntList = Annotated[list[int], BeforeValidator(split_list)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Letter = Literal["A", "B", "C", "D"]
+ConfigurationLetter = Literal["A", "B", "C", "D"]
 """A training configuration (`train/networks/configurations.py`)."""
-LETTERS: tuple[Letter, ...] = get_args(Letter)
-EPOCHS: dict[str, int] = {"A": 12, "B": 9, "C": 8, "D": 20}
+CONFIGURATION_LETTERS: tuple[ConfigurationLetter, ...] = get_args(ConfigurationLetter)
+DEFAULT_EPOCHS: dict[str, int] = {"A": 12, "B": 9, "C": 8, "D": 20}
 """Default epochs per configuration, from the paper's table 1."""
 
 

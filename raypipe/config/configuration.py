@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from raypipe.config.base import AnyPath, Section, option
-from raypipe.config.data import (
+from raypipe.config.data_options import (
     CollectOptions,
     ColumnOptions,
     DoctorOptions,
@@ -20,7 +20,7 @@ from raypipe.config.data import (
     StorageOptions,
     WorldOptions,
 )
-from raypipe.config.learning import (
+from raypipe.config.learning_options import (
     BoardOptions,
     JudgeOptions,
     LabelOptions,

@@ -29,12 +29,12 @@ def check_processors() -> Check:
     """CPUs and GPUs, and whether each has native bfloat16, as `train.dtype auto` decides it."""
     import torch
 
-    from raypipe.train.loop.choices import arithmetic_for
+    from raypipe.train.loop.choices import compute_dtype
 
-    seen = [f"{cpus()} CPU cores ({arithmetic_for('auto', 'cpu')})"]
+    seen = [f"{cpus()} CPU cores ({compute_dtype('auto', 'cpu')})"]
     for index in range(torch.cuda.device_count()):
         name, memory = torch.cuda.get_device_name(index), torch.cuda.get_device_properties(index).total_memory
-        seen.append(f"{name}, {memory / 2**30:.0f} GiB ({arithmetic_for('auto', f'cuda:{index}')})")
+        seen.append(f"{name}, {memory / 2**30:.0f} GiB ({compute_dtype('auto', f'cuda:{index}')})")
     if len(seen) == 1:
         return Check(
             "processors",

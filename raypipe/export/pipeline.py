@@ -7,7 +7,7 @@ from typing import Any
 
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.config.data import ExportOptions
+from raypipe.config.data_options import ExportOptions
 from raypipe.errors import InputError
 from raypipe.export import parquet, tar
 from raypipe.export.card import dataset_card

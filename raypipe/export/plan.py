@@ -178,7 +178,7 @@ def _shards(
 def _check_unique(storage: Storage, table: str, post_id: pa.ChunkedArray) -> None:
     if (doubles := len(post_id) - pc.count_distinct(post_id).as_py()) > 0:
         raise StageError(
-            f"{storage.uri(table)}: {doubles:,} posts stand there twice; run `{tables.MADE_BY[table]}` again"
+            f"{storage.uri(table)}: {doubles:,} posts stand there twice; run `{tables.COMMAND_BY_TABLE[table]}` again"
         )
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from raypipe.config.data import FaceOptions, IngestOptions
+from raypipe.config.data_options import FaceOptions, IngestOptions
 from raypipe.errors import one_line
 from raypipe.ingest.faces import FaceDetector
 from raypipe.pictures.examine import Picture, examine

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from raypipe.config.data import FaceOptions
+from raypipe.config.data_options import FaceOptions
 from raypipe.errors import ConfigError
 from raypipe.tables.record import file_fingerprint
 

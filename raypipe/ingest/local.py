@@ -18,14 +18,14 @@ from raypipe.ingest.units import batch_rows, fetched_table, shards
 from raypipe.ingest.work import look_and_stage
 from raypipe.processes.pool import Pool, cpus
 from raypipe.progress import Progress
-from raypipe.runtime import wants_ray
+from raypipe.runtime import should_use_ray
 from raypipe.tables import TableWriter
-from raypipe.tables.compact import merge, merge_plan
+from raypipe.tables.compact import merge, merge_groups
 
 
 def is_enough(config: Config) -> bool:
     """Whether this machine works without Ray: neither Ray nor several fetchers are wanted."""
-    return not wants_ray(config) and (config.ingest.fetchers or 1) == 1
+    return not should_use_ray(config) and (config.ingest.fetchers or 1) == 1
 
 
 def title(config: Config) -> str:
@@ -89,5 +89,5 @@ def _children(config: Config, n_units: int) -> int:
 
 def merge_here(config: Config, writer: TableWriter) -> None:
     """Merge many small files into files of about `ingest.file_mb`."""
-    for names in merge_plan(writer, config.ingest.file_mb * 2**20):
+    for names in merge_groups(writer, config.ingest.file_mb * 2**20):
         merge(writer, names)

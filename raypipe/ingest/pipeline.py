@@ -33,10 +33,10 @@ from raypipe.ingest.redo import Redo, plan_redo
 from raypipe.ingest.staged import drop_doubles, staged_columns, staged_ids, tally_staged
 from raypipe.ingest.units import ORDER, batch_rows, shards
 from raypipe.progress import Progress, say
-from raypipe.runtime import cause, ray_session
+from raypipe.runtime import original_error, ray_session
 from raypipe.storage import Storage
 from raypipe.tables import TableWriter
-from raypipe.tables.compact import merge, merge_plan, settle
+from raypipe.tables.compact import delete_merged_sources, merge, merge_groups
 from raypipe.tables.record import RunRecord
 
 _BYTES_AHEAD, _BYTES_AHEAD_A_CPU = 2**29, 2**26
@@ -65,7 +65,7 @@ def run(config: Config) -> RunRecord:
 
 
 def _ingest_images(config: Config, storage: Storage, posts: RunRecord) -> RunRecord:
-    tables.finish(storage, "images")
+    tables.finish_commit(storage, "images")
     inputs = {"posts": posts.run_id} | detector_inputs(config.faces)
     redo = plan_redo(config, storage, inputs)
     run = tables.begin(
@@ -81,7 +81,7 @@ def _ingest_images(config: Config, storage: Storage, posts: RunRecord) -> RunRec
         if run.record:
             return run.record
         started = time.monotonic()
-        settle(run.writer)
+        delete_merged_sources(run.writer)
         rows = tables.read_table(storage, "posts", ORDER.names)
         if is_enough(config):
             fetch_here(config, rows, run.writer, redo)
@@ -135,7 +135,7 @@ def _stream(config: Config, posts: pa.Table, writer: TableWriter, redo: Redo | N
                     ray.get(desk.begin.remote(attempt))
                     _attempt(_dataset(config, writer, wanted, desk, attempt), progress, note)
             except Exception as error:  # Ray wraps a worker's exception; the message shows the original
-                first, where = cause(error), writer.storage.uri("images")
+                first, where = original_error(error), writer.storage.uri("images")
                 if isinstance(first, RaypipeError):
                     raise first from error
                 if not isinstance(first, RayError):
@@ -229,7 +229,7 @@ def _merge(config: Config, writer: TableWriter) -> None:
     """Merge many small files into files of about `ingest.file_mb`."""
     import ray
 
-    groups = merge_plan(writer, config.ingest.file_mb * 2**20)
+    groups = merge_groups(writer, config.ingest.file_mb * 2**20)
     if not groups:
         return
     task = ray.remote(merge).options(max_retries=_RETRIES)

@@ -14,14 +14,14 @@ import pyarrow.compute as pc
 
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.config.data import ColumnOptions
+from raypipe.config.data_options import ColumnOptions
 from raypipe.errors import InputError
 from raypipe.ingest.values import Parsed, booleans, count_hashtags, texts, times, whole_numbers
 from raypipe.progress import say
 from raypipe.storage import Storage
+from raypipe.tables.input_files import InputFiles, InputRows, open_input_files, text_column
 from raypipe.tables.record import RunRecord, differences
 from raypipe.tables.schemas import POSTS
-from raypipe.tables.sources import Raw, Source, open_source, text_column
 
 _ROWS_A_FILE = 100_000
 _SCHEMES_WITHOUT_LIKES = ("column", "hashtags")
@@ -70,7 +70,7 @@ def ingest_posts(config: Config) -> RunRecord:
     """
     storage = config.open_storage()
     started = time.monotonic()
-    source = open_source(str(config.posts), storage)
+    source = open_input_files(str(config.posts), storage)
     may_lack = not_needed(config)
     options = config.result_options("limit", "columns")
     inputs = {"posts": source.fingerprint()}
@@ -115,12 +115,12 @@ def not_needed(config: Config) -> list[str]:
     return lacking + (["likes", "followers"] if config.label.scheme in _SCHEMES_WITHOUT_LIKES else [])
 
 
-def read_posts(source: Source, columns: ColumnOptions, may_lack: list[str], limit: int | None = None) -> Checked:
+def read_posts(source: InputFiles, columns: ColumnOptions, may_lack: list[str], limit: int | None = None) -> Checked:
     """Read and check a posts file. Raises InputError if it cannot be used."""
     return check_posts(source.read(set(columns.model_dump().values()), limit), columns, may_lack, source.uri)
 
 
-def check_posts(raw: Raw, columns: ColumnOptions, may_lack: list[str], where: str) -> Checked:
+def check_posts(raw: InputRows, columns: ColumnOptions, may_lack: list[str], where: str) -> Checked:
     """Check rows. A bad row gets the first reason that applies. Of good rows with one `post_id`, the first is kept.
 
     A post that was deleted at the revisit may lack its URL and numbers, because they are no longer needed.
@@ -214,7 +214,7 @@ def _extra_columns(table: pa.Table, found: dict[str, str]) -> dict[str, pa.Chunk
     return extras
 
 
-def _rejected(raw: Raw, bad: pa.Array, reason: pa.Array) -> pa.Table:
+def _rejected(raw: InputRows, bad: pa.Array, reason: pa.Array) -> pa.Table:
     """Return the bad rows as text under the file's names, and in column `raw` the lines that could not be parsed."""
     rows = raw.table.filter(bad)
     own = ("raw", "reason")

@@ -12,7 +12,7 @@ import pyarrow as pa
 import ray
 from ray.util.metrics import Counter
 
-from raypipe.config.data import FaceOptions, IngestOptions
+from raypipe.config.data_options import FaceOptions, IngestOptions
 from raypipe.ingest.examine import decodes
 from raypipe.ingest.fetching.ledger import Grant, Report
 from raypipe.ingest.shard import ShardFetcher

@@ -15,14 +15,14 @@ import pyarrow.parquet as pq
 
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.config.data import FaceOptions, IngestOptions
+from raypipe.config.data_options import FaceOptions, IngestOptions
 from raypipe.errors import ConfigError, StageError
 from raypipe.ingest.examine import looking
 from raypipe.ingest.units import Summary, images_table, stored_table
 from raypipe.ingest.work import stage
 from raypipe.storage import Storage
 from raypipe.tables import TableWriter
-from raypipe.tables.record import changes
+from raypipe.tables.record import option_changes
 from raypipe.tables.untrusted import plain_table
 
 _GROUP = pa.schema([pa.field("path", pa.string()), pa.field("row_group", pa.int32()), pa.field("unit", pa.string())])
@@ -82,7 +82,7 @@ def plan_redo(config: Config, storage: Storage, inputs: Mapping[str, str]) -> Re
         revision = {"of": old.run_id, "faces.only": True}
         if options == old.config and old.inputs == inputs:
             revision = {}
-    elif changed := changes(_looked(old.config, old.inputs), _looked(options, inputs)):
+    elif changed := option_changes(_looked(old.config, old.inputs), _looked(options, inputs)):
         raise StageError(
             f"{storage.uri('images')}: the pictures that stand were looked into otherwise: {'; '.join(changed)}; "
             "give the same options with --ingest.retry, or begin anew with --overwrite"

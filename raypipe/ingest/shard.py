@@ -14,7 +14,7 @@ from typing import Self
 
 import pyarrow as pa
 
-from raypipe.config.data import FaceOptions, IngestOptions
+from raypipe.config.data_options import FaceOptions, IngestOptions
 from raypipe.ingest.examine import Look, looking
 from raypipe.ingest.fetching.batches import Arrivals, BatchLimits
 from raypipe.ingest.fetching.client import Deliver, FetchResult

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from raypipe.config.data import FaceOptions, IngestOptions
+from raypipe.config.data_options import FaceOptions, IngestOptions
 from raypipe.ingest.examine import looking
 from raypipe.ingest.units import Summary, images_table, seconds_metadata
 from raypipe.tables import TableWriter

@@ -18,7 +18,7 @@ import pandas as pd
 import statsmodels.api as sm
 
 from raypipe.label.formula.formula import Floats
-from raypipe.statistics.clustered import area_interval, number_users
+from raypipe.statistics.clustered import clustered_auc_interval, number_users
 from raypipe.statistics.ranks import roc_auc
 
 FOLDS = 5
@@ -29,7 +29,7 @@ _FEW_VALUES = 9
 
 
 @dataclass(frozen=True)
-class Baseline:
+class MetadataBaseline:
     """How well metadata predict one class against the others: the area under the ROC curve and its 95 % interval."""
 
     label: str
@@ -41,7 +41,7 @@ class Baseline:
     covariates: tuple[str, ...]
 
 
-def baselines(posts: pd.DataFrame, seed: int) -> list[Baseline]:
+def metadata_baselines(posts: pd.DataFrame, seed: int) -> list[MetadataBaseline]:
     """One per class (of two: the last in the alphabet) or hashtag; empty if labels are numbers or all the same."""
     labelled = posts[posts["label"].notna()]
     if labelled.empty or isinstance(labelled["label"].iloc[0], float):
@@ -50,11 +50,11 @@ def baselines(posts: pd.DataFrame, seed: int) -> list[Baseline]:
     users = number_users(labelled["user_id"])
     folds = _folds(users, seed)
     found = []
-    for name, truth in _questions(labelled["label"]).items():
+    for name, truth in _binary_targets(labelled["label"]).items():
         score = _held_out(X, truth, folds)
-        auc, ends = roc_auc(score, truth), area_interval([score], truth, users)
+        auc, ends = roc_auc(score, truth), clustered_auc_interval([score], truth, users)
         found.append(
-            Baseline(
+            MetadataBaseline(
                 label=name,
                 n=len(truth),
                 positives=int(truth.sum()),
@@ -67,7 +67,7 @@ def baselines(posts: pd.DataFrame, seed: int) -> list[Baseline]:
     return found
 
 
-def explained(posts: pd.DataFrame, seed: int) -> float | None:
+def metadata_r_squared(posts: pd.DataFrame, seed: int) -> float | None:
     """R² of metadata for numeric labels, in users that the fit has not seen. It is below 0 if the fit predicts worse
     than the mean, and None if labels are not numbers.
     """
@@ -87,12 +87,12 @@ def explained(posts: pd.DataFrame, seed: int) -> float | None:
     return 1 - error / total if total else None
 
 
-def _questions(labels: pd.Series) -> dict[str, npt.NDArray[np.bool_]]:
+def _binary_targets(labels: pd.Series) -> dict[str, npt.NDArray[np.bool_]]:
     """By class or hashtag: whether each post is of the class, or has the hashtag."""
     if isinstance(labels.iloc[0], str):
         counts = labels.value_counts()
-        asked = sorted(counts.index)[1:] if len(counts) == 2 else sorted(counts.index[:MOST_CLASSES])
-        return {name: labels.eq(name).to_numpy() for name in asked} if len(counts) > 1 else {}
+        chosen = sorted(counts.index)[1:] if len(counts) == 2 else sorted(counts.index[:MOST_CLASSES])
+        return {name: labels.eq(name).to_numpy() for name in chosen} if len(counts) > 1 else {}
     tags = labels.map(set)
     names = tags.explode().value_counts().index[:MOST_CLASSES]
     carried = {str(tag): np.array([tag in own for own in tags]) for tag in sorted(names)}
@@ -124,7 +124,7 @@ def _covariates(posts: pd.DataFrame) -> tuple[Floats, tuple[str, ...]]:
         for term, name in zip(terms, columns, strict=True)
         if frame[name].nunique() > 1
     ]
-    used = [said for said, name in zip(names, columns, strict=True) if frame[name].nunique() > 1]
+    used = [shown_name for shown_name, name in zip(names, columns, strict=True) if frame[name].nunique() > 1]
     made = formulaic.model_matrix(" + ".join(kept) or "1", frame, context={})
     return np.asarray(made, dtype=np.float64), tuple(dict.fromkeys(used))
 
@@ -149,6 +149,6 @@ def _held_out(X: Floats, truth: npt.NDArray[np.bool_], folds: npt.NDArray[np.int
     return score
 
 
-def as_json(found: list[Baseline]) -> list[dict[str, Any]]:
+def as_json(found: list[MetadataBaseline]) -> list[dict[str, Any]]:
     """The baselines as `judge.json` has them."""
     return [{**vars(item), "covariates": list(item.covariates)} for item in found]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import pandas as pd
 import pyarrow as pa
 
-from raypipe.judge.refit import Extremes, compare, label_extremes
-from raypipe.label.schemes import halves
+from raypipe.judge.label_stability import ExtremeLabels, compare_labels, label_extremes
+from raypipe.label.schemes import label_group_halves
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Overlap:
     opposite: float
 
 
-def schemes(posts: pd.DataFrame, q: float, group: int) -> dict[str, Extremes]:
+def labels_by_scheme(posts: pd.DataFrame, q: float, group: int) -> dict[str, ExtremeLabels]:
     """The extremes of posts with y and score on this sample, by scheme: score, likes alone, Karpathy's groups. Before
     these come the labels of `labels/` (``labels``), if they are top and bottom.
     """
@@ -33,30 +33,30 @@ def schemes(posts: pd.DataFrame, q: float, group: int) -> dict[str, Extremes]:
             "likes": posts["likes"].to_numpy(),
         }
     )
-    codes = halves(table, group)
+    codes = label_group_halves(table, group)
     given = {}
-    if are_extremes(posts["label"]):
-        given["labels"] = Extremes(posts["label"].eq("bottom").to_numpy(), posts["label"].eq("top").to_numpy())
+    if are_top_and_bottom(posts["label"]):
+        given["labels"] = ExtremeLabels(posts["label"].eq("bottom").to_numpy(), posts["label"].eq("top").to_numpy())
     return given | {
         "residual": label_extremes(posts["score"].to_numpy(float), posts["post_id"], q),
         "likes": label_extremes(posts["y"].to_numpy(float), posts["post_id"], q),
-        "karpathy": Extremes(codes == 0, codes == 1),
+        "karpathy": ExtremeLabels(codes == 0, codes == 1),
     }
 
 
-def are_extremes(labels: pd.Series) -> bool:
+def are_top_and_bottom(labels: pd.Series) -> bool:
     """Whether labels are ``top`` and ``bottom``, so that they can be compared with the schemes that give these."""
     return set(labels.dropna().map(str)) == {"bottom", "top"}
 
 
-def overlaps(found: dict[str, Extremes]) -> list[Overlap]:
+def overlaps(found: dict[str, ExtremeLabels]) -> list[Overlap]:
     """The overlap of each ordered pair of schemes."""
     return [
         _overlap(first, a, second, b) for first, a in found.items() for second, b in found.items() if first != second
     ]
 
 
-def _overlap(first: str, a: Extremes, second: str, b: Extremes) -> Overlap:
+def _overlap(first: str, a: ExtremeLabels, second: str, b: ExtremeLabels) -> Overlap:
     n = int((a.top | a.bottom).sum())
-    kept = compare(a, b)
+    kept = compare_labels(a, b)
     return Overlap(first, second, n, kept.same, kept.opposite)

@@ -13,14 +13,14 @@ import pandas as pd
 
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.config.learning import LabelOptions
+from raypipe.config.learning_options import LabelOptions
 from raypipe.errors import ConfigError, InputError
-from raypipe.judge import baseline, overlap, refit
-from raypipe.judge.sample import draw_sample
+from raypipe.judge import baseline, label_stability, overlap
+from raypipe.judge.post_sample import sample_posts
 from raypipe.label.engines import open_engine
-from raypipe.label.formula.derived import columns_of_all
+from raypipe.label.formula.derived import all_source_columns
 from raypipe.label.formula.formula import check_columns, parse
-from raypipe.label.regression.saved import read_values
+from raypipe.label.regression.saved import read_model_file
 from raypipe.progress import say
 from raypipe.tables.record import RunRecord, finite
 
@@ -45,7 +45,7 @@ def run(config: Config) -> RunRecord:
     storage, options = config.open_storage(), config.judge
     labels, posts = tables.get_record(storage, "labels"), tables.get_record(storage, "posts")
     schema = tables.open_dataset(storage, "posts").schema
-    model = read_values(storage)
+    model = read_model_file(storage)
     if labels.inputs["posts"] != posts.run_id:
         raise InputError(
             f"{storage.uri('labels')}: is made of posts that {storage.uri('posts')} no longer holds; run label again"
@@ -53,25 +53,25 @@ def run(config: Config) -> RunRecord:
     formulas = _formulas(config, model, schema)
     columns = {"user_id", "followers", "likes", "n_hashtags", "created_at", "collected_at", "revisited_at", "comments"}
     columns |= {model["weights"]} if model.get("weights") else set()
-    columns |= {column for text in formulas for column in columns_of_all(parse(text).variables, schema)}
+    columns |= {column for text in formulas for column in all_source_columns(parse(text).variables, schema)}
     settings = config.result_options("seed", "judge")
     inputs = {"labels": labels.run_id, "posts": posts.run_id}
     with tables.begin(
         storage, "judge", command="judge", config=settings, inputs=inputs, overwrite=config.overwrite
-    ) as judging:
-        if judging.record:
-            return judging.record
+    ) as judge_table:
+        if judge_table.record:
+            return judge_table.record
         started = time.perf_counter()
         with open_engine(config, storage, posts.rows_out) as engine:
-            sample = draw_sample(engine, storage, options.sample, config.seed, sorted(columns & set(schema.names)))
+            sample = sample_posts(engine, storage, options.sample, config.seed, sorted(columns & set(schema.names)))
         if sample.empty:
             raise InputError(f"{storage.uri('labels')}: holds no post; there is nothing to judge")
         read = time.perf_counter()
-        found = _judge(config, model, sample, formulas)
-        judging.writer.write_file(JUDGE_FILE, json.dumps(finite(found), indent=2, ensure_ascii=False).encode())
+        found = _measure(config, model, sample, formulas)
+        judge_table.writer.write_file(JUDGE_FILE, json.dumps(finite(found), indent=2, ensure_ascii=False).encode())
         seconds = {"read": read - started, "judge": time.perf_counter() - read}
-        record = judging.commit(rows_in=0, rows_out=0, seconds=seconds, facts={"n": len(sample)})
-    _tell(found)
+        record = judge_table.commit(rows_in=0, rows_out=0, seconds=seconds, facts={"n": len(sample)})
+    _print_summary(found)
     return record
 
 
@@ -83,16 +83,16 @@ def _formulas(config: Config, model: dict[str, Any], schema: Any) -> list[str]:
     check_columns(parse(first), schema)
     given = config.judge.formulas
     if given:
-        with _of_judge():
+        with _errors_name_option():
             for text in given:
                 check_columns(parse(text), schema)
         return [first, *given]
     names = set(schema.names)
-    known = [term for term in OUTLOOK if set(columns_of_all(parse(f"1 ~ {term}").variables, schema)) <= names]
+    known = [term for term in OUTLOOK if set(all_source_columns(parse(f"1 ~ {term}").variables, schema)) <= names]
     return [first, *(f"{first} + {term}" for term in known if term not in first)]
 
 
-def _judge(config: Config, model: dict[str, Any], sample: pd.DataFrame, formulas: list[str]) -> dict[str, Any]:
+def _measure(config: Config, model: dict[str, Any], sample: pd.DataFrame, formulas: list[str]) -> dict[str, Any]:
     scheme, q = str(model["scheme"]), _QUANTILE if model["quantile"] is None else float(model["quantile"])
     weights = model.get("weights")
     found: dict[str, Any] = {
@@ -100,8 +100,8 @@ def _judge(config: Config, model: dict[str, Any], sample: pd.DataFrame, formulas
         "formula": model.get("formula"),
         "quantile": q,
         "n": len(sample),
-        "baseline": baseline.as_json(baseline.baselines(sample, config.seed)),
-        "explained": baseline.explained(sample, config.seed),
+        "baseline": baseline.as_json(baseline.metadata_baselines(sample, config.seed)),
+        "explained": baseline.metadata_r_squared(sample, config.seed),
         "overlap": [],
         "bootstrap": None,
         "formulas": [],
@@ -110,25 +110,25 @@ def _judge(config: Config, model: dict[str, Any], sample: pd.DataFrame, formulas
     scored = sample[sample["score"].notna()]
     if not formulas:
         # Hashtags and other classes cannot be compared with the schemes.
-        comparable = overlap.are_extremes(sample["label"]) or sample["y"].notna().any()
-        scored = _by_the_paper(sample) if comparable else sample.head(0)
+        comparable = overlap.are_top_and_bottom(sample["label"]) or sample["y"].notna().any()
+        scored = _score_by_paper(sample) if comparable else sample.head(0)
     if scored.empty:
         return found
     found["overlap"] = [
-        asdict(item) for item in overlap.overlaps(overlap.schemes(scored, q, model.get("group") or _GROUP))
+        asdict(item) for item in overlap.overlaps(overlap.labels_by_scheme(scored, q, model.get("group") or _GROUP))
     ]
     if not formulas:
         return found
     usable, found["left_out"] = _usable(config, formulas, scored, q, weights)
-    with _of_judge():
-        found["formulas"] = [asdict(item) for item in refit.compare_formulas(scored, usable, q, weights)]
-    stability = refit.bootstrap(scored, formulas[0], q, config.judge.bootstraps, config.seed, weights)
+    with _errors_name_option():
+        found["formulas"] = [asdict(item) for item in label_stability.compare_formulas(scored, usable, q, weights)]
+    stability = label_stability.bootstrap(scored, formulas[0], q, config.judge.bootstraps, config.seed, weights)
     found["bootstrap"] = asdict(stability)
     return found
 
 
 @contextmanager
-def _of_judge() -> Iterator[None]:
+def _errors_name_option() -> Iterator[None]:
     """Names `judge.formulas` in errors about a formula, because that option gave it."""
     try:
         yield
@@ -136,12 +136,12 @@ def _of_judge() -> Iterator[None]:
         raise type(error)(str(error).replace("label.formula", "judge.formulas"), below=error.below) from error
 
 
-def _by_the_paper(sample: pd.DataFrame) -> pd.DataFrame:
+def _score_by_paper(sample: pd.DataFrame) -> pd.DataFrame:
     """The posts scored by the paper's formula, for labels of a scheme without a fit; no row if it cannot be fitted."""
     if sample[["likes", "followers", "n_hashtags"]].isna().all().any():
         return sample.head(0)
     try:
-        return refit.score_by(sample, LabelOptions().formula)
+        return label_stability.score_by(sample, LabelOptions().formula)
     except InputError:
         # All have equal followers, or there are too few posts, so nothing can be compared.
         return sample.head(0)
@@ -158,7 +158,7 @@ def _usable(
         try:
             # A column that is empty or the same in all posts cannot be fitted. One that few posts have would limit the
             # comparison of all formulas to these posts.
-            results = refit.compare_formulas(posts, [*usable, text], q, weights)
+            results = label_stability.compare_formulas(posts, [*usable, text], q, weights)
             if results[0].nobs < _FEWEST_OF_ALL * len(posts):
                 left_out[text] = f"only {results[0].nobs:,} of {len(posts):,} posts have a value in each of its columns"
             else:
@@ -168,7 +168,7 @@ def _usable(
     return usable, left_out
 
 
-def _tell(found: dict[str, Any]) -> None:
+def _print_summary(found: dict[str, Any]) -> None:
     for item in found["baseline"]:
         say(
             f"  metadata alone tells {item['label']} with an area of {item['auc']:.3f} "

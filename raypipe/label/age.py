@@ -8,18 +8,18 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from raypipe.config.learning import LabelOptions
+from raypipe.config.learning_options import LabelOptions
 from raypipe.label import schemes
-from raypipe.label.formula.derived import DERIVED, value_of
+from raypipe.label.formula.derived import DERIVED_COLUMNS, variable_values
 from raypipe.label.formula.formula import Formula
-from raypipe.label.passes import Posts
+from raypipe.label.passes import EligiblePosts
 
 _SPREAD_DAYS = 0.5
 """Standard deviation of the ages above which a warning is given."""
 
 
 @dataclass(frozen=True)
-class _Ages:
+class _AgeSums:
     """Of a block: posts, posts without a revisit, posts of known age, and sums of these ages and of their squares."""
 
     n: int
@@ -29,18 +29,18 @@ class _Ages:
     squares: float
 
 
-def age_warnings(posts: Posts, options: LabelOptions, formula: Formula | None) -> list[str]:
+def age_warnings(posts: EligiblePosts, options: LabelOptions, formula: Formula | None) -> list[str]:
     """A warning if likes were not read at the same age of all posts and the formula does not account for it."""
-    needs = DERIVED["age_days"].needs
+    needs = DERIVED_COLUMNS["age_days"].needs
     names = set(posts.schema.names)
     if formula is None or {"age_days", *needs} & set(formula.variables) or "revisited_at" not in names:
         return []
     columns = [name for name in needs if name in names]
-    parts = posts.over(lambda _, rows: _ages(rows), columns, "Reading ages")
+    parts = posts.map_blocks(lambda _, rows: _ages(rows), columns, "Reading ages")
     n, missing = sum(part.n for part in parts), sum(part.not_revisited for part in parts)
     known = sum(part.known for part in parts)
     way = "put age_days into --label.formula (configs/outlook-age.yaml)"
-    if not schemes.SCHEMES[options.scheme].regression:
+    if not schemes.LABEL_SCHEMES[options.scheme].regression:
         way = f"label.scheme {options.scheme} cannot account for it, residual can (configs/outlook-age.yaml)"
     elif not known:
         way = "add a column of their age to the posts, and to --label.formula"
@@ -55,9 +55,9 @@ def age_warnings(posts: Posts, options: LabelOptions, formula: Formula | None) -
     return []
 
 
-def _ages(posts: pa.Table) -> _Ages:
+def _ages(posts: pa.Table) -> _AgeSums:
     ages = np.empty(0)
-    if set(DERIVED["age_days"].needs) <= set(posts.column_names):
-        ages = value_of("age_days", posts).drop_null().to_numpy()
+    if set(DERIVED_COLUMNS["age_days"].needs) <= set(posts.column_names):
+        ages = variable_values("age_days", posts).drop_null().to_numpy()
     n_missing = posts["revisited_at"].null_count
-    return _Ages(len(posts), n_missing, len(ages), float(ages.sum()), float(ages @ ages))
+    return _AgeSums(len(posts), n_missing, len(ages), float(ages.sum()), float(ages @ ages))

@@ -45,7 +45,7 @@ class Block:
         return pa.concat_tables(parts).select(list(columns))
 
 
-def plan_blocks(storage: Storage, table: str, rows: int = BLOCK_ROWS) -> list[Block]:
+def divide_into_blocks(storage: Storage, table: str, rows: int = BLOCK_ROWS) -> list[Block]:
     """The blocks of a complete table. Each has neighbouring row groups of about `rows` rows together."""
     paths = tables.data_paths(storage, table)
 
@@ -79,16 +79,16 @@ def plan_blocks(storage: Storage, table: str, rows: int = BLOCK_ROWS) -> list[Bl
     return blocks
 
 
-def block_progress(title: str, blocks: Sequence[Block]) -> Progress | _Silent:
+def block_progress(title: str, blocks: Sequence[Block]) -> Progress | _NoProgress:
     """Progress over the rows of blocks; it is silent if there are not many."""
     rows = sum(block.rows for block in blocks)
-    return Progress(title, rows, "posts") if rows > _ROWS_TO_SHOW else _Silent()
+    return Progress(title, rows, "posts") if rows > _ROWS_TO_SHOW else _NoProgress()
 
 
-class _Silent:
+class _NoProgress:
     """Shows no progress, for work that takes a second or two."""
 
-    def __enter__(self) -> _Silent:
+    def __enter__(self) -> _NoProgress:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raypipe.label.ranking.names import Words, look_up, name_hashes
+from raypipe.label.ranking.string_hashes import UInt64s, find_positions, hash_strings
 
 REASONS = ("deleted", "not_fetched", "faces_not_counted", "no_face", "several_faces")
 """Why a post does not take part. Codes start at 1; code 0 means that the post takes part."""
@@ -22,10 +22,10 @@ Codes = npt.NDArray[np.int8]
 
 
 @dataclass(frozen=True)
-class Verdicts:
+class ImageEligibility:
     """The code (see `REASONS`) of each row of images/; `keys` are the sorted hashes of post_ids, made with `salt`."""
 
-    keys: Words
+    keys: UInt64s
     codes: Codes
     salt: int
 
@@ -55,14 +55,14 @@ def image_codes(images: pa.Table, rule: str) -> Codes:
     return codes
 
 
-def image_verdicts(over_images: Callable[[Callable[[pa.Table], Any]], Sequence[Any]], rule: str) -> Verdicts:
-    """The codes of all of images/; `over_images` applies a function to each block of it (see `image_columns`)."""
+def image_eligibility(map_images: Callable[[Callable[[pa.Table], Any]], Sequence[Any]], rule: str) -> ImageEligibility:
+    """The codes of all of images/; `map_images` applies a function to each block of it (see `image_columns`)."""
     for salt in range(8):
 
-        def block(images: pa.Table, salt: int = salt) -> tuple[Words, Codes]:
-            return name_hashes(images["post_id"], salt), image_codes(images, rule)
+        def block(images: pa.Table, salt: int = salt) -> tuple[UInt64s, Codes]:
+            return hash_strings(images["post_id"], salt), image_codes(images, rule)
 
-        parts = over_images(block)
+        parts = map_images(block)
         keys = np.concatenate([np.empty(0, np.uint64), *(part[0] for part in parts)])
         codes = np.concatenate([np.empty(0, np.int8), *(part[1] for part in parts)])
         order = np.argsort(keys)
@@ -70,35 +70,35 @@ def image_verdicts(over_images: Callable[[Callable[[pa.Table], Any]], Sequence[A
         # Two post_ids share a hash in one of 3,700 tables of 100 million posts. Another salt then separates them.
         if len(keys) < 2 or (keys[1:] != keys[:-1]).all():
             break
-    return Verdicts(keys, codes[order], salt)
+    return ImageEligibility(keys, codes[order], salt)
 
 
-def post_columns(verdicts: Verdicts | None) -> list[str]:
+def post_columns(eligibility: ImageEligibility | None) -> list[str]:
     """The columns of posts/ that `post_codes` reads."""
-    return ["deleted"] if verdicts is None else ["deleted", "post_id"]
+    return ["deleted"] if eligibility is None else ["deleted", "post_id"]
 
 
-def post_codes(posts: pa.Table, verdicts: Verdicts | None) -> Codes:
-    """The code of each post, int8 (n,); `verdicts` is None if the rule does not need pictures.
+def post_codes(posts: pa.Table, eligibility: ImageEligibility | None) -> Codes:
+    """The code of each post, int8 (n,); `eligibility` is None if the rule does not need pictures.
 
     A post without a row in images/ counts as ``not_fetched``.
     """
     codes = np.zeros(len(posts), np.int8)
-    if verdicts is not None:
+    if eligibility is not None:
         codes[:] = _NOT_FETCHED
-        place, found = look_up(verdicts.keys, name_hashes(posts["post_id"], verdicts.salt))
-        codes[found] = verdicts.codes[place[found]]
+        place, found = find_positions(eligibility.keys, hash_strings(posts["post_id"], eligibility.salt))
+        codes[found] = eligibility.codes[place[found]]
     codes[np.asarray(posts["deleted"])] = _DELETED
     return codes
 
 
-def count(codes: Codes) -> Counter[str]:
+def count_reasons(codes: Codes) -> Counter[str]:
     """How many posts do not take part, by reason."""
     counts = np.bincount(codes, minlength=len(REASONS) + 1)
     return Counter({reason: int(counts[i]) for i, reason in enumerate(REASONS, 1) if counts[i]})
 
 
-def nothing_eligible(rule: str, n_posts: int, dropped: Counter[str]) -> str:
+def no_eligible_message(rule: str, n_posts: int, dropped: Counter[str]) -> str:
     """The error message if no post takes part."""
     counts = ", ".join(f"{n:,} {reason}" for reason, n in sorted(dropped.items())) or "none was read"
     ways = {

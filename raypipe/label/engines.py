@@ -23,7 +23,7 @@ from raypipe.storage import Storage
 
 T = TypeVar("T")
 
-RAY_ROWS = 5_000_000
+MIN_ROWS_FOR_RAY = 5_000_000
 """With more posts than this a cluster is used if there is one. With fewer, its tasks cost more time than they save."""
 
 
@@ -40,18 +40,18 @@ def open_engine(config: Config, storage: Storage, n_rows: int) -> Iterator[Engin
     """Ray tasks if `label.on_ray` is true, or is unset and there are a cluster and many rows. Otherwise threads."""
     on_ray = config.label.on_ray
     if on_ray is None:
-        on_ray = bool(os.environ.get("RAY_ADDRESS")) and n_rows > RAY_ROWS
+        on_ray = bool(os.environ.get("RAY_ADDRESS")) and n_rows > MIN_ROWS_FOR_RAY
     if not on_ray:
-        yield _Threads(storage, config.ray.num_cpus or cpus())
+        yield _ThreadEngine(storage, config.ray.num_cpus or cpus())
         return
-    from raypipe.label.ray_blocks import RayTasks
+    from raypipe.label.ray_engine import RayEngine
 
     with ray_session(config):
-        yield RayTasks(storage)
+        yield RayEngine(storage)
 
 
 @dataclass(frozen=True)
-class _Threads:
+class _ThreadEngine:
     storage: Storage
     n: int
 

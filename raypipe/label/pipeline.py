@@ -17,32 +17,32 @@ import pyarrow.compute as pc
 
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.config.learning import LabelOptions
+from raypipe.config.learning_options import LabelOptions
 from raypipe.errors import InputError
 from raypipe.label import schemes
 from raypipe.label.age import age_warnings
 from raypipe.label.blocks import Block
 from raypipe.label.engines import open_engine
 from raypipe.label.formula import formula as formulas
-from raypipe.label.formula.derived import columns_of_all, is_number
+from raypipe.label.formula.derived import all_source_columns, is_number
 from raypipe.label.formula.design import Design
 from raypipe.label.passes import (
-    Drawn,
-    Posts,
-    Scoring,
-    Written,
-    draw,
+    EligiblePosts,
+    LabelTotals,
+    PostScorer,
+    SplitInput,
     draw_columns,
     eligible_posts,
-    labels_of,
+    formula_columns,
+    join_split_inputs,
+    labels_and_sides,
+    make_split_input,
     picture_groups,
-    response_columns,
-    together,
 )
-from raypipe.label.regression import model, saved
-from raypipe.label.regression.inference import Fit
+from raypipe.label.regression import fitting, saved
+from raypipe.label.regression.fit_statistics import Fit
 from raypipe.label.regression.summary import summary
-from raypipe.label.schemes import Labeller, Scored
+from raypipe.label.schemes import Labeller, ScoredPosts
 from raypipe.label.split import SIDES, Sides, check_sides, count_leaks, split, strata
 from raypipe.progress import say
 from raypipe.tables.record import RunRecord
@@ -73,33 +73,33 @@ def run(config: Config) -> RunRecord:
     ) as labels:
         if labels.record:
             return labels.record
-        clock = _Clock()
+        timer = _StepTimer()
         with open_engine(config, storage, posts_record.rows_out) as engine:
-            clock.lap("start")
+            timer.end_step("start")
             posts = eligible_posts(engine, storage, options)
-            clock.lap("eligible")
+            timer.end_step("eligible")
             design, fitted = _fit(posts, formula, options)
             warnings = age_warnings(posts, options, formula)
-            clock.lap("fit")
-            work = _Labelling(posts, options, Scoring(design, fitted.params if fitted else None))
-            labeller = work.learn(fitted.nobs if fitted else None)
-            clock.lap("label")
-            drawn = work.draw(labeller, config.seed)
+            timer.end_step("fit")
+            label_passes = _LabelPasses(posts, options, PostScorer(design, fitted.params if fitted else None))
+            labeller = label_passes.learn(fitted.nobs if fitted else None)
+            timer.end_step("label")
+            split_inputs = label_passes.make_split_input(labeller, config.seed)
             groups = picture_groups(engine, storage) if images_record else None
-            rows = together(drawn, groups)
+            rows = join_split_inputs(split_inputs, groups)
             shares = {"val": options.val, "test": options.test}
             sides = split(options.split, rows, **shares)
             check_sides(options.split, rows, sides, **shares)
-            clock.lap("split")
-            written = work.write(labels.writer, labeller, _by_block(sides, drawn))
-        facts = _facts(options, written, fitted.nobs if fitted else None)
+            timer.end_step("split")
+            label_totals = label_passes.write(labels.writer, labeller, _by_block(sides, split_inputs))
+        facts = _facts(options, label_totals, fitted.nobs if fitted else None)
         facts["users_on_two_sides"] = count_leaks(sides, rows.users)
         if rows.given is not None and rows.pictures is not None:
             # A column that gives the sides is followed, even if it separates duplicates.
             facts["duplicates_on_two_sides"] = count_leaks(sides, rows.pictures.astype(np.uint64) + np.uint64(1))
         if options.split == "user":
             facts["users_that_random_leaks"] = count_leaks(split("random", rows, **shares), rows.users)
-        facts["posts_decided_by_post_id"] = written.tied
+        facts["posts_decided_by_post_id"] = label_totals.n_tied
         facts["warnings"] = warnings
         about = {
             "scheme": options.scheme,
@@ -108,22 +108,22 @@ def run(config: Config) -> RunRecord:
             "eligible": options.eligible,
             "quantile": facts["quantile"],
             "group": options.group if options.scheme == "karpathy" else None,
-            "thresholds": written.ranges,
-            "dropped": dict(written.dropped),
+            "thresholds": label_totals.ranges,
+            "dropped": dict(label_totals.dropped),
         }
-        labels.writer.write_file(saved.MODEL_FILE, saved.as_json(fitted, design, **about))
+        labels.writer.write_file(saved.MODEL_FILE, saved.model_json(fitted, design, **about))
         if formula and fitted:
             labels.writer.write_file("_summary.txt", summary(formula.response, fitted).encode())
-        clock.lap("write")
+        timer.end_step("write")
         record = labels.commit(
-            rows_in=posts_record.rows_out, dropped=written.dropped, seconds=clock.seconds, facts=facts
+            rows_in=posts_record.rows_out, dropped=label_totals.dropped, seconds=timer.seconds, facts=facts
         )
-    _tell(formula, fitted, facts)
+    _print_summary(formula, fitted, facts)
     return record
 
 
 def _formula(options: LabelOptions) -> formulas.Formula | None:
-    scheme = schemes.SCHEMES[options.scheme]
+    scheme = schemes.LABEL_SCHEMES[options.scheme]
     if not (scheme.regression or scheme.response):
         return None
     formula = formulas.parse(options.formula)
@@ -137,7 +137,7 @@ def _check_columns(options: LabelOptions, formula: formulas.Formula | None, sche
         formulas.check_columns(formula, schema)
         if options.weights:
             names[options.weights] = "label.weights"
-    names |= dict.fromkeys(schemes.SCHEMES[options.scheme].columns, f"label.scheme {options.scheme}")
+    names |= dict.fromkeys(schemes.LABEL_SCHEMES[options.scheme].columns, f"label.scheme {options.scheme}")
     if options.scheme == "column":
         names[str(options.column)] = "label.column"
     if options.split == "time":
@@ -159,74 +159,78 @@ def _check_columns(options: LabelOptions, formula: formulas.Formula | None, sche
         raise InputError(f"label.weights: column {options.weights!r} of posts/ holds {kind}, but weights are numbers")
 
 
-def _fit(posts: Posts, formula: formulas.Formula | None, options: LabelOptions) -> tuple[Design | None, Fit | None]:
+def _fit(
+    posts: EligiblePosts, formula: formulas.Formula | None, options: LabelOptions
+) -> tuple[Design | None, Fit | None]:
     if formula is None:
         return None, None
     timed = "created_at" in posts.schema.names
-    columns = columns_of_all(formula.variables, posts.schema)
+    columns = all_source_columns(formula.variables, posts.schema)
     if options.weights:
         columns.append(options.weights)
 
-    def over(function: Callable[[pa.Table], Any], more: tuple[str, ...] = ()) -> list[Any]:
-        return posts.over(lambda _, rows: function(rows), [*columns, *more], "Fitting")
+    def map_blocks(function: Callable[[pa.Table], Any], more: tuple[str, ...] = ()) -> list[Any]:
+        return posts.map_blocks(lambda _, rows: function(rows), [*columns, *more], "Fitting")
 
-    design = model.make_design(over, formula, posts.schema, options.weights)
-    if not schemes.SCHEMES[options.scheme].regression:
+    design = fitting.make_design(map_blocks, formula, posts.schema, options.weights)
+    if not schemes.LABEL_SCHEMES[options.scheme].regression:
         return design, None
-    return design, model.fit(over, design, options.cov_type, timed=timed)
+    return design, fitting.fit(map_blocks, design, options.cov_type, timed=timed)
 
 
-class _Labelling:
-    """The passes after the fit: for the scheme (`learn`), for the split (`draw`), and the writing (`write`)."""
+class _LabelPasses:
+    """The passes after the fit: for the scheme (`learn`), for the split (`make_split_input`), to write (`write`)."""
 
-    def __init__(self, posts: Posts, options: LabelOptions, scoring: Scoring) -> None:
-        self.posts, self.options, self.scoring = posts, options, scoring
-        self.scheme = schemes.SCHEMES[options.scheme]
-        self._columns = [*response_columns(scoring.design, posts.schema), *self.scheme.columns]
+    def __init__(self, posts: EligiblePosts, options: LabelOptions, scorer: PostScorer) -> None:
+        self.posts, self.options, self.scorer = posts, options, scorer
+        self.scheme = schemes.LABEL_SCHEMES[options.scheme]
+        self._columns = [*formula_columns(scorer.design, posts.schema), *self.scheme.columns]
         if options.scheme == "column":
             self._columns.append(str(options.column))
 
-    def _over(self, function: Callable[[Scored], Any], columns: list[str], title: str) -> list[Any]:
-        scoring = self.scoring
-        return self.posts.over(lambda block, rows: function(scoring.score(block, rows)[0]), columns, title)
+    def _map_scored(self, function: Callable[[ScoredPosts], Any], columns: list[str], title: str) -> list[Any]:
+        scorer = self.scorer
+        return self.posts.map_blocks(lambda block, rows: function(scorer.score(block, rows)[0]), columns, title)
 
     def learn(self, n: int | None) -> Labeller:
         """The labeller of the scheme. `n` is the number of usable posts; if it is None, they are counted first."""
-        columns = response_columns(self.scoring.design, self.posts.schema)
+        columns = formula_columns(self.scorer.design, self.posts.schema)
 
-        def passes(function: Callable[[Scored], Any], more: tuple[str, ...] = ()) -> list[Any]:
-            return self._over(function, [*columns, *more], "Ranking")
+        def map_scored(function: Callable[[ScoredPosts], Any], more: tuple[str, ...] = ()) -> list[Any]:
+            return self._map_scored(function, [*columns, *more], "Ranking")
 
         if n is None:
-            n = sum(passes(lambda scored: len(scored.posts)))
+            n = sum(map_scored(lambda scored: len(scored.posts)))
             if n == 0:
                 raise InputError("label: no eligible post has a y; see label.formula")
-        return self.scheme.learn(passes, n, self.options)
+        return self.scheme.learn(map_scored, n, self.options)
 
-    def draw(self, labeller: Labeller, seed: int) -> list[Drawn]:
+    def make_split_input(self, labeller: Labeller, seed: int) -> list[SplitInput]:
         """What the split needs of each block. Raises InputError if there is nothing to learn, or a time is missing."""
         options = self.options
 
-        def block(scored: Scored) -> Drawn:
-            return draw(scored, labeller(scored), options, seed)
+        def block(scored: ScoredPosts) -> SplitInput:
+            return make_split_input(scored, labeller(scored), options, seed)
 
-        parts = self._over(block, [*self._columns, *draw_columns(options, self.posts.schema)], "Splitting")
+        parts = self._map_scored(block, [*self._columns, *draw_columns(options, self.posts.schema)], "Splitting")
         classes: Counter[str] = Counter()
         for part in parts:
             counted = np.bincount(part.strata.indices.to_numpy(), minlength=len(part.strata.dictionary))
             classes.update(dict(zip(part.strata.dictionary.to_pylist(), counted.tolist(), strict=True)))
         schemes.check_classes(options, classes, sum(part.n for part in parts))
-        if no_time := sum(part.no_time for part in parts):
-            raise InputError(f"label.split time: {no_time:,} labelled posts have no created_at; use random or user")
+        if n_without_time := sum(part.n_without_time for part in parts):
+            raise InputError(
+                f"label.split time: {n_without_time:,} labelled posts have no created_at; use random or user"
+            )
         return parts
 
-    def write(self, writer: tables.TableWriter, labeller: Labeller, sides: list[Sides]) -> Written:
+    def write(self, writer: tables.TableWriter, labeller: Labeller, sides: list[Sides]) -> LabelTotals:
         """Stages one file per block, and counts what is in it."""
-        scoring, schema = self.scoring, labels_schema(self.scheme.label_type)
+        scorer, schema = self.scorer, labels_schema(self.scheme.label_type)
 
-        def block(part: Block, posts: pa.Table) -> Written:
-            scored, dropped = scoring.score(part, posts)
-            label, side = labels_of(scored, labeller, sides[part.number])
+        def block(part: Block, posts: pa.Table) -> LabelTotals:
+            scored, dropped = scorer.score(part, posts)
+            label, side = labels_and_sides(scored, labeller, sides[part.number])
             numbers = [
                 pa.nulls(len(label), pa.float64()) if values is None else pa.array(values)
                 for values in (scored.y, scored.fitted, scored.score)
@@ -235,12 +239,12 @@ class _Labelling:
             if len(label):
                 writer.write(f"{part.number:05d}", pa.table([*names, *numbers, label, side], schema=schema))
             counted = _count(scored, label, side, dropped)
-            counted.ties = labeller.ties(scored) if isinstance(labeller, schemes.Ranked) else Counter()
+            counted.ties = labeller.ties(scored) if isinstance(labeller, schemes.RankLabeller) else Counter()
             return counted
 
         columns = [*self._columns, "post_id", "user_id"]
-        parts = self.posts.over(block, columns, "Writing")
-        total, ties = Written(Counter(), {}, Counter(self.posts.dropped), 0), Counter[tuple[int, bool]]()
+        parts = self.posts.map_blocks(block, columns, "Writing")
+        total, ties = LabelTotals(Counter(), {}, Counter(self.posts.dropped), 0), Counter[tuple[int, bool]]()
         for part in parts:
             total.counts += part.counts
             total.dropped += part.dropped
@@ -252,11 +256,11 @@ class _Labelling:
         total.ranges = dict(sorted(total.ranges.items()))
         # If all posts with a value are on one side of a threshold, the value decides and post_id does not.
         cuts = {cut for cut, _ in ties}
-        total.tied = sum(ties[cut, False] + ties[cut, True] for cut in cuts if ties[cut, False] and ties[cut, True])
+        total.n_tied = sum(ties[cut, False] + ties[cut, True] for cut in cuts if ties[cut, False] and ties[cut, True])
         return total
 
 
-def _count(scored: Scored, label: pa.Array, side: pa.Array, dropped: Counter[str]) -> Written:
+def _count(scored: ScoredPosts, label: pa.Array, side: pa.Array, dropped: Counter[str]) -> LabelTotals:
     classes = strata(label)
     counted = pa.table({"label": classes, "split": side}).filter(pc.is_valid(side))
     groups = counted.group_by(["label", "split"]).aggregate([([], "count_all")]).to_pylist()
@@ -267,19 +271,19 @@ def _count(scored: Scored, label: pa.Array, side: pa.Array, dropped: Counter[str
         grouped = pa.table({"label": label, "value": values}).filter(pc.is_valid(label))
         bounds = grouped.group_by("label").aggregate([("value", "min"), ("value", "max")])
         ranges = {row["label"]: [row["value_min"], row["value_max"]] for row in bounds.to_pylist()}
-    return Written(counts, ranges, dropped, len(label))
+    return LabelTotals(counts, ranges, dropped, len(label))
 
 
-def _by_block(sides: Sides, drawn: list[Drawn]) -> list[Sides]:
-    return np.split(sides, np.cumsum([len(part.keys) for part in drawn])[:-1])
+def _by_block(sides: Sides, split_inputs: list[SplitInput]) -> list[Sides]:
+    return np.split(sides, np.cumsum([len(part.keys) for part in split_inputs])[:-1])
 
 
-def _facts(options: LabelOptions, written: Written, nobs: int | None) -> dict[str, Any]:
+def _facts(options: LabelOptions, label_totals: LabelTotals, nobs: int | None) -> dict[str, Any]:
     """Counts for the record and the report: labels by class, posts by split, and both together."""
     classes: Counter[str] = Counter()
     splits: Counter[str] = Counter()
     both: dict[str, dict[str, int]] = {}
-    for (label, side), n in sorted(written.counts.items()):
+    for (label, side), n in sorted(label_totals.counts.items()):
         classes[label] += n
         splits[side] += n
         both.setdefault(label, {})[side] = n
@@ -287,8 +291,8 @@ def _facts(options: LabelOptions, written: Written, nobs: int | None) -> dict[st
         "scheme": options.scheme,
         "eligible": options.eligible,
         "split": options.split,
-        "n_eligible": written.n,
-        "n_labelled": written.counts.total(),
+        "n_eligible": label_totals.n,
+        "n_labelled": label_totals.counts.total(),
         "nobs": nobs,
         "quantile": options.quantile if options.scheme == "residual" else None,
         "labels": dict(classes),
@@ -297,9 +301,9 @@ def _facts(options: LabelOptions, written: Written, nobs: int | None) -> dict[st
     }
 
 
-def _tell(formula: formulas.Formula | None, fitted: Fit | None, facts: dict[str, Any]) -> None:
+def _print_summary(formula: formulas.Formula | None, fitted: Fit | None, facts: dict[str, Any]) -> None:
     if formula and fitted:
-        say(f"  {model.describe(formula.response, fitted)}")
+        say(f"  {fitting.format_fit(formula.response, fitted)}")
     named = {name or "none": n for name, n in list(facts["labels"].items())[:8]}
     classes = ", ".join(f"{n:,} {name}" for name, n in named.items()) + (" …" if len(facts["labels"]) > 8 else "")
     splits = ", ".join(f"{facts['splits'][side]:,} {side}" for side in SIDES if side in facts["splits"])
@@ -308,22 +312,22 @@ def _tell(formula: formulas.Formula | None, fitted: Fit | None, facts: dict[str,
         say(f"  no user is on two sides; a random split would have put {spared:,} there")
     for warning in facts["warnings"]:
         say(f"  {warning}")
-    if tied := facts["posts_decided_by_post_id"]:
-        say(f"  {tied:,} posts have the same value as one of another class: post_id decides among them")
+    if n_tied := facts["posts_decided_by_post_id"]:
+        say(f"  {n_tied:,} posts have the same value as one of another class: post_id decides among them")
     if copies := facts.get("duplicates_on_two_sides"):
         say(f"  {copies:,} pictures are on two sides by {facts['split']}; random, user and time keep each on one")
     if leaked := facts["users_on_two_sides"]:
         say(f"  {leaked:,} users have posts on two sides; --label.split user keeps each on one")
 
 
-class _Clock:
+class _StepTimer:
     """Measures the seconds of each step."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._last = time.perf_counter()
 
-    def lap(self, step: str) -> None:
+    def end_step(self, step: str) -> None:
         now = time.perf_counter()
         self.seconds[step] = now - self._last
         self._last = now

@@ -17,12 +17,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raypipe.config.learning import LabelOptions
+from raypipe.config.learning_options import LabelOptions
 from raypipe.errors import ConfigError, InputError
 from raypipe.label.formula.design import MAX_LEVELS
 from raypipe.label.formula.formula import Floats
-from raypipe.label.ranking.ranks import class_bounds, exact, extremes, rank
-from raypipe.label.ranking.select import Cut, order_statistics
+from raypipe.label.ranking.rank_search import RankThreshold, posts_at_ranks
+from raypipe.label.ranking.ranks import as_fraction, class_bounds, extreme_ranks, rank
 from raypipe.tables.schemas import LABEL_TYPES
 
 # A tag ends at a space, another tag or punctuation. Unicode marks and emoji are part of it. No tag begins inside a
@@ -34,30 +34,30 @@ _EXTREMES = ("bottom", "top")
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredPosts:
     """Usable posts of a block with y, fitted and score = y − fitted of shape (n,), each None if not computed."""
 
     posts: pa.Table
     y: Floats | None = None
     fitted: Floats | None = None
     score: Floats | None = None
-    block: int = 0
+    block_number: int = 0
 
 
-class Passes(Protocol):
+class ScoredMapper(Protocol):
     """Applies a function to the usable posts of each block, in order. It reads `columns` of posts/."""
 
-    def __call__(self, function: Callable[[Scored], Any], columns: tuple[str, ...], /) -> list[Any]: ...
+    def __call__(self, function: Callable[[ScoredPosts], Any], columns: tuple[str, ...], /) -> list[Any]: ...
 
 
-Labeller = Callable[[Scored], pa.Array]
+Labeller = Callable[[ScoredPosts], pa.Array]
 
 
 @dataclass(frozen=True)
-class Scheme:
+class LabelScheme:
     """How a scheme learns to label `n` usable posts, if it needs the regression or only y, and the columns it reads."""
 
-    learn: Callable[[Passes, int, LabelOptions], Labeller]
+    learn: Callable[[ScoredMapper, int, LabelOptions], Labeller]
     regression: bool = False
     response: bool = False
     columns: tuple[str, ...] = ()
@@ -65,88 +65,88 @@ class Scheme:
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """Classes by rank of the score or of y: `names[j]` up to and including `cuts[j]`, the last name beyond all cuts."""
+class RankLabeller:
+    """Classes by rank of the score or of y: `names[j]` up to and including `thresholds[j]`, the last name beyond."""
 
-    cuts: tuple[Cut, ...]
+    thresholds: tuple[RankThreshold, ...]
     names: tuple[str | None, ...]
     of_score: bool
 
-    def __call__(self, scored: Scored) -> pa.Array:
+    def __call__(self, scored: ScoredPosts) -> pa.Array:
         values = scored.score if self.of_score else scored.y
         assert values is not None
-        place = np.full(len(values), len(self.cuts))
-        for j in reversed(range(len(self.cuts))):
-            place[self.cuts[j].below(values, scored.posts["post_id"])] = j
+        place = np.full(len(values), len(self.thresholds))
+        for j in reversed(range(len(self.thresholds))):
+            place[self.thresholds[j].at_or_below(values, scored.posts["post_id"])] = j
         return pa.array(self.names, pa.string()).take(pa.array(place))
 
-    def ties(self, scored: Scored) -> Counter[tuple[int, bool]]:
+    def ties(self, scored: ScoredPosts) -> Counter[tuple[int, bool]]:
         """How many posts have exactly the value of a threshold: (its number, whether they are beyond it) → posts."""
         values = scored.score if self.of_score else scored.y
         assert values is not None
         found = Counter[tuple[int, bool]]()
-        for number, cut in enumerate(self.cuts):
+        for number, cut in enumerate(self.thresholds):
             equal = values == cut.value
-            below = int(np.sum(equal & cut.below(values, scored.posts["post_id"]))) if equal.any() else 0
-            found[number, False], found[number, True] = below, int(equal.sum()) - below
+            at_or_below = int(np.sum(equal & cut.at_or_below(values, scored.posts["post_id"]))) if equal.any() else 0
+            found[number, False], found[number, True] = at_or_below, int(equal.sum()) - at_or_below
         return found
 
 
-def _cuts(passes: Passes, ranks: list[int], n: int, of_score: bool) -> tuple[Cut, ...]:
-    def over(function: Callable[[Floats, pa.ChunkedArray], Any]) -> list[Any]:
-        def block(scored: Scored) -> Any:
+def _find_thresholds(map_scored: ScoredMapper, ranks: list[int], n: int, of_score: bool) -> tuple[RankThreshold, ...]:
+    def map_values(function: Callable[[Floats, pa.ChunkedArray], Any]) -> list[Any]:
+        def block(scored: ScoredPosts) -> Any:
             values = scored.score if of_score else scored.y
             return function(values, scored.posts["post_id"])  # type: ignore[arg-type]
 
-        return passes(block, ("post_id",))
+        return map_scored(block, ("post_id",))
 
-    return tuple(order_statistics(over, ranks, n))
+    return tuple(posts_at_ranks(map_values, ranks, n))
 
 
-def residual(passes: Passes, n: int, options: LabelOptions) -> Labeller:
+def residual(map_scored: ScoredMapper, n: int, options: LabelOptions) -> Labeller:
     """``top`` and ``bottom`` for the share `quantile` at each end of the score, null between (paper, section 3.1)."""
-    low, high = extremes(n, options.quantile)
+    low, high = extreme_ranks(n, options.quantile)
     if low == 0 or high == n:
         q = options.quantile
         raise InputError(
             f"label.quantile {q}: leaves a class empty, as {q} of {n:,} posts is less than one; raise the quantile"
         )
     if low == high:
-        return Ranked(_cuts(passes, [low], n, True), _EXTREMES, True)
-    return Ranked(_cuts(passes, [low, high], n, True), ("bottom", None, "top"), True)
+        return RankLabeller(_find_thresholds(map_scored, [low], n, True), _EXTREMES, True)
+    return RankLabeller(_find_thresholds(map_scored, [low, high], n, True), ("bottom", None, "top"), True)
 
 
-def quantiles(passes: Passes, n: int, options: LabelOptions) -> Labeller:
+def quantiles(map_scored: ScoredMapper, n: int, options: LabelOptions) -> Labeller:
     """`classes` classes of equal size by y, ``q1`` (lowest) to ``qK``."""
     k = options.classes
     if n < k:
         raise InputError(f"label.classes {k}: leaves a class empty, as only {n:,} posts take part")
     names = tuple(f"q{j:0{len(str(k))}d}" for j in range(1, k + 1))
-    first, *cuts, last = _cuts(passes, [1, *class_bounds(n, k)[:-1], n], n, False)
+    first, *thresholds, last = _find_thresholds(map_scored, [1, *class_bounds(n, k)[:-1], n], n, False)
     if first.value == last.value:
         raise InputError(f"label.scheme quantiles: y is {first.value:g} in all {n:,} posts; there is nothing to rank")
-    return Ranked(tuple(cuts), names, False)
+    return RankLabeller(tuple(thresholds), names, False)
 
 
 @dataclass(frozen=True)
-class _ByRow:
+class _RowLabeller:
     """Labels that were computed before, for each usable row: codes into `names` by block, −1 for no label."""
 
     codes: tuple[npt.NDArray[np.int8], ...]
     names: tuple[str, ...]
 
-    def __call__(self, scored: Scored) -> pa.Array:
-        codes = self.codes[scored.block]
+    def __call__(self, scored: ScoredPosts) -> pa.Array:
+        codes = self.codes[scored.block_number]
         return pa.array(self.names).take(pa.array(codes, mask=codes < 0))
 
 
-def karpathy(passes: Passes, n: int, options: LabelOptions) -> Labeller:
+def karpathy(map_scored: ScoredMapper, n: int, options: LabelOptions) -> Labeller:
     """Sorts posts by followers into groups of `group`; ``top`` and ``bottom`` half of each by likes (paper, section 2).
 
     Posts among the share `outliers` with the fewest or most followers, or likes, have no label. The last group may be
     smaller. A post alone in it has no label. All posts are sorted in memory, at about 100 bytes each.
     """
-    parts = passes(lambda scored: scored.posts, SCHEMES["karpathy"].columns)
+    parts = map_scored(lambda scored: scored.posts, LABEL_SCHEMES["karpathy"].columns)
     posts = pa.concat_tables(parts)
     codes = np.full(n, -1, np.int8)
     inside = np.flatnonzero(_within(posts, n, options.outliers))
@@ -156,21 +156,21 @@ def karpathy(passes: Passes, n: int, options: LabelOptions) -> Labeller:
         raise InputError(
             f"label.scheme karpathy: likes are {posts['likes'][0]} in all {n:,} posts; there is nothing to rank"
         )
-    codes[inside] = halves(posts.take(pa.array(inside)), options.group)
+    codes[inside] = label_group_halves(posts.take(pa.array(inside)), options.group)
     bounds = np.cumsum([len(part) for part in parts])[:-1]
-    return _ByRow(tuple(np.split(codes, bounds)), _EXTREMES)
+    return _RowLabeller(tuple(np.split(codes, bounds)), _EXTREMES)
 
 
 def _within(posts: pa.Table, n: int, share: float) -> npt.NDArray[np.bool_]:
     inside = np.ones(n, dtype=bool)
-    cut = int(exact(share) * n)
+    cut = int(as_fraction(share) * n)
     for name in ("followers", "likes") if cut else ():
         ranks = rank(posts[name].to_numpy(), posts["post_id"])
         inside &= (ranks > cut) & (ranks <= n - cut)
     return inside
 
 
-def halves(posts: pa.Table, size: int) -> npt.NDArray[np.int8]:
+def label_group_halves(posts: pa.Table, size: int) -> npt.NDArray[np.int8]:
     """0 or 1 for the lower or upper half by likes of each group of `size` posts by followers; −1 for a post alone.
 
     An odd group has one more in its upper half. Ties are broken by post_id.
@@ -187,15 +187,15 @@ def halves(posts: pa.Table, size: int) -> npt.NDArray[np.int8]:
     return np.where(members > 1, within > members // 2, -1).astype(np.int8)
 
 
-def continuous(passes: Passes, n: int, options: LabelOptions) -> Labeller:  # noqa: ARG001
+def continuous(map_scored: ScoredMapper, n: int, options: LabelOptions) -> Labeller:  # noqa: ARG001
     """The score itself."""
     return lambda scored: pa.array(scored.score)
 
 
-def column(passes: Passes, n: int, options: LabelOptions) -> Labeller:  # noqa: ARG001
+def column(map_scored: ScoredMapper, n: int, options: LabelOptions) -> Labeller:  # noqa: ARG001
     """The values of the column `column` of posts/ as strings. Null and NaN become null."""
 
-    def label(scored: Scored) -> pa.Array:
+    def label(scored: ScoredPosts) -> pa.Array:
         values = scored.posts[options.column]
         if pa.types.is_floating(values.type):
             values = pc.if_else(pc.is_nan(values), None, values)
@@ -204,7 +204,7 @@ def column(passes: Passes, n: int, options: LabelOptions) -> Labeller:  # noqa: 
     return label
 
 
-def hashtags(passes: Passes, n: int, options: LabelOptions) -> Labeller:  # noqa: ARG001
+def hashtags(map_scored: ScoredMapper, n: int, options: LabelOptions) -> Labeller:  # noqa: ARG001
     """The chosen `hashtags` that the caption contains, ignoring case; null if there is no caption."""
     chosen = chosen_tags(options.hashtags)
 
@@ -214,19 +214,19 @@ def hashtags(passes: Passes, n: int, options: LabelOptions) -> Labeller:  # noqa
         found = {_folded(tag) for run in _TAGS.findall(caption) for tag in _SIGN.split(run)}
         return [tag for key, tag in chosen.items() if key in found]
 
-    def label(scored: Scored) -> pa.Array:
+    def label(scored: ScoredPosts) -> pa.Array:
         return pa.array(map(carried, scored.posts["caption"].to_pylist()), LABEL_TYPES["hashtags"])
 
     return label
 
 
-SCHEMES = {
-    "residual": Scheme(residual, regression=True, columns=("post_id",)),
-    "continuous": Scheme(continuous, regression=True, label_type=LABEL_TYPES["continuous"]),
-    "quantiles": Scheme(quantiles, response=True, columns=("post_id",)),
-    "karpathy": Scheme(karpathy, response=True, columns=("post_id", "likes", "followers")),
-    "column": Scheme(column),
-    "hashtags": Scheme(hashtags, columns=("caption",), label_type=LABEL_TYPES["hashtags"]),
+LABEL_SCHEMES = {
+    "residual": LabelScheme(residual, regression=True, columns=("post_id",)),
+    "continuous": LabelScheme(continuous, regression=True, label_type=LABEL_TYPES["continuous"]),
+    "quantiles": LabelScheme(quantiles, response=True, columns=("post_id",)),
+    "karpathy": LabelScheme(karpathy, response=True, columns=("post_id", "likes", "followers")),
+    "column": LabelScheme(column),
+    "hashtags": LabelScheme(hashtags, columns=("caption",), label_type=LABEL_TYPES["hashtags"]),
 }
 
 

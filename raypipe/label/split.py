@@ -19,8 +19,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from raypipe.errors import InputError
-from raypipe.label.ranking.names import Words, mixed
-from raypipe.label.ranking.ranks import exact
+from raypipe.label.ranking.ranks import as_fraction
+from raypipe.label.ranking.string_hashes import UInt64s, mix_bits
 
 Ints = npt.NDArray[np.int64]
 Sides = npt.NDArray[np.int8]
@@ -30,7 +30,7 @@ _TRAIN, _VAL, _TEST = range(3)
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledPosts:
     """The n labelled posts. Each array has shape (n,).
 
     `keys`: a seeded hash of each post_id. `classes`: the number of the class, from 0. `users`: a hash of each user_id,
@@ -38,9 +38,9 @@ class Labelled:
     when it was posted, in any unit. `given`: the side that a column of posts/ gives.
     """
 
-    keys: Words
+    keys: UInt64s
     classes: Ints
-    users: Words | None = None
+    users: UInt64s | None = None
     pictures: Ints | None = None
     times: Ints | None = None
     given: Sides | None = None
@@ -55,7 +55,7 @@ def strata(labels: pa.Array) -> pa.Array:
     return labels
 
 
-def split(kind: str, posts: Labelled, *, val: float, test: float) -> Sides:
+def split(kind: str, posts: LabelledPosts, *, val: float, test: float) -> Sides:
     """0, 1 or 2 (see `SIDES`) for each post.
 
     `kind` is ``random``, ``user`` (no user is on two sides), ``time`` (the latest posts are test, those before are val)
@@ -64,34 +64,34 @@ def split(kind: str, posts: Labelled, *, val: float, test: float) -> Sides:
     if posts.given is not None:
         return posts.given
     n = len(posts.keys)
-    units = group_units(n, posts.pictures, posts.users if kind == "user" else None)
-    n_test, n_val = math.floor(exact(test) * n), math.floor(exact(val) * n)
+    groups = linked_groups(n, posts.pictures, posts.users if kind == "user" else None)
+    n_test, n_val = math.floor(as_fraction(test) * n), math.floor(as_fraction(val) * n)
     if kind == "time":
         assert posts.times is not None
-        return _by_time(posts.times, posts.keys, units, n_val, n_test)
-    return _by_key(posts.keys, posts.classes, units, n_val, n_test)
+        return _by_time(posts.times, posts.keys, groups, n_val, n_test)
+    return _by_key(posts.keys, posts.classes, groups, n_val, n_test)
 
 
-def group_units(n: int, pictures: Ints | None, users: Words | None) -> Ints:
+def linked_groups(n: int, pictures: Ints | None, users: UInt64s | None) -> Ints:
     """The unit of each of n rows, from 0. Rows that share a picture or a user, or a chain of these, are one unit."""
-    units = np.arange(n)
+    groups = np.arange(n)
     if users is not None:
         named = users != 0
         # Each row without a user is a unit, numbered after the users.
         known, inverse = np.unique(users[named], return_inverse=True)
-        units[named] = inverse
-        units[~named] = len(known) + np.arange(n - int(named.sum()))
+        groups[named] = inverse
+        groups[~named] = len(known) + np.arange(n - int(named.sum()))
     if pictures is None or not (several := pictures >= 0).any():
-        return units
+        return groups
     # Only rows with duplicates join units. There are few of these for any n.
-    ends = units[several], int(units.max()) + 1 + pictures[several]
+    ends = groups[several], int(groups.max()) + 1 + pictures[several]
     nodes = int(ends[1].max()) + 1
     graph = coo_array((np.ones(len(ends[0]), dtype=np.int8), ends), shape=(nodes, nodes))
     component = connected_components(graph, directed=False)[1]
-    return np.unique(component[units], return_inverse=True)[1].astype(np.int64)
+    return np.unique(component[groups], return_inverse=True)[1].astype(np.int64)
 
 
-def check_sides(kind: str, posts: Labelled, sides: Sides, *, val: float, test: float) -> None:
+def check_sides(kind: str, posts: LabelledPosts, sides: Sides, *, val: float, test: float) -> None:
     """Raises InputError if train or another wanted side has no post, or a split by user finds no user_id."""
     n = len(sides)
     if kind == "user" and (posts.users is None or not posts.users.any()):
@@ -108,7 +108,7 @@ def check_sides(kind: str, posts: Labelled, sides: Sides, *, val: float, test: f
             )
 
 
-def count_leaks(sides: Sides, users: Words | None) -> int:
+def count_leaks(sides: Sides, users: UInt64s | None) -> int:
     """How many users have posts on more than one side."""
     if users is None:
         return 0
@@ -121,7 +121,7 @@ def count_leaks(sides: Sides, users: Words | None) -> int:
     return int(np.sum(np.minimum.reduceat(where, first) != np.maximum.reduceat(where, first)))
 
 
-def sides_of(column: str, values: pa.ChunkedArray) -> Sides:
+def sides_from_column(column: str, values: pa.ChunkedArray) -> Sides:
     """The sides that a column of posts/ gives. Raises InputError if it contains any other value."""
     text = pc.cast(values, pa.string())
     found = pc.index_in(text, value_set=pa.array(SIDES))
@@ -135,37 +135,37 @@ def sides_of(column: str, values: pa.ChunkedArray) -> Sides:
     return np.asarray(found).astype(np.int8)
 
 
-def _by_time(times: Ints, keys: Words, units: Ints, n_val: int, n_test: int) -> Sides:
+def _by_time(times: Ints, keys: UInt64s, groups: Ints, n_val: int, n_test: int) -> Sides:
     # The latest post of a unit decides. An early duplicate in val does no harm, but a late one in train would.
-    size = np.bincount(units)
+    size = np.bincount(groups)
     latest = np.full(len(size), np.iinfo(np.int64).min)
-    np.maximum.at(latest, units, times)
+    np.maximum.at(latest, groups, times)
     # If several units are equally late, the smallest key decides, so that the order of rows does not matter.
     key = np.full(len(size), np.iinfo(np.uint64).max, np.uint64)
-    np.minimum.at(key, units, keys)
-    order = np.lexsort((mixed(key), -latest))
+    np.minimum.at(key, groups, keys)
+    order = np.lexsort((mix_bits(key), -latest))
     upto = np.cumsum(size[order])
     in_test = upto <= n_test
     upto -= size[order][in_test].sum()
     side = np.full(len(size), _TRAIN, dtype=np.int8)
     side[order[~in_test & (upto <= n_val)]] = _VAL
     side[order[in_test]] = _TEST
-    return side[units]
+    return side[groups]
 
 
-def _by_key(keys: Words, classes: Ints, units: Ints, n_val: int, n_test: int) -> Sides:
+def _by_key(keys: UInt64s, classes: Ints, groups: Ints, n_val: int, n_test: int) -> Sides:
     # A unit is ordered by its smallest key, mixed again: the smallest of many keys is small, so large units would come
     # first. Two posts with one key keep the order of the rows: among 20 million posts, once in a hundred thousand runs.
-    order = np.lexsort((keys, units))
-    first = np.flatnonzero(np.diff(units[order], prepend=-1))
+    order = np.lexsort((keys, groups))
+    first = np.flatnonzero(np.diff(groups[order], prepend=-1))
     place = np.empty(len(first), np.int64)
-    place[np.argsort(mixed(keys[order][first]), kind="stable")] = np.arange(len(first))
+    place[np.argsort(mix_bits(keys[order][first]), kind="stable")] = np.arange(len(first))
     order = order[np.argsort(np.repeat(place, np.diff(first, append=len(order))), kind="stable")]
     per_class = np.bincount(classes)
     side = np.full(len(keys), _TRAIN, dtype=np.int8)
     for name, total in ((_TEST, n_test), (_VAL, n_val)):
         free = order[side[order] == _TRAIN]
-        side[free[_take(units[free], classes[free], _quotas(per_class, total), total)]] = name
+        side[free[_take(groups[free], classes[free], _quotas(per_class, total), total)]] = name
     return side
 
 
@@ -177,16 +177,16 @@ def _quotas(per_class: Ints, total: int) -> Ints:
     return np.asarray(whole, dtype=np.int64)
 
 
-def _take(units: Ints, classes: Ints, quotas: Ints, total: int) -> npt.NDArray[np.bool_]:
+def _take(groups: Ints, classes: Ints, quotas: Ints, total: int) -> npt.NDArray[np.bool_]:
     """Mask of the rows that fill `total` places. Rows are in the order of drawing, with those of a unit together.
 
     First come the units whose posts are all within their classes' quotas, then single posts of the classes that are
     short, then any units that fit into what is left.
     """
-    if not len(units) or not total:
-        return np.zeros(len(units), dtype=bool)
-    start = np.flatnonzero(np.diff(units, prepend=-1))
-    size = np.diff(start, append=len(units))
+    if not len(groups) or not total:
+        return np.zeros(len(groups), dtype=bool)
+    start = np.flatnonzero(np.diff(groups, prepend=-1))
+    size = np.diff(start, append=len(groups))
     taken = np.repeat(np.logical_and.reduceat(_number_in_class(classes) < quotas[classes], start), size)
     short = quotas - np.bincount(classes[taken], minlength=len(quotas))
     alone = np.repeat(size == 1, size) & ~taken

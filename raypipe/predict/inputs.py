@@ -16,7 +16,7 @@ from raypipe.pictures.formats import OF_NAMES
 from raypipe.predict.files import STORE_ERRORS, Picture, judged, name_picture, shown, typed_picture
 from raypipe.predict.stores import open_store, store_of
 from raypipe.storage import Storage
-from raypipe.tables.sources import Source, kind_of
+from raypipe.tables.input_files import InputFiles, file_kind
 from raypipe.tables.untrusted import plain_table
 
 PICTURES = tuple(ending for endings in OF_NAMES.values() for ending in endings)
@@ -73,9 +73,9 @@ def _expand(item: str, storage: Storage, stores: set[str]) -> list[Picture]:
             return found
     except STORE_ERRORS as error:
         raise InputError(f"predict.inputs: {picture.path}: cannot be opened: {one_line(error)}") from error
-    manifest_kind = kind_of(path)
+    manifest_kind = file_kind(path)
     if manifest_kind is not None:
-        source = Source(picture.path, filesystem, (path,), manifest_kind, "pictures", text=_PATH)
+        source = InputFiles(picture.path, filesystem, (path,), manifest_kind, "pictures", text_only_column=_PATH)
         # Relative paths of a local manifest are shown with the manifest's folder as the user wrote it.
         manifest = picture if picture.named else replace(picture, place=item)
         return list(_read_manifest(manifest, source, stores))
@@ -127,7 +127,7 @@ def _list(folder: Picture, filesystem: pafs.FileSystem, path: str) -> list[Pictu
     return [judged(replace(folder, path=shown(uri), place=uri), info) for uri, info in ordered]
 
 
-def _read_manifest(manifest: Picture, source: Source, stores: set[str]) -> Iterator[Picture]:
+def _read_manifest(manifest: Picture, source: InputFiles, stores: set[str]) -> Iterator[Picture]:
     """One picture per row. Relative paths start at the manifest's folder. Paths in its store get its options."""
     try:
         paths, lines = _parquet_paths(source) if source.kind == "Parquet" else _text_paths(source)
@@ -147,7 +147,7 @@ def _read_manifest(manifest: Picture, source: Source, stores: set[str]) -> Itera
         yield Picture("", reason=f"is no row: {why} in {source.uri}: {begins}")
 
 
-def _text_paths(source: Source) -> tuple[list[str | None], list[tuple[str, str]]]:
+def _text_paths(source: InputFiles) -> tuple[list[str | None], list[tuple[str, str]]]:
     raw = source.read({_PATH})
     if not len(raw.table):
         raise InputError(f"{source.uri}: no row can be read; the first: {raw.lines[0][1]}")
@@ -156,7 +156,7 @@ def _text_paths(source: Source) -> tuple[list[str | None], list[tuple[str, str]]
     return raw.table[_PATH].to_pylist(), raw.lines
 
 
-def _parquet_paths(source: Source) -> tuple[list[str | None], list[tuple[str, str]]]:
+def _parquet_paths(source: InputFiles) -> tuple[list[str | None], list[tuple[str, str]]]:
     try:
         with source.filesystem.open_input_file(source.paths[0]) as handle:
             file = pq.ParquetFile(handle)
@@ -169,7 +169,7 @@ def _parquet_paths(source: Source) -> tuple[list[str | None], list[tuple[str, st
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{source.uri}: cannot be read as Parquet: {one_line(error)}") from error
     if not len(column):
-        raise InputError(f"{source.uri}: holds no {source.rows}")
+        raise InputError(f"{source.uri}: holds no {source.row_noun}")
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if not any(is_kind(kind) for is_kind in _TEXT):
         raise InputError(f"{source.uri}: its column path holds {column.type}, no text")

@@ -13,13 +13,13 @@ from raypipe.predict.model import TrainedModel
 from raypipe.predict.unit import UnitPredictor
 from raypipe.processes.pool import cpus
 from raypipe.progress import Progress
-from raypipe.runtime import wants_ray
+from raypipe.runtime import should_use_ray
 from raypipe.tables import TableWriter
 
 
 def is_enough(config: Config) -> bool:
     """Whether one process is enough: Ray is not wanted, and there is no GPU to use."""
-    return not wants_ray(config) and (config.train.gpu is False or not torch.cuda.is_available())
+    return not should_use_ray(config) and (config.train.gpu is False or not torch.cuda.is_available())
 
 
 def threads_of(config: Config) -> int:

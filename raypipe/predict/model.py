@@ -13,17 +13,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 
 from raypipe import tables
-from raypipe.config.learning import FORMS, IMAGE_SIZES
+from raypipe.config.learning_options import FORMS, IMAGE_SIZES
 from raypipe.errors import ConfigError, InputError, one_line
 from raypipe.storage import Storage
 from raypipe.train.data.preprocessing import Preprocessing
-from raypipe.train.loop.loop import predict
+from raypipe.train.loop.fit import predict
 from raypipe.train.networks.build import restore_network
 from raypipe.train.networks.configurations import CONFIGURATIONS
 from raypipe.train.networks.heads import Head, Predictions, head_from_metadata
 from raypipe.train.networks.vgg import Network
 from raypipe.train.networks.weights import VGG16
-from raypipe.train.results.checkpoints import BEST, CHECKPOINTS
+from raypipe.train.results.checkpoints import BEST_WEIGHTS_FILE, CHECKPOINTS_FOLDER
 
 _ALLOWED = "a .safetensors file, train/NAME, train/NAME/TRIAL, sweep or sweep/TRIAL"
 
@@ -105,9 +105,9 @@ def read_checkpoint(storage: Storage, model: str | None, option: str = "predict.
         if folder != "train" or not storage.exists(model):
             raise InputError(f"{option}: {model}: there is no such file")
     table, trial = _table_and_trial(storage, model, option)
-    path = f"{table}/{CHECKPOINTS}/{trial}/{BEST}"
+    path = f"{table}/{CHECKPOINTS_FOLDER}/{trial}/{BEST_WEIGHTS_FILE}"
     if not storage.exists(path):
-        kept = [name.split("/")[0] for name in storage.files(f"{table}/{CHECKPOINTS}")]
+        kept = [name.split("/")[0] for name in storage.files(f"{table}/{CHECKPOINTS_FOLDER}")]
         hint = f"kept are {', '.join(sorted(set(kept)))}" if kept else "train with --train.save best"
         raise InputError(f"{storage.uri(path)}: that model was not kept; {hint}")
     return path, storage.read(path)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from raypipe.tables.root import Sources
+from raypipe.tables.root_tables import RootTables
 from raypipe.world.truth import judge_accuracy
 
 _CLASSES = ["top", "bottom"]
@@ -20,10 +20,10 @@ class PerfectJudge:
     known: pd.DataFrame
 
     @classmethod
-    def of(cls, sources: Sources) -> PerfectJudge | None:
+    def of(cls, root_tables: RootTables) -> PerfectJudge | None:
         """The judge of a generated world. None if the posts are real, or labels are not the residual's extremes."""
-        truth, labels = sources.truth, sources.labels
-        if truth is None or labels is None or sources.scheme != "residual":
+        truth, labels = root_tables.truth, root_tables.labels
+        if truth is None or labels is None or root_tables.scheme != "residual":
             return None
         judged = labels.loc[
             labels["label"].map(lambda label: isinstance(label, str) and label in _CLASSES), ["post_id", "label"]

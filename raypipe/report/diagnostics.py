@@ -15,13 +15,13 @@ from scipy import stats
 
 from raypipe import tables
 from raypipe.errors import RaypipeError, one_line
-from raypipe.label.formula.derived import columns_of, columns_of_all, value_of
+from raypipe.label.formula.derived import all_source_columns, source_columns, variable_values
 from raypipe.label.formula.formula import Floats
-from raypipe.label.regression.inference import Z95
+from raypipe.label.regression.fit_statistics import Z95
 from raypipe.label.regression.influence import Influence, most_influential
 from raypipe.label.regression.saved import SavedModel, load_model
 from raypipe.statistics.clustered import effective_size, number_users
-from raypipe.tables.root import Sources
+from raypipe.tables.root_tables import RootTables
 
 _MOST_GROUPS = 24
 _QUANTILES = 199
@@ -58,23 +58,23 @@ class Diagnostics:
     shape: dict[str, Any]
 
 
-def build(sources: Sources) -> Diagnostics | None:
+def build(root_tables: RootTables) -> Diagnostics | None:
     """The diagnostics of `labels/`. None if there are no posts, or no regression that can be read."""
-    labels = sources.labels
-    if sources.model is None or labels is None or "posts" not in sources:
+    labels = root_tables.labels
+    if root_tables.model is None or labels is None or "posts" not in root_tables:
         return None
     try:
-        model = load_model(sources.storage)
+        model = load_model(root_tables.storage)
     except RaypipeError:
         return None
-    joined = _posts(sources, labels)
+    joined = _posts(root_tables, labels)
     scores, users = labels["score"].to_numpy(float), number_users(labels["user_id"])
     groups = [
         found
         for name, values in joined.items()
         if name != "age_days" and (found := _groups(name, values, scores, users))
     ]
-    used = _fitted(sources, labels, model)
+    used = _fitted(root_tables, labels, model)
     age = joined.get("age_days")
     if age is not None and np.nanmax(age) - np.nanmin(age) < _ONE_AGE_DAYS:
         # Ages this close together cannot show the effect of a day.
@@ -94,29 +94,29 @@ def build(sources: Sources) -> Diagnostics | None:
     )
 
 
-def why_missing(sources: Sources) -> str | None:
+def why_missing(root_tables: RootTables) -> str | None:
     """Why a regression has no diagnostics. None if it has some, or if there is no regression.
 
     The reason is a fit of an earlier version, which kept less, or a file that somebody has changed.
     """
-    if sources.model is None:
+    if root_tables.model is None:
         return None
     try:
-        load_model(sources.storage)
+        load_model(root_tables.storage)
     except RaypipeError as error:
         return one_line(error)
     return None
 
 
-def _posts(sources: Sources, labels: pd.DataFrame) -> dict[str, Floats]:
+def _posts(root_tables: RootTables, labels: pd.DataFrame) -> dict[str, Floats]:
     """Columns of the labelled posts that the score should not depend on, in the labels' order. NaN means unknown."""
-    schema = tables.open_dataset(sources.storage, "posts").schema
-    wanted = [name for name in ("hour", "age_days") if set(columns_of(name, schema)) <= set(schema.names)]
-    columns = {column for name in wanted for column in columns_of(name, schema)} | {"post_id", "n_hashtags"}
-    posts = tables.read_table(sources.storage, "posts", sorted(columns))
+    schema = tables.open_dataset(root_tables.storage, "posts").schema
+    wanted = [name for name in ("hour", "age_days") if set(source_columns(name, schema)) <= set(schema.names)]
+    columns = {column for name in wanted for column in source_columns(name, schema)} | {"post_id", "n_hashtags"}
+    posts = tables.read_table(root_tables.storage, "posts", sorted(columns))
     frame = pd.DataFrame({"post_id": posts["post_id"].to_pandas()})
     for name in (*wanted, "n_hashtags"):
-        frame[name] = value_of(name, posts).to_pandas().to_numpy(dtype=float, na_value=np.nan)
+        frame[name] = variable_values(name, posts).to_pandas().to_numpy(dtype=float, na_value=np.nan)
     joined = labels[["post_id"]].merge(frame, on="post_id", how="left")
     return {name: joined[name].to_numpy(float) for name in (*wanted, "n_hashtags") if joined[name].notna().any()}
 
@@ -186,11 +186,11 @@ class _Fitted:
     users: npt.NDArray[np.object_]
 
 
-def _fitted(sources: Sources, labels: pd.DataFrame, model: SavedModel) -> _Fitted:
-    schema = tables.open_dataset(sources.storage, "posts").schema
-    names = set(columns_of_all(model.design.formula.variables, schema))
+def _fitted(root_tables: RootTables, labels: pd.DataFrame, model: SavedModel) -> _Fitted:
+    schema = tables.open_dataset(root_tables.storage, "posts").schema
+    names = set(all_source_columns(model.design.formula.variables, schema))
     names |= {"post_id", "user_id"} | ({model.design.weights} if model.design.weights else set())
-    posts = tables.read_table(sources.storage, "posts", sorted(names))
+    posts = tables.read_table(root_tables.storage, "posts", sorted(names))
     place = pd.Index(posts["post_id"].to_pandas()).get_indexer(pd.Index(labels["post_id"]))
     posts = posts.take(pa.array(place))
     matrices = model.design.matrices(posts)

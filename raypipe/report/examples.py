@@ -10,7 +10,7 @@ import pandas as pd
 from raypipe.pictures.decoding import decoding
 from raypipe.report.thumbnails import thumbnail
 from raypipe.report.training import Training
-from raypipe.tables.root import Sources
+from raypipe.tables.root_tables import RootTables
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,15 @@ class Examples:
     split: str | None
 
 
-def build(sources: Sources, training: Training | None, count: int) -> Examples | None:
+def build(root_tables: RootTables, training: Training | None, count: int) -> Examples | None:
     """At most `count` pictures per row. None if `count` is 0, or if the root holds no labels or no pictures."""
-    labels = sources.labels
+    labels = root_tables.labels
     if labels is None or count == 0:
         return None
     scored = _extremes(labels, count)
     sure, model, split = _surest(training, count)
     wanted = {post_id for _, _, chosen in (*scored, *sure) for post_id, _, _ in chosen}
-    found = sources.pictures(wanted)
+    found = root_tables.pictures(wanted)
     if not found:
         return None
     with decoding(thumbnail) as decode:

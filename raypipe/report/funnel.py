@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from raypipe.statistics import paper
-from raypipe.tables.root import Sources
+from raypipe.tables.root_tables import RootTables
 
 _STATUS_MEANING = {
     "ok": "picture fetched",
@@ -103,40 +103,40 @@ _PAPER = {
 }
 
 
-def build(sources: Sources) -> Funnel:
+def build(root_tables: RootTables) -> Funnel:
     """Count the funnel from the tables. Collected posts, balances and dropped rows come from the records."""
-    images = sources.images
+    images = root_tables.images
     fetched = None if images is None else images[images["status"] == "ok"]
     return Funnel(
-        steps=_steps(_counts(sources)),
-        splits=_splits(sources),
-        dropped=_dropped(sources),
+        steps=_steps(_counts(root_tables)),
+        splits=_splits(root_tables),
+        dropped=_dropped(root_tables),
         balances=[
             Balance(name, record.rows_in, record.rows_out, sum(record.dropped.values()))
-            for name, record in sources.records.items()
+            for name, record in root_tables.records.items()
             if name in ("posts", "images", "labels")
         ],
-        statuses=_statuses(sources),
+        statuses=_statuses(root_tables),
         requests=None if images is None else int(images["attempts"].fillna(0).sum()),
         fetched_bytes=None if fetched is None else int(fetched["n_bytes"].fillna(0).sum()),
     )
 
 
-def _counts(sources: Sources) -> dict[str, int]:
+def _counts(root_tables: RootTables) -> dict[str, int]:
     found: dict[str, int] = {}
-    if sources.posts is not None:
-        found[COLLECTED] = sources.records["posts"].rows_in
-        found[PRESENT] = int((~sources.posts["deleted"].astype(bool)).sum())
-    if sources.images is not None:
-        fetched = sources.images[sources.images["status"] == "ok"]
+    if root_tables.posts is not None:
+        found[COLLECTED] = root_tables.records["posts"].rows_in
+        found[PRESENT] = int((~root_tables.posts["deleted"].astype(bool)).sum())
+    if root_tables.images is not None:
+        fetched = root_tables.images[root_tables.images["status"] == "ok"]
         if fetched["n_bytes"].notna().any():
             found[FETCHED] = len(fetched)
         if fetched["n_faces"].notna().any():
             found[WITH_FACE] = int((fetched["n_faces"] >= 1).sum())
             found[ONE_FACE] = int((fetched["n_faces"] == 1).sum())
-    if sources.labels is not None:
-        found[SCORED] = len(sources.labels)
-        found[LABELLED] = int(sources.labels["label"].notna().sum())
+    if root_tables.labels is not None:
+        found[SCORED] = len(root_tables.labels)
+        found[LABELLED] = int(root_tables.labels["label"].notna().sum())
     return found
 
 
@@ -160,28 +160,28 @@ def _steps(counts: dict[str, int]) -> list[Step]:
     return steps
 
 
-def _splits(sources: Sources) -> dict[str, int]:
-    if sources.labels is None:
+def _splits(root_tables: RootTables) -> dict[str, int]:
+    if root_tables.labels is None:
         return {}
-    found = sources.labels.loc[sources.labels["label"].notna(), "split"].value_counts()
+    found = root_tables.labels.loc[root_tables.labels["label"].notna(), "split"].value_counts()
     return {name: int(found[name]) for name in ("train", "val", "test") if name in found.index}
 
 
-def _dropped(sources: Sources) -> list[Dropped]:
+def _dropped(root_tables: RootTables) -> list[Dropped]:
     found = [
         Dropped(stage, reason, rows)
-        for stage, record in sources.records.items()
+        for stage, record in root_tables.records.items()
         if stage not in _OF_THE_WORLD
         for reason, rows in record.dropped.items()
         if rows
     ]
-    return sorted(found, key=lambda item: (list(sources.records).index(item.stage), -item.rows))
+    return sorted(found, key=lambda item: (list(root_tables.records).index(item.stage), -item.rows))
 
 
-def _statuses(sources: Sources) -> list[Status]:
-    if sources.images is None:
+def _statuses(root_tables: RootTables) -> list[Status]:
+    if root_tables.images is None:
         return []
-    counts = sources.images["status"].value_counts()
+    counts = root_tables.images["status"].value_counts()
     total = max(int(np.sum(counts.to_numpy())), 1)
     return [
         Status(str(name), _STATUS_MEANING.get(str(name), ""), int(count), int(count) / total)

@@ -13,11 +13,16 @@ import numpy as np
 import pandas as pd
 
 from raypipe.report.ceiling import PerfectJudge
-from raypipe.statistics.clustered import area_interval, correlation_interval, number_users, share_interval
+from raypipe.statistics.clustered import (
+    clustered_auc_interval,
+    clustered_share_interval,
+    clustered_spearman_interval,
+    number_users,
+)
 from raypipe.statistics.ranks import roc_auc
 from raypipe.train import metrics
 from raypipe.train.data.target import Target
-from raypipe.train.results.compare import answers
+from raypipe.train.results.comparisons import trial_answers
 
 
 @dataclass(frozen=True)
@@ -168,10 +173,10 @@ def _of_classes(
     judge: PerfectJudge | None,
     users: Mapping[str, str | None],
 ) -> Measured:
-    answered = answers(seen, target, split)
+    answered = trial_answers(seen, target, split)
     right = pd.concat([pd.Series(own.right, own.post_ids, float) for own in answered]).groupby(level=0).mean()
     n = len(right)
-    low, high = share_interval(accuracy, right.to_numpy(), number_users(map(users.get, right.index)))
+    low, high = clustered_share_interval(accuracy, right.to_numpy(), number_users(map(users.get, right.index)))
     if target.kind == "classes":
         return Measured(split, accuracy, n, low, high, None, _commonest(seen), ACCURACY_OF_CLASSES)
     ceiling = judge.accuracy(seen["post_id"]) if judge else None
@@ -199,8 +204,8 @@ def _tag(name: str, rows: pd.DataFrame, n_tags: int, users: Mapping[str, str | N
         each, lambda own: metrics.average_precision(own["probability"].to_numpy(), own["carried"].to_numpy())
     )
     prevalence, own_users = float(posts.mean()), number_users(map(users.get, posts.index))
-    ends = area_interval(scores, posts.to_numpy(), own_users)
-    surely = area_interval(scores, posts.to_numpy(), own_users, 1 - 0.05 / n_tags)
+    ends = clustered_auc_interval(scores, posts.to_numpy(), own_users)
+    surely = clustered_auc_interval(scores, posts.to_numpy(), own_users, 1 - 0.05 / n_tags)
     if area is None or ends is None or surely is None:
         return Tag(name, prevalence, None, None, None, precision, False)
     return Tag(name, prevalence, area, *ends, precision, surely[0] > 0.5)
@@ -214,7 +219,7 @@ def _of_scores(split: str, seen: pd.DataFrame, users: Mapping[str, str | None]) 
     n = len(truth)
     # ρ is None if a model predicts the same number for all pictures. Such a model ranks nothing.
     rho = mean(metrics.spearman) or 0.0
-    low, high = correlation_interval(rho, predicted, truth.to_numpy(), number_users(map(users.get, truth.index)))
+    low, high = clustered_spearman_interval(rho, predicted, truth.to_numpy(), number_users(map(users.get, truth.index)))
     further = {"r2": mean(metrics.r_squared), "rmse": mean(metrics.rmse)}
     return Measured(split, rho, n, low, high, None, 0.0, SPEARMAN, further)
 

@@ -35,7 +35,7 @@ from raypipe.report.training import Training
 from raypipe.report.verdict import Verdict
 from raypipe.statistics import paper
 from raypipe.tables.record import versions
-from raypipe.tables.root import Sources
+from raypipe.tables.root_tables import RootTables
 from raypipe.train.networks.configurations import CONFIGURATIONS
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -45,7 +45,7 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 class Content:
     """All data of the page, before it is drawn. A value is None or an empty list if the root does not hold it."""
 
-    sources: Sources
+    root_tables: RootTables
     funnel: Funnel
     regression: Regression | None
     diagnostics: Diagnostics | None
@@ -57,22 +57,22 @@ class Content:
     classes: list[str]
 
 
-def gather(sources: Sources) -> Content:
+def gather(root_tables: RootTables) -> Content:
     """Read the tables of a root and compute all data of the page."""
-    labels = sources.labels
+    labels = root_tables.labels
     named = [] if labels is None else [name for name in labels["label"] if isinstance(name, str)]
-    judge = ceiling.PerfectJudge.of(sources)
+    judge = ceiling.PerfectJudge.of(root_tables)
     held_out = [] if labels is None else list(labels.loc[labels["split"] == "val", "post_id"])
     return Content(
-        sources=sources,
-        funnel=funnel.build(sources),
-        regression=regression.build(sources),
-        diagnostics=diagnostics.build(sources),
-        verdict=verdict.build(sources),
-        training=training.build(sources),
-        people=people.build(sources),
+        root_tables=root_tables,
+        funnel=funnel.build(root_tables),
+        regression=regression.build(root_tables),
+        diagnostics=diagnostics.build(root_tables),
+        verdict=verdict.build(root_tables),
+        training=training.build(root_tables),
+        people=people.build(root_tables),
         people_ceiling=judge.accuracy(held_out) if judge else None,
-        stages=provenance.build(sources),
+        stages=provenance.build(root_tables),
         classes=sorted(set(named)),
     )
 
@@ -99,7 +99,7 @@ def draw(content: Content) -> dict[str, Drawing]:
 
 def render(content: Content, drawings: dict[str, Drawing], *, title: str, n_examples: int) -> str:
     """The whole page as HTML."""
-    shown: Examples | None = examples.build(content.sources, content.training, n_examples)
+    shown: Examples | None = examples.build(content.root_tables, content.training, n_examples)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("raypipe", "report"),
         autoescape=True,
@@ -129,7 +129,7 @@ def render(content: Content, drawings: dict[str, Drawing], *, title: str, n_exam
         configurations=CONFIGURATIONS.values(),
         columns=columns,
         versions=provenance.shared_versions(content.stages) or versions(),
-        root=content.sources.storage.root,
+        root=content.root_tables.storage.root,
         made_at=datetime.now(UTC),
     )
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from raypipe.statistics.clustered import number_users, share_interval
-from raypipe.tables.root import Sources
+from raypipe.statistics.clustered import clustered_share_interval, number_users
+from raypipe.tables.root_tables import RootTables
 
 
 @dataclass(frozen=True)
@@ -20,16 +20,18 @@ class Participant:
     median_seconds: float
 
 
-def build(sources: Sources) -> list[Participant]:
+def build(root_tables: RootTables) -> list[Participant]:
     """All participants whose answers are complete, sorted by name."""
     found = []
-    for table in sorted(sources.study_tables):
-        answers = sources.frame(table)
+    for table in sorted(root_tables.study_tables):
+        answers = root_tables.frame(table)
         if answers is None or answers.empty:
             continue
         right = (answers["answer"] == answers["label"]).to_numpy()
         accuracy = float(right.mean())
-        low, high = share_interval(accuracy, right, number_users(map(sources.users.get, answers["post_id"])))
+        low, high = clustered_share_interval(
+            accuracy, right, number_users(map(root_tables.users.get, answers["post_id"]))
+        )
         found.append(
             Participant(
                 name=str(answers["participant"].iloc[0]),

@@ -11,7 +11,7 @@ from raypipe.progress import say
 from raypipe.report import diagnostics, exports, page
 from raypipe.storage import Storage
 from raypipe.tables.record import RunRecord, differences
-from raypipe.tables.root import Sources
+from raypipe.tables.root_tables import RootTables
 
 INDEX = "index.html"
 
@@ -23,8 +23,8 @@ def run(config: Config) -> RunRecord:
     it can be made again. Raises InputError if the root holds no complete table.
     """
     storage = config.open_storage()
-    sources = Sources.open(storage)
-    if not sources.records:
+    root_tables = RootTables.open(storage)
+    if not root_tables.records:
         raise InputError(
             f"{storage.root}: holds no complete table to report on; run `raypipe ingest` or `raypipe demo`"
         )
@@ -34,14 +34,14 @@ def run(config: Config) -> RunRecord:
         "report",
         command="report",
         config=options,
-        inputs=sources.fingerprints,
-        overwrite=config.overwrite or _only_inputs_differ(storage, options, sources.fingerprints),
+        inputs=root_tables.run_ids,
+        overwrite=config.overwrite or _only_inputs_differ(storage, options, root_tables.run_ids),
     ) as run:
         if run.record:
             return run.record
         started = time.monotonic()
-        content = page.gather(sources)
-        if content.diagnostics is None and (reason := diagnostics.why_missing(sources)):
+        content = page.gather(root_tables)
+        if content.diagnostics is None and (reason := diagnostics.why_missing(root_tables)):
             say(f"  the regression's diagnostics are left out of the report: {reason}")
         read = time.monotonic()
         drawings = page.draw(content)

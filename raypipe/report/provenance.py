@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raypipe.tables.record import RunRecord
-from raypipe.tables.root import Sources
+from raypipe.tables.root_tables import RootTables
 
 _LONGEST_FACT = 120
 
@@ -30,9 +30,9 @@ class Provenance:
     host: str
 
 
-def build(sources: Sources) -> list[Provenance]:
+def build(root_tables: RootTables) -> list[Provenance]:
     """One entry per complete table, in the order in which the stages finished."""
-    ordered = sorted(sources.records.items(), key=lambda item: item[1].finished_at)
+    ordered = sorted(root_tables.records.items(), key=lambda item: item[1].finished_at)
     return [_describe(table, record) for table, record in ordered]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from raypipe.tables.root import Sources
+from raypipe.tables.root_tables import RootTables
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -68,14 +68,14 @@ class Regression:
     thresholds: tuple[float, float] | None
 
 
-def build(sources: Sources) -> Regression | None:
+def build(root_tables: RootTables) -> Regression | None:
     """The regression of `labels/`. None if the scheme fitted none."""
-    model, labels = sources.model, sources.labels
+    model, labels = root_tables.model, root_tables.labels
     if model is None or labels is None:
         return None
     scores = labels["score"].to_numpy(dtype=float)
-    truth = true_coefficients(sources)
-    with sources.reading("labels", "_model.json"):
+    truth = true_coefficients(root_tables)
+    with root_tables.input_errors("labels", "_model.json"):
         coefficients = _coefficients(model, truth)
         formula, nobs, rsquared = str(model["formula"]), int(model["nobs"]), _or_nan(model["rsquared"])
         rsquared_adj, fvalue = _number(model.get("rsquared_adj")), _number(model.get("fvalue"))
@@ -88,7 +88,7 @@ def build(sources: Sources) -> Regression | None:
         fvalue=fvalue,
         residual_sd=float(np.nanstd(scores)),
         coefficients=coefficients,
-        cloud=_cloud(sources, model, labels),
+        cloud=_cloud(root_tables, model, labels),
         scores=scores[np.isfinite(scores)],
         thresholds=score_thresholds(labels),
     )
@@ -100,10 +100,10 @@ def score_thresholds(labels: pd.DataFrame) -> tuple[float, float] | None:
     return None if bottom.empty or top.empty else (float(bottom.max()), float(top.min()))
 
 
-def true_coefficients(sources: Sources) -> dict[str, float]:
+def true_coefficients(root_tables: RootTables) -> dict[str, float]:
     """The coefficients of the generated world by term. Empty for real posts."""
-    params = (sources.truth_facts or {}).get("params", {})
-    with sources.reading("truth", "_truth.json"):
+    params = (root_tables.truth_facts or {}).get("params", {})
+    with root_tables.input_errors("truth", "_truth.json"):
         return {str(term): float(value) for term, value in params.items()}
 
 
@@ -123,17 +123,17 @@ def _coefficients(model: dict[str, Any], truth: dict[str, float]) -> list[Coeffi
     ]
 
 
-def _cloud(sources: Sources, model: dict[str, Any], labels: pd.DataFrame) -> Cloud | None:
+def _cloud(root_tables: RootTables, model: dict[str, Any], labels: pd.DataFrame) -> Cloud | None:
     y = labels["y"].to_numpy(dtype=float)
     response = str(model["formula"]).partition("~")[0].strip()
     params = {str(term): float(value) for term, value in model["params"].items()}
     by_followers = [term for term in params if _FOLLOWERS.fullmatch(term)]
-    if sources.posts is None or len(by_followers) != 1 or set(params) - {_INTERCEPT, _HASHTAGS, *by_followers}:
+    if root_tables.posts is None or len(by_followers) != 1 or set(params) - {_INTERCEPT, _HASHTAGS, *by_followers}:
         # With other terms, no straight line in this plane represents the model. Show observed against fitted values.
         x = labels["fitted"].to_numpy(dtype=float)
         ends = _ends(x)
         return None if ends is None else Cloud(x, y, ends, ends, "fitted", response, "observed = fitted")
-    joined = labels[["post_id", "y"]].merge(sources.posts, on="post_id", how="left")
+    joined = labels[["post_id", "y"]].merge(root_tables.posts, on="post_id", how="left")
     x = np.log10(1 + joined["followers"].to_numpy(dtype=float))
     hashtags = float(joined["n_hashtags"].mean())
     ends = _ends(x)

@@ -24,7 +24,7 @@ from raypipe.report.regression import Regression
 from raypipe.report.training import Row, Training
 from raypipe.statistics import paper
 from raypipe.storage import Storage
-from raypipe.tables.root import Sources
+from raypipe.tables.root_tables import RootTables
 
 WIDTH = 80
 _BAR = 26
@@ -32,8 +32,8 @@ _BAR = 26
 
 def print_first_result(config: Config) -> None:
     """Show the funnel and the regression of a root whose labels are complete. Results of training are not read."""
-    sources = Sources.open(config.open_storage())
-    parts = _before_training(funnel.build(sources), regression.build(sources))
+    root_tables = RootTables.open(config.open_storage())
+    parts = _before_training(funnel.build(root_tables), regression.build(root_tables))
     _terminal().print(Group(*parts, ""), soft_wrap=False)
     sys.stdout.flush()
 
@@ -58,7 +58,7 @@ def summary_lines(config: Config) -> list[str]:
 
 def _show(config: Config, out: Console) -> None:
     storage = config.open_storage()
-    content = page.gather(Sources.open(storage))
+    content = page.gather(RootTables.open(storage))
     parts = _before_training(content.funnel, content.regression)
     if content.training is not None and content.training.rows:
         parts += [_title("Training"), *_training(content.training)]

@@ -14,11 +14,11 @@ from raypipe.report.ceiling import PerfectJudge
 from raypipe.report.measured import Measured, guessing, measure
 from raypipe.statistics import paper
 from raypipe.tables.csv_file import from_csv
-from raypipe.tables.root import Sources
+from raypipe.tables.root_tables import RootTables
 from raypipe.tables.schemas import TABLE1_COLUMNS
 from raypipe.train.data.target import BINARY, Target
-from raypipe.train.metrics import figure_of_merit, over_seeds
-from raypipe.train.results import compare
+from raypipe.train.metrics import figure_of_merit, mean_and_sd
+from raypipe.train.results import comparisons
 
 # Columns of table1.csv that hold numbers.
 _NUMBERS = ("epochs", "max_val_accuracy", "final_val_accuracy", "test_accuracy")
@@ -47,7 +47,7 @@ class Row:
     max_val_accuracy: float | None
     final_val_accuracy: float | None
     measured: Measured | None
-    paper: paper.Benchmark | None
+    paper: paper.PaperResult | None
     images_per_s: float | None
     further: dict[str, float | None] = field(default_factory=dict)
     """Columns of table 1 beyond those that every head has."""
@@ -137,26 +137,26 @@ class Training:
         return self.predictions[own & (self.predictions["split"] == best.measured.split)]
 
 
-def build(sources: Sources) -> Training | None:
+def build(root_tables: RootTables) -> Training | None:
     """Trainings in `sweep/` and `train/*/`. None if none is complete. Raises InputError if a file is damaged."""
-    if not sources.training_tables:
+    if not root_tables.training_tables:
         return None
-    tables = sorted(sources.training_tables, key=lambda name: sources.records[name].finished_at)
-    target = _target(sources, tables[-1])
-    kept = [name for name in sources.training_tables if _alike(_target(sources, name), target)]
-    judge, curve = PerfectJudge.of(sources), "loss" if target.kind == "score" else "accuracy"
+    tables = sorted(root_tables.training_tables, key=lambda name: root_tables.records[name].finished_at)
+    target = _target(root_tables, tables[-1])
+    kept = [name for name in root_tables.training_tables if _alike(_target(root_tables, name), target)]
+    judge, curve = PerfectJudge.of(root_tables), "loss" if target.kind == "score" else "accuracy"
     rows: list[Row] = []
     trials: dict[str, list[Trial]] = {}
     frames: list[pd.DataFrame] = []
     for table in kept:
-        results = sources.json(table, "results.json") or []
-        predictions = sources.frame(table, "predictions")
-        for line in _table_1(sources, table):
+        results = root_tables.json(table, "results.json") or []
+        predictions = root_tables.frame(table, "predictions")
+        for line in _table_1(root_tables, table):
             key = _key(line["configuration"], table)
-            with sources.reading(table, "results.json"):
+            with root_tables.input_errors(table, "results.json"):
                 trials[key] = _trials(key, line["configuration"], results, curve)
                 speed = _speed(line["configuration"], results)
-            measured = _measure(_target(sources, table), line, predictions, judge, sources.users)
+            measured = _measure(_target(root_tables, table), line, predictions, judge, root_tables.users)
             rows.append(_row(target, key, table, line, measured, speed, trials[key]))
         if predictions is not None:
             keys = predictions["configuration"].map(lambda name, table=table: _key(name, table))
@@ -165,20 +165,20 @@ def build(sources: Sources) -> Training | None:
     classes = target.names
     if target.kind == "binary":
         classes = tuple(sorted(predictions["label"].unique())) if predictions is not None else ()
-    left_out = tuple(name for name in sources.training_tables if name not in kept)
-    differences = _differences(sources, rows) if "sweep" in kept else None
+    left_out = tuple(name for name in root_tables.training_tables if name not in kept)
+    differences = _differences(root_tables, rows) if "sweep" in kept else None
     return Training(rows, trials, predictions, classes, target, guessing(target, predictions), left_out, differences)
 
 
-def _differences(sources: Sources, rows: list[Row]) -> Differences | None:
-    data = sources.file("sweep", "comparisons.csv")
-    with sources.reading("sweep", "comparisons.csv"):
-        found = compare.from_csv(data) if data else []
+def _differences(root_tables: RootTables, rows: list[Row]) -> Differences | None:
+    data = root_tables.file("sweep", "comparisons.csv")
+    with root_tables.input_errors("sweep", "comparisons.csv"):
+        found = comparisons.comparisons_from_csv(data) if data else []
     if not found:
         return None
-    said, pairs = compare.verdicts(found), compare.by_pair(found)
+    said, pairs = comparisons.pair_summaries(found), comparisons.by_pair(found)
     best = _best([row for row in rows if row.table == "sweep"])
-    shown = compare.told(pairs, best.configuration if best else None)
+    shown = comparisons.pairs_to_show(pairs, best.configuration if best else None)
     told = tuple(
         Difference(
             first=first,
@@ -199,8 +199,8 @@ def _best(rows: list[Row]) -> Row | None:
     return max(rated, key=lambda pair: pair[0], default=(None, None))[1]
 
 
-def _target(sources: Sources, table: str) -> Target:
-    facts = sources.records[table].facts
+def _target(root_tables: RootTables, table: str) -> Target:
+    facts = root_tables.records[table].facts
     # Older tables do not record their head. It is the one of two classes.
     return Target(facts["head"], tuple(facts["classes"])) if "head" in facts else BINARY
 
@@ -213,11 +213,11 @@ def _key(configuration: str, table: str) -> str:
     return configuration if table in ("sweep", f"train/{configuration}") else f"{configuration} ({table})"
 
 
-def _table_1(sources: Sources, table: str) -> list[dict[str, str]]:
-    data = sources.file(table, "table1.csv")
+def _table_1(root_tables: RootTables, table: str) -> list[dict[str, str]]:
+    data = root_tables.file(table, "table1.csv")
     if data is None:
         return []
-    with sources.reading(table, "table1.csv"):
+    with root_tables.input_errors(table, "table1.csv"):
         lines = from_csv(data)
         for line in lines:
             # Check the numbers here, so that an error names this file. They are used later, while others are read.
@@ -254,7 +254,7 @@ def _row(
         paper=paper.TABLE_1.get(letter) if target.kind == "binary" else None,
         images_per_s=speed,
         further={name: _number(value) for name, value in line.items() if name not in TABLE1_COLUMNS},
-        val_sd=over_seeds(best)[1],
+        val_sd=mean_and_sd(best)[1],
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from raypipe.tables.root import Sources
+from raypipe.tables.root_tables import RootTables
 
 _TOLD = 0.6
 
@@ -21,13 +21,13 @@ class Verdict:
     left_out: dict[str, str] = field(default_factory=dict)
 
 
-def build(sources: Sources) -> Verdict | None:
+def build(root_tables: RootTables) -> Verdict | None:
     """The results for the current labels. None if these were not judged. Raises InputError if the file is damaged."""
-    found = sources.json("judge", "judge.json")
-    judged, labels = sources.records.get("judge"), sources.records.get("labels")
+    found = root_tables.json("judge", "judge.json")
+    judged, labels = root_tables.records.get("judge"), root_tables.records.get("labels")
     if not isinstance(found, dict) or judged is None or labels is None or judged.inputs.get("labels") != labels.run_id:
         return None
-    with sources.reading("judge", "judge.json"):
+    with root_tables.input_errors("judge", "judge.json"):
         return _verdict(found)
 
 

@@ -10,7 +10,7 @@ from raypipe.config import Config
 from raypipe.errors import StageError
 from raypipe.progress import say
 from raypipe.run.pipeline import ORDER, run_stage
-from raypipe.runtime import kept_ray
+from raypipe.runtime import shared_ray
 from raypipe.tables.record import RunRecord
 
 
@@ -31,7 +31,7 @@ def run(config: Config) -> RunRecord:
     from raypipe.world.server import running_server
 
     started = time.monotonic()
-    with kept_ray():
+    with shared_ray():
         order = ("world", *ORDER)
         run_stage(config, "world", order)
         with running_server(config):

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from raypipe.config import Config
 from raypipe.progress import say
-from raypipe.runtime import kept_ray
+from raypipe.runtime import shared_ray
 from raypipe.stages import STAGES
 from raypipe.tables.record import RunRecord
 
@@ -35,7 +35,7 @@ def run(config: Config) -> RunRecord:
     """Ingest, label, sweep and report. Complete stages are not repeated. Returns the record of the report."""
     from raypipe.report.summary import print_summary
 
-    with kept_ray():
+    with shared_ray():
         for name in ORDER:
             record = run_stage(config, name, ORDER)
     print_summary(config)

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from raypipe.runtime.session import cause, kept_ray, quiet_ray, ray_is_running, ray_session, set_environment, wants_ray
+from raypipe.runtime.session import (
+    original_error,
+    ray_is_running,
+    ray_session,
+    set_environment,
+    shared_ray,
+    should_use_ray,
+    silence_ray,
+)
 
 __all__ = [
-    "cause",
-    "kept_ray",
-    "quiet_ray",
+    "original_error",
     "ray_is_running",
     "ray_session",
     "set_environment",
-    "wants_ray",
+    "shared_ray",
+    "should_use_ray",
+    "silence_ray",
 ]

@@ -16,7 +16,7 @@ from typing import Any
 from raypipe.config import Config
 from raypipe.errors import RaypipeError, StageError, one_line
 from raypipe.progress import say
-from raypipe.runtime.log import lines_to_log
+from raypipe.runtime.stderr_log import stderr_to_log
 
 _CONNECT_SECONDS = 10.0
 _STARTS = 3
@@ -49,7 +49,7 @@ def ray_is_running() -> bool:
     return ray is not None and bool(ray.is_initialized())
 
 
-def wants_ray(config: Config) -> bool:
+def should_use_ray(config: Config) -> bool:
     """Whether to use Ray for work that also runs without it. Does not import Ray.
 
     True if Ray runs in this process, if RAY_ADDRESS is set, or if the configuration enables Ray's dashboard.
@@ -64,7 +64,7 @@ def set_environment() -> None:
 
 
 @contextlib.contextmanager
-def kept_ray() -> Iterator[None]:
+def shared_ray() -> Iterator[None]:
     """Share one Ray between all `ray_session` calls of the body: the first starts it, the end of the body stops it."""
     global _kept
     if _kept is not None:
@@ -80,30 +80,30 @@ def kept_ray() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ray_session(config: Config) -> Iterator[None]:
-    """Start or join Ray for the body if it does not run in this process, and stop it afterwards (see `kept_ray`).
+    """Start or join Ray for the body if it does not run in this process, and stop it afterwards (see `shared_ray`).
 
     Raises StageError if Ray cannot be started or the cluster cannot be reached.
     """
     if ray_is_running():
         yield
     elif _kept is not None:
-        _kept.enter_context(_started(config))
+        _kept.enter_context(_start_or_join(config))
         yield
     else:
-        with _started(config):
+        with _start_or_join(config):
             yield
 
 
 @contextlib.contextmanager
-def _started(config: Config) -> Iterator[None]:
+def _start_or_join(config: Config) -> Iterator[None]:
     set_environment()
     # Imported before `sys.stderr` changes, because Ray's Python code keeps the `sys.stderr` of its import.
     import ray
 
-    with lines_to_log(), _errors_of_workers_to_log():
+    with stderr_to_log(), _errors_of_workers_to_log():
         with _handler_of_sigterm():
             context = _connected(config)
-        quiet_ray()
+        silence_ray()
         if context.dashboard_url:
             say(f"Ray dashboard: http://{context.dashboard_url}")
         try:
@@ -120,7 +120,7 @@ def _connected(config: Config) -> Any:
         if address:
             _check_reachable(address)
             return ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-        return _start_here(config)
+        return _start_local(config)
     except (Exception, SystemExit) as error:
         if isinstance(error, SystemExit) and error.code == signal.SIGTERM:
             # While Ray starts, its own SIGTERM handler raises this: the command is being ended, Ray has no error.
@@ -158,7 +158,7 @@ def _handler_of_sigterm() -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def _start_here(config: Config) -> Any:
+def _start_local(config: Config) -> Any:
     import ray
 
     # On a machine with few cores, Ray otherwise warns about too many processes.
@@ -237,7 +237,7 @@ def _check_reachable(address: str) -> None:
             raise ConnectionError(f"{why}; a Ray that raypipe started is for its own command alone") from error
 
 
-def quiet_ray() -> None:
+def silence_ray() -> None:
     """Turn off Ray's own output on the terminal, and let Ray Data raise the original error of a worker."""
     import ray.data
 
@@ -253,7 +253,7 @@ def quiet_ray() -> None:
     context.raise_original_map_exception = True
 
 
-def cause(error: BaseException) -> BaseException:
+def original_error(error: BaseException) -> BaseException:
     """The original error of a Ray worker, without the wrappers in which it reached the driver."""
     seen: set[int] = set()
     while id(error) not in seen:

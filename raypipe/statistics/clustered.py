@@ -48,7 +48,13 @@ def effective_size(values: NDArray[Any], users: Ints, confidence: float = 0.95) 
     equal, the likeness cannot be estimated, and posts of a user count as copies of each other.
     """
     rest = _deviations(np.asarray(values, np.float64))
-    return _effective(len(rest), users, _between(rest, users), _between(rest, np.arange(len(rest))), confidence)
+    return _size_from_variances(
+        len(rest),
+        users,
+        _between_user_variance(rest, users),
+        _between_user_variance(rest, np.arange(len(rest))),
+        confidence,
+    )
 
 
 def _deviations(values: Floats) -> Floats:
@@ -58,27 +64,31 @@ def _deviations(values: Floats) -> Floats:
     return rest if np.abs(rest).max(initial=0.0) > _ROUNDING * scale else np.zeros_like(rest)
 
 
-def _between(rest: Floats, users: Ints) -> float:
+def _between_user_variance(rest: Floats, users: Ints) -> float:
     """K/(K − 1) Σ over users of (Σ of the user's deviations)², or 0 for one user."""
     sums = np.bincount(users, rest)
     k = len(np.unique(users))
     return float(k / (k - 1) * (sums @ sums)) if k > 1 else 0.0
 
 
-def _effective(n: int, users: Ints, clustered: float, plain: float, confidence: float) -> float:
-    """n divided by the design effect `clustered` / `plain`, with the correction for few users."""
+def _size_from_variances(
+    n: int, users: Ints, variance_by_user: float, variance_by_post: float, confidence: float
+) -> float:
+    """n divided by the design effect `variance_by_user` / `variance_by_post`, with the correction for few users."""
     sizes = np.bincount(users)
     sizes = sizes[sizes > 0]
     k = len(sizes)
     if k == n:
         return float(n)
-    if k < 2 or plain == 0:
+    if k < 2 or variance_by_post == 0:
         return float(n * n / (sizes @ sizes))
-    few = stats.t.ppf(0.5 + confidence / 2, [n - 1, k - 1])
-    return float(n / max(1.0, clustered / plain) * (few[0] / few[1]) ** 2)
+    t_quantiles = stats.t.ppf(0.5 + confidence / 2, [n - 1, k - 1])
+    return float(n / max(1.0, variance_by_user / variance_by_post) * (t_quantiles[0] / t_quantiles[1]) ** 2)
 
 
-def share_interval(share: float, right: NDArray[Any], users: Ints, confidence: float = 0.95) -> tuple[float, float]:
+def clustered_share_interval(
+    share: float, right: NDArray[Any], users: Ints, confidence: float = 0.95
+) -> tuple[float, float]:
     """Wilson's interval of the `share` of posts on which a classifier is right, at the effective number of posts.
 
     `right` [n] is 0 or 1 per post. For several classifiers, it is the mean per post and `share` is the mean of their
@@ -92,7 +102,7 @@ def share_interval(share: float, right: NDArray[Any], users: Ints, confidence: f
     return wilson_interval(hits if size == n else hits / n * size, size, confidence)
 
 
-def area_error(scores: NDArray[Any], labels: NDArray[Any], users: Ints) -> float:
+def clustered_auc_error(scores: NDArray[Any], labels: NDArray[Any], users: Ints) -> float:
     """Standard error of `roc_auc` if posts of a user may be alike (Obuchowski 1997, Biometrics 53:567, section 3).
 
     If each user has one post, it is the error of DeLong, DeLong & Clarke-Pearson (1988). NaN unless each label occurs
@@ -101,10 +111,10 @@ def area_error(scores: NDArray[Any], labels: NDArray[Any], users: Ints) -> float
     positive = np.asarray(labels) > 0.5
     if not positive.any() or positive.all():
         return math.nan
-    return math.sqrt(_area_variance(roc_components(scores, labels), positive, users))
+    return math.sqrt(_auc_variance(roc_components(scores, labels), positive, users))
 
 
-def _area_variance(components: Floats, positive: NDArray[np.bool_], users: Ints) -> float:
+def _auc_variance(components: Floats, positive: NDArray[np.bool_], users: Ints) -> float:
     k1, k0, k = (len(np.unique(part)) for part in (users[positive], users[~positive], users))
     if k1 < 2 or k0 < 2:
         return math.nan
@@ -117,7 +127,7 @@ def _area_variance(components: Floats, positive: NDArray[np.bool_], users: Ints)
     return max(0.0, float(own_parts + 2 * k / (k - 1) * (ones @ zeros)))
 
 
-def area_interval(
+def clustered_auc_interval(
     scores: Sequence[NDArray[Any]], labels: NDArray[Any], users: Ints, confidence: float = 0.95
 ) -> tuple[float, float] | None:
     """Newcombe's interval of the area under the ROC curve at the effective numbers of posts. None if a label is absent.
@@ -132,14 +142,16 @@ def area_interval(
         return None
     components = np.mean([roc_components(own, positive) for own in scores], axis=0)
     n = len(positive)
-    clustered, plain = (_area_variance(components, positive, of) for of in (users, np.arange(n)))
-    clustered, plain = (0.0 if math.isnan(value) else value for value in (clustered, plain))
-    shrunk = _effective(n, users, clustered, plain, confidence) / n
+    variance_by_user, variance_by_post = (_auc_variance(components, positive, of) for of in (users, np.arange(n)))
+    variance_by_user, variance_by_post = (
+        0.0 if math.isnan(value) else value for value in (variance_by_user, variance_by_post)
+    )
+    shrunk = _size_from_variances(n, users, variance_by_user, variance_by_post, confidence) / n
     n_positive = int(positive.sum())
     return auc_interval(float(np.mean(known)), n_positive * shrunk, (n - n_positive) * shrunk, confidence)
 
 
-def correlation_interval(
+def clustered_spearman_interval(
     rho: float, predicted: Sequence[NDArray[Any]], truth: NDArray[Any], users: Ints, confidence: float = 0.95
 ) -> tuple[float, float]:
     """Bonett & Wright's interval of Spearman's `rho` at the effective number of posts.

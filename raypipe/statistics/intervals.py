@@ -9,7 +9,7 @@ import math
 from statistics import NormalDist
 
 
-def z_of(confidence: float) -> float:
+def two_sided_z(confidence: float) -> float:
     """The z for which a share `confidence` of the standard normal distribution is between −z and z."""
     return NormalDist().inv_cdf(0.5 + confidence / 2)
 
@@ -22,7 +22,7 @@ def wilson_interval(successes: float, n: float, confidence: float = 0.95) -> tup
     """
     if not (n > 0 and 0 <= successes <= n and 0 < confidence < 1):
         raise ValueError(f"no interval for {successes} of {n} at a confidence of {confidence}")
-    z = z_of(confidence)
+    z = two_sided_z(confidence)
     share, scale = successes / n, 1 + z * z / n
     centre = (share + z * z / (2 * n)) / scale
     half = z / scale * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -36,7 +36,7 @@ def spearman_interval(rho: float, n: float, confidence: float = 0.95) -> tuple[f
     if n < 4:
         return -1.0, 1.0
     inside = min(max(rho, -1 + 1e-12), 1 - 1e-12)
-    half = z_of(confidence) * math.sqrt((1 + rho * rho / 2) / (n - 3))
+    half = two_sided_z(confidence) * math.sqrt((1 + rho * rho / 2) / (n - 3))
     return math.tanh(math.atanh(inside) - half), math.tanh(math.atanh(inside) + half)
 
 
@@ -48,7 +48,7 @@ def auc_interval(auc: float, n_positive: float, n_negative: float, confidence: f
     """
     if not (n_positive > 0 and n_negative > 0):
         raise ValueError(f"no area under the curve of {n_positive} positive and {n_negative} negative labels")
-    z = z_of(confidence)
+    z = two_sided_z(confidence)
     spare = max((n_positive + n_negative) / 2 - 1, 0.0)
 
     def too_far(theta: float) -> bool:

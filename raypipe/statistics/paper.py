@@ -24,7 +24,7 @@ HELD_OUT_SHARE = 0.25
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class PaperResult:
     """One row of the paper's table 1 (section 5.3). Accuracies are shares of the validation pictures."""
 
     max_val_accuracy: float
@@ -33,15 +33,15 @@ class Benchmark:
 
 
 TABLE_1 = {
-    "A": Benchmark(0.678814, 12, 0.66873),
-    "B": Benchmark(0.691627, 9, 0.659145),
-    "C": Benchmark(0.710430, 8, 0.687167),
-    "D": Benchmark(0.719316, 20, 0.681343),
+    "A": PaperResult(0.678814, 12, 0.66873),
+    "B": PaperResult(0.691627, 9, 0.659145),
+    "C": PaperResult(0.710430, 8, 0.687167),
+    "D": PaperResult(0.719316, 20, 0.681343),
 }
 
 
 @dataclass(frozen=True)
-class Person:
+class HumanResult:
     """One row of the paper's table 2 (section 5.3)."""
 
     name: str
@@ -49,4 +49,4 @@ class Person:
     accuracy: float
 
 
-TABLE_2 = (Person("Person A", 50, 0.61), Person("Person B", 50, 0.76))
+TABLE_2 = (HumanResult("Person A", 50, 0.61), HumanResult("Person B", 50, 0.76))

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from raypipe import tables
 from raypipe.errors import InputError
 from raypipe.storage import Storage
-from raypipe.tables.root import Sources
+from raypipe.tables.root_tables import RootTables
 
 EXAMPLES_PER_CLASS = 24
 
@@ -53,7 +53,7 @@ def draw_sample(storage: Storage, *, seed: int, participant: str, pictures: int)
     training = labelled.filter(pc.field("split") == "train")
     taught = [_first(training.filter(pc.field("label") == name), EXAMPLES_PER_CLASS) for name in classes]
     asked = _first(held_out, pictures)
-    found = Sources.open(storage).pictures([post_id for rows in (*taught, asked) for post_id, *_ in rows])
+    found = RootTables.open(storage).pictures([post_id for rows in (*taught, asked) for post_id, *_ in rows])
     examples = [Picture(*row, found[row[0]]) for rows in taught for row in rows if row[0] in found]
     questions = [Picture(*row, found[row[0]]) for row in asked if row[0] in found]
     if len(questions) < pictures:

@@ -12,7 +12,7 @@ import numpy as np
 from aiohttp import web
 
 from raypipe.errors import StageError
-from raypipe.statistics.clustered import number_users, share_interval
+from raypipe.statistics.clustered import clustered_share_interval, number_users
 from raypipe.study.sample import Picture, Sample
 
 HOST = "127.0.0.1"
@@ -59,7 +59,7 @@ class Session:
         hits = np.array([a.answer == a.label for a in self.answers])
         right, n = int(hits.sum()), len(hits)
         users = number_users(question.user for question in self.sample.questions[:n])
-        low, high = share_interval(right / n, hits, users)
+        low, high = clustered_share_interval(right / n, hits, users)
         return {"right": right, "n": n, "accuracy": right / n, "low": low, "high": high}
 
     def state(self) -> dict[str, Any]:

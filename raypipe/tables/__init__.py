@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from raypipe.tables.table import (
     CLAIM_FILE,
-    MADE_BY,
+    COMMAND_BY_TABLE,
     RUN_FILE,
     STAGING,
     TableRun,
@@ -12,7 +12,7 @@ from raypipe.tables.table import (
     begin,
     data_paths,
     find_record,
-    finish,
+    finish_commit,
     get_record,
     open_dataset,
     read_staged,
@@ -21,7 +21,7 @@ from raypipe.tables.table import (
 
 __all__ = [
     "CLAIM_FILE",
-    "MADE_BY",
+    "COMMAND_BY_TABLE",
     "RUN_FILE",
     "STAGING",
     "TableRun",
@@ -29,7 +29,7 @@ __all__ = [
     "begin",
     "data_paths",
     "find_record",
-    "finish",
+    "finish_commit",
     "get_record",
     "open_dataset",
     "read_staged",

@@ -1,7 +1,7 @@
 """Merges many small staged files into few large ones, and reads staged files together.
 
 A merged file lists its sources in its metadata. It is written whole before the sources are deleted. If a process is
-killed in between, the readers here skip the listed sources, and `settle` deletes them.
+killed in between, the readers here skip the listed sources, and `delete_merged_sources` deletes them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _READERS = 8
 
 def staged_parts(writer: TableWriter) -> list[str]:
     """Sorted names of the staged Parquet files directly in the staging directory, without sources already merged."""
-    return sorted(_sizes(writer))
+    return sorted(_unmerged_sizes(writer))
 
 
 def read_parts(writer: TableWriter, schema: pa.Schema) -> pa.Table:
@@ -47,12 +47,12 @@ def read_parts(writer: TableWriter, schema: pa.Schema) -> pa.Table:
         return found.to_table(columns=schema.names)
 
 
-def merge_plan(writer: TableWriter, target_bytes: int) -> list[list[str]]:
-    """The staged parts to merge into files of about `target_bytes`, in the groups of `neighbours`."""
-    return neighbours(_sizes(writer), target_bytes)
+def merge_groups(writer: TableWriter, target_bytes: int) -> list[list[str]]:
+    """The staged parts to merge into files of about `target_bytes`, in the groups of `group_adjacent`."""
+    return group_adjacent(_unmerged_sizes(writer), target_bytes)
 
 
-def neighbours(sizes: Mapping[str, int], target_bytes: int) -> list[list[str]]:
+def group_adjacent(sizes: Mapping[str, int], target_bytes: int) -> list[list[str]]:
     """Groups of two or more adjacent names in sorted order, each of at most 1.25 times the target in sum.
 
     A part of half the target or more stays alone and ends the group before it. So the rest of a plan that a kill
@@ -95,10 +95,10 @@ def merge(writer: TableWriter, names: Sequence[str]) -> str:
     return target
 
 
-def settle(writer: TableWriter) -> list[str]:
+def delete_merged_sources(writer: TableWriter) -> list[str]:
     """Delete the sources that a killed `merge` left beside its file. Returns their names."""
-    staged = _staged(writer)
-    left = sorted(_sources(writer, staged) & set(staged))
+    staged = _staged_sizes(writer)
+    left = sorted(_merged_sources(writer, staged) & set(staged))
     for name in left:
         writer.storage.delete(f"{writer.staging}/{name}")
     return left
@@ -111,23 +111,23 @@ def merged_name(writer: TableWriter, names: Sequence[str]) -> str:
 
 
 def _unit(name: str, writer: TableWriter) -> str:
-    before, after = writer.part_name("\n").split("\n")
-    return name.removeprefix(before).removesuffix(after)
+    prefix, suffix = writer.part_name("\n").split("\n")
+    return name.removeprefix(prefix).removesuffix(suffix)
 
 
-def _staged(writer: TableWriter) -> dict[str, int]:
-    before, after = writer.part_name("\n").split("\n")
+def _staged_sizes(writer: TableWriter) -> dict[str, int]:
+    prefix, suffix = writer.part_name("\n").split("\n")
     sizes = writer.storage.sizes(writer.staging)
-    return {name: size for name, size in sizes.items() if name.startswith(before) and name.endswith(after)}
+    return {name: size for name, size in sizes.items() if name.startswith(prefix) and name.endswith(suffix)}
 
 
-def _sizes(writer: TableWriter) -> dict[str, int]:
-    staged = _staged(writer)
-    done = _sources(writer, staged)
+def _unmerged_sizes(writer: TableWriter) -> dict[str, int]:
+    staged = _staged_sizes(writer)
+    done = _merged_sources(writer, staged)
     return {name: size for name, size in staged.items() if name not in done}
 
 
-def _sources(writer: TableWriter, staged: Iterable[str]) -> set[str]:
+def _merged_sources(writer: TableWriter, staged: Iterable[str]) -> set[str]:
     """The names of all files whose rows are in merged files."""
     merged = [name for name in staged if _MERGED.search(_unit(name, writer))]
     with ThreadPoolExecutor(_READERS) as pool:
@@ -169,7 +169,7 @@ def _write(writer: TableWriter, target: str, names: Sequence[str]) -> None:
                         group = source.read_row_group(number, use_threads=False)
                     yield group
 
-    added = _added(names, [_metadata(writer, name) for name in names])
+    added = _merged_metadata(names, [_metadata(writer, name) for name in names])
     writer.write_stream(_unit(target, writer), schema, rows(), lambda: added)
 
 
@@ -178,7 +178,7 @@ def _schema(writer: TableWriter, name: str) -> pa.Schema:
         return file.schema_arrow.remove_metadata()
 
 
-def _added(names: Sequence[str], found: Sequence[Mapping[bytes, bytes]]) -> dict[bytes, bytes]:
+def _merged_metadata(names: Sequence[str], found: Sequence[Mapping[bytes, bytes]]) -> dict[bytes, bytes]:
     # The sources of sources are listed too: if one of them still exists, its rows are in this file.
     sources = [*names, *(source for metadata in found for source in _listed(metadata))]
     seconds: Counter[str] = Counter()

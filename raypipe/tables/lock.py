@@ -12,13 +12,13 @@ from pathlib import Path
 from raypipe.errors import StageError
 from raypipe.storage import Storage, conditional
 from raypipe.storage.conditional import Version
-from raypipe.tables.record import Claim, RunRecord, as_json, differences, parse, revision_options
+from raypipe.tables.record import Claim, RunRecord, differences, parse_model, revision_options, to_json_bytes
 
 CLAIM_FILE = "_claim.json"
 
 
 @dataclass(frozen=True)
-class Seen:
+class ClaimVersion:
     """The claim found in a table, if any, and in an object store the version of its file."""
 
     claim: Claim | None = None
@@ -65,7 +65,7 @@ def _open_locked(folder: Path) -> int:
         os.close(handle)
 
 
-def read(storage: Storage, table: str) -> Seen:
+def read(storage: Storage, table: str) -> ClaimVersion:
     """The claim of a table. Raises StageError if the file is not a valid claim, or if its process still runs."""
     path = f"{table}/{CLAIM_FILE}"
     if conditional.is_available(storage):
@@ -74,31 +74,31 @@ def read(storage: Storage, table: str) -> Seen:
     else:
         data, version = storage.read(path) if storage.exists(path) else None, None
     if data is None:
-        return Seen()
-    claim = parse(storage, path, data, Claim)
-    if claim.held_by_other():
+        return ClaimVersion()
+    claim = parse_model(storage, path, data, Claim)
+    if claim.is_held_by_other():
         raise StageError(
             f"{storage.uri(table)}: process {claim.pid} (`raypipe {claim.command}`) is writing there; wait or end it"
         )
-    return Seen(claim, version)
+    return ClaimVersion(claim, version)
 
 
-def put(storage: Storage, table: str, claim: Claim, seen: Seen) -> None:
-    """Write a claim in place of the one in `seen`. Call it inside `locked`.
+def put(storage: Storage, table: str, claim: Claim, claim_version: ClaimVersion) -> None:
+    """Write a claim in place of the one in `claim_version`. Call it inside `locked`.
 
     It raises StageError if another command has claimed the table since. A store without conditional writes keeps the
     later of the two claims.
     """
-    path, data = f"{table}/{CLAIM_FILE}", as_json(claim)
+    path, data = f"{table}/{CLAIM_FILE}", to_json_bytes(claim)
     if not conditional.is_available(storage):
         storage.write(path, data)
-    elif not conditional.replace_version(storage, path, data, seen.version):
+    elif not conditional.replace_version(storage, path, data, claim_version.version):
         raise StageError(
             f"{storage.uri(table)}: another command began there in the same moment; wait for it, then start again"
         )
 
 
-def refuse_another(storage: Storage, table: str, found: Claim | RunRecord, new: Claim) -> None:
+def refuse_different_run(storage: Storage, table: str, found: Claim | RunRecord, new: Claim) -> None:
     """Raise StageError, which names the differences, if the run that was found is not the wanted one."""
     lines = differences(found, new.config, new.inputs, new.revision)
     if not lines:

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from raypipe.storage import Storage, s3
 from raypipe.tables.lock import CLAIM_FILE
-from raypipe.tables.record import DataFile, PathInside, RunRecord, as_json, parse
+from raypipe.tables.record import DataFile, PathInside, RunRecord, parse_model, to_json_bytes
 
 RUN_FILE = "_run.json"
 STAGING = "_staging"
@@ -20,17 +20,17 @@ _READERS = 8
 def find_record(storage: Storage, table: str) -> RunRecord | None:
     """The record of a complete table, or None if there is none."""
     path = f"{table}/{RUN_FILE}"
-    return parse(storage, path, storage.read(path), RunRecord) if storage.exists(path) else None
+    return parse_model(storage, path, storage.read(path), RunRecord) if storage.exists(path) else None
 
 
-class Staged(BaseModel):
+class StagedRun(BaseModel):
     """A run whose files are all staged: its record, and the files of the previous run that it replaces."""
 
     record: RunRecord
     replaces: list[PathInside]
 
 
-def publish(storage: Storage, staged: Staged) -> None:
+def publish(storage: Storage, staged: StagedRun) -> None:
     """Move a staged run into place. Every step can be repeated after a kill."""
     record = staged.record
     table, staging = record.table, f"{record.table}/{STAGING}/{record.run_id}"
@@ -45,11 +45,11 @@ def publish(storage: Storage, staged: Staged) -> None:
         for file in record.files:
             if storage.exists(f"{staging}/{file.path}"):
                 storage.move(f"{staging}/{file.path}", f"{table}/{file.path}")
-        storage.write(f"{table}/{RUN_FILE}", as_json(record))
-    discard(storage, table)
+        storage.write(f"{table}/{RUN_FILE}", to_json_bytes(record))
+    discard_staged(storage, table)
 
 
-def discard(storage: Storage, table: str) -> None:
+def discard_staged(storage: Storage, table: str) -> None:
     """Delete the staged files and the claim. Published files stay."""
     storage.delete_directory(f"{table}/{STAGING}")
     s3.abort_uploads(storage, table)
@@ -60,11 +60,11 @@ def discard(storage: Storage, table: str) -> None:
         storage.prune(table)
 
 
-def describe(storage: Storage, directory: str) -> list[DataFile]:
+def list_data_files(storage: Storage, directory: str) -> list[DataFile]:
     """All files below `directory`, with the number of rows of Parquet files."""
     sizes = storage.sizes(directory)
 
-    def describe(name: str) -> DataFile:
+    def list_data_files(name: str) -> DataFile:
         rows = None
         if name.endswith(".parquet"):
             path = storage.path(directory, name)
@@ -73,4 +73,4 @@ def describe(storage: Storage, directory: str) -> list[DataFile]:
         return DataFile(path=name, rows=rows, n_bytes=sizes[name])
 
     with ThreadPoolExecutor(_READERS) as pool:
-        return list(pool.map(describe, sorted(sizes)))
+        return list(pool.map(list_data_files, sorted(sizes)))

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Self, TypeVar
 import psutil
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
-from raypipe.config.options import default_of
+from raypipe.config.load import default_of
 from raypipe.errors import StageError, one_line
 from raypipe.storage import Storage
 from raypipe.tables.schemas import SCHEMA_VERSION
@@ -90,7 +90,7 @@ class Claim(BaseModel):
     pid: int
     process_started: float
 
-    def held_by_other(self) -> bool:
+    def is_held_by_other(self) -> bool:
         """Whether another process of this machine still holds this claim."""
         if self.host != socket.gethostname() or self.pid == os.getpid():
             return False
@@ -141,10 +141,13 @@ def differences(
     `revision`, the part of a table that a run redoes, is compared for unfinished runs only. A complete table is whole.
     """
     changed = [name for name in sorted(found.inputs | inputs) if found.inputs.get(name) != inputs.get(name)]
-    lines = [*changes(_with_defaults(found.config, config), config), *(f"input {name} has changed" for name in changed)]
+    lines = [
+        *option_changes(_with_defaults(found.config, config), config),
+        *(f"input {name} has changed" for name in changed),
+    ]
     if isinstance(found, Claim) and found.revision != revision:
         if found.revision and revision:
-            lines += changes(found.revision, revision)
+            lines += option_changes(found.revision, revision)
         else:
             lines.append(f"it was {_part(found.revision)}, is {_part(revision)}")
     return lines
@@ -156,7 +159,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix.rstrip("."): value}
 
 
-def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def option_changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """The differences between two sets of options, one phrase each, by dotted name."""
     then, now = _flat(then), _flat(now)
     return [
@@ -185,7 +188,7 @@ def revision_options(revision: dict[str, Any]) -> str:
     return " ".join(f"--{shlex.quote(key)} {shlex.quote(word(value))}" for key, value in revision.items() if "." in key)
 
 
-def parse(storage: Storage, path: str, data: bytes, kind: type[Model]) -> Model:
+def parse_model(storage: Storage, path: str, data: bytes, kind: type[Model]) -> Model:
     """The model that raypipe wrote at `path`, from its bytes. Raises StageError if they are damaged or too new."""
     try:
         found = kind.model_validate_json(data)
@@ -202,8 +205,8 @@ def parse(storage: Storage, path: str, data: bytes, kind: type[Model]) -> Model:
     return found
 
 
-def as_json(model: BaseModel) -> bytes:
-    """A model as the JSON bytes that `parse` reads."""
+def to_json_bytes(model: BaseModel) -> bytes:
+    """A model as the JSON bytes that `parse_model` reads."""
     return model.model_dump_json(indent=2).encode()
 
 

@@ -10,7 +10,7 @@ from raypipe.config.base import FailedStatus
 
 SCHEMA_VERSION = 1
 
-_WHEN = pa.timestamp("us", tz="UTC")
+_TIMESTAMP = pa.timestamp("us", tz="UTC")
 
 POSTS = pa.schema(
     [
@@ -22,9 +22,9 @@ POSTS = pa.schema(
         pa.field("comments", pa.int64()),
         pa.field("caption", pa.string()),
         pa.field("n_hashtags", pa.int32(), nullable=False),
-        pa.field("created_at", _WHEN),
-        pa.field("collected_at", _WHEN),
-        pa.field("revisited_at", _WHEN),
+        pa.field("created_at", _TIMESTAMP),
+        pa.field("collected_at", _TIMESTAMP),
+        pa.field("revisited_at", _TIMESTAMP),
         pa.field("deleted", pa.bool_(), nullable=False),
     ]
 )
@@ -49,7 +49,7 @@ IMAGES = pa.schema(
         pa.field("attempts", pa.int32(), nullable=False),
         pa.field("error", pa.string()),
         pa.field("host", pa.string()),
-        pa.field("fetched_at", _WHEN),
+        pa.field("fetched_at", _TIMESTAMP),
         pa.field("sha256", pa.string()),
         pa.field("phash", pa.uint64()),
         pa.field("n_bytes", pa.int64()),

@@ -25,10 +25,19 @@ import pyarrow.parquet as pq
 from raypipe.errors import StageError
 from raypipe.storage import Storage, s3
 from raypipe.tables import lock as claims
-from raypipe.tables.encodings import encodings
-from raypipe.tables.lock import CLAIM_FILE, Seen
-from raypipe.tables.publish import RUN_FILE, STAGED_RECORD, STAGING, Staged, describe, discard, find_record, publish
-from raypipe.tables.record import Claim, RunRecord, as_json, fingerprint, parse, versions
+from raypipe.tables.lock import CLAIM_FILE, ClaimVersion
+from raypipe.tables.parquet_encodings import encodings
+from raypipe.tables.publish import (
+    RUN_FILE,
+    STAGED_RECORD,
+    STAGING,
+    StagedRun,
+    discard_staged,
+    find_record,
+    list_data_files,
+    publish,
+)
+from raypipe.tables.record import Claim, RunRecord, fingerprint, parse_model, to_json_bytes, versions
 from raypipe.tables.untrusted import open_parquet, read_parquet
 
 if TYPE_CHECKING:
@@ -36,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CLAIM_FILE",
-    "MADE_BY",
+    "COMMAND_BY_TABLE",
     "RUN_FILE",
     "STAGING",
     "TableRun",
@@ -44,7 +53,7 @@ __all__ = [
     "begin",
     "data_paths",
     "find_record",
-    "finish",
+    "finish_commit",
     "get_record",
     "open_dataset",
     "read_staged",
@@ -54,7 +63,7 @@ __all__ = [
 _ROWS_A_GROUP = 2**20
 
 # The command that makes each table, for the error message about a missing table.
-MADE_BY = {
+COMMAND_BY_TABLE = {
     "posts": "raypipe ingest --posts FILE",
     "posts_rejected": "raypipe ingest --posts FILE",
     "images": "raypipe ingest",
@@ -158,7 +167,7 @@ class TableRun:
         # If the store is down, the first error must end the run, not an error of the clean-up.
         with contextlib.suppress(StageError):
             if not self.writer.storage.files(self.writer.staging):
-                discard(self.writer.storage, self.writer.table)
+                discard_staged(self.writer.storage, self.writer.table)
 
     def commit(
         self,
@@ -175,7 +184,7 @@ class TableRun:
         StageError if rows in ≠ rows out + Σ dropped: then rows were lost or doubled, and nothing is published.
         """
         storage, table = self.writer.storage, self.writer.table
-        files = describe(storage, self.writer.staging)
+        files = list_data_files(storage, self.writer.staging)
         if rows_out is None:
             rows_out = sum(file.rows or 0 for file in files if "/" not in file.path)
         lost = dict(dropped or {})
@@ -204,8 +213,8 @@ class TableRun:
             files=files,
         )
         previous = find_record(storage, table)
-        staged = Staged(record=self.record, replaces=[file.path for file in previous.files] if previous else [])
-        self.writer.write_file(STAGED_RECORD, as_json(staged))
+        staged = StagedRun(record=self.record, replaces=[file.path for file in previous.files] if previous else [])
+        self.writer.write_file(STAGED_RECORD, to_json_bytes(staged))
         publish(storage, staged)
         return self.record
 
@@ -231,22 +240,22 @@ def begin(
     part = json.loads(json.dumps(revision)) if revision else None
     new = Claim.new(command, json.loads(json.dumps(config)), dict(inputs), revision=part)
     with claims.locked(storage, table):
-        seen, _ = _take_up(storage, table)
-        found: Claim | RunRecord | None = seen.claim
+        claim_version, _ = _finish_interrupted_commit(storage, table)
+        found: Claim | RunRecord | None = claim_version.claim
         if part and (found is None or overwrite):
             # A revision needs a complete table, of any configuration.
             get_record(storage, table)
         elif found is None:
             found = find_record(storage, table)
         if found is not None and not overwrite:
-            claims.refuse_another(storage, table, found, new)
+            claims.refuse_different_run(storage, table, found, new)
         if isinstance(found, RunRecord) and not overwrite:
             return TableRun(TableWriter(storage, table, found.run_id), new, found, False)
         resumed = isinstance(found, Claim) and not overwrite
         new.run_id = found.run_id if found is not None and resumed else uuid.uuid4().hex[:8]
         if isinstance(found, Claim) and resumed:
             new.started_at = found.started_at
-        claims.put(storage, table, new, seen)
+        claims.put(storage, table, new, claim_version)
         # Only the holder of the claim may delete files that other runs left.
         for other in {name.split("/")[0] for name in storage.files(f"{table}/{STAGING}")} - {new.run_id}:
             storage.delete_directory(f"{table}/{STAGING}/{other}")
@@ -254,37 +263,37 @@ def begin(
     return TableRun(TableWriter(storage, table, new.run_id), new, None, resumed)
 
 
-def finish(storage: Storage, table: str) -> bool:
+def finish_commit(storage: Storage, table: str) -> bool:
     """Finish a commit that a kill interrupted, as `begin` does first. Returns whether there was one.
 
     For code that reads a table's record before `begin`. Raises StageError if another process is writing.
     """
     with claims.locked(storage, table):
-        return _take_up(storage, table)[1]
+        return _finish_interrupted_commit(storage, table)[1]
 
 
-def _take_up(storage: Storage, table: str) -> tuple[Seen, bool]:
+def _finish_interrupted_commit(storage: Storage, table: str) -> tuple[ClaimVersion, bool]:
     """Finish an interrupted commit, if there is one. Returns the claim that remains, and whether there was one."""
-    seen = claims.read(storage, table)
-    if seen.claim is None:
-        return seen, False
-    path = f"{table}/{STAGING}/{seen.claim.run_id}/{STAGED_RECORD}"
+    claim_version = claims.read(storage, table)
+    if claim_version.claim is None:
+        return claim_version, False
+    path = f"{table}/{STAGING}/{claim_version.claim.run_id}/{STAGED_RECORD}"
     if storage.exists(path):
-        publish(storage, parse(storage, path, storage.read(path), Staged))
-        return Seen(), True
+        publish(storage, parse_model(storage, path, storage.read(path), StagedRun))
+        return ClaimVersion(), True
     published = find_record(storage, table)
-    if published is not None and published.run_id == seen.claim.run_id:
+    if published is not None and published.run_id == claim_version.claim.run_id:
         # All files are published. The kill interrupted the clean-up, whose last step deletes the claim.
-        discard(storage, table)
-        return Seen(), True
-    return seen, False
+        discard_staged(storage, table)
+        return ClaimVersion(), True
+    return claim_version, False
 
 
 def get_record(storage: Storage, table: str) -> RunRecord:
     """The record of a complete table. If there is none, raises StageError, which names the command that makes it."""
     record = find_record(storage, table)
     if record is None:
-        maker = MADE_BY.get(table, f"raypipe {table.split('/')[0]}")
+        maker = COMMAND_BY_TABLE.get(table, f"raypipe {table.split('/')[0]}")
         state = "is unfinished" if storage.exists(f"{table}/{CLAIM_FILE}") else "is not there"
         raise StageError(f"{storage.uri(table)}: {state}; run `{maker} --root {storage.root}` first")
     return record

@@ -9,9 +9,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-LONGEST_FIELD = 10_000_000
+MAX_FIELD_CHARS = 10_000_000
 """Maximum number of characters in a CSV field."""
-DEEPEST = 100
+MAX_JSON_DEPTH = 100
 """Maximum depth of nested lists and objects in a line of JSON."""
 
 # The escape of one half of a surrogate pair: JSON may contain one half alone.
@@ -47,7 +47,7 @@ class _Lines:
         return first
 
 
-def csv_rows(text: Iterable[str], longest: int = LONGEST_FIELD) -> Iterator[list[str] | tuple[str, str]]:
+def csv_rows(text: Iterable[str], longest: int = MAX_FIELD_CHARS) -> Iterator[list[str] | tuple[str, str]]:
     """The rows of a CSV text as lists of fields. A line that begins a damaged row comes as (line, reason).
 
     Reasons: ``unclosed_quote``, and ``field_too_long`` for a field of more than `longest` characters. The lines after
@@ -86,7 +86,7 @@ def is_utf8(text: str) -> bool:
     return True
 
 
-def shown(line: str) -> str:
+def replace_bad_bytes(line: str) -> str:
     """A line with U+FFFD in place of bytes that are not UTF-8."""
     return line.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
@@ -109,15 +109,15 @@ def json_object(line: str) -> dict[str, Any] | str:
     if not row:
         # Alone in a block, it would be a table without columns, and so without rows.
         return "empty_object"
-    if line.count("[") + line.count("{") > DEEPEST and _is_deep(row):
+    if line.count("[") + line.count("{") > MAX_JSON_DEPTH and _is_deep(row):
         return "nested_too_deeply"
-    return {without_halves(name): value for name, value in row.items()} if _HALF.search(line) else row
+    return {replace_surrogates(name): value for name, value in row.items()} if _HALF.search(line) else row
 
 
 def _is_deep(row: dict[str, Any]) -> bool:
-    """Whether values are nested deeper than `DEEPEST` levels. Python's `json.dumps` may refuse such values."""
+    """Whether values are nested deeper than `MAX_JSON_DEPTH` levels. Python's `json.dumps` may refuse such values."""
     level: list[Any] = [row]
-    for _ in range(DEEPEST):
+    for _ in range(MAX_JSON_DEPTH):
         inner = (part.values() if isinstance(part, dict) else part for part in level)
         level = [value for values in inner for value in values if isinstance(value, (dict, list))]
         if not level:
@@ -125,6 +125,6 @@ def _is_deep(row: dict[str, Any]) -> bool:
     return True
 
 
-def without_halves(text: str) -> str:
+def replace_surrogates(text: str) -> str:
     """A text with ``?`` in place of each lone surrogate, which JSON may hold but UTF-8 may not."""
     return text.encode("utf-8", "replace").decode()

@@ -20,7 +20,7 @@ from raypipe.errors import InputError
 if TYPE_CHECKING:
     import pyarrow.dataset as pads
 
-Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
+TableOrBatch = TypeVar("TableOrBatch", pa.Table, pa.RecordBatch)
 
 _MOST_SHOWN = 80
 
@@ -33,7 +33,7 @@ def plain_schema(schema: pa.Schema, where: str) -> pa.Schema:
     """
     try:
         fields = [_field(field) for field in schema]
-        refused = next((field for field in fields if _holds_code(field.type)), None)
+        refused = next((field for field in fields if _has_python_type(field.type)), None)
     except RecursionError as error:
         raise InputError(f"{where}: its columns are nested too deeply") from error
     if refused is not None:
@@ -45,7 +45,7 @@ def plain_schema(schema: pa.Schema, where: str) -> pa.Schema:
     return schema if fields == list(schema) else pa.schema(fields, schema.metadata)
 
 
-def plain_table(table: Rows, where: str) -> Rows:
+def plain_table(table: TableOrBatch, where: str) -> TableOrBatch:
     """A table or record batch with all columns as storage types. `where` names its file in an error.
 
     Raises InputError as `plain_schema` does, and pa.ArrowException if a column cannot be converted.
@@ -99,7 +99,7 @@ def _type(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def _holds_code(kind: pa.DataType) -> bool:
+def _has_python_type(kind: pa.DataType) -> bool:
     """Whether a type, or any type inside it, is registered by Python code."""
     if isinstance(kind, pa.ExtensionType):
         return True
@@ -108,7 +108,7 @@ def _holds_code(kind: pa.DataType) -> bool:
         inner.append(kind.storage_type)
     if pa.types.is_dictionary(kind):
         inner.append(kind.value_type)
-    return any(map(_holds_code, inner))
+    return any(map(_has_python_type, inner))
 
 
 def _cut(text: str) -> str:

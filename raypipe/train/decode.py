@@ -24,9 +24,9 @@ from raypipe.tables import lock as claims
 from raypipe.tables.record import Claim, RunRecord
 from raypipe.tables.schemas import LABEL_TYPES
 from raypipe.tables.untrusted import read_parquet
-from raypipe.train.data.shards import to_npy
+from raypipe.train.data.npy_rows import to_npy
 from raypipe.train.data.target import Target
-from raypipe.train.plan import PictureTable
+from raypipe.train.trial_plan import PictureTable
 
 TENSORS = "_tensors"
 # Number of the files' format. If it changes, pictures of an older version are decoded again.

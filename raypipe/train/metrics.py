@@ -46,7 +46,7 @@ def figure_of_merit(val_accuracy: float | None, val_loss: float | None) -> float
     return -math.inf if val_loss is None or math.isnan(val_loss) else -val_loss
 
 
-def over_seeds(values: Sequence[float | None]) -> tuple[float | None, float | None]:
+def mean_and_sd(values: Sequence[float | None]) -> tuple[float | None, float | None]:
     """Mean and standard deviation (n − 1) over the seeds that have a value. Each is None if too few seeds have one."""
     known = [value for value in values if value is not None]
     return (fmean(known) if known else None), (stdev(known) if len(known) > 1 else None)

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.config.base import Letter
+from raypipe.config.base import ConfigurationLetter
 from raypipe.progress import console, say
 from raypipe.runtime import ray_session
 from raypipe.storage import Storage
@@ -21,32 +21,39 @@ from raypipe.train.data.target import Target
 from raypipe.train.decode import prepare_pictures
 from raypipe.train.networks.build import load_network_weights
 from raypipe.train.networks.weights import LoadedWeights, weights_inputs
-from raypipe.train.plan import ENDED, PictureTable, Trial, trials_of
-from raypipe.train.results.checkpoints import CHECKPOINTS
-from raypipe.train.results.compare import Answers, answers, compare, comparisons_csv, told, verdicts
-from raypipe.train.results.outcome import Judged, Outcome, closing_table, trials_csv
-from raypipe.train.results.results import TrialResult, results_json, staged_result, table1_csv
-from raypipe.train.trials.ray_tune import allocation, tune_trials
+from raypipe.train.results.checkpoints import CHECKPOINTS_FOLDER
+from raypipe.train.results.comparisons import (
+    TrialAnswers,
+    compare_configurations,
+    comparisons_csv,
+    pair_summaries,
+    pairs_to_show,
+    trial_answers,
+)
+from raypipe.train.results.trial_result import TrialResult, results_json, staged_result, table1_csv
+from raypipe.train.results.trial_tables import EvaluationData, TrialOutcome, summary_table, trials_csv
+from raypipe.train.trial_plan import ENDED_EARLY_FOLDER, PictureTable, Trial, sweep_trials
+from raypipe.train.trials.ray_tune import allocate_on_cluster, tune_trials
 
 _WIDTH_OF_A_FILE = 160
 _PICKLES = (".pkl", ".pickle")
 # Options of `train` that a sweep does not use.
-_OF_ONE = ("config", "name")
+_TRAIN_ONLY_OPTIONS = ("config", "name")
 
 
-def run_one(config: Config) -> RunRecord:
+def run_train(config: Config) -> RunRecord:
     """Train one configuration: ``train/NAME/``."""
-    letter: Letter = config.train.config
+    letter: ConfigurationLetter = config.train.config
     trial = Trial(letter, config.seed, config.train.form)
     return _run(config, f"train/{config.train.name or letter}", "train", [trial])
 
 
 def run(config: Config) -> RunRecord:
     """Train every configuration of the sweep in every form, with every combination of options and seed: ``sweep/``."""
-    given = " and ".join(f"train.{name}" for name in _OF_ONE if name in config.train.model_fields_set)
+    given = " and ".join(f"train.{name}" for name in _TRAIN_ONLY_OPTIONS if name in config.train.model_fields_set)
     if given:
         say(f"  {given} not used: that is for `raypipe train`; a sweep has the configurations of sweep.configs")
-    return _run(config, "sweep", "sweep", trials_of(config))
+    return _run(config, "sweep", "sweep", sweep_trials(config))
 
 
 def _run(config: Config, table: str, command: str, trials: list[Trial]) -> RunRecord:
@@ -70,7 +77,7 @@ def _run(config: Config, table: str, command: str, trials: list[Trial]) -> RunRe
     with ray_session(config):
         if found is None:
             # Checked before decoding pictures, because trials that need too much could never start.
-            allocation(config, trials)
+            allocate_on_cluster(config, trials)
         pictures = prepare_pictures(config)
         with begin(inputs=inputs) as run:
             if run.record is not None:
@@ -78,9 +85,9 @@ def _run(config: Config, table: str, command: str, trials: list[Trial]) -> RunRe
             for note in filter(None, (weights.note, weights.note_for(pictures.target))):
                 say(f"  {note}")
             if run.resumed:
-                forget_pickles(run.writer)
+                delete_pickles(run.writer)
             else:
-                _clear(run.writer)
+                _delete_old_files(run.writer)
             started = time.monotonic()
             tune_trials(config, run, pictures, weights, trials)
             return _commit(config, run, pictures, trials, weights, time.monotonic() - started)
@@ -91,13 +98,13 @@ def _result_options(config: Config, table: str, trials: list[Trial]) -> dict[str
     options = {**config.result_options("seed", "train"), "trials": [trial.name for trial in trials]}
     if table != "sweep":
         return options
-    options["train"] = {name: value for name, value in options["train"].items() if name not in _OF_ONE}
+    options["train"] = {name: value for name, value in options["train"].items() if name not in _TRAIN_ONLY_OPTIONS}
     if config.sweep.scheduler == "asha":
         options["asha"] = {name: getattr(config.sweep, name) for name in ("grace", "reduction", "rivals")}
     return options
 
 
-def _clear(writer: TableWriter) -> None:
+def _delete_old_files(writer: TableWriter) -> None:
     """Delete Tune's and Train's files of an earlier run. They do not belong to the new run."""
     storage, table = writer.storage, writer.table
     record = tables.find_record(storage, table)
@@ -107,7 +114,7 @@ def _clear(writer: TableWriter) -> None:
             storage.delete(f"{table}/{name}")
 
 
-def forget_pickles(writer: TableWriter) -> None:
+def delete_pickles(writer: TableWriter) -> None:
     """Delete the pickles that Tune has left in the table, because loading a pickle can run code.
 
     Tune loads the error of a failed trial, and a root may come from elsewhere. Trials resume from raypipe's own files
@@ -118,31 +125,31 @@ def forget_pickles(writer: TableWriter) -> None:
             writer.storage.delete(f"{writer.table}/{name}")
 
 
-def _compare(judged: Judged, best: str) -> bytes | None:
+def _compare(evaluation: EvaluationData, best: str) -> bytes | None:
     """``comparisons.csv``: which configurations differ by more than noise. None if there are none to compare.
 
     Uses the test pictures, or if there are none the validation pictures. Prints the comparisons.
     """
-    split = "test" if any(own.split == "test" for own in judged.answers) else "val"
-    compared = compare([own for own in judged.answers if own.split == split], judged.users)
-    said = verdicts(compared)
-    shown = told(said, best)
+    split = "test" if any(own.split == "test" for own in evaluation.trial_answers) else "val"
+    compared = compare_configurations([own for own in evaluation.trial_answers if own.split == split], evaluation.users)
+    summaries = pair_summaries(compared)
+    shown = pairs_to_show(summaries, best)
     for pair in shown:
-        say(f"  {pair[0]} and {pair[1]}: {said[pair]}")
-    if len(shown) < len(said):
-        say(f"  all {len(said)} pairs of configurations are in comparisons.csv")
+        say(f"  {pair[0]} and {pair[1]}: {summaries[pair]}")
+    if len(shown) < len(summaries):
+        say(f"  all {len(summaries)} pairs of configurations are in comparisons.csv")
     return comparisons_csv(compared) if compared else None
 
 
-def _answers(writer: TableWriter, results: list[TrialResult], target: Target) -> list[Answers]:
+def _answers(writer: TableWriter, results: list[TrialResult], target: Target) -> list[TrialAnswers]:
     """Each trial's answers for the validation pictures and, if there are any, for the test pictures."""
     if target.kind not in ("binary", "classes"):
         return []
-    columns, found = predictions_schema(target.kind).names, list[Answers]()
+    columns, found = predictions_schema(target.kind).names, list[TrialAnswers]()
     for split in ("val",) if results[0].test_accuracy is None else ("val", "test"):
         for result in results:
             rows = tables.read_staged(writer, f"{result.trial}-{split}", columns, folder="predictions")
-            found += answers(rows.to_pandas(), target, split)
+            found += trial_answers(rows.to_pandas(), target, split)
     return found
 
 
@@ -169,26 +176,26 @@ def _commit(
     writer, storage = run.writer, run.writer.storage
     results = [result for trial in trials if (result := staged_result(writer, trial.name)) is not None]
     outcomes = [
-        Outcome(trial, result, storage.exists(f"{writer.staging}/{ENDED}/{trial.name}"))
+        TrialOutcome(trial, result, storage.exists(f"{writer.staging}/{ENDED_EARLY_FOLDER}/{trial.name}"))
         for trial, result in zip(trials, results, strict=True)
     ]
     given = _answers(writer, results, pictures.target)
-    judged = Judged(pictures.target, _pictures(pictures), given, _users(storage))
+    evaluation = EvaluationData(pictures.target, _pictures(pictures), given, _users(storage))
     winner = max(results, key=lambda result: result.merit)
     if config.train.save == "winner":
         for result in results:
             if result is not winner:
-                storage.delete_directory(f"{writer.staging}/{CHECKPOINTS}/{result.trial}")
+                storage.delete_directory(f"{writer.staging}/{CHECKPOINTS_FOLDER}/{result.trial}")
     writer.write_file("results.json", results_json(results))
     writer.write_file("table1.csv", table1_csv(results))
-    writer.write_file("trials.csv", trials_csv(outcomes, config.train, judged))
+    writer.write_file("trials.csv", trials_csv(outcomes, config.train, evaluation))
     out = console()
     # A file has no width, so the table is wide enough that nothing is folded.
-    out.print(closing_table(outcomes, judged), width=None if out.is_terminal else _WIDTH_OF_A_FILE)
+    out.print(summary_table(outcomes, evaluation), width=None if out.is_terminal else _WIDTH_OF_A_FILE)
     ended = sum(outcome.ended_early for outcome in outcomes)
     if ended:
         say(f"  asha ended {ended} of {len(trials)} trials early")
-    compared = _compare(judged, winner.configuration)
+    compared = _compare(evaluation, winner.configuration)
     if compared is not None:
         writer.write_file("comparisons.csv", compared)
     prepared = tables.get_record(storage, pictures.table)

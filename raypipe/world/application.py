@@ -18,14 +18,14 @@ from raypipe import tables
 from raypipe.storage import Storage
 from raypipe.tables.untrusted import read_parquet
 from raypipe.world.behaviour import BEHAVIOURS, NORMAL, ON_DEMAND
-from raypipe.world.feed import Feed
-from raypipe.world.misbehave import Misbehaviour
+from raypipe.world.hashtag_feed import HashtagFeed
+from raypipe.world.picture_responses import PictureResponder
 
 _FILES_IN_MEMORY = 64
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class Pictures:
+class PictureFiles:
     """Bytes of `pictures/` by post. A file is read at the first request for it; the last 64 files stay in memory."""
 
     def __init__(self, storage: Storage) -> None:
@@ -59,7 +59,7 @@ class Pictures:
         return read_parquet(path, self._storage.filesystem, columns)
 
 
-class Counts:
+class RequestCounts:
     """Counts of requests and answers. `/stats` shows them."""
 
     def __init__(self) -> None:
@@ -103,31 +103,31 @@ class Counts:
 class PictureRoutes:
     """`/p/ID.jpg` answers as `truth/` says, `/misbehave/KIND/ID.jpg` as KIND says, `/plain/ID.jpg` always correctly."""
 
-    def __init__(self, storage: Storage, counts: Counts) -> None:
-        self._pictures = Pictures(storage)
+    def __init__(self, storage: Storage, counts: RequestCounts) -> None:
+        self._pictures = PictureFiles(storage)
         self._counts = counts
-        self._misbehaviour = Misbehaviour()
-        self._nature: dict[str, str] = {}
+        self._responder = PictureResponder()
+        self._kind_by_post: dict[str, str] = {}
         if tables.find_record(storage, "truth") is not None:
             truth = tables.read_table(storage, "truth", ["post_id", "behaviour"]).to_pydict()
             pairs = zip(truth["post_id"], truth["behaviour"], strict=True)
-            self._nature = {name: kind for name, kind in pairs if kind not in (None, NORMAL)}
+            self._kind_by_post = {name: kind for name, kind in pairs if kind not in (None, NORMAL)}
 
     def add_routes(self, router: web.UrlDispatcher) -> None:
         """Register the pictures' addresses."""
-        router.add_get("/p/{post_id}.jpg", self.natural)
-        router.add_get("/plain/{post_id}.jpg", self.plain)
-        router.add_get("/misbehave/{kind}/{post_id}.jpg", self.on_demand)
+        router.add_get("/p/{post_id}.jpg", self.get_as_in_truth)
+        router.add_get("/plain/{post_id}.jpg", self.get_normal)
+        router.add_get("/misbehave/{kind}/{post_id}.jpg", self.get_as_kind)
 
-    async def natural(self, request: web.Request) -> web.StreamResponse:
+    async def get_as_in_truth(self, request: web.Request) -> web.StreamResponse:
         """The picture, answered as `truth/` says."""
-        return await self._answer(request, self._nature.get(request.match_info["post_id"], NORMAL))
+        return await self._answer(request, self._kind_by_post.get(request.match_info["post_id"], NORMAL))
 
-    async def plain(self, request: web.Request) -> web.StreamResponse:
+    async def get_normal(self, request: web.Request) -> web.StreamResponse:
         """The picture, answered correctly."""
         return await self._answer(request, NORMAL)
 
-    async def on_demand(self, request: web.Request) -> web.StreamResponse:
+    async def get_as_kind(self, request: web.Request) -> web.StreamResponse:
         """The picture, answered as the address says; 400 for an unknown kind. `misbehave` describes the query."""
         kind = request.match_info["kind"]
         if kind not in BEHAVIOURS and kind not in ON_DEMAND:
@@ -141,13 +141,13 @@ class PictureRoutes:
         picture = await self._pictures.get(name)
         if picture is None:
             raise web.HTTPNotFound(text="no such picture\n")
-        return await self._misbehaviour.answer(request, kind, name, picture)
+        return await self._responder.answer(request, kind, name, picture)
 
 
 def application(storage: Storage, *, rate_limit: int = 300, rate_window: float = 300.0) -> web.Application:
     """The server of a world: pictures, feed, `/stats` and `/health`. Raises StageError if there are no posts."""
     tables.get_record(storage, "posts")
-    counts = Counts()
+    counts = RequestCounts()
 
     async def stats(_: web.Request) -> web.Response:
         return web.json_response(counts.as_dict())
@@ -159,5 +159,5 @@ def application(storage: Storage, *, rate_limit: int = 300, rate_window: float =
     app.router.add_get("/stats", stats)
     app.router.add_get("/health", health)
     PictureRoutes(storage, counts).add_routes(app.router)
-    Feed(storage, rate_limit, rate_window).add_routes(app.router)
+    HashtagFeed(storage, rate_limit, rate_window).add_routes(app.router)
     return app

@@ -64,7 +64,7 @@ class Captions:
         ]
 
 
-def write_captions(rng: np.random.Generator, n_hashtags: NDArray[np.int32]) -> Captions:
+def generate_captions(rng: np.random.Generator, n_hashtags: NDArray[np.int32]) -> Captions:
     """A caption for each post: #selfie and `n_hashtags` - 1 different others; `n_hashtags` is 1 to 30.
 
     Tags are drawn without replacement, popular ones more often, in one pass. The method takes the k smallest of

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from raypipe.tables import TableWriter
 from raypipe.tables.schemas import IMAGES
-from raypipe.world.draw import draw_picture, encode
-from raypipe.world.posts import HOST, Posts, Stream, stream
+from raypipe.world.draw import draw_picture, encode_jpeg
+from raypipe.world.posts import HOST, GeneratedPosts, RandomStream, random_generator
 
 PICTURES = pa.schema(
     [
@@ -24,12 +24,12 @@ PICTURES = pa.schema(
 )
 """`pictures/`: the JPEG bytes that the local server sends, for posts that are not deleted."""
 
-UNIT = 128
+PICTURES_PER_UNIT = 128
 """Pictures per file: about 3 MB and two seconds of work. The server reads one file at a time."""
 
 
 @dataclass(frozen=True)
-class Order:
+class DrawingUnit:
     """A unit of drawing work: ids, face counts and looks of up to UNIT posts. Small enough to send to a process."""
 
     unit: str
@@ -38,33 +38,35 @@ class Order:
     look: NDArray[np.float64]
 
 
-def orders(posts: Posts) -> Iterator[Order]:
+def drawing_units(posts: GeneratedPosts) -> Iterator[DrawingUnit]:
     """All pictures of a world as units of work, in the order of the posts."""
     present = np.flatnonzero(~posts.deleted)
-    for number, start in enumerate(range(0, len(present), UNIT)):
-        rows = present[start : start + UNIT]
-        yield Order(f"{number:06d}", posts.post_ids[rows], posts.n_faces[rows], posts.look[rows])
+    for number, start in enumerate(range(0, len(present), PICTURES_PER_UNIT)):
+        rows = present[start : start + PICTURES_PER_UNIT]
+        yield DrawingUnit(f"{number:06d}", posts.post_ids[rows], posts.n_faces[rows], posts.look[rows])
 
 
-def draw(order: Order, seed: int) -> pa.Table:
+def draw_unit(drawing_unit: DrawingUnit, seed: int) -> pa.Table:
     """The pictures of a unit, in the schema of `pictures/`."""
     rows = []
-    for number, n_faces, look in zip(order.post_ids.tolist(), order.n_faces.tolist(), order.look.tolist(), strict=True):
-        rng = stream(seed, Stream.PICTURES, number)
+    for number, n_faces, look in zip(
+        drawing_unit.post_ids.tolist(), drawing_unit.n_faces.tolist(), drawing_unit.look.tolist(), strict=True
+    ):
+        rng = random_generator(seed, RandomStream.PICTURES, number)
         picture = draw_picture(rng, n_faces=n_faces, look=look)
         size = {"width": picture.width, "height": picture.height}
-        rows.append({"post_id": str(number), "image": encode(picture, rng), **size})
+        rows.append({"post_id": str(number), "image": encode_jpeg(picture, rng), **size})
     return pa.Table.from_pylist(rows, schema=PICTURES)
 
 
-def draw_and_stage(order: Order, attempt: int, *, seed: int, writer: TableWriter) -> int:
+def draw_and_stage(drawing_unit: DrawingUnit, attempt: int, *, seed: int, writer: TableWriter) -> int:
     """Draw a unit and stage it. Returns the number of its pictures. `attempt` is not used."""
     del attempt
-    writer.write(order.unit, draw(order, seed))
-    return len(order.post_ids)
+    writer.write(drawing_unit.unit, draw_unit(drawing_unit, seed))
+    return len(drawing_unit.post_ids)
 
 
-def imageless_table(posts: Posts, start: int, stop: int) -> pa.Table:
+def images_without_bytes(posts: GeneratedPosts, start: int, stop: int) -> pa.Table:
     """Posts `start` to `stop` in the schema of `images/`: status and face count as if fetched, without bytes."""
     rows = slice(start, stop)
     deleted, n = posts.deleted[rows], len(posts.post_ids[rows])

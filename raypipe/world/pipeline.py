@@ -13,14 +13,14 @@ from raypipe import tables
 from raypipe.config import Config
 from raypipe.processes.pool import Pool, cpus
 from raypipe.progress import Progress, say
-from raypipe.runtime import ray_session, wants_ray
+from raypipe.runtime import ray_session, should_use_ray
 from raypipe.storage import Storage
 from raypipe.tables import TableRun, TableWriter
 from raypipe.tables.record import RunRecord
-from raypipe.world.pictures import Order, draw_and_stage, imageless_table, orders
-from raypipe.world.posts import HOST, Posts, generate_posts
+from raypipe.world.pictures import DrawingUnit, draw_and_stage, drawing_units, images_without_bytes
+from raypipe.world.posts import HOST, GeneratedPosts, generate_posts
 from raypipe.world.server import check_port, run_loop, serve
-from raypipe.world.truth import TRUTH_FILE, ceiling, describe_truth, truth_table
+from raypipe.world.truth import TRUTH_FILE, describe_truth, expected_judge_accuracy, truth_table
 
 _ROWS_A_FILE = 50_000
 _UNITS_IN_FLIGHT_A_CPU = 2
@@ -44,8 +44,8 @@ def run(config: Config) -> RunRecord:
     if options.images:
         _write_pictures(config, storage, posts, truth)
     else:
-        _write_imageless(config, storage, posts, record)
-    _tell(config, posts)
+        _write_images_without_bytes(config, storage, posts, record)
+    _print_summary(config, posts)
     if options.serve:
         say(f"Serving {storage.root} at http://{HOST}:{options.port} until Ctrl-C (see /stats)")
         run_loop(serve(storage, options.port))
@@ -57,7 +57,7 @@ def _begin(config: Config, storage: Storage, table: str, inputs: Mapping[str, st
     return tables.begin(storage, table, command="world", config=options, inputs=inputs, overwrite=config.overwrite)
 
 
-def _write_posts(config: Config, storage: Storage, posts: Posts, seconds: Mapping[str, float]) -> RunRecord:
+def _write_posts(config: Config, storage: Storage, posts: GeneratedPosts, seconds: Mapping[str, float]) -> RunRecord:
     with _begin(config, storage, "posts", {}) as run:
         if run.record:
             return run.record
@@ -66,7 +66,7 @@ def _write_posts(config: Config, storage: Storage, posts: Posts, seconds: Mappin
         return run.commit(rows_in=posts.counts.posts, seconds={**seconds, "write": writing}, facts=facts)
 
 
-def _write_truth(config: Config, storage: Storage, posts: Posts, source: RunRecord) -> RunRecord:
+def _write_truth(config: Config, storage: Storage, posts: GeneratedPosts, source: RunRecord) -> RunRecord:
     with _begin(config, storage, "truth", {"posts": source.run_id}) as run:
         if run.record:
             return run.record
@@ -77,16 +77,18 @@ def _write_truth(config: Config, storage: Storage, posts: Posts, source: RunReco
         return run.commit(rows_in=posts.counts.posts, seconds={"write": writing})
 
 
-def _write_imageless(config: Config, storage: Storage, posts: Posts, source: RunRecord) -> RunRecord:
+def _write_images_without_bytes(
+    config: Config, storage: Storage, posts: GeneratedPosts, source: RunRecord
+) -> RunRecord:
     with _begin(config, storage, "images", {"posts": source.run_id}) as run:
         if run.record:
             return run.record
-        writing = _write_all(run.writer, posts, partial(imageless_table, posts), "Writing face counts")
+        writing = _write_all(run.writer, posts, partial(images_without_bytes, posts), "Writing face counts")
         statuses = {"ok": posts.counts.present, "deleted": posts.counts.deleted}
         return run.commit(rows_in=posts.counts.posts, seconds={"write": writing}, facts={"statuses": statuses})
 
 
-def _write_all(writer: TableWriter, posts: Posts, make: Callable[[int, int], pa.Table], title: str) -> float:
+def _write_all(writer: TableWriter, posts: GeneratedPosts, make: Callable[[int, int], pa.Table], title: str) -> float:
     """Write all posts, 50,000 rows per file. Returns the seconds it took."""
     started, n, done = time.monotonic(), posts.counts.posts, writer.units_done()
     with Progress(title, n, "posts") as progress:
@@ -98,7 +100,7 @@ def _write_all(writer: TableWriter, posts: Posts, make: Callable[[int, int], pa.
     return time.monotonic() - started
 
 
-def _write_pictures(config: Config, storage: Storage, posts: Posts, source: RunRecord) -> RunRecord:
+def _write_pictures(config: Config, storage: Storage, posts: GeneratedPosts, source: RunRecord) -> RunRecord:
     with _begin(config, storage, "pictures", {"truth": source.run_id}) as run:
         if run.record:
             return run.record
@@ -106,21 +108,21 @@ def _write_pictures(config: Config, storage: Storage, posts: Posts, source: RunR
         done = run.writer.units_done()
         with Progress("Drawing pictures", posts.counts.present, "pictures") as progress:
             waiting = []
-            for order in orders(posts):
-                if order.unit in done:
-                    progress.advance(len(order.post_ids))
+            for drawing_unit in drawing_units(posts):
+                if drawing_unit.unit in done:
+                    progress.advance(len(drawing_unit.post_ids))
                 else:
-                    waiting.append(order)
-            _draw(config, run.writer, waiting, progress)
+                    waiting.append(drawing_unit)
+            _draw_pictures(config, run.writer, waiting, progress)
         deleted = {"deleted": posts.counts.deleted} if posts.counts.deleted else {}
         seconds = {"draw": time.monotonic() - started}
         return run.commit(rows_in=posts.counts.posts, dropped=deleted, seconds=seconds)
 
 
-def _draw(config: Config, writer: TableWriter, waiting: list[Order], progress: Progress) -> None:
+def _draw_pictures(config: Config, writer: TableWriter, waiting: list[DrawingUnit], progress: Progress) -> None:
     if not waiting:
         return
-    if wants_ray(config):
+    if should_use_ray(config):
         with ray_session(config):
             _draw_on_ray(writer, waiting, config.seed, progress)
         return
@@ -130,11 +132,11 @@ def _draw(config: Config, writer: TableWriter, waiting: list[Order], progress: P
             progress.advance(n)
 
 
-def _draw_on_ray(writer: TableWriter, waiting: list[Order], seed: int, progress: Progress) -> None:
+def _draw_on_ray(writer: TableWriter, waiting: list[DrawingUnit], seed: int, progress: Progress) -> None:
     import ray
 
-    def work(order: Order) -> int:
-        return draw_and_stage(order, 0, seed=seed, writer=writer)
+    def work(drawing_unit: DrawingUnit) -> int:
+        return draw_and_stage(drawing_unit, 0, seed=seed, writer=writer)
 
     task = ray.remote(num_cpus=1)(work)
     most = _UNITS_IN_FLIGHT_A_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
@@ -142,8 +144,8 @@ def _draw_on_ray(writer: TableWriter, waiting: list[Order], seed: int, progress:
     running: list[ray.ObjectRef[int]] = []
     # Few tasks at a time: a world of the paper's size has thousands of units, and Ctrl-C should not leave them queued.
     while True:
-        while len(running) < most and (order := next(remaining, None)) is not None:
-            running.append(task.remote(order))
+        while len(running) < most and (drawing_unit := next(remaining, None)) is not None:
+            running.append(task.remote(drawing_unit))
         if not running:
             return
         ready, running = ray.wait(running, num_returns=1)
@@ -151,11 +153,11 @@ def _draw_on_ray(writer: TableWriter, waiting: list[Order], seed: int, progress:
             progress.advance(n)
 
 
-def _tell(config: Config, posts: Posts) -> None:
+def _print_summary(config: Config, posts: GeneratedPosts) -> None:
     counts, options, quantile = posts.counts, config.world, config.label.quantile
     say(
         f"World: {counts.posts:,} posts, {counts.deleted:,} deleted, {counts.with_face:,} with a face, "
         f"{counts.one_face:,} with exactly one; {counts.users:,} users, {counts.comments:,} comments"
     )
-    judge = ceiling(options.effect, options.noise, quantile)
-    say(f"A perfect judge of the picture is right on {judge:.1%} of the top and bottom {quantile:.0%}")
+    accuracy = expected_judge_accuracy(options.effect, options.noise, quantile)
+    say(f"A perfect judge of the picture is right on {accuracy:.1%} of the top and bottom {quantile:.0%}")

@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raypipe.config.data import WorldOptions
+from raypipe.config.data_options import WorldOptions
 from raypipe.errors import InputError
 from raypipe.tables.schemas import POSTS
-from raypipe.world.captions import MAX_HASHTAGS, Captions, write_captions
-from raypipe.world.funnel import NO_PICTURE, Funnel, assign, funnel
+from raypipe.world.captions import MAX_HASHTAGS, Captions, generate_captions
+from raypipe.world.paper_counts import NO_PICTURE, PostCounts, paper_counts, sample_face_counts
 
 HOST = "127.0.0.1"
 _FIRST_DAY = np.datetime64("2016-11-08T00:00:00", "us")
@@ -27,7 +27,7 @@ _MAX_LOG_LIKES = 12.0
 _HOURS = np.array([3, 2, 2, 2, 2, 3, 4, 5, 5, 5, 5, 5, 6, 6, 5, 5, 5, 6, 6, 7, 7, 6, 5, 4], dtype=float)
 
 
-class Stream(IntEnum):
+class RandomStream(IntEnum):
     """Independent random streams of one world. A number is never reused for another purpose."""
 
     FUNNEL = 1
@@ -42,20 +42,20 @@ class Stream(IntEnum):
     PICTURES = 10
 
 
-def stream(seed: int, purpose: Stream, *more: int) -> np.random.Generator:
+def random_generator(seed: int, purpose: RandomStream, *more: int) -> np.random.Generator:
     """The generator for one purpose in the world of `seed`; for a single post if its number is in `more`."""
     return np.random.default_rng([seed, int(purpose), *more])
 
 
 @dataclass(frozen=True)
-class Posts:
+class GeneratedPosts:
     """All posts of a world, ordered by time, as arrays of shape (posts,).
 
     `n_faces` is -1 for deleted posts. `look` is standard normal. `visual` and `noise` are the two terms of
     log10(1+likes) that the table `posts/` does not show.
     """
 
-    counts: Funnel
+    counts: PostCounts
     port: int
     post_ids: NDArray[np.int64]
     users: NDArray[np.int32]
@@ -102,25 +102,25 @@ class Posts:
         )
 
 
-def generate_posts(options: WorldOptions, seed: int) -> Posts:
+def generate_posts(options: WorldOptions, seed: int) -> GeneratedPosts:
     """Generate `options.posts` posts from `seed`. They are the same on every machine with the same NumPy version.
 
     Raises InputError if the coefficients give a post more than 10^12 likes.
     """
-    counts = funnel(options.posts)
+    counts = paper_counts(options.posts)
     n = counts.posts
-    n_faces = assign(stream(seed, Stream.FUNNEL), counts)
-    created_at, collected_at = _times(stream(seed, Stream.TIME), n)
-    users = _users(stream(seed, Stream.USERS), n_faces != NO_PICTURE, counts.users)
-    followers = _followers(stream(seed, Stream.FOLLOWERS), int(users.max()) + 1)[users]
-    n_hashtags = _hashtags(stream(seed, Stream.HASHTAGS), n)
-    look = stream(seed, Stream.LOOK).standard_normal(n)
+    n_faces = sample_face_counts(random_generator(seed, RandomStream.FUNNEL), counts)
+    created_at, collected_at = _times(random_generator(seed, RandomStream.TIME), n)
+    users = _users(random_generator(seed, RandomStream.USERS), n_faces != NO_PICTURE, counts.users)
+    followers = _followers(random_generator(seed, RandomStream.FOLLOWERS), int(users.max()) + 1)[users]
+    n_hashtags = _hashtags(random_generator(seed, RandomStream.HASHTAGS), n)
+    look = random_generator(seed, RandomStream.LOOK).standard_normal(n)
     visual = options.effect * look
-    noise = options.noise * stream(seed, Stream.NOISE).standard_normal(n)
+    noise = options.noise * random_generator(seed, RandomStream.NOISE).standard_normal(n)
     likes = _likes(options, followers, n_hashtags, visual + noise)
-    comments = _comments(stream(seed, Stream.COMMENTS), likes, n_faces != NO_PICTURE, counts.comments)
-    captions = write_captions(stream(seed, Stream.CAPTIONS), n_hashtags)
-    return Posts(
+    comments = _comments(random_generator(seed, RandomStream.COMMENTS), likes, n_faces != NO_PICTURE, counts.comments)
+    captions = generate_captions(random_generator(seed, RandomStream.CAPTIONS), n_hashtags)
+    return GeneratedPosts(
         counts=counts,
         port=options.port,
         post_ids=_post_ids(created_at),

@@ -60,7 +60,7 @@ async def serve(
         try:
             await web.TCPSite(runner, HOST, port).start()
         except OSError as error:
-            raise port_taken(port, error) from error
+            raise port_taken_error(port, error) from error
         await stop.wait()
     finally:
         await runner.cleanup()
@@ -77,7 +77,7 @@ def run_loop(serving: Coroutine[Any, Any, None]) -> None:
         runner.run(serving)
 
 
-def port_taken(port: int, error: OSError) -> StageError:
+def port_taken_error(port: int, error: OSError) -> StageError:
     """The error for a port that the server cannot listen on."""
     return StageError(
         f"world.port {port}: the server cannot listen on {HOST}: {error.strerror or one_line(error)}; "
@@ -90,7 +90,7 @@ def check_port(port: int) -> None:
     try:
         usable_port(port)
     except OSError as error:
-        raise port_taken(port, error) from error
+        raise port_taken_error(port, error) from error
 
 
 @contextlib.contextmanager
@@ -165,7 +165,7 @@ def main() -> int:
     parser.add_argument("--rate-limit", type=int, default=300)
     parser.add_argument("--rate-window", type=float, default=300.0)
     given = parser.parse_args()
-    threading.Thread(target=_end_with_input, daemon=True).start()
+    threading.Thread(target=_exit_at_end_of_input, daemon=True).start()
     storage = Storage(given.root, given.endpoint, given.region, given.profile)
     serving = serve(storage, given.port, rate_limit=given.rate_limit, rate_window=given.rate_window)
     try:
@@ -176,7 +176,7 @@ def main() -> int:
     return 0
 
 
-def _end_with_input() -> None:
+def _exit_at_end_of_input() -> None:
     # os.read, not sys.stdin: a thread that holds sys.stdin's lock breaks the interpreter's exit.
     while os.read(0, 1024):
         pass

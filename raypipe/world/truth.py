@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 from scipy import integrate, stats
 
-from raypipe.config.data import WorldOptions
+from raypipe.config.data_options import WorldOptions
 from raypipe.errors import InputError, StageError
 from raypipe.storage import Storage
 from raypipe.world.behaviour import behaviour_of
-from raypipe.world.funnel import Funnel
-from raypipe.world.posts import Posts
+from raypipe.world.paper_counts import PostCounts
+from raypipe.world.posts import GeneratedPosts
 
 TRUTH_FILE = "_truth.json"
 _QUANTILES = (0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5)
@@ -47,11 +47,11 @@ class Truth(BaseModel):
     ceiling: dict[str, float]
 
     def ceiling_at(self, quantile: float) -> float:
-        """The perfect judge's accuracy on top against bottom `quantile`; see `ceiling`."""
-        return ceiling(self.effect_sd, self.noise_sd, quantile)
+        """The perfect judge's accuracy on top against bottom `quantile`; see `expected_judge_accuracy`."""
+        return expected_judge_accuracy(self.effect_sd, self.noise_sd, quantile)
 
 
-def describe_truth(options: WorldOptions, seed: int, counts: Funnel) -> Truth:
+def describe_truth(options: WorldOptions, seed: int, counts: PostCounts) -> Truth:
     """The parameters and counts of a world, with `ceiling` by quantile (the paper's is 0.1)."""
     return Truth(
         formula="log10(1 + likes) = a + b*log10(1 + followers) + c*n_hashtags + effect*look + noise",
@@ -64,11 +64,11 @@ def describe_truth(options: WorldOptions, seed: int, counts: Funnel) -> Truth:
         noise_sd=options.noise,
         seed=seed,
         funnel=counts.as_dict(),
-        ceiling={str(q): ceiling(options.effect, options.noise, q) for q in _QUANTILES},
+        ceiling={str(q): expected_judge_accuracy(options.effect, options.noise, q) for q in _QUANTILES},
     )
 
 
-def ceiling(effect_sd: float, noise_sd: float, quantile: float) -> float:
+def expected_judge_accuracy(effect_sd: float, noise_sd: float, quantile: float) -> float:
     """Accuracy of a perfect judge of the picture on posts in the top against the bottom `quantile` of the score.
 
     The score is S = effect·L + noise with a standard normal look L, so S and L are bivariate normal with correlation
@@ -89,10 +89,10 @@ def ceiling(effect_sd: float, noise_sd: float, quantile: float) -> float:
     slope = effect_sd / noise_sd
     lowest = float(stats.norm.isf(quantile))
 
-    def right(s: float) -> float:
+    def integrand(s: float) -> float:
         return math.exp(-0.5 * s * s) / math.sqrt(2 * math.pi) * 0.5 * math.erfc(-slope * s / math.sqrt(2))
 
-    integral, _ = integrate.quad(right, lowest, math.inf, epsabs=1e-12)
+    integral, _ = integrate.quad(integrand, lowest, math.inf, epsabs=1e-12)
     return float(integral / quantile)
 
 
@@ -114,7 +114,7 @@ def judge_accuracy(
     return float(np.mean((looks > 0)[judged] == is_top[judged]))
 
 
-def truth_table(posts: Posts, misbehave: float, start: int, stop: int) -> pa.Table:
+def truth_table(posts: GeneratedPosts, misbehave: float, start: int, stop: int) -> pa.Table:
     """Posts `start` to `stop` in the schema of `truth/`."""
     rows = slice(start, stop)
     names = list(map(str, posts.post_ids[rows].tolist()))

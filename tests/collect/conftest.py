@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from raypipe.config import Config
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.world import pipeline
 from raypipe.world.server import running_server
 

@@ -17,7 +17,7 @@ from raypipe.collect import mastodon, pipeline, revisit, timeline
 from raypipe.collect.client import Answer, PoliteClient
 from raypipe.collect.snapshots import SNAPSHOTS
 from raypipe.config import Config
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.errors import ConfigError, InputError, StageError
 from raypipe.storage import Storage
 from raypipe.tables.schemas import POSTS

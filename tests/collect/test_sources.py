@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 from raypipe.collect.sources import SOURCES
-from raypipe.config.data import CollectOptions
+from raypipe.config.data_options import CollectOptions
 
 
 def test_each_source_option_has_a_module() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from raypipe.cli import main
 from raypipe.config.base import check_name
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.errors import ConfigError
 from tests.hostile import NAMES
 from tests.test_cli import signals_as_before

@@ -11,8 +11,8 @@ from pydantic.fields import FieldInfo
 
 from raypipe.config import Config
 from raypipe.config.base import Section
-from raypipe.config.learning import LabelOptions
-from raypipe.config.options import load_config
+from raypipe.config.learning_options import LabelOptions
+from raypipe.config.load import load_config
 from raypipe.errors import ConfigError
 
 SECTIONS: dict[str, type[Section]] = {

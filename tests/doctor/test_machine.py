@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.doctor import machine
 from raypipe.doctor.machine import (
     check_disk,

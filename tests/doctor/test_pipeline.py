@@ -12,8 +12,8 @@ import pytest
 
 from raypipe.cli import main
 from raypipe.config import Config
-from raypipe.config.data import DoctorOptions
-from raypipe.config.options import load_config
+from raypipe.config.data_options import DoctorOptions
+from raypipe.config.load import load_config
 from raypipe.doctor import pipeline
 from raypipe.doctor.pipeline import check_ray, run
 from raypipe.errors import StageError

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from raypipe.config import Config
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.doctor.place import check_root
 from raypipe.storage import s3
 from tests.s3_faults import S3Faults

@@ -16,7 +16,7 @@ from PIL import Image
 
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.tables.schemas import IMAGES, LABEL_TYPES, labels_schema
 
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF"}

@@ -16,7 +16,7 @@ import raypipe
 from raypipe import tables
 from raypipe.cli import main
 from raypipe.config import Config
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.errors import InputError, StageError
 from raypipe.storage import Storage
 from tests.export.conftest import Made, build, image_row, write_images, write_labels

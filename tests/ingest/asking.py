@@ -7,7 +7,7 @@ import ipaddress
 import socket
 from typing import Any
 
-from raypipe.config.data import IngestOptions
+from raypipe.config.data_options import IngestOptions
 from raypipe.ingest.fetching.client import FetchResult
 from raypipe.ingest.fetching.fetch import Fetcher
 

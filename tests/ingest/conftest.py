@@ -18,7 +18,7 @@ import pytest
 from aiohttp import web
 from PIL import Image
 
-from raypipe.config.data import IngestOptions
+from raypipe.config.data_options import IngestOptions
 from raypipe.ingest.fetching import hosts
 from tests.ingest.asking import LoopbackSocket, RecordingSocket
 
@@ -223,5 +223,5 @@ def loopback() -> type[LoopbackSocket]:
 def where(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Runs the test without and with Ray."""
     if request.param == "here":
-        monkeypatch.setattr("raypipe.ingest.local.wants_ray", lambda _: False)
+        monkeypatch.setattr("raypipe.ingest.local.should_use_ray", lambda _: False)
     return str(request.param)

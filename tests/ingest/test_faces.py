@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from raypipe.config.data import FaceOptions
+from raypipe.config.data_options import FaceOptions
 from raypipe.errors import ConfigError
 from raypipe.ingest.faces import Face, FaceDetector, check_detector
 from raypipe.pictures.examine import examine

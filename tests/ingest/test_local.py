@@ -17,7 +17,7 @@ import pytest
 
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.ingest.local import fetch_here, is_enough, merge_here
 from raypipe.ingest.shard import ShardFetcher
 from raypipe.ingest.staged import staged_columns, tally_staged

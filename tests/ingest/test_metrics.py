@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.ingest.pipeline import run
 from tests.ingest.conftest import WebServer, status
 

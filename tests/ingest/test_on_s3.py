@@ -9,7 +9,7 @@ import pytest
 
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.errors import StageError
 from raypipe.ingest.pipeline import run
 from tests.ingest.conftest import WebServer

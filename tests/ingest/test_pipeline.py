@@ -14,14 +14,14 @@ import pytest
 import raypipe
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.errors import StageError
 from raypipe.ingest.examine import looking
 from raypipe.ingest.fetching.fetch import Fetcher
 from raypipe.ingest.pipeline import run
 from raypipe.ingest.posts import ingest_posts
 from raypipe.ingest.units import fetched_table, images_table, not_asked
-from raypipe.world.draw import draw_picture, encode
+from raypipe.world.draw import draw_picture, encode_jpeg
 from tests.ingest.conftest import WebServer, body, break_off, drip, endless, picture, redirect, reset, status
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -52,7 +52,7 @@ def test_every_post_gets_its_row_and_its_status(
     tmp_path: Path, server: WebServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng = np.random.default_rng(3)
-    drawn = {n: encode(draw_picture(rng, n_faces=n, look=0.0), rng) for n in (0, 1, 2)}
+    drawn = {n: encode_jpeg(draw_picture(rng, n_faces=n, look=0.0), rng) for n in (0, 1, 2)}
     png = picture("PNG")
     answers = {
         "none": (body(drawn[0]), "ok"),
@@ -137,7 +137,7 @@ def test_rows_are_equal_with_and_without_ray(
 ) -> None:
     rng = np.random.default_rng(5)
     for number in range(4):
-        server.behave(f"/{number}.jpg", body(encode(draw_picture(rng, n_faces=number % 3, look=0.0), rng)))
+        server.behave(f"/{number}.jpg", body(encode_jpeg(draw_picture(rng, n_faces=number % 3, look=0.0), rng)))
     server.behave("/4.jpg", status(404))
     server.behave("/5.jpg", body(picture("WEBP")))
     server.behave("/6.jpg", body(picture()[:300]))
@@ -146,7 +146,7 @@ def test_rows_are_equal_with_and_without_ray(
         config = configure(tmp_path, server, plain_rows(40), faces={"enabled": True}, ingest={"attempts": 1})
         config = config.model_copy(update={"root": str(tmp_path / place)})
         if place == "here":
-            monkeypatch.setattr("raypipe.ingest.local.wants_ray", lambda _: False)
+            monkeypatch.setattr("raypipe.ingest.local.should_use_ray", lambda _: False)
         record = run(config)
         table = tables.read_table(config.open_storage(), "images").sort_by("post_id").drop_columns("fetched_at")
         marked = tables.read_table(config.open_storage(), "images", folder="_duplicates")

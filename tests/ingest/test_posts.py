@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.config.data import ColumnOptions
-from raypipe.config.options import load_config
+from raypipe.config.data_options import ColumnOptions
+from raypipe.config.load import load_config
 from raypipe.errors import InputError, StageError
 from raypipe.ingest import posts as module
 from raypipe.ingest.posts import Checked, check_posts, ingest_posts
+from raypipe.tables.input_files import InputRows
 from raypipe.tables.schemas import POSTS
-from raypipe.tables.sources import Raw
 
 GOOD = {"post_id": "a", "image_url": "http://x.example/a.jpg", "likes": 5, "followers": 10}
 
@@ -29,7 +29,7 @@ GOOD = {"post_id": "a", "image_url": "http://x.example/a.jpg", "likes": 5, "foll
 def check(
     *rows: dict[str, Any], lines: list[tuple[str, str]] | None = None, may_lack: list[str] | None = None, **names: str
 ) -> Checked:
-    raw = Raw(pa.Table.from_pylist(list(rows)), lines or [])
+    raw = InputRows(pa.Table.from_pylist(list(rows)), lines or [])
     return check_posts(raw, ColumnOptions(**names), may_lack or [], "posts.csv")
 
 
@@ -167,7 +167,7 @@ def test_file_without_good_row_raises_error() -> None:
     with pytest.raises(InputError, match=r"posts.csv: no row can be used: 2 likes_negative, 1 missing_post_id"):
         check(row(likes=-1), row(likes=-1), row(post_id=None))
     with pytest.raises(InputError, match=r"no row can be used: 1 not_a_json_object"):
-        check_posts(Raw(pa.table({}), [("x", "not_a_json_object")]), ColumnOptions(), [], "posts.jsonl")
+        check_posts(InputRows(pa.table({}), [("x", "not_a_json_object")]), ColumnOptions(), [], "posts.jsonl")
 
 
 def test_likes_and_followers_may_be_missing_for_given_labels() -> None:

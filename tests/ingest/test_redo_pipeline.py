@@ -10,7 +10,7 @@ import pytest
 from raypipe import tables
 from raypipe.errors import ConfigError, StageError
 from raypipe.ingest.pipeline import run
-from raypipe.world.draw import draw_picture, encode
+from raypipe.world.draw import draw_picture, encode_jpeg
 from tests.ingest.conftest import WebServer, body, picture, status
 from tests.ingest.test_pipeline import all_ids, configure, ids, plain_rows
 
@@ -62,7 +62,7 @@ def test_retry_without_matching_status_does_nothing(tmp_path: Path, server: WebS
 @pytest.mark.usefixtures("where")
 def test_faces_are_recounted_without_fetching(tmp_path: Path, server: WebServer) -> None:
     rng = np.random.default_rng(3)
-    server.behave("/0.jpg", body(encode(draw_picture(rng, n_faces=1, look=0.0), rng)))
+    server.behave("/0.jpg", body(encode_jpeg(draw_picture(rng, n_faces=1, look=0.0), rng)))
     server.behave("/1.jpg", status(404))
     config = configure(tmp_path, server, plain_rows(6))
     run(config)

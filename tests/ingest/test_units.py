@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from raypipe.config.data import FaceOptions, IngestOptions
+from raypipe.config.data_options import FaceOptions, IngestOptions
 from raypipe.ingest.counts import Tally, failures_in_words, funnel_in_words
 from raypipe.ingest.examine import looking
 from raypipe.ingest.faces import FaceDetector

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pandas as pd
 import pytest
 
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.world.server import running_server
 from tests.commands import start
 
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 
 STARTS_ITS_OWN = """
 import ray
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.runtime import ray_session
 with ray_session(load_config(ray={"dashboard": False, "num_cpus": 1})):
     print(int(ray.cluster_resources()["CPU"]), ray.get(ray.remote(lambda: 6 * 7).remote()))

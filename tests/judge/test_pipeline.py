@@ -12,8 +12,8 @@ import pytest
 
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.config.learning import LabelOptions
-from raypipe.config.options import load_config
+from raypipe.config.learning_options import LabelOptions
+from raypipe.config.load import load_config
 from raypipe.errors import ConfigError, InputError, StageError
 from raypipe.judge.pipeline import OUTLOOK, run
 from raypipe.label.pipeline import run as label

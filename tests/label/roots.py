@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.tables.schemas import IMAGES, POSTS
 
 N = 3_000

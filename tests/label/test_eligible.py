@@ -8,7 +8,14 @@ from collections import Counter
 import pyarrow as pa
 import pytest
 
-from raypipe.label.eligible import count, image_columns, image_verdicts, nothing_eligible, post_codes, post_columns
+from raypipe.label.eligible import (
+    count_reasons,
+    image_columns,
+    image_eligibility,
+    no_eligible_message,
+    post_codes,
+    post_columns,
+)
 
 POSTS = pa.table({"post_id": list("abcdefgh"), "deleted": [False] * 7 + [True]})
 IMAGES = pa.table(
@@ -37,27 +44,27 @@ IMAGES = pa.table(
 def test_eligibility_rules_keep_and_drop_posts(rule: str, kept: str, dropped: dict[str, int], cuts: list[int]) -> None:
     columns = image_columns(rule)
     blocks = [IMAGES.select(columns).slice(a, b - a) for a, b in itertools.pairwise(cuts)]
-    verdicts = image_verdicts(lambda function: [function(block) for block in blocks], rule)
-    codes = post_codes(POSTS, verdicts)
+    eligibility = image_eligibility(lambda function: [function(block) for block in blocks], rule)
+    codes = post_codes(POSTS, eligibility)
     assert [name for name, code in zip(POSTS["post_id"].to_pylist(), codes, strict=True) if code == 0] == list(kept)
-    assert count(codes) == dropped
-    assert len(kept) + count(codes).total() == len(POSTS)
+    assert count_reasons(codes) == dropped
+    assert len(kept) + count_reasons(codes).total() == len(POSTS)
 
 
 def test_without_picture_rule_only_deleted_posts_drop() -> None:
     codes = post_codes(POSTS.select(post_columns(None)), None)
     assert codes.tolist() == [0] * 7 + [1]
-    assert count(codes) == {"deleted": 1}
+    assert count_reasons(codes) == {"deleted": 1}
 
 
 def test_empty_blocks_are_handled() -> None:
-    verdicts = image_verdicts(lambda _: [], "one_face")
-    assert count(post_codes(POSTS, verdicts)) == {"not_fetched": 7, "deleted": 1}
-    assert len(post_codes(POSTS.slice(0, 0), verdicts)) == 0
+    eligibility = image_eligibility(lambda _: [], "one_face")
+    assert count_reasons(post_codes(POSTS, eligibility)) == {"not_fetched": 7, "deleted": 1}
+    assert len(post_codes(POSTS.slice(0, 0), eligibility)) == 0
 
 
 def test_message_if_no_post_is_eligible() -> None:
-    line = nothing_eligible("one_face", 5, Counter(deleted=1, faces_not_counted=4))
+    line = no_eligible_message("one_face", 5, Counter(deleted=1, faces_not_counted=4))
     assert "none of 5 posts takes part (1 deleted, 4 faces_not_counted)" in line
     assert "--faces.enabled true" in line
-    assert "with_face" in nothing_eligible("one_face", 3, Counter(no_face=3))
+    assert "with_face" in no_eligible_message("one_face", 3, Counter(no_face=3))

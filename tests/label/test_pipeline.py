@@ -18,7 +18,7 @@ import statsmodels.formula.api as smf
 
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.errors import InputError, StageError
 from raypipe.label.pipeline import run
 from raypipe.tables.schemas import IMAGES, labels_schema

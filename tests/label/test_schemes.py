@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raypipe.config.learning import LabelOptions
+from raypipe.config.learning_options import LabelOptions
 from raypipe.errors import ConfigError, InputError
-from raypipe.label.schemes import SCHEMES, Scored, check_classes, check_options
+from raypipe.label.schemes import LABEL_SCHEMES, ScoredPosts, check_classes, check_options
 
 
-def label(scored: Scored, scheme: str, cut: int | None = None, **options: Any) -> pa.Array:
+def label(scored: ScoredPosts, scheme: str, cut: int | None = None, **options: Any) -> pa.Array:
     """The labels of posts in one block, or in two blocks cut at row `cut`."""
     n = len(scored.posts)
     bounds = [0, n] if cut is None else [0, min(cut, n), n]
@@ -27,18 +27,18 @@ def label(scored: Scored, scheme: str, cut: int | None = None, **options: Any) -
         return None if values is None else values[a:b]
 
     blocks = [
-        Scored(scored.posts.slice(a, b - a), part(scored.y, a, b), None, part(scored.score, a, b), i)
+        ScoredPosts(scored.posts.slice(a, b - a), part(scored.y, a, b), None, part(scored.score, a, b), i)
         for i, (a, b) in enumerate(itertools.pairwise(bounds))
     ]
     chosen = LabelOptions(scheme=scheme, **options)  # type: ignore[arg-type]
-    labeller = SCHEMES[scheme].learn(lambda function, _: [function(block) for block in blocks], n, chosen)
-    return pa.concat_arrays([labeller(block).cast(SCHEMES[scheme].label_type) for block in blocks])
+    labeller = LABEL_SCHEMES[scheme].learn(lambda function, _: [function(block) for block in blocks], n, chosen)
+    return pa.concat_arrays([labeller(block).cast(LABEL_SCHEMES[scheme].label_type) for block in blocks])
 
 
-def scored(values: list[float], **columns: Any) -> Scored:
+def scored(values: list[float], **columns: Any) -> ScoredPosts:
     numbers = np.array(values, dtype=float)
     posts = pa.table({"post_id": [f"p{i:03d}" for i in range(len(values))], **columns})
-    return Scored(posts, y=numbers, score=numbers)
+    return ScoredPosts(posts, y=numbers, score=numbers)
 
 
 @given(st.lists(st.integers(-5, 5), min_size=10, max_size=120), st.integers(10, 50), st.integers(0, 120))
@@ -59,7 +59,7 @@ def test_residual_at_the_papers_size() -> None:
     n = 200_545
     values = np.random.default_rng(0).normal(size=n).round(2)
     posts = pa.table({"post_id": [f"p{i}" for i in range(n)]})
-    labels = label(Scored(posts, score=values), "residual")
+    labels = label(ScoredPosts(posts, score=values), "residual")
     assert Counter(labels.to_pylist()) == {"bottom": 20_054, "top": 20_055, None: 160_436}
 
 
@@ -125,11 +125,11 @@ def test_karpathy_needs_two_posts() -> None:
 def test_continuous_label_is_the_score() -> None:
     labels = label(scored([0.5, -1.25]), "continuous")
     assert labels.to_pylist() == [0.5, -1.25]
-    assert labels.type == SCHEMES["continuous"].label_type
+    assert labels.type == LABEL_SCHEMES["continuous"].label_type
 
 
 def test_column_gives_strings_and_keeps_nulls() -> None:
-    posts = Scored(pa.table({"post_id": list("abc"), "kind": [1, None, 2], "same": ["x", "x", None]}))
+    posts = ScoredPosts(pa.table({"post_id": list("abc"), "kind": [1, None, 2], "same": ["x", "x", None]}))
     assert label(posts, "column", column="kind").to_pylist() == ["1", None, "2"]
     options = LabelOptions(scheme="column", column="same")
     check_classes(options, Counter(x=2, y=1), 3)
@@ -141,10 +141,10 @@ def test_column_gives_strings_and_keeps_nulls() -> None:
 
 def test_hashtag_labels_are_read_from_captions() -> None:
     captions = ["sun #Beach #selfie", "#beaches", None, "#CAT＃beach", "none"]
-    posts = Scored(pa.table({"post_id": list("abcde"), "caption": captions}))
+    posts = ScoredPosts(pa.table({"post_id": list("abcde"), "caption": captions}))
     labels = label(posts, "hashtags", hashtags=["beach", "#cat"])
     assert labels.to_pylist() == [["beach"], [], None, ["beach", "cat"], []]
-    assert labels.type == SCHEMES["hashtags"].label_type
+    assert labels.type == LABEL_SCHEMES["hashtags"].label_type
     found = Counter({"beach": 1, "": 2, "beach,cat": 1})
     check_classes(LabelOptions(scheme="hashtags", hashtags=["beach", "#cat"]), found, 5)
     with pytest.raises(InputError, match=r"label.hashtags dog: none of 4 eligible posts with a caption"):
@@ -166,7 +166,7 @@ def test_hashtag_labels_are_read_from_captions() -> None:
     ],
 )
 def test_hashtag_matching_handles_unicode(caption: str, carried: list[str]) -> None:
-    posts = Scored(pa.table({"post_id": ["p"], "caption": [caption]}))
+    posts = ScoredPosts(pa.table({"post_id": ["p"], "caption": [caption]}))
     labels = label(posts, "hashtags", hashtags=["sun", "39", "हिन्दी", "😍", "été"])
     assert sorted(labels.to_pylist()[0]) == sorted(carried)
 

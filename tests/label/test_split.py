@@ -13,8 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raypipe.errors import InputError
-from raypipe.label.ranking.names import name_hashes
-from raypipe.label.split import SIDES, Labelled, check_sides, count_leaks, group_units, sides_of, split, strata
+from raypipe.label.ranking.string_hashes import hash_strings
+from raypipe.label.split import (
+    SIDES,
+    LabelledPosts,
+    check_sides,
+    count_leaks,
+    linked_groups,
+    sides_from_column,
+    split,
+    strata,
+)
 
 
 def posts(n: int, **columns: Any) -> pa.Table:
@@ -42,13 +51,13 @@ def run(
         named = pa.array(hashes, pa.string()).take(pa.array(known)).dictionary_encode().indices
         pictures = np.asarray(named.fill_null(-1)).astype(np.int64)
     given = kind not in ("random", "user", "time")
-    posts = Labelled(
-        keys=name_hashes(chosen["post_id"], seed + 1),
+    posts = LabelledPosts(
+        keys=hash_strings(chosen["post_id"], seed + 1),
         classes=np.unique(labels.drop_null().to_pylist(), return_inverse=True)[1],
-        users=name_hashes(chosen["user_id"].cast(pa.string())),
+        users=hash_strings(chosen["user_id"].cast(pa.string())),
         pictures=pictures,
         times=np.asarray(chosen["created_at"].cast(pa.int64())) if kind == "time" else None,
-        given=sides_of(kind, chosen[kind]) if given else None,
+        given=sides_from_column(kind, chosen[kind]) if given else None,
     )
     sides = split(kind, posts, val=val, test=test)
     found: list[str | None] = [None] * len(rows)
@@ -163,7 +172,7 @@ def test_empty_sides_raise_error() -> None:
     def check(kind: str, sides: list[int], users: list[int] | None = None, **given: Any) -> None:
         n = len(sides)
         who = None if users is None else np.array(users, np.uint64)
-        posts = Labelled(np.arange(n).astype(np.uint64), np.zeros(n, np.int64), who, **given)
+        posts = LabelledPosts(np.arange(n).astype(np.uint64), np.zeros(n, np.int64), who, **given)
         check_sides(kind, posts, np.array(sides, np.int8), val=0.25, test=0.0)
 
     check("random", [0, 0, 1])
@@ -197,11 +206,11 @@ def test_split_can_come_from_a_column() -> None:
 def test_units_join_posts_sharing_any_key() -> None:
     users = np.array([7, 9, 9, 4, 0, 0], np.uint64)
     pictures = np.array([-1, 0, 1, 0, 2, -1])
-    units = group_units(6, pictures, users)
+    units = linked_groups(6, pictures, users)
     assert len({int(units[i]) for i in (1, 2, 3)}) == 1
     assert len(set(units.tolist())) == 4
-    assert group_units(3, None, None).tolist() == [0, 1, 2]
-    assert len(set(group_units(4, np.array([-1, 5, 5, -1]), None).tolist())) == 3
+    assert linked_groups(3, None, None).tolist() == [0, 1, 2]
+    assert len(set(linked_groups(4, np.array([-1, 5, 5, -1]), None).tolist())) == 3
 
 
 def test_leaks_count_users_on_two_sides() -> None:
@@ -216,7 +225,7 @@ def test_million_posts_are_split_quickly_and_exactly() -> None:
     n = 1_000_000
     pictures = np.where(rng.random(n) < 0.02, rng.integers(0, 5_000, n), -1)
     users = rng.integers(1, 300_000, n).astype(np.uint64)
-    posts = Labelled(rng.permutation(n).astype(np.uint64), rng.integers(0, 2, n), users, pictures)
+    posts = LabelledPosts(rng.permutation(n).astype(np.uint64), rng.integers(0, 2, n), users, pictures)
     for kind in ("random", "user"):
         sides = split(kind, posts, val=0.25, test=0.1)
         assert np.bincount(sides).tolist() == [650_000, 250_000, 100_000]

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.predict.local import is_enough, threads, threads_of
 
 

@@ -20,7 +20,7 @@ from raypipe.errors import InputError, StageError
 from raypipe.pictures.examine import Picture, examine
 from raypipe.processes import child as isolate
 from raypipe.processes.child import Isolated, in_child
-from raypipe.runtime.log import lines_to_log
+from raypipe.runtime.stderr_log import stderr_to_log
 from tests.ingest.files import FILES
 from tests.ingest.natives import Elsewhere, how, slow, work
 
@@ -147,7 +147,7 @@ def test_start_error_quotes_stderr_of_child(tmp_path: Path, monkeypatch: pytest.
     broken.chmod(0o700)
     monkeypatch.setattr(isolate.sys, "executable", str(broken))
     with (
-        lines_to_log() if stderr == "a log" else contextlib.nullcontext(),
+        stderr_to_log() if stderr == "a log" else contextlib.nullcontext(),
         pytest.raises(StageError, match=r"at its start: exit code 3; on stderr it says No module named x$"),
     ):
         in_child(work, [1], how)

@@ -17,11 +17,11 @@ from PIL import Image
 
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.storage import Storage
 from raypipe.tables.schemas import IMAGES, POSTS, PREDICTIONS, labels_schema
 from raypipe.train.data.target import Target
-from raypipe.train.results.compare import Answers, answers, compare, comparisons_csv
+from raypipe.train.results.comparisons import TrialAnswers, compare_configurations, comparisons_csv, trial_answers
 
 POSTS_N = 1200
 TERMS = ("Intercept", "log10(1 + followers)", "n_hashtags")
@@ -241,14 +241,14 @@ def write_training(
     writer.writerows(rows)
     parts = {"predictions": pa.Table.from_pandas(predictions, schema=PREDICTIONS, preserve_index=False)}
     files = {"results.json": json.dumps(results).encode(), "table1.csv": text.getvalue().encode()}
-    if compared := compare(_answers(predictions), {}):
+    if compared := compare_configurations(_answers(predictions), {}):
         files["comparisons.csv"] = comparisons_csv(compared)
     commit(storage, table, parts=parts, files=files, rows_in=0)
 
 
-def _answers(predictions: pd.DataFrame) -> list[Answers]:
+def _answers(predictions: pd.DataFrame) -> list[TrialAnswers]:
     split = "test" if predictions["split"].eq("test").any() else "val"
-    return answers(predictions, Target("binary", ("bottom", "top")), split)
+    return trial_answers(predictions, Target("binary", ("bottom", "top")), split)
 
 
 def build_root(folder: Path, *, seeds: int = 1) -> Built:

@@ -16,12 +16,12 @@ import statsmodels.formula.api as smf
 from scipy import stats
 
 from raypipe.config import Config
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.judge.pipeline import run as judge
 from raypipe.label.pipeline import run as label
 from raypipe.report import diagnostics, verdict
 from raypipe.report.pipeline import run
-from raypipe.tables.root import Sources
+from raypipe.tables.root_tables import RootTables
 from tests.label.roots import labelled, made_posts, put
 
 DAY_US = 86_400_000_000
@@ -76,7 +76,7 @@ def test_unreadable_model_is_reported(root: Config, capsys: pytest.CaptureFixtur
     file = Path(root.open_storage().path("labels/_model.json"))
     values = json.loads(file.read_text())
     file.write_text(json.dumps(values | {"formula": "likes ~ followers + I(__import__('os'))"}))
-    assert diagnostics.build(Sources.open(root.open_storage())) is None
+    assert diagnostics.build(RootTables.open(root.open_storage())) is None
     run(root)
     said = capsys.readouterr().out
     assert "the regression's diagnostics are left out of the report: " in said
@@ -84,7 +84,7 @@ def test_unreadable_model_is_reported(root: Config, capsys: pytest.CaptureFixtur
 
 
 def test_planted_faults_are_found(root: Config) -> None:
-    found = diagnostics.build(Sources.open(root.open_storage()))
+    found = diagnostics.build(RootTables.open(root.open_storage()))
     assert found is not None
     groups = {item.name: item for item in found.groups}
     assert set(groups) == {"hour", "n_hashtags", "age_days"}
@@ -103,7 +103,7 @@ def test_planted_faults_are_found(root: Config) -> None:
 
 
 def test_means_and_influence_equal_plain_code(root: Config) -> None:
-    found = diagnostics.build(Sources.open(root.open_storage()))
+    found = diagnostics.build(RootTables.open(root.open_storage()))
     assert found is not None
     frame = with_faults().filter(pc.invert(with_faults()["deleted"])).to_pandas()
     formula = "np.log10(1 + likes) ~ np.log10(1 + followers) + n_hashtags"
@@ -140,7 +140,7 @@ def test_page_shows_diagnostics_and_judgement(root: Config) -> None:
     assert "have not been judged" not in page
     # New labels are not the judged ones.
     label(labelled(root, eligible="post", quantile=0.2, overwrite=True))
-    assert verdict.build(Sources.open(root.open_storage())) is None
+    assert verdict.build(RootTables.open(root.open_storage())) is None
 
 
 def test_diagnostics_need_regression_and_times(config: Config) -> None:
@@ -148,12 +148,12 @@ def test_diagnostics_need_regression_and_times(config: Config) -> None:
     nothing = pa.nulls(300, pa.timestamp("us", "UTC"))
     put(config, "posts", posts.set_column(posts.column_names.index("created_at"), "created_at", nothing))
     label(labelled(config, eligible="post"))
-    found = diagnostics.build(Sources.open(config.open_storage()))
+    found = diagnostics.build(RootTables.open(config.open_storage()))
     assert found is not None
     assert [item.name for item in found.groups] == ["n_hashtags"]
     assert found.age_slope is None
     label(labelled(config, eligible="post", scheme="karpathy", overwrite=True))
-    assert diagnostics.build(Sources.open(config.open_storage())) is None
+    assert diagnostics.build(RootTables.open(config.open_storage())) is None
 
 
 @pytest.mark.parametrize(

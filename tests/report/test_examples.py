@@ -11,7 +11,7 @@ from PIL import Image
 
 from raypipe import tables
 from raypipe.report import examples, training
-from raypipe.tables.root import Sources
+from raypipe.tables.root_tables import RootTables
 from tests.deadly import deadly
 from tests.report.root import Built, jpeg
 
@@ -19,8 +19,8 @@ __all__ = ["deadly"]
 
 
 def test_extremes_are_ordered_by_score(shared: Built) -> None:
-    sources = Sources.open(shared.storage)
-    found = examples.build(sources, None, 5)
+    root_tables = RootTables.open(shared.storage)
+    found = examples.build(root_tables, None, 5)
     assert found is not None
     ordered = shared.labels.sort_values("score", ascending=False)["post_id"].tolist()
     assert [picture.post_id for picture in found.scored[0].pictures] == ordered[:5]
@@ -29,9 +29,9 @@ def test_extremes_are_ordered_by_score(shared: Built) -> None:
 
 
 def test_surest_predictions_are_best_model_on_validation(shared: Built) -> None:
-    sources = Sources.open(shared.storage)
-    trained = training.build(sources)
-    found = examples.build(sources, trained, 6)
+    root_tables = RootTables.open(shared.storage)
+    trained = training.build(root_tables)
+    found = examples.build(root_tables, trained, 6)
     assert trained is not None
     assert trained.best is not None
     assert found is not None
@@ -47,12 +47,12 @@ def test_surest_predictions_are_best_model_on_validation(shared: Built) -> None:
 
 
 def test_examples_show_only_predicted_classes(built: Built) -> None:
-    sources = Sources.open(built.storage)
-    trained = training.build(sources)
+    root_tables = RootTables.open(built.storage)
+    trained = training.build(root_tables)
     assert trained is not None
     assert trained.predictions is not None
     trained.predictions["probability"] = 0.9
-    found = examples.build(sources, trained, 6)
+    found = examples.build(root_tables, trained, 6)
     assert found is not None
     assert [row.title for row in found.sure] == ["Classified “top”, most confident first"]
 
@@ -65,7 +65,7 @@ def test_pictures_that_cannot_be_decoded_have_no_thumbnail(built: Built, deadly:
         pairs = zip(rows["post_id"].to_pylist(), rows["image"].to_pylist(), strict=True)
         images = pa.array([odd.get(post_id, image) for post_id, image in pairs], pa.binary())
         pq.write_table(rows.set_column(rows.column_names.index("image"), "image", images), path)
-    found = examples.build(Sources.open(built.storage), None, 5)
+    found = examples.build(RootTables.open(built.storage), None, 5)
     assert found is not None
     assert [picture.source is None for picture in found.scored[0].pictures] == [True, True, True, False, False]
     assert all(picture.source for picture in found.scored[1].pictures)
@@ -89,4 +89,4 @@ def test_thumbnails_are_small_squares(shared: Built) -> None:
 
 
 def test_zero_examples_show_nothing(shared: Built) -> None:
-    assert examples.build(Sources.open(shared.storage), None, 0) is None
+    assert examples.build(RootTables.open(shared.storage), None, 0) is None

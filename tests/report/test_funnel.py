@@ -7,12 +7,12 @@ import pytest
 from raypipe.config import Config
 from raypipe.report import funnel
 from raypipe.statistics import paper
-from raypipe.tables.root import Sources
+from raypipe.tables.root_tables import RootTables
 from tests.report.root import Built, make_world, write_posts
 
 
 def test_funnel_steps_decrease_and_add_up(shared: Built) -> None:
-    found = funnel.build(Sources.open(shared.storage))
+    found = funnel.build(RootTables.open(shared.storage))
     counts = [step.count for step in found.steps]
     assert counts == sorted(counts, reverse=True)
     assert found.count(funnel.COLLECTED) == 1205
@@ -23,7 +23,7 @@ def test_funnel_steps_decrease_and_add_up(shared: Built) -> None:
 
 
 def test_paper_counts_match_their_steps(shared: Built) -> None:
-    found = {step.name: step for step in funnel.build(Sources.open(shared.storage)).steps}
+    found = {step.name: step for step in funnel.build(RootTables.open(shared.storage)).steps}
     assert found[funnel.ONE_FACE].paper == 200_545
     assert found[funnel.LABELLED].paper_share == pytest.approx(40_109 / 486_149)
     assert found[funnel.FETCHED].paper is None
@@ -31,7 +31,7 @@ def test_paper_counts_match_their_steps(shared: Built) -> None:
 
 
 def test_every_dropped_row_and_every_status_is_counted(shared: Built) -> None:
-    found = funnel.build(Sources.open(shared.storage))
+    found = funnel.build(RootTables.open(shared.storage))
     assert [(item.stage, item.reason, item.rows) for item in found.dropped[:2]] == [
         ("posts", "negative_likes", 3),
         ("posts", "duplicate_post_id", 2),
@@ -47,7 +47,7 @@ def test_every_dropped_row_and_every_status_is_counted(shared: Built) -> None:
 def test_steps_without_tables_are_left_out(config: Config) -> None:
     posts, _ = make_world()
     write_posts(config.open_storage(), posts)
-    found = funnel.build(Sources.open(config.open_storage()))
+    found = funnel.build(RootTables.open(config.open_storage()))
     assert [step.name for step in found.steps] == [funnel.COLLECTED, funnel.PRESENT]
     assert found.statuses == []
     assert found.requests is None

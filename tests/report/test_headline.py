@@ -7,16 +7,16 @@ from dataclasses import replace
 import pytest
 
 from raypipe.report import funnel, headline, regression, training
-from raypipe.tables.root import Sources
+from raypipe.tables.root_tables import RootTables
 from tests.report.root import Built
 
 
 @pytest.fixture(scope="module")
 def parts(shared: Built) -> tuple[funnel.Funnel, regression.Regression | None, training.Training]:
-    sources = Sources.open(shared.storage)
-    trained = training.build(sources)
+    root_tables = RootTables.open(shared.storage)
+    trained = training.build(root_tables)
     assert trained is not None
-    return funnel.build(sources), regression.build(sources), trained
+    return funnel.build(root_tables), regression.build(root_tables), trained
 
 
 def test_headline_names_best_configuration_and_accuracy(

@@ -17,19 +17,19 @@ import torch
 from scipy import stats
 
 from raypipe.config import Config
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.report import columns, headline, page, training
 from raypipe.report.figures.head_figures import confusion
 from raypipe.report.measured import measure
 from raypipe.report.summary import summary_lines
 from raypipe.statistics.intervals import auc_interval, spearman_interval, wilson_interval
-from raypipe.tables.root import Sources
+from raypipe.tables.root_tables import RootTables
 from raypipe.tables.schemas import LABEL_TYPES, labels_schema
 from raypipe.train.data.images import image_set
 from raypipe.train.data.target import Target
-from raypipe.train.networks.heads import head_of
-from raypipe.train.plan import Trial
-from raypipe.train.results.results import TrialResult, prediction_rows, results_json, table1_csv
+from raypipe.train.networks.heads import make_head
+from raypipe.train.results.trial_result import TrialResult, prediction_rows, results_json, table1_csv
+from raypipe.train.trial_plan import Trial
 from tests.report.root import commit, make_world, write_images, write_posts
 from tests.report.test_pipeline import page_of
 
@@ -65,7 +65,7 @@ def write(config: Config, kind: str, sharps: dict[str, float], table: str = "swe
     for letter, sharp in sharps.items():
         for seed in range(seeds):
             labels, found = draw(target, sharp, seed)
-            head, trial = head_of(target, torch.from_numpy(labels)), Trial(letter, seed)
+            head, trial = make_head(target, torch.from_numpy(labels)), Trial(letter, seed)
             measures, accuracies = {}, {}
             for split, half in halves.items():
                 images = np.zeros((N // 2, 3, 8, 8), np.uint8)
@@ -120,7 +120,7 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def test_measure_equals_plain_count_of_test_predictions(whole: tuple[str, Config, pd.DataFrame]) -> None:
     kind, config, predictions = whole
-    found = training.build(Sources.open(config.open_storage()))
+    found = training.build(RootTables.open(config.open_storage()))
     assert found is not None
     assert (found.target, found.left_out) == (TARGETS[kind], ())
     assert found.best is not None
@@ -163,7 +163,7 @@ def test_measure_equals_plain_count_of_test_predictions(whole: tuple[str, Config
 def test_page_describes_results_of_each_head(whole: tuple[str, Config, pd.DataFrame]) -> None:
     kind, config, _ = whole
     whole_page = page_of(config)
-    found = training.build(Sources.open(config.open_storage()))
+    found = training.build(RootTables.open(config.open_storage()))
     assert found is not None
     assert whole_page.open == []
     assert len(whole_page.ids) == len(set(whole_page.ids)), "an id stands twice"
@@ -194,7 +194,7 @@ def test_page_describes_results_of_each_head(whole: tuple[str, Config, pd.DataFr
 
 def test_summary_fits_80_columns_with_same_cells(whole: tuple[str, Config, pd.DataFrame]) -> None:
     _, config, _ = whole
-    found = training.build(Sources.open(config.open_storage()))
+    found = training.build(RootTables.open(config.open_storage()))
     assert found is not None
     lines = summary_lines(config)
     assert max(map(len, lines[:-1])) <= 80
@@ -206,7 +206,7 @@ def test_summary_fits_80_columns_with_same_cells(whole: tuple[str, Config, pd.Da
 
 
 def content_of(config: Config) -> page.Content:
-    return page.gather(Sources.open(config.open_storage()))
+    return page.gather(RootTables.open(config.open_storage()))
 
 
 def title_of(config: Config) -> str:
@@ -228,7 +228,7 @@ def test_headline_says_no_better_than_chance(config: Config, kind: str) -> None:
 def test_trainings_on_other_labels_are_listed_as_left_out(config: Config) -> None:
     write(config, "classes", {"A": 2.0}, "train/old")
     write(config, "score", {"A": 2.0}, "train/new")
-    found = training.build(Sources.open(config.open_storage()))
+    found = training.build(RootTables.open(config.open_storage()))
     assert found is not None
     assert ([row.table for row in found.rows], found.left_out) == (["train/new"], ("train/old",))
     html = page.render(content_of(config), {}, title="x", n_examples=0)

@@ -14,7 +14,7 @@ import pytest
 
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.errors import InputError, StageError
 from raypipe.report.pipeline import run
 from raypipe.tables.schemas import labels_schema

@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 
 from raypipe.report.provenance import build, flatten, shared_versions
-from raypipe.tables.root import Sources
+from raypipe.tables.root_tables import RootTables
 from tests.report.root import Built
 
 
 def test_records_are_shown_in_finishing_order(shared: Built) -> None:
-    sources = Sources.open(shared.storage)
-    stages = build(sources)
+    root_tables = RootTables.open(shared.storage)
+    stages = build(root_tables)
     assert [stage.table for stage in stages] == ["posts", "truth", "images", "labels", "sweep"]
     for stage in stages:
-        record = sources.records[stage.table]
+        record = root_tables.records[stage.table]
         assert stage.run_id == record.run_id
         assert stage.command == f"raypipe {record.command}"
         assert stage.steps == {"work": 1.25}
@@ -25,7 +25,7 @@ def test_records_are_shown_in_finishing_order(shared: Built) -> None:
 
 
 def test_shared_versions_are_equal_in_all_stages(shared: Built) -> None:
-    stages = build(Sources.open(shared.storage))
+    stages = build(RootTables.open(shared.storage))
     assert shared_versions(stages) == stages[0].versions
     stages[1].versions.update(torch="0.0")
     assert "torch" not in shared_versions(stages)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from raypipe.report.regression import build
-from raypipe.tables.root import Sources
+from raypipe.tables.root_tables import RootTables
 from tests.report.root import FORMULA, TERMS, TRUTH, Built, write_labels
 
 
 def test_coefficients_are_paired_with_truth(shared: Built) -> None:
-    fit = build(Sources.open(shared.storage))
+    fit = build(RootTables.open(shared.storage))
     assert fit is not None
     assert fit.formula == FORMULA
     assert [term.term for term in fit.coefficients] == list(TERMS)
@@ -21,7 +21,7 @@ def test_coefficients_are_paired_with_truth(shared: Built) -> None:
 
 
 def test_figure_2_line_is_fit_at_mean_hashtags(shared: Built) -> None:
-    fit = build(Sources.open(shared.storage))
+    fit = build(RootTables.open(shared.storage))
     assert fit is not None
     assert fit.cloud is not None
     params = list(shared.model["params"].values())
@@ -35,7 +35,7 @@ def test_figure_2_line_is_fit_at_mean_hashtags(shared: Built) -> None:
 
 
 def test_thresholds_bound_the_labelled_classes(shared: Built) -> None:
-    fit = build(Sources.open(shared.storage))
+    fit = build(RootTables.open(shared.storage))
     assert fit is not None
     assert fit.thresholds is not None
     low, high = fit.thresholds
@@ -53,7 +53,7 @@ def test_other_formulas_show_observed_against_fitted(built: Built) -> None:
         },
     }
     write_labels(built.storage, built.labels, model, len(built.posts))
-    fit = build(Sources.open(built.storage))
+    fit = build(RootTables.open(built.storage))
     assert fit is not None
     assert fit.cloud is not None
     assert fit.cloud.x_label == "fitted"
@@ -64,6 +64,6 @@ def test_other_formulas_show_observed_against_fitted(built: Built) -> None:
 def test_missing_statistics_are_accepted(built: Built) -> None:
     nothing = {**built.model, "pvalues": dict.fromkeys(TERMS), "rsquared_adj": None}
     write_labels(built.storage, built.labels, nothing, len(built.posts))
-    fit = build(Sources.open(built.storage))
+    fit = build(RootTables.open(built.storage))
     assert fit is not None
     assert all(np.isnan(term.p) for term in fit.coefficients)

@@ -11,19 +11,19 @@ import pyarrow as pa
 import pytest
 
 from raypipe import tables
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.report.ceiling import PerfectJudge
 from raypipe.report.pipeline import run
 from raypipe.report.training import Measured, Row, Training, build
 from raypipe.statistics import paper
 from raypipe.statistics.intervals import wilson_interval
-from raypipe.tables.root import Sources
+from raypipe.tables.root_tables import RootTables
 from tests.report.root import Built, build_root, commit, table_1, train, write_training
 
 
 @pytest.fixture(scope="module")
 def training(shared: Built) -> Training:
-    found = build(Sources.open(shared.storage))
+    found = build(RootTables.open(shared.storage))
     assert found is not None
     return found
 
@@ -42,7 +42,7 @@ def test_rows_hold_table_1_values_and_intervals(training: Training, shared: Buil
 
 
 def test_intervals_group_pictures_by_user(built: Built) -> None:
-    alone = build(Sources.open(built.storage))
+    alone = build(RootTables.open(built.storage))
     # Users for whom B is right, or wrong, on all pictures.
     tests = built.predictions.query("configuration == 'B' and split == 'test'").set_index("post_id")
     right = (tests["probability"] > 0.5) == (tests["label"] == "top")
@@ -52,7 +52,7 @@ def test_intervals_group_pictures_by_user(built: Built) -> None:
     named = pa.array([users.get(post_id) for post_id in rows["post_id"].to_pylist()], pa.string())
     rows = rows.set_column(rows.schema.get_field_index("user_id"), "user_id", named)
     commit(built.storage, "labels", rows, files={"_model.json": json.dumps(built.model).encode()})
-    together = build(Sources.open(built.storage))
+    together = build(RootTables.open(built.storage))
     assert alone is not None
     assert together is not None
     one, five = (next(row.measured for row in found.rows if row.key == "B") for found in (alone, together))
@@ -84,7 +84,7 @@ def test_many_configurations_are_compared_with_best_and_caveat(built: Built) -> 
     results, _, predictions = train(built.labels, looks, letters, 1)
     predictions = predictions[predictions["split"] == "val"]
     write_training(built.storage, "sweep", results, table_1(results, predictions, list(letters), 1), predictions)
-    found = build(Sources.open(built.storage))
+    found = build(RootTables.open(built.storage))
     assert found is not None
     assert found.best is not None
     assert found.differences is not None
@@ -107,11 +107,11 @@ def test_ceiling_is_perfect_judge_on_same_pictures(training: Training, shared: B
 def test_perfect_judge_needs_residual_labels(built: Built) -> None:
     model = json.dumps({**built.model, "scheme": "karpathy"}).encode()
     commit(built.storage, "labels", tables.read_table(built.storage, "labels"), files={"_model.json": model})
-    assert PerfectJudge.of(Sources.open(built.storage)) is None
+    assert PerfectJudge.of(RootTables.open(built.storage)) is None
 
 
 def test_judge_gives_none_for_unlabelled_pictures(shared: Built) -> None:
-    judge = PerfectJudge.of(Sources.open(shared.storage))
+    judge = PerfectJudge.of(RootTables.open(shared.storage))
     assert judge is not None
     middle = shared.labels.loc[shared.labels["label"].isna(), "post_id"]
     assert judge.accuracy(middle) is None
@@ -122,7 +122,7 @@ def test_validation_results_get_a_caveat(built: Built) -> None:
     predictions = built.predictions[built.predictions["split"] == "val"]
     rows = table_1(built.results, predictions, ["A", "B", "C", "D"], 1)
     write_training(built.storage, "sweep", built.results, rows, predictions)
-    found = build(Sources.open(built.storage))
+    found = build(RootTables.open(built.storage))
     assert found is not None
     for row in found.rows:
         assert row.measured is not None
@@ -133,7 +133,7 @@ def test_validation_results_get_a_caveat(built: Built) -> None:
 
 def test_more_seeds_do_not_narrow_interval(tmp_path: Path) -> None:
     many = build_root(tmp_path / "many", seeds=3)
-    found = build(Sources.open(many.storage))
+    found = build(RootTables.open(many.storage))
     assert found is not None
     n_test = int((many.labels["split"] == "test").sum())
     for row in found.rows:
@@ -155,7 +155,7 @@ def test_row_of_another_table_names_its_table(built: Built) -> None:
     own = built.predictions[built.predictions["configuration"] == "B"]
     results = [row for row in built.results if row["configuration"] == "B"]
     write_training(built.storage, "train/again", results, built.table1[1:2], own)
-    found = build(Sources.open(built.storage))
+    found = build(RootTables.open(built.storage))
     assert found is not None
     assert [row.key for row in found.rows] == ["A", "B", "C", "D", "B (train/again)"]
 
@@ -174,4 +174,4 @@ def test_sentence_follows_interval(low: float, high: float, words: str) -> None:
 def test_training_part_is_none_without_training(built: Built) -> None:
     for name in ("sweep/_run.json",):
         built.storage.delete(name)
-    assert build(Sources.open(built.storage)) is None
+    assert build(RootTables.open(built.storage)) is None

@@ -11,21 +11,21 @@ from pathlib import Path
 import pytest
 
 from raypipe.config import Config
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.errors import InputError, StageError
-from raypipe.runtime import cause, ray_session, session, wants_ray
+from raypipe.runtime import original_error, ray_session, session, should_use_ray
 
 PROGRAM = """
 import ray
-from raypipe.config.options import load_config
-from raypipe.runtime import kept_ray, ray_is_running, ray_session, wants_ray
+from raypipe.config.load import load_config
+from raypipe.runtime import shared_ray, ray_is_running, ray_session, should_use_ray
 assert not ray_is_running()
 options = load_config(ray={"dashboard": False, "num_cpus": 1})
-with kept_ray():
+with shared_ray():
     with ray_session(options):
         first = ray.get_runtime_context().get_job_id()
-    assert wants_ray(options)
-    with kept_ray(), ray_session(options):
+    assert should_use_ray(options)
+    with shared_ray(), ray_session(options):
         assert ray.get_runtime_context().get_job_id() == first
     assert ray_is_running()
     assert ray.cluster_resources()["CPU"] == 1
@@ -38,7 +38,7 @@ assert not ray_is_running()
 
 LISTENING = """
 import json, psutil, ray
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.runtime import ray_session
 with ray_session(load_config(ray={"dashboard": True, "num_cpus": 1})):
     assert ray.get(ray.remote(lambda: 6 * 7).remote()) == 42
@@ -50,7 +50,7 @@ with ray_session(load_config(ray={"dashboard": True, "num_cpus": 1})):
 BUSY = """
 import ray
 from raypipe import runtime
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 real, calls = ray.init, []
 def busy(**options):
     # As on a machine where the node takes more than its 30 s.
@@ -94,15 +94,15 @@ def test_ray_is_wanted_if_dashboard_is_on(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delitem(sys.modules, "ray", raising=False)
     options = load_config(ray={} if dashboard is None else {"dashboard": dashboard})
-    assert wants_ray(options) == wanted
+    assert should_use_ray(options) == wanted
     assert "ray" not in sys.modules
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
-    assert wants_ray(options)
+    assert should_use_ray(options)
 
 
 @pytest.mark.usefixtures("ray_session")
 def test_running_ray_is_wanted(config: Config) -> None:
-    assert wants_ray(config)
+    assert should_use_ray(config)
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -119,7 +119,7 @@ def test_cause_is_error_of_worker(kind: type[Exception]) -> None:
     for function in (work, outer):
         with pytest.raises(kind) as caught:
             ray.get(ray.remote(function).remote())
-        found = cause(caught.value)
+        found = original_error(caught.value)
         assert type(found) is kind
         assert str(found).strip("'") == "what went wrong"
 
@@ -133,22 +133,22 @@ def test_cause_of_failed_ray_data_pipeline_is_found() -> None:
 
     with pytest.raises(Exception) as caught:
         ray.data.range(1).map(work).take_all()
-    assert repr(cause(caught.value)) == repr(InputError("row 0: negative likes"))
+    assert repr(original_error(caught.value)) == repr(InputError("row 0: negative likes"))
 
 
 def test_cause_of_unwrapped_errors_is_found() -> None:
     plain = ValueError("x")
-    assert cause(plain) is plain
-    assert cause(raise_from(RuntimeError("outer"), plain)) is plain
+    assert original_error(plain) is plain
+    assert original_error(raise_from(RuntimeError("outer"), plain)) is plain
     told = StageError("labels: cannot write")
-    assert cause(raise_from(told, plain)) is told
-    assert cause(raise_from(RuntimeError("outer"), told)) is told
+    assert original_error(raise_from(told, plain)) is told
+    assert original_error(raise_from(RuntimeError("outer"), told)) is told
 
 
 def test_circular_causes_end() -> None:
     one, two = ValueError("1"), ValueError("2")
     one.__cause__, two.__cause__ = two, one
-    assert cause(one) in (one, two)
+    assert original_error(one) in (one, two)
 
 
 @pytest.mark.cluster

@@ -15,13 +15,13 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 
 from raypipe.statistics.clustered import (
-    area_error,
-    area_interval,
-    correlation_interval,
+    clustered_auc_error,
+    clustered_auc_interval,
+    clustered_share_interval,
+    clustered_spearman_interval,
     effective_size,
     number_users,
     paired_p,
-    share_interval,
 )
 from raypipe.statistics.intervals import auc_interval, spearman_interval, wilson_interval
 from raypipe.statistics.ranks import roc_auc
@@ -40,7 +40,7 @@ def test_users_are_numbered_and_unknown_users_stay_separate() -> None:
 @given(right=st.lists(st.booleans(), min_size=1, max_size=60), confidence=st.sampled_from([0.8, 0.95, 0.99]))
 def test_share_interval_equals_wilson_for_one_post_per_user(right: list[bool], confidence: float) -> None:
     alone = np.random.default_rng(len(right)).permutation(len(right))
-    found = share_interval(float(np.mean(right)), np.array(right), alone, confidence)
+    found = clustered_share_interval(float(np.mean(right)), np.array(right), alone, confidence)
     assert found == wilson_interval(sum(right), len(right), confidence)
 
 
@@ -50,9 +50,9 @@ def test_intervals_are_plain_for_one_post_per_user(rows: list[tuple[int, bool]])
     scores, labels = np.array([s for s, _ in rows], float), np.array([y for _, y in rows])
     alone, n_positive = np.arange(len(rows)), int(labels.sum())
     area = roc_auc(scores, labels)
-    found = area_interval([scores], labels, alone)
+    found = clustered_auc_interval([scores], labels, alone)
     assert found == (None if area is None else auc_interval(area, n_positive, len(rows) - n_positive))
-    assert correlation_interval(0.3, [scores], scores[::-1], alone) == spearman_interval(0.3, len(rows))
+    assert clustered_spearman_interval(0.3, [scores], scores[::-1], alone) == spearman_interval(0.3, len(rows))
 
 
 @settings(max_examples=60)
@@ -78,31 +78,31 @@ def test_effective_size_follows_design_effect_definition(rows: list[tuple[int, i
 def test_copies_and_several_classifiers_do_not_narrow_interval() -> None:
     rng = np.random.default_rng(0)
     one = rng.random(300) < 0.7
-    low, high = share_interval(float(one.mean()), np.repeat(one, 4), np.repeat(np.arange(300), 4))
+    low, high = clustered_share_interval(float(one.mean()), np.repeat(one, 4), np.repeat(np.arange(300), 4))
     # Equal except for rounding and for t instead of the normal distribution.
     assert (low, high) == pytest.approx(wilson_interval(int(one.sum()), 300), abs=3e-4)
     users = draw_users(rng, 60)
     many = (rng.random((5, len(users))) < rng.beta(7, 3, 60)[users]).mean(axis=0)
-    low, high = share_interval(float(many.mean()), many, users)
+    low, high = clustered_share_interval(float(many.mean()), many, users)
     plain = wilson_interval(round(many.mean() * len(users)), len(users))
     assert high - low > 1.2 * (plain[1] - plain[0])
 
 
 def test_one_user_or_no_spread_gives_wide_interval() -> None:
-    assert share_interval(1.0, np.ones(40), np.repeat(np.arange(4), 10)) == wilson_interval(4, 4)
-    assert share_interval(0.5, np.tile([0, 1], 20), np.zeros(40, np.int64)) == wilson_interval(0.5, 1)
-    assert area_interval([np.arange(8.0)], np.arange(8) > 3, np.repeat([0, 1], 4)) == auc_interval(1.0, 1, 1)
-    assert area_interval([np.arange(8.0)], np.ones(8), np.arange(8)) is None
+    assert clustered_share_interval(1.0, np.ones(40), np.repeat(np.arange(4), 10)) == wilson_interval(4, 4)
+    assert clustered_share_interval(0.5, np.tile([0, 1], 20), np.zeros(40, np.int64)) == wilson_interval(0.5, 1)
+    assert clustered_auc_interval([np.arange(8.0)], np.arange(8) > 3, np.repeat([0, 1], 4)) == auc_interval(1.0, 1, 1)
+    assert clustered_auc_interval([np.arange(8.0)], np.ones(8), np.arange(8)) is None
     with pytest.raises(ValueError, match="no posts"):
-        share_interval(0.0, np.empty(0), np.empty(0, np.int64))
+        clustered_share_interval(0.0, np.empty(0), np.empty(0, np.int64))
 
 
 def test_one_wrong_answer_narrows_all_right_interval() -> None:
     """The example in docs/labels.md."""
     users, right = np.repeat(np.arange(50), 20), np.ones(1000)
-    assert share_interval(1.0, right, users) == pytest.approx((0.929, 1.0), abs=5e-4)
+    assert clustered_share_interval(1.0, right, users) == pytest.approx((0.929, 1.0), abs=5e-4)
     right[0] = 0
-    assert share_interval(0.999, right, users) == pytest.approx((0.994, 0.9998), abs=5e-4)
+    assert clustered_share_interval(0.999, right, users) == pytest.approx((0.994, 0.9998), abs=5e-4)
 
 
 @pytest.mark.parametrize("unit", [1e-150, 1e-9, 1e9, 1e150])
@@ -117,9 +117,12 @@ def test_one_misordered_pair_gives_plain_area_interval() -> None:
     n = 3_000
     labels, users = np.arange(2 * n) >= n, np.arange(2 * n) // 2
     scores = np.arange(2.0 * n)
-    all_right = area_interval([scores], labels, users)
+    all_right = clustered_auc_interval([scores], labels, users)
     scores[[n - 1, n]] = scores[[n, n - 1]]
-    one_wrong, alone = area_interval([scores], labels, users), area_interval([scores], labels, np.arange(2 * n))
+    one_wrong, alone = (
+        clustered_auc_interval([scores], labels, users),
+        clustered_auc_interval([scores], labels, np.arange(2 * n)),
+    )
     # If all are right, a user's posts count as copies. With one wrong pair, they count as independent.
     assert all_right == auc_interval(1.0, n / 2, n / 2)
     assert one_wrong == pytest.approx(alone, abs=1e-6)
@@ -134,7 +137,7 @@ def share_of_users(rng: np.random.Generator) -> tuple[float, dict[str, tuple[flo
     right = rng.random(len(users)) < rng.beta(0.75 * 7 / 3, 0.25 * 7 / 3, USERS)[users]
     share = float(right.mean())
     return 0.75, {
-        "ours": share_interval(share, right, users),
+        "ours": clustered_share_interval(share, right, users),
         "plain": wilson_interval(int(right.sum()), len(right)),
     }
 
@@ -145,7 +148,7 @@ def area_of_users(rng: np.random.Generator) -> tuple[float, dict[str, tuple[floa
     labels = rng.random(USERS)[users] + 0.5 * (rng.random(len(users)) - 0.5) > 0.5
     scores = labels + (rng.normal(size=USERS)[users] + rng.normal(size=len(users))) / math.sqrt(2)
     area = roc_auc(scores, labels)
-    found = area_interval([scores], labels, users)
+    found = clustered_auc_interval([scores], labels, users)
     assert area is not None
     assert found is not None
     plain = auc_interval(area, int(labels.sum()), int((~labels).sum()))
@@ -158,7 +161,7 @@ def correlation_of_users(rng: np.random.Generator) -> tuple[float, dict[str, tup
     pairs = rng.multivariate_normal([0, 0], [[1, rho], [rho, 1]], USERS)[users]
     pairs = (pairs + rng.multivariate_normal([0, 0], [[1, rho], [rho, 1]], len(users))) / math.sqrt(2)
     seen = float(stats.spearmanr(*pairs.T).statistic)
-    found = correlation_interval(seen, [pairs[:, 0]], pairs[:, 1], users)
+    found = clustered_spearman_interval(seen, [pairs[:, 0]], pairs[:, 1], users)
     return 6 / math.pi * math.asin(rho / 2), {"ours": found, "plain": spearman_interval(seen, len(users))}
 
 
@@ -218,7 +221,7 @@ def test_area_and_its_error_follow_definitions(rows: list[tuple[int, bool, int]]
     psi = np.array([[1.0 if x > y else 0.5 if x == y else 0.0 for y in score[~truth]] for x in score[truth]])
     assert roc_auc(score, truth) == pytest.approx(psi.mean())
     variance = np.var(psi.mean(axis=1), ddof=1) / len(psi) + np.var(psi.mean(axis=0), ddof=1) / psi.shape[1]
-    assert area_error(score, truth, np.arange(len(score))) == pytest.approx(np.sqrt(variance), abs=1e-12)
+    assert clustered_auc_error(score, truth, np.arange(len(score))) == pytest.approx(np.sqrt(variance), abs=1e-12)
     users = np.array([u for _, _, u in rows])
     if min(len(set(users[truth])), len(set(users[~truth]))) < 2:
         return
@@ -236,7 +239,7 @@ def test_area_and_its_error_follow_definitions(rows: list[tuple[int, bool, int]]
         )
     )
     expected = max(0.0, s10 / m + s01 / n + 2 * s11 / (m * n))
-    assert area_error(score, truth, users) == pytest.approx(np.sqrt(expected), abs=1e-7)
+    assert clustered_auc_error(score, truth, users) == pytest.approx(np.sqrt(expected), abs=1e-7)
 
 
 def test_area_error_equals_simulated_spread() -> None:
@@ -248,6 +251,6 @@ def test_area_error_equals_simulated_spread() -> None:
         truth = taste + rng.normal(0, 0.7, len(users)) > 0
         score = rng.normal(size=120)[users] + 0.5 * taste + rng.normal(0, 0.3, len(users))
         areas.append(roc_auc(score, truth))
-        errors.append(area_error(score, truth, users))
+        errors.append(clustered_auc_error(score, truth, users))
     assert np.mean(errors) == pytest.approx(np.std(areas), rel=0.12)
-    assert np.mean(errors) > 1.5 * area_error(score, truth, np.arange(len(users)))
+    assert np.mean(errors) > 1.5 * clustered_auc_error(score, truth, np.arange(len(users)))

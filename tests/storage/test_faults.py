@@ -33,7 +33,7 @@ def check_run(storage: Storage) -> None:
     with begin(storage, overwrite=True) as run:
         for number, name in enumerate("abcdef"):
             run.writer.write(f"{number:05d}", rows(name))
-        for group in parts.merge_plan(run.writer, 3000):
+        for group in parts.merge_groups(run.writer, 3000):
             parts.merge(run.writer, group)
         run.commit(rows_in=6)
     assert ids_of(storage) == list("abcdef")
@@ -127,7 +127,7 @@ def test_interrupted_commit_is_completed_by_rerun(storage: Storage, s3_faults: S
             run.commit(rows_in=1)
     assert fault.hits > 0
     s3_faults.heal()
-    if not tables.finish(storage, "labels"):
+    if not tables.finish_commit(storage, "labels"):
         # Not everything was staged, so the old table is still valid.
         assert ids_of(storage) == ["old"]
         with begin(storage, overwrite=True) as again:
@@ -166,7 +166,7 @@ def test_interrupted_merge_keeps_each_row_once(storage: Storage, s3_faults: S3Fa
         assert fault.hits > 0
         s3_faults.heal()
         assert parts.read_parts(run.writer, ID)["post_id"].to_pylist() == ["a", "b", "c"]
-        parts.settle(run.writer)
+        parts.delete_merged_sources(run.writer)
         assert parts.read_parts(run.writer, ID)["post_id"].to_pylist() == ["a", "b", "c"]
         parts.merge(run.writer, names)
         run.commit(rows_in=3)

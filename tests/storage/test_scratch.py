@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.errors import StageError
 from raypipe.storage.scratch import Lease, NoRoomError, Scratch
 

@@ -90,15 +90,15 @@ def test_files_in_other_folders_are_not_merged(writer: TableWriter) -> None:
     writer.write("all", pa.table({"group": [1]}), folder="_duplicates")
     writer.write_file("_model.json", b"{}")
     assert parts.staged_parts(writer) == names
-    assert parts.merge_plan(writer, MB) == [names]
+    assert parts.merge_groups(writer, MB) == [names]
     assert ids(writer) == ["a", "b"]
 
 
 def test_no_parts_give_empty_table_with_columns(writer: TableWriter) -> None:
     assert parts.read_parts(writer, ID).schema == ID
     assert parts.staged_parts(writer) == []
-    assert parts.merge_plan(writer, MB) == []
-    assert parts.settle(writer) == []
+    assert parts.merge_groups(writer, MB) == []
+    assert parts.delete_merged_sources(writer) == []
 
 
 # Kills at any moment
@@ -134,13 +134,13 @@ def test_sources_left_by_kill_are_ignored_and_deleted(
     merged = parts.merged_name(writer, names)
     assert parts.staged_parts(writer) == [merged]
     assert ids(writer) == ["a", "b", "c"]
-    assert parts.merge_plan(writer, MB) == []
+    assert parts.merge_groups(writer, MB) == []
     if goes_on == "settle":
-        assert parts.settle(writer) == names[killed_at:]
+        assert parts.delete_merged_sources(writer) == names[killed_at:]
     else:
         assert parts.merge(writer, names) == merged
     assert writer.storage.files(writer.staging) == [merged]
-    assert parts.settle(writer) == []
+    assert parts.delete_merged_sources(writer) == []
 
 
 def test_sources_stay_known_after_second_merge(writer: TableWriter, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +155,7 @@ def test_sources_stay_known_after_second_merge(writer: TableWriter, monkeypatch:
     assert parts.staged_parts(writer) == [second]
     assert ids(writer) == ["a", "b", "c"]
     assert json.loads(metadata(writer, second)[parts.SECONDS_KEY])["fetch"] == 3.0
-    assert parts.settle(writer) == names[:2]
+    assert parts.delete_merged_sources(writer) == names[:2]
     assert second != first
 
 
@@ -250,7 +250,7 @@ def named(sizes: list[int]) -> dict[str, int]:
 @given(sizes=SIZES)
 def test_merge_groups_are_neighbours_near_target_size(sizes: list[int]) -> None:
     by_name = named(sizes)
-    groups = parts.neighbours(by_name, 100)
+    groups = parts.group_adjacent(by_name, 100)
     names = sorted(by_name)
     for group in groups:
         first = names.index(group[0])
@@ -265,7 +265,7 @@ def test_merge_groups_are_neighbours_near_target_size(sizes: list[int]) -> None:
 @given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=40))
 def test_merged_files_reach_three_quarters_of_target(sizes: list[int]) -> None:
     by_name = named(sizes)
-    groups = parts.neighbours(by_name, 100)
+    groups = parts.group_adjacent(by_name, 100)
     totals = [sum(by_name[name] for name in group) for group in groups]
     assert all(total > 75 for total in totals[:-1])
     left = len(sizes) - sum(map(len, groups))
@@ -275,9 +275,9 @@ def test_merged_files_reach_three_quarters_of_target(sizes: list[int]) -> None:
 @given(sizes=SIZES, data=st.data())
 def test_remaining_merge_plan_is_stable(sizes: list[int], data: Any) -> None:
     by_name = named(sizes)
-    plan = parts.neighbours(by_name, 100)
+    plan = parts.group_adjacent(by_name, 100)
     done = data.draw(st.lists(st.sampled_from(range(len(plan))), unique=True)) if plan else []
     after = dict(by_name)
     for number in done:
         after[f"{plan[number][0]}-m"] = sum(after.pop(name) for name in plan[number])
-    assert parts.neighbours(after, 100) == [group for number, group in enumerate(plan) if number not in done]
+    assert parts.group_adjacent(after, 100) == [group for number, group in enumerate(plan) if number not in done]

@@ -13,7 +13,7 @@ from raypipe import tables
 from raypipe.errors import StageError
 from raypipe.storage import Storage
 from raypipe.tables import lock as claims
-from raypipe.tables.lock import Seen
+from raypipe.tables.lock import ClaimVersion
 from raypipe.tables.record import Claim
 from tests.table_runs import begin, complete, everything_under, ids_of, interrupt
 
@@ -109,9 +109,9 @@ def test_later_claim_on_s3_fails_and_changes_nothing(s3_endpoint: str) -> None:
     run = interrupt(storage, "a")
     before = storage.sizes("labels")
     claim = Claim.new("label", {}, {}, "4567cdef")
-    for seen in (Seen(), Seen(None, {"e_tag": '"0123456789abcdef0123456789abcdef"'})):
+    for claim_version in (ClaimVersion(), ClaimVersion(None, {"e_tag": '"0123456789abcdef0123456789abcdef"'})):
         with pytest.raises(StageError, match=r"labels: another command began there in the same moment; wait for it"):
-            claims.put(storage, "labels", claim, seen)
+            claims.put(storage, "labels", claim, claim_version)
     assert storage.sizes("labels") == before
     assert claims.read(storage, "labels").claim.run_id == run.writer.run_id
 
@@ -136,6 +136,6 @@ def test_read_only_complete_table_is_found(tmp_path: Path) -> None:
     (tmp_path / "root" / "labels").chmod(0o500)
     try:
         assert begin(storage).record == record
-        assert tables.finish(storage, "labels") is False
+        assert tables.finish_commit(storage, "labels") is False
     finally:
         (tmp_path / "root" / "labels").chmod(0o700)

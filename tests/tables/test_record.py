@@ -123,19 +123,19 @@ def test_table_of_a_newer_format_is_refused(tmp_path: Path) -> None:
 def test_own_claim_is_not_held_by_other() -> None:
     claim = Claim.new("label", {}, {}, "id")
     assert claim.pid == os.getpid()
-    assert not claim.held_by_other()
+    assert not claim.is_held_by_other()
 
 
 def test_claim_is_held_while_its_process_lives() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     started = psutil.Process(process.pid).create_time()
     claim = Claim.new("label", {}, {}).model_copy(update={"pid": process.pid, "process_started": started})
-    assert claim.held_by_other()
+    assert claim.is_held_by_other()
     # A later process with the same pid does not hold the claim.
-    assert not claim.model_copy(update={"process_started": started - 60}).held_by_other()
-    assert not claim.model_copy(update={"host": "another-machine"}).held_by_other()
+    assert not claim.model_copy(update={"process_started": started - 60}).is_held_by_other()
+    assert not claim.model_copy(update={"host": "another-machine"}).is_held_by_other()
     process.communicate(b"\n", timeout=20)
-    assert not claim.held_by_other()
+    assert not claim.is_held_by_other()
 
 
 @pytest.mark.parametrize("path", [*LEADS_OUT, "", "a//b", "a/./b", "a\0b"])

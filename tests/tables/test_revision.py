@@ -133,23 +133,23 @@ def test_finish_completes_interrupted_publication(storage: Storage, monkeypatch:
         raise KeyboardInterrupt
 
     complete(storage, "a")
-    assert not tables.finish(storage, "labels")
+    assert not tables.finish_commit(storage, "labels")
     with begin(storage, revision=RETRY) as run, monkeypatch.context() as patch:
         run.writer.write("00000", tables.read_table(storage, "labels"))
         patch.setattr(Storage, "move", killed)
         with pytest.raises(KeyboardInterrupt):
             run.commit(rows_in=1)
     assert tables.find_record(storage, "labels") is None
-    assert tables.finish(storage, "labels")
+    assert tables.finish_commit(storage, "labels")
     assert tables.get_record(storage, "labels").revision == RETRY
     assert ids_of(storage) == ["a"]
-    assert not tables.finish(storage, "labels")
+    assert not tables.finish_commit(storage, "labels")
 
 
 def test_finish_does_not_change_unfinished_or_empty_tables(storage: Storage) -> None:
-    assert not tables.finish(storage, "labels")
+    assert not tables.finish_commit(storage, "labels")
     assert everything_under(storage) == {}
     interrupt(storage, "half")
     before = everything_under(storage)
-    assert not tables.finish(storage, "labels")
+    assert not tables.finish_commit(storage, "labels")
     assert everything_under(storage) == before

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raypipe.tables.text_rows import DEEPEST, csv_rows, json_object, shown
+from raypipe.tables.text_rows import MAX_JSON_DEPTH, csv_rows, json_object, replace_bad_bytes
 
 
 def rows_of(text: str, longest: int = 1_000) -> list[Any]:
@@ -58,7 +58,7 @@ def test_any_text_is_read_to_its_end(text: str, longest: int) -> None:
     assert [letter for letter in found if letter in "ab"] == [letter for letter in text if letter in "ab"]
 
 
-@pytest.mark.parametrize(("depth", "is_row"), [(DEEPEST - 1, True), (DEEPEST, False)])
+@pytest.mark.parametrize(("depth", "is_row"), [(MAX_JSON_DEPTH - 1, True), (MAX_JSON_DEPTH, False)])
 def test_too_deeply_nested_line_is_rejected(depth: int, is_row: bool) -> None:
     found = json_object('{"x":' + "[" * depth + "]" * depth + "}")
     assert isinstance(found, dict) == is_row
@@ -69,5 +69,5 @@ def test_too_deeply_nested_line_is_rejected(depth: int, is_row: bool) -> None:
 @given(st.binary(max_size=30))
 def test_any_bytes_can_be_shown(data: bytes) -> None:
     text = data.decode("utf-8", "surrogateescape")
-    assert shown(text) == data.decode("utf-8", "replace")
+    assert replace_bad_bytes(text) == data.decode("utf-8", "replace")
     assert isinstance(json_object(text), (dict, str))

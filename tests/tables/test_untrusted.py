@@ -14,14 +14,15 @@ import pytest
 
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.errors import InputError
 from raypipe.ingest.posts import ingest_posts
 from raypipe.ingest.staged import drop_doubles
-from raypipe.label.blocks import plan_blocks
+from raypipe.label.blocks import divide_into_blocks
 from raypipe.predict.inputs import find_pictures
 from raypipe.runtime import set_environment
 from raypipe.storage import Storage
+from raypipe.tables.root_tables import RootTables
 from raypipe.tables.untrusted import open_parquet, plain_schema, plain_table, read_parquet
 
 PICKLED = {b"ARROW:extension:name": b"ray.data.arrow_pickled_object", b"ARROW:extension:metadata": b""}
@@ -111,13 +112,21 @@ def test_hostile_root_executes_no_code(tmp_path: Path, marker: Path) -> None:
         lambda: tables.read_table(storage, "labels", ["label"]),
         lambda: tables.open_dataset(storage, "labels").to_table(),
         lambda: tables.open_dataset(storage, "labels").head(1),
-        lambda: plan_blocks(storage, "labels")[0].read(storage, ["post_id", "label"]),
+        lambda: divide_into_blocks(storage, "labels")[0].read(storage, ["post_id", "label"]),
     ]
     for read in readers:
         found = read()
         assert found["label"].type == pa.large_binary()
         assert found.to_pandas()["label"].notna().all()
         assert all(isinstance(value, bytes) for value in found["label"].to_pylist())
+
+
+def test_hostile_pictures_of_a_root_execute_no_code(tmp_path: Path, marker: Path) -> None:
+    rows = with_planted(pa.table({"post_id": ["a", "b"]}), marker, "image")
+    storage = put(load_config(root=str(tmp_path / "run")), "images", rows)
+    found = RootTables.open(storage).pictures(["a", "b"])
+    assert all(isinstance(image, bytes) for image in found.values())
+    assert not marker.exists()
 
 
 def i32(*values: int) -> pa.Array:

@@ -11,14 +11,14 @@ import pyarrow.compute as pc
 from raypipe import tables
 from raypipe.config import Config
 from raypipe.errors import InputError
-from raypipe.tables.root import Sources
+from raypipe.tables.root_tables import RootTables
 from raypipe.train import sweep
 from raypipe.train.data.images import decode_and_resize
-from raypipe.train.data.shards import to_npy
+from raypipe.train.data.npy_rows import to_npy
 from raypipe.train.decode import find_target
 from raypipe.train.networks.weights import load_weights
-from raypipe.train.plan import PictureTable, Trial, TrialPlan
-from raypipe.train.trials.trial import run_trial
+from raypipe.train.trial_plan import PictureTable, Trial, TrialPlan
+from raypipe.train.trials.run_trial import run_trial
 
 
 def train_here(config: Config, table: str, seeds: int, values: tuple[tuple[str, Any], ...] = ()) -> None:
@@ -30,7 +30,7 @@ def train_here(config: Config, table: str, seeds: int, values: tuple[tuple[str, 
     labels, images = tables.get_record(storage, "labels"), tables.get_record(storage, "images")
     wanted = tables.read_table(storage, "labels", ["post_id", "split", "label"])
     target = find_target(storage, labels, wanted["label"])
-    stored = Sources.open(storage).pictures(wanted["post_id"].to_pylist())
+    stored = RootTables.open(storage).pictures(wanted["post_id"].to_pylist())
     rows, pixels = [], []
     for row in wanted.filter(pc.field("label").is_valid()).to_pylist():
         try:

@@ -18,7 +18,7 @@ import pytest
 from tensorboardX import SummaryWriter
 
 from raypipe.cli import main
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.errors import StageError
 from raypipe.storage import Storage
 from raypipe.train.board import event_folder, run, tensorboard
@@ -98,7 +98,7 @@ def test_taken_port_gives_one_line_and_exit_1(root: Path, capsys: pytest.Capture
 
 def test_tensorboard_ending_early_is_reported(root: Path, free_port: int) -> None:
     program = (
-        "import sys, raypipe; from raypipe.config.options import load_config\n"
+        "import sys, raypipe; from raypipe.config.load import load_config\n"
         "raypipe.board(load_config(root=sys.argv[1], board={'port': int(sys.argv[2])}))"
     )
     process = subprocess.Popen(

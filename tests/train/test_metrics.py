@@ -18,7 +18,7 @@ from raypipe.train.metrics import (
     training_flops,
 )
 from raypipe.train.networks.configurations import B
-from raypipe.train.networks.vgg import build_model
+from raypipe.train.networks.vgg import build_vgg
 from raypipe.train.networks.weights import load_weights
 
 
@@ -77,7 +77,7 @@ def test_merit_is_accuracy_or_negative_loss() -> None:
 
 
 def test_full_training_costs_three_forward_passes() -> None:
-    model = build_model(B, image_size=64, weights=load_weights("random"), seed=0)
+    model = build_vgg(B, image_size=64, weights=load_weights("random"), seed=0)
     channels, sides = [3, 64, 64, 128, 128, 256, 256, 256, *[512] * 6], [64, 64, 32, 32, *[16] * 3, *[8] * 3, *[4] * 3]
     layers = [2 * 9 * a * b * side**2 for a, b, side in zip(channels, channels[1:], sides, strict=False)]
     # The first layer needs no gradient for its input.

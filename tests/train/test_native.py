@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 PROGRAM = """
 import sys
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.runtime import ray_session
 from raypipe.train.decode import prepare_pictures
 

@@ -21,10 +21,10 @@ from raypipe.storage import Storage
 from raypipe.tables import TableWriter
 from raypipe.train import sweep
 from raypipe.train.networks.configurations import CONFIGURATIONS
-from raypipe.train.networks.vgg import build_model
+from raypipe.train.networks.vgg import build_vgg
 from raypipe.train.networks.weights import load_weights, weights_inputs
-from raypipe.train.plan import Trial
-from raypipe.train.results.results import TrialResult
+from raypipe.train.results.trial_result import TrialResult
+from raypipe.train.trial_plan import Trial
 from tests.training_root import change
 
 
@@ -118,7 +118,7 @@ def test_only_old_pickles_are_deleted(tmp_path: Path) -> None:
     planted = ["sweep/tuner.pkl", "sweep/A-0/error.pkl", "sweep/_staging/x.pkl", "sweep/searcher.pickle"]
     for path in (*kept, *planted):
         storage.write(path, planted_pickle(tmp_path / "marker"))
-    sweep.forget_pickles(TableWriter(storage, "sweep", "0"))
+    sweep.delete_pickles(TableWriter(storage, "sweep", "0"))
     assert all(map(storage.exists, kept))
     assert not any(map(storage.exists, planted))
     assert not (tmp_path / "marker").exists()
@@ -153,7 +153,7 @@ def test_finished_trial_is_not_repeated(training: Config) -> None:
 @pytest.mark.cluster
 def test_parallel_seeds_compute_features_once(training: Config, tmp_path: Path) -> None:
     weights = load_weights("random")
-    convolutions = build_model(CONFIGURATIONS["A"], image_size=32, weights=weights, seed=0).features.state_dict()
+    convolutions = build_vgg(CONFIGURATIONS["A"], image_size=32, weights=weights, seed=0).features.state_dict()
     torch.save({f"features.{name}": value for name, value in convolutions.items()}, tmp_path / "vgg.pth")
     config = change(
         training,
@@ -170,7 +170,7 @@ def test_parallel_seeds_compute_features_once(training: Config, tmp_path: Path) 
 
 @pytest.mark.usefixtures("ray_session")
 def test_too_many_workers_raise_error_before_any_work(training: Config) -> None:
-    for run in (sweep.run, sweep.run_one):
+    for run in (sweep.run, sweep.run_train):
         with pytest.raises(
             ConfigError, match=r"^train.workers: 64 workers of a trial need a CPU each, and there are 2; "
         ):
@@ -181,8 +181,8 @@ def test_too_many_workers_raise_error_before_any_work(training: Config) -> None:
 @pytest.mark.usefixtures("ray_session")
 @pytest.mark.cluster
 def test_train_with_two_workers_equals_one(training: Config) -> None:
-    one = sweep.run_one(change(training, train={"config": "C", "name": "one", "save": "none"}))
-    two = sweep.run_one(change(training, train={"config": "C", "name": "two", "workers": 2, "save": "all"}))
+    one = sweep.run_train(change(training, train={"config": "C", "name": "one", "save": "none"}))
+    two = sweep.run_train(change(training, train={"config": "C", "name": "two", "workers": 2, "save": "all"}))
     storage = training.open_storage()
     assert (one.table, two.table) == ("train/one", "train/two")
     losses = [
@@ -214,20 +214,20 @@ def test_changed_weights_at_same_path_are_new_input(
     path.write_bytes(b"one")
     config = change(training, train={"weights": str(path)})
     run_id = complete(config, weights_inputs(str(path)))
-    assert sweep.run_one(config).run_id == run_id
+    assert sweep.run_train(config).run_id == run_id
     path.write_bytes(b"two")
     with pytest.raises(StageError, match="input weights has changed; use --overwrite"):
-        sweep.run_one(config)
+        sweep.run_train(config)
     # A deleted file does not count as changed.
     path.unlink()
-    assert sweep.run_one(config).run_id == run_id
+    assert sweep.run_train(config).run_id == run_id
 
 
 def test_choice_of_auto_is_kept(training: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "ray_session", None)
     config = change(training, train={"weights": "auto"})
     run_id = complete(config, {"weights": "imagenet"})
-    assert sweep.run_one(config).run_id == run_id
+    assert sweep.run_train(config).run_id == run_id
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -240,4 +240,4 @@ def test_interrupted_run_refuses_another_choice_of_auto(training: Config, monkey
     with tables.begin(storage, "train/A", command="train", config=options, inputs=inputs) as run:
         run.writer.write_file("x", b"staged")
     with pytest.raises(StageError, match=r"holds an unfinished run of another .*: input weights has changed"):
-        sweep.run_one(config)
+        sweep.run_train(config)

@@ -22,9 +22,9 @@ from raypipe.config import Config
 from raypipe.tables import TableWriter
 from raypipe.train.decode import prepare_pictures
 from raypipe.train.networks.build import load_network_weights
-from raypipe.train.plan import Trial, TrialPlan
-from raypipe.train.results.results import TrialResult
-from raypipe.train.trials.trial import run_trial
+from raypipe.train.results.trial_result import TrialResult
+from raypipe.train.trial_plan import Trial, TrialPlan
+from raypipe.train.trials.run_trial import run_trial
 from tests.commands import start
 from tests.training_root import change
 

@@ -15,8 +15,8 @@ from raypipe.tables import TableWriter
 from raypipe.tables.schemas import predictions_schema
 from raypipe.train.decode import prepare_pictures
 from raypipe.train.networks.weights import load_weights
-from raypipe.train.plan import Trial, TrialPlan
-from raypipe.train.trials.trial import run_trial
+from raypipe.train.trial_plan import Trial, TrialPlan
+from raypipe.train.trials.run_trial import run_trial
 from tests.training_root import change, relabel
 
 FURTHER = {

@@ -8,11 +8,11 @@ import pytest
 
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.storage import Storage
 from raypipe.world import pipeline
-from raypipe.world.pictures import draw, orders
-from raypipe.world.posts import Posts, generate_posts
+from raypipe.world.pictures import draw_unit, drawing_units
+from raypipe.world.posts import GeneratedPosts, generate_posts
 
 SEED = 3
 
@@ -24,8 +24,8 @@ def write_world(root: Path, posts: int, misbehave: float = 0.0) -> Config:
     pipeline.run(config)
     world = generate_posts(config.world, SEED)
     with tables.begin(config.open_storage(), "pictures", command="world", config={}, inputs={}) as run:
-        for order in orders(world):
-            run.writer.write(order.unit, draw(order, SEED))
+        for drawing_unit in drawing_units(world):
+            run.writer.write(drawing_unit.unit, draw_unit(drawing_unit, SEED))
         run.commit(rows_in=world.counts.present)
     return config
 
@@ -43,6 +43,6 @@ def world_storage(world: Config) -> Storage:
 
 
 @pytest.fixture(scope="session")
-def world_posts(world: Config) -> Posts:
+def world_posts(world: Config) -> GeneratedPosts:
     """The generated posts of the shared world."""
     return generate_posts(world.world, SEED)

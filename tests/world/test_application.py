@@ -16,7 +16,7 @@ from raypipe import tables
 from raypipe.storage import Storage
 from raypipe.world.application import application
 from raypipe.world.behaviour import BEHAVIOURS, ON_DEMAND
-from raypipe.world.posts import Posts
+from raypipe.world.posts import GeneratedPosts
 from tests.world.conftest import write_world
 
 T = TypeVar("T")
@@ -163,7 +163,7 @@ def test_unknown_requests_get_clear_errors(world_storage: Storage, free_port: in
     with_server(world_storage, free_port, ask)
 
 
-def test_deleted_posts_have_no_picture(world_storage: Storage, world_posts: Posts, free_port: int) -> None:
+def test_deleted_posts_have_no_picture(world_storage: Storage, world_posts: GeneratedPosts, free_port: int) -> None:
     deleted = world_posts.post_ids[world_posts.deleted].tolist()
     assert deleted
 

@@ -8,30 +8,39 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from raypipe.config.data import WorldOptions
+from raypipe.config.data_options import WorldOptions
 from raypipe.tables.schemas import IMAGES
-from raypipe.world.pictures import PICTURES, UNIT, Order, draw, imageless_table, orders
+from raypipe.world.pictures import (
+    PICTURES,
+    PICTURES_PER_UNIT,
+    DrawingUnit,
+    draw_unit,
+    drawing_units,
+    images_without_bytes,
+)
 from raypipe.world.posts import generate_posts
 
 
 def test_orders_contain_all_present_posts_in_order() -> None:
     posts = generate_posts(WorldOptions(posts=1_000), 0)
-    all_orders = list(orders(posts))
-    assert np.array_equal(np.concatenate([order.post_ids for order in all_orders]), posts.post_ids[~posts.deleted])
-    assert all(len(order.post_ids) == UNIT for order in all_orders[:-1])
-    assert len({order.unit for order in all_orders}) == len(all_orders)
+    all_orders = list(drawing_units(posts))
+    assert np.array_equal(
+        np.concatenate([drawing_unit.post_ids for drawing_unit in all_orders]), posts.post_ids[~posts.deleted]
+    )
+    assert all(len(drawing_unit.post_ids) == PICTURES_PER_UNIT for drawing_unit in all_orders[:-1])
+    assert len({drawing_unit.unit for drawing_unit in all_orders}) == len(all_orders)
 
 
 def test_pictures_do_not_depend_on_unit() -> None:
     numbers, faces, looks = np.array([5, 6, 7]), np.array([0, 1, 2], dtype=np.int8), np.array([-1.0, 0.5, 2.0])
-    together = draw(Order("0", numbers, faces, looks), 9)
-    apart = [draw(Order("0", numbers[i : i + 1], faces[i : i + 1], looks[i : i + 1]), 9) for i in (0, 1, 2)]
+    together = draw_unit(DrawingUnit("0", numbers, faces, looks), 9)
+    apart = [draw_unit(DrawingUnit("0", numbers[i : i + 1], faces[i : i + 1], looks[i : i + 1]), 9) for i in (0, 1, 2)]
     assert together.equals(pa.concat_tables(apart))
-    assert not together.equals(draw(Order("0", numbers, faces, looks), 10))
+    assert not together.equals(draw_unit(DrawingUnit("0", numbers, faces, looks), 10))
 
 
 def test_picture_rows_hold_valid_jpegs() -> None:
-    table = draw(Order("0", np.array([1, 2]), np.array([1, 0], dtype=np.int8), np.zeros(2)), 0)
+    table = draw_unit(DrawingUnit("0", np.array([1, 2]), np.array([1, 0], dtype=np.int8), np.zeros(2)), 0)
     assert table.schema == PICTURES
     for row in table.to_pylist():
         with Image.open(io.BytesIO(row["image"])) as image:
@@ -41,7 +50,7 @@ def test_picture_rows_hold_valid_jpegs() -> None:
 
 def test_rows_without_bytes_carry_status_and_faces() -> None:
     posts = generate_posts(WorldOptions(posts=300), 0)
-    table = pa.concat_tables([imageless_table(posts, 0, 100), imageless_table(posts, 100, 300)])
+    table = pa.concat_tables([images_without_bytes(posts, 0, 100), images_without_bytes(posts, 100, 300)])
     table.validate(full=True)
     assert table.schema == IMAGES
     assert table["image"].null_count == table["sha256"].null_count == 300

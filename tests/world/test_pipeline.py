@@ -16,12 +16,12 @@ import pytest
 
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.errors import StageError
 from raypipe.progress import Progress
 from raypipe.tables import TableWriter
 from raypipe.world import pictures, pipeline
-from raypipe.world.pictures import Order
+from raypipe.world.pictures import DrawingUnit
 from tests.commands import start
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -53,14 +53,14 @@ def test_posts_truth_and_pictures_agree(tmp_path: Path) -> None:
 
 
 def test_interrupted_run_draws_only_missing_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "UNIT", 10)
+    monkeypatch.setattr(pictures, "PICTURES_PER_UNIT", 10)
     config, whole = world_config(tmp_path / "killed", posts=30), world_config(tmp_path / "whole", posts=30)
     pipeline.run(whole)
     draw_on_ray = pipeline._draw_on_ray
     asked: list[list[str]] = []
 
-    def one_unit(writer: TableWriter, waiting: list[Order], seed: int, progress: Progress) -> None:
-        asked.append([order.unit for order in waiting])
+    def one_unit(writer: TableWriter, waiting: list[DrawingUnit], seed: int, progress: Progress) -> None:
+        asked.append([drawing_unit.unit for drawing_unit in waiting])
         draw_on_ray(writer, waiting[:1], seed, progress)
         if len(waiting) > 1:
             raise KeyboardInterrupt
@@ -76,10 +76,10 @@ def test_interrupted_run_draws_only_missing_pictures(tmp_path: Path, monkeypatch
 
 
 def test_pictures_are_equal_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "UNIT", 10)
+    monkeypatch.setattr(pictures, "PICTURES_PER_UNIT", 10)
     on_ray, here = world_config(tmp_path / "ray", posts=25), world_config(tmp_path / "here", posts=25)
     pipeline.run(on_ray)
-    monkeypatch.setattr(pipeline, "wants_ray", lambda _: False)
+    monkeypatch.setattr(pipeline, "should_use_ray", lambda _: False)
     monkeypatch.setattr(pipeline, "ray_session", None)
     pipeline.run(here)
     found, expected = (tables.read_table(each.open_storage(), "pictures") for each in (here, on_ray))

@@ -14,20 +14,20 @@ import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raypipe.config.data import WorldOptions
+from raypipe.config.data_options import WorldOptions
 from raypipe.errors import InputError
 from raypipe.tables.schemas import POSTS
-from raypipe.world.posts import Posts, Stream, generate_posts, stream
+from raypipe.world.posts import GeneratedPosts, RandomStream, generate_posts, random_generator
 
 N = 40_000
 
 
 @pytest.fixture(scope="module")
-def posts() -> Posts:
+def posts() -> GeneratedPosts:
     return generate_posts(WorldOptions(posts=N), seed=11)
 
 
-def test_likes_follow_formula_in_whole_numbers(posts: Posts) -> None:
+def test_likes_follow_formula_in_whole_numbers(posts: GeneratedPosts) -> None:
     options = WorldOptions()
     log_likes = (
         options.intercept
@@ -39,7 +39,7 @@ def test_likes_follow_formula_in_whole_numbers(posts: Posts) -> None:
     assert posts.likes.tolist() == [max(0, round(10**y - 1)) for y in log_likes.tolist()]
 
 
-def test_least_squares_finds_the_planted_coefficients(posts: Posts) -> None:
+def test_least_squares_finds_the_planted_coefficients(posts: GeneratedPosts) -> None:
     options = WorldOptions()
     terms = sm.add_constant(np.column_stack([np.log10(1 + posts.followers), posts.n_hashtags]))
     fit = sm.OLS(np.log10(1 + posts.likes), terms).fit()
@@ -48,12 +48,12 @@ def test_least_squares_finds_the_planted_coefficients(posts: Posts) -> None:
     assert np.sqrt(fit.mse_resid) == pytest.approx(np.hypot(options.effect, options.noise), rel=0.02)
 
 
-def test_few_posts_have_zero_likes(posts: Posts) -> None:
+def test_few_posts_have_zero_likes(posts: GeneratedPosts) -> None:
     assert np.mean(posts.likes == 0) < 0.005
     assert 30 <= np.median(posts.likes) <= 60
 
 
-def test_distributions_resemble_ordinary_users(posts: Posts) -> None:
+def test_distributions_resemble_ordinary_users(posts: GeneratedPosts) -> None:
     assert 200 <= np.median(posts.followers) <= 500
     assert posts.followers.mean() > 3 * np.median(posts.followers), "no heavy tail"
     assert posts.followers.max() > 100_000
@@ -62,7 +62,7 @@ def test_distributions_resemble_ordinary_users(posts: Posts) -> None:
     assert np.median(posts.comments) <= 3 < posts.comments.max() / 20
 
 
-def test_look_and_noise_are_independent_normals(posts: Posts) -> None:
+def test_look_and_noise_are_independent_normals(posts: GeneratedPosts) -> None:
     for values, sd in ((posts.look, 1.0), (posts.noise, 0.3), (posts.visual, 0.3)):
         assert abs(values.mean()) < 5 * sd / np.sqrt(N)
         assert values.std() == pytest.approx(sd, rel=0.03)
@@ -70,7 +70,7 @@ def test_look_and_noise_are_independent_normals(posts: Posts) -> None:
     assert abs(np.corrcoef(posts.look, np.log10(1 + posts.followers))[0, 1]) < 5 / np.sqrt(N)
 
 
-def test_user_and_comment_shares_match_paper(posts: Posts) -> None:
+def test_user_and_comment_shares_match_paper(posts: GeneratedPosts) -> None:
     present = ~posts.deleted
     assert len(np.unique(posts.users[present])) == posts.counts.users
     assert posts.comments[present].sum() == posts.counts.comments
@@ -80,7 +80,7 @@ def test_user_and_comment_shares_match_paper(posts: Posts) -> None:
     assert (followers_of_user["followers"].nunique() == 1).all()
 
 
-def test_times_cover_week_and_revisit_of_paper(posts: Posts) -> None:
+def test_times_cover_week_and_revisit_of_paper(posts: GeneratedPosts) -> None:
     table = posts.table(0, N)
     created = table["created_at"].to_pandas()
     collected, revisited = table["collected_at"].to_pandas(), table["revisited_at"].to_pandas()
@@ -92,7 +92,7 @@ def test_times_cover_week_and_revisit_of_paper(posts: Posts) -> None:
     assert (revisited - collected == pd.Timedelta("7D")).all()
 
 
-def test_table_matches_schema(posts: Posts) -> None:
+def test_table_matches_schema(posts: GeneratedPosts) -> None:
     table = posts.table(0, N)
     table.validate(full=True)
     assert table.schema == POSTS
@@ -129,9 +129,11 @@ def test_coefficients_change_only_likes() -> None:
 
 
 def test_random_streams_are_independent() -> None:
-    first = {purpose: stream(0, purpose).random() for purpose in Stream}
-    assert len(set(first.values())) == len(Stream)
-    assert stream(0, Stream.PICTURES, 1).random() != stream(0, Stream.PICTURES, 2).random()
+    first = {purpose: random_generator(0, purpose).random() for purpose in RandomStream}
+    assert len(set(first.values())) == len(RandomStream)
+    assert (
+        random_generator(0, RandomStream.PICTURES, 1).random() != random_generator(0, RandomStream.PICTURES, 2).random()
+    )
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 8])
@@ -146,7 +148,7 @@ def test_absurd_coefficients_raise_error() -> None:
         generate_posts(WorldOptions(posts=50, intercept=100.0), 0)
 
 
-def test_distributions_resemble_real_feed(shared_data: Path, posts: Posts) -> None:
+def test_distributions_resemble_real_feed(shared_data: Path, posts: GeneratedPosts) -> None:
     """Real accounts are larger, but residual spread and skewness of counts are similar."""
     real = pd.read_csv(shared_data / "engagement.csv")
 

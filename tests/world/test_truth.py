@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from raypipe.config import Config
-from raypipe.config.data import WorldOptions
+from raypipe.config.data_options import WorldOptions
 from raypipe.errors import InputError, StageError
 from raypipe.storage import Storage
-from raypipe.world.posts import Posts, generate_posts
-from raypipe.world.truth import TRUTH, ceiling, describe_truth, judge_accuracy, read_truth, truth_table
+from raypipe.world.posts import GeneratedPosts, generate_posts
+from raypipe.world.truth import TRUTH, describe_truth, expected_judge_accuracy, judge_accuracy, read_truth, truth_table
 
 
 def extremes(score: np.ndarray, quantile: float) -> list[str | None]:
@@ -30,7 +30,7 @@ def test_ceiling_agrees_with_simulation(effect: float, quantile: float) -> None:
     look = rng.standard_normal(400_000)
     labels = extremes(effect * look + 0.3 * rng.standard_normal(400_000), quantile)
     error = 5 * np.sqrt(0.25 / (2 * quantile * 400_000))
-    assert judge_accuracy(look, labels) == pytest.approx(ceiling(effect, 0.3, quantile), abs=error)
+    assert judge_accuracy(look, labels) == pytest.approx(expected_judge_accuracy(effect, 0.3, quantile), abs=error)
 
 
 @given(st.floats(0.01, 3), st.floats(0.01, 3), st.sampled_from([0.01, 0.1, 0.25, 0.5]))
@@ -40,22 +40,27 @@ def test_ceiling_is_the_bivariate_normal_probability(effect: float, noise: float
     joint = stats.multivariate_normal([0, 0], [[1, -rho], [-rho, 1]], allow_singular=True)
     # P(L > 0, S > z) = P(L > 0) − P(L > 0, S ≤ z). L is negated, since SciPy gives the lower corner.
     expected = (0.5 - joint.cdf([0, z])) / quantile
-    assert ceiling(effect, noise, quantile) == pytest.approx(expected, abs=2e-3)
+    assert expected_judge_accuracy(effect, noise, quantile) == pytest.approx(expected, abs=2e-3)
 
 
 def test_median_split_has_a_closed_form() -> None:
     for effect in (0.1, 0.3, 0.7):
         rho = effect / np.hypot(effect, 0.3)
-        assert ceiling(effect, 0.3, 0.5) == pytest.approx(0.5 + np.arcsin(rho) / np.pi, abs=1e-9)
+        assert expected_judge_accuracy(effect, 0.3, 0.5) == pytest.approx(0.5 + np.arcsin(rho) / np.pi, abs=1e-9)
 
 
 def test_ceiling_at_extreme_values() -> None:
-    assert ceiling(0.0, 0.3, 0.1) == 0.5
-    assert ceiling(0.3, 0.0, 0.1) == 1.0
-    assert ceiling(0.3, 0.3, 0.05) > ceiling(0.3, 0.3, 0.1) > ceiling(0.3, 0.3, 0.5) > 0.5
+    assert expected_judge_accuracy(0.0, 0.3, 0.1) == 0.5
+    assert expected_judge_accuracy(0.3, 0.0, 0.1) == 1.0
+    assert (
+        expected_judge_accuracy(0.3, 0.3, 0.05)
+        > expected_judge_accuracy(0.3, 0.3, 0.1)
+        > expected_judge_accuracy(0.3, 0.3, 0.5)
+        > 0.5
+    )
     for wrong in ((0.3, 0.3, 0.0), (0.3, 0.3, 0.6), (-0.1, 0.3, 0.1)):
         with pytest.raises(ValueError, match="out of range"):
-            ceiling(*wrong)
+            expected_judge_accuracy(*wrong)
 
 
 def test_perfect_judge_reaches_ceiling_on_generated_residuals() -> None:
@@ -64,7 +69,7 @@ def test_perfect_judge_reaches_ceiling_on_generated_residuals() -> None:
     y = np.log10(1 + posts.likes)
     score = y - terms @ np.linalg.lstsq(terms, y, rcond=None)[0]
     reached = judge_accuracy(posts.look, extremes(score, 0.1))
-    assert reached == pytest.approx(ceiling(0.3, 0.3, 0.1), abs=0.01)
+    assert reached == pytest.approx(expected_judge_accuracy(0.3, 0.3, 0.1), abs=0.01)
 
 
 def test_judge_uses_only_top_and_bottom() -> None:
@@ -76,7 +81,7 @@ def test_judge_uses_only_top_and_bottom() -> None:
 
 
 def test_truth_table_holds_planted_values() -> None:
-    posts: Posts = generate_posts(WorldOptions(posts=500), 1)
+    posts: GeneratedPosts = generate_posts(WorldOptions(posts=500), 1)
     table = truth_table(posts, 0.4, 0, 500)
     table.validate(full=True)
     assert table.schema == TRUTH
@@ -91,6 +96,6 @@ def test_description_uses_regression_term_names(world: Config, tmp_path: Path) -
     truth = read_truth(world.open_storage())
     assert truth == describe_truth(world.world, world.seed, generate_posts(world.world, world.seed).counts)
     assert truth.params == {"Intercept": 0.4, "log10(1 + followers)": 0.5, "n_hashtags": 0.012}
-    assert truth.ceiling["0.1"] == truth.ceiling_at(0.1) == ceiling(0.3, 0.3, 0.1)
+    assert truth.ceiling["0.1"] == truth.ceiling_at(0.1) == expected_judge_accuracy(0.3, 0.3, 0.1)
     with pytest.raises(StageError, match="raypipe world"):
         read_truth(Storage(str(tmp_path)))

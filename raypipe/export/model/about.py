@@ -11,7 +11,7 @@ from raypipe.export.model.library import Recipe
 from raypipe.export.model.origin import Origin, form_of, options_of, weights_of
 from raypipe.predict.model import TrainedModel
 from raypipe.train.data.target import Target
-from raypipe.train.networks.heads import Score
+from raypipe.train.networks.heads import ScoreHead
 from raypipe.train.networks.weights import VGG16
 
 RESIZE = (
@@ -65,7 +65,7 @@ def as_config(
         },
         "head": target.kind,
         "labels": list(target.names),
-        "standardised_by": {"mean": head.mean, "sd": head.sd} if isinstance(head, Score) else None,
+        "standardised_by": {"mean": head.mean, "sd": head.sd} if isinstance(head, ScoreHead) else None,
         "input": {"name": "pictures", "type": "uint8", "shape": ["n", 3, model.image_size, model.image_size]},
         "output": {"name": name, "type": "float32", "shape": shape, "meaning": output_meaning(target)},
         "weights_from": weights_of(kept),

@@ -21,7 +21,7 @@ from raypipe.predict.model import TrainedModel
 from raypipe.report import verdict
 from raypipe.report.headline import percent
 from raypipe.statistics import paper
-from raypipe.tables.root import Sources
+from raypipe.tables.root_tables import RootTables
 from raypipe.train.networks.configurations import CONFIGURATIONS
 from raypipe.train.networks.weights import VGG16
 
@@ -45,15 +45,15 @@ class Exported:
     checked: Sequence[Agreement]
 
 
-def model_card(exported: Exported, sources: Sources) -> bytes:
+def model_card(exported: Exported, root_tables: RootTables) -> bytes:
     """README.md in Markdown, with the header that Hugging Face reads."""
     origin, config = exported.origin, exported.config
-    data = learned.build(sources, origin) if origin is not None and origin.same_labels else None
+    data = learned.build(root_tables, origin) if origin is not None and origin.same_labels else None
     scheme = data.scheme if data is not None else None
     results = None
     if origin is not None:
         is_paper = scheme == "residual" and config["model"] == VGG16 and config["head"] == "binary"
-        results = outcome.build(sources, origin, exported.model.head.target, is_paper=is_paper)
+        results = outcome.build(root_tables, origin, exported.model.head.target, is_paper=is_paper)
     checked = {item.file: item for item in exported.checked}
     environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, autoescape=False)
     template = environment.from_string((files("raypipe.export.model") / "card.md").read_text(encoding="utf-8"))
@@ -63,7 +63,7 @@ def model_card(exported: Exported, sources: Sources) -> bytes:
         what=_what(exported.model, scheme),
         facts=table(["", ""], _facts(exported), numbers=False),
         not_quality=": likes are no measure of anybody's worth, looks or character" if scheme in LIKES else "",
-        data=_data(data, origin, sources),
+        data=_data(data, origin, root_tables),
         results=_results(results, origin, config),
         limits=limits(config, data, results),
         files=table(["file", "what it is", "checked"], _files(checked, config["output"]["name"]), numbers=False),
@@ -148,7 +148,7 @@ def _training(origin: Origin, options: dict[str, Any]) -> str:
     return f"{', '.join(told)}; {record.finished_at:%Y-%m-%d}, torch {text(record.versions.get('torch', '?'))}"
 
 
-def _data(data: learned.Data | None, origin: Origin | None, sources: Sources) -> list[str]:
+def _data(data: learned.Data | None, origin: Origin | None, root_tables: RootTables) -> list[str]:
     if data is None:
         return [_ELSEWHERE if origin is None else _OTHER_LABELS]
     found = []
@@ -167,7 +167,7 @@ def _data(data: learned.Data | None, origin: Origin | None, sources: Sources) ->
     left_out = f" Posts that the training did not see: {dropped}." if dropped else ""
     found.append(f"Divided {data.split}.{left_out}")
     found += map(text, data.warnings)
-    judged = verdict.build(sources)
+    judged = verdict.build(root_tables)
     if judged is not None:
         found.append("\n".join(f"- {text(sentence)}" for sentence in judged.sentences))
     return found

@@ -15,8 +15,8 @@ from raypipe import tables
 from raypipe.errors import InputError
 from raypipe.export.model.graph import GraphError
 from raypipe.pictures.decoding import Undecodable, decoding, square
-from raypipe.tables.root import Sources
-from raypipe.train.networks.heads import Head, Predictions, Score
+from raypipe.tables.root_tables import RootTables
+from raypipe.train.networks.heads import Head, Predictions, ScoreHead
 
 BOUND = 1e-3
 """Largest allowed difference of a probability, or of a score in standard deviations. Rounding in float32 stays far
@@ -62,12 +62,12 @@ class Agreement:
         return f"{said}, {changed or 'no'} decision{'s' if changed > 1 else ''} changed"
 
 
-def validation_sample(sources: Sources, size: int, at_most: int) -> Sample:
+def validation_sample(root_tables: RootTables, size: int, at_most: int) -> Sample:
     """At most `at_most` labelled validation pictures, spread evenly over their post_ids, of `size` pixels a side.
 
     Raises InputError if none of them can be read.
     """
-    storage = sources.storage
+    storage = root_tables.storage
     rows = tables.read_table(
         storage, "labels", ["post_id"], where=(pc.field("split") == "val") & pc.field("label").is_valid()
     )
@@ -75,7 +75,7 @@ def validation_sample(sources: Sources, size: int, at_most: int) -> Sample:
     places = np.linspace(0, len(ids) - 1, min(at_most, len(ids))).round().astype(int)
     chosen = [ids[place] for place in places]
     dropped = Counter({"not_sampled": len(ids) - len(chosen)})
-    stored = sources.pictures(chosen)
+    stored = root_tables.pictures(chosen)
     there = [post_id for post_id in chosen if post_id in stored]
     dropped["no_picture"] = len(chosen) - len(there)
     with decoding(partial(square, side=size)) as decode:
@@ -94,7 +94,7 @@ def compare(file: str, reader: str, head: Head, ours: Predictions, theirs: Predi
     if ours.shape != theirs.shape:
         raise GraphError(f"{file}: {reader} gives {list(theirs.shape)} where the model gives {list(ours.shape)}")
     largest = float(np.abs(ours.astype(np.float64) - theirs).max())
-    unit = head.sd if isinstance(head, Score) else 1.0
+    unit = head.sd if isinstance(head, ScoreHead) else 1.0
     if not largest <= BOUND * unit:
         raise GraphError(
             f"{file}: {reader} differs from the model by {largest:.3g} on a validation picture, more than "

@@ -13,7 +13,7 @@ from raypipe.export.model.markdown import code
 from raypipe.export.model.origin import Origin
 from raypipe.label.split import SIDES
 from raypipe.report import funnel
-from raypipe.tables.root import Sources
+from raypipe.tables.root_tables import RootTables
 
 _MOST_CLASSES = 12
 _REASONS = {
@@ -42,20 +42,20 @@ class Data:
     warnings: list[str]
 
 
-def build(sources: Sources, origin: Origin) -> Data:
+def build(root_tables: RootTables, origin: Origin) -> Data:
     """Describe the labels in the root. They must be those that the model was trained on."""
-    labels = sources.records["labels"]
+    labels = root_tables.records["labels"]
     options, facts = labels.config["label"], labels.facts
-    sides, classes = _counts(sources)
+    sides, classes = _counts(root_tables)
     return Data(
-        generated="truth" in sources,
+        generated="truth" in root_tables,
         scheme=options["scheme"],
-        made=_made(options, sources.model),
+        made=_made(options, root_tables.model),
         eligible=options["eligible"],
         taking_part=_ELIGIBLE[options["eligible"]],
         split=_split(options["split"]),
-        span=_span(sources),
-        steps=funnel.build(sources).steps,
+        span=_span(root_tables),
+        steps=funnel.build(root_tables).steps,
         sides=sides,
         classes=classes,
         dropped=[(_REASONS.get(name, name), n) for name, n in origin.record.dropped.items() if n],
@@ -64,9 +64,9 @@ def build(sources: Sources, origin: Origin) -> Data:
     )
 
 
-def _counts(sources: Sources) -> tuple[list[str], list[tuple[str, list[int]]]]:
+def _counts(root_tables: RootTables) -> tuple[list[str], list[tuple[str, list[int]]]]:
     """The splits, and the posts of each class by split. The row of all classes is last, or alone for many classes."""
-    labels = sources.labels
+    labels = root_tables.labels
     assert labels is not None
     known = labels[labels["label"].notna() & labels["split"].notna()]
     sides = [side for side in SIDES if known["split"].eq(side).any()]
@@ -122,11 +122,11 @@ def _split(split: str) -> str:
     }.get(split, f"by the posts' column {code(split)}")
 
 
-def _span(sources: Sources) -> str:
+def _span(root_tables: RootTables) -> str:
     """The first and the last day of the posts, or an empty text if they are not known."""
-    if "posts" not in sources or "created_at" not in tables.open_dataset(sources.storage, "posts").schema.names:
+    if "posts" not in root_tables or "created_at" not in tables.open_dataset(root_tables.storage, "posts").schema.names:
         return ""
-    created = tables.read_table(sources.storage, "posts", ["created_at"])["created_at"]
+    created = tables.read_table(root_tables.storage, "posts", ["created_at"])["created_at"]
     found: pa.StructScalar = pc.min_max(created)
     first, last = found["min"].as_py(), found["max"].as_py()
     return "" if first is None else f"{first:%Y-%m-%d} to {last:%Y-%m-%d}"

@@ -9,14 +9,14 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from raypipe import tables
-from raypipe.config.learning import TrainOptions
+from raypipe.config.learning_options import TrainOptions
 from raypipe.storage import Storage
 from raypipe.tables.record import RunRecord
-from raypipe.tables.root import Sources
-from raypipe.train.plan import Trial
-from raypipe.train.results.checkpoints import BEST, CHECKPOINTS
-from raypipe.train.results.outcome import hyperparameters
-from raypipe.train.results.results import TRIALS, TrialResult
+from raypipe.tables.root_tables import RootTables
+from raypipe.train.results.checkpoints import BEST_WEIGHTS_FILE, CHECKPOINTS_FOLDER
+from raypipe.train.results.trial_result import TRIALS_FOLDER, TrialResult
+from raypipe.train.results.trial_tables import hyperparameters
+from raypipe.train.trial_plan import Trial
 
 
 @dataclass(frozen=True)
@@ -33,21 +33,21 @@ class Origin:
     same_labels: bool
 
 
-def find_origin(sources: Sources, given: str | None, path: str) -> Origin | None:
+def find_origin(root_tables: RootTables, given: str | None, path: str) -> Origin | None:
     """The origin of the checkpoint at `path`, named by the option `given`; None if no training of the root made it."""
     # If the option names a file, `path` is that file. Otherwise `path` is below the root.
-    inner = _inside(sources.storage, path) if path == given else path
-    table, _, rest = (inner or "").partition(f"/{CHECKPOINTS}/")
-    record = tables.find_record(sources.storage, table) if rest.endswith(f"/{BEST}") else None
+    inner = _inside(root_tables.storage, path) if path == given else path
+    table, _, rest = (inner or "").partition(f"/{CHECKPOINTS_FOLDER}/")
+    record = tables.find_record(root_tables.storage, table) if rest.endswith(f"/{BEST_WEIGHTS_FILE}") else None
     if record is None:
         return None
-    names = [file.path for file in record.files if file.path.startswith(f"{TRIALS}/")]
-    trials = [TrialResult.from_json(sources.storage.read(f"{table}/{name}")) for name in names]
-    trial = next((trial for trial in trials if trial.trial == rest.removesuffix(f"/{BEST}")), None)
+    names = [file.path for file in record.files if file.path.startswith(f"{TRIALS_FOLDER}/")]
+    trials = [TrialResult.from_json(root_tables.storage.read(f"{table}/{name}")) for name in names]
+    trial = next((trial for trial in trials if trial.trial == rest.removesuffix(f"/{BEST_WEIGHTS_FILE}")), None)
     if trial is None:
         return None
     seeds = sorted((one for one in trials if one.configuration == trial.configuration), key=lambda one: one.seed)
-    labels = sources.records.get("labels")
+    labels = root_tables.records.get("labels")
     same = labels is not None and record.inputs.get("labels") == labels.run_id
     return Origin(record, trial, tuple(seeds), len(trials), same)
 

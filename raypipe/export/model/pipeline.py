@@ -24,7 +24,7 @@ from raypipe.predict.model import TrainedModel, checkpoint_metadata, read_checkp
 from raypipe.progress import Progress, say
 from raypipe.tables import TableRun
 from raypipe.tables.record import RunRecord
-from raypipe.tables.root import Sources
+from raypipe.tables.root_tables import RootTables
 from raypipe.train.networks.heads import Predictions
 from raypipe.train.networks.weights import VGG16
 
@@ -69,11 +69,11 @@ class _Export:
 
     def __init__(self, config: Config, run_: TableRun, model: TrainedModel, name: str, data: bytes) -> None:
         self.run, self.model, self.name, self.data = run_, model, name, data
-        self.sources = Sources.open(config.open_storage())
-        self.sample = validation_sample(self.sources, model.image_size, config.export.check)
+        self.root_tables = RootTables.open(config.open_storage())
+        self.sample = validation_sample(self.root_tables, model.image_size, config.export.check)
         self.expected = model.predictions(self.sample.pictures)
         kept = checkpoint_metadata(data)
-        self.origin = find_origin(self.sources, config.export.model, name)
+        self.origin = find_origin(self.root_tables, config.export.model, name)
         self.recipe = recipe(model, kept.get("model", VGG16))
         self.about = about.as_config(model, kept, self.origin, self.recipe)
         self.metadata = about.exported_metadata(kept, self.origin)
@@ -95,7 +95,7 @@ class _Export:
                 )
                 progress.advance()
             self.run.writer.write_file(CONFIG, described)
-            card = model_card(Exported(self.model, self.about, self.origin, self.recipe, checked), self.sources)
+            card = model_card(Exported(self.model, self.about, self.origin, self.recipe, checked), self.root_tables)
             self.run.writer.write_file(CARD, card)
             progress.advance()
         target = self.model.head.target

@@ -12,10 +12,10 @@ from raypipe.export.model.origin import Origin
 from raypipe.report.ceiling import PerfectJudge
 from raypipe.report.measured import ACCURACY, Measured, measure
 from raypipe.statistics import paper
-from raypipe.tables.root import Sources
+from raypipe.tables.root_tables import RootTables
 from raypipe.train.data.target import Target
-from raypipe.train.metrics import over_seeds
-from raypipe.train.results.results import TrialResult
+from raypipe.train.metrics import mean_and_sd
+from raypipe.train.results.trial_result import TrialResult
 
 _SPLITS = ("val", "test")
 
@@ -44,7 +44,7 @@ class Results:
     name: str
     seeds: list[SeedRow]
     spread: str
-    of_paper: paper.Benchmark | None
+    of_paper: paper.PaperResult | None
 
     @property
     def most_honest(self) -> Measured | None:
@@ -52,15 +52,15 @@ class Results:
         return self.measured.get("test", self.measured.get("val"))
 
 
-def build(sources: Sources, origin: Origin, target: Target, *, is_paper: bool) -> Results:
+def build(root_tables: RootTables, origin: Origin, target: Target, *, is_paper: bool) -> Results:
     """From ``predictions/`` and the trials of the training table. `is_paper`: the paper's table 1 is comparable."""
-    frame = sources.frame(origin.record.table, "predictions")
-    judge = PerfectJudge.of(sources) if origin.same_labels else None
-    measured = {} if frame is None else _measured(frame, origin.trial, target, judge, sources.users)
+    frame = root_tables.frame(origin.record.table, "predictions")
+    judge = PerfectJudge.of(root_tables) if origin.same_labels else None
+    measured = {} if frame is None else _measured(frame, origin.trial, target, judge, root_tables.users)
     name = "R²" if target.kind == "score" else "accuracy"
     rows = [_row(trial, target) for trial in origin.seeds]
     values = [value for trial in origin.seeds if (value := _best(trial, target)) is not None]
-    mean, sd = over_seeds(values)
+    mean, sd = mean_and_sd(values)
     spread = "" if sd is None else f"{_text(mean, target)} ± {_text(sd, target)}"
     of_paper = paper.TABLE_1.get(origin.trial.configuration) if is_paper else None
     return Results(measured, name, rows, spread, of_paper)

@@ -6,7 +6,7 @@ from raypipe.export.model.about import output_name
 from raypipe.export.model.graph import INPUT
 from raypipe.export.model.library import Recipe
 from raypipe.predict.model import TrainedModel
-from raypipe.train.networks.heads import Score
+from raypipe.train.networks.heads import ScoreHead
 
 _ACTIVATIONS = {
     "binary": "{}.sigmoid().squeeze(1)",
@@ -78,7 +78,7 @@ def _torchvision(model: TrainedModel, recipe: Recipe, output: str) -> str:
     name = "name" + "".join(f'.replace("{ours}", "{theirs}")' for ours, theirs in recipe.rename.items())
     images = f"torch.from_numpy({INPUT})" + (".flip(1)" if pre.channel_order == "bgr" else "")
     answer = _ACTIVATIONS[head.target.kind].format("network(images)")
-    if isinstance(head, Score):
+    if isinstance(head, ScoreHead):
         answer += f" * {head.sd!r} + {head.mean!r}"
     lines = "\n".join(recipe.lines)
     return f"""\

@@ -15,7 +15,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from raypipe.config.data import IngestOptions
+from raypipe.config.data_options import IngestOptions
 from raypipe.ingest.fetching.answers import REDIRECTS, Answer, for_http_status
 from raypipe.ingest.fetching.guard import AddressGuard, RefusedURLError
 from raypipe.ingest.fetching.hosts import backoff, host_of, retry_after

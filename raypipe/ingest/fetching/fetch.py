@@ -12,7 +12,7 @@ from typing import Self
 
 from aiohttp.abc import AbstractResolver
 
-from raypipe.config.data import IngestOptions
+from raypipe.config.data_options import IngestOptions
 from raypipe.errors import one_line
 from raypipe.ingest.fetching.answers import Answer, for_exception
 from raypipe.ingest.fetching.client import Client, Deliver, FetchResult, Request

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from formulaic.transforms import TRANSFORMS
 
-from raypipe.label.formula.backticks import misread_name, substitute, why_unusable
+from raypipe.label.formula.backticks import misread_name, replace_backticks, why_unusable
 
 MOST_COLUMNS = 10_000
 """Maximum number of columns of X that a formula may make."""
@@ -108,12 +108,12 @@ class NotAllowedError(ValueError):
 
 
 @lru_cache(maxsize=1024)
-def read(expression: str) -> tuple[ast.expr, dict[str, str]]:
+def parse_checked(expression: str) -> tuple[ast.expr, dict[str, str]]:
     """The syntax tree of an expression, and the column names in backticks, by the identifiers that replace them.
 
     Raises SyntaxError if the text is not an expression, and NotAllowedError if a part of it is not allowed.
     """
-    text, aliases = substitute(expression, _TAKEN)
+    text, aliases = replace_backticks(expression, _TAKEN)
     for identifier, name in aliases.items():
         if reason := why_unusable(name, identifier):
             # `ast.unparse` gives this name as the formula spells it, so that its position can be found.
@@ -123,30 +123,30 @@ def read(expression: str) -> tuple[ast.expr, dict[str, str]]:
     except (RecursionError, MemoryError, ValueError) as error:
         # The nesting is too deep for Python's parser, or the text has bytes that Python source may not contain.
         raise SyntaxError(str(error) or "too deeply nested") from error
-    _value(tree, _DEPTH)
+    _check_value(tree, _DEPTH)
     if node := misread_name(tree, text):
         raise NotAllowedError(node, f"Python reads this name as {node.id!r}, which may be another column")
     return tree, aliases
 
 
-def learns(node: ast.AST) -> bool:
+def learns_from_data(node: ast.AST) -> bool:
     """Whether a node of a checked tree calls a transform that learns from the posts."""
-    return isinstance(node, ast.Call) and getattr(_function(node), "__is_stateful_transform__", False)
+    return isinstance(node, ast.Call) and getattr(_resolve_function(node), "__is_stateful_transform__", False)
 
 
-def width(expression: str) -> int:
+def count_columns(expression: str) -> int:
     """Number of columns that an expression makes according to its settings (``df=5``); 1 if these do not say."""
-    calls = [_bound(node) for node in ast.walk(read(expression)[0]) if isinstance(node, ast.Call)]
+    calls = [_bind_arguments(node) for node in ast.walk(parse_checked(expression)[0]) if isinstance(node, ast.Call)]
     return math.prod(max([1, *(_count(given[name]) for name in _WIDTHS if name in given)]) for given in calls)
 
 
 def _count(setting: ast.expr) -> int:
     if isinstance(setting, (ast.List, ast.Tuple)):
         return len(setting.elts)
-    return int(_value(setting, _DEPTH) or 1)
+    return int(_check_value(setting, _DEPTH) or 1)
 
 
-def _value(node: ast.AST, depth: int) -> Number | None:
+def _check_value(node: ast.AST, depth: int) -> Number | None:
     """Checks an expression of numbers, classes or settings. Returns its value if it is one constant number, else None.
 
     Constant numbers are computed here, with limits, so that no expression can take very long to compute.
@@ -167,17 +167,17 @@ def _value(node: ast.AST, depth: int) -> Number | None:
             isinstance(op, _COMPARISONS) for op in ops
         ):
             for part in (left, *comparators):
-                _value(part, deeper)
+                _check_value(part, deeper)
         case ast.Call():
             return _call(node, deeper)
         case ast.List(elts=parts) | ast.Tuple(elts=parts):
             for part in parts:
-                _value(part, deeper)
+                _check_value(part, deeper)
         case ast.Dict(keys=keys, values=values):
             if None in keys:
                 raise NotAllowedError(node, f"{_REFUSED[ast.Starred]} may not stand in a formula")
             for item in (*filter(None, keys), *values):
-                _value(item, deeper)
+                _check_value(item, deeper)
         case _:
             refused = _REFUSED.get(type(node), type(node).__name__)
             raise NotAllowedError(node, _INSTEAD.get(type(node), f"{refused} may not stand in a formula"))
@@ -189,13 +189,13 @@ def _constant(node: ast.AST, value: Any) -> Number | None:
         if _UNQUOTABLE.search(value):
             raise NotAllowedError(node, "the string holds a backslash, a backtick or a line break")
     elif isinstance(value, (int, float)):
-        return _small(node, value)
+        return _check_magnitude(node, value)
     elif value is not None:
         raise NotAllowedError(node, f"{value!r} may not stand in a formula")
     return None
 
 
-def _small(node: ast.AST, value: Number) -> Number:
+def _check_magnitude(node: ast.AST, value: Number) -> Number:
     if isinstance(value, int) and abs(value) >= _LARGEST:
         # Python computes integers of any size exactly, which can take very long.
         raise NotAllowedError(node, "the number is too large; write it with an exponent: 1e20")
@@ -230,7 +230,7 @@ def _arithmetic(node: ast.UnaryOp | ast.BinOp, depth: int) -> Number | None:
             isinstance(operand, ast.Constant) and not isinstance(operand.value, (int, float))
         ):
             raise NotAllowedError(operand, "only numbers and columns can be computed with")
-    values = [_value(operand, depth) for operand in operands]
+    values = [_check_value(operand, depth) for operand in operands]
     numbers = [value for value in values if value is not None]
     if len(numbers) < len(operands):
         return None
@@ -242,12 +242,12 @@ def _arithmetic(node: ast.UnaryOp | ast.BinOp, depth: int) -> Number | None:
         raise NotAllowedError(node, f"it cannot be computed: {error}") from error
     if isinstance(found, complex):
         raise NotAllowedError(node, "it is no real number")
-    return _small(node, found)
+    return _check_magnitude(node, found)
 
 
 def _call(node: ast.Call, depth: int) -> Number | None:
-    given, of_numpy = _bound(node), _numpy_name(node) is not None
-    values = {name: _value(argument, depth) for name, argument in given.items()}
+    given, of_numpy = _bind_arguments(node), _numpy_name(node) is not None
+    values = {name: _check_value(argument, depth) for name, argument in given.items()}
     for i, (name, argument) in enumerate(given.items()):
         if i > 0 and not of_numpy:
             _setting(name, argument)
@@ -261,7 +261,7 @@ def _call(node: ast.Call, depth: int) -> Number | None:
 
 def _check_quotes(node: ast.Call) -> None:
     """Refuses quotes in calls that learn: formulaic writes such a call into a string, which a quote would end."""
-    if not learns(node):
+    if not learns_from_data(node):
         return
     for part in ast.walk(node):
         if isinstance(part, ast.Constant) and isinstance(part.value, str) and _QUOTES.search(part.value):
@@ -291,9 +291,9 @@ def _numpy_name(node: ast.Call) -> str | None:
     return node.func.id if isinstance(node.func, ast.Name) and node.func.id in _OF_NUMPY else None
 
 
-def _bound(node: ast.Call) -> dict[str, ast.expr]:
+def _bind_arguments(node: ast.Call) -> dict[str, ast.expr]:
     """The arguments of a call by parameter name, in the order of the function's parameters."""
-    function, name = _function(node), _numpy_name(node)
+    function, name = _resolve_function(node), _numpy_name(node)
     for argument in node.args:
         if isinstance(argument, ast.Starred):
             raise NotAllowedError(argument, f"{_REFUSED[ast.Starred]} may not stand in a formula")
@@ -324,7 +324,7 @@ def _bound(node: ast.Call) -> dict[str, ast.expr]:
     return bound
 
 
-def _function(node: ast.Call) -> Callable[..., Any]:
+def _resolve_function(node: ast.Call) -> Callable[..., Any]:
     """The function that is called. Raises NotAllowedError if it is not one of the allowed functions."""
     if isinstance(node.func, ast.Attribute):
         found = _attribute(node.func)

@@ -19,7 +19,7 @@ _WORD = re.compile(r"\b\w+\b(?!\s*=(?!=))")
 _UNNAMABLE = re.compile(r"['\"\\]|[^\S ]")
 
 
-def substitute(expression: str, functions: Container[str]) -> tuple[str, dict[str, str]]:
+def replace_backticks(expression: str, functions: Container[str]) -> tuple[str, dict[str, str]]:
     """The expression with an identifier for each name in backticks, and these names by their identifiers.
 
     No new identifier equals a word of the expression outside backticks, or one of `functions`.

@@ -15,7 +15,7 @@ _US_A_DAY = 86_400_000_000
 
 
 @dataclass(frozen=True)
-class Derived:
+class DerivedColumn:
     """A derived column: the columns of posts/ that it needs, its type, and how it is computed from a block."""
 
     needs: tuple[str, ...]
@@ -33,39 +33,39 @@ def _caption_length(posts: pa.Table) -> pa.ChunkedArray:
     return pc.fill_null(pc.utf8_length(posts["caption"]), 0).cast(pa.int64())
 
 
-DERIVED = {
-    "age_days": Derived(("created_at", "collected_at", "revisited_at"), pa.float64(), _age_days),
-    "hour": Derived(("created_at",), pa.int64(), lambda posts: pc.hour(posts["created_at"])),
-    "weekday": Derived(("created_at",), pa.int64(), lambda posts: pc.day_of_week(posts["created_at"])),
-    "caption_length": Derived(("caption",), pa.int64(), _caption_length),
+DERIVED_COLUMNS = {
+    "age_days": DerivedColumn(("created_at", "collected_at", "revisited_at"), pa.float64(), _age_days),
+    "hour": DerivedColumn(("created_at",), pa.int64(), lambda posts: pc.hour(posts["created_at"])),
+    "weekday": DerivedColumn(("created_at",), pa.int64(), lambda posts: pc.day_of_week(posts["created_at"])),
+    "caption_length": DerivedColumn(("caption",), pa.int64(), _caption_length),
 }
 """``age_days``: days from creation until likes were read (at the revisit, else when collected). ``hour`` (0–23, UTC)
 and ``weekday`` (0 is Monday) of the creation. ``caption_length`` in characters, 0 if there is no caption.
 """
 
 
-def columns_of(name: str, schema: pa.Schema) -> tuple[str, ...]:
+def source_columns(name: str, schema: pa.Schema) -> tuple[str, ...]:
     """The columns of posts/ from which the variable `name` of a formula is computed."""
-    return DERIVED[name].needs if name in DERIVED and name not in schema.names else (name,)
+    return DERIVED_COLUMNS[name].needs if name in DERIVED_COLUMNS and name not in schema.names else (name,)
 
 
-def columns_of_all(names: Iterable[str], schema: pa.Schema) -> list[str]:
+def all_source_columns(names: Iterable[str], schema: pa.Schema) -> list[str]:
     """The columns of posts/ from which several variables are computed."""
-    return [column for name in names for column in columns_of(name, schema)]
+    return [column for name in names for column in source_columns(name, schema)]
 
 
-def type_of(name: str, schema: pa.Schema) -> pa.DataType:
+def variable_type(name: str, schema: pa.Schema) -> pa.DataType:
     """The Arrow type of a variable."""
-    return schema.field(name).type if name in schema.names else DERIVED[name].type
+    return schema.field(name).type if name in schema.names else DERIVED_COLUMNS[name].type
 
 
-def value_of(name: str, posts: pa.Table, as_class: bool = False) -> pa.ChunkedArray:
+def variable_values(name: str, posts: pa.Table, as_class: bool = False) -> pa.ChunkedArray:
     """The values of a variable in a block of posts. Numbers become float64, and dictionary-encoded values are decoded.
 
     In float64 no product of counts overflows, and 1 − 2 is −1 even if the column's type is unsigned. Integers that are
     classes (`as_class`) stay integers.
     """
-    values = posts[name] if name in posts.column_names else DERIVED[name].compute(posts)
+    values = posts[name] if name in posts.column_names else DERIVED_COLUMNS[name].compute(posts)
     if pa.types.is_dictionary(values.type):
         values = values.cast(values.type.value_type)
     if not is_number(values.type) or (as_class and pa.types.is_integer(values.type)):

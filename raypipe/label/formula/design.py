@@ -23,9 +23,9 @@ from formulaic.parser.types import Factor
 
 from raypipe.errors import ConfigError, InputError, one_line
 from raypipe.label.formula.allowed import CONTEXT, MOST_COLUMNS
-from raypipe.label.formula.derived import as_floats, is_number, type_of, value_of
-from raypipe.label.formula.direct import Direct, compile_direct
-from raypipe.label.formula.formula import Floats, Formula, point_at
+from raypipe.label.formula.derived import as_floats, is_number, variable_type, variable_values
+from raypipe.label.formula.formula import Floats, Formula, caret_below
+from raypipe.label.formula.numpy_evaluator import NumpyEvaluator, compile_numpy_evaluator
 from raypipe.label.formula.rowwise import classes_of, finite_rows, learns_numbers
 
 MAX_LEVELS = 1_000
@@ -62,7 +62,7 @@ class Design:
     terms: tuple[str, ...]
     spec: Any = field(repr=False)
     weights: str | None = None
-    direct: Direct | None = field(default=None, repr=False, compare=False)
+    numpy_evaluator: NumpyEvaluator | None = field(default=None, repr=False, compare=False)
     levels: dict[str, tuple[Any, ...]] = field(default_factory=dict, repr=False)
 
     def slices(self, posts: pa.Table) -> Iterator[pa.Table]:
@@ -80,7 +80,7 @@ class Design:
         variables = _values(self.formula, posts)
         kept = _complete(variables.values(), len(posts))
         dropped = Counter({"missing_value": int(np.sum(~kept))})
-        if self.direct is None:
+        if self.numpy_evaluator is None:
             # Terms did not learn from rows that are not finite, and may raise an error on them: a spline has bounds.
             numbers = _numbers(variables)
             finite = finite_rows(self.formula, numbers, len(posts))
@@ -111,22 +111,22 @@ class Design:
     def _evaluate(self, variables: dict[str, pa.ChunkedArray], n: int) -> tuple[Floats, Floats]:
         if n == 0:
             return np.empty(0), np.empty((0, len(self.terms)))
-        if self.direct is not None:
-            return self.direct.evaluate({name: values.to_numpy() for name, values in variables.items()}, n)
-        return _materialise(self.spec, _frame(variables, n), self.terms)
+        if self.numpy_evaluator is not None:
+            return self.numpy_evaluator.evaluate({name: values.to_numpy() for name, values in variables.items()}, n)
+        return _model_matrices(self.spec, _frame(variables, n), self.terms)
 
 
-def fixed_design(formula: Formula, schema: pa.Schema, weights: str | None = None) -> Design | None:
+def design_without_learning(formula: Formula, schema: pa.Schema, weights: str | None = None) -> Design | None:
     """The design of a formula if its terms learn nothing from the data, else None.
 
     Raises ConfigError if a term uses values of other rows.
     """
-    if not all(is_number(type_of(name, schema)) for name in formula.variables):
+    if not all(is_number(variable_type(name, schema)) for name in formula.variables):
         return None
     # Random numbers. Only the names of the columns, and whether anything was learned, are read from them.
     probe = {name: pa.chunked_array([_probe(i)]) for i, name in enumerate(formula.variables)}
     try:
-        design = learn(formula, probe, _PROBE_ROWS, weights)
+        design = learn_design(formula, probe, _PROBE_ROWS, weights)
     except InputError:
         # A term that fails on these numbers depends on the data, so only the posts can decide about it.
         return None
@@ -136,10 +136,10 @@ def fixed_design(formula: Formula, schema: pa.Schema, weights: str | None = None
     )
     if learns:
         return None
-    found = compile_direct(formula, design.spec)
+    found = compile_numpy_evaluator(formula, design.spec)
     if found is not None:
         arrays = {name: values.to_numpy() for name, values in probe.items()}
-        theirs = _materialise(design.spec, _frame(probe, _PROBE_ROWS))
+        theirs = _model_matrices(design.spec, _frame(probe, _PROBE_ROWS))
         ours = found.evaluate(arrays, _PROBE_ROWS)
         found = found if all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True)) else None
     return Design(formula, design.terms, design.spec, weights, found)
@@ -149,11 +149,11 @@ def _probe(seed: int) -> Floats:
     return np.random.default_rng(seed).uniform(1, 100, _PROBE_ROWS).round(2)
 
 
-Excerpt = tuple[dict[str, pa.ChunkedArray], int]
-"""The part of a block that `learn` needs: values of the formula's variables, and the number of rows."""
+LearningData = tuple[dict[str, pa.ChunkedArray], int]
+"""The part of a block that `learn_design` needs: values of the formula's variables, and the number of rows."""
 
 
-def excerpt(formula: Formula, posts: pa.Table, weights: str | None = None) -> Excerpt:
+def learning_data(formula: Formula, posts: pa.Table, weights: str | None = None) -> LearningData:
     """The part of a block that terms can learn from: each class of a column once, and the numbers of its usable rows.
 
     If no term learns from numbers, only a few of them are taken. A row is usable if it is complete, has a weight (if
@@ -165,24 +165,24 @@ def excerpt(formula: Formula, posts: pa.Table, weights: str | None = None) -> Ex
         # Terms do not learn from rows without a weight.
         kept &= _weights(posts, weights)[1]
     kept &= finite_rows(formula, _numbers(variables), len(posts))
-    n, few = int(kept.sum()), not learns_numbers(formula)
+    n, classes_only = int(kept.sum()), not learns_numbers(formula)
     taken = {}
     for name, values in variables.items():
         values = values.filter(pa.array(kept))
-        if _is_class(formula, name, values.type, few):
+        if _is_class(formula, name, values.type, classes_only):
             taken[name] = pa.chunked_array([pc.unique(values)])
         else:
-            taken[name] = values.slice(0, MAX_LEVELS) if few else values
-    return taken, min(n, MAX_LEVELS) if few else n
+            taken[name] = values.slice(0, MAX_LEVELS) if classes_only else values
+    return taken, min(n, MAX_LEVELS) if classes_only else n
 
 
-def join_excerpts(formula: Formula, parts: Sequence[Excerpt]) -> Excerpt:
+def join_learning_data(formula: Formula, parts: Sequence[LearningData]) -> LearningData:
     """Joins the excerpts of all blocks. Classes fill the rows in any order, as no term learns which row has which."""
-    n, few = sum(rows for _, rows in parts), not learns_numbers(formula)
+    n, classes_only = sum(rows for _, rows in parts), not learns_numbers(formula)
     joined = {}
     for name in formula.variables:
         values = pa.chunked_array([chunk for part, _ in parts for chunk in part[name].chunks], parts[0][0][name].type)
-        if _is_class(formula, name, values.type, few):
+        if _is_class(formula, name, values.type, classes_only):
             levels = pc.unique(values)
             _check_levels(name, len(levels))
             values = pa.chunked_array([levels.take(pa.array(np.arange(n) % max(len(levels), 1)))])
@@ -190,7 +190,7 @@ def join_excerpts(formula: Formula, parts: Sequence[Excerpt]) -> Excerpt:
     return joined, n
 
 
-def learn(formula: Formula, variables: dict[str, pa.ChunkedArray], n: int, weights: str | None = None) -> Design:
+def learn_design(formula: Formula, variables: dict[str, pa.ChunkedArray], n: int, weights: str | None = None) -> Design:
     """Learns the design from the values of a formula's variables in `n` rows.
 
     Raises InputError if n is 0, y is not one number, two terms have one name, a column has too many classes or a term
@@ -235,7 +235,7 @@ def levels_of(spec: Any) -> dict[str, tuple[Any, ...]]:
 
 
 def _values(formula: Formula, posts: pa.Table) -> dict[str, pa.ChunkedArray]:
-    return {name: value_of(name, posts, name in formula.classes) for name in formula.variables}
+    return {name: variable_values(name, posts, name in formula.classes) for name in formula.variables}
 
 
 def _numbers(variables: dict[str, pa.ChunkedArray]) -> dict[str, npt.NDArray[Any]]:
@@ -248,12 +248,12 @@ def _weights(posts: pa.Table, name: str) -> tuple[Floats, npt.NDArray[np.bool_]]
     return values, np.isfinite(values) & (values > 0)
 
 
-def _is_class(formula: Formula, name: str, kind: pa.DataType, few: bool) -> bool:
+def _is_class(formula: Formula, name: str, kind: pa.DataType, classes_only: bool) -> bool:
     """Whether terms learn only which classes a variable has, and not how often or with what each class occurs."""
     if name in formula.joint:
         return False
-    # A number in C(…) may also occur outside of C(…), and its mean or knots may be learned there (not if `few`).
-    return not is_number(kind) or (name in formula.classes and (few or formula.text.count(name) == 1))
+    # A number in C(…) may also occur outside of C(…). Its mean or knots may be learned there (not if `classes_only`).
+    return not is_number(kind) or (name in formula.classes and (classes_only or formula.text.count(name) == 1))
 
 
 def _check_text(formula: Formula, variables: dict[str, pa.ChunkedArray]) -> None:
@@ -262,11 +262,11 @@ def _check_text(formula: Formula, variables: dict[str, pa.ChunkedArray]) -> None
         if factor.eval_method is not Factor.EvalMethod.PYTHON:
             continue
         for name, values in variables.items():
-            if point_at(str(factor.expr), name) and name not in formula.classes and not is_number(values.type):
+            if caret_below(str(factor.expr), name) and name not in formula.classes and not is_number(values.type):
                 raise InputError(
                     f"label.formula: column {name!r} holds {values.type}, but {factor.expr} takes a number; use the "
                     "column by itself, whose classes then are terms",
-                    below=point_at(formula.text, name),
+                    below=caret_below(formula.text, name),
                 )
 
 
@@ -298,8 +298,8 @@ def _check_rowwise(formula: Formula, spec: Any, frame: Any) -> None:
     half = len(frame) // 2
     if half == 0:
         return
-    whole = np.column_stack(_materialise(spec, frame))
-    halves = np.vstack([np.column_stack(_materialise(spec, part)) for part in (frame[:half], frame[half:])])
+    whole = np.column_stack(_model_matrices(spec, frame))
+    halves = np.vstack([np.column_stack(_model_matrices(spec, part)) for part in (frame[:half], frame[half:])])
     if not np.allclose(whole, halves, rtol=1e-12, atol=0, equal_nan=True):
         raise ConfigError(
             f"label.formula: {formula.text!r} has a term that is not computed from its own row alone (a lag); "
@@ -307,7 +307,7 @@ def _check_rowwise(formula: Formula, spec: Any, frame: Any) -> None:
         )
 
 
-def _materialise(spec: Any, frame: Any, terms: tuple[str, ...] | None = None) -> tuple[Floats, Floats]:
+def _model_matrices(spec: Any, frame: Any, terms: tuple[str, ...] | None = None) -> tuple[Floats, Floats]:
     """y and X. Raises ValueError if the columns of X are not `terms`, which can happen if a saved model was edited."""
     # The caller drops rows with the logarithm of 0. Filters of warnings apply to all threads, so none is set here.
     with np.errstate(all="ignore"):

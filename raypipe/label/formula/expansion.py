@@ -18,7 +18,7 @@ Size = tuple[float, float]
 """Number of terms, and number of factors of the longest term."""
 
 
-class TooManyError(ValueError):
+class TooManyTermsError(ValueError):
     """The formula would expand to too many terms; `place` is the position in the text where that happens."""
 
     def __init__(self, place: int | None) -> None:
@@ -26,7 +26,7 @@ class TooManyError(ValueError):
         self.place = place
 
 
-def check(text: str) -> None:
+def check_expansion(text: str) -> None:
     """Raises TooManyError if expanding the formula would take long, and formulaic's errors if it cannot be read.
 
     formulaic evaluates parts of y here, so the formula's expressions must be checked before.
@@ -39,7 +39,7 @@ def check(text: str) -> None:
         if node.operator.symbol not in _SUMS:
             steps += math.prod(size)
         if steps > _MOST_STEPS:
-            raise TooManyError(_start(node))
+            raise TooManyTermsError(_start(node))
 
 
 def _from_leaves(tree: Any) -> list[Any]:

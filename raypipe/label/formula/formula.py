@@ -25,7 +25,7 @@ from formulaic.utils.code import sanitize_variable_names
 
 from raypipe.errors import ConfigError, InputError, one_line
 from raypipe.label.formula import allowed, expansion
-from raypipe.label.formula.derived import DERIVED, columns_of, is_number, type_of
+from raypipe.label.formula.derived import DERIVED_COLUMNS, is_number, source_columns, variable_type
 
 Floats = npt.NDArray[np.float64]
 Expression = tuple[ast.expr, dict[str, str]]
@@ -81,9 +81,9 @@ def parse(text: str) -> Formula:
     try:
         # formulaic evaluates parts of y while it reads the formula, so the text is checked before.
         _check_tokens(text)
-        expansion.check(text)
+        expansion.check_expansion(text)
         parsed = formulaic.Formula(text)
-    except expansion.TooManyError as error:
+    except expansion.TooManyTermsError as error:
         raise ConfigError(f"label.formula: {shown(text)}: {error}", below=_caret(text, error.place)) from error
     except (FormulaicError, SyntaxError) as error:
         # The rest of the message, after the first sentence, is for programmers.
@@ -118,7 +118,7 @@ def _check_tokens(text: str) -> None:
     expressions = [token for token in rewritten if token.kind is Token.Kind.PYTHON]
     for before, tree, token in zip(written, trees, expressions, strict=True):
         _check_rewritten(before.token, tree, token, text)
-    _check_twins(text, rewritten)
+    _check_name_collisions(text, rewritten)
 
 
 def _check_rewritten(expression: str, tree: Expression, token: Token, text: str) -> None:
@@ -128,7 +128,7 @@ def _check_rewritten(expression: str, tree: Expression, token: Token, text: str)
         _read(token.token, text, start)
         return
     try:
-        found = allowed.read(token.token)
+        found = allowed.parse_checked(token.token)
     except (allowed.NotAllowedError, SyntaxError):
         found = None
     if found is None or ast.dump(found[0]) != ast.dump(tree[0]) or found[1] != tree[1]:
@@ -139,7 +139,7 @@ def _check_rewritten(expression: str, tree: Expression, token: Token, text: str)
         )
 
 
-def _check_twins(text: str, tokens: list[Token]) -> None:
+def _check_name_collisions(text: str, tokens: list[Token]) -> None:
     """Raises ConfigError if a column is named like an expression or a number: formulaic keeps only one of the two."""
     # The text of each term, and its column if it is a column by itself. The constant 1 is in each formula.
     known: dict[str, str | None] = {"1": None}
@@ -148,7 +148,7 @@ def _check_twins(text: str, tokens: list[Token]) -> None:
         if token.kind is Token.Kind.NAME:
             column = token.token
         elif token.kind is Token.Kind.PYTHON:
-            tree, aliases = allowed.read(token.token)
+            tree, aliases = allowed.parse_checked(token.token)
             column = aliases.get(tree.id, tree.id) if isinstance(tree, ast.Name) else None
         elif token.kind is not Token.Kind.VALUE or token.token == "0":
             continue
@@ -170,11 +170,15 @@ def _check_learners(text: str, factors: list[Factor], names: Set[str]) -> None:
         expression = str(factor.expr)
         if factor.eval_method is not Factor.EvalMethod.PYTHON or "`" not in expression:
             continue
-        tree, aliases = allowed.read(expression)
+        tree, aliases = allowed.parse_checked(expression)
         env = dict.fromkeys({*names, *allowed.FUNCTIONS, *allowed.CONTEXT})
         theirs = ast.parse(sanitize_variable_names(expression, env, {}), mode="eval").body
         for node, other in zip(ast.walk(tree), ast.walk(theirs), strict=True):
-            if not isinstance(node, ast.Call) or not allowed.learns(node) or ast.dump(node) == ast.dump(other):
+            if (
+                not isinstance(node, ast.Call)
+                or not allowed.learns_from_data(node)
+                or ast.dump(node) == ast.dump(other)
+            ):
                 continue
             used = [part.id for part in ast.walk(other) if isinstance(part, ast.Name)]
             ours = [part.id for part in ast.walk(node) if isinstance(part, ast.Name)]
@@ -190,7 +194,7 @@ def _check_learners(text: str, factors: list[Factor], names: Set[str]) -> None:
 def _read(expression: str, text: str, start: int = 0) -> Expression:
     """Reads and checks an expression, which begins at `start` or later in the formula `text`."""
     try:
-        return allowed.read(expression)
+        return allowed.parse_checked(expression)
     except allowed.NotAllowedError as error:
         raise ConfigError(
             f"label.formula: {shown(text)}: {error}", below=_caret(text, _place_of(error.node, expression, text, start))
@@ -214,7 +218,7 @@ def _check_size(text: str, terms: Any) -> None:
         raise ConfigError(f"label.formula: {shown(text)}: a term has {most} factors; at most {expansion.MOST_FACTORS}")
     python = Factor.EvalMethod.PYTHON
     columns = sum(
-        math.prod(allowed.width(str(factor.expr)) for factor in term.factors if factor.eval_method is python)
+        math.prod(allowed.count_columns(str(factor.expr)) for factor in term.factors if factor.eval_method is python)
         for term in terms
     )
     if len(terms) > MAX_TERMS or columns > allowed.MOST_COLUMNS:
@@ -272,12 +276,12 @@ def _variables(factor: Factor, text: str) -> tuple[set[str], list[set[str]]]:
     return names(tree), [names(argument) for node in calls_of(tree, {"C"}) for argument in node.args[:1]]
 
 
-def syntax(expression: str) -> tuple[ast.expr, dict[str, str]]:
+def parse_expression(expression: str) -> tuple[ast.expr, dict[str, str]]:
     """The syntax tree of a factor's expression, and the column names in backticks, by what replaces them.
 
     Raises SyntaxError if it is not an expression, and ValueError if it contains what is not allowed in a formula.
     """
-    return allowed.read(expression)
+    return allowed.parse_checked(expression)
 
 
 def calls_of(tree: ast.AST, functions: Set[str]) -> list[ast.Call]:
@@ -293,22 +297,22 @@ def is_call(node: ast.AST, functions: Set[str]) -> TypeGuard[ast.Call]:
 def check_columns(formula: Formula, schema: pa.Schema) -> None:
     """Raises InputError, with a caret below the name, if a column is not in posts/ or has neither numbers nor text."""
     for name in formula.variables:
-        missing = [column for column in columns_of(name, schema) if column not in schema.names]
+        missing = [column for column in source_columns(name, schema) if column not in schema.names]
         if not missing:
-            if not _is_usable(type_of(name, schema)):
-                made = ", ".join(DERIVED)
+            if not _is_usable(variable_type(name, schema)):
+                made = ", ".join(DERIVED_COLUMNS)
                 raise InputError(
-                    f"label.formula: column {name!r} of posts/ holds {type_of(name, schema)}, but a formula takes "
-                    f"numbers and text (made of the posts' times and captions: {made})",
-                    below=point_at(formula.text, name),
+                    f"label.formula: column {name!r} of posts/ holds {variable_type(name, schema)}, but a formula "
+                    f"takes numbers and text (made of the posts' times and captions: {made})",
+                    below=caret_below(formula.text, name),
                 )
             continue
         made = f" (needed for {name})" if missing != [name] else ""
-        also = ", ".join(name for name in DERIVED if name not in schema.names)
+        also = ", ".join(name for name in DERIVED_COLUMNS if name not in schema.names)
         raise InputError(
             f"label.formula: posts/ has no column {missing[0]!r}{made}; it has {', '.join(schema.names)}, "
             f"and from these come {also}",
-            below=point_at(formula.text, name),
+            below=caret_below(formula.text, name),
         )
 
 
@@ -320,7 +324,7 @@ def _is_usable(kind: pa.DataType) -> bool:
     )
 
 
-def point_at(text: str, name: str | None) -> str:
+def caret_below(text: str, name: str | None) -> str:
     """The formula with a caret below the first place where it names `name`; empty if it does not."""
     found = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) if name else None
     return _caret(text, found.start() if found else None)

@@ -16,8 +16,8 @@ from formulaic.parser.types import Factor
 from formulaic.transforms import TRANSFORMS
 
 from raypipe.label.formula.allowed import FUNCTIONS
-from raypipe.label.formula.direct import evaluate
-from raypipe.label.formula.formula import Formula, calls_of, is_call, syntax
+from raypipe.label.formula.formula import Formula, calls_of, is_call, parse_expression
+from raypipe.label.formula.numpy_evaluator import evaluate_expression
 
 _LEARNING = {name for name, made in TRANSFORMS.items() if getattr(made, "__is_stateful_transform__", False)}
 Columns = Mapping[str, npt.NDArray[Any]]
@@ -39,7 +39,7 @@ def learns_numbers(formula: Formula) -> bool:
     if formula.joint:
         return True
     texts = [str(factor.expr) for factor in formula.factors if factor.eval_method is Factor.EvalMethod.PYTHON]
-    return any(calls_of(syntax(text)[0], _LEARNING) for text in texts)
+    return any(calls_of(parse_expression(text)[0], _LEARNING) for text in texts)
 
 
 def classes_of(factor: str, variables: Mapping[str, pa.ChunkedArray], columns: Columns) -> pa.ChunkedArray | None:
@@ -49,7 +49,7 @@ def classes_of(factor: str, variables: Mapping[str, pa.ChunkedArray], columns: C
     """
     if factor in variables:
         return variables[factor]
-    tree, aliases = syntax(factor)
+    tree, aliases = parse_expression(factor)
     if is_call(tree, {"C"}) and tree.args:
         tree = tree.args[0]
     if isinstance(tree, ast.Name):
@@ -65,7 +65,7 @@ def _evaluate(expression: str, names: dict[str, str], columns: Columns) -> npt.N
     given = {name: columns[column] for name, column in names.items()}
     try:
         with np.errstate(all="ignore"):
-            return evaluate(expression, {**FUNCTIONS, **given})
+            return evaluate_expression(expression, {**FUNCTIONS, **given})
     except Exception:
         # A user's expression may raise anything. `learn` reports it with the whole formula.
         return None
@@ -79,7 +79,7 @@ def _parts(factor: Factor) -> Iterator[tuple[str, dict[str, str]]]:
     if factor.eval_method is Factor.EvalMethod.LOOKUP:
         yield "column", {"column": text}
         return
-    tree, aliases = syntax(text)
+    tree, aliases = parse_expression(text)
     for part in _plain(tree):
         calls = {id(node.func) for node in ast.walk(part) if isinstance(node, ast.Call)}
         found = {node.id for node in ast.walk(part) if isinstance(node, ast.Name) and id(node) not in calls}

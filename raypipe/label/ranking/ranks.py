@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from raypipe.label.formula.formula import Floats
 
 
-def exact(share: float) -> Fraction:
+def as_fraction(share: float) -> Fraction:
     """The decimal number that the user typed: 0.1 is 1/10, not the binary float nearest to it."""
     return Fraction(str(share))
 
@@ -28,9 +28,9 @@ def rank(values: Floats, post_ids: pa.ChunkedArray) -> npt.NDArray[np.int64]:
     return ranks
 
 
-def extremes(n: int, q: float) -> tuple[int, int]:
+def extreme_ranks(n: int, q: float) -> tuple[int, int]:
     """⌊qn⌋ and ⌊(1−q)n⌋: bottom is rank ≤ the first, top is rank > the second."""
-    return math.floor(exact(q) * n), math.floor((1 - exact(q)) * n)
+    return math.floor(as_fraction(q) * n), math.floor((1 - as_fraction(q)) * n)
 
 
 def class_bounds(n: int, k: int) -> list[int]:

@@ -17,8 +17,8 @@ from scipy.linalg import solve_triangular
 
 from raypipe.errors import InputError
 from raypipe.label.formula.formula import Floats
-from raypipe.label.ranking.names import Words, name_hashes
-from raypipe.label.regression.lstsq import Solution, shown
+from raypipe.label.ranking.string_hashes import UInt64s, hash_strings
+from raypipe.label.regression.least_squares import Solution, list_terms
 
 _FEWEST_FOR_OMNIBUS = 8
 _ILL_CONDITIONED = 1e3
@@ -33,13 +33,13 @@ class GroupSums:
     A group is stored as the hash of its name, because 100 million names would fill the memory.
     """
 
-    groups: Words
+    groups: UInt64s
     sums: Floats
     n_null: int
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class SerialSums:
     """What the Durbin–Watson statistic needs of a block: Σ (e_t − e_{t−1})², both ends, and if time runs forward."""
 
     squares: float
@@ -47,14 +47,14 @@ class Neighbours:
     last: float
     begins: int
     ends: int
-    forward: bool
+    is_sorted: bool
 
 
 @dataclass(frozen=True)
 class ResidualSums:
     """Sums of one block: `powers` are Σ eᵏ for k = 1…4, and `gradient` (p,) is Σ eᵢxᵢ, which shows rounding errors.
 
-    `scatter` (p, p), `groups` and `sequence` are None if they are not needed.
+    `scatter` (p, p), `groups` and `serial_sums` are None if they are not needed.
     """
 
     n: int
@@ -62,11 +62,11 @@ class ResidualSums:
     gradient: npt.NDArray[np.longdouble]
     scatter: Floats | None = None
     groups: GroupSums | None = None
-    sequence: Neighbours | None = None
+    serial_sums: SerialSums | None = None
 
 
 @dataclass(frozen=True)
-class Shape:
+class ResidualTests:
     """Tests whether residuals are normal, and whether neighbours are alike. None means that it cannot be computed.
 
     `omnibus` is D'Agostino and Pearson's K² (from 8 rows on). `jarque_bera` is Jarque and Bera's statistic. Each has
@@ -82,7 +82,7 @@ class Shape:
     durbin_watson: float | None
 
 
-def whiten(X: Floats, solution: Solution) -> Floats:
+def orthonormal_rows(X: Floats, solution: Solution) -> Floats:
     """zᵢ = R⁻ᵀxᵢ, the rows of Q. Sums over them stay well-conditioned even if sums over x do not."""
     return np.ascontiguousarray(solve_triangular(solution.R, X.T, trans="T").T)
 
@@ -113,7 +113,7 @@ def residual_sums(
         gradient=_gradient(X, y, e, solution),
         scatter=_scatter(X, e, solution, cov_type) if cov_type.startswith("HC") else None,
         groups=_group_sums(X, e, solution, groups) if groups is not None else None,
-        sequence=_sequence(e, times) if times is not None else None,
+        serial_sums=_serial_sums(e, times) if times is not None else None,
     )
 
 
@@ -126,7 +126,7 @@ def _gradient(X: Floats, y: Floats, e: Floats, solution: Solution) -> npt.NDArra
     return wide.T @ (y - wide @ solution.params.astype(np.longdouble))
 
 
-def corrected(solution: Solution, parts: Sequence[ResidualSums]) -> Solution:
+def refine_solution(solution: Solution, parts: Sequence[ResidualSums]) -> Solution:
     """The solution after one step of refinement, β + (RᵀR)⁻¹ Σ eᵢxᵢ, which removes rounding errors.
 
     Björck (1987), "Stability analysis of the method of seminormal equations for linear least squares problems", section
@@ -139,29 +139,33 @@ def corrected(solution: Solution, parts: Sequence[ResidualSums]) -> Solution:
 
 def _scatter(X: Floats, e: Floats, solution: Solution, cov_type: str) -> Floats:
     # Σ uᵢ zᵢzᵢᵀ with u = e², for HC2 e²/(1−h), for HC3 e²/(1−h)².
-    z = whiten(X, solution)
+    z = orthonormal_rows(X, solution)
     u = e**2
     if cov_type in ("HC2", "HC3"):
         rest = 1 - np.sum(z**2, axis=1)
         if (alone := rest < _ALONE).any():
-            told = np.abs(solve_triangular(solution.R, z[alone][0])) * np.linalg.norm(solution.R, axis=0)
-            terms = [term for term, weight in zip(solution.terms, told, strict=True) if weight > 1e-6 * told.max()]
+            term_weights = np.abs(solve_triangular(solution.R, z[alone][0])) * np.linalg.norm(solution.R, axis=0)
+            terms = [
+                term
+                for term, weight in zip(solution.terms, term_weights, strict=True)
+                if weight > 1e-6 * term_weights.max()
+            ]
             raise InputError(
-                f"label.cov_type {cov_type}: one post alone decides about {shown(terms)}, so that it has no residual "
-                "of its own; use HC1, or drop what only that post has"
+                f"label.cov_type {cov_type}: one post alone decides about {list_terms(terms)}, so that it has no "
+                "residual of its own; use HC1, or drop what only that post has"
             )
         u = u / rest ** (1 if cov_type == "HC2" else 2)
     return np.asarray((z * u[:, None]).T @ z)
 
 
 def _group_sums(X: Floats, e: Floats, solution: Solution, groups: pa.ChunkedArray) -> GroupSums:
-    names = name_hashes(groups)
+    names = hash_strings(groups)
     known = names != 0
-    found, sums = _by_group(names[known], (whiten(X, solution) * e[:, None])[known])
+    found, sums = _by_group(names[known], (orthonormal_rows(X, solution) * e[:, None])[known])
     return GroupSums(found, sums, int(np.sum(~known)))
 
 
-def _by_group(groups: Words, values: Floats) -> tuple[Words, Floats]:
+def _by_group(groups: UInt64s, values: Floats) -> tuple[UInt64s, Floats]:
     """The distinct groups, sorted, and for each the sum of its rows of values (n, p)."""
     if not len(groups):
         return groups, values
@@ -170,14 +174,14 @@ def _by_group(groups: Words, values: Floats) -> tuple[Words, Floats]:
     return groups[order][first], np.add.reduceat(values[order], first, axis=0)
 
 
-def _sequence(e: Floats, times: pa.ChunkedArray) -> Neighbours | None:
+def _serial_sums(e: Floats, times: pa.ChunkedArray) -> SerialSums | None:
     if len(e) == 0:
         return None
-    forward, when = not times.null_count, np.zeros(1, dtype=np.int64)
-    if forward:
+    is_sorted, when = not times.null_count, np.zeros(1, dtype=np.int64)
+    if is_sorted:
         when = times.cast(pa.int64()).to_numpy()
-        forward = bool((np.diff(when) >= 0).all())
-    return Neighbours(float(np.sum(np.diff(e) ** 2)), float(e[0]), float(e[-1]), int(when[0]), int(when[-1]), forward)
+        is_sorted = bool((np.diff(when) >= 0).all())
+    return SerialSums(float(np.sum(np.diff(e) ** 2)), float(e[0]), float(e[-1]), int(when[0]), int(when[-1]), is_sorted)
 
 
 def total_scatter(parts: Sequence[ResidualSums], cov_type: str) -> tuple[Floats | None, int | None]:
@@ -200,7 +204,7 @@ def total_scatter(parts: Sequence[ResidualSums], cov_type: str) -> tuple[Floats 
     return np.asarray(sums.T @ sums), len(sums)
 
 
-def shape(parts: Sequence[ResidualSums]) -> Shape:
+def residual_tests(parts: Sequence[ResidualSums]) -> ResidualTests:
     """Skew, kurtosis and the tests built on them, and the Durbin–Watson statistic, from the blocks in their order.
 
     The values equal those of statsmodels' `jarque_bera`, `omni_normtest` (D'Agostino, Pearson 1973; Anscombe, Glynn
@@ -215,14 +219,14 @@ def shape(parts: Sequence[ResidualSums]) -> Shape:
         skew, kurtosis = float(third / variance**1.5), float(fourth / variance**2)
     bera = n / 6 * (skew**2 + (kurtosis - 3) ** 2 / 4)
     omnibus = _omnibus(n, skew, kurtosis) if n >= _FEWEST_FOR_OMNIBUS else None
-    return Shape(
+    return ResidualTests(
         skew=skew,
         kurtosis=kurtosis,
         jarque_bera=bera,
         jarque_bera_p=float(stats.chi2.sf(bera, 2)),
         omnibus=omnibus,
         omnibus_p=None if omnibus is None else float(stats.chi2.sf(omnibus, 2)),
-        durbin_watson=_durbin_watson([part.sequence for part in parts if part.n], n * m2),
+        durbin_watson=_durbin_watson([part.serial_sums for part in parts if part.n], n * m2),
     )
 
 
@@ -243,8 +247,8 @@ def _omnibus(n: int, skew: float, kurtosis: float) -> float:
     return float(z_skew**2 + z_kurtosis**2)
 
 
-def _durbin_watson(parts: Sequence[Neighbours | None], ssr: float) -> float | None:
-    if not parts or not all(part is not None and part.forward for part in parts) or ssr == 0:
+def _durbin_watson(parts: Sequence[SerialSums | None], ssr: float) -> float | None:
+    if not parts or not all(part is not None and part.is_sorted for part in parts) or ssr == 0:
         return None
     found = [part for part in parts if part is not None]
     total = sum(part.squares for part in found)

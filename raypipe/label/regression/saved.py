@@ -21,10 +21,10 @@ from scipy import stats
 
 from raypipe import tables
 from raypipe.errors import ConfigError, InputError, one_line
-from raypipe.label.formula.derived import columns_of_all
+from raypipe.label.formula.derived import all_source_columns
 from raypipe.label.formula.design import Design, levels_of
-from raypipe.label.formula.formula import Floats, Formula, check_columns, parse, syntax
-from raypipe.label.regression.inference import Fit
+from raypipe.label.formula.formula import Floats, Formula, check_columns, parse, parse_expression
+from raypipe.label.regression.fit_statistics import Fit
 from raypipe.label.regression.saved_fit import BY_TERM, MATRICES, read_fit
 from raypipe.label.regression.summary import summary
 from raypipe.storage import Storage
@@ -36,7 +36,7 @@ MODEL_FILE = "_model.json"
 _MOST_LEARNED = 2_000
 
 
-def as_json(fitted: Fit | None, design: Design | None = None, **more: Any) -> bytes:
+def model_json(fitted: Fit | None, design: Design | None = None, **more: Any) -> bytes:
     """The bytes of ``_model.json``: `more`, then the fit's statistics by term name; null if a number is not finite."""
     values = dict(more)
     if fitted is not None:
@@ -156,7 +156,7 @@ class SavedModel:
         """y of each post, NaN if it is not known."""
         y = np.full(len(posts), np.nan)
         alone = self.design.formula.response_only()
-        if set(columns_of_all(alone.variables, posts.schema)) <= set(posts.schema.names):
+        if set(all_source_columns(alone.variables, posts.schema)) <= set(posts.schema.names):
             lhs = self.design.spec.lhs
             rhs = ModelSpec(formula=alone.parsed.rhs, na_action="ignore", output="numpy")
             found = Design(alone, ("Intercept",), ModelSpecs(lhs=lhs, rhs=rhs)).matrices(posts)
@@ -179,7 +179,7 @@ def load_model(root: str | Storage) -> SavedModel:
     """
     storage = root if isinstance(root, Storage) else Storage(root)
     tables.get_record(storage, "labels")
-    values, where = read_values(storage), storage.uri("labels", MODEL_FILE)
+    values, where = read_model_file(storage), storage.uri("labels", MODEL_FILE)
     try:
         if values.get("params") is not None:
             return SavedModel(_design(values), read_fit(values))
@@ -190,7 +190,7 @@ def load_model(root: str | Storage) -> SavedModel:
     raise InputError(f"{where}: the scheme {values.get('scheme')!r} fits no regression; residual and continuous do")
 
 
-def read_values(storage: Storage) -> dict[str, Any]:
+def read_model_file(storage: Storage) -> dict[str, Any]:
     """The contents of ``labels/_model.json``, also for a scheme without a regression.
 
     Raises InputError if the file is damaged. The only check is that it is a JSON object.
@@ -209,7 +209,12 @@ def _check_learned(formula: Formula, weights: Any, transforms: dict[str, Any], l
     """Raises ValueError if something learned has a wrong type, or a name outside the formula (names are evaluated)."""
     factors = {str(factor.expr): factor for factor in formula.factors}
     python = [text for text, factor in factors.items() if factor.eval_method is Factor.EvalMethod.PYTHON]
-    calls = {ast.unparse(node) for text in python for node in ast.walk(syntax(text)[0]) if isinstance(node, ast.Call)}
+    calls = {
+        ast.unparse(node)
+        for text in python
+        for node in ast.walk(parse_expression(text)[0])
+        if isinstance(node, ast.Call)
+    }
     strange = [*(set(transforms) - calls), *(set(levels) - set(factors))]
     if strange:
         raise ValueError(f"learned: {strange[0]!r} is no part of the formula")

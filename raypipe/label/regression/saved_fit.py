@@ -9,8 +9,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from raypipe.label.formula.formula import Floats
-from raypipe.label.regression.inference import Fit
-from raypipe.label.regression.residuals import Shape
+from raypipe.label.regression.fit_statistics import Fit
+from raypipe.label.regression.residuals import ResidualTests
 
 BY_TERM = ("params", "bse", "tvalues", "pvalues", "conf_int")
 """Fields of `Fit` of shape (p,) or (p, 2), stored by term name."""
@@ -23,7 +23,7 @@ Numbers = dict[str, Number]
 Pair = Annotated[list[Number], Field(min_length=2, max_length=2)]
 
 
-class _Shape(BaseModel):
+class _StoredResidualTests(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     skew: Number
@@ -35,7 +35,7 @@ class _Shape(BaseModel):
     durbin_watson: Number
 
 
-class _Fit(BaseModel):
+class _StoredFit(BaseModel):
     model_config = ConfigDict(strict=True)
 
     cov_type: Literal["nonrobust", "HC0", "HC1", "HC2", "HC3", "cluster"]
@@ -62,7 +62,7 @@ class _Fit(BaseModel):
     has_constant: bool
     weighted: bool
     R: dict[str, Numbers]
-    shape: _Shape | None = None
+    shape: _StoredResidualTests | None = None
 
     @model_validator(mode="after")
     def _has_the_same_terms(self) -> Self:
@@ -77,7 +77,7 @@ class _Fit(BaseModel):
 def read_fit(values: dict[str, Any]) -> Fit:
     """The fit in the contents of ``_model.json``. Raises ValueError if a number is missing, or terms do not agree."""
     try:
-        found = _Fit.model_validate(values)
+        found = _StoredFit.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
@@ -88,7 +88,7 @@ def read_fit(values: dict[str, Any]) -> Fit:
     for name in MATRICES:
         given[name] = _array([list(row.values()) for row in getattr(found, name).values()])
     given["n_groups"] = found.n_groups
-    given["shape"] = None if found.shape is None else Shape(**found.shape.model_dump())
+    given["shape"] = None if found.shape is None else ResidualTests(**found.shape.model_dump())
     return Fit(terms=tuple(found.params), **given)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from raypipe.label.regression.inference import Fit
+from raypipe.label.regression.fit_statistics import Fit
 
 _WIDTH = 78
 _LARGE_CONDITION = 1_000

@@ -14,7 +14,7 @@ from torch.nn.functional import affine_grid, grid_sample
 
 from raypipe.errors import InputError
 from raypipe.pictures.decoding import square
-from raypipe.train.data.mapped import RowSource
+from raypipe.train.data.mapped_rows import RowSource
 from raypipe.train.data.preprocessing import Preprocessing
 
 
@@ -94,8 +94,8 @@ def prepare_batch(
 ) -> Tensor:
     """The network's input on `device` from uint8 [n, 3, s, s]. Rows with a true `flip_mask` (bool [n]) are mirrored.
 
-    `crops` (float32 [n, 3], side and centre, see `raypipe.train.loop.draws.epoch_crops`) are cut out and enlarged to
-    s × s, bilinearly.
+    `crops` (float32 [n, 3], side and centre, see `raypipe.train.loop.random_draws.epoch_crops`) are cut out and
+    enlarged to s × s, bilinearly.
     """
     target = torch.device(device)
     batch = images.to(target, non_blocking=True).contiguous(memory_format=memory_format)

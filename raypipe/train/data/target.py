@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-Kind = Literal["binary", "classes", "tags", "score"]
+TargetKind = Literal["binary", "classes", "tags", "score"]
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class Target:
     output, no names. Raises ValueError if the number of names does not fit the kind.
     """
 
-    kind: Kind = "binary"
+    kind: TargetKind = "binary"
     names: tuple[str, ...] = ("0", "1")
 
     def __post_init__(self) -> None:
         n = len(self.names)
         fits = {"binary": n == 2, "classes": n > 2, "tags": n > 0, "score": n == 0}
         if not fits.get(self.kind, False):
-            raise ValueError(f"{n} names do not make a head of kind {self.kind!r} ({', '.join(get_args(Kind))})")
+            raise ValueError(f"{n} names do not make a head of kind {self.kind!r} ({', '.join(get_args(TargetKind))})")
 
     def __str__(self) -> str:
         shown = ", ".join(self.names[:6]) + (" …" if len(self.names) > 6 else "")
@@ -58,7 +58,7 @@ class Target:
         carried = [[tag in found for tag in self.names] for found in labels.to_pylist()]
         return np.asarray(carried, np.float32).reshape(len(labels), len(self.names))
 
-    def texts(self, labels: NDArray[Any]) -> list[str]:
+    def label_texts(self, labels: NDArray[Any]) -> list[str]:
         """Texts of `encode`d labels for ``predictions/``: one per picture; for `tags`, one per tag of each picture.
 
         The text of a tag that a picture does not carry is empty. So a row is true if its label equals its class.
@@ -74,13 +74,13 @@ class Target:
         return {"head": self.kind, "classes": json.dumps(list(self.names))}
 
     @classmethod
-    def from_metadata(cls, kept: Mapping[str, str]) -> Target | None:
+    def from_metadata(cls, metadata: Mapping[str, str]) -> Target | None:
         """The target that `as_metadata` wrote. None if the file has no classes. Raises ValueError on anything else."""
-        if "classes" not in kept:
+        if "classes" not in metadata:
             return None
         # Checkpoints made before there were other heads do not name their head. It has two classes.
-        kind: Any = kept.get("head", "binary")
-        return cls(kind, tuple(map(str, json.loads(kept["classes"]))))
+        kind: Any = metadata.get("head", "binary")
+        return cls(kind, tuple(map(str, json.loads(metadata["classes"]))))
 
 
 BINARY = Target()

@@ -8,9 +8,9 @@ from typing import Literal
 
 import torch
 
-from raypipe.train.data.mapped import MappedRows, RowSource
-from raypipe.train.loop.features import DType
-from raypipe.train.loop.feed import Stream, n_bytes
+from raypipe.train.data.mapped_rows import MappedRows, RowSource
+from raypipe.train.loop.batch_loader import BatchStream, n_bytes
+from raypipe.train.loop.inputs import DType
 
 Compile = Literal["none", "default", "reduce-overhead"]
 
@@ -30,7 +30,7 @@ class Choice:
 OnChoice = Callable[[Choice], None]
 
 
-def arithmetic_choice(wanted: str, device: str) -> Choice:
+def dtype_choice(wanted: str, device: str) -> Choice:
     """float32 or bfloat16, as `wanted`. ``auto`` is bfloat16 if the hardware multiplies it natively, else float32."""
     if wanted != "auto":
         return Choice("arithmetic", wanted, "as --train.dtype says")
@@ -46,17 +46,17 @@ def arithmetic_choice(wanted: str, device: str) -> Choice:
     return Choice("arithmetic", "float32", f"{name} has no bfloat16 of its own")
 
 
-def arithmetic_for(wanted: str, device: str) -> DType:
-    """The value of `arithmetic_choice`."""
-    return "bfloat16" if arithmetic_choice(wanted, device).value == "bfloat16" else "float32"
+def compute_dtype(wanted: str, device: str) -> DType:
+    """The value of `dtype_choice`."""
+    return "bfloat16" if dtype_choice(wanted, device).value == "bfloat16" else "float32"
 
 
-def rows_choice(what: str, source: RowSource, room: float) -> Choice:
-    """Where pictures or features are read from. `room`: bytes of the device's memory that were available to them."""
+def row_location_choice(what: str, source: RowSource, memory_limit: float) -> Choice:
+    """Where pictures or features are read from. `memory_limit`: bytes of the device's memory that they could use."""
     size = f"{n_bytes(source) / 1e9:,.2f} GB"
-    if isinstance(source, Stream):
+    if isinstance(source, BatchStream):
         return Choice(what, "streamed", f"{size} are read from the store in each epoch")
-    on_gpu = f", more than {room / 1e9:,.1f} GB of the GPU" if room else ""
+    on_gpu = f", more than {memory_limit / 1e9:,.1f} GB of the GPU" if memory_limit else ""
     if isinstance(source, MappedRows):
         return Choice(what, "mapped from files, read ahead", f"{size}{on_gpu}")
     device = getattr(source, "device", torch.device("cpu"))
@@ -65,7 +65,7 @@ def rows_choice(what: str, source: RowSource, room: float) -> Choice:
     return Choice(what, "in the GPU's memory", f"{size}, which it has room for")
 
 
-def layout_choice(device: torch.device, dtype: DType) -> Choice:
+def memory_format_choice(device: torch.device, dtype: DType) -> Choice:
     """Memory layout of a trained network and of its training pictures."""
     if device.type == "cpu" and dtype == "float32":
         return Choice(
@@ -74,9 +74,9 @@ def layout_choice(device: torch.device, dtype: DType) -> Choice:
     return Choice("memory", "channels last", "convolutions are fastest so")
 
 
-def layout_for(device: torch.device, dtype: DType) -> torch.memory_format:
-    """The value of `layout_choice`."""
-    first = layout_choice(device, dtype).value == "channels first"
+def memory_format_for(device: torch.device, dtype: DType) -> torch.memory_format:
+    """The value of `memory_format_choice`."""
+    first = memory_format_choice(device, dtype).value == "channels first"
     return torch.contiguous_format if first else torch.channels_last
 
 
@@ -100,7 +100,7 @@ def optimizer_choice(optimizer: torch.optim.Optimizer, fused: bool) -> Choice:
     return Choice("optimizer", name, "this device has no fused one")
 
 
-def micro_choice(micro: int, batch: int) -> Choice:
+def micro_batch_choice(micro: int, batch: int) -> Choice:
     """The smaller pieces of a batch after the device's memory was too small."""
     return Choice(
         "batch",

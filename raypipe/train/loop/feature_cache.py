@@ -20,26 +20,26 @@ from torch import Tensor
 
 from raypipe.errors import StageError
 from raypipe.storage import Storage
-from raypipe.train.data.mapped import MappedRows, RowSource, map_if_room
+from raypipe.train.data.mapped_rows import MappedRows, RowSource, map_if_room
+from raypipe.train.data.npy_rows import NpyRows, fits_on_machine, to_npy
 from raypipe.train.data.preprocessing import Preprocessing
-from raypipe.train.data.shards import Shards, fits_here, to_npy
-from raypipe.train.loop.features import DType
+from raypipe.train.loop.inputs import DType
 from raypipe.train.loop.workers import Workers
 from raypipe.train.networks.vgg import Network
 
-FOLDER = "_features"
+FEATURES_FOLDER = "_features"
 _FILE_BYTES = 2**28
 _STORED = {"float32": "float32", "bfloat16": "uint16"}
-_SECONDS_BETWEEN_LOOKS = 1.0
+_POLL_SECONDS = 1.0
 
 
-class Turns(Protocol):
+class ComputeLock(Protocol):
     """Decides which of several trainings computes features that all of them need."""
 
-    def take(self, name: str) -> bool:
+    def acquire(self, name: str) -> bool:
         """Whether this training may compute them now. If not, another one is computing them."""
 
-    def leave(self, name: str) -> None:
+    def release(self, name: str) -> None:
         """End this training's turn."""
 
 
@@ -47,13 +47,13 @@ class Turns(Protocol):
 class FeatureCache:
     """Features in a folder of decoded pictures; `fingerprint` identifies the pictures.
 
-    With `turns`, a training waits for features that another one is computing.
+    With `compute_lock`, a training waits for features that another one is computing.
     """
 
     storage: Storage
     folder: str
     fingerprint: str
-    turns: Turns | None = None
+    compute_lock: ComputeLock | None = None
 
     def key(self, model: Network, preprocessing: Preprocessing, device: torch.device, dtype: DType) -> str:
         """Hash of everything that features of these pictures depend on, 16 hexadecimal digits."""
@@ -83,32 +83,34 @@ class FeatureCache:
         """
         find = partial(self._find, name, dtype, shape, workers, device)
         began, found = time.monotonic(), find()
-        while found is None and not self._take_turn(name, workers, device):
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        while found is None and not self._acquire_lock(name, workers, device):
+            time.sleep(_POLL_SECONDS)
             found = find()
         waited = time.monotonic() - began
         if found is not None:
             return found, "found on disk", waited
         try:
             # The training that had the turn before may have stored them since the last check.
-            found = find() if self.turns is not None else None
+            found = find() if self.compute_lock is not None else None
             source, origin = (found, "found on disk") if found is not None else self._computed(name, compute, workers)
             return source, origin, waited
         finally:
-            if self.turns is not None and workers.rank == 0:
-                self.turns.leave(name)
+            if self.compute_lock is not None and workers.rank == 0:
+                self.compute_lock.release(name)
 
-    def _take_turn(self, name: str, workers: Workers, device: torch.device) -> bool:
+    def _acquire_lock(self, name: str, workers: Workers, device: torch.device) -> bool:
         """Whether this training gets the turn to compute them.
 
         The first worker asks, often enough that the other workers' wait for its answer does not time out."""
-        return not workers.any(workers.rank == 0 and self.turns is not None and not self.turns.take(name), device)
+        return not workers.any(
+            workers.rank == 0 and self.compute_lock is not None and not self.compute_lock.acquire(name), device
+        )
 
     def _computed(self, name: str, compute: Callable[[], Tensor], workers: Workers) -> tuple[Tensor, str]:
         features = compute()
         if workers.rank == 0:
             try:
-                self._keep(name, features)
+                self._store(name, features)
             except StageError as error:
                 # The training can go on: features that are not stored can be computed again.
                 return features, f"computed, not kept: {error}"
@@ -119,26 +121,26 @@ class FeatureCache:
     ) -> MappedRows | None:
         """The stored features, if every worker finds them and has room for a copy. Else None, so that all compute."""
         shards = self._listed(name, dtype, shape)
-        if workers.any(shards is None or not fits_here(shards), device) or shards is None:
+        if workers.any(shards is None or not fits_on_machine(shards), device) or shards is None:
             return None
         found = map_if_room(shards)
         return None if workers.any(found is None, device) else found
 
-    def _listed(self, name: str, dtype: DType, shape: tuple[int, int]) -> Shards | None:
+    def _listed(self, name: str, dtype: DType, shape: tuple[int, int]) -> NpyRows | None:
         if not self.storage.exists(self._list(name)):
             return None
         names = tuple(json.loads(self.storage.read(self._list(name))))
         return self._shards(name, names, dtype, shape)
 
     def _list(self, name: str) -> str:
-        return f"{self.folder}/{FOLDER}/{name}/_files.json"
+        return f"{self.folder}/{FEATURES_FOLDER}/{name}/_files.json"
 
-    def _shards(self, name: str, names: tuple[str, ...], dtype: DType, shape: tuple[int, int]) -> Shards:
+    def _shards(self, name: str, names: tuple[str, ...], dtype: DType, shape: tuple[int, int]) -> NpyRows:
         rows, each = np.arange(shape[0]), _rows_a_file(shape[1], dtype)
-        folder = f"{self.folder}/{FOLDER}/{name}"
-        return Shards(self.storage, folder, names, rows // each, rows % each, (shape[1],), _STORED[dtype])
+        folder = f"{self.folder}/{FEATURES_FOLDER}/{name}"
+        return NpyRows(self.storage, folder, names, rows // each, rows % each, (shape[1],), _STORED[dtype])
 
-    def _keep(self, name: str, features: Tensor) -> None:
+    def _store(self, name: str, features: Tensor) -> None:
         dtype: DType = "bfloat16" if features.dtype == torch.bfloat16 else "float32"
         each = _rows_a_file(features.shape[1], dtype)
         names = []
@@ -146,7 +148,7 @@ class FeatureCache:
             part = features[start : start + each].cpu()
             stored = part.view(torch.uint16).numpy() if dtype == "bfloat16" else part.numpy()
             names.append(f"{start // each:04d}.npy")
-            self.storage.write(f"{self.folder}/{FOLDER}/{name}/{names[-1]}", to_npy(stored))
+            self.storage.write(f"{self.folder}/{FEATURES_FOLDER}/{name}/{names[-1]}", to_npy(stored))
         self.storage.write(self._list(name), json.dumps(names).encode())
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raypipe.config.learning import Form
+from raypipe.config.learning_options import Form
 from raypipe.train.networks.configurations import Configuration
 from raypipe.train.networks.vgg import parameter_groups
 
@@ -79,7 +79,7 @@ MODERN = Recipe(
 RECIPES: dict[str, Recipe] = {recipe.form: recipe for recipe in (PAPER, MODERN)}
 
 
-class Average:
+class WeightAverage:
     """The moving average of a model's trained weights: a ← d·a + (1 − d)·w after each step, d at most `decay`."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -93,7 +93,7 @@ class Average:
         return list(self._kept.values())
 
     @torch.no_grad()
-    def follow(self) -> None:
+    def update(self) -> None:
         """Update the average with the current weights."""
         self._steps += 1
         decay = min(self._decay, (1 + self._steps) / (10 + self._steps))

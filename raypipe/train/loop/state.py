@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from raypipe.train.loop.choices import Compile
-from raypipe.train.loop.features import DType
+from raypipe.train.loop.inputs import DType
 from raypipe.train.loop.recipe import PAPER, Recipe
 from raypipe.train.networks.heads import Predictions
 

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-Rows = NDArray[np.int64]
+RowIndices = NDArray[np.int64]
 
 
 class Workers:
@@ -22,7 +22,7 @@ class Workers:
         self.rank = dist.get_rank(group) if group is not None else 0
         self.size = dist.get_world_size(group) if group is not None else 1
 
-    def share(self, rows: Rows) -> Rows:
+    def own_part(self, rows: RowIndices) -> RowIndices:
         """This worker's contiguous part of `rows`. The parts cover all rows, and their sizes differ by at most one."""
         return np.array_split(rows, self.size)[self.rank]
 
@@ -40,7 +40,7 @@ class Workers:
                 dist.broadcast(tensor, group=self.group, group_src=0)
 
     def gather(self, part: Tensor, n: int) -> Tensor:
-        """All `n` rows in order. Each worker passes as `part` the rows of its `share` of range(n)."""
+        """All `n` rows in order. Each worker passes as `part` the rows of its `own_part` of range(n)."""
         if self.size == 1:
             return part
         sizes = [len(rows) for rows in np.array_split(np.arange(n), self.size)]

@@ -20,9 +20,9 @@ from raypipe.errors import ConfigError, InputError, one_line
 from raypipe.train.data.preprocessing import Preprocessing
 from raypipe.train.data.target import BINARY, Target
 from raypipe.train.networks.configurations import Configuration
-from raypipe.train.networks.init import Scheme
+from raypipe.train.networks.initial_weights import InitScheme
 from raypipe.train.networks.keras_file import KERAS
-from raypipe.train.networks.vgg import Network, build_model, restore_model, start_last_layer
+from raypipe.train.networks.vgg import Network, build_vgg, init_last_layer, restore_vgg
 from raypipe.train.networks.weights import (
     BLOCKS,
     LoadedWeights,
@@ -71,7 +71,7 @@ class Classifier(Network):
 
 
 @dataclass(frozen=True)
-class Body:
+class Backbone:
     """A library's classifier without its last layer. `last` has names of that layer; `preprocessing` normalises."""
 
     module: nn.Module
@@ -121,7 +121,7 @@ def load_network_weights(model: str, weights: str) -> LoadedWeights:
     return _from_file(weights, model, body)
 
 
-def _from_file(name: str, model: str, body: Body) -> LoadedWeights:
+def _from_file(name: str, model: str, body: Backbone) -> LoadedWeights:
     file = read_file(name, model)
     logit = kept_last_layer(file.state)
     prefix = "body." if logit else ""
@@ -146,17 +146,17 @@ def build_network(
     weights: LoadedWeights,
     seed: int,
     fresh_fc: bool = False,
-    init: Scheme = "lsuv",
+    init: InitScheme = "lsuv",
     target: Target = BINARY,
 ) -> Network:
-    """The named network in `configuration`, on the CPU, float32. `build_model` builds VGG-11 to 19.
+    """The named network in `configuration`, on the CPU, float32. `build_vgg` builds VGG-11 to 19.
 
     For other networks, the body is loaded, or the library initialises it with `seed`. The last layer is Glorot-uniform
     with zero bias (zero for a score), unless `weights` are of a raypipe checkpoint of the same target. Raises
     ConfigError if the network cannot take the image size.
     """
     if model in BLOCKS:
-        return build_model(
+        return build_vgg(
             configuration,
             image_size=image_size,
             weights=weights,
@@ -177,7 +177,7 @@ def build_network(
     if last:
         network.load_state_dict(last, strict=False)
     else:
-        start_last_layer(network.logit, target, torch.Generator().manual_seed(seed))
+        init_last_layer(network.logit, target, torch.Generator().manual_seed(seed))
     return network
 
 
@@ -186,7 +186,7 @@ def restore_network(
 ) -> Network:
     """The network with the state dict `state`. Raises InputError if `state` is of another network."""
     if model in BLOCKS:
-        return restore_model(configuration, image_size=image_size, state=state, name=model)
+        return restore_vgg(configuration, image_size=image_size, state=state, name=model)
     if "logit.weight" not in state:
         raise InputError(f"checkpoint: is not one of {model}: it has no layer logit")
     n_outputs, n_features = state["logit.weight"].shape
@@ -199,14 +199,14 @@ def restore_network(
     return network
 
 
-def _body(model: str, pretrained: bool) -> Body:
+def _body(model: str, pretrained: bool) -> Backbone:
     """The named classifier without its last layer. Raises ConfigError if no library has it."""
     if model.startswith(_TIMM):
         return _from_timm(model.removeprefix(_TIMM), pretrained)
     return _from_torchvision(model, pretrained)
 
 
-def _from_torchvision(name: str, pretrained: bool) -> Body:
+def _from_torchvision(name: str, pretrained: bool) -> Backbone:
     # Imported here: it is slow, and most processes of a training build no network.
     from torchvision import models
 
@@ -228,9 +228,9 @@ def _from_torchvision(name: str, pretrained: bool) -> Body:
     parent, _, child = last.rpartition(".")
     setattr(body.get_submodule(parent), child, nn.Identity())
     if second:
-        return Body(body, (last,), _MINUS_ONE_TO_ONE)
+        return Backbone(body, (last,), _MINUS_ONE_TO_ONE)
     wanted = weights.transforms()
-    return Body(body, (last,), Preprocessing(tuple(wanted.mean), tuple(wanted.std), 1 / 255))
+    return Backbone(body, (last,), Preprocessing(tuple(wanted.mean), tuple(wanted.std), 1 / 255))
 
 
 def last_layer(network: nn.Module) -> str:
@@ -241,7 +241,7 @@ def last_layer(network: nn.Module) -> str:
     return str((linear or [layers[-1][0]])[-1])
 
 
-def _from_timm(name: str, pretrained: bool) -> Body:
+def _from_timm(name: str, pretrained: bool) -> Backbone:
     try:
         import timm
     except ImportError as error:
@@ -251,7 +251,7 @@ def _from_timm(name: str, pretrained: bool) -> Body:
     body: Any = timm.create_model(name, pretrained=pretrained, num_classes=0)
     wanted = timm.data.resolve_model_data_config(body)
     last = body.pretrained_cfg.get("classifier", ())
-    return Body(
+    return Backbone(
         body,
         (last,) if isinstance(last, str) else tuple(last),
         Preprocessing(tuple(wanted["mean"]), tuple(wanted["std"]), 1 / 255),

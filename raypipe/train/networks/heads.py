@@ -37,10 +37,10 @@ class Head(ABC):
         self.target = target
 
     def targets(self, labels: Tensor) -> Tensor:
-        """Labels in the form that `losses` and `hits` take."""
+        """Labels in the form that `losses` and `correct` take."""
         return labels
 
-    def smoothed(self, targets: Tensor, share: float) -> Tensor:
+    def smooth_targets(self, targets: Tensor, share: float) -> Tensor:
         """Targets with a `share` spread evenly over both answers or all classes (Szegedy et al. 2016, equation 10)."""
         return targets * (1 - share) + share / 2 if share else targets
 
@@ -49,7 +49,7 @@ class Head(ABC):
         """The loss of each picture, [n], in the outputs' type."""
 
     @abstractmethod
-    def hits(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Whether each picture is right, or its share of right tags, [n]. Zeros if no accuracy is defined."""
 
     @abstractmethod
@@ -89,25 +89,25 @@ class Head(ABC):
         return self.target.as_metadata()
 
 
-class TwoClasses(Head):
+class BinaryHead(Head):
     """The paper's head (section 4.1): one logistic unit, binary cross-entropy."""
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(outputs, targets.to(outputs.dtype), reduction="none")
 
-    def hits(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return (outputs > 0) == (targets > 0.5)
 
     def activations(self, outputs: Tensor) -> Tensor:
         return outputs.sigmoid()
 
 
-class Classes(Head):
+class ClassesHead(Head):
     """k softmax units, cross-entropy. Accuracy: share of pictures whose most probable class is right."""
 
     dtype = torch.int64
 
-    def smoothed(self, targets: Tensor, share: float) -> Tensor:
+    def smooth_targets(self, targets: Tensor, share: float) -> Tensor:
         if not share:
             return targets
         k = len(self.target.names)
@@ -116,7 +116,7 @@ class Classes(Head):
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(outputs, targets, reduction="none")
 
-    def hits(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return outputs.argmax(1) == targets
 
     def activations(self, outputs: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ class Classes(Head):
             raise InputError(f"training: class number {highest} of {len(self.target.names)} ({self.target})")
 
 
-class Tags(Head):
+class TagsHead(Head):
     """One sigmoid unit per tag. Binary cross-entropy and accuracy (Keras' `binary_accuracy`) are means over tags.
 
     Metrics: means over tags of the area under the ROC curve and of average precision. Also per tag: both measures,
@@ -145,7 +145,7 @@ class Tags(Head):
         outputs = self._by_tag(outputs)
         return F.binary_cross_entropy_with_logits(outputs, targets.to(outputs.dtype), reduction="none").mean(1)
 
-    def hits(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return ((self._by_tag(outputs) > 0) == (targets > 0.5)).float().mean(1)
 
     def activations(self, outputs: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ class Tags(Head):
         return outputs.reshape(-1, len(self.target.names))
 
 
-class Score(Head):
+class ScoreHead(Head):
     """One linear unit. Loss: squared error of the score, standardised by the training split's `mean` and `sd`.
 
     Predicting the mean therefore gives a loss of 1. Metrics: R², root mean squared error in the score's unit, and
@@ -194,13 +194,13 @@ class Score(Head):
     def targets(self, labels: Tensor) -> Tensor:
         return ((labels - self.mean) / self.sd).float()
 
-    def smoothed(self, targets: Tensor, share: float) -> Tensor:  # noqa: ARG002
+    def smooth_targets(self, targets: Tensor, share: float) -> Tensor:  # noqa: ARG002
         return targets
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.mse_loss(outputs, targets.to(outputs.dtype), reduction="none")
 
-    def hits(self, outputs: Tensor, targets: Tensor) -> Tensor:  # noqa: ARG002
+    def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:  # noqa: ARG002
         return torch.zeros_like(outputs)
 
     def activations(self, outputs: Tensor) -> Tensor:
@@ -220,24 +220,24 @@ class Score(Head):
         return {**super().as_metadata(), "scale": json.dumps([self.mean, self.sd])}
 
 
-_HEADS: dict[str, type[Head]] = {"binary": TwoClasses, "classes": Classes, "tags": Tags}
+_HEADS: dict[str, type[Head]] = {"binary": BinaryHead, "classes": ClassesHead, "tags": TagsHead}
 
 
-def head_of(target: Target, train_labels: Tensor) -> Head:
+def make_head(target: Target, train_labels: Tensor) -> Head:
     """The head for a target. Scores are standardised by the labels of the training split."""
     if target.kind != "score":
         return _HEADS[target.kind](target)
     scores = train_labels.double()
     # If all scores are equal, the deviation is 0, and `check` raises an error.
-    return Score(target, float(scores.mean()), float(scores.std(correction=0)) or 1.0)
+    return ScoreHead(target, float(scores.mean()), float(scores.std(correction=0)) or 1.0)
 
 
-def head_from_metadata(kept: Mapping[str, str]) -> Head:
+def head_from_metadata(metadata: Mapping[str, str]) -> Head:
     """The head that a checkpoint's metadata describe. Raises KeyError or ValueError if they describe none."""
-    target = Target.from_metadata(kept)
+    target = Target.from_metadata(metadata)
     if target is None:
         raise KeyError("classes")
     if target.kind != "score":
         return _HEADS[target.kind](target)
-    mean, sd = json.loads(kept["scale"])
-    return Score(target, float(mean), float(sd))
+    mean, sd = json.loads(metadata["scale"])
+    return ScoreHead(target, float(mean), float(sd))

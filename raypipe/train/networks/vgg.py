@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from raypipe.errors import ConfigError, InputError
 from raypipe.train.data.target import BINARY, Target
 from raypipe.train.networks.configurations import Configuration
-from raypipe.train.networks.init import Scheme, initialise
+from raypipe.train.networks.initial_weights import InitScheme, initialise
 from raypipe.train.networks.keras_file import POOLED_FEATURES
 from raypipe.train.networks.weights import FC_WIDTH, VGG16, LoadedWeights, title
 
@@ -119,14 +119,14 @@ def flat_features(image_size: int) -> int:
     return _CHANNELS * (image_size // _STRIDE) ** 2
 
 
-def build_model(
+def build_vgg(
     configuration: Configuration,
     *,
     image_size: int,
     weights: LoadedWeights,
     seed: int,
     fresh_fc: bool = False,
-    init: Scheme = "lsuv",
+    init: InitScheme = "lsuv",
     target: Target = BINARY,
     name: str = VGG16,
 ) -> VGG:
@@ -155,19 +155,19 @@ def build_model(
     state = {**(weights.convolutions or {}), **(loaded_fc or {})}
     state.update(weights.last_layer_for(target, model.logit))
     model.load_state_dict(state, strict=False)
-    scheme: Scheme = init if weights.convolutions is None else "glorot"
+    scheme: InitScheme = init if weights.convolutions is None else "glorot"
     generator = torch.Generator().manual_seed(seed)
     for path, layer in model.named_modules():
         if not isinstance(layer, nn.Conv2d | nn.Linear) or f"{path}.weight" in state:
             continue
         if path == "logit":
-            start_last_layer(layer, target, generator)
+            init_last_layer(layer, target, generator)
         else:
             initialise(layer, scheme, generator)
     return model
 
 
-def start_last_layer(layer: nn.Conv2d | nn.Linear, target: Target, generator: torch.Generator) -> None:
+def init_last_layer(layer: nn.Conv2d | nn.Linear, target: Target, generator: torch.Generator) -> None:
     """Initialises the last layer in place: Glorot-uniform with zero bias (paper, section 4.1); zero for a score."""
     initialise(layer, "glorot", generator)
     if target.kind == "score":
@@ -175,7 +175,7 @@ def start_last_layer(layer: nn.Conv2d | nn.Linear, target: Target, generator: to
         nn.init.zeros_(layer.weight)
 
 
-def restore_model(
+def restore_vgg(
     configuration: Configuration, *, image_size: int, state: Mapping[str, Tensor], name: str = VGG16
 ) -> VGG:
     """The model with the state dict `state`. Raises InputError if `state` is of another configuration."""

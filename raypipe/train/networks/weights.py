@@ -57,20 +57,20 @@ class LoadedWeights:
     body: Mapping[str, Tensor] | None = None
     """For networks other than VGG: all layers but the last, under the library's names."""
 
-    def suits(self, target: Target) -> bool:
+    def fits_target(self, target: Target) -> bool:
         """Whether the outputs of the last layer mean the same as those of `target`. Names of two classes may differ."""
         own = self.target or BINARY
         return own.kind == target.kind and (own.kind == "binary" or own.names == target.names)
 
     def last_layer_for(self, target: Target, layer: nn.Linear) -> dict[str, Tensor]:
         """The trained last layer. Empty if it does not suit `target` or has another shape than `layer`."""
-        if self.logit is None or not self.suits(target) or self.logit["logit.weight"].shape != layer.weight.shape:
+        if self.logit is None or not self.fits_target(target) or self.logit["logit.weight"].shape != layer.weight.shape:
             return {}
         return dict(self.logit)
 
     def note_for(self, target: Target) -> str:
         """A message for the user if the last layer starts fresh because `target` is another one; else empty."""
-        if self.logit is None or self.suits(target):
+        if self.logit is None or self.fits_target(target):
             return ""
         own = self.target or BINARY
         return f"weights: {self.name} was trained on {own}, this is {target}: the last layer starts fresh"
@@ -189,7 +189,7 @@ def _without_empty_classifier(state: Mapping[str, Tensor]) -> tuple[Mapping[str,
 
 
 def _download(name: str, model: str) -> dict[str, Tensor]:
-    url = url_of(name, model)
+    url = weights_url(name, model)
     try:
         with connect_timeout():
             state: dict[str, Tensor] = torch.hub.load_state_dict_from_url(
@@ -200,7 +200,7 @@ def _download(name: str, model: str) -> dict[str, Tensor]:
     return state
 
 
-def url_of(name: str, model: str) -> str:
+def weights_url(name: str, model: str) -> str:
     """The address from which torchvision fetches the named weights of a VGG."""
     # Imported here: it takes seconds, and most processes of a training build no network.
     from torchvision.models import get_model_weights

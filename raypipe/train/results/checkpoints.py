@@ -19,17 +19,17 @@ from raypipe.storage import Storage
 from raypipe.tables.record import finite
 from raypipe.train.data.images import ImageSet
 from raypipe.train.loop.choices import Choice, OnChoice
-from raypipe.train.loop.loop import predict
+from raypipe.train.loop.fit import predict
 from raypipe.train.loop.state import EpochResult, LoopOptions, LoopState
 from raypipe.train.metrics import figure_of_merit
 from raypipe.train.networks.heads import Head, Predictions
 from raypipe.train.networks.vgg import Network
 from raypipe.train.networks.weights import LoadedWeights
-from raypipe.train.plan import TrialPlan
-from raypipe.train.results.results import TrialResult, prediction_rows, staged_file
+from raypipe.train.results.trial_result import TrialResult, prediction_rows, staged_file
+from raypipe.train.trial_plan import TrialPlan
 
-CHECKPOINTS = "checkpoints"
-BEST = "best.safetensors"
+CHECKPOINTS_FOLDER = "checkpoints"
+BEST_WEIGHTS_FILE = "best.safetensors"
 # Names of staged weights until the trial is done, with the number of their epoch in between.
 _PREFIX, _SUFFIX = "epoch-", ".safetensors"
 _BESTS_STAGED = 4
@@ -37,7 +37,7 @@ _STATE, _SO_FAR = "last.pt", "so_far.pt"
 
 
 @dataclass
-class Progressed:
+class TrialState:
     """State of a trial after an epoch, as a checkpoint stores it."""
 
     state: LoopState
@@ -60,10 +60,10 @@ class Progressed:
         return cls(LoopState.load(Path(folder) / _STATE), found["rows"], predictions)
 
 
-OnEpoch = Callable[[dict[str, Any], Progressed], bool]
+OnEpoch = Callable[[dict[str, Any], TrialState], bool]
 
 
-class Keeper:
+class CheckpointStore:
     """Collects a trial's epochs, and stages its weights and results. Only the worker of `rank` 0 writes.
 
     After a resume from a checkpoint, repeated epochs may differ from the lost ones in their last bits, and another
@@ -79,7 +79,7 @@ class Keeper:
         head: Head,
         val: ImageSet,
         rank: int,
-        start: Progressed | None,
+        start: TrialState | None,
         on_epoch: OnEpoch | None,
         on_choice: OnChoice | None,
     ) -> None:
@@ -101,7 +101,7 @@ class Keeper:
                 best = merit
         return found
 
-    def see(self, result: EpochResult, state: LoopState) -> bool:
+    def record_epoch(self, result: EpochResult, state: LoopState) -> bool:
         """Record a finished epoch, and stage its weights if it is the best. Returns whether it is the last."""
         trial = self.plan.trial
         row = {"trial": trial.name, "configuration": trial.label, "seed": trial.seed, **_numbers(result)}
@@ -116,9 +116,9 @@ class Keeper:
                 }
                 if self.plan.options.save != "none":
                     self._stage_best(result.epoch, self.best)
-        return self.on_epoch(row, Progressed(state, self.rows, self.predictions)) if self.on_epoch else False
+        return self.on_epoch(row, TrialState(state, self.rows, self.predictions)) if self.on_epoch else False
 
-    def choose(self, choice: Choice) -> None:
+    def record_choice(self, choice: Choice) -> None:
         """Record a choice that was made for speed or memory."""
         self.choices.append(str(choice))
         if self.on_choice:
@@ -170,8 +170,8 @@ class Keeper:
         storage, folder = self.plan.writer.storage, _staged(self.plan)
         staged = f"{folder}/{_PREFIX}{self.best_epochs[-1]}{_SUFFIX}"
         if storage.exists(staged):
-            storage.move(staged, f"{folder}/{BEST}")
-        elif not storage.exists(f"{folder}/{BEST}"):
+            storage.move(staged, f"{folder}/{BEST_WEIGHTS_FILE}")
+        elif not storage.exists(f"{folder}/{BEST_WEIGHTS_FILE}"):
             raise StageError(f"{storage.uri(staged)}: the weights of the best epoch are gone; begin with --overwrite")
         self._leave_only([])
 
@@ -182,12 +182,12 @@ class Keeper:
                 storage.delete(f"{folder}/{name}")
 
     def _read_best(self) -> dict[str, Tensor]:
-        return from_safetensors(self.plan.writer.storage.read(f"{_staged(self.plan)}/{BEST}"))
+        return from_safetensors(self.plan.writer.storage.read(f"{_staged(self.plan)}/{BEST_WEIGHTS_FILE}"))
 
 
 def _staged(plan: TrialPlan) -> str:
     """The folder of a trial's weights until its table is complete."""
-    return f"{plan.writer.staging}/{CHECKPOINTS}/{plan.trial.name}"
+    return f"{plan.writer.staging}/{CHECKPOINTS_FOLDER}/{plan.trial.name}"
 
 
 def newest_best(plan: TrialPlan) -> str | None:

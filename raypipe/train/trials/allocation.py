@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from raypipe.config import Config
 from raypipe.errors import ConfigError
-from raypipe.train.plan import Trial, for_configuration
+from raypipe.train.trial_plan import Trial, value_for_configuration
 
 _MOST_CPUS_PER_GPU = 8
 # CPUs of the smallest usual GPU nodes, used if no GPU node has started yet.
@@ -40,8 +40,10 @@ class Allocation:
     concurrent: int
 
 
-def allocate(config: Config, trials: Sequence[Trial], nodes: Sequence[Node], grows: bool = False) -> Allocation:
-    """Divides `nodes` among trials. They are all nodes, or all so far if the cluster `grows` on demand.
+def allocate(
+    config: Config, trials: Sequence[Trial], nodes: Sequence[Node], is_autoscaling: bool = False
+) -> Allocation:
+    """Divides `nodes` among trials. They are all nodes, or all so far if the cluster `is_autoscaling` on demand.
 
     Raises ConfigError if one trial alone needs more than there is, because it would wait for ever.
     """
@@ -50,7 +52,7 @@ def allocate(config: Config, trials: Sequence[Trial], nodes: Sequence[Node], gro
     use_gpu = gpus > 0 if config.train.gpu is None else config.train.gpu
     there, what = (gpus, "GPU") if use_gpu else (cpus, "CPU")
     # If nodes start on demand, trials wait for them. Only the user knows how many nodes there will be.
-    if workers > there and not (grows and config.train.gpu and concurrent):
+    if workers > there and not (is_autoscaling and config.train.gpu and concurrent):
         needed = f"{workers} workers of a trial need a {what} each" if workers > 1 else f"a trial needs a {what}"
         advice = ", or, where GPU nodes start on demand, give --train.gpu true and --sweep.concurrent N"
         raise ConfigError(
@@ -85,7 +87,7 @@ def _share(config: Config, trial: Trial) -> float:
     return (
         1.0
         if isinstance(shares, dict) and trial.configuration not in shares
-        else float(for_configuration(shares, trial.configuration))
+        else float(value_for_configuration(shares, trial.configuration))
     )
 
 

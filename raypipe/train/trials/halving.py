@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 
-class Halving:
+class SuccessiveHalving:
     """The rungs of a sweep. After `grace` · `reduction`ᵏ epochs, one in `reduction` of the trials there goes on.
 
     `rivals` has each trial's group, `epochs` its largest number of epochs.
@@ -35,7 +35,7 @@ class Halving:
             if rung <= len(merits):
                 self._seen[self._rivals[trial], rung][trial] = max(merits[:rung])
 
-    def goes_on(self, trial: str, merits: Sequence[float]) -> bool:
+    def should_continue(self, trial: str, merits: Sequence[float]) -> bool:
         """Whether a trial goes on after these epochs, judged by the best of them.
 
         At a rung that n trials have reached, itself included, it must be among the best max(1, ⌊n / reduction⌋). Trials

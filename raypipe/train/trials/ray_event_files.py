@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from ray.tune.logger import TBXLoggerCallback
 
-from raypipe.config.learning import TrainOptions
-from raypipe.config.space import text_of
+from raypipe.config.learning_options import TrainOptions
+from raypipe.config.search_space import text_of
 from raypipe.train.metrics import figure_of_merit
-from raypipe.train.plan import Trial, TrialPlan
-from raypipe.train.results.outcome import hyperparameters
-from raypipe.train.results.results import TrialResult, staged_result
+from raypipe.train.results.trial_result import TrialResult, staged_result
+from raypipe.train.results.trial_tables import hyperparameters
+from raypipe.train.trial_plan import Trial, TrialPlan
 
 if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
 
-BEST = "best"
+BEST_PREFIX = "best"
 
 
 def described(trial: Trial, train: TrainOptions) -> dict[str, str | int | float | bool]:
@@ -49,7 +49,7 @@ def epoch_row(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def best_measures(row: Mapping[str, Any]) -> dict[str, float]:
     """The validation measures of a trial's best epoch, with names that start with ``best/``."""
-    return {f"{BEST}/{name}": value for name, value in measures(row).items() if name.startswith("val_")}
+    return {f"{BEST_PREFIX}/{name}": value for name, value in measures(row).items() if name.startswith("val_")}
 
 
 def test_measures(result: TrialResult) -> dict[str, float]:
@@ -58,7 +58,7 @@ def test_measures(result: TrialResult) -> dict[str, float]:
     return {f"test/{name}": value for name, value in measures(found).items()}
 
 
-class EventFiles(TBXLoggerCallback):  # type: ignore[misc]
+class EventFileCallback(TBXLoggerCallback):  # type: ignore[misc]
     """Replaces Tune's own writer: Tune does not add its own if a callback is of the same type."""
 
     def __init__(self, train: TrainOptions, plans: Mapping[str, TrialPlan]) -> None:
@@ -77,7 +77,7 @@ class EventFiles(TBXLoggerCallback):  # type: ignore[misc]
         trial.init_local_path()
         plan = self._plans[name]
         measure = "val_loss" if plan.pictures.target.kind == "score" else "val_accuracy"
-        metrics = dict.fromkeys((f"{BEST}/{measure}", measure, f"train_{measure.removeprefix('val_')}"), 0.0)
+        metrics = dict.fromkeys((f"{BEST_PREFIX}/{measure}", measure, f"train_{measure.removeprefix('val_')}"), 0.0)
         if plan.pictures.target.kind != "score":
             metrics["test/accuracy"] = 0.0
         writer = self._writers[name] = self._summary_writer_cls(trial.local_path, flush_secs=10)

@@ -15,11 +15,11 @@ from typing import Any
 from ray.tune.logger import LoggerCallback
 
 from raypipe.config import Config
-from raypipe.config.learning import TrainOptions
+from raypipe.config.learning_options import TrainOptions
 from raypipe.errors import ConfigError, StageError, one_line
 from raypipe.progress import say
-from raypipe.train.plan import TrialPlan
-from raypipe.train.results.results import staged_result
+from raypipe.train.results.trial_result import staged_result
+from raypipe.train.trial_plan import TrialPlan
 from raypipe.train.trials.ray_event_files import best_measures, described, epoch_row, measures, test_measures
 
 _TRIAL, _RUN = "raypipe.trial", "raypipe.run"
@@ -34,7 +34,7 @@ def mlflow_runs(config: Config, plans: Mapping[str, TrialPlan]) -> Iterator[list
     if config.sweep.mlflow is None:
         yield []
         return
-    runs = MlflowRuns(config.sweep.mlflow, config.train, plans)
+    runs = MlflowCallback(config.sweep.mlflow, config.train, plans)
     runs.connect()
     try:
         yield [runs]
@@ -42,7 +42,7 @@ def mlflow_runs(config: Config, plans: Mapping[str, TrialPlan]) -> Iterator[list
         runs.close()
 
 
-class MlflowRuns(LoggerCallback):  # type: ignore[misc]
+class MlflowCallback(LoggerCallback):  # type: ignore[misc]
     """One MLflow run per trial. A resumed trial goes on in its run."""
 
     def __init__(self, where: str, train: TrainOptions, plans: Mapping[str, TrialPlan]) -> None:
@@ -83,7 +83,7 @@ class MlflowRuns(LoggerCallback):  # type: ignore[misc]
         """Continues the trial's run, or begins one with its hyperparameters."""
         name = str(trial.config["trial"])
         if name not in self._runs:
-            self._attempt(lambda client: self._begin(client, name))
+            self._call_mlflow(lambda client: self._begin(client, name))
 
     def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:  # noqa: ARG002
         """Logs an epoch."""
@@ -124,14 +124,14 @@ class MlflowRuns(LoggerCallback):  # type: ignore[misc]
 
         now = int(time.time() * 1000)
         batch = [Metric(key, value, now, int(step)) for key, value in found.items()]
-        self._attempt(lambda client: client.log_batch(self._runs[name], metrics=batch))
+        self._call_mlflow(lambda client: client.log_batch(self._runs[name], metrics=batch))
 
     def _end(self, name: str, status: str) -> None:
         run_id = self._runs.pop(name, None)
         if run_id is not None:
-            self._attempt(lambda client: client.set_terminated(run_id, status=status))
+            self._call_mlflow(lambda client: client.set_terminated(run_id, status=status))
 
-    def _attempt(self, action: Callable[[Any], None]) -> None:
+    def _call_mlflow(self, action: Callable[[Any], None]) -> None:
         if self._client is None:
             return
         try:

@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raypipe.train.data.shards import Shards
-from raypipe.train.loop.workers import Rows
+from raypipe.train.data.npy_rows import NpyRows
+from raypipe.train.loop.workers import RowIndices
 
 _BATCHES_A_TASK = 4
 _TASKS = 8
 
 
 class StreamedRows:
-    """`Shards` that Ray tasks read batch by batch, some batches ahead. Nothing is stored on a disk."""
+    """`NpyRows` that Ray tasks read batch by batch, some batches ahead. Nothing is stored on a disk."""
 
-    def __init__(self, shards: Shards) -> None:
+    def __init__(self, shards: NpyRows) -> None:
         import ray
 
         self._shards, self._reference = shards, ray.put(shards)
@@ -42,11 +42,11 @@ class StreamedRows:
         picked = np.arange(len(self))[rows.numpy() if isinstance(rows, Tensor) else rows]
         return torch.from_numpy(self._shards.read(picked))
 
-    def batches(self, plan: Sequence[Rows]) -> Iterator[Tensor]:
-        """See `raypipe.train.loop.feed.Stream`."""
+    def batches(self, row_batches: Sequence[RowIndices]) -> Iterator[Tensor]:
+        """See `raypipe.train.loop.batch_loader.BatchStream`."""
         import ray
 
-        items = [{"batch": number, "rows": rows.tolist()} for number, rows in enumerate(plan)]
+        items = [{"batch": number, "rows": rows.tolist()} for number, rows in enumerate(row_batches)]
         n_tasks = -(-len(items) // _BATCHES_A_TASK)
         data = ray.data.from_items(items, override_num_blocks=n_tasks)
         data = data.map(

@@ -1,4 +1,4 @@
-"""Runs a trial on Ray Train, with data-parallel workers, checkpoints to resume from, and reports to the watch."""
+"""Runs a trial on Ray Train, with data-parallel workers, checkpoints to resume from, and progress reports."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from raypipe.errors import RaypipeError, StageError, one_line
-from raypipe.runtime import cause
-from raypipe.train.plan import TrialPlan
+from raypipe.runtime import original_error
+from raypipe.train.trial_plan import TrialPlan
 from raypipe.train.trials.allocation import Hardware
-from raypipe.train.trials.ray_watch import Word
+from raypipe.train.trials.ray_progress import TrialProgress
 
 if TYPE_CHECKING:
-    from raypipe.train.data.mapped import RowSource
-    from raypipe.train.data.shards import Shards
-    from raypipe.train.results.checkpoints import Progressed
+    from raypipe.train.data.mapped_rows import RowSource
+    from raypipe.train.data.npy_rows import NpyRows
+    from raypipe.train.results.checkpoints import TrialState
 
 # Texts of gloo's and NCCL's errors in the remaining workers when another worker is lost.
-_CUT_OFF = ("Connection closed by peer", "Connection reset by peer", "ncclRemoteError", "ncclSystemError")
+_LOST_CONNECTION_TEXTS = ("Connection closed by peer", "Connection reset by peer", "ncclRemoteError", "ncclSystemError")
 # Errors that another attempt would meet again.
 _FINAL = (RaypipeError, ValueError, TypeError, LookupError, AttributeError)
 
 
-def train_on_ray(plan: TrialPlan, hardware: Hardware, weights: Any, watch: Any) -> None:
-    """Train one trial. Returns when its results are staged, or when the watch has the reason of its failure.
+def train_on_ray(plan: TrialPlan, hardware: Hardware, weights: Any, progress_actor: Any) -> None:
+    """Train one trial. Returns when its results are staged, or when the progress actor has the reason of its failure.
 
-    Called inside a Tune trial. `weights` is a reference to LoadedWeights in Ray's object store. `watch` is the actor
-    that gets reports. If workers or their nodes are lost, the trial goes on from its last checkpoint. It fails after
+    Called inside a Tune trial. `weights` is a reference to LoadedWeights in Ray's object store. `progress_actor` gets
+    the reports. If workers or their nodes are lost, the trial goes on from its last checkpoint. It fails after
     `max_failures` + 1 consecutive losses without a new checkpoint between them.
     """
     import ray
@@ -37,28 +37,28 @@ def train_on_ray(plan: TrialPlan, hardware: Hardware, weights: Any, watch: Any) 
     losses, before = 0, None
     while True:
         try:
-            _attempt(plan, hardware, weights, watch)
+            _run_ray_train(plan, hardware, weights, progress_actor)
             return
         except TrainingFailedError as error:
             failures = getattr(error, "worker_failures", {})
             # If one worker meets a final error, other workers fail too, because they miss it. Only its error counts.
             final = next((failure for failure in failures.values() if isinstance(failure, _FINAL)), None)
-            reason = _said(final) if final else _loss(failures, error, hardware.workers)
-        begun = ray.get(watch.begun.remote(name))
-        losses, before = (losses + 1 if begun == before else 1), begun
+            reason = _error_text(final) if final else _failure_text(failures, error, hardware.workers)
+        first_epoch = ray.get(progress_actor.first_epoch.remote(name))
+        losses, before = (losses + 1 if first_epoch == before else 1), first_epoch
         if final or losses > most:
-            often = "" if final else f" ({losses} times from epoch {begun} on; --train.max_failures is {most})"
-            ray.get(watch.fail.remote(name, reason + often + _kept(plan)))
+            often = "" if final else f" ({losses} times from epoch {first_epoch} on; --train.max_failures is {most})"
+            ray.get(progress_actor.report_failure.remote(name, reason + often + _kept(plan)))
             return
-        ray.get(watch.tell.remote(f"  {name}: {reason}; it goes on from its last checkpoint"))
+        ray.get(progress_actor.add_line.remote(f"  {name}: {reason}; it goes on from its last checkpoint"))
 
 
-def _said(final: Exception) -> str:
-    found = cause(final)
+def _error_text(final: Exception) -> str:
+    found = original_error(final)
     return one_line(found) if isinstance(final, RaypipeError) else f"{type(found).__name__}: {one_line(found)}"
 
 
-def _loss(failures: Mapping[int, Exception], error: Exception, workers: int) -> str:
+def _failure_text(failures: Mapping[int, Exception], error: Exception, workers: int) -> str:
     """One line that says why workers failed or were lost."""
     from ray.exceptions import RayActorError
 
@@ -67,8 +67,8 @@ def _loss(failures: Mapping[int, Exception], error: Exception, workers: int) -> 
     if lost:
         who = f"worker {lost[0]}" if len(lost) == 1 else f"workers {', '.join(map(str, lost))}"
         return f"{who} of {workers} lost: its process was killed, or its machine is gone"
-    reason = one_line(cause(next(iter(own.values()), error)))
-    if any(word in reason for word in _CUT_OFF):
+    reason = one_line(original_error(next(iter(own.values()), error)))
+    if any(word in reason for word in _LOST_CONNECTION_TEXTS):
         return "a worker lost the connection to another one: its process was killed, or its machine is gone"
     return f"a worker failed: {reason}"
 
@@ -81,7 +81,7 @@ def _kept(plan: TrialPlan) -> str:
     return f"; its best epoch so far: --predict.model {path}" if path else ""
 
 
-def _attempt(plan: TrialPlan, hardware: Hardware, weights: Any, watch: Any) -> None:
+def _run_ray_train(plan: TrialPlan, hardware: Hardware, weights: Any, progress_actor: Any) -> None:
     """Run Ray Train once, from the trial's last checkpoint. Raises ray.train.TrainingFailedError."""
     import ray.train
     from ray.train.torch import TorchTrainer
@@ -93,7 +93,7 @@ def _attempt(plan: TrialPlan, hardware: Hardware, weights: Any, watch: Any) -> N
         resources["GPU"] = hardware.gpus_per_worker
     TorchTrainer(
         _worker,
-        train_loop_config={"plan": plan, "hardware": hardware, "weights": weights, "watch": watch},
+        train_loop_config={"plan": plan, "hardware": hardware, "weights": weights, "watch": progress_actor},
         scaling_config=ray.train.ScalingConfig(
             num_workers=hardware.workers, use_gpu=hardware.gpu, resources_per_worker=resources
         ),
@@ -118,7 +118,7 @@ def _worker(loop_config: dict[str, Any]) -> None:
     import ray.train.torch
     import torch
 
-    plan, hardware, watch = loop_config["plan"], loop_config["hardware"], loop_config["watch"]
+    plan, hardware, progress_actor = loop_config["plan"], loop_config["hardware"], loop_config["watch"]
     weights = ray.get(loop_config["weights"])
     context = ray.train.get_context()
     rank, many = context.get_world_rank(), context.get_world_size() > 1
@@ -127,25 +127,25 @@ def _worker(loop_config: dict[str, Any]) -> None:
         torch.set_num_threads(hardware.cpus_per_worker)
     start = _load(ray.train.get_checkpoint())
     first = start.state.epoch + 1 if start else 1
-    word = Word(watch, plan.trial.name, first, speaks=rank == 0)
+    trial_progress = TrialProgress(progress_actor, plan.trial.name, first, is_reporter=rank == 0)
 
-    def on_epoch(row: dict[str, Any], progressed: Progressed) -> bool:
-        stop = word.epoch(progressed.rows)
+    def on_epoch(row: dict[str, Any], trial_state: TrialState) -> bool:
+        stop = trial_progress.report_epoch(trial_state.rows)
         # Part of the checkpoint, so that a trial that should end and is killed ends when it is resumed.
-        progressed.state.ended |= stop
+        trial_state.state.ended |= stop
         if plan.options.save == "none":
             ray.train.report(row)
             return stop
         with plan.writer.storage.scratch.temporary() as folder:
             checkpoint = None
             if rank == 0:
-                progressed.save(folder)
+                trial_state.save(folder)
                 checkpoint = ray.train.Checkpoint.from_directory(folder)
             ray.train.report(row, checkpoint=checkpoint)
         return stop
 
     if rank == 0:
-        ray.get(watch.begin.remote(plan.trial.name, first))
+        ray.get(progress_actor.report_start.remote(plan.trial.name, first))
     result = _run(
         plan,
         weights,
@@ -153,20 +153,20 @@ def _worker(loop_config: dict[str, Any]) -> None:
         group=torch.distributed.group.WORLD if many else None,
         rank=rank,
         start=start,
-        open_shards=partial(_open, plan),
+        open_rows=partial(_open, plan),
         on_epoch=on_epoch,
-        on_batch=word.batch,
-        on_choice=word.choice,
-        turns=word,
+        on_batch=trial_progress.report_batch,
+        on_choice=trial_progress.report_choice,
+        compute_lock=trial_progress,
     )
     if rank == 0:
-        ray.get(watch.finish.remote(plan.trial.name, result.summary))
+        ray.get(progress_actor.report_done.remote(plan.trial.name, result.summary))
 
 
 def _run(plan: TrialPlan, *arguments: Any, **options: Any) -> Any:
     import torch
 
-    from raypipe.train.trials.trial import run_trial
+    from raypipe.train.trials.run_trial import run_trial
 
     try:
         return run_trial(plan, *arguments, **options)
@@ -177,22 +177,22 @@ def _run(plan: TrialPlan, *arguments: Any, **options: Any) -> Any:
         ) from error
 
 
-def _open(plan: TrialPlan, shards: Shards) -> RowSource:
-    from raypipe.train.data.mapped import MappedRows, map_if_room
-    from raypipe.train.data.shards import fits_here
+def _open(plan: TrialPlan, shards: NpyRows) -> RowSource:
+    from raypipe.train.data.mapped_rows import MappedRows, map_if_room
+    from raypipe.train.data.npy_rows import fits_on_machine
     from raypipe.train.trials.ray_stream import StreamedRows
 
     wanted = plan.options.pictures
     if wanted == "local":
         return MappedRows(shards)
-    mapped = map_if_room(shards) if wanted == "auto" and fits_here(shards) else None
+    mapped = map_if_room(shards) if wanted == "auto" and fits_on_machine(shards) else None
     return StreamedRows(shards) if mapped is None else mapped
 
 
-def _load(checkpoint: Any) -> Progressed | None:
-    from raypipe.train.results.checkpoints import Progressed
+def _load(checkpoint: Any) -> TrialState | None:
+    from raypipe.train.results.checkpoints import TrialState
 
     if checkpoint is None:
         return None
     with checkpoint.as_directory() as folder:
-        return Progressed.load(folder)
+        return TrialState.load(folder)

@@ -9,17 +9,17 @@ from typing import Any
 from raypipe.config import Config
 from raypipe.errors import StageError, one_line
 from raypipe.progress import say
-from raypipe.runtime import cause
+from raypipe.runtime import original_error
 from raypipe.tables import TableRun, TableWriter
 from raypipe.train.metrics import figure_of_merit
 from raypipe.train.networks.configurations import CONFIGURATIONS
 from raypipe.train.networks.weights import LoadedWeights
-from raypipe.train.plan import PictureTable, Trial, TrialPlan
-from raypipe.train.results.results import TrialResult, staged_result
+from raypipe.train.results.trial_result import TrialResult, staged_result
+from raypipe.train.trial_plan import PictureTable, Trial, TrialPlan
 from raypipe.train.trials.allocation import Allocation, Node, allocate
-from raypipe.train.trials.halving import Halving
+from raypipe.train.trials.halving import SuccessiveHalving
+from raypipe.train.trials.ray_progress import ProgressActor, training_progress
 from raypipe.train.trials.ray_train import train_on_ray
-from raypipe.train.trials.ray_watch import Watch, training_progress
 
 _ENVIRONMENT = {
     # Ctrl-C must reach the command. Otherwise Tune ends without an error after only some of the trials.
@@ -31,13 +31,13 @@ _ENVIRONMENT = {
 }
 
 
-def allocation(config: Config, trials: Sequence[Trial]) -> Allocation:
+def allocate_on_cluster(config: Config, trials: Sequence[Trial]) -> Allocation:
     """Hardware that Ray can give to these trials. Raises ConfigError if one trial alone needs more than there is."""
     import ray
 
     found = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     nodes = [Node(node.get("CPU", 0), node.get("GPU", 0)) for node in found]
-    return allocate(config, trials, nodes, grows="RAY_ADDRESS" in os.environ)
+    return allocate(config, trials, nodes, is_autoscaling="RAY_ADDRESS" in os.environ)
 
 
 def tune_trials(
@@ -52,7 +52,7 @@ def tune_trials(
 
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    from raypipe.train.trials.ray_event_files import EventFiles
+    from raypipe.train.trials.ray_event_files import EventFileCallback
     from raypipe.train.trials.ray_mlflow_runs import mlflow_runs
 
     writer = run.writer
@@ -60,21 +60,21 @@ def tune_trials(
     found = {name: staged_result(writer, name) for name in plans}
     done = {name: result for name, result in found.items() if result is not None}
     # The longest trials start first. Short ones fill the gaps, so that no long trial runs alone at the end.
-    left = sorted((plan for name, plan in plans.items() if name not in done), key=_shortness)
+    remaining = sorted((plan for name, plan in plans.items() if name not in done), key=_longest_first)
     if done:
         say(f"  {len(done)} of {len(trials)} trials are done already")
-    if not left:
+    if not remaining:
         return
-    allotted = allocation(config, [plan.trial for plan in left])
+    allotted = allocate_on_cluster(config, [plan.trial for plan in remaining])
     node = ray.get_runtime_context().get_node_id()
-    here = {"ray.io/node-id": node}
+    this_node = {"ray.io/node-id": node}
     address = next(item["NodeManagerAddress"] for item in ray.nodes() if item["NodeID"] == node)
-    watch = _watch(config, writer, plans, done, here)
+    progress_actor = _start_progress_actor(config, writer, plans, done, this_node)
     reference = ray.put(weights)
 
     def driver(parameters: dict[str, Any]) -> None:
         name = parameters["trial"]
-        train_on_ray(plans[name], allotted.hardware[name], reference, watch)
+        train_on_ray(plans[name], allotted.hardware[name], reference, progress_actor)
 
     parent, _, name = writer.table.rpartition("/")
     with mlflow_runs(config, plans) as loggers:
@@ -82,9 +82,9 @@ def tune_trials(
             # The function only waits, so it takes no CPU. It runs here, so the loss of another machine cannot end it.
             tune.with_resources(
                 driver,
-                tune.PlacementGroupFactory([{f"node:{address}": 0.001}], bundle_label_selector=[here]),
+                tune.PlacementGroupFactory([{f"node:{address}": 0.001}], bundle_label_selector=[this_node]),
             ),
-            param_space={"trial": tune.grid_search([plan.trial.name for plan in left])},
+            param_space={"trial": tune.grid_search([plan.trial.name for plan in remaining])},
             tune_config=tune.TuneConfig(
                 max_concurrent_trials=allotted.concurrent,
                 # A new process per trial would take seconds to import torch.
@@ -97,34 +97,38 @@ def tune_trials(
                 storage_path=writer.storage.path(parent) if parent else writer.storage.path(),
                 storage_filesystem=writer.storage.filesystem,
                 verbose=0,
-                callbacks=[EventFiles(config.train, plans), *loggers],
+                callbacks=[EventFileCallback(config.train, plans), *loggers],
             ),
         )
-        with training_progress(watch, sum(plan.epochs for plan in left)):
+        with training_progress(progress_actor, sum(plan.epochs for plan in remaining)):
             results = tuner.fit()
-    failures = ray.get(watch.failures.remote())
+    failures = ray.get(progress_actor.failures.remote())
     for result in results:
         if result.error is not None:
-            failures.setdefault((result.config or {}).get("trial", "?"), one_line(cause(result.error)))
+            failures.setdefault((result.config or {}).get("trial", "?"), one_line(original_error(result.error)))
     if failures:
         trial, reason = next(iter(failures.items()))
         others = f" (and {len(failures) - 1} more trials)" if len(failures) > 1 else ""
         raise StageError(f"{writer.table}: trial {trial} failed: {reason}{others}; finished trials are kept")
 
 
-def _watch(
-    config: Config, writer: TableWriter, plans: dict[str, TrialPlan], done: dict[str, TrialResult], here: dict[str, str]
+def _start_progress_actor(
+    config: Config,
+    writer: TableWriter,
+    plans: dict[str, TrialPlan],
+    done: dict[str, TrialResult],
+    this_node: dict[str, str],
 ) -> Any:
     """The watch of a sweep. It runs on this process's node, so that it is not lost with a worker's node."""
     import ray
 
     epochs = {name: plan.epochs for name, plan in plans.items()}
     # With frozen convolutions only the first epoch is slow: it computes the features. The others train one layer.
-    long = {name: 1 if _is_frozen(plan) else plan.epochs for name, plan in plans.items() if name not in done}
+    slow_epochs = {name: 1 if _is_frozen(plan) else plan.epochs for name, plan in plans.items() if name not in done}
     halving = None
     if config.sweep.scheduler == "asha" and writer.table == "sweep":
-        halving = Halving(
-            {name: rivals_of(plan.trial, config) for name, plan in plans.items()},
+        halving = SuccessiveHalving(
+            {name: rival_group(plan.trial, config) for name, plan in plans.items()},
             epochs,
             config.sweep.grace,
             config.sweep.reduction,
@@ -132,15 +136,15 @@ def _watch(
         for name in sorted(done):
             rows = done[name].rows
             halving.record(name, [figure_of_merit(row["val_accuracy"], row["val_loss"]) for row in rows])
-    return ray.remote(num_cpus=0, label_selector=here)(Watch).remote(epochs, halving, writer, long)
+    return ray.remote(num_cpus=0, label_selector=this_node)(ProgressActor).remote(epochs, halving, writer, slow_epochs)
 
 
-def rivals_of(trial: Trial, config: Config) -> str:
+def rival_group(trial: Trial, config: Config) -> str:
     """The group of trials that a trial is compared with. By default each configuration, form and seed has its own."""
     return "" if config.sweep.rivals == "all" else f"{trial.configuration} {trial.form} {trial.seed}"
 
 
-def _shortness(plan: TrialPlan) -> tuple[bool, int]:
+def _longest_first(plan: TrialPlan) -> tuple[bool, int]:
     return _is_frozen(plan), -plan.epochs
 
 

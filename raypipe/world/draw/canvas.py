@@ -103,7 +103,7 @@ class Canvas:
         tapered: bool = False,
     ) -> None:
         """Paints open lines, `width` pixels wide. `tapered` lines have pointed ends."""
-        mask = self.mask(ribbons(lines, width, tapered), blur, opacity)
+        mask = self.mask(line_outlines(lines, width, tapered), blur, opacity)
         if within is not None:
             mask = mask.within(within)
         self.paint(mask, colour)
@@ -203,10 +203,10 @@ def curve(knots: ArrayLike, closed: bool = True, steps: int = 8) -> Points:
     return path if closed else np.concatenate([path, at[-1:]])
 
 
-def ribbons(lines: Sequence[Points], width: float, tapered: bool = False) -> list[Points]:
+def line_outlines(lines: Sequence[Points], width: float, tapered: bool = False) -> list[Points]:
     """The outlines of lines (n, 2) that are `width` wide. `tapered` lines have pointed ends."""
     if len({len(line) for line in lines}) > 1:
-        return [outline for line in lines for outline in ribbons([line], width, tapered)]
+        return [outline for line in lines for outline in line_outlines([line], width, tapered)]
     at = np.stack(lines)
     along = np.gradient(at, axis=1)
     along /= np.maximum(np.hypot(along[..., 0], along[..., 1]), 1e-9)[..., None]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from raypipe.world.draw.canvas import Canvas, Colour, Mask, Points, curve, darker, ellipse, mix, ribbons
-from raypipe.world.draw.person import Person, Pose, mirrored
+from raypipe.world.draw.canvas import Canvas, Colour, Mask, Points, curve, darker, ellipse, line_outlines, mix
+from raypipe.world.draw.person import PersonTraits, Pose, mirrored
 
 _LONG = {"long": 3.6, "wavy": 3.2, "bob": 1.7, "fringe": 2.4}
 # The hairline from the left temple over the forehead to the right temple, by style.
@@ -80,7 +80,7 @@ _VOLUME = {
 }
 
 
-def paint_back(canvas: Canvas, person: Person, pose: Pose) -> None:
+def paint_back(canvas: Canvas, person: PersonTraits, pose: Pose) -> None:
     """Paints the hair, or the hijab, that the head and the shoulders partly hide."""
     u, dark = pose.unit, darker(person.hair, 0.62)
     if person.style in _LONG:
@@ -97,16 +97,16 @@ def paint_back(canvas: Canvas, person: Person, pose: Pose) -> None:
                 (0.5, end + 0.1),
             ]
         )
-        area = canvas.fill(curve(pose.flat(outline)), dark, 1.0, 0.02 * u)
-        chance = np.random.default_rng(person.hair_seed)
+        area = canvas.fill(curve(pose.head_pixels(outline)), dark, 1.0, 0.02 * u)
+        rng = np.random.default_rng(person.hair_seed)
         columns = np.concatenate([np.linspace(-1.3, -0.8, 9), np.linspace(0.8, 1.3, 9)])
         lines = [
-            curve(pose.flat([(x, -0.4), (x * 1.04, end * 0.4), (x, end * low)]), closed=False)
-            for x, low in zip(columns, chance.uniform(0.75, 0.97, len(columns)), strict=True)
+            curve(pose.head_pixels([(x, -0.4), (x * 1.04, end * 0.4), (x, end * low)]), closed=False)
+            for x, low in zip(columns, rng.uniform(0.75, 0.97, len(columns)), strict=True)
         ]
         canvas.stroke(lines, darker(person.hair, 0.95), 0.045 * u, 0.5, 0.015 * u, area, tapered=True)
     elif person.style == "bun":
-        x, y = pose.spot(0.05, -1.85)
+        x, y = pose.head_pixel(0.05, -1.85)
         knot = canvas.fill(ellipse(x, y, 0.5 * u, 0.45 * u), person.hair)
         canvas.fill(ellipse(x, y + 0.2 * u, 0.5 * u, 0.3 * u), dark, 0.7, 0.12 * u, knot)
         canvas.fill(ellipse(x, y - 0.15 * u, 0.28 * u, 0.1 * u), _gloss(person), 0.5, 0.07 * u, knot)
@@ -118,10 +118,10 @@ def paint_back(canvas: Canvas, person: Person, pose: Pose) -> None:
         outline = mirrored(
             [(0, -1.82), (0.75, -1.62), (1.18, -0.9), (1.28, 0.1), (1.22, 1.0), (1.5, 2.2), (1.9, 2.9), (0.6, 3.6)]
         )
-        canvas.fill(curve(pose.flat(outline)), darker(cloth, 0.7))
+        canvas.fill(curve(pose.head_pixels(outline)), darker(cloth, 0.7))
 
 
-def paint_front(canvas: Canvas, person: Person, pose: Pose, head: Mask) -> None:
+def paint_front(canvas: Canvas, person: PersonTraits, pose: Pose, head: Mask) -> None:
     """Paints the hair, or the hijab, that frames the face."""
     if person.style == "hijab":
         _hijab(canvas, person, pose)
@@ -133,11 +133,11 @@ def paint_front(canvas: Canvas, person: Person, pose: Pose, head: Mask) -> None:
         _cap_of_hair(canvas, person, pose, head)
 
 
-def _gloss(person: Person) -> Colour:
+def _gloss(person: PersonTraits) -> Colour:
     return mix(person.hair, (255, 232, 206), 0.4)
 
 
-def _outer(person: Person) -> list[tuple[float, float]]:
+def _outer(person: PersonTraits) -> list[tuple[float, float]]:
     """The outside of the hair from the right temple over the top to the left temple."""
     volume = _VOLUME[person.style]
     line = _HAIRLINES[person.style]
@@ -148,12 +148,13 @@ def _outer(person: Person) -> list[tuple[float, float]]:
     return [*right, (0, -1.58 - volume), *[(-x, y) for x, y in reversed(right)]]
 
 
-def _cap_of_hair(canvas: Canvas, person: Person, pose: Pose, head: Mask) -> None:
+def _cap_of_hair(canvas: Canvas, person: PersonTraits, pose: Pose, head: Mask) -> None:
     u, style = pose.unit, person.style
     outer, line = _outer(person), _HAIRLINES[style]
-    shape = np.concatenate([curve(pose.flat(outer), closed=False), curve(pose.flat(line), closed=False)])
+    shape = np.concatenate([curve(pose.head_pixels(outer), closed=False), curve(pose.head_pixels(line), closed=False)])
     cast = canvas.mask(
-        ribbons([curve(pose.flat([(x * 0.98, y + 0.1) for x, y in line]), closed=False)], 0.14 * u), 0.05 * u
+        line_outlines([curve(pose.head_pixels([(x * 0.98, y + 0.1) for x, y in line]), closed=False)], 0.14 * u),
+        0.05 * u,
     )
     canvas.paint(cast.within(head), (60, 30, 26), 0.45)
     if style == "buzz":
@@ -164,83 +165,87 @@ def _cap_of_hair(canvas: Canvas, person: Person, pose: Pose, head: Mask) -> None
     canvas.stroke(strands[0::3], darker(person.hair, 0.45), 0.04 * u, 0.55, 0.01 * u, area, tapered=True)
     canvas.stroke(strands[1::3], darker(person.hair, 1.3), 0.035 * u, 0.5, 0.01 * u, area, tapered=True)
     canvas.stroke(strands[2::3], _gloss(person), 0.025 * u, 0.35, 0.008 * u, area, tapered=True)
-    x, y = pose.spot(0.4 * pose.light, -1.3)
+    x, y = pose.head_pixel(0.4 * pose.light, -1.3)
     canvas.fill(ellipse(x, y, 0.5 * u, 0.13 * u, pose.tilt + 0.3 * pose.light), _gloss(person), 0.5, 0.09 * u, area)
 
 
-def _strands(person: Person, pose: Pose, outer: Points, line: Points, count: int = 54) -> list[Points]:
+def _strands(person: PersonTraits, pose: Pose, outer: Points, line: Points, count: int = 54) -> list[Points]:
     """Short lines along the flow of the hair, between its outside and the hairline."""
-    chance = np.random.default_rng(person.hair_seed)
+    rng = np.random.default_rng(person.hair_seed)
     outside, inside = curve(outer[::-1], closed=False, steps=10), curve(line, closed=False, steps=10)
-    start, run = chance.uniform(0, 0.75, (count, 1)), chance.uniform(0.12, 0.3, (count, 1))
+    start, run = rng.uniform(0, 0.75, (count, 1)), rng.uniform(0.12, 0.3, (count, 1))
     along = np.clip(start + run * np.linspace(0, 1, 10), 0, 1)
-    share = chance.uniform(0.03, 0.97, (count, 1, 1))
+    share = rng.uniform(0.03, 0.97, (count, 1, 1))
     far, near = outside[(along * (len(outside) - 1)).astype(int)], inside[(along * (len(inside) - 1)).astype(int)]
     flow = far * (1 - share) + near * share
-    return list(pose.flat(flow.reshape(-1, 2)).reshape(count, 10, 2))
+    return list(pose.head_pixels(flow.reshape(-1, 2)).reshape(count, 10, 2))
 
 
-def _blobs(person: Person, pose: Pose, radius: float, y: float, size: float, count: int) -> list[Points]:
-    chance = np.random.default_rng(person.hair_seed)
+def _blobs(person: PersonTraits, pose: Pose, radius: float, y: float, size: float, count: int) -> list[Points]:
+    rng = np.random.default_rng(person.hair_seed)
     turn = np.linspace(-np.pi * 1.12, np.pi * 0.12, count)
     at = np.stack([radius * np.cos(turn), y + radius * np.sin(turn) * 0.95], axis=1)
-    places = pose.flat(at + chance.normal(0, 0.03, at.shape))
-    sizes = size * chance.uniform(0.8, 1.2, count) * pose.unit
-    return [ellipse(px, py, r, r, points=16) for (px, py), r in zip(places, sizes, strict=True)] + [pose.flat(at)]
+    places = pose.head_pixels(at + rng.normal(0, 0.03, at.shape))
+    sizes = size * rng.uniform(0.8, 1.2, count) * pose.unit
+    return [ellipse(px, py, r, r, points=16) for (px, py), r in zip(places, sizes, strict=True)] + [
+        pose.head_pixels(at)
+    ]
 
 
-def _curls(canvas: Canvas, person: Person, pose: Pose) -> None:
+def _curls(canvas: Canvas, person: PersonTraits, pose: Pose) -> None:
     u, volume = pose.unit, 0.42 if person.style == "afro" else 0.2
-    chance = np.random.default_rng(person.hair_seed + 1)
+    rng = np.random.default_rng(person.hair_seed + 1)
     line = curve(_HAIRLINES[person.style], closed=False, steps=6)
     top = np.array(
         [(0.98 * np.cos(t), -0.55 + (1.05 + volume) * np.sin(t)) for t in np.linspace(0.05, np.pi - 0.05, 20)]
     )
     top[:, 1] = -1.1 - top[:, 1]
     top[:, 0] *= 1.06 + volume * 0.8
-    shape = np.concatenate([pose.flat(line), pose.flat(top)])
+    shape = np.concatenate([pose.head_pixels(line), pose.head_pixels(top)])
     places = np.concatenate([line[::2] - np.array([0, 0.1]), top])
     rounds = [
         ellipse(x, y, r * u, r * u, points=14)
-        for (x, y), r in zip(pose.flat(places), chance.uniform(0.1, 0.2, len(places)), strict=True)
+        for (x, y), r in zip(pose.head_pixels(places), rng.uniform(0.1, 0.2, len(places)), strict=True)
     ]
     area = canvas.mask([shape, *rounds])
     canvas.paint(area, darker(person.hair, 0.82))
-    share = chance.random((80, 1))
-    column = chance.random(80)
+    share = rng.random((80, 1))
+    column = rng.random(80)
     dots = line[(column * (len(line) - 1)).astype(int)] * share + top[::-1][(column * (len(top) - 1)).astype(int)] * (
         1 - share
     )
     arcs = []
-    for (x, y), start in zip(pose.flat(dots), chance.uniform(0, 6.28, 80), strict=True):
+    for (x, y), start in zip(pose.head_pixels(dots), rng.uniform(0, 6.28, 80), strict=True):
         turn = np.linspace(start, start + 3.6, 8)
         arcs.append(np.stack([x + 0.085 * u * np.cos(turn), y + 0.085 * u * np.sin(turn)], axis=1))
     canvas.stroke(arcs[:40], darker(person.hair, 0.45), 0.035 * u, 0.7, 0.008 * u, area)
     canvas.stroke(arcs[40:], _gloss(person), 0.026 * u, 0.28, 0.01 * u, area, tapered=True)
 
 
-def _scarf(person: Person) -> Colour:
+def _scarf(person: PersonTraits) -> Colour:
     return mix(person.accent, (240, 232, 224), 0.25)
 
 
-def _hijab(canvas: Canvas, person: Person, pose: Pose) -> None:
+def _hijab(canvas: Canvas, person: PersonTraits, pose: Pose) -> None:
     u, cloth = pose.unit, _scarf(person)
     rim = [(0, -1.0), (0.5, -0.94), (0.82, -0.5), (0.9, 0.2), (0.8, 0.95), (0.5, 1.42), (0, 1.6)]
-    edge = curve(pose.flat(mirrored(rim)))
+    edge = curve(pose.head_pixels(mirrored(rim)))
     opening = canvas.mask([edge])
     outline = mirrored(
         [(0, -1.8), (0.72, -1.6), (1.12, -0.9), (1.2, 0.1), (1.1, 1.0), (1.15, 1.9), (1.5, 2.5), (0.8, 3.3), (0, 3.5)]
     )
-    area = canvas.mask([curve(pose.flat(outline))]).without(opening)
+    area = canvas.mask([curve(pose.head_pixels(outline))]).without(opening)
     canvas.paint(area, cloth)
     lines = [
         curve(
-            pose.flat([(s * 0.94, -0.6 + d), (s * (1.02 + d / 3), 0.5), (s * 0.75, 1.75 + d), (-s * 0.5, 2.3 + d)]),
+            pose.head_pixels(
+                [(s * 0.94, -0.6 + d), (s * (1.02 + d / 3), 0.5), (s * 0.75, 1.75 + d), (-s * 0.5, 2.3 + d)]
+            ),
             closed=False,
         )
         for s, d in ((1, 0.0), (-1, 0.12), (1, 0.3), (-1, 0.45))
     ]
     canvas.stroke(lines, darker(cloth, 0.6), 0.08 * u, 0.5, 0.05 * u, area)
-    top = curve(pose.flat([(-0.9, -0.75), (-0.5, -1.2), (0, -1.3), (0.5, -1.2), (0.9, -0.75)]), closed=False)
+    top = curve(pose.head_pixels([(-0.9, -0.75), (-0.5, -1.2), (0, -1.3), (0.5, -1.2), (0.9, -0.75)]), closed=False)
     canvas.stroke([top], mix(cloth, (255, 255, 255), 0.5), 0.12 * u, 0.5, 0.08 * u, area)
     canvas.stroke([np.concatenate([edge, edge[:1]])], darker(cloth, 0.55), 0.07 * u, 0.7, 0.02 * u, area)

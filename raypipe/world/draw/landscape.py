@@ -185,4 +185,4 @@ def room(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
     return canvas.image
 
 
-PLACES = (mountains, sea, city, forest, room)
+PLACE_SCENES = (mountains, sea, city, forest, room)

@@ -48,7 +48,7 @@ GARMENTS = ("crew", "vneck", "shirt", "hoodie", "stripes", "jacket")
 
 
 @dataclass(frozen=True)
-class Person:
+class PersonTraits:
     """The traits of one person. Lengths are in half face widths; shares are from 0 to 1."""
 
     tone: float
@@ -79,7 +79,7 @@ class Person:
     hair_seed: int
 
 
-def sample_person(rng: np.random.Generator) -> Person:
+def sample_person(rng: np.random.Generator) -> PersonTraits:
     """A person with independent random traits, except for those that exclude each other (no fringe under a hijab)."""
     tone = float(rng.random())
     place = tone * (len(SKIN_TONES) - 1)
@@ -99,7 +99,7 @@ def sample_person(rng: np.random.Generator) -> Person:
     rose = mix(mix(skin, (176, 62, 70), 0.42), (120, 40, 46), 0.25 * tone)
     painted = not short and rng.random() < 0.45
     lip = mix(rose, hsv(float(rng.uniform(-0.06, 0.02)), 0.75, 0.72), 0.55) if painted else rose
-    return Person(
+    return PersonTraits(
         tone=tone,
         skin=skin,
         hair=tuple(np.array(HAIR_COLOURS[hair_index]) * rng.uniform(0.88, 1.12)),
@@ -143,7 +143,7 @@ class Pose:
     yaw: float
     light: float
 
-    def face(self, points: ArrayLike, relief: float = 0.0) -> Points:
+    def face_pixels(self, points: ArrayLike, relief: float = 0.0) -> Points:
         """Pixels of face coordinates: x right, y down, in half face widths from the centre of the eye line.
 
         `relief` is how far the feature sticks out of the head. Yaw moves it further by that much.
@@ -153,22 +153,22 @@ class Pose:
         across = at[:, 0] * np.cos(self.yaw) + depth * np.sin(self.yaw)
         return self._turned(across, at[:, 1])
 
-    def flat(self, points: ArrayLike) -> Points:
+    def head_pixels(self, points: ArrayLike) -> Points:
         """Pixels of head coordinates, for parts that do not turn with yaw (outline, hair)."""
         at: NDArray[np.float64] = np.atleast_2d(np.asarray(points, dtype=np.float64))
         return self._turned(at[:, 0] + 0.25 * np.sin(self.yaw), at[:, 1])
 
-    def spot(self, x: float, y: float) -> tuple[float, float]:
-        """Pixel of one point in head coordinates; see `flat`."""
-        right, down = self.flat([(x, y)])[0].tolist()
+    def head_pixel(self, x: float, y: float) -> tuple[float, float]:
+        """Pixel of one point in head coordinates; see `head_pixels`."""
+        right, down = self.head_pixels([(x, y)])[0].tolist()
         return right, down
 
-    def face_spot(self, x: float, y: float, relief: float = 0.0) -> tuple[float, float]:
-        """Pixel of one point in face coordinates; see `face`."""
-        right, down = self.face([(x, y)], relief)[0].tolist()
+    def face_pixel(self, x: float, y: float, relief: float = 0.0) -> tuple[float, float]:
+        """Pixel of one point in face coordinates; see `face_pixels`."""
+        right, down = self.face_pixels([(x, y)], relief)[0].tolist()
         return right, down
 
-    def body(self, points: ArrayLike) -> Points:
+    def body_pixels(self, points: ArrayLike) -> Points:
         """Pixels of neck and shoulder coordinates. The body follows the head's tilt only a little."""
         at: NDArray[np.float64] = np.atleast_2d(np.asarray(points, dtype=np.float64))
         lean = np.clip(1.9 - at[:, 1], 0, 1.2) * np.sin(self.tilt) * 0.5

@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 
 from raypipe.world.draw.canvas import Canvas, ellipse, gradient, hsv, mix
-from raypipe.world.draw.landscape import PLACES
-from raypipe.world.draw.light import grade
+from raypipe.world.draw.colour_grade import apply_look
+from raypipe.world.draw.landscape import PLACE_SCENES
+from raypipe.world.draw.object_scenes import OBJECT_SCENES
 from raypipe.world.draw.person import Pose, sample_person
 from raypipe.world.draw.portrait import paint_person
-from raypipe.world.draw.still import THINGS
 
 MAX_FACES = 4
 _SHAPES = ((1, 1), (4, 5), (3, 4), (2, 3), (5, 4), (4, 3))
@@ -38,10 +38,10 @@ def draw_picture(
     if min(size) < 96:
         raise ValueError(f"size is {size}: a side of at least 96 pixels is needed for a face that can be found")
     image = _scene(rng, size) if n_faces == 0 else _people(rng, size, n_faces)
-    return _grain(grade(_ambient(image, rng), look, rng), rng)
+    return _grain(apply_look(_ambient(image, rng), look, rng), rng)
 
 
-def encode(image: Image.Image, rng: np.random.Generator) -> bytes:
+def encode_jpeg(image: Image.Image, rng: np.random.Generator) -> bytes:
     """`image` as JPEG bytes, with a random quality from 75 to 92."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=int(rng.integers(75, 93)))
@@ -58,7 +58,7 @@ def _sample_size(rng: np.random.Generator, n_faces: int) -> tuple[int, int]:
 
 
 def _scene(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
-    kinds = (*PLACES, *THINGS)
+    kinds = (*PLACE_SCENES, *OBJECT_SCENES)
     return kinds[int(rng.integers(len(kinds)))](rng, size)
 
 
@@ -94,7 +94,7 @@ def _backdrop(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
     kind = rng.random()
     half = (size[0] // 2 + 1, size[1] // 2 + 1)
     if kind < 0.6:
-        place = PLACES[int(rng.integers(len(PLACES)))](rng, half)
+        place = PLACE_SCENES[int(rng.integers(len(PLACE_SCENES)))](rng, half)
         soft = place.filter(ImageFilter.GaussianBlur(float(rng.uniform(1.5, 4.5))))
         return soft.resize(size, Image.Resampling.BILINEAR)
     hue = float(rng.random())

@@ -14,15 +14,15 @@ from benchmarks.train import plain_script
 from benchmarks.train.generated import pictures
 from benchmarks.train.plain_torch import PlainPass, PlainStep, Writing
 from benchmarks.train.reference import model_of
-from raypipe.train.loop.features import extract_features
+from raypipe.train.loop.inputs import extract_features
 from raypipe.train.networks.configurations import CONFIGURATIONS
-from raypipe.train.networks.vgg import build_model
+from raypipe.train.networks.vgg import build_vgg
 from raypipe.train.networks.weights import load_weights
 
 
 @pytest.mark.parametrize("letter", ["A", "B", "C", "D"])
 def test_plain_network_has_as_many_parameters(letter: str) -> None:
-    ours = build_model(CONFIGURATIONS[letter], image_size=64, weights=load_weights("random"), seed=0, init="he")
+    ours = build_vgg(CONFIGURATIONS[letter], image_size=64, weights=load_weights("random"), seed=0, init="he")
     theirs = model_of(CONFIGURATIONS[letter], 64)
     for trained in (True, False):
         n_ours, n_theirs = (
@@ -38,7 +38,7 @@ def test_plain_network_has_as_many_parameters(letter: str) -> None:
 )
 def test_plain_pass_computes_same_features_as_loop(writing: Writing) -> None:
     weights, images = load_weights("random"), pictures(4, 32, 0).images
-    model = build_model(CONFIGURATIONS["A"], image_size=32, weights=weights, seed=0, init="he")
+    model = build_vgg(CONFIGURATIONS["A"], image_size=32, weights=weights, seed=0, init="he")
     plain = PlainPass(writing, images)
     plain.forward.load_state_dict(model.features.state_dict())
     ours = extract_features(model, images, weights.preprocessing, device=torch.device("cpu"))

@@ -14,13 +14,13 @@ from torch import nn
 import raypipe
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.predict.model import TrainedModel
 from raypipe.tables.schemas import IMAGES, POSTS
 from raypipe.train.data.preprocessing import CAFFE_BGR, Preprocessing
 from raypipe.train.networks.build import Classifier
 from raypipe.train.networks.configurations import B
-from raypipe.train.networks.heads import Head, Score, head_of
+from raypipe.train.networks.heads import Head, ScoreHead, make_head
 from tests.train.here import train_here
 from tests.train.small import TARGETS
 from tests.training_root import jpeg
@@ -93,7 +93,7 @@ def exporting(config: Config, *, overwrite: bool = False, **options: object) -> 
 def small_model(kind: str, preprocessing: Preprocessing = CAFFE_BGR, size: int = 16) -> TrainedModel:
     """A network of two convolutions with a head, for pictures of 16 pixels."""
     target = TARGETS[kind]
-    head: Head = Score(target, 3.0, 2.0) if kind == "score" else head_of(target, torch.zeros(1))
+    head: Head = ScoreHead(target, 3.0, 2.0) if kind == "score" else make_head(target, torch.zeros(1))
     with torch.random.fork_rng():
         torch.manual_seed(len(kind))
         body = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2))

@@ -14,7 +14,7 @@ from raypipe.export.model.card import Exported, model_card
 from raypipe.export.model.library import recipe
 from raypipe.export.model.origin import find_origin
 from raypipe.predict.model import TrainedModel, checkpoint_metadata, read_checkpoint
-from raypipe.tables.root import Sources
+from raypipe.tables.root_tables import RootTables
 from raypipe.train.data.target import Target
 from raypipe.train.networks.weights import VGG16
 from tests.export.model.test_markdown import READER, Shown, words
@@ -23,22 +23,22 @@ from tests.hostile import TEXTS
 
 def card_with(trained: Config, text: str, scheme: dict[str, Any]) -> str:
     """The card of train/A with `text` in each place that a user or another person can fill."""
-    sources = Sources.open(trained.open_storage())
-    name, data = read_checkpoint(sources.storage, "train/A")
+    root_tables = RootTables.open(trained.open_storage())
+    name, data = read_checkpoint(root_tables.storage, "train/A")
     model, kept = TrainedModel.from_bytes(data, name), checkpoint_metadata(data)
-    origin = find_origin(sources, "train/A", name)
+    origin = find_origin(root_tables, "train/A", name)
     assert origin is not None
     versions = {**origin.record.versions, "torch": text}
     record = origin.record.model_copy(update={"versions": versions, "dropped": {text: 3}})
     origin = replace(origin, record=record, trial=replace(origin.trial, trial=text))
-    labels = sources.records["labels"]
+    labels = root_tables.records["labels"]
     options = {**labels.config["label"], "formula": text, "column": text, "split": f"x{text}", **scheme}
     facts = {**labels.facts, "warnings": [text]}
-    sources.records["labels"] = labels.model_copy(update={"config": {"label": options}, "facts": facts})
+    root_tables.records["labels"] = labels.model_copy(update={"config": {"label": options}, "facts": facts})
     head = type(model.head)(Target("binary", ("other", text)))
     config = about.as_config(replace(model, head=head), kept, origin, recipe(model, kept.get("model", VGG16)))
     config |= {"form": text, "weights_from": text}
-    return model_card(Exported(replace(model, head=head), config, origin, None, []), sources).decode()
+    return model_card(Exported(replace(model, head=head), config, origin, None, []), root_tables).decode()
 
 
 def parts(card: str) -> list[str]:

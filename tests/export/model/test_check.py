@@ -10,13 +10,13 @@ from raypipe.config import Config
 from raypipe.errors import InputError
 from raypipe.export.model.check import BOUND, compare, validation_sample
 from raypipe.export.model.graph import GraphError
-from raypipe.tables.root import Sources
-from raypipe.train.networks.heads import Score, head_of
+from raypipe.tables.root_tables import RootTables
+from raypipe.train.networks.heads import ScoreHead, make_head
 from tests.deadly import deadly  # noqa: F401
 from tests.train.small import TARGETS
 from tests.training_root import SPLITS, jpeg, training, write_images  # noqa: F401
 
-BINARY = head_of(TARGETS["binary"], torch.zeros(1))
+BINARY = make_head(TARGETS["binary"], torch.zeros(1))
 
 
 def test_differing_decisions_are_counted() -> None:
@@ -27,13 +27,13 @@ def test_differing_decisions_are_counted() -> None:
     assert found.finding.endswith(", 1 decision changed")
     three = np.array([[0.4, 0.39995, 0.2], [0.1, 0.1, 0.8]], np.float32)
     other = three + np.array([[0, 1e-4, 0], [0, 0, 0]], np.float32)
-    assert compare("x", "r", head_of(TARGETS["classes"], torch.zeros(1)), three, other).changed_decisions == 1
+    assert compare("x", "r", make_head(TARGETS["classes"], torch.zeros(1)), three, other).changed_decisions == 1
     tags = np.array([[0.49999, 0.50001, 0.2]], np.float32)
-    assert compare("x", "r", head_of(TARGETS["tags"], torch.zeros(1)), tags, tags + 2e-5).changed_decisions == 1
+    assert compare("x", "r", make_head(TARGETS["tags"], torch.zeros(1)), tags, tags + 2e-5).changed_decisions == 1
 
 
 def test_score_tolerance_is_relative_to_spread() -> None:
-    head = Score(TARGETS["score"], 0.0, 100.0)
+    head = ScoreHead(TARGETS["score"], 0.0, 100.0)
     ours = np.array([120.0, -30.0], np.float32)
     found = compare("x", "r", head, ours, ours + np.float32(50 * BOUND))
     assert found.changed_decisions is None
@@ -50,8 +50,8 @@ def test_different_or_non_finite_outputs_raise_error(wrong: np.ndarray) -> None:
 
 
 def test_sample_contains_validation_pictures(training: Config) -> None:  # noqa: F811
-    sources = Sources.open(training.open_storage())
-    whole, part = validation_sample(sources, 32, 100), validation_sample(sources, 32, 3)
+    root_tables = RootTables.open(training.open_storage())
+    whole, part = validation_sample(root_tables, 32, 100), validation_sample(root_tables, 32, 3)
     assert (len(whole.pictures), whole.dropped) == (8, {})
     assert whole.pictures.shape == (8, 3, 32, 32)
     assert (len(part.pictures), part.dropped, part.rows_in) == (3, {"not_sampled": 5}, 8)
@@ -60,12 +60,12 @@ def test_sample_contains_validation_pictures(training: Config) -> None:  # noqa:
 
 
 def test_validation_sample_without_pictures_raises_error(trained: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    sources = Sources.open(trained.open_storage())
-    sample = validation_sample(sources, 32, 100)
+    root_tables = RootTables.open(trained.open_storage())
+    sample = validation_sample(root_tables, 32, 100)
     assert sample.dropped == {"undecodable": 1}
-    monkeypatch.setattr(Sources, "pictures", lambda *_: {})
+    monkeypatch.setattr(RootTables, "pictures", lambda *_: {})
     with pytest.raises(InputError, match="images: no picture of the split val"):
-        validation_sample(sources, 32, 100)
+        validation_sample(root_tables, 32, 100)
 
 
 def test_undecodable_pictures_are_left_out(training: Config, deadly: bytes) -> None:  # noqa: F811
@@ -74,5 +74,5 @@ def test_undecodable_pictures_are_left_out(training: Config, deadly: bytes) -> N
         storage.delete(f"images/{name}")
     images = {f"p{i:03d}": jpeg(rng, 128) for i in range(len(SPLITS))}
     write_images(training, {**images, "p025": b"no picture", "p026": deadly})
-    found = validation_sample(Sources.open(storage), 32, 100)
+    found = validation_sample(RootTables.open(storage), 32, 100)
     assert (len(found.pictures), found.dropped, found.rows_in) == (6, {"undecodable": 2}, 8)

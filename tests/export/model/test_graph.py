@@ -20,7 +20,7 @@ from raypipe.train.data.preprocessing import TORCHVISION
 from raypipe.train.data.target import Target
 from raypipe.train.networks.build import build_network, load_network_weights
 from raypipe.train.networks.configurations import B
-from raypipe.train.networks.heads import head_of
+from raypipe.train.networks.heads import make_head
 from tests.export.model.conftest import small_model
 from tests.train.small import TARGETS, draw
 
@@ -53,7 +53,7 @@ def test_both_graph_files_match_model_for_each_head(kind: str) -> None:
 
 def test_one_tag_keeps_its_column() -> None:
     model = small_model("binary")
-    model = replace(model, head=head_of(Target("tags", ("sun",)), torch.zeros(1)))
+    model = replace(model, head=make_head(Target("tags", ("sun",)), torch.zeros(1)))
     pictures = draw(3, 1).images.numpy()
     assert graph.run_pt2(graph.to_pt2(graph.trace(model), ABOUT), pictures).shape == (3, 1)
 
@@ -62,7 +62,7 @@ def test_torchvision_network_is_exported() -> None:
     weights = load_network_weights("resnet18", "random")
     target = TARGETS["classes"]
     network = build_network("resnet18", B, image_size=32, weights=weights, seed=1, target=target).eval()
-    model = TrainedModel(network, "B", 32, head_of(target, torch.zeros(1)), TORCHVISION)
+    model = TrainedModel(network, "B", 32, make_head(target, torch.zeros(1)), TORCHVISION)
     pictures = draw(4, 2, size=32).images.numpy()
     data = graph.to_onnx(graph.trace(model), "probabilities", ABOUT)
     np.testing.assert_allclose(graph.run_onnx(data, pictures), model.predictions(pictures), atol=1e-5)

@@ -16,7 +16,7 @@ from raypipe.predict.model import TrainedModel
 from raypipe.train.data.preprocessing import CAFFE_BGR, TORCHVISION
 from raypipe.train.networks.build import build_network, load_network_weights
 from raypipe.train.networks.configurations import CONFIGURATIONS
-from raypipe.train.networks.heads import Score, head_of
+from raypipe.train.networks.heads import ScoreHead, make_head
 from tests.export.model.conftest import small_model
 from tests.train.small import TARGETS, draw
 
@@ -29,7 +29,7 @@ def build(name: str, letter: str, kind: str, size: int) -> TrainedModel:
     # Features of Caffe's pixels are large. A small weight avoids probabilities of exactly 0 or 1.
     std = 0.005 if kind == "tags" else 0.05
     torch.nn.init.normal_(network.logit.weight, std=std, generator=torch.Generator().manual_seed(2))
-    head = Score(target, -3.0, 2.0) if kind == "score" else head_of(target, torch.zeros(1))
+    head = ScoreHead(target, -3.0, 2.0) if kind == "score" else make_head(target, torch.zeros(1))
     return TrainedModel(network.eval(), letter, size, head, CAFFE_BGR if kind == "tags" else TORCHVISION)
 
 

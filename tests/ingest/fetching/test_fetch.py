@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from raypipe.config.data import IngestOptions
+from raypipe.config.data_options import IngestOptions
 from raypipe.ingest.fetching.client import Client, user_agent
 from tests.ingest.asking import fetch, fetch_one
 from tests.ingest.conftest import (

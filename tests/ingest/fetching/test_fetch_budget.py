@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from raypipe.config.data import IngestOptions
+from raypipe.config.data_options import IngestOptions
 from raypipe.ingest.fetching.client import FetchResult
 from raypipe.ingest.fetching.fetch import Fetcher
 from raypipe.ingest.fetching.ledger import Grant, HostLedger, Report

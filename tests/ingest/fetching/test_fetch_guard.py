@@ -8,7 +8,7 @@ import socket
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from raypipe.config.data import IngestOptions
+from raypipe.config.data_options import IngestOptions
 from raypipe.ingest.fetching.client import FetchResult
 from raypipe.ingest.fetching.fetch import Fetcher
 from raypipe.ingest.fetching.guard import Address, AddressGuard

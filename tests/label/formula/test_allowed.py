@@ -15,9 +15,15 @@ from hypothesis import strategies as st
 from raypipe.errors import ConfigError
 from raypipe.label.formula import allowed
 from raypipe.label.formula.allowed import NotAllowedError
-from raypipe.label.formula.design import Design, excerpt, fixed_design, join_excerpts, learn
-from raypipe.label.formula.direct import evaluate
+from raypipe.label.formula.design import (
+    Design,
+    design_without_learning,
+    join_learning_data,
+    learn_design,
+    learning_data,
+)
 from raypipe.label.formula.formula import check_columns, parse
+from raypipe.label.formula.numpy_evaluator import evaluate_expression
 
 POSTS = pa.table(
     {
@@ -33,8 +39,8 @@ POSTS = pa.table(
 def design_of(text: str) -> Design:
     formula = parse(text)
     check_columns(formula, POSTS.schema)
-    fixed = fixed_design(formula, POSTS.schema)
-    return fixed or learn(formula, *join_excerpts(formula, [excerpt(formula, POSTS)]))
+    fixed = design_without_learning(formula, POSTS.schema)
+    return fixed or learn_design(formula, *join_learning_data(formula, [learning_data(formula, POSTS)]))
 
 
 def column(text: str) -> Any:
@@ -69,7 +75,9 @@ def test_hostile_formula_executes_no_code(tmp_path: Path, hostile: str) -> None:
     assert caught.value.below.count("\n") == 1
     # raypipe's own evaluation refuses it too.
     with pytest.raises((NotAllowedError, SyntaxError)):
-        evaluate(hostile.partition(" ~ ")[0 if hostile.endswith("~ followers") else 2], {"followers": np.ones(2)})
+        evaluate_expression(
+            hostile.partition(" ~ ")[0 if hostile.endswith("~ followers") else 2], {"followers": np.ones(2)}
+        )
     assert not marker.exists()
 
 
@@ -208,10 +216,10 @@ def test_allowed_numpy_functions_work_row_by_row(name: str) -> None:
     if name in ("round", "around"):
         values = values[:1]
     names = dict(zip("ab", values, strict=False))
-    whole = evaluate(f"{name}({', '.join(names)})", {**allowed.FUNCTIONS, **names})
+    whole = evaluate_expression(f"{name}({', '.join(names)})", {**allowed.FUNCTIONS, **names})
     assert whole.shape == (8,)
     part = {key: value[3:5] for key, value in names.items()}
-    half = evaluate(f"np.{name}({', '.join(names)})", {**allowed.FUNCTIONS, **part})
+    half = evaluate_expression(f"np.{name}({', '.join(names)})", {**allowed.FUNCTIONS, **part})
     np.testing.assert_array_equal(whole[3:5], half)
 
 

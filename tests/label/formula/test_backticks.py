@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from raypipe.errors import ConfigError, InputError
-from raypipe.label.formula.backticks import substitute
+from raypipe.label.formula.backticks import replace_backticks
 from raypipe.label.formula.formula import check_columns, parse
 from tests.label.formula.test_formula import design_of
 
@@ -122,7 +122,7 @@ def test_similar_but_unambiguous_names_are_accepted(text: str) -> None:
 
 
 def test_backtick_identifiers_are_reproducible() -> None:
-    read = substitute("f(`a b`, `a-b`, a_b_, `a b`, a_b=1, x='a_b')", {"f"})
+    read = replace_backticks("f(`a b`, `a-b`, a_b_, `a b`, a_b=1, x='a_b')", {"f"})
     assert read == ("f( a_b ,  a_b__ , a_b_,  a_b , a_b=1, x='a_b')", {"a_b": "a b", "a_b__": "a-b"})
-    assert substitute("log10(`a b`) + `", {"log10"}) == ("log10( a_b ) + `", {"a_b": "a b"})
-    assert substitute("`a b`", {"a_b"}) == ("a_b_", {"a_b_": "a b"})
+    assert replace_backticks("log10(`a b`) + `", {"log10"}) == ("log10( a_b ) + `", {"a_b": "a b"})
+    assert replace_backticks("`a b`", {"a_b"}) == ("a_b_", {"a_b_": "a b"})

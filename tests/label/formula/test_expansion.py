@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raypipe.errors import ConfigError
-from raypipe.label.formula.expansion import TooManyError, check
+from raypipe.label.formula.expansion import TooManyTermsError, check_expansion
 from raypipe.label.formula.formula import MAX_LENGTH, MAX_TERMS, parse
 
 LETTERS = "abcdfghijklmnopqrstuvwxz"
@@ -28,8 +28,8 @@ def test_too_many_terms_raise_error_with_caret(text: str, culprit: str) -> None:
         parse(text)
     shown, caret = caught.value.below.split("\n")
     assert shown[caret.index("^") :].startswith(culprit)
-    with pytest.raises(TooManyError):
-        check(text)
+    with pytest.raises(TooManyTermsError):
+        check_expansion(text)
 
 
 def test_formulas_within_term_limit_are_accepted() -> None:

@@ -14,7 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raypipe.errors import ConfigError, InputError
-from raypipe.label.formula.design import MAX_LEVELS, Design, excerpt, fixed_design, join_excerpts, learn
+from raypipe.label.formula.design import (
+    MAX_LEVELS,
+    Design,
+    design_without_learning,
+    join_learning_data,
+    learn_design,
+    learning_data,
+)
 from raypipe.label.formula.formula import check_columns, parse
 
 PAPER = "log10(1 + likes) ~ log10(1 + followers) + n_hashtags"
@@ -39,15 +46,18 @@ def posts() -> pa.Table:
 def design_of(text: str, posts: pa.Table) -> Design:
     formula = parse(text)
     check_columns(formula, posts.schema)
-    if (fixed := fixed_design(formula, posts.schema)) is not None:
+    if (fixed := design_without_learning(formula, posts.schema)) is not None:
         return fixed
-    parts = [excerpt(formula, posts.slice(0, len(posts) // 3)), excerpt(formula, posts.slice(len(posts) // 3))]
-    return learn(formula, *join_excerpts(formula, parts))
+    parts = [
+        learning_data(formula, posts.slice(0, len(posts) // 3)),
+        learning_data(formula, posts.slice(len(posts) // 3)),
+    ]
+    return learn_design(formula, *join_learning_data(formula, parts))
 
 
 def test_paper_formula_needs_only_column_types(posts: pa.Table) -> None:
     formula = parse(PAPER)
-    design = fixed_design(formula, posts.schema)
+    design = design_without_learning(formula, posts.schema)
     assert formula.variables == ("followers", "likes", "n_hashtags")
     assert formula.response == "log10(1 + likes)"
     assert design is not None
@@ -73,7 +83,7 @@ def test_paper_formula_needs_only_column_types(posts: pa.Table) -> None:
     ],
 )
 def test_blocks_have_same_columns_as_whole(posts: pa.Table, text: str, learns: bool) -> None:
-    assert (fixed_design(parse(text), posts.schema) is None) == learns
+    assert (design_without_learning(parse(text), posts.schema) is None) == learns
     design = pickle.loads(pickle.dumps(design_of(text, posts)))
     whole = design.matrices(posts)
     blocks = [design.matrices(posts.slice(start, size)) for start, size in ((0, 1), (1, 70), (71, 0), (71, 129))]
@@ -243,14 +253,14 @@ def test_rows_of_zero_weight_do_not_affect_learning() -> None:
         {"likes": [1.0, 2, 4, 3], "x": [1.0, 2, 3, 100], "kind": ["a", "b", "a", "rare"], "w": [1, 1, 2, 0]}
     )
     formula = parse("likes ~ center(x) + kind")
-    design = learn(formula, *join_excerpts(formula, [excerpt(formula, posts, "w")]), "w")
+    design = learn_design(formula, *join_learning_data(formula, [learning_data(formula, posts, "w")]), "w")
     assert design.terms == ("Intercept", "center(x)", "kind[T.b]")
     np.testing.assert_allclose(design.matrices(posts).X[:, 1], [-1, 0, 1])
 
 
 def test_rows_without_positive_weight_are_dropped() -> None:
     posts = pa.table({"likes": [1, 2, None, 4, 5, 6], "x": [1.0, 2, 3, 4, 5, 6], "w": [2, 0, 1, None, 3, -1]})
-    design = fixed_design(parse("likes ~ x"), posts.schema, "w")
+    design = design_without_learning(parse("likes ~ x"), posts.schema, "w")
     assert design is not None
     matrices = design.matrices(posts)
     assert matrices.dropped == {"missing_value": 1, "no_weight": 3}
@@ -264,15 +274,15 @@ def test_arithmetic_equals_formulaic_bit_for_bit(seed: int, n: int) -> None:
     rng = np.random.default_rng(seed)
     posts = pa.table({name: rng.integers(-(10**6), 10**6, n) for name in "abc"} | {"y": rng.normal(size=n)})
     for text in ("y ~ log10(1 + abs(a)) + a:b + I(c ** 2) / b", "a ~ b * c - 1", "exp(y) ~ a + I(a / b) + 1"):
-        design = fixed_design(parse(text), posts.schema)
+        design = design_without_learning(parse(text), posts.schema)
         assert design is not None
-        assert design.direct is not None
-        slow = replace(design, direct=None)
+        assert design.numpy_evaluator is not None
+        slow = replace(design, numpy_evaluator=None)
         ours, theirs = design.matrices(posts), slow.matrices(posts)
         np.testing.assert_array_equal(ours.X, theirs.X)
         np.testing.assert_array_equal(ours.y, theirs.y)
         assert ours.dropped == theirs.dropped
-    assert fixed_design(parse("y ~ I(a % b)"), posts.schema).direct is None  # type: ignore[union-attr]
+    assert design_without_learning(parse("y ~ I(a % b)"), posts.schema).numpy_evaluator is None  # type: ignore[union-attr]
 
 
 def test_unusable_posts_do_not_affect_learned_values() -> None:
@@ -300,11 +310,11 @@ def test_excerpt_keeps_few_rows_if_only_classes_matter() -> None:
         {"likes": np.arange(n), "x": np.arange(n) % 7, "z": np.arange(n) % 24, "kind": ["b", "a"] * (n // 2)}
     )
     formula = parse("likes ~ x + C(z) + C(x // 3) + kind")
-    variables, rows = excerpt(formula, posts)
+    variables, rows = learning_data(formula, posts)
     assert rows == MAX_LEVELS == len(variables["likes"])
     assert (len(variables["z"]), len(variables["x"]), len(variables["kind"])) == (24, 7, 2)
     design = design_of(formula.text, posts)
-    whole = learn(formula, {name: posts[name] for name in formula.variables}, n)
+    whole = learn_design(formula, {name: posts[name] for name in formula.variables}, n)
     assert design.terms == whole.terms
     np.testing.assert_array_equal(design.matrices(posts).X, whole.matrices(posts).X)
 

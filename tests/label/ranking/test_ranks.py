@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raypipe.label.ranking.ranks import class_bounds, exact, extremes, rank
+from raypipe.label.ranking.ranks import as_fraction, class_bounds, extreme_ranks, rank
 
 
 def test_the_papers_deciles() -> None:
-    low, high = extremes(200_545, 0.1)
+    low, high = extreme_ranks(200_545, 0.1)
     assert (low, 200_545 - high) == (20_054, 20_055)
 
 
 @given(n=st.integers(1, 10**9), thousandths=st.integers(1, 500))
 def test_bounds_are_exact(n: int, thousandths: int) -> None:
-    low, high = extremes(n, thousandths / 1000)
+    low, high = extreme_ranks(n, thousandths / 1000)
     assert low == thousandths * n // 1000
     assert high == (1000 - thousandths) * n // 1000
     assert 0 <= low <= high <= n
@@ -28,13 +28,13 @@ def test_bounds_are_exact(n: int, thousandths: int) -> None:
 
 @pytest.mark.parametrize("q", [0.1, 0.2, 0.3, 0.05, 1e-5, 0.15])
 def test_share_is_taken_as_typed_decimal(q: float) -> None:
-    assert exact(q) == Decimal(str(q))
+    assert as_fraction(q) == Decimal(str(q))
 
 
 def test_float_rounding_does_not_change_bounds() -> None:
     # In floats 0.29 * 100 is 28.999…, and (1 - 0.1) * 10 differs from 9 because of rounding.
-    assert extremes(100, 0.29) == (29, 71)
-    assert extremes(10, 0.3) == (3, 7)
+    assert extreme_ranks(100, 0.29) == (29, 71)
+    assert extreme_ranks(10, 0.3) == (3, 7)
 
 
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=60), st.randoms(use_true_random=False))

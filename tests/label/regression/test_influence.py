@@ -6,7 +6,7 @@ import numpy as np
 import statsmodels.api as sm
 
 from raypipe.label.regression.influence import most_influential
-from raypipe.label.regression.lstsq import factor, solve
+from raypipe.label.regression.least_squares import qr_factor, solve
 
 
 def test_influence_equals_refitting_without_user() -> None:
@@ -22,7 +22,7 @@ def test_influence_equals_refitting_without_user() -> None:
     y = X @ [1.0, 0.5, 0.1] + rng.normal(size=n)
     y[300] += 9.0
     whole = sm.OLS(y, X).fit()
-    solution = solve(factor(X, y), ("a", "b", "c"))
+    solution = solve(qr_factor(X, y), ("a", "b", "c"))
     found = most_influential(X, whole.resid, users, solution.R, whole.bse, n=100)
     assert len(found) == len(set(users) - {None})
     by_hand = {}
@@ -42,7 +42,7 @@ def test_influence_equals_refitting_without_user() -> None:
 
 def test_no_influence_with_unknown_or_single_user() -> None:
     X, y = np.ones((5, 1)), np.arange(5.0)
-    solution = solve(factor(X, y), ("a",))
+    solution = solve(qr_factor(X, y), ("a",))
     nobody, one = np.array([None] * 5, dtype=object), np.array(["u"] * 5, dtype=object)
     assert most_influential(X, y - 2, nobody, solution.R, np.ones(1)) == []
     assert most_influential(X, y - 2, one, solution.R, np.ones(1)) == []

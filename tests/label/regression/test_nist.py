@@ -10,9 +10,9 @@ import pytest
 import statsmodels.api as sm
 
 from raypipe.label.formula.formula import Floats
-from raypipe.label.regression.inference import infer
-from raypipe.label.regression.lstsq import factor, merge, solve
-from raypipe.label.regression.residuals import corrected, residual_sums
+from raypipe.label.regression.fit_statistics import compute_statistics
+from raypipe.label.regression.least_squares import merge_factors, qr_factor, solve
+from raypipe.label.regression.residuals import refine_solution, residual_sums
 from tests.label.nist import PROBLEMS, Problem, exact
 
 ROUNDING = 0.5
@@ -51,9 +51,9 @@ def test_digits_match_statsmodels_in_any_partition(problem: Problem) -> None:
     terms = tuple(f"b{j}" for j in range(X.shape[1]))
     for cuts in partitions(n):
         blocks = [slice(a, b) for a, b in itertools.pairwise([0, *cuts, n])]
-        first = solve(merge([factor(X[block], y[block]) for block in blocks]), terms)
+        first = solve(merge_factors([qr_factor(X[block], y[block]) for block in blocks]), terms)
         sums = [residual_sums(X[block], y[block], None, first) for block in blocks]
-        found = infer(corrected(first, sums), "nonrobust")
+        found = compute_statistics(refine_solution(first, sums), "nonrobust")
         assert digits(found.params, params) >= min(digits(reference.params, params), ENOUGH) - ROUNDING, cuts
         assert found.df_resid == n - len(terms)
         if true.ssr:

@@ -16,12 +16,12 @@ import statsmodels.formula.api as smf
 from raypipe import tables
 from raypipe.errors import InputError, StageError
 from raypipe.label.formula.formula import parse
-from raypipe.label.regression.model import fit, make_design
-from raypipe.label.regression.saved import MODEL_FILE, SavedModel, as_json, load_model, read_values
+from raypipe.label.regression.fitting import fit, make_design
+from raypipe.label.regression.saved import MODEL_FILE, SavedModel, load_model, model_json, read_model_file
 from raypipe.label.regression.saved_fit import BY_TERM, MATRICES
 from raypipe.label.regression.summary import summary
 from raypipe.storage import Storage
-from tests.label.regression.test_model import PAPER, made_posts, over_blocks
+from tests.label.regression.test_fitting import PAPER, made_posts, over_blocks
 
 LEARNED = (
     "likes ~ bs(log10(1 + followers), df=5) + C(kind, contr.sum) * n_hashtags + poly(followers, 2)"
@@ -32,10 +32,10 @@ LEARNED = (
 def saved(
     posts: pa.Table, text: str, tmp_path: Path, cov_type: str = "nonrobust", weights: str | None = None
 ) -> SavedModel:
-    over = over_blocks(posts, 90)
-    design = make_design(over, parse(text), posts.schema, weights)
-    found = fit(over, design, cov_type)
-    return load_model(put_model(tmp_path, as_json(found, design, formula=text)))
+    map_blocks = over_blocks(posts, 90)
+    design = make_design(map_blocks, parse(text), posts.schema, weights)
+    found = fit(map_blocks, design, cov_type)
+    return load_model(put_model(tmp_path, model_json(found, design, formula=text)))
 
 
 def put_model(root: Path, model: bytes) -> Storage:
@@ -83,8 +83,8 @@ def test_posts_without_likes_are_predicted_without_score(tmp_path: Path, text: s
 @pytest.mark.parametrize("text", [PAPER, LEARNED])
 def test_saved_design_is_restored_bit_for_bit(tmp_path: Path, text: str) -> None:
     posts = made_posts()
-    over = over_blocks(posts, 90)
-    design = make_design(over, parse(text), posts.schema)
+    map_blocks = over_blocks(posts, 90)
+    design = make_design(map_blocks, parse(text), posts.schema)
     again = saved(posts, text, tmp_path)
     assert again.design.terms == design.terms
     # Some blocks lack some of the classes.
@@ -92,7 +92,7 @@ def test_saved_design_is_restored_bit_for_bit(tmp_path: Path, text: str) -> None
         ours, theirs = again.design.matrices(part), design.matrices(part)
         np.testing.assert_array_equal(ours.X, theirs.X)
         np.testing.assert_array_equal(ours.y, theirs.y)
-    first = fit(over, design)
+    first = fit(map_blocks, design)
     assert again.summary() == summary("likes" if text == LEARNED else "log10(1 + likes)", first)
     np.testing.assert_array_equal(again.fit.cov_params, first.cov_params)
 
@@ -139,16 +139,16 @@ def test_small_coefficients_are_shown(tmp_path: Path) -> None:
 
 def test_loading_model_of_scheme_without_regression_fails(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the scheme 'karpathy' fits no regression"):
-        load_model(put_model(tmp_path, as_json(None, scheme="karpathy")))
+        load_model(put_model(tmp_path, model_json(None, scheme="karpathy")))
     with pytest.raises(StageError, match="labels: is not there; run `raypipe label"):
         load_model(str(tmp_path / "nothing"))
 
 
 def changed(tmp_path: Path, posts: pa.Table, change: dict[str, Any]) -> Storage:
     """Labels whose model was changed. `change` maps dotted names to values."""
-    over = over_blocks(posts, 90)
-    design = make_design(over, parse(LEARNED), posts.schema)
-    values = json.loads(as_json(fit(over, design), design, formula=LEARNED))
+    map_blocks = over_blocks(posts, 90)
+    design = make_design(map_blocks, parse(LEARNED), posts.schema)
+    values = json.loads(model_json(fit(map_blocks, design), design, formula=LEARNED))
     for place, value in change.items():
         *within, name = place.split(".")
         part = values
@@ -227,9 +227,9 @@ def test_model_with_inconsistent_numbers_is_refused(tmp_path: Path, change: dict
 @pytest.mark.parametrize("edit", [lambda names: names[::-1], lambda names: names[1:], lambda names: [*names, "more"]])
 def test_coefficients_of_other_terms_are_refused(tmp_path: Path, edit: Callable[[list[str]], list[str]]) -> None:
     posts = made_posts()
-    over = over_blocks(posts, 90)
-    design = make_design(over, parse(PAPER), posts.schema)
-    values = json.loads(as_json(fit(over, design), design, formula=PAPER))
+    map_blocks = over_blocks(posts, 90)
+    design = make_design(map_blocks, parse(PAPER), posts.schema)
+    values = json.loads(model_json(fit(map_blocks, design), design, formula=PAPER))
     terms = edit(list(values["params"]))
     for name in BY_TERM:
         values[name] = {term: values[name].get(term, [0.0, 1.0] if name == "conf_int" else 1.0) for term in terms}
@@ -247,16 +247,16 @@ def test_damaged_model_raises_one_line_error(tmp_path: Path, damage: bytes) -> N
     with pytest.raises(InputError, match=r"_model.json: is not what `raypipe label` writes") as caught:
         load_model(put_model(tmp_path, damage))
     with pytest.raises(InputError, match=r"_model.json: is not what `raypipe label` writes"):
-        read_values(Storage(str(tmp_path)))
+        read_model_file(Storage(str(tmp_path)))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("cov_type", ["nonrobust", "HC1", "cluster"])
 def test_summary_shows_statsmodels_numbers(cov_type: str) -> None:
     posts = made_posts()
-    over = over_blocks(posts, 64)
+    map_blocks = over_blocks(posts, 64)
     text = "np.log10(1 + likes) ~ np.log10(1 + followers) + n_hashtags"
-    found = summary("likes", fit(over, make_design(over, parse(text), posts.schema), cov_type))
+    found = summary("likes", fit(map_blocks, make_design(map_blocks, parse(text), posts.schema), cov_type))
     frame = posts.to_pandas()
     options = {"cov_kwds": {"groups": pd.factorize(frame["user_id"])[0]}} if cov_type == "cluster" else {}
     theirs = str(smf.ols(text, frame).fit(cov_type=cov_type, **options).summary())

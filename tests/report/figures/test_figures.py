@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from raypipe.report import funnel, regression, training
 from raypipe.report.figures import figures
 from raypipe.report.figures.figures import _score_edges
-from raypipe.tables.root import Sources
+from raypipe.tables.root_tables import RootTables
 from tests.report.root import Built
 
 finite = st.floats(-5, 5, allow_nan=False)
@@ -36,14 +36,14 @@ def test_bars_have_equal_width_and_end_at_thresholds(scores: list[float], share:
 
 @pytest.mark.parametrize("scores", [[0.0], [1.0, 1.0], [-1.0, 1.0]])
 def test_a_few_scores_or_equal_ones_can_be_drawn(shared: Built, scores: list[float]) -> None:
-    fit = regression.build(Sources.open(shared.storage))
+    fit = regression.build(RootTables.open(shared.storage))
     assert fit is not None
     drawing = figures.draw_residuals(replace(fit, scores=np.array(scores), thresholds=None))
     assert drawing.inline.startswith("<svg")
 
 
 def test_single_epochs_and_missing_values_can_be_drawn(shared: Built) -> None:
-    trained = training.build(Sources.open(shared.storage))
+    trained = training.build(RootTables.open(shared.storage))
     assert trained is not None
     one = training.Trial("A", 0, [1], [None], [0.5])
     for trials in ({"A": [one]}, {"A": [one, replace(one, seed=1)], "B": [], "C": [one]}):
@@ -53,7 +53,7 @@ def test_single_epochs_and_missing_values_can_be_drawn(shared: Built) -> None:
 
 
 def test_accuracy_figure_shows_each_accuracy(shared: Built) -> None:
-    trained = training.build(Sources.open(shared.storage))
+    trained = training.build(RootTables.open(shared.storage))
     assert trained is not None
     drawing = figures.draw_intervals(trained.rows)
     for line in shared.table1:
@@ -61,7 +61,7 @@ def test_accuracy_figure_shows_each_accuracy(shared: Built) -> None:
 
 
 def test_funnel_figure_shows_each_count(shared: Built) -> None:
-    counted = funnel.build(Sources.open(shared.storage))
+    counted = funnel.build(RootTables.open(shared.storage))
     drawing = figures.draw_funnel(counted)
     for step in counted.steps:
         assert f"{step.count:,} ({100 * step.share:.1f} %)" in drawing.inline

@@ -27,7 +27,7 @@ def test_labels_round_trip_through_numbers(target, labels, codes, dtype, texts) 
     found = target.encode(pa.chunked_array([labels.slice(0, 1), labels.slice(1)]))
     assert found.dtype == dtype
     assert found.tolist() == np.asarray(codes, dtype).tolist()
-    assert target.texts(found) == texts
+    assert target.label_texts(found) == texts
     empty = target.encode(pa.chunked_array([], labels.type))
     assert (empty.dtype, len(empty), empty.shape[1:]) == (dtype, 0, found.shape[1:])
 

@@ -18,13 +18,13 @@ from raypipe.storage import Storage
 from raypipe.train.data.images import prepare_batch
 from raypipe.train.data.preprocessing import CAFFE_RGB, TORCHVISION
 from raypipe.train.loop.choices import Choice
-from raypipe.train.loop.feature_cache import FOLDER, FeatureCache
-from raypipe.train.loop.loop import fit
+from raypipe.train.loop.feature_cache import FEATURES_FOLDER, FeatureCache
+from raypipe.train.loop.fit import fit
 from raypipe.train.loop.state import EpochResult, LoopOptions
 from raypipe.train.loop.workers import Workers
 from raypipe.train.metrics import forward_flops
 from raypipe.train.networks.configurations import A
-from raypipe.train.networks.vgg import VGG, build_model
+from raypipe.train.networks.vgg import VGG, build_vgg
 from raypipe.train.networks.weights import load_weights
 from tests.train.small import draw
 
@@ -34,7 +34,7 @@ OPTIONS = LoopOptions(epochs=2, learning_rate=0.01, seed=3)
 
 
 def network(seed: int = 0) -> VGG:
-    return build_model(A, image_size=32, weights=load_weights("random"), seed=seed)
+    return build_vgg(A, image_size=32, weights=load_weights("random"), seed=seed)
 
 
 def train(cache: FeatureCache | None, **options: Any) -> tuple[list[EpochResult], dict[str, str]]:
@@ -66,7 +66,7 @@ def test_second_training_uses_cache_with_same_results(tmp_path: Path, dtype: str
         assert [row.train_loss for row in results] == [row.train_loss for row in plain]
         for mine, other in zip(results, plain, strict=True):
             np.testing.assert_array_equal(mine.val_probabilities, other.val_probabilities)
-    assert sum(file.stat().st_size for file in (tmp_path / "tensors" / FOLDER).rglob("*.npy")) > 43 * 512 * (
+    assert sum(file.stat().st_size for file in (tmp_path / "tensors" / FEATURES_FOLDER).rglob("*.npy")) > 43 * 512 * (
         2 if dtype == "bfloat16" else 4
     )
 
@@ -74,7 +74,7 @@ def test_second_training_uses_cache_with_same_results(tmp_path: Path, dtype: str
 def test_feature_passes_report_as_one_in_first_epoch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("raypipe.train.loop.training.peak_flops", lambda *_: 1e9)
+    monkeypatch.setattr("raypipe.train.loop.trainer.peak_flops", lambda *_: 1e9)
     seen: list[tuple[int, int]] = []
     model = network()
     first, second = fit(
@@ -131,7 +131,7 @@ def test_cache_key_includes_all_feature_inputs() -> None:
 def test_features_without_their_list_are_recomputed(tmp_path: Path) -> None:
     cache = FeatureCache(Storage(str(tmp_path)), "tensors", "pictures 1")
     train(cache)
-    for listed in (tmp_path / "tensors" / FOLDER).rglob("_files.json"):
+    for listed in (tmp_path / "tensors" / FEATURES_FOLDER).rglob("_files.json"):
         listed.unlink()
     _, again = train(cache)
     assert set(again.values()) == {"computed and kept; in main memory"}
@@ -153,17 +153,17 @@ class OneAtATime:
     def __init__(self) -> None:
         self.lock, self.holders = threading.Lock(), dict[str, int]()
 
-    def take(self, name: str) -> bool:
+    def acquire(self, name: str) -> bool:
         with self.lock:
             return self.holders.setdefault(name, threading.get_ident()) == threading.get_ident()
 
-    def leave(self, name: str) -> None:
+    def release(self, name: str) -> None:
         with self.lock:
             del self.holders[name]
 
 
 def test_parallel_trainings_compute_features_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raypipe.train.loop.feature_cache._SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr("raypipe.train.loop.feature_cache._POLL_SECONDS", 0.01)
     cache = FeatureCache(Storage(str(tmp_path)), "tensors", "pictures 1", OneAtATime())
     began, computed = threading.Barrier(3), list[int]()
 
@@ -187,15 +187,15 @@ def test_parallel_trainings_compute_features_once(tmp_path: Path, monkeypatch: p
 
 
 def test_failed_training_releases_its_turn(tmp_path: Path) -> None:
-    turns = OneAtATime()
-    cache = FeatureCache(Storage(str(tmp_path)), "tensors", "pictures 1", turns)
+    compute_lock = OneAtATime()
+    cache = FeatureCache(Storage(str(tmp_path)), "tensors", "pictures 1", compute_lock)
 
     def fail() -> Tensor:
         raise RuntimeError("no memory")
 
     with pytest.raises(RuntimeError, match="no memory"):
         cache.get("x", (2, 3), "float32", workers=Workers(), device=CPU, compute=fail)
-    assert turns.holders == {}
+    assert compute_lock.holders == {}
 
 
 def test_large_features_are_split_into_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,14 +207,14 @@ def test_large_features_are_split_into_files(tmp_path: Path, monkeypatch: pytest
     found, origin, _ = cache.get("x", shape, "float32", workers=Workers(), device=CPU, compute=lambda: features * 0)
     assert origin == "found on disk"
     assert torch.equal(found[:], features)
-    assert len(list((tmp_path / "tensors" / FOLDER / "x").glob("*.npy"))) == 3
+    assert len(list((tmp_path / "tensors" / FEATURES_FOLDER / "x").glob("*.npy"))) == 3
 
 
 def test_features_are_recomputed_without_room_for_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = FeatureCache(Storage(str(tmp_path)), "tensors", "pictures 1")
     train(cache)
     # There is no room before the copy, or another process takes it meanwhile.
-    for name, answer in (("fits_here", False), ("map_if_room", None)):
+    for name, answer in (("fits_on_machine", False), ("map_if_room", None)):
         with monkeypatch.context() as patch:
             patch.setattr(f"raypipe.train.loop.feature_cache.{name}", lambda _, answer=answer: answer)
             _, again = train(cache)

@@ -16,13 +16,13 @@ from torch.nn import functional as F
 from raypipe.train.data.images import prepare_batch
 from raypipe.train.data.preprocessing import TORCHVISION
 from raypipe.train.data.target import BINARY
-from raypipe.train.loop.draws import epoch_crops, epoch_flips, epoch_order
-from raypipe.train.loop.loop import fit
-from raypipe.train.loop.recipe import MODERN, PAPER, RECIPES, Average
+from raypipe.train.loop.fit import fit
+from raypipe.train.loop.random_draws import epoch_crops, epoch_flips, epoch_order
+from raypipe.train.loop.recipe import MODERN, PAPER, RECIPES, WeightAverage
 from raypipe.train.loop.state import EpochResult, LoopOptions, LoopState
 from raypipe.train.networks.configurations import A, C, D
-from raypipe.train.networks.heads import Classes, Score, TwoClasses
-from raypipe.train.networks.vgg import build_model
+from raypipe.train.networks.heads import BinaryHead, ClassesHead, ScoreHead
+from raypipe.train.networks.vgg import build_vgg
 from raypipe.train.networks.weights import load_weights
 from tests.train.small import TARGETS, Tiny, draw
 
@@ -88,13 +88,13 @@ def test_one_epoch_equals_plain_torch() -> None:
 
 def test_label_smoothing_equals_torch() -> None:
     outputs, labels = torch.randn(9, 3), torch.arange(9) % 3
-    head = Classes(TARGETS["classes"])
+    head = ClassesHead(TARGETS["classes"])
     expected = F.cross_entropy(outputs, labels, label_smoothing=0.1, reduction="none")
-    torch.testing.assert_close(head.losses(outputs, head.smoothed(labels, 0.1)), expected)
-    assert head.smoothed(labels, 0.0) is labels
+    torch.testing.assert_close(head.losses(outputs, head.smooth_targets(labels, 0.1)), expected)
+    assert head.smooth_targets(labels, 0.0) is labels
     truth = torch.tensor([0.0, 1.0])
-    torch.testing.assert_close(TwoClasses(BINARY).smoothed(truth, 0.1), torch.tensor([0.05, 0.95]))
-    assert Score(TARGETS["score"], 0.0, 1.0).smoothed(truth, 0.1) is truth
+    torch.testing.assert_close(BinaryHead(BINARY).smooth_targets(truth, 0.1), torch.tensor([0.05, 0.95]))
+    assert ScoreHead(TARGETS["score"], 0.0, 1.0).smooth_targets(truth, 0.1) is truth
 
 
 @given(n=st.integers(1, 200), seed=st.integers(0, 99), epoch=st.integers(1, 99), smallest=st.floats(0.05, 1))
@@ -140,13 +140,13 @@ def test_validation_uses_averaged_weights() -> None:
 
 def test_weight_average_follows_definition_and_swaps_back() -> None:
     model = Tiny()
-    kept = Average(model, 0.5)
+    kept = WeightAverage(model, 0.5)
     weight = model.logit.weight
     expected = weight.detach().clone()
     for step in range(1, 8):
         with torch.no_grad():
             weight.add_(1.0)
-        kept.follow()
+        kept.update()
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * weight.detach()
     live = weight.detach().clone()
@@ -172,7 +172,7 @@ def test_resumed_training_equals_uninterrupted(tmp_path: Path, interrupted_after
 
 
 def test_modern_optimizer_excludes_frozen_weights_and_paper_uses_sgd() -> None:
-    model = build_model(A, image_size=32, weights=load_weights("random"), seed=0)
+    model = build_vgg(A, image_size=32, weights=load_weights("random"), seed=0)
     optimizer = MODERN.optimizer(model, A, 0.001, fused=False)
     assert [len(group["params"]) for group in optimizer.param_groups] == [1, 1]
     assert isinstance(PAPER.optimizer(model, D, 0.001, fused=False), torch.optim.SGD)

@@ -15,7 +15,7 @@ def crew(rank: int, size: int) -> Workers:
 
 @given(n=st.integers(0, 200), size=st.integers(1, 9))
 def test_shares_cover_all_rows_and_are_nearly_equal(n: int, size: int) -> None:
-    parts = [crew(rank, size).share(np.arange(n)) for rank in range(size)]
+    parts = [crew(rank, size).own_part(np.arange(n)) for rank in range(size)]
     assert np.concatenate(parts).tolist() == list(range(n))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 

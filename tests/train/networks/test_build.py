@@ -16,7 +16,7 @@ from torchvision import models
 from raypipe.errors import ConfigError, InputError
 from raypipe.train.data.images import prepare_batch
 from raypipe.train.data.preprocessing import CAFFE_RGB, TORCHVISION
-from raypipe.train.loop.loop import fit, predict
+from raypipe.train.loop.fit import fit, predict
 from raypipe.train.loop.state import LoopOptions
 from raypipe.train.networks.build import Classifier, build_network, load_network_weights, restore_network
 from raypipe.train.networks.configurations import A, B, C, Configuration, D

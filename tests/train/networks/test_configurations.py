@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from raypipe.config.base import EPOCHS, LETTERS
+from raypipe.config.base import CONFIGURATION_LETTERS, DEFAULT_EPOCHS
 from raypipe.train.metrics import training_flops
 from raypipe.train.networks import configurations
 from raypipe.train.networks.configurations import CONFIGURATIONS, A, B, C, Configuration, D
@@ -17,7 +17,7 @@ def test_four_configurations_have_letters_of_paper() -> None:
 
 
 def test_each_configuration_has_letter_epochs_and_description() -> None:
-    assert tuple(CONFIGURATIONS) == LETTERS == tuple(EPOCHS)
+    assert tuple(CONFIGURATIONS) == CONFIGURATION_LETTERS == tuple(DEFAULT_EPOCHS)
     assert all(c.description for c in CONFIGURATIONS.values())
 
 

@@ -14,13 +14,13 @@ from raypipe.errors import InputError, StageError
 from raypipe.train.data.images import prepare_batch
 from raypipe.train.data.preprocessing import TORCHVISION
 from raypipe.train.data.target import Target
-from raypipe.train.loop.draws import epoch_flips, epoch_order
-from raypipe.train.loop.loop import fit, predict
+from raypipe.train.loop.fit import fit, predict
+from raypipe.train.loop.random_draws import epoch_flips, epoch_order
 from raypipe.train.loop.state import EpochResult, LoopOptions, LoopState
 from raypipe.train.networks.configurations import A, D
-from raypipe.train.networks.heads import head_from_metadata, head_of
-from raypipe.train.networks.init import unit_variance_init
-from raypipe.train.networks.vgg import build_model
+from raypipe.train.networks.heads import head_from_metadata, make_head
+from raypipe.train.networks.initial_weights import unit_variance_init
+from raypipe.train.networks.vgg import build_vgg
 from raypipe.train.networks.weights import load_weights
 from tests.train.small import TARGETS, Tiny, draw_labelled
 
@@ -52,7 +52,7 @@ def test_one_epoch_equals_plain_torch(kind: str) -> None:
     train, val = draw_labelled(target, 70, 0), draw_labelled(target, 31, 1)
     mean, sd = (train.labels.numpy().mean(), train.labels.numpy().std()) if kind == "score" else (0.0, 1.0)
     ours, theirs = (Tiny(n_outputs=target.n_outputs) for _ in range(2))
-    head = head_of(target, train.labels)
+    head = make_head(target, train.labels)
     result = fit(ours, D, train, val, OPTIONS, preprocessing=TORCHVISION, head=head)[0]
     optimizer = torch.optim.SGD(theirs.parameters(), lr=0.02, momentum=0.9)
     order, flips = epoch_order(70, 7, 1), epoch_flips(70, 7, 1)
@@ -88,7 +88,7 @@ def test_one_epoch_equals_plain_torch(kind: str) -> None:
 def test_predictions_equal_validation_for_each_head(kind: str) -> None:
     target = TARGETS[kind]
     train, val = draw_labelled(target, 200, 0), draw_labelled(target, 67, 1)
-    model, head = Tiny(n_outputs=target.n_outputs), head_of(target, train.labels)
+    model, head = Tiny(n_outputs=target.n_outputs), make_head(target, train.labels)
     last = fit(model, D, train, val, replace(OPTIONS, epochs=12), preprocessing=TORCHVISION, head=head)[-1]
     found = predict(model, val.images, preprocessing=TORCHVISION, head=head)
     np.testing.assert_array_equal(found, last.val_probabilities)
@@ -131,7 +131,7 @@ def test_score_head_does_not_diverge() -> None:
         def forward(self, images: Tensor) -> Tensor:
             return self.logit(images.flatten(1)).squeeze(1)
 
-    head = head_of(target, train.labels)
+    head = make_head(target, train.labels)
     options = replace(OPTIONS, epochs=10, learning_rate=0.02)
     results = fit(Long(), A, train, val, options, preprocessing=TORCHVISION, head=head)
     assert max(result.val_loss for result in results) < 2
@@ -148,7 +148,7 @@ def test_best_score_epoch_has_lowest_validation_loss() -> None:
         seen.append((result.val_loss, state.best_epoch))
         return False
 
-    head = head_of(TARGETS["score"], train.labels)
+    head = make_head(TARGETS["score"], train.labels)
     options = replace(OPTIONS, epochs=8, learning_rate=0.06)
     fit(Tiny(), D, train, val, options, preprocessing=TORCHVISION, head=head, on_epoch=keep)
     losses = [loss for loss, _ in seen]
@@ -160,10 +160,10 @@ def test_best_score_epoch_has_lowest_validation_loss() -> None:
 def test_cached_features_give_same_training_results(kind: str) -> None:
     target = TARGETS[kind]
     train, val = draw_labelled(target, 40, 0, size=32), draw_labelled(target, 9, 1, size=32)
-    head = head_of(target, train.labels)
+    head = make_head(target, train.labels)
 
     def run(cached: bool) -> list[EpochResult]:
-        model = build_model(A, image_size=32, weights=load_weights("random"), seed=0, target=target)
+        model = build_vgg(A, image_size=32, weights=load_weights("random"), seed=0, target=target)
         before = model.logit.weight.clone()
         unit_variance_init(model, prepare_batch(train.images, TORCHVISION))
         assert torch.equal(model.logit.weight, before), "the last layer is no hidden one, however wide"
@@ -178,14 +178,14 @@ def test_cached_features_give_same_training_results(kind: str) -> None:
 def test_single_tag_has_one_output_column() -> None:
     target = Target("tags", ("sea",))
     train, val = draw_labelled(target, 64, 0), draw_labelled(target, 20, 1)
-    head = head_of(target, train.labels)
+    head = make_head(target, train.labels)
     result = fit(Tiny(), D, train, val, OPTIONS, preprocessing=TORCHVISION, head=head)[0]
     assert result.val_probabilities.shape == (20, 1)
     assert result.val_accuracy == np.mean((result.val_probabilities > 0.5) == val.labels.numpy())
 
 
 def test_score_predictions_have_original_unit() -> None:
-    head = head_of(TARGETS["score"], torch.tensor([2.0, 4.0, 9.0], dtype=torch.float64))
+    head = make_head(TARGETS["score"], torch.tensor([2.0, 4.0, 9.0], dtype=torch.float64))
     assert head.predictions(torch.tensor([0.0, 1.0])).tolist() == pytest.approx([5.0, 5.0 + np.std([2, 4, 9])])
     restored = head_from_metadata(head.as_metadata())
     assert restored.predictions(torch.tensor([0.7])).tolist() == head.predictions(torch.tensor([0.7])).tolist()
@@ -193,7 +193,7 @@ def test_score_predictions_have_original_unit() -> None:
 
 @pytest.mark.parametrize("kind", TARGETS)
 def test_head_metadata_round_trip(kind: str) -> None:
-    head = head_of(TARGETS[kind], torch.tensor([1.0, 2.0]))
+    head = make_head(TARGETS[kind], torch.tensor([1.0, 2.0]))
     restored = head_from_metadata(head.as_metadata())
     assert type(restored) is type(head)
     assert restored.target == TARGETS[kind]
@@ -215,6 +215,6 @@ def test_head_metadata_round_trip(kind: str) -> None:
     ],
 )
 def test_unsuitable_labels_are_refused(kind: str, labels: Tensor, message: str) -> None:
-    head = head_of(TARGETS[kind], labels)
+    head = make_head(TARGETS[kind], labels)
     with pytest.raises(InputError, match=message):
         head.check(labels, labels)

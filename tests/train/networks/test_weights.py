@@ -16,7 +16,7 @@ from raypipe.train.data.preprocessing import CAFFE_BGR, CAFFE_RGB, TORCHVISION
 from raypipe.train.data.target import Target
 from raypipe.train.networks import weights as module
 from raypipe.train.networks.configurations import A, B
-from raypipe.train.networks.vgg import build_model
+from raypipe.train.networks.vgg import build_vgg
 from raypipe.train.networks.weights import load_weights, weights_inputs
 from tests.train import reference
 
@@ -46,7 +46,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int) -> Call
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
     urls: dict[str, str] = {}
-    monkeypatch.setattr(module, "url_of", lambda name, model: {"vgg16": urls}[model][name])
+    monkeypatch.setattr(module, "weights_url", lambda name, model: {"vgg16": urls}[model][name])
 
     def serve(name: str, state: object | None) -> None:
         if state is None:
@@ -65,7 +65,7 @@ def test_features_equal_plain_numpy_implementation(shared_data: Path, size: int)
     picture = sorted((shared_data / "portraits").glob("*.jpg"))[0]
     expected = reference.features(picture, shared_data / "vgg16_notop.h5", size).transpose(2, 0, 1).ravel()
     loaded = load_weights(str(shared_data / "vgg16_notop.h5"))
-    model = build_model(A, image_size=size, weights=loaded, seed=0).eval()
+    model = build_vgg(A, image_size=size, weights=loaded, seed=0).eval()
     # Resized without the decoder's reduced decoding, which is not tested here.
     with reference.Image.open(picture) as image:
         upright = image.convert("RGB").resize((size, size), reference.Image.Resampling.BILINEAR)
@@ -116,15 +116,15 @@ def test_safetensors_normalisation_is_optional(tmp_path: Path) -> None:
 
 
 def test_checkpoint_includes_its_logistic_unit(tmp_path: Path) -> None:
-    trained = build_model(A, image_size=64, weights=load_weights("random"), seed=4)
+    trained = build_vgg(A, image_size=64, weights=load_weights("random"), seed=4)
     state = {name: value.contiguous() for name, value in trained.state_dict().items()}
     save_file(state, tmp_path / "best.safetensors", metadata={"preprocessing": CAFFE_RGB.to_json()})
     loaded = load_weights(str(tmp_path / "best.safetensors"))
     assert loaded.preprocessing == CAFFE_RGB
-    going_on = build_model(B, image_size=64, weights=loaded, seed=0)
+    going_on = build_vgg(B, image_size=64, weights=loaded, seed=0)
     assert all(torch.equal(value, going_on.state_dict()[name]) for name, value in state.items())
     # With another number of features, the unit starts with new weights.
-    larger = build_model(B, image_size=96, weights=loaded, seed=0)
+    larger = build_vgg(B, image_size=96, weights=loaded, seed=0)
     assert larger.logit.in_features == 512 * 9
     assert torch.equal(larger.features[0].weight, trained.features[0].weight)
 
@@ -183,14 +183,14 @@ def test_auto_falls_back_to_random_with_note(hub: Callable[..., None]) -> None:
 
 def test_downloads_use_torchvision_urls() -> None:
     weights = torchvision.models.VGG16_Weights
-    assert module.url_of("imagenet", "vgg16") == weights.IMAGENET1K_V1.url
-    assert module.url_of("imagenet-caffe", "vgg16") == weights.IMAGENET1K_FEATURES.url
-    assert module.url_of("imagenet", "vgg19") == torchvision.models.VGG19_Weights.IMAGENET1K_V1.url
+    assert module.weights_url("imagenet", "vgg16") == weights.IMAGENET1K_V1.url
+    assert module.weights_url("imagenet-caffe", "vgg16") == weights.IMAGENET1K_FEATURES.url
+    assert module.weights_url("imagenet", "vgg19") == torchvision.models.VGG19_Weights.IMAGENET1K_V1.url
 
 
 def test_a_damaged_download_is_refused(hub: Callable[..., None], tmp_path: Path) -> None:
     hub("imagenet", vgg_state())
-    served = Path(module.url_of("imagenet", "vgg16").removeprefix("file://"))
+    served = Path(module.weights_url("imagenet", "vgg16").removeprefix("file://"))
     served.write_bytes(served.read_bytes()[:-100])
     with pytest.raises(InputError, match="hash"):
         load_weights("imagenet")

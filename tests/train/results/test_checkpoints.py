@@ -18,13 +18,13 @@ from raypipe.storage import Storage
 from raypipe.tables import TableWriter
 from raypipe.train.loop.state import EpochResult, LoopState
 from raypipe.train.networks.configurations import B
-from raypipe.train.networks.heads import head_of
-from raypipe.train.networks.vgg import VGG, build_model
+from raypipe.train.networks.heads import make_head
+from raypipe.train.networks.vgg import VGG, build_vgg
 from raypipe.train.networks.weights import load_weights
-from raypipe.train.plan import PictureTable, Trial, TrialPlan
-from raypipe.train.results.checkpoints import Keeper, Progressed, checkpoint_metadata, newest_best
-from raypipe.train.results.results import TrialResult
-from raypipe.train.trials.trial import loop_options
+from raypipe.train.results.checkpoints import CheckpointStore, TrialState, checkpoint_metadata, newest_best
+from raypipe.train.results.trial_result import TrialResult
+from raypipe.train.trial_plan import PictureTable, Trial, TrialPlan
+from raypipe.train.trials.run_trial import loop_options
 from tests.train.small import TARGETS, draw
 
 VAL, EMPTY = draw(8, 1, size=32), draw(0, 2, size=32)
@@ -34,21 +34,21 @@ WEIGHTS = load_weights("random")
 class Training:
     """Reports epochs with chosen results to the Keeper, as the loop does. All weights equal the epoch's `mark`."""
 
-    def __init__(self, root: Path, start: Progressed | None = None, save: str = "best") -> None:
+    def __init__(self, root: Path, start: TrialState | None = None, save: str = "best") -> None:
         storage = Storage(str(root))
         config = Config.model_validate({"root": str(root), "train": {"image_size": 32, "save": save, "epochs": 9}})
         pictures = PictureTable(storage, "_tensors/x", 32, TARGETS["binary"])
         self.plan = TrialPlan(Trial("B", 0), config.train, pictures, TableWriter(storage, "sweep", "run"))
-        head = head_of(TARGETS["binary"], VAL.labels)
-        self.kept: list[Progressed] = []
-        self.keeper = Keeper(self.plan, WEIGHTS, head, VAL, 0, start, self._keep, None)
-        self.model: VGG = build_model(B, image_size=32, weights=WEIGHTS, seed=0)
+        head = make_head(TARGETS["binary"], VAL.labels)
+        self.kept: list[TrialState] = []
+        self.checkpoint_store = CheckpointStore(self.plan, WEIGHTS, head, VAL, 0, start, self._keep, None)
+        self.model: VGG = build_vgg(B, image_size=32, weights=WEIGHTS, seed=0)
         self.best_epoch = start.state.best_epoch if start else 0
         self.best = start.state.best_merit if start else -1.0
         self.folder = f"{self.plan.writer.staging}/checkpoints/B-0"
 
-    def _keep(self, _: dict[str, Any], progressed: Progressed) -> bool:
-        self.kept.append(progressed)
+    def _keep(self, _: dict[str, Any], trial_state: TrialState) -> bool:
+        self.kept.append(trial_state)
         return False
 
     def epoch(self, number: int, accuracy: float, mark: float) -> None:
@@ -59,10 +59,10 @@ class Training:
         found = np.full(len(VAL), mark, np.float32)
         result = EpochResult(number, 0.5, 0.5, 0.5, accuracy, 100.0, 0.0, None, found)
         state = LoopState("B", number, self.model.state_dict(), {}, self.best_epoch, self.best)
-        self.keeper.see(result, state)
+        self.checkpoint_store.record_epoch(result, state)
 
     def finish(self) -> TrialResult:
-        return self.keeper.finish(self.model, loop_options(self.plan, "cpu"), EMPTY)
+        return self.checkpoint_store.finish(self.model, loop_options(self.plan, "cpu"), EMPTY)
 
     def files(self) -> list[str]:
         return self.plan.writer.storage.files(self.folder)
@@ -77,11 +77,11 @@ class Training:
         return set(rows["epoch"].to_pylist()), set(rows["probability"].to_pylist())
 
 
-def through_files(progressed: Progressed, folder: Path) -> Progressed:
+def through_files(trial_state: TrialState, folder: Path) -> TrialState:
     """Save and load the progress, as a checkpoint does."""
     folder.mkdir()
-    progressed.save(folder)
-    return Progressed.load(folder)
+    trial_state.save(folder)
+    return TrialState.load(folder)
 
 
 def test_weights_and_predictions_are_of_best_epoch(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_trial_interrupted_at_end_finishes_equally(tmp_path: Path) -> None:
     start = through_files(first.kept[-1], tmp_path / "checkpoint")
     first.finish()
     again = Training(tmp_path, start)
-    assert again.finish().rows == again.keeper.rows
+    assert again.finish().rows == again.checkpoint_store.rows
     assert again.mark_of() == 0.25
     assert again.predicted() == ({2}, {0.25})
 
@@ -163,6 +163,6 @@ def test_checkpoint_names_its_epoch(tmp_path: Path) -> None:
     run.epoch(1, 0.5, 0.125)
     run.epoch(2, 0.75, 0.25)
     run.finish()
-    head = head_of(TARGETS["binary"], VAL.labels)
+    head = make_head(TARGETS["binary"], VAL.labels)
     with safe_open(tmp_path / run.folder / "best.safetensors", "pt") as file:  # type: ignore[no-untyped-call]
         assert file.metadata() == checkpoint_metadata(run.plan, WEIGHTS, head) | {"epoch": "2"}

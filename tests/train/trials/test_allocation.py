@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from raypipe.config import Config
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.errors import ConfigError
-from raypipe.train.plan import Trial
+from raypipe.train.trial_plan import Trial
 from raypipe.train.trials.allocation import Hardware, Node, allocate
 
 
@@ -96,8 +96,8 @@ def test_too_many_workers_raise_error(train: dict[str, object], gpus: int, messa
 
 def test_growing_cluster_is_used_if_concurrent_is_given() -> None:
     with pytest.raises(ConfigError, match="there are 0"):
-        allocate(options(gpu=True), trials("AB"), [Node(8, 0)], grows=True)
-    found = allocate(options(concurrent=3, gpu=True), trials("ABCD"), [Node(8, 0)], grows=True)
+        allocate(options(gpu=True), trials("AB"), [Node(8, 0)], is_autoscaling=True)
+    found = allocate(options(concurrent=3, gpu=True), trials("ABCD"), [Node(8, 0)], is_autoscaling=True)
     assert found.concurrent == 3
     assert found.hardware["B-1"].gpu
 

@@ -12,13 +12,13 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.storage import Storage
 from raypipe.tables import TableWriter
 from raypipe.train.board import tensorboard
-from raypipe.train.plan import PictureTable, Trial, TrialPlan
-from raypipe.train.results.results import TRIALS, TrialResult
-from raypipe.train.trials.ray_event_files import EventFiles, described
+from raypipe.train.results.trial_result import TRIALS_FOLDER, TrialResult
+from raypipe.train.trial_plan import PictureTable, Trial, TrialPlan
+from raypipe.train.trials.ray_event_files import EventFileCallback, described
 from tests.train.small import TARGETS
 from tests.train.test_board import ask, wait_for_runs
 
@@ -51,14 +51,14 @@ class Sweep:
             local_path=str(folder),
             init_local_path=lambda: folder.mkdir(parents=True, exist_ok=True),
         )
-        files = EventFiles(TRAIN, self.plans)
+        files = EventFileCallback(TRAIN, self.plans)
         files.log_trial_start(tuned)
         for epoch, val in epochs:
             files.log_trial_result(1, tuned, {**row(trial, epoch, val), "training_iteration": 1, "time_total_s": 3.0})
         if test is not None:
             rows = [row(trial, epoch, val) for epoch, val in ((1, 0.5), (2, 0.75), (3, 0.625))]
             result = TrialResult(trial.name, trial.label, trial.seed, rows, test, {"roc_auc": 0.8125})
-            self.writer.write_file(f"{TRIALS}/{trial.name}.json", result.to_json())
+            self.writer.write_file(f"{TRIALS_FOLDER}/{trial.name}.json", result.to_json())
         files.log_trial_end(tuned, failed=test is None)
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from raypipe.config.options import load_config
+from raypipe.config.load import load_config
 from raypipe.errors import ConfigError, StageError
 from raypipe.storage import Storage
 from raypipe.tables import TableWriter
-from raypipe.train.plan import PictureTable, Trial, TrialPlan
-from raypipe.train.results.results import TRIALS, TrialResult
+from raypipe.train.results.trial_result import TRIALS_FOLDER, TrialResult
+from raypipe.train.trial_plan import PictureTable, Trial, TrialPlan
 from raypipe.train.trials.ray_mlflow_runs import mlflow_runs
 from tests.train.small import TARGETS
 
@@ -38,7 +38,7 @@ def plans(tmp_path: Path) -> dict[str, TrialPlan]:
 
 def finish(plans: dict[str, TrialPlan]) -> None:
     result = TrialResult(TRIAL.name, TRIAL.label, TRIAL.seed, ROWS, 0.625)
-    plans[TRIAL.name].writer.write_file(f"{TRIALS}/{TRIAL.name}.json", result.to_json())
+    plans[TRIAL.name].writer.write_file(f"{TRIALS_FOLDER}/{TRIAL.name}.json", result.to_json())
 
 
 def test_resumed_trial_is_one_mlflow_run(

@@ -13,9 +13,9 @@ from raypipe.config import Config
 from raypipe.storage import Storage
 from raypipe.train import sweep
 from raypipe.train.data.images import image_set
+from raypipe.train.data.npy_rows import NpyRows, to_npy
 from raypipe.train.data.preprocessing import TORCHVISION
-from raypipe.train.data.shards import Shards, to_npy
-from raypipe.train.loop.loop import fit
+from raypipe.train.loop.fit import fit
 from raypipe.train.loop.state import LoopOptions
 from raypipe.train.networks.configurations import D
 from raypipe.train.trials.ray_stream import StreamedRows
@@ -33,7 +33,7 @@ def streamed(folder: Path) -> StreamedRows:
         storage.write(f"rows/{number}.npy", to_npy(part))
     rows = np.arange(len(TRAIN))
     shard = (rows >= 20).astype(np.int64)
-    return StreamedRows(Shards(storage, "rows", ("0.npy", "1.npy"), shard, rows - 20 * shard, (3, 16, 16)))
+    return StreamedRows(NpyRows(storage, "rows", ("0.npy", "1.npy"), shard, rows - 20 * shard, (3, 16, 16)))
 
 
 def test_streamed_losses_equal_losses_in_memory(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_worker_holding_all_cpus_can_stream(training: Config) -> None:
     storage = training.open_storage()
     found = []
     for name in ("local", "stream"):
-        sweep.run_one(change(training, train={"config": "B", "name": name, "pictures": name}))
+        sweep.run_train(change(training, train={"config": "B", "name": name, "pictures": name}))
         table = tables.read_table(storage, f"train/{name}", ["post_id", "probability"], folder="predictions")
         found.append(table.sort_by("post_id"))
     assert found[0].equals(found[1])

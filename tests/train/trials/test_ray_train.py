@@ -20,7 +20,7 @@ def test_nan_loss_keeps_best_earlier_epoch(training: Config, tmp_path: Path) -> 
     # With this learning rate, the second step diverges.
     config = change(training, train={"config": "B", "name": "x", "learning_rate": 1.0, "save": "best"})
     with pytest.raises(StageError, match=r"train/x: trial B-0 failed: training: the .*loss is nan .*epoch 2") as said:
-        sweep.run_one(config)
+        sweep.run_train(config)
     found = re.search(r"its best epoch so far: --predict.model (\S+/epoch-1\.safetensors);", str(said.value))
     assert found
     pictures = tmp_path / "pictures"

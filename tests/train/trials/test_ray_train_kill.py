@@ -24,8 +24,8 @@ from raypipe import tables
 from raypipe.config import Config
 from raypipe.train.decode import prepare_pictures
 from raypipe.train.networks.weights import load_weights
-from raypipe.train.plan import Trial, TrialPlan
-from raypipe.train.trials.trial import run_trial
+from raypipe.train.trial_plan import Trial, TrialPlan
+from raypipe.train.trials.run_trial import run_trial
 from tests.kill_program import ended, ray_processes
 from tests.training_root import change
 

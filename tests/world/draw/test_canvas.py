@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from raypipe.world.draw.canvas import Canvas, curve, ellipse, gradient, hsv, mix, noise, rectangle, ribbons
+from raypipe.world.draw.canvas import Canvas, curve, ellipse, gradient, hsv, line_outlines, mix, noise, rectangle
 
 
 @pytest.fixture
@@ -70,9 +70,9 @@ def test_curves_pass_through_their_knots(knots):
 
 def test_ribbons_have_requested_width_and_taper(canvas):
     line = np.array([(float(x), 50.0) for x in range(10, 111, 5)])
-    assert _weight(canvas.mask(ribbons([line], 8.0))) == pytest.approx(800, rel=0.12)
-    assert _weight(canvas.mask(ribbons([line], 8.0, tapered=True))) < 700
-    assert len(ribbons([line, line[:3]], 2.0)) == 2
+    assert _weight(canvas.mask(line_outlines([line], 8.0))) == pytest.approx(800, rel=0.12)
+    assert _weight(canvas.mask(line_outlines([line], 8.0, tapered=True))) < 700
+    assert len(line_outlines([line, line[:3]], 2.0)) == 2
 
 
 def test_gradients_run_through_their_stops():

@@ -42,7 +42,7 @@ def test_painted_face_has_skin_tone_of_person(people):
     for person in people[:60]:
         canvas = Canvas(gradient((300, 360), ((90, 120, 150), (60, 80, 110))))
         paint_person(canvas, person, pose)
-        x, y = pose.face_spot(0.55, 0.45)
+        x, y = pose.face_pixel(0.55, 0.45)
         patch = np.asarray(canvas.image, dtype=float)[int(y) - 4 : int(y) + 4, int(x) - 4 : int(x) + 4]
         named.append(np.mean(person.skin))
         painted.append(patch.mean())
@@ -51,13 +51,13 @@ def test_painted_face_has_skin_tone_of_person(people):
 
 def test_a_pose_places_turns_and_scales():
     upright = Pose(x=100, y=80, unit=50, tilt=0.0, yaw=0.0, light=0.0)
-    assert upright.spot(0, 0) == pytest.approx((100, 80))
-    assert upright.spot(1, -1) == pytest.approx((150, 30))
+    assert upright.head_pixel(0, 0) == pytest.approx((100, 80))
+    assert upright.head_pixel(1, -1) == pytest.approx((150, 30))
     tilted = Pose(x=100, y=80, unit=50, tilt=np.pi / 2, yaw=0.0, light=0.0)
-    assert tilted.spot(0, 1) == pytest.approx((50, 80))
+    assert tilted.head_pixel(0, 1) == pytest.approx((50, 80))
     turned = Pose(x=100, y=80, unit=50, tilt=0.0, yaw=0.2, light=0.0)
-    assert turned.face_spot(0, 0)[0] > 100
-    assert turned.face_spot(0, 0, relief=0.2)[0] > turned.face_spot(0, 0)[0]
+    assert turned.face_pixel(0, 0)[0] > 100
+    assert turned.face_pixel(0, 0, relief=0.2)[0] > turned.face_pixel(0, 0)[0]
 
 
 def test_mirrored_outlines_are_symmetric():

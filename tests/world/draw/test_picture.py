@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raypipe.world.draw import MAX_FACES, draw_picture, encode
+from raypipe.world.draw import MAX_FACES, draw_picture, encode_jpeg
 
 dlib = pytest.importorskip("dlib")
 
@@ -95,7 +95,7 @@ def test_invalid_pictures_are_refused():
 def test_encoded_pictures_are_jpeg_of_varied_quality():
     image = draw_picture(np.random.default_rng(0), n_faces=1, look=0.0)
     rng = np.random.default_rng(0)
-    blobs = [encode(image, rng) for _ in range(12)]
+    blobs = [encode_jpeg(image, rng) for _ in range(12)]
     assert len({len(blob) for blob in blobs}) >= 5
     opened = Image.open(io.BytesIO(blobs[0]))
     assert opened.format == "JPEG"

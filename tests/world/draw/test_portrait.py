@@ -9,7 +9,7 @@ import pytest
 
 from raypipe.world.draw.canvas import Canvas, gradient
 from raypipe.world.draw.hats import paint_hat
-from raypipe.world.draw.person import GARMENTS, STYLES, Person, Pose, sample_person
+from raypipe.world.draw.person import GARMENTS, STYLES, PersonTraits, Pose, sample_person
 from raypipe.world.draw.portrait import paint_person, shadow_of
 
 dlib = pytest.importorskip("dlib")
@@ -24,7 +24,7 @@ def count_faces():
 
 
 @pytest.fixture(scope="module")
-def plain() -> Person:
+def plain() -> PersonTraits:
     """A person of medium skin tone without hat, glasses or other accessories."""
     person = sample_person(np.random.default_rng(4))
     skin, hair = (200.0, 150.0, 115.0), (45.0, 33.0, 29.0)
@@ -32,14 +32,14 @@ def plain() -> Person:
     return replace(person, tone=0.5, skin=skin, hair=hair, garment="crew", cloth=(60.0, 90.0, 150.0), **bare)
 
 
-def _painted(person: Person, pose: Pose = POSE) -> np.ndarray:
+def _painted(person: PersonTraits, pose: Pose = POSE) -> np.ndarray:
     canvas = Canvas(gradient(SIZE, ((150, 170, 190), (110, 130, 150))))
     paint_person(canvas, person, pose)
     return np.asarray(canvas.image)
 
 
 def _patch(pixels: np.ndarray, x: float, y: float, radius: int = 3) -> np.ndarray:
-    column, row = (round(v) for v in POSE.spot(x, y))
+    column, row = (round(v) for v in POSE.head_pixel(x, y))
     return pixels[row - radius : row + radius, column - radius : column + radius].astype(float).mean(axis=(0, 1))
 
 
@@ -139,7 +139,7 @@ def test_a_beard_darkens_the_chin_only(plain):
 def test_an_open_smile_shows_teeth(plain):
     closed = _painted(replace(plain, smile=1.0, open_mouth=0.0))
     opened = _painted(replace(plain, smile=1.0, open_mouth=1.0))
-    x, y = POSE.face_spot(0.0, 1.1, 0.05)
+    x, y = POSE.face_pixel(0.0, 1.1, 0.05)
     row, column = round(y), round(x)
     assert opened[row - 3 : row + 3, column].min(axis=1).max() > 200
     assert closed[row - 3 : row + 3, column].min(axis=1).max() < 190

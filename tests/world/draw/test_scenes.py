@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from raypipe.world.draw.landscape import PLACES
-from raypipe.world.draw.still import THINGS
+from raypipe.world.draw.landscape import PLACE_SCENES
+from raypipe.world.draw.object_scenes import OBJECT_SCENES
 
-KINDS = [*PLACES, *THINGS]
+KINDS = [*PLACE_SCENES, *OBJECT_SCENES]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
