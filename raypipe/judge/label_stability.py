@@ -16,6 +16,7 @@ from raypipe.label.formula.formula import Floats, parse
 from raypipe.label.ranking.ranks import extreme_ranks, rank
 from raypipe.label.regression.fitting import fit, make_design, predict
 from raypipe.label.regression.least_squares import qr_factor, solve
+from raypipe.statistics.clustered import number_users
 
 Bools = npt.NDArray[np.bool_]
 
@@ -149,7 +150,7 @@ def bootstrap(
     post_weights = np.ones(len(y)) if matrices.weights is None else matrices.weights
     kept = posts[matrices.kept]
     named = bool(kept["user_id"].notna().any())
-    units = pd.factorize(kept["user_id"].fillna(kept["post_id"]) if named else kept["post_id"])[0]
+    units = number_users(kept["user_id"])
     n_units = int(units.max()) + 1
     ids = kept["post_id"]
     first = label_extremes(y - predict(X, solve(qr_factor(X, y, post_weights), design.terms).params), ids, q)

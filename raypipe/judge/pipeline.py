@@ -89,7 +89,15 @@ def _formulas(config: Config, model: dict[str, Any], schema: Any) -> list[str]:
         return [first, *given]
     names = set(schema.names)
     known = [term for term in OUTLOOK if set(all_source_columns(parse(f"1 ~ {term}").variables, schema)) <= names]
-    return [first, *(f"{first} + {term}" for term in known if term not in first)]
+    own = _terms(first)
+    return [first, *(f"{first} + {term}" for term in known if not _terms(f"1 ~ 0 + {term}") <= own)]
+
+
+def _terms(formula: str) -> set[frozenset[str]]:
+    """The terms of a formula, each as the expressions of its factors without regard to spaces."""
+    return {
+        frozenset("".join(str(factor.expr).split()) for factor in term.factors) for term in parse(formula).parsed.rhs
+    }
 
 
 def _measure(config: Config, model: dict[str, Any], sample: pd.DataFrame, formulas: list[str]) -> dict[str, Any]:

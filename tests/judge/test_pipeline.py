@@ -15,8 +15,10 @@ from raypipe.config import Config
 from raypipe.config.learning_options import LabelOptions
 from raypipe.config.load import load_config
 from raypipe.errors import ConfigError, InputError, StageError
+from raypipe.judge import pipeline
 from raypipe.judge.pipeline import OUTLOOK, run
 from raypipe.label.pipeline import run as label
+from raypipe.tables.schemas import POSTS
 from tests.label.roots import labelled, made_posts, put
 
 
@@ -174,3 +176,17 @@ def test_given_labels_are_compared_with_residual_labels(config: Config) -> None:
     pairs = {(item["first"], item["second"]): item for item in result(config)["overlap"]}
     assert pairs["likes", "labels"]["same"] == 1.0
     assert 0.2 < pairs["labels", "residual"]["same"] < 0.9
+
+
+@pytest.mark.parametrize(
+    ("formula", "left"),
+    [
+        ("likes ~ log10(1+comments)", 3),
+        ("likes ~ followers + C(weekday) + C(hour)", 3),
+        ("likes ~ log10(1 + comments) : followers", 4),
+        ("likes ~ followers", 4),
+    ],
+)
+def test_terms_of_the_formula_are_not_added_again(formula: str, left: int) -> None:
+    found = pipeline._formulas(load_config(), {"formula": formula}, POSTS)
+    assert len(found) == 1 + left
