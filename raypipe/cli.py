@@ -16,8 +16,8 @@ from rich.text import Text
 from raypipe.config import Config
 from raypipe.config.base import Section
 from raypipe.config.load import TOP_LEVEL, load_config, parse_arguments
-from raypipe.errors import ConfigError, InputError, RaypipeError, one_line, plain
-from raypipe.progress import console, say
+from raypipe.errors import ConfigError, InputError, RaypipeError, one_line, printable
+from raypipe.progress import console, print_line
 from raypipe.runtime import original_error
 from raypipe.runtime.stderr_log import last_failure_log
 from raypipe.stages import COMMON_SECTIONS, STAGES
@@ -48,12 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = _configuration(stage, rest)
         _run(stage, config)
     except KeyboardInterrupt:
-        _complain(stage, "interrupted; run the same command again to continue")
+        _print_error(stage, "interrupted; run the same command again to continue")
         return _INTERRUPTED
     except Exception as error:
         if config is not None and config.debug:
-            sys.stderr.write(plain(traceback.format_exc()))
-        return _report(stage, original_error(error))
+            sys.stderr.write(printable(traceback.format_exc()))
+        return _report_error(stage, original_error(error))
     return 0
 
 
@@ -63,7 +63,7 @@ def _run(stage: str, config: Config) -> None:
     if isinstance(record, RunRecord) and record.finished_at < started and stage not in ("demo", "run"):
         where = config.open_storage().uri(record.table)
         since = f"{record.finished_at:%Y-%m-%d %H:%M} UTC"
-        say(f"{where} is complete since {since}; nothing to do (--overwrite makes it again)")
+        print_line(f"{where} is complete since {since}; nothing to do (--overwrite makes it again)")
 
 
 def _configuration(stage: str, words: Sequence[str]) -> Config:
@@ -76,21 +76,21 @@ def _configuration(stage: str, words: Sequence[str]) -> Config:
     return load_config(file, options)
 
 
-def _report(stage: str, error: BaseException) -> int:
+def _report_error(stage: str, error: BaseException) -> int:
     # Ray's log does not help with a mistake in an option or in the data.
     log = None if isinstance(error, (ConfigError, InputError)) else last_failure_log()
-    more = f"; Ray's own log: {log}" if log else ""
+    log_hint = f"; Ray's own log: {log}" if log else ""
     if isinstance(error, RaypipeError):
-        _complain(stage, "\n".join(filter(None, (f"{one_line(error)}{more}", error.below))))
+        _print_error(stage, "\n".join(filter(None, (f"{one_line(error)}{log_hint}", error.extra_lines))))
         return error.exit_code
-    _complain(stage, f"unexpected {type(error).__name__}: {one_line(error)}; --debug shows where{more}")
+    _print_error(stage, f"unexpected {type(error).__name__}: {one_line(error)}; --debug shows where{log_hint}")
     return 1
 
 
-def _complain(stage: str, message: str) -> None:
+def _print_error(stage: str, message: str) -> None:
     sys.stdout.flush()
     # The message may contain text that others wrote, so its control characters must not reach the terminal.
-    sys.stderr.write(f"{plain(f'raypipe {stage}: {message}')}\n")
+    sys.stderr.write(f"{printable(f'raypipe {stage}: {message}')}\n")
 
 
 def _print_overview() -> None:

@@ -8,14 +8,14 @@ import re
 class RaypipeError(Exception):
     """Base of all errors that the command line shows as one line, without a traceback.
 
-    `below` is shown on the following lines, for example a formula with a caret below the wrong part.
+    `extra_lines` is shown on the following lines, for example a formula with a caret below the wrong part.
     """
 
     exit_code = 1
 
-    def __init__(self, message: str = "", *, below: str = "") -> None:
+    def __init__(self, message: str = "", *, extra_lines: str = "") -> None:
         super().__init__(message)
-        self.below = below
+        self.extra_lines = extra_lines
 
 
 class ConfigError(RaypipeError):
@@ -38,7 +38,7 @@ def one_line(error: BaseException) -> str:
     return text or type(error).__name__
 
 
-_ODD = re.compile(
+_UNPRINTABLE = re.compile(
     "["
     "\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters except tab and line feed
     "\u2028\u2029"  # other line breaks
@@ -50,14 +50,14 @@ _ODD = re.compile(
 )
 
 
-def plain(text: str) -> str:
+def printable(text: str) -> str:
     r"""`text` with each invisible or control character as its Python escape: ``\x1b``, ``\u202e``.
 
     Tabs and line feeds stay. The result can be encoded as UTF-8 and put into XML.
     """
-    return _ODD.sub(_code, text)
+    return _UNPRINTABLE.sub(_escape, text)
 
 
-def _code(found: re.Match[str]) -> str:
+def _escape(found: re.Match[str]) -> str:
     number = ord(found[0])
     return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.segment import Segment
 
-from raypipe.errors import plain
+from raypipe.errors import printable
 
 _SECONDS_BETWEEN_LINES = 5.0
 _SECONDS_OF_RATE = 60.0
@@ -25,7 +25,7 @@ class _Console(Console):
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
-            yield segment if segment.control else Segment(plain(segment.text), segment.style)
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
 
 
 def console(file: IO[str] | None = None, **settings: Any) -> Console:
@@ -36,10 +36,10 @@ def console(file: IO[str] | None = None, **settings: Any) -> Console:
     return _Console(file=file or sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=True, **settings)
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Print one line for the user."""
     # Escaped before rich sees it, because rich removes some control characters.
-    console().print(plain(text))
+    console().print(printable(text))
     sys.stdout.flush()
 
 
@@ -51,11 +51,11 @@ class Progress:
         self.done: float = 0
         self._note = ""
         self._started = self._last_line = time.monotonic()
-        self._begun: float = 0
+        self._done_before: float = 0
         self._share: float | None = None
-        self._seen: deque[tuple[float, float]] = deque([(self._started, 0)])
+        self._rate_samples: deque[tuple[float, float]] = deque([(self._started, 0)])
         self._bar = _bar() if sys.stdout.isatty() else None
-        self._task = self._bar.add_task(plain(title), total=total, pace="", note="") if self._bar else None
+        self._task = self._bar.add_task(printable(title), total=total, pace="", note="") if self._bar else None
 
     def __enter__(self) -> Self:
         if self._bar:
@@ -72,20 +72,20 @@ class Progress:
             self._line()
 
     @property
-    def live(self) -> bool:
+    def is_live(self) -> bool:
         """Whether the progress is a bar on a terminal."""
         return self._bar is not None
 
-    def below(self, shown: RenderableType | None) -> None:
+    def show_below(self, shown: RenderableType | None) -> None:
         """Show `shown` below the bar on a terminal until the next call. None shows nothing. Any thread may call it."""
         if self._bar:
             self._bar.below = shown
 
-    def begin(self, done: float) -> None:
+    def resume_from(self, done: float) -> None:
         """Set how much an earlier attempt has done. It counts as done, but not for the rate."""
         self._started = time.monotonic()
-        self._begun = done
-        self._seen = deque([(self._started, done)])
+        self._done_before = done
+        self._rate_samples = deque([(self._started, done)])
         self.set(done)
 
     def note(self, text: str) -> None:
@@ -106,16 +106,16 @@ class Progress:
         self.done, self._share = done, share
         self._note = self._note if note is None else note
         now = time.monotonic()
-        if now - self._seen[-1][0] >= 1.0:
-            self._seen.append((now, done if share is None else share))
-            while now - self._seen[0][0] > _SECONDS_OF_RATE:
-                self._seen.popleft()
+        if now - self._rate_samples[-1][0] >= 1.0:
+            self._rate_samples.append((now, done if share is None else share))
+            while now - self._rate_samples[0][0] > _SECONDS_OF_RATE:
+                self._rate_samples.popleft()
         self._show()
 
     def _show(self) -> None:
         if self._bar and self._task is not None:
-            pace = " · ".join(part for part in (self._rate(), self._left()) if part)
-            self._bar.update(self._task, completed=self.done, pace=pace, note=plain(self._note))
+            pace = " · ".join(part for part in (self._rate(), self._time_left()) if part)
+            self._bar.update(self._task, completed=self.done, pace=pace, note=printable(self._note))
         elif time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._line()
 
@@ -124,17 +124,17 @@ class Progress:
         seconds = self._last_line - self._started
         of = f"/{self.total:,}" if self.total is not None else ""
         head = f"  {self.title} {self.done:,}{of} {self.unit}".rstrip()
-        parts = [head, self._rate(), f"{seconds:.0f} s", self._left(), self._note]
-        say(" · ".join(part for part in parts if part))
+        parts = [head, self._rate(), f"{seconds:.0f} s", self._time_left(), self._note]
+        print_line(" · ".join(part for part in parts if part))
 
     def _rate(self) -> str:
         """The rate of the whole step, as text."""
         seconds = time.monotonic() - self._started
-        return f"{(self.done - self._begun) / seconds:,.1f}/s" if seconds > 0 else ""
+        return f"{(self.done - self._done_before) / seconds:,.1f}/s" if seconds > 0 else ""
 
-    def _left(self) -> str:
+    def _time_left(self) -> str:
         """The time left, by the rate of the last minute, as text."""
-        (then, before), now = self._seen[0], time.monotonic()
+        (then, before), now = self._rate_samples[0], time.monotonic()
         done, total = (self.done, self.total) if self._share is None else (self._share, 1.0)
         if total is None or done >= total or done <= before or now <= then:
             return ""

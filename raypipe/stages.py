@@ -32,11 +32,13 @@ class Stage:
 
 
 _COMMON = ("ray", "storage")
-_CHAIN = ("columns", "ingest", "faces", "label", "train", "sweep", "report")
+_RUN_SECTIONS = ("columns", "ingest", "faces", "label", "train", "sweep", "report")
 
 STAGES = {
     "demo": Stage(
-        "raypipe.run.demo:run", "all stages on a generated world, from posts to report, in minutes", ("world", *_CHAIN)
+        "raypipe.run.demo:run",
+        "all stages on a generated world, from posts to report, in minutes",
+        ("world", *_RUN_SECTIONS),
     ),
     "world": Stage("raypipe.world.pipeline:run", "generate posts and portraits with known truth", ("world",)),
     "collect": Stage(
@@ -62,7 +64,7 @@ STAGES = {
         ("export",),
         short={"format": "export.format"},
     ),
-    "run": Stage("raypipe.run.pipeline:run", "run ingest, label, sweep and report", _CHAIN),
+    "run": Stage("raypipe.run.pipeline:run", "run ingest, label, sweep and report", _RUN_SECTIONS),
     "board": Stage("raypipe.train.board:run", "show the trained models in TensorBoard", ("board",)),
     "doctor": Stage(
         "raypipe.doctor.pipeline:run",

@@ -17,7 +17,7 @@ import pytest
 from raypipe.cli import main
 from raypipe.config import Config
 from raypipe.config.load import TOP_LEVEL, option_names
-from raypipe.errors import InputError, StageError, plain
+from raypipe.errors import InputError, StageError, printable
 from raypipe.stages import COMMON_SECTIONS, STAGES, Stage
 from tests.commands import start
 from tests.hostile import TEXTS
@@ -249,10 +249,10 @@ def test_error_line_contains_no_terminal_controls(
 
     def fails(config: Config) -> None:
         del config
-        raise InputError(f"posts: column {text} is not there", below=text)
+        raise InputError(f"posts: column {text} is not there", extra_lines=text)
 
     monkeypatch.setattr(sys.modules[__name__], "fails_on_its_input", fails)
     assert main([name]) == 1
     line = " ".join(f"posts: column {text} is not there".split())
     said = f"raypipe {name}: {line}\n" + (f"{text}\n" if text else "")
-    assert capsys.readouterr().err == plain(said)
+    assert capsys.readouterr().err == printable(said)

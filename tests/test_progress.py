@@ -15,21 +15,21 @@ from rich.table import Table
 from rich.text import Text
 
 from raypipe import progress
-from raypipe.errors import plain
-from raypipe.progress import Progress, console, say
+from raypipe.errors import printable
+from raypipe.progress import Progress, console, print_line
 from tests.hostile import TEXTS
 
 
 def test_say_prints_brackets_and_long_lines_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
     text = "[1/4] ingest: [bold]not markup[/] https://127.0.0.1:8471/" + "x" * 300
-    say(text)
+    print_line(text)
     assert capsys.readouterr().out == f"{text}\n"
 
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_text_is_shown_without_markup_or_controls(text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    say(text)
-    assert capsys.readouterr().out == f"{plain(text)}\n".replace("\t", " " * (8 if text.startswith("\t") else 1))
+    print_line(text)
+    assert capsys.readouterr().out == f"{printable(text)}\n".replace("\t", " " * (8 if text.startswith("\t") else 1))
     out = io.StringIO()
     table = Table(box=None, pad_edge=False)
     table.add_row(text, Text(text))
@@ -76,7 +76,7 @@ def test_earlier_work_counts_but_not_for_rate(
     now = 100.0
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)
     with contextlib.suppress(KeyboardInterrupt), Progress("Fetching", 40_000, "pictures") as step:
-        step.begin(30_000)
+        step.resume_from(30_000)
         now += 10
         step.set(30_100)
         step.note("2 hosts waiting")

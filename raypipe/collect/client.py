@@ -19,7 +19,7 @@ from raypipe.errors import StageError, one_line
 from raypipe.ingest.fetching.client import user_agent
 from raypipe.ingest.fetching.guard import REFUSED_ERRNO, AddressGuard
 from raypipe.ingest.fetching.hosts import backoff, retry_after
-from raypipe.progress import say
+from raypipe.progress import print_line
 
 _ATTEMPTS = 5
 _MAX_BYTES = 8_000_000
@@ -121,7 +121,7 @@ class PoliteClient:
         wait = self._not_before - time.monotonic()
         if wait > 0:
             if wait > _WORTH_SAYING:
-                say(f"  waiting {wait:.0f} s, as {self.base} asks")
+                print_line(f"  waiting {wait:.0f} s, as {self.base} asks")
             await self._sleep(wait)
         self._not_before = time.monotonic() + self._interval
 

@@ -13,7 +13,7 @@ from raypipe.collect.sources import SOURCES
 from raypipe.collect.timeline import collect
 from raypipe.config import Config
 from raypipe.errors import ConfigError
-from raypipe.progress import say
+from raypipe.progress import print_line
 from raypipe.tables.record import RunRecord
 
 
@@ -45,7 +45,7 @@ async def _collect(config: Config, instance: str, hashtag: str) -> RunRecord:
             return run.record
         async with PoliteClient(instance, options.requests_per_second, options.contact) as client:
             record = await collect(client, SOURCES[options.source], hashtag, run, options.posts)
-    say(f"Collected {record.rows_out:,} posts with a picture, of {record.rows_in:,} seen with #{hashtag}")
+    print_line(f"Collected {record.rows_out:,} posts with a picture, of {record.rows_in:,} seen with #{hashtag}")
     return record
 
 
@@ -72,7 +72,7 @@ async def _revisit(config: Config, instance: str) -> RunRecord:
             record = await revisit(
                 client, SOURCES[options.source], run, snapshots, options.revisit_days, wait=options.wait
             )
-    say(f"Revisited {record.rows_out:,} posts; {record.facts['deleted']:,} were gone")
+    print_line(f"Revisited {record.rows_out:,} posts; {record.facts['deleted']:,} were gone")
     return record
 
 

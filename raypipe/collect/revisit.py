@@ -16,7 +16,7 @@ from raypipe.collect.client import PoliteClient
 from raypipe.collect.snapshots import gone
 from raypipe.collect.sources import Source
 from raypipe.errors import StageError
-from raypipe.progress import Progress, say
+from raypipe.progress import Progress, print_line
 from raypipe.tables import TableRun
 from raypipe.tables.record import RunRecord
 from raypipe.tables.schemas import POSTS
@@ -68,7 +68,7 @@ async def _again(
     left = (due - datetime.now(UTC)).total_seconds()
     if left > 0:
         if left > 60:
-            say(f"  waiting until {_as_text(due)} for the next post")
+            print_line(f"  waiting until {_as_text(due)} for the next post")
         await sleep(left)
     path = source.post_path(snapshot["post_id"])
     answer = await client.get(path)

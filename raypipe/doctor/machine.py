@@ -11,21 +11,21 @@ from pathlib import Path
 import psutil
 
 from raypipe.config import Config
-from raypipe.doctor.check import Check
+from raypipe.doctor.check_result import CheckResult
 from raypipe.errors import StageError, one_line
 from raypipe.processes.pool import cpus
 from raypipe.processes.ports import usable_port
 from raypipe.storage import Storage
 from raypipe.storage.scratch import Scratch
 
-_LEAST_GB = 4.0
+_MIN_MEMORY_GB = 4.0
 _ENOUGH_DISK_GB = 20.0
 _LEAST_DISK_GB = 1.0
 _RAY_DISK_LIMIT = 0.95
 _ENOUGH_FILES = 4096
 
 
-def check_processors() -> Check:
+def check_processors() -> CheckResult:
     """CPUs and GPUs, and whether each has native bfloat16, as `train.dtype auto` decides it."""
     import torch
 
@@ -36,42 +36,42 @@ def check_processors() -> Check:
         name, memory = torch.cuda.get_device_name(index), torch.cuda.get_device_properties(index).total_memory
         seen.append(f"{name}, {memory / 2**30:.0f} GiB ({compute_dtype('auto', f'cuda:{index}')})")
     if len(seen) == 1:
-        return Check(
+        return CheckResult(
             "processors",
             "warn",
             f"{seen[0]}, no GPU",
             "full-size training wants GPUs; --train.image_size 64 trains on CPUs",
         )
-    return Check("processors", "ok", "; ".join(seen))
+    return CheckResult("processors", "ok", "; ".join(seen))
 
 
-def check_memory() -> Check:
+def check_memory() -> CheckResult:
     """Free memory, and the shared memory that Ray's object store needs."""
     memory = psutil.virtual_memory()
     seen = f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB available"
-    if memory.available < _LEAST_GB * 2**30:
-        return Check("memory", "warn", seen, f"free memory: a stage on Ray wants about {_LEAST_GB:.0f} GiB")
+    if memory.available < _MIN_MEMORY_GB * 2**30:
+        return CheckResult("memory", "warn", seen, f"free memory: a stage on Ray wants about {_MIN_MEMORY_GB:.0f} GiB")
     shared = Path("/dev/shm")
     if shared.is_dir() and (free := shutil.disk_usage(shared).free) < 0.3 * memory.total:
         advice = "Ray keeps objects in /dev/shm: give a container --shm-size of 30 % of its memory"
-        return Check("memory", "warn", f"{seen}; only {free / 2**30:.1f} GiB in /dev/shm", advice)
-    return Check("memory", "ok", seen)
+        return CheckResult("memory", "warn", f"{seen}; only {free / 2**30:.1f} GiB in /dev/shm", advice)
+    return CheckResult("memory", "ok", seen)
 
 
-def check_open_files() -> Check:
+def check_open_files() -> CheckResult:
     """The limit on open files. Fetching and Ray both need many."""
     if sys.platform == "win32":
-        return Check("open files", "ok", "no limit on this system")
+        return CheckResult("open files", "ok", "no limit on this system")
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     seen = f"{soft:,} (hard limit {'none' if hard == resource.RLIM_INFINITY else f'{hard:,}'})"
     if soft != resource.RLIM_INFINITY and soft < _ENOUGH_FILES:
-        return Check("open files", "warn", seen, "raise it in the shell that starts raypipe: ulimit -n 65536")
-    return Check("open files", "ok", seen)
+        return CheckResult("open files", "warn", seen, "raise it in the shell that starts raypipe: ulimit -n 65536")
+    return CheckResult("open files", "ok", seen)
 
 
-def check_disk(storage: Storage | None) -> list[Check]:
+def check_disk(storage: Storage | None) -> list[CheckResult]:
     """Free space for the tables, if they are on a disk of this machine, and in Ray's temporary directory."""
     places = [("disk of Ray", Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()), True)]
     if storage is not None and storage.is_local:
@@ -83,28 +83,28 @@ def _nearest(folder: Path) -> Path:
     return next(place for place in (folder, *folder.parents) if place.is_dir())
 
 
-def _check_free(name: str, folder: Path, *, for_ray: bool) -> Check:
+def _check_free(name: str, folder: Path, *, for_ray: bool) -> CheckResult:
     usage = shutil.disk_usage(folder)
     # The total size of /proc and similar file systems is 0.
     used = usage.used / usage.total if usage.total else 1.0
     seen = f"{folder}: {usage.free / 1e9:,.1f} GB free, {used:.0%} used"
     if for_ray and used > _RAY_DISK_LIMIT:
         advice = "Ray stores no objects on a disk that is 95 % full: free space, or set RAY_TMPDIR to another disk"
-        return Check(name, "fail", seen, advice)
+        return CheckResult(name, "fail", seen, advice)
     if usage.free < _LEAST_DISK_GB * 1e9:
-        return Check(name, "fail", seen, "free space, or choose another disk")
+        return CheckResult(name, "fail", seen, "free space, or choose another disk")
     if usage.free < _ENOUGH_DISK_GB * 1e9:
         advice = "a full-size checkpoint is half a gigabyte and a trial keeps two: --train.save winner keeps one in all"
-        return Check(name, "warn", seen, advice)
-    return Check(name, "ok", seen)
+        return CheckResult(name, "warn", seen, advice)
+    return CheckResult(name, "ok", seen)
 
 
-def check_scratch(scratch: Scratch) -> Check:
+def check_scratch(scratch: Scratch) -> CheckResult:
     """The folder of files that can be made again: its path, sets and bytes, its limit, and free space on its disk."""
     try:
         seen = scratch.usage()
     except StageError as error:
-        return Check(
+        return CheckResult(
             "scratch", "fail", one_line(error), "delete what is there, or choose another --storage.scratch DIR"
         )
     text = (
@@ -112,11 +112,11 @@ def check_scratch(scratch: Scratch) -> Check:
         f"set{'s' if seen.sets != 1 else ''}, {seen.free / 1e9:,.1f} GB free"
     )
     if seen.free < _LEAST_DISK_GB * 1e9:
-        return Check("scratch", "warn", text, "free space, or choose another disk: --storage.scratch DIR")
-    return Check("scratch", "ok", text)
+        return CheckResult("scratch", "warn", text, "free space, or choose another disk: --storage.scratch DIR")
+    return CheckResult("scratch", "ok", text)
 
 
-def check_ports(config: Config) -> list[Check]:
+def check_ports(config: Config) -> list[CheckResult]:
     """Whether the loopback ports of the world's server, the board, the study and Ray's dashboard are free."""
     wanted = {"world.port": config.world.port, "board.port": config.board.port, "study.port": config.study.port}
     if config.ray.dashboard is not False and config.ray.dashboard_port is not None:
@@ -124,11 +124,11 @@ def check_ports(config: Config) -> list[Check]:
     return [_check_port(name, port) for name, port in wanted.items()]
 
 
-def _check_port(name: str, port: int) -> Check:
+def _check_port(name: str, port: int) -> CheckResult:
     if port == 0:
-        return Check(f"port {name}", "ok", "any free one")
+        return CheckResult(f"port {name}", "ok", "any free one")
     try:
         usable_port(port)
     except OSError as error:
-        return Check(f"port {name}", "warn", f"{port}: {error.strerror}", f"choose another: --{name} PORT")
-    return Check(f"port {name}", "ok", f"{port} is free")
+        return CheckResult(f"port {name}", "warn", f"{port}: {error.strerror}", f"choose another: --{name} PORT")
+    return CheckResult(f"port {name}", "ok", f"{port} is free")

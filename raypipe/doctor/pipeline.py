@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raypipe.config import Config
-from raypipe.doctor.check import Check, attempt, failures, worst
+from raypipe.doctor.check_result import CheckResult, failure_texts, run_check, worst_state
 from raypipe.doctor.machine import (
     check_disk,
     check_memory,
@@ -18,31 +18,31 @@ from raypipe.doctor.machine import (
     check_processors,
     check_scratch,
 )
-from raypipe.doctor.place import check_root
+from raypipe.doctor.root_checks import check_root
 from raypipe.doctor.software import check_dlib, check_packages, check_python, check_torchvision, check_weights
 from raypipe.errors import StageError
-from raypipe.progress import console, say
+from raypipe.progress import console, print_line
 from raypipe.runtime import ray_session
 
 _WIDTH_OF_LOGS = 160
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
-def run(config: Config) -> list[Check]:
+def run(config: Config) -> list[CheckResult]:
     """Run all checks, print the table, and return the checks. Raises StageError with the names of failed checks."""
-    say(f"Checking{'; starting Ray takes some seconds' * config.doctor.ray} …")
-    checks = [*_look(config)]
+    print_line(f"Checking{'; starting Ray takes some seconds' * config.doctor.ray} …")
+    checks = [*_run_checks(config)]
     _print(checks)
-    failed = list(failures(checks))
+    failed = list(failure_texts(checks))
     if failed:
         raise StageError(f"{len(failed)} of {len(checks)} checks failed: {'; '.join(failed)}")
-    say("All is well." if worst(checks) == "ok" else "Stages can run; the warnings say what to expect.")
+    print_line("All is well." if worst_state(checks) == "ok" else "Stages can run; the warnings say what to expect.")
     if not config.doctor.ray:
-        say("Ray was not started: --doctor.ray tries it, or the cluster of RAY_ADDRESS.")
+        print_line("Ray was not started: --doctor.ray tries it, or the cluster of RAY_ADDRESS.")
     return checks
 
 
-def _look(config: Config) -> list[Check]:
+def _run_checks(config: Config) -> list[CheckResult]:
     place = check_root(config)
     storage = config.open_storage() if place[-1].state != "fail" else None
     return [
@@ -62,10 +62,10 @@ def _look(config: Config) -> list[Check]:
     ]
 
 
-def check_ray(config: Config) -> Check:
+def check_ray(config: Config) -> CheckResult:
     """Start Ray, or join the cluster of RAY_ADDRESS, and run a task that imports raypipe."""
 
-    def look() -> str:
+    def run_probe() -> str:
         started = time.monotonic()
         with ray_session(config):
             import ray
@@ -84,17 +84,17 @@ def check_ray(config: Config) -> Check:
             f"a task imported {name} after {time.monotonic() - started:.1f} s"
         )
 
-    return attempt(
-        "ray", look, "see the logs in Ray's temporary directory (ray/session_latest/logs), or unset RAY_ADDRESS"
+    return run_check(
+        "ray", run_probe, "see the logs in Ray's temporary directory (ray/session_latest/logs), or unset RAY_ADDRESS"
     )
 
 
-def _print(checks: list[Check]) -> None:
+def _print(checks: list[CheckResult]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in ("check", "state", "seen", "what to do"):
         table.add_column(title, overflow="fold")
     for check in checks:
-        table.add_row(check.name, Text(check.state, style=_COLOURS[check.state]), check.seen, check.advice)
+        table.add_row(check.name, Text(check.state, style=_COLOURS[check.state]), check.detail, check.advice)
     out = console()
     out.soft_wrap = False
     # Log files do not wrap lines: a width of 80 columns would only break paths.

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from raypipe.doctor.check import Check, attempt
+from raypipe.doctor.check_result import CheckResult, run_check
 from raypipe.tables.record import versions
 
 _OLDEST_PYTHON = (3, 11)
@@ -18,15 +18,15 @@ _REQUIRED = ("ray", "torch", "torchvision", "dlib-bin", "pyarrow", "statsmodels"
 _REINSTALL = "install again: pip install -c constraints.txt ."
 
 
-def check_python() -> Check:
+def check_python() -> CheckResult:
     """Python's version."""
     seen = f"{'.'.join(map(str, sys.version_info[:3]))} at {sys.executable}"
     if sys.version_info[:2] < _OLDEST_PYTHON:
-        return Check("python", "fail", seen, f"use Python {'.'.join(map(str, _OLDEST_PYTHON))} or newer")
-    return Check("python", "ok", seen)
+        return CheckResult("python", "fail", seen, f"use Python {'.'.join(map(str, _OLDEST_PYTHON))} or newer")
+    return CheckResult("python", "ok", seen)
 
 
-def check_packages() -> Check:
+def check_packages() -> CheckResult:
     """Versions of the packages that results depend on."""
     missing = []
     for name in _REQUIRED:
@@ -35,14 +35,14 @@ def check_packages() -> Check:
         except metadata.PackageNotFoundError:
             missing.append(name)
     if missing:
-        return Check("packages", "fail", f"missing: {', '.join(missing)}", _REINSTALL)
-    return Check("packages", "ok", ", ".join(f"{name} {v}" for name, v in versions().items() if name != "python"))
+        return CheckResult("packages", "fail", f"missing: {', '.join(missing)}", _REINSTALL)
+    return CheckResult("packages", "ok", ", ".join(f"{name} {v}" for name, v in versions().items() if name != "python"))
 
 
-def check_torchvision() -> Check:
+def check_torchvision() -> CheckResult:
     """torchvision's native operators. They are missing if torch is a CPU build and torchvision a CUDA build."""
 
-    def look() -> str:
+    def run_probe() -> str:
         import torch
         from torchvision.ops import nms
 
@@ -52,15 +52,15 @@ def check_torchvision() -> Check:
             raise ValueError(f"torchvision.ops.nms kept {kept} of three boxes, not [0, 2]")
         return "torchvision.ops.nms works"
 
-    return attempt(
-        "torchvision", look, "install torch and torchvision together, from the same index, as wheels of one build"
+    return run_check(
+        "torchvision", run_probe, "install torch and torchvision together, from the same index, as wheels of one build"
     )
 
 
-def check_dlib() -> Check:
+def check_dlib() -> CheckResult:
     """dlib's frontal face detector."""
 
-    def look() -> str:
+    def run_probe() -> str:
         import dlib
 
         detector = dlib.get_frontal_face_detector()
@@ -69,17 +69,17 @@ def check_dlib() -> Check:
             raise ValueError(f"{found} faces found in a black picture")
         return f"dlib {dlib.__version__}: its face detector runs"
 
-    return attempt("dlib", look, _REINSTALL)
+    return run_check("dlib", run_probe, _REINSTALL)
 
 
-def check_weights(name: str, model: str = "vgg16") -> Check:
+def check_weights(name: str, model: str = "vgg16") -> CheckResult:
     """Where the weights of `train.weights` for `train.model` are. A file is read completely. Nothing is downloaded."""
     from torchvision.models import VGG16_Weights, get_model_weights, list_models
 
     if name == "random":
-        return Check("weights", "ok", "random: nothing is pretrained")
+        return CheckResult("weights", "ok", "random: nothing is pretrained")
     if name in ("imagenet", "auto") and model.startswith("timm/"):
-        return Check("weights", "ok", f"{name} of {model}: timm fetches and keeps them, not looked for")
+        return CheckResult("weights", "ok", f"{name} of {model}: timm fetches and keeps them, not looked for")
     if name in ("imagenet", "auto") and model in list_models():
         return _check_cached(name, get_model_weights(model).DEFAULT)
     if (name, model) == ("imagenet-caffe", "vgg16"):
@@ -87,14 +87,14 @@ def check_weights(name: str, model: str = "vgg16") -> Check:
     return _check_file(name, model)
 
 
-def _check_cached(name: str, weights: Any) -> Check:
+def _check_cached(name: str, weights: Any) -> CheckResult:
     import torch
 
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(weights.url).path).name
     if cached.is_file():
-        return Check("weights", "ok", f"{name}: {cached}, {cached.stat().st_size / 1e6:,.0f} MB")
+        return CheckResult("weights", "ok", f"{name}: {cached}, {cached.stat().st_size / 1e6:,.0f} MB")
     otherwise = "; auto trains from random weights where that fails" if name == "auto" else ""
-    return Check(
+    return CheckResult(
         "weights",
         "warn",
         f"{name}: not in {cached.parent}; the first use downloads {weights.meta['_file_size']:,.0f} MB{otherwise}",
@@ -102,8 +102,8 @@ def _check_cached(name: str, weights: Any) -> Check:
     )
 
 
-def _check_file(name: str, model: str) -> Check:
-    def look() -> str:
+def _check_file(name: str, model: str) -> CheckResult:
+    def run_probe() -> str:
         from raypipe.train.networks.build import load_network_weights
 
         found = load_network_weights(model, name)
@@ -112,6 +112,6 @@ def _check_file(name: str, model: str) -> Check:
         )
         return f"{name}: {layers}, {Path(name).expanduser().stat().st_size / 1e6:,.0f} MB"
 
-    return attempt(
-        "weights", look, f"give --train.weights imagenet, imagenet-caffe, random, auto, or a file of {model}"
+    return run_check(
+        "weights", run_probe, f"give --train.weights imagenet, imagenet-caffe, random, auto, or a file of {model}"
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from raypipe.export.names import folder_names
-from raypipe.export.plan import Plan
-from raypipe.export.samples import Sample, as_json, read_samples
+from raypipe.export.export_plan import ExportPlan
+from raypipe.export.safe_names import folder_names
+from raypipe.export.samples import ExportSample, json_line, read_samples
 from raypipe.progress import Progress
 from raypipe.tables import TableWriter
 
@@ -15,10 +15,10 @@ METADATA = "metadata.jsonl"
 
 # Writers of small files mostly wait for the disk to flush or for the object store to answer.
 _WRITERS = 8
-_AHEAD = 64
+_MAX_QUEUED = 64
 
 
-def write_folder(writer: TableWriter, plan: Plan, progress: Progress) -> int:
+def write_folder(writer: TableWriter, plan: ExportPlan, progress: Progress) -> int:
     """Stage the metadata and the pictures that are not staged yet. Returns the number of pictures in all."""
     staged = set(writer.storage.files(writer.staging))
     folders = folder_names(plan.classes)
@@ -26,12 +26,12 @@ def write_folder(writer: TableWriter, plan: Plan, progress: Progress) -> int:
     waiting: deque[Future[None]] = deque()
     pool = ThreadPoolExecutor(_WRITERS, "export")
     try:
-        for sample in read_samples(writer.storage, plan, plan.kept):
+        for sample in read_samples(writer.storage, plan, plan.is_exported):
             path = _path(sample, folders)
-            lines[sample.split].append(as_json({"file_name": path, **sample.about()}))
+            lines[sample.split].append(json_line({"file_name": path, **sample.metadata_dict()}))
             if f"{sample.split}/{path}" not in staged:
                 waiting.append(pool.submit(writer.write_file, f"{sample.split}/{path}", sample.image))
-            if len(waiting) > _AHEAD:
+            if len(waiting) > _MAX_QUEUED:
                 waiting.popleft().result()
             progress.advance()
         for done in waiting:
@@ -43,7 +43,7 @@ def write_folder(writer: TableWriter, plan: Plan, progress: Progress) -> int:
     return sum(len(rows) for rows in lines.values())
 
 
-def _path(sample: Sample, folders: dict[str, str]) -> str:
+def _path(sample: ExportSample, folders: dict[str, str]) -> str:
     """The picture's path below its split, as Hugging Face's `file_name` and torchvision's class folders need it."""
     folder = f"{folders[sample.label]}/" if sample.code is not None and isinstance(sample.label, str) else ""
     return f"{folder}{sample.file_name}"

@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raypipe.export.plan import LabelKind
-from raypipe.export.samples import Sample
+from raypipe.export.export_plan import LabelKind
+from raypipe.export.samples import ExportSample
 from raypipe.tables.schemas import FACE
 
 EXTENSION = "parquet"
@@ -64,9 +64,9 @@ class ParquetShard:
         )
         self._rows: list[dict[str, Any]] = []
 
-    def add(self, sample: Sample) -> None:
+    def add(self, sample: ExportSample) -> None:
         """Append a picture and its metadata."""
-        row = sample.about() | {"image": {"bytes": sample.image, "path": sample.file_name}}
+        row = sample.metadata_dict() | {"image": {"bytes": sample.image, "path": sample.file_name}}
         if sample.code is not None:
             row["label"] = sample.code
         self._rows.append(row)

@@ -10,13 +10,13 @@ from raypipe.config import Config
 from raypipe.config.data_options import ExportOptions
 from raypipe.errors import InputError
 from raypipe.export import parquet, tar
-from raypipe.export.card import dataset_card
+from raypipe.export.dataset_card import dataset_card
+from raypipe.export.export_plan import ExportPlan, make_plan
 from raypipe.export.folder import write_folder
-from raypipe.export.names import folder_names
-from raypipe.export.plan import Plan, make_plan
-from raypipe.export.samples import as_json
+from raypipe.export.safe_names import folder_names
+from raypipe.export.samples import json_line
 from raypipe.export.shards import write_shards
-from raypipe.progress import Progress, say
+from raypipe.progress import Progress, print_line
 from raypipe.storage import Storage
 from raypipe.tables import TableWriter
 from raypipe.tables.record import RunRecord
@@ -66,7 +66,7 @@ def run(config: Config) -> RunRecord:
         )
     # An overwritten export leaves empty folders, and torchvision takes each folder for a class.
     storage.prune(table)
-    _tell(storage, record)
+    _print_result(storage, record)
     return record
 
 
@@ -76,11 +76,11 @@ def _settings(options: ExportOptions) -> dict[str, Any]:
     return {"export": {"format": options.format, **sharded}}
 
 
-def _write(options: ExportOptions, writer: TableWriter, plan: Plan, progress: Progress) -> int:
+def _write(options: ExportOptions, writer: TableWriter, plan: ExportPlan, progress: Progress) -> int:
     if options.format != "hf" and plan.kind == "class":
         folders = folder_names(plan.classes)
         classes = [{"class": code, "label": name, "folder": folders[name]} for name, code in plan.codes.items()]
-        writer.write_file(CLASSES, b"[\n" + b",\n".join(as_json(item) for item in classes) + b"\n]\n")
+        writer.write_file(CLASSES, b"[\n" + b",\n".join(json_line(item) for item in classes) + b"\n]\n")
     if options.format == "folder":
         return write_folder(writer, plan, progress)
     if options.format == "webdataset":
@@ -96,15 +96,15 @@ def _write(options: ExportOptions, writer: TableWriter, plan: Plan, progress: Pr
     )
 
 
-def _facts(options: ExportOptions, plan: Plan) -> dict[str, Any]:
+def _facts(options: ExportOptions, plan: ExportPlan) -> dict[str, Any]:
     facts = {"format": options.format, "labels": plan.kind, "classes": list(plan.classes), "splits": plan.counts()}
     if options.format != "folder":
-        facts["shards"] = {split: len(plan.shard_rows(side)) for side, split in enumerate(plan.splits)}
+        facts["shards"] = {split: len(plan.shard_rows(split_index)) for split_index, split in enumerate(plan.splits)}
     return facts
 
 
-def _tell(storage: Storage, record: RunRecord) -> None:
+def _print_result(storage: Storage, record: RunRecord) -> None:
     splits = ", ".join(f"{count:,} {name}" for name, count in record.facts["splits"].items())
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(record.dropped.items()))
     left_out = f"; left out: {reasons}" if reasons else ""
-    say(f"{record.rows_out:,} pictures ({splits}){left_out}: {storage.uri(record.table)}")
+    print_line(f"{record.rows_out:,} pictures ({splits}){left_out}: {storage.uri(record.table)}")

@@ -15,21 +15,21 @@ import pyarrow.parquet as pq
 
 from raypipe import tables
 from raypipe.errors import StageError, one_line
-from raypipe.export.names import extension, safe_key
-from raypipe.export.plan import Plan
+from raypipe.export.export_plan import ExportPlan
+from raypipe.export.safe_names import extension, safe_key
 from raypipe.storage import Storage
 from raypipe.tables.untrusted import plain_table
 
 _BATCH = 64
 _BUFFER = 2**24
-_ABOUT = ["post_id", "n_bytes", "width", "height", "format", "n_faces", "faces"]
+_METADATA_COLUMNS = ["post_id", "n_bytes", "width", "height", "format", "n_faces", "faces"]
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class ExportSample:
     """One picture with its label. `code` is the number of its class."""
 
-    side: int
+    split_index: int
     shard: int
     split: str
     post_id: str
@@ -53,18 +53,18 @@ class Sample:
         """``KEY.jpg``, with the extension of the picture's true format."""
         return f"{self.key}.{extension(self.format, self.image)}"
 
-    def about(self) -> dict[str, Any]:
+    def metadata_dict(self) -> dict[str, Any]:
         """The picture's metadata as JSON types."""
         names = ("post_id", "label", "score", "split", "width", "height", "n_faces", "faces")
         return {name: getattr(self, name) for name in names}
 
 
-def as_json(value: Any) -> bytes:
+def json_line(value: Any) -> bytes:
     """One line of JSON."""
     return json.dumps(value, allow_nan=False).encode()
 
 
-def read_samples(storage: Storage, plan: Plan, rows: npt.NDArray[np.bool_]) -> Iterator[Sample]:
+def read_samples(storage: Storage, plan: ExportPlan, rows: npt.NDArray[np.bool_]) -> Iterator[ExportSample]:
     """The pictures that `rows` [n] marks, in the order of `images/`. Of files without any, only the footer is read.
 
     Raises StageError if `images/` cannot be read or a picture has not as many bytes as its row says.
@@ -76,7 +76,7 @@ def read_samples(storage: Storage, plan: Plan, rows: npt.NDArray[np.bool_]) -> I
             with pq.ParquetFile(path, filesystem=storage.filesystem, buffer_size=_BUFFER) as file:
                 stop = start + file.metadata.num_rows
                 if rows[start:stop].any():
-                    for stored in file.iter_batches(_BATCH, columns=[*_ABOUT, "image"]):
+                    for stored in file.iter_batches(_BATCH, columns=[*_METADATA_COLUMNS, "image"]):
                         batch = plain_table(stored, path)
                         end = start + len(batch)
                         yield from _samples(storage, plan, batch, start, np.flatnonzero(rows[start:end]))
@@ -89,31 +89,31 @@ def read_samples(storage: Storage, plan: Plan, rows: npt.NDArray[np.bool_]) -> I
 
 
 def _samples(
-    storage: Storage, plan: Plan, batch: pa.RecordBatch, start: int, chosen: npt.NDArray[np.int64]
-) -> Iterator[Sample]:
-    rows = batch.select(_ABOUT).take(pa.array(chosen)).to_pylist()
+    storage: Storage, plan: ExportPlan, batch: pa.RecordBatch, start: int, chosen: npt.NDArray[np.int64]
+) -> Iterator[ExportSample]:
+    rows = batch.select(_METADATA_COLUMNS).take(pa.array(chosen)).to_pylist()
     images = batch["image"]
     places = start + chosen
     labels: list[Any] = [None] * len(rows)
     scores: list[Any] = [None] * len(rows)
     if plan.labels is not None:
-        beside = plan.labels.take(pa.array(plan.label_row[places]))
-        labels, scores = beside["label"].to_pylist(), beside["score"].to_pylist()
+        label_rows = plan.labels.take(pa.array(plan.label_row[places]))
+        labels, scores = label_rows["label"].to_pylist(), label_rows["score"].to_pylist()
     codes = plan.codes
     for place, at, row, label, score in zip(places, chosen, rows, labels, scores, strict=True):
         image = images[int(at)].as_py()
         n_bytes = row.pop("n_bytes")
         if image is None or len(image) != n_bytes:
-            held = "none" if image is None else f"{len(image):,}"
+            n_stored = "none" if image is None else f"{len(image):,}"
             raise StageError(
-                f"{storage.uri('images')}: post {row['post_id']!r}: {n_bytes:,} bytes were stored, {held} are there; "
-                "mend it, or ingest into another --root"
+                f"{storage.uri('images')}: post {row['post_id']!r}: {n_bytes:,} bytes were stored, {n_stored} are there"
+                "; mend it, or ingest into another --root"
             )
-        side = int(plan.side[place])
-        yield Sample(
-            side=side,
+        split_index = int(plan.split_index[place])
+        yield ExportSample(
+            split_index=split_index,
             shard=int(plan.shard[place]),
-            split=plan.splits[side],
+            split=plan.splits[split_index],
             image=image,
             label=label,
             code=codes.get(label) if isinstance(label, str) else None,

@@ -7,19 +7,19 @@ from typing import Protocol
 
 import numpy as np
 
-from raypipe.export.plan import Plan
-from raypipe.export.samples import Sample, read_samples
+from raypipe.export.export_plan import ExportPlan
+from raypipe.export.samples import ExportSample, read_samples
 from raypipe.progress import Progress
 from raypipe.tables import TableWriter
 
-FileName = Callable[[str, int, int], str]
+ShardNamer = Callable[[str, int, int], str]
 """Takes a split, the number of a shard and the number of shards. Returns the shard's file name."""
 
 
-class Shard(Protocol):
+class ShardBuilder(Protocol):
     """A file that is being built."""
 
-    def add(self, sample: Sample) -> None:
+    def add(self, sample: ExportSample) -> None:
         """Append a picture and its metadata."""
 
     def finish(self) -> memoryview:
@@ -27,7 +27,7 @@ class Shard(Protocol):
 
 
 def write_shards(
-    writer: TableWriter, plan: Plan, make: Callable[[], Shard], file_name: FileName, progress: Progress
+    writer: TableWriter, plan: ExportPlan, make: Callable[[], ShardBuilder], file_name: ShardNamer, progress: Progress
 ) -> int:
     """Stage the shards that an interrupted attempt has not staged. Returns the number of pictures in all shards.
 
@@ -36,24 +36,24 @@ def write_shards(
     staged = set(writer.storage.files(writer.staging))
     names: dict[tuple[int, int], str] = {}
     missing: dict[tuple[int, int], int] = {}
-    wanted = np.zeros(len(plan.side), bool)
+    wanted = np.zeros(len(plan.split_index), bool)
     written = 0
-    for side, split in enumerate(plan.splits):
-        rows = plan.shard_rows(side)
-        waiting = np.zeros(len(rows), bool)
+    for split_index, split in enumerate(plan.splits):
+        rows = plan.shard_rows(split_index)
+        is_missing = np.zeros(len(rows), bool)
         for number, count in enumerate(rows):
-            names[side, number] = file_name(split, number, len(rows))
-            if names[side, number] in staged:
+            names[split_index, number] = file_name(split, number, len(rows))
+            if names[split_index, number] in staged:
                 written += count
             else:
-                missing[side, number], waiting[number] = count, True
-        mine = plan.side == side
-        wanted[mine] = waiting[plan.shard[mine]]
+                missing[split_index, number], is_missing[number] = count, True
+        in_split = plan.split_index == split_index
+        wanted[in_split] = is_missing[plan.shard[in_split]]
     progress.advance(written)
-    shards: dict[tuple[int, int], Shard] = {}
+    shards: dict[tuple[int, int], ShardBuilder] = {}
     added: dict[tuple[int, int], int] = dict.fromkeys(missing, 0)
     for sample in read_samples(writer.storage, plan, wanted):
-        place = (sample.side, sample.shard)
+        place = (sample.split_index, sample.shard)
         if place not in shards:
             shards[place] = make()
         shards[place].add(sample)

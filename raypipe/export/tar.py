@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 
-from raypipe.export.samples import Sample, as_json
+from raypipe.export.samples import ExportSample, json_line
 
 EXTENSION = "tar"
 
@@ -17,12 +17,12 @@ class TarShard:
         self._buffer = io.BytesIO()
         self._tar = tarfile.open(fileobj=self._buffer, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
 
-    def add(self, sample: Sample) -> None:
+    def add(self, sample: ExportSample) -> None:
         """Append a picture and its metadata."""
         self._member(sample.file_name, sample.image)
         if sample.code is not None:
             self._member(f"{sample.key}.cls", str(sample.code).encode())
-        self._member(f"{sample.key}.json", as_json(sample.about()))
+        self._member(f"{sample.key}.json", json_line(sample.metadata_dict()))
 
     def _member(self, name: str, data: bytes) -> None:
         # A new TarInfo has mtime, uid and gid 0 and no user names, so the bytes do not vary.

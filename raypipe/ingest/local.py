@@ -46,7 +46,7 @@ def fetch_here(config: Config, posts: pa.Table, writer: TableWriter, redo: Redo 
     """
     done = staged_ids(writer)
     with Progress(title(config), len(posts), "pictures") as progress:
-        progress.begin(len(done))
+        progress.resume_from(len(done))
         if redo and (groups := redo.left(done)):
             with Pool(redo.work(config, writer), _children(config, len(groups))) as pool:
                 for summary in pool.map(groups):

@@ -32,7 +32,7 @@ from raypipe.ingest.progress_text import Note
 from raypipe.ingest.redo import Redo, plan_redo
 from raypipe.ingest.staged import drop_doubles, staged_columns, staged_ids, tally_staged
 from raypipe.ingest.units import ORDER, batch_rows, shards
-from raypipe.progress import Progress, say
+from raypipe.progress import Progress, print_line
 from raypipe.runtime import original_error, ray_session
 from raypipe.storage import Storage
 from raypipe.tables import TableWriter
@@ -96,9 +96,9 @@ def _ingest_images(config: Config, storage: Storage, posts: RunRecord) -> RunRec
         facts = tally.facts() | {"duplicates": _mark_duplicates(config, run.writer)}
         seconds = tally.seconds | {"wall": streamed - started, "finish": time.monotonic() - streamed}
         record = run.commit(rows_in=posts.rows_out, seconds=seconds, facts=facts)
-    say(funnel_in_words(facts))
+    print_line(funnel_in_words(facts))
     for line in failures_in_words(tally):
-        say(line)
+        print_line(line)
     return record
 
 
@@ -114,7 +114,7 @@ def _stream(config: Config, posts: pa.Table, writer: TableWriter, redo: Redo | N
     fruitless = attempt = 0
     with Progress(title(config), len(posts), "pictures") as progress, contextlib.ExitStack() as stack:
         note, desk = Note(progress), None
-        progress.begin(len(staged_ids(writer)))
+        progress.resume_from(len(staged_ids(writer)))
         while True:
             done = staged_ids(writer)
             progress.set(len(done))
@@ -144,7 +144,7 @@ def _stream(config: Config, posts: pa.Table, writer: TableWriter, redo: Redo | N
                 if fruitless >= _FRUITLESS_ATTEMPTS:
                     raise StageError(f"{where}: {one_line(first)}; run the same command again to continue") from error
                 reason = shorten(one_line(first), 160, placeholder=" …")
-                say(f"  a worker or a machine was lost ({reason}); going on with what is left")
+                print_line(f"  a worker or a machine was lost ({reason}); going on with what is left")
     drop_doubles(writer, len(posts))
 
 

@@ -17,7 +17,7 @@ from raypipe.config import Config
 from raypipe.config.data_options import ColumnOptions
 from raypipe.errors import InputError
 from raypipe.ingest.values import Parsed, booleans, count_hashtags, texts, times, whole_numbers
-from raypipe.progress import say
+from raypipe.progress import print_line
 from raypipe.storage import Storage
 from raypipe.tables.input_files import InputFiles, InputRows, open_input_files, text_column
 from raypipe.tables.record import RunRecord, differences
@@ -242,6 +242,6 @@ def _tell(checked: Checked, storage: Storage) -> None:
     text = f"Posts: {len(checked.posts):,} of {checked.n_rows:,} rows"
     if checked.reasons:
         text += f"; {storage.uri('posts_rejected')} has the others: {_counted(checked.reasons)}"
-    say(text)
+    print_line(text)
     for note in checked.notes:
-        say(f"  Note: {note}")
+        print_line(f"  Note: {note}")

@@ -21,7 +21,7 @@ from raypipe.label.engines import open_engine
 from raypipe.label.formula.derived import all_source_columns
 from raypipe.label.formula.formula import check_columns, parse
 from raypipe.label.regression.saved import read_model_file
-from raypipe.progress import say
+from raypipe.progress import print_line
 from raypipe.tables.record import RunRecord, finite
 
 JUDGE_FILE = "judge.json"
@@ -141,7 +141,9 @@ def _errors_name_option() -> Iterator[None]:
     try:
         yield
     except (ConfigError, InputError) as error:
-        raise type(error)(str(error).replace("label.formula", "judge.formulas"), below=error.below) from error
+        raise type(error)(
+            str(error).replace("label.formula", "judge.formulas"), extra_lines=error.extra_lines
+        ) from error
 
 
 def _score_by_paper(sample: pd.DataFrame) -> pd.DataFrame:
@@ -178,15 +180,17 @@ def _usable(
 
 def _print_summary(found: dict[str, Any]) -> None:
     for item in found["baseline"]:
-        say(
+        print_line(
             f"  metadata alone tells {item['label']} with an area of {item['auc']:.3f} "
             f"({item['low']:.3f} to {item['high']:.3f}); 0.5 is by chance"
         )
     if found["explained"] is not None:
-        say(f"  metadata alone explain {100 * found['explained']:.1f} % of the labels' variance; it should be none")
+        print_line(
+            f"  metadata alone explain {100 * found['explained']:.1f} % of the labels' variance; it should be none"
+        )
     if found["bootstrap"]:
         mean, low, high = found["bootstrap"]["same"]
-        say(
+        print_line(
             f"  {100 * mean:.1f} % of the labels stay under a bootstrap of {found['bootstrap']['unit']} "
             f"({100 * low:.1f} to {100 * high:.1f} %)"
         )
@@ -194,8 +198,8 @@ def _print_summary(found: dict[str, Any]) -> None:
         if item["first"] == "labels" and item["second"] in ("karpathy", "likes") and item["second"] != found["scheme"]:
             by = "Karpathy's halves" if item["second"] == "karpathy" else "deciles of likes alone"
             same, other = f"{100 * item['same']:.1f} %", f"{100 * item['opposite']:.1f} %"
-            say(f"  {by} give {same} of them the same label, {other} the other")
+            print_line(f"  {by} give {same} of them the same label, {other} the other")
     for item in found["formulas"][1:]:
         first = found["formulas"][0]
         gain = "another y, " if item["aic"] is None else f"AIC {item['aic'] - first['aic']:+,.1f}, "
-        say(f"  {item['formula']}: {gain}{100 * item['kept']['same']:.1f} % of the labels stay")
+        print_line(f"  {item['formula']}: {gain}{100 * item['kept']['same']:.1f} % of the labels stay")

@@ -44,7 +44,7 @@ from raypipe.label.regression.fit_statistics import Fit
 from raypipe.label.regression.summary import summary
 from raypipe.label.schemes import Labeller, ScoredPosts
 from raypipe.label.split import SIDES, Sides, check_sides, count_leaks, split, strata
-from raypipe.progress import say
+from raypipe.progress import print_line
 from raypipe.tables.record import RunRecord
 from raypipe.tables.schemas import labels_schema
 
@@ -303,21 +303,23 @@ def _facts(options: LabelOptions, label_totals: LabelTotals, nobs: int | None) -
 
 def _print_summary(formula: formulas.Formula | None, fitted: Fit | None, facts: dict[str, Any]) -> None:
     if formula and fitted:
-        say(f"  {fitting.format_fit(formula.response, fitted)}")
+        print_line(f"  {fitting.format_fit(formula.response, fitted)}")
     named = {name or "none": n for name, n in list(facts["labels"].items())[:8]}
     classes = ", ".join(f"{n:,} {name}" for name, n in named.items()) + (" …" if len(facts["labels"]) > 8 else "")
     splits = ", ".join(f"{facts['splits'][side]:,} {side}" for side in SIDES if side in facts["splits"])
-    say(f"  {facts['n_labelled']:,} labels of {facts['n_eligible']:,} eligible posts: {classes}; {splits}")
+    print_line(f"  {facts['n_labelled']:,} labels of {facts['n_eligible']:,} eligible posts: {classes}; {splits}")
     if spared := facts.get("users_that_random_leaks"):
-        say(f"  no user is on two sides; a random split would have put {spared:,} there")
+        print_line(f"  no user is on two sides; a random split would have put {spared:,} there")
     for warning in facts["warnings"]:
-        say(f"  {warning}")
+        print_line(f"  {warning}")
     if n_tied := facts["posts_decided_by_post_id"]:
-        say(f"  {n_tied:,} posts have the same value as one of another class: post_id decides among them")
+        print_line(f"  {n_tied:,} posts have the same value as one of another class: post_id decides among them")
     if copies := facts.get("duplicates_on_two_sides"):
-        say(f"  {copies:,} pictures are on two sides by {facts['split']}; random, user and time keep each on one")
+        print_line(
+            f"  {copies:,} pictures are on two sides by {facts['split']}; random, user and time keep each on one"
+        )
     if leaked := facts["users_on_two_sides"]:
-        say(f"  {leaked:,} users have posts on two sides; --label.split user keeps each on one")
+        print_line(f"  {leaked:,} users have posts on two sides; --label.split user keeps each on one")
 
 
 class _StepTimer:

@@ -13,13 +13,20 @@ import pyarrow.parquet as pq
 
 from raypipe.errors import InputError, one_line
 from raypipe.pictures.formats import OF_NAMES
-from raypipe.predict.files import STORE_ERRORS, Picture, judged, name_picture, shown, typed_picture
-from raypipe.predict.stores import open_store, store_of
+from raypipe.predict.object_stores import open_store, store_of
+from raypipe.predict.picture_files import (
+    STORE_ERRORS,
+    InputPicture,
+    parse_path,
+    parse_user_path,
+    printable_path,
+    with_file_info,
+)
 from raypipe.storage import Storage
 from raypipe.tables.input_files import InputFiles, file_kind
 from raypipe.tables.untrusted import plain_table
 
-PICTURES = tuple(ending for endings in OF_NAMES.values() for ending in endings)
+PICTURE_ENDINGS = tuple(ending for endings in OF_NAMES.values() for ending in endings)
 
 _PATH = "path"
 _TEXT = (
@@ -27,18 +34,18 @@ _TEXT = (
     *(pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary),
     pa.types.is_null,
 )
-_SHOWN_OF_A_LINE = 80
+_MAX_LINE_SHOWN = 80
 
 
 @dataclass(frozen=True)
-class Found:
-    """The pictures that the inputs name, each once, in order. `twice` counts the repetitions."""
+class FoundPictures:
+    """The pictures that the inputs name, each once, in order. `n_repeated` counts the repetitions."""
 
-    pictures: list[Picture]
-    twice: int
+    pictures: list[InputPicture]
+    n_repeated: int
 
 
-def find_pictures(inputs: Sequence[str], storage: Storage) -> Found:
+def find_pictures(inputs: Sequence[str], storage: Storage) -> FoundPictures:
     """All pictures that `inputs` name. ``s3://`` is opened with endpoint, region and profile of `storage`.
 
     A folder gives the pictures below it, sorted. A manifest gives those of its column `path`. Relative paths start at
@@ -47,29 +54,33 @@ def find_pictures(inputs: Sequence[str], storage: Storage) -> Found:
     """
     if not inputs:
         raise InputError("predict.inputs: nothing to predict on; give --predict.inputs PICTURE,FOLDER,MANIFEST.csv")
-    stores = {store_of(typed_picture(item).place) for item in inputs} - {""}
-    named = [picture for item in inputs for picture in _expand(item, storage, stores)]
-    kept: dict[str, Picture] = {}
-    for number, picture in enumerate(named):
+    stores = {store_of(parse_user_path(item).location) for item in inputs} - {""}
+    expanded = [picture for item in inputs for picture in _expand(item, storage, stores)]
+    kept: dict[str, InputPicture] = {}
+    for number, picture in enumerate(expanded):
         # Rows without a path are not repetitions of each other.
         kept.setdefault(picture.path or f"\0{number}", picture)
-    return Found(list(kept.values()), len(named) - len(kept))
+    return FoundPictures(list(kept.values()), len(expanded) - len(kept))
 
 
-def _expand(item: str, storage: Storage, stores: set[str]) -> list[Picture]:
+def _expand(item: str, storage: Storage, stores: set[str]) -> list[InputPicture]:
     """The pictures of one input. `stores` are the stores of all inputs."""
-    picture = typed_picture(item)
+    picture = parse_user_path(item)
     if picture.reason is not None:
         raise InputError(f"predict.inputs: {picture.path}: {picture.reason}")
     try:
-        filesystem, path = open_store(picture.place, picture.options, storage)
+        filesystem, path = open_store(picture.location, picture.options, storage)
         kind = _kind(filesystem, path)
         if kind == pafs.FileType.NotFound:
             raise InputError(f"predict.inputs: {picture.path}: there is no such file or folder")
         if kind == pafs.FileType.Directory:
-            found = _walk(item, picture.place) if "://" not in picture.place else _list(picture, filesystem, path)
+            found = (
+                _list_local_folder(item, picture.location)
+                if "://" not in picture.location
+                else _list_store_folder(picture, filesystem, path)
+            )
             if not found:
-                raise InputError(f"predict.inputs: {picture.path}: holds no picture ({', '.join(PICTURES)})")
+                raise InputError(f"predict.inputs: {picture.path}: holds no picture ({', '.join(PICTURE_ENDINGS)})")
             return found
     except STORE_ERRORS as error:
         raise InputError(f"predict.inputs: {picture.path}: cannot be opened: {one_line(error)}") from error
@@ -77,7 +88,7 @@ def _expand(item: str, storage: Storage, stores: set[str]) -> list[Picture]:
     if manifest_kind is not None:
         source = InputFiles(picture.path, filesystem, (path,), manifest_kind, "pictures", text_only_column=_PATH)
         # Relative paths of a local manifest are shown with the manifest's folder as the user wrote it.
-        manifest = picture if picture.named else replace(picture, place=item)
+        manifest = picture if picture.is_in_user_store else replace(picture, location=item)
         return list(_read_manifest(manifest, source, stores))
     return [picture]
 
@@ -91,43 +102,43 @@ def _kind(filesystem: pafs.FileSystem, path: str) -> pafs.FileType:
     return pafs.FileType.File if os.path.lexists(path) else pafs.FileType.NotFound
 
 
-def _walk(item: str, place: str) -> list[Picture]:
+def _list_local_folder(item: str, location: str) -> list[InputPicture]:
     """Pictures below a local folder, links followed. A subfolder that cannot be listed is one with a `reason`."""
-    found: list[Picture] = []
+    found: list[InputPicture] = []
 
     def name(path: str) -> str:
-        return os.path.join(item, os.path.relpath(path, place))  # noqa: PTH118
+        return os.path.join(item, os.path.relpath(path, location))  # noqa: PTH118
 
-    def refused(error: OSError) -> None:
-        if error.filename == place:
+    def on_walk_error(error: OSError) -> None:
+        if error.filename == location:
             raise error
-        found.append(Picture(shown(name(error.filename)), reason=f"cannot be listed: {error.strerror}"))
+        found.append(InputPicture(printable_path(name(error.filename)), reason=f"cannot be listed: {error.strerror}"))
 
     seen: set[tuple[int, int]] = set()
-    for folder, folders, files in os.walk(place, onerror=refused, followlinks=True):
+    for folder, folders, files in os.walk(location, onerror=on_walk_error, followlinks=True):
         status = os.stat(folder)  # noqa: PTH116
         if (status.st_dev, status.st_ino) in seen:
             # A link led back to this folder.
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
-        paths = (os.path.join(folder, file) for file in files if file.lower().endswith(PICTURES))  # noqa: PTH118
-        found += [Picture(shown(name(path)), path) for path in paths]
+        paths = (os.path.join(folder, file) for file in files if file.lower().endswith(PICTURE_ENDINGS))  # noqa: PTH118
+        found += [InputPicture(printable_path(name(path)), path) for path in paths]
     return sorted(found, key=lambda picture: picture.path)
 
 
-def _list(folder: Picture, filesystem: pafs.FileSystem, path: str) -> list[Picture]:
+def _list_store_folder(folder: InputPicture, filesystem: pafs.FileSystem, path: str) -> list[InputPicture]:
     """Pictures below a folder of an object store, with the sizes and times from its listing."""
     found = filesystem.get_file_info(pafs.FileSelector(path, recursive=True))
-    files = (info for info in found if info.type == pafs.FileType.File and info.path.lower().endswith(PICTURES))
-    base, item = path.rstrip("/"), folder.place.rstrip("/")
-    named = ((f"{item}/{info.path.removeprefix(base).lstrip('/')}", info) for info in files)
-    ordered = sorted(named, key=lambda pair: pair[0])
+    files = (info for info in found if info.type == pafs.FileType.File and info.path.lower().endswith(PICTURE_ENDINGS))
+    base, item = path.rstrip("/"), folder.location.rstrip("/")
+    expanded = ((f"{item}/{info.path.removeprefix(base).lstrip('/')}", info) for info in files)
+    ordered = sorted(expanded, key=lambda pair: pair[0])
     # Names of objects do not set options: a question mark is part of the name.
-    return [judged(replace(folder, path=shown(uri), place=uri), info) for uri, info in ordered]
+    return [with_file_info(replace(folder, path=printable_path(uri), location=uri), info) for uri, info in ordered]
 
 
-def _read_manifest(manifest: Picture, source: InputFiles, stores: set[str]) -> Iterator[Picture]:
+def _read_manifest(manifest: InputPicture, source: InputFiles, stores: set[str]) -> Iterator[InputPicture]:
     """One picture per row. Relative paths start at the manifest's folder. Paths in its store get its options."""
     try:
         paths, lines = _parquet_paths(source) if source.kind == "Parquet" else _text_paths(source)
@@ -135,16 +146,16 @@ def _read_manifest(manifest: Picture, source: InputFiles, stores: set[str]) -> I
         raise InputError(f"predict.inputs: {error}") from error
     except ValueError as error:
         raise InputError(f"predict.inputs: {source.uri}: cannot be read: {one_line(error)}") from error
-    folder, own = posixpath.dirname(manifest.place), store_of(manifest.place)
+    folder, own = posixpath.dirname(manifest.location), store_of(manifest.location)
     for number, path in enumerate(paths, 1):
         if path:
-            place = path if "://" in path else posixpath.join(folder, path)
-            yield name_picture(place, stores, manifest.options if store_of(place) == own else "")
+            location = path if "://" in path else posixpath.join(folder, path)
+            yield parse_path(location, stores, manifest.options if store_of(location) == own else "")
         else:
-            yield Picture("", reason=f"has no path: row {number} of {source.uri}")
+            yield InputPicture("", reason=f"has no path: row {number} of {source.uri}")
     for line, why in lines:
-        begins = line if len(line) <= _SHOWN_OF_A_LINE else f"{line[:_SHOWN_OF_A_LINE]}…"
-        yield Picture("", reason=f"is no row: {why} in {source.uri}: {begins}")
+        begins = line if len(line) <= _MAX_LINE_SHOWN else f"{line[:_MAX_LINE_SHOWN]}…"
+        yield InputPicture("", reason=f"is no row: {why} in {source.uri}: {begins}")
 
 
 def _text_paths(source: InputFiles) -> tuple[list[str | None], list[tuple[str, str]]]:

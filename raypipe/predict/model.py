@@ -47,15 +47,18 @@ class TrainedModel:
     def from_bytes(cls, data: bytes, where: str) -> TrainedModel:
         """Load from a checkpoint's bytes. Raises InputError if they are not a checkpoint of raypipe."""
         try:
-            kept = checkpoint_metadata(data)
-            configuration = _one_of(CONFIGURATIONS, kept, "configuration")
-            _one_of(FORMS, kept, "form")
-            size = _image_size(kept)
-            head, preprocessing = head_from_metadata(kept), Preprocessing.from_json(kept["preprocessing"])
+            weights_metadata = checkpoint_metadata(data)
+            configuration = _one_of(CONFIGURATIONS, weights_metadata, "configuration")
+            _one_of(FORMS, weights_metadata, "form")
+            size = _image_size(weights_metadata)
+            head, preprocessing = (
+                head_from_metadata(weights_metadata),
+                Preprocessing.from_json(weights_metadata["preprocessing"]),
+            )
             state = load(data)
         except (KeyError, ValueError, TypeError, RecursionError, SafetensorError) as error:
             raise InputError(f"{where}: is not a checkpoint of raypipe: {one_line(error)}") from error
-        model = kept.get("model", VGG16)
+        model = weights_metadata.get("model", VGG16)
         network = restore_network(model, CONFIGURATIONS[configuration], image_size=size, state=state)
         if network.logit.out_features != head.target.n_outputs:
             raise InputError(f"{where}: {network.logit.out_features} outputs are no head of {head.target}")
@@ -76,17 +79,17 @@ def checkpoint_metadata(data: bytes) -> dict[str, str]:
     return found
 
 
-def _one_of(allowed: Collection[str], kept: Mapping[str, str], name: str) -> str:
+def _one_of(allowed: Collection[str], weights_metadata: Mapping[str, str], name: str) -> str:
     # Older checkpoints do not record their form. It is the paper's.
-    value = kept.get(name, "paper") if name == "form" else kept[name]
+    value = weights_metadata.get(name, "paper") if name == "form" else weights_metadata[name]
     if value not in allowed:
         raise ValueError(f"{name} {value[:40]!r} is not one of {', '.join(allowed)}")
     return value
 
 
-def _image_size(kept: Mapping[str, str]) -> int:
+def _image_size(weights_metadata: Mapping[str, str]) -> int:
     # Pictures are decoded to this size. The file may come from anybody, so the size is checked.
-    size, (least, most) = int(kept["image_size"]), IMAGE_SIZES
+    size, (least, most) = int(weights_metadata["image_size"]), IMAGE_SIZES
     if not least <= size <= most:
         raise ValueError(f"image_size {size} is not within {least} to {most} pixels")
     return size

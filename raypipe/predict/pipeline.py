@@ -12,12 +12,12 @@ from typing import Any
 
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.predict.files import Picture, fingerprint, shown, stamp_pictures
 from raypipe.predict.inputs import find_pictures
-from raypipe.predict.local import is_enough, predict_here, threads_of
+from raypipe.predict.local import can_run_locally, predict_locally, torch_thread_count
 from raypipe.predict.model import TrainedModel, read_checkpoint
-from raypipe.predict.unit import UnitPredictor
-from raypipe.progress import Progress, say
+from raypipe.predict.picture_files import InputPicture, add_file_info, pictures_fingerprint, printable_path
+from raypipe.predict.unit_predictor import UnitPredictor
+from raypipe.progress import Progress, print_line
 from raypipe.runtime import ray_session
 from raypipe.tables import TableWriter
 from raypipe.tables.record import RunRecord
@@ -36,8 +36,8 @@ def run(config: Config) -> RunRecord:
     found = find_pictures(config.predict.inputs, storage)
     name, checkpoint = read_checkpoint(storage, config.predict.model)
     model = TrainedModel.from_bytes(checkpoint, name)
-    pictures = stamp_pictures(found.pictures, storage)
-    inputs = {"model": hashlib.sha256(checkpoint).hexdigest(), "pictures": fingerprint(pictures)}
+    pictures = add_file_info(found.pictures, storage)
+    inputs = {"model": hashlib.sha256(checkpoint).hexdigest(), "pictures": pictures_fingerprint(pictures)}
     table = f"predict/{config.predict.name}"
     with tables.begin(
         storage, table, command="predict", config=_options(config), inputs=inputs, overwrite=config.overwrite
@@ -47,8 +47,8 @@ def run(config: Config) -> RunRecord:
         started = time.monotonic()
         reasons = _predict(config, run_.writer, model, pictures)
         record = run_.commit(
-            rows_in=len(pictures) + found.twice,
-            dropped={"named_twice": found.twice} if found.twice else {},
+            rows_in=len(pictures) + found.n_repeated,
+            dropped={"named_twice": found.n_repeated} if found.n_repeated else {},
             seconds={"predict": time.monotonic() - started},
             facts={
                 "model": name,
@@ -60,7 +60,7 @@ def run(config: Config) -> RunRecord:
             },
         )
     why = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common(_REASONS_SHOWN))
-    say(
+    print_line(
         f"{record.rows_out:,} pictures, {reasons.total():,} not readable{f' ({why})' if why else ''}: "
         f"{storage.uri(table)}"
     )
@@ -69,19 +69,21 @@ def run(config: Config) -> RunRecord:
 
 def _options(config: Config) -> dict[str, Any]:
     options = config.result_options("predict")
-    options["predict"]["inputs"] = [shown(item) for item in config.predict.inputs]
+    options["predict"]["inputs"] = [printable_path(item) for item in config.predict.inputs]
     return options
 
 
-def _predict(config: Config, writer: TableWriter, model: TrainedModel, pictures: Sequence[Picture]) -> Counter[str]:
+def _predict(
+    config: Config, writer: TableWriter, model: TrainedModel, pictures: Sequence[InputPicture]
+) -> Counter[str]:
     """Stage the rows that are not staged yet. Returns how many pictures of all rows cannot be read, by reason."""
     units = {f"{i // _UNIT:05d}": pictures[i : i + _UNIT] for i in range(0, len(pictures), _UNIT)}
     done = writer.units_done()
     left = {unit: part for unit, part in units.items() if unit not in done}
     with Progress("Predicting", len(pictures), "pictures") as progress:
         progress.advance(len(pictures) - sum(map(len, left.values())))
-        if left and is_enough(config):
-            predict_here(config, writer, model, left, progress)
+        if left and can_run_locally(config):
+            predict_locally(config, writer, model, left, progress)
         elif left:
             with ray_session(config):
                 _predict_on_ray(config, writer, model, left, progress)
@@ -94,7 +96,7 @@ def _predict_on_ray(
     config: Config,
     writer: TableWriter,
     model: TrainedModel,
-    units: Mapping[str, Sequence[Picture]],
+    units: Mapping[str, Sequence[InputPicture]],
     progress: Progress,
 ) -> None:
     import ray
@@ -106,8 +108,8 @@ def _predict_on_ray(
     # Pickled, because Arrow's strings cannot hold paths that are not UTF-8.
     rows = [{"unit": unit, "pictures": pickle.dumps(list(part))} for unit, part in units.items()]
     predicted = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        _Predictor,
-        fn_constructor_args=(ray.put(model), writer, "cuda" if gpus else "cpu", workers, threads_of(config)),
+        _RayPredictor,
+        fn_constructor_args=(ray.put(model), writer, "cuda" if gpus else "cpu", workers, torch_thread_count(config)),
         compute=ActorPoolStrategy(size=actors),
         num_gpus=1 if gpus else 0,
     )
@@ -115,7 +117,7 @@ def _predict_on_ray(
         progress.advance(int(row["rows"]))
 
 
-class _Predictor:
+class _RayPredictor:
     """One copy of the model, on one GPU or on the CPUs of its actor."""
 
     def __init__(self, model: Any, writer: TableWriter, device: str, workers: int, threads: int) -> None:
@@ -128,6 +130,6 @@ class _Predictor:
         self._predictor = UnitPredictor(ray.get(model), writer, device, min(workers, os.cpu_count() or 1))
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        pictures: list[Picture] = pickle.loads(row["pictures"])
+        pictures: list[InputPicture] = pickle.loads(row["pictures"])
         self._predictor.predict(row["unit"], pictures)
         return {"unit": row["unit"], "rows": len(pictures)}

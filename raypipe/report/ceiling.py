@@ -14,13 +14,13 @@ _CLASSES = ["top", "bottom"]
 
 
 @dataclass(frozen=True)
-class PerfectJudge:
+class PerfectClassifier:
     """Knows the planted look of each picture exactly, but not the noise. `known` has `look` and `label` by post."""
 
     known: pd.DataFrame
 
     @classmethod
-    def of(cls, root_tables: RootTables) -> PerfectJudge | None:
+    def from_root(cls, root_tables: RootTables) -> PerfectClassifier | None:
         """The judge of a generated world. None if the posts are real, or labels are not the residual's extremes."""
         truth, labels = root_tables.truth, root_tables.labels
         if truth is None or labels is None or root_tables.scheme != "residual":

@@ -29,13 +29,13 @@ _ONE_AGE_DAYS = 0.1
 
 
 @dataclass(frozen=True)
-class Groups:
-    """Mean scores of posts by value of the variable `name`. `at` is the value. The 95 % interval is `mean` ± `half`."""
+class GroupMeans:
+    """Mean scores by value (`group_values`) of the variable `name`, with 95 % interval `mean` ± `half_width`."""
 
     name: str
-    at: Floats
+    group_values: Floats
     mean: Floats
-    half: Floats
+    half_width: Floats
     n: npt.NDArray[np.int64]
 
 
@@ -51,7 +51,7 @@ class Diagnostics:
     fitted: Floats
     scores: Floats
     quantiles: tuple[Floats, Floats]
-    groups: list[Groups]
+    groups: list[GroupMeans]
     age_slope: tuple[float, float] | None
     influences: list[Influence]
     terms: tuple[str, ...]
@@ -74,12 +74,12 @@ def build(root_tables: RootTables) -> Diagnostics | None:
         for name, values in joined.items()
         if name != "age_days" and (found := _groups(name, values, scores, users))
     ]
-    used = _fitted(root_tables, labels, model)
+    weighted = _fitted(root_tables, labels, model)
     age = joined.get("age_days")
     if age is not None and np.nanmax(age) - np.nanmin(age) < _ONE_AGE_DAYS:
         # Ages this close together cannot show the effect of a day.
         age = None
-    if age is not None and (found := _groups("age_days", _tenths(age), scores, users)):
+    if age is not None and (found := _groups("age_days", _decile_medians(age), scores, users)):
         groups.append(found)
     shape = model.fit.shape
     return Diagnostics(
@@ -87,14 +87,14 @@ def build(root_tables: RootTables) -> Diagnostics | None:
         scores=scores,
         quantiles=_quantiles(scores),
         groups=groups,
-        age_slope=None if age is None or "age_days" in model.design.formula.variables else _slope(age, used),
-        influences=most_influential(used.X, used.e, used.users, model.fit.R, model.fit.bse),
+        age_slope=None if age is None or "age_days" in model.design.formula.variables else _age_effect(age, weighted),
+        influences=most_influential(weighted.X, weighted.e, weighted.users, model.fit.R, model.fit.bse),
         terms=model.fit.terms,
         shape={} if shape is None else vars(shape),
     )
 
 
-def why_missing(root_tables: RootTables) -> str | None:
+def missing_reason(root_tables: RootTables) -> str | None:
     """Why a regression has no diagnostics. None if it has some, or if there is no regression.
 
     The reason is a fit of an earlier version, which kept less, or a file that somebody has changed.
@@ -121,31 +121,31 @@ def _posts(root_tables: RootTables, labels: pd.DataFrame) -> dict[str, Floats]:
     return {name: joined[name].to_numpy(float) for name in (*wanted, "n_hashtags") if joined[name].notna().any()}
 
 
-def _groups(name: str, values: Floats, scores: Floats, users: npt.NDArray[np.int64]) -> Groups | None:
+def _groups(name: str, values: Floats, scores: Floats, users: npt.NDArray[np.int64]) -> GroupMeans | None:
     """Mean scores by value. Intervals take posts of one user together. Rare large values (of hashtags) form one group
     at the smallest of them. None if there are fewer than two groups."""
     known = np.isfinite(values)
     if not known.any():
         return None
-    at = np.unique(values[known])
-    if len(at) > _MOST_GROUPS:
-        values = np.where(values > at[_MOST_GROUPS - 1], at[_MOST_GROUPS - 1], values)
+    group_values = np.unique(values[known])
+    if len(group_values) > _MOST_GROUPS:
+        values = np.where(values > group_values[_MOST_GROUPS - 1], group_values[_MOST_GROUPS - 1], values)
     grouped = pd.DataFrame({"at": values[known], "score": scores[known], "user": users[known]}).groupby("at")
     found = grouped["score"].agg(["mean", "std", "size"]).reset_index()
     independent = [effective_size(own["score"].to_numpy(), own["user"].to_numpy()) for _, own in grouped]
     if len(found) < 2:
         return None
-    return Groups(
+    return GroupMeans(
         name=name,
-        at=found["at"].to_numpy(float),
+        group_values=found["at"].to_numpy(float),
         mean=found["mean"].to_numpy(float),
         # A group of one post has no standard deviation: its interval is NaN and is not drawn.
-        half=(Z95 * found["std"] / np.sqrt(independent)).to_numpy(float),
+        half_width=(Z95 * found["std"] / np.sqrt(independent)).to_numpy(float),
         n=found["size"].to_numpy(np.int64),
     )
 
 
-def _tenths(values: Floats) -> Floats:
+def _decile_medians(values: Floats) -> Floats:
     """Each value replaced by the median of its tenth of the values."""
     known = np.isfinite(values)
     bounds = np.unique(np.quantile(values[known], np.linspace(0, 1, 11)[1:-1]))
@@ -155,15 +155,15 @@ def _tenths(values: Floats) -> Floats:
     return out
 
 
-def _slope(age: Floats, used: _Fitted) -> tuple[float, float] | None:
+def _age_effect(age: Floats, weighted: _WeightedFit) -> tuple[float, float] | None:
     """The coefficient of the age if it is added to the fit, and its p-value with errors clustered by user."""
     known = np.isfinite(age)
-    if known.sum() <= used.X.shape[1] + 1 or np.ptp(age[known]) == 0:
+    if known.sum() <= weighted.X.shape[1] + 1 or np.ptp(age[known]) == 0:
         return None
-    users = pd.Series(used.users[known])
+    users = pd.Series(weighted.users[known])
     groups = pd.factorize(users.where(users.notna(), "nobody " + users.index.astype(str)))[0]
-    columns = np.column_stack([used.X[known], age[known] * used.root[known]])
-    fit = sm.OLS(used.e[known], columns).fit(cov_type="cluster", cov_kwds={"groups": groups})
+    columns = np.column_stack([weighted.X[known], age[known] * weighted.root[known]])
+    fit = sm.OLS(weighted.e[known], columns).fit(cov_type="cluster", cov_kwds={"groups": groups})
     slope, p = float(fit.params[-1]), float(fit.pvalues[-1])
     return (slope, p) if math.isfinite(p) else None
 
@@ -177,7 +177,7 @@ def _quantiles(scores: Floats) -> tuple[Floats, Floats]:
 
 
 @dataclass(frozen=True)
-class _Fitted:
+class _WeightedFit:
     """The fitted posts in the labels' order: √w·X (n, p), √w·e (n,), √w (n,) with weights w, and their users."""
 
     X: Floats
@@ -186,7 +186,7 @@ class _Fitted:
     users: npt.NDArray[np.object_]
 
 
-def _fitted(root_tables: RootTables, labels: pd.DataFrame, model: SavedModel) -> _Fitted:
+def _fitted(root_tables: RootTables, labels: pd.DataFrame, model: SavedModel) -> _WeightedFit:
     schema = tables.open_dataset(root_tables.storage, "posts").schema
     names = set(all_source_columns(model.design.formula.variables, schema))
     names |= {"post_id", "user_id"} | ({model.design.weights} if model.design.weights else set())
@@ -196,4 +196,4 @@ def _fitted(root_tables: RootTables, labels: pd.DataFrame, model: SavedModel) ->
     matrices = model.design.matrices(posts)
     root = np.ones(len(matrices.y)) if matrices.weights is None else np.sqrt(matrices.weights)
     users = posts["user_id"].to_pandas().to_numpy(object)[matrices.kept]
-    return _Fitted(matrices.X * root[:, None], (matrices.y - matrices.X @ model.fit.params) * root, root, users)
+    return _WeightedFit(matrices.X * root[:, None], (matrices.y - matrices.X @ model.fit.params) * root, root, users)

@@ -30,7 +30,7 @@ _STATUS_MEANING = {
 
 
 @dataclass(frozen=True)
-class Step:
+class FunnelStep:
     """One bar of the funnel. `share` is of the first bar, `kept` of the bar before it. `paper` is the paper's count."""
 
     name: str
@@ -42,7 +42,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Dropped:
+class DroppedRows:
     """The number of rows that a stage dropped for one reason."""
 
     stage: str
@@ -51,7 +51,7 @@ class Dropped:
 
 
 @dataclass(frozen=True)
-class Balance:
+class RowBalance:
     """Row counts of one stage: `rows_in` = `rows_out` + `dropped`."""
 
     stage: str
@@ -61,7 +61,7 @@ class Balance:
 
 
 @dataclass(frozen=True)
-class Status:
+class StatusCount:
     """The number of pictures with one status of fetching."""
 
     name: str
@@ -71,14 +71,14 @@ class Status:
 
 
 @dataclass(frozen=True)
-class Funnel:
+class FunnelCounts:
     """All data of the funnel section. A list is empty if its table is missing."""
 
-    steps: list[Step]
+    steps: list[FunnelStep]
     splits: dict[str, int]
-    dropped: list[Dropped]
-    balances: list[Balance]
-    statuses: list[Status]
+    dropped: list[DroppedRows]
+    balances: list[RowBalance]
+    statuses: list[StatusCount]
     requests: int | None
     fetched_bytes: int | None
 
@@ -92,7 +92,7 @@ WITH_FACE, ONE_FACE = "With a face", "With exactly one face"
 SCORED, LABELLED = "Took part in labelling", "Labelled"
 
 # Tables of the generated world. They drop no rows of the run, so their dropped rows are not shown.
-_OF_THE_WORLD = ("truth", "pictures")
+_WORLD_TABLES = ("truth", "pictures")
 
 _PAPER = {
     COLLECTED: paper.COLLECTED,
@@ -103,16 +103,16 @@ _PAPER = {
 }
 
 
-def build(root_tables: RootTables) -> Funnel:
+def build(root_tables: RootTables) -> FunnelCounts:
     """Count the funnel from the tables. Collected posts, balances and dropped rows come from the records."""
     images = root_tables.images
     fetched = None if images is None else images[images["status"] == "ok"]
-    return Funnel(
+    return FunnelCounts(
         steps=_steps(_counts(root_tables)),
         splits=_splits(root_tables),
         dropped=_dropped(root_tables),
         balances=[
-            Balance(name, record.rows_in, record.rows_out, sum(record.dropped.values()))
+            RowBalance(name, record.rows_in, record.rows_out, sum(record.dropped.values()))
             for name, record in root_tables.records.items()
             if name in ("posts", "images", "labels")
         ],
@@ -140,14 +140,14 @@ def _counts(root_tables: RootTables) -> dict[str, int]:
     return found
 
 
-def _steps(counts: dict[str, int]) -> list[Step]:
-    steps: list[Step] = []
+def _steps(counts: dict[str, int]) -> list[FunnelStep]:
+    steps: list[FunnelStep] = []
     first = max(next(iter(counts.values()), 0), 1)
     before: int | None = None
     for name, count in counts.items():
         theirs = _PAPER.get(name)
         steps.append(
-            Step(
+            FunnelStep(
                 name=name,
                 count=count,
                 share=count / first,
@@ -167,23 +167,23 @@ def _splits(root_tables: RootTables) -> dict[str, int]:
     return {name: int(found[name]) for name in ("train", "val", "test") if name in found.index}
 
 
-def _dropped(root_tables: RootTables) -> list[Dropped]:
+def _dropped(root_tables: RootTables) -> list[DroppedRows]:
     found = [
-        Dropped(stage, reason, rows)
+        DroppedRows(stage, reason, rows)
         for stage, record in root_tables.records.items()
-        if stage not in _OF_THE_WORLD
+        if stage not in _WORLD_TABLES
         for reason, rows in record.dropped.items()
         if rows
     ]
     return sorted(found, key=lambda item: (list(root_tables.records).index(item.stage), -item.rows))
 
 
-def _statuses(root_tables: RootTables) -> list[Status]:
+def _statuses(root_tables: RootTables) -> list[StatusCount]:
     if root_tables.images is None:
         return []
     counts = root_tables.images["status"].value_counts()
     total = max(int(np.sum(counts.to_numpy())), 1)
     return [
-        Status(str(name), _STATUS_MEANING.get(str(name), ""), int(count), int(count) / total)
+        StatusCount(str(name), _STATUS_MEANING.get(str(name), ""), int(count), int(count) / total)
         for name, count in counts.items()
     ]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from raypipe.report.funnel import COLLECTED, LABELLED, ONE_FACE, Funnel
-from raypipe.report.measured import ACCURACY, Measured
+from raypipe.report.funnel import COLLECTED, LABELLED, ONE_FACE, FunnelCounts
+from raypipe.report.model_quality import ACCURACY, MetricResult
 from raypipe.report.regression import Regression
-from raypipe.report.training import Row, Training
+from raypipe.report.training_results import Table1Row, TrainingResults
 
 
 @dataclass(frozen=True)
-class Fact:
+class HeadlineNumber:
     """One number in large type, and what it means."""
 
     value: str
@@ -24,10 +24,12 @@ class Headline:
 
     title: str
     standfirst: str
-    facts: list[Fact]
+    facts: list[HeadlineNumber]
 
 
-def build(funnel: Funnel, regression: Regression | None, training: Training | None, classes: list[str]) -> Headline:
+def build(
+    funnel: FunnelCounts, regression: Regression | None, training: TrainingResults | None, classes: list[str]
+) -> Headline:
     """The headline about the last of these steps that was done: collecting, labelling, training."""
     best = training.best if training else None
     return Headline(
@@ -40,11 +42,11 @@ def percent(share: float | None, digits: int = 1) -> str:
     return "–" if share is None else f"{100 * share:.{digits}f} %"
 
 
-def _title(funnel: Funnel, training: Training | None, classes: list[str]) -> str:
+def _title(funnel: FunnelCounts, training: TrainingResults | None, classes: list[str]) -> str:
     best = training.best if training else None
     if training is not None and best is not None and best.measured is not None:
         kind = training.target.kind
-        claims = {"binary": _two_classes, "classes": _classes, "tags": _tags, "score": _score}
+        claims = {"binary": _binary_claim, "classes": _classes_claim, "tags": _tags_claim, "score": _score_claim}
         # If the labels were made again with other classes, the training does not describe them.
         if kind == "binary" or set(classes) == (set(training.classes) if kind == "classes" else set()):
             claim = claims[kind](best.measured, classes)
@@ -56,42 +58,47 @@ def _title(funnel: Funnel, training: Training | None, classes: list[str]) -> str
     return f"{collected:,} posts" if collected is not None else "An empty root"
 
 
-def _two_classes(seen: Measured, classes: list[str]) -> str:
+def _binary_claim(result: MetricResult, classes: list[str]) -> str:
     if len(classes) != 2:
         return ""
     one, other = ("top", "bottom") if set(classes) == {"top", "bottom"} else (classes[0], classes[1])
-    if seen.low <= seen.chance:
+    if result.low <= result.chance:
         return f"tells {one} from {other} no better than chance"
-    return f"tells {one} from {other} in {percent(seen.value)} of {_unseen(seen)} pictures"
+    return f"tells {one} from {other} in {percent(result.value)} of {_split_words(result)} pictures"
 
 
-def _classes(seen: Measured, classes: list[str]) -> str:
-    if seen.low <= seen.chance:
+def _classes_claim(result: MetricResult, classes: list[str]) -> str:
+    if result.low <= result.chance:
         return f"tells {len(classes)} classes apart no better than always naming the commonest"
-    return f"names the right one of {len(classes)} classes for {percent(seen.value)} of {_unseen(seen)} pictures"
+    return (
+        f"names the right one of {len(classes)} classes for {percent(result.value)} of {_split_words(result)} pictures"
+    )
 
 
-def _tags(seen: Measured, _: list[str]) -> str:
-    told = sum(tag.beats_chance for tag in seen.tags)
-    if told == 0:
-        return f"recognises none of {len(seen.tags)} hashtags better than chance"
-    return f"recognises {told} of {len(seen.tags)} hashtags better than chance in {_unseen(seen)} pictures"
+def _tags_claim(result: MetricResult, _: list[str]) -> str:
+    n_recognised = sum(tag.beats_chance for tag in result.tags)
+    if n_recognised == 0:
+        return f"recognises none of {len(result.tags)} hashtags better than chance"
+    tags = f"{n_recognised} of {len(result.tags)} hashtags"
+    return f"recognises {tags} better than chance in {_split_words(result)} pictures"
 
 
-def _score(seen: Measured, _: list[str]) -> str:
-    if seen.low <= seen.chance:
+def _score_claim(result: MetricResult, _: list[str]) -> str:
+    if result.low <= result.chance:
         return "ranks pictures by their score no better than chance"
-    explained = seen.further.get("r2")
+    explained = result.further.get("r2")
     if explained is not None and explained > 0:
-        return f"explains {percent(explained)} of the score’s variance in {_unseen(seen)} pictures"
-    return f"ranks {_unseen(seen)} pictures by their score better than chance, but is no nearer to it than its mean"
+        return f"explains {percent(explained)} of the score’s variance in {_split_words(result)} pictures"
+    return (
+        f"ranks {_split_words(result)} pictures by their score better than chance, but is no nearer to it than its mean"
+    )
 
 
-def _unseen(seen: Measured) -> str:
-    return "unseen test" if seen.split == "test" else "validation"
+def _split_words(result: MetricResult) -> str:
+    return "unseen test" if result.split == "test" else "validation"
 
 
-def _standfirst(funnel: Funnel, regression: Regression | None, best: Row | None) -> str:
+def _standfirst(funnel: FunnelCounts, regression: Regression | None, best: Table1Row | None) -> str:
     parts = []
     collected, labelled = funnel.count(COLLECTED), funnel.count(LABELLED)
     one_face = funnel.count(ONE_FACE)
@@ -102,26 +109,26 @@ def _standfirst(funnel: Funnel, regression: Regression | None, best: Row | None)
         parts.append(f"{text}.")
     if regression is not None:
         parts.append(f"The regression explains {percent(regression.rsquared)} of the variance of likes.")
-    seen = best.measured if best else None
-    if best is not None and seen is not None:
-        what = best.key if seen.measure is ACCURACY else f"{best.key}’s {seen.measure.name}"
-        verb = "is" if seen.measure.guess == "chance" else "gives"
-        guess = percent(seen.chance, 0) if seen.measure.percent else f"{seen.chance:g}"
-        text = f"The 95 % interval of {what} is {seen.interval}; {seen.measure.guess} {verb} {guess}"
-        text += f", a perfect judge of the same pictures reaches {percent(seen.ceiling)}" if seen.ceiling else ""
+    result = best.measured if best else None
+    if best is not None and result is not None:
+        what = best.key if result.metric is ACCURACY else f"{best.key}’s {result.metric.name}"
+        verb = "is" if result.metric.guess == "chance" else "gives"
+        guess = percent(result.chance, 0) if result.metric.percent else f"{result.chance:g}"
+        text = f"The 95 % interval of {what} is {result.interval}; {result.metric.guess} {verb} {guess}"
+        text += f", a perfect judge of the same pictures reaches {percent(result.ceiling)}" if result.ceiling else ""
         parts.append(f"{text}.")
     return " ".join(parts)
 
 
-def _facts(funnel: Funnel, regression: Regression | None, best: Row | None) -> list[Fact]:
+def _facts(funnel: FunnelCounts, regression: Regression | None, best: Table1Row | None) -> list[HeadlineNumber]:
     counts = ((COLLECTED, "posts collected"), (ONE_FACE, "with exactly one face"), (LABELLED, "pictures labelled"))
-    facts = [Fact(f"{count:,}", text) for name, text in counts if (count := funnel.count(name)) is not None]
+    facts = [HeadlineNumber(f"{count:,}", text) for name, text in counts if (count := funnel.count(name)) is not None]
     if regression is not None:
-        facts.append(Fact(f"{regression.rsquared:.3f}", "R² of the regression"))
-    seen = best.measured if best else None
-    if best is not None and seen is not None:
-        meaning = f"{seen.measure.name} of {best.key} on {seen.n:,} {seen.split} pictures"
-        facts.append(Fact(seen.measure.text(seen.value), meaning))
-        if seen.ceiling is not None:
-            facts.append(Fact(percent(seen.ceiling), "a perfect judge on the same pictures"))
+        facts.append(HeadlineNumber(f"{regression.rsquared:.3f}", "R² of the regression"))
+    result = best.measured if best else None
+    if best is not None and result is not None:
+        meaning = f"{result.metric.name} of {best.key} on {result.n:,} {result.split} pictures"
+        facts.append(HeadlineNumber(result.metric.text(result.value), meaning))
+        if result.ceiling is not None:
+            facts.append(HeadlineNumber(percent(result.ceiling), "a perfect judge on the same pictures"))
     return facts

@@ -9,30 +9,30 @@ from datetime import UTC, datetime
 import jinja2
 from markupsafe import Markup
 
-from raypipe.errors import plain
+from raypipe.errors import printable
 from raypipe.report import (
     ceiling,
-    columns,
     diagnostics,
-    examples,
+    example_pictures,
     funnel,
     headline,
-    people,
+    judge_results,
+    participants,
     provenance,
     regression,
-    training,
-    verdict,
+    table1_columns,
+    training_results,
 )
 from raypipe.report.diagnostics import Diagnostics
-from raypipe.report.examples import Examples
-from raypipe.report.figures import diagnostic_figures, figures, head_figures
+from raypipe.report.example_pictures import ExamplePictures
+from raypipe.report.figures import diagnostic_figures, head_figures, main_figures
 from raypipe.report.figures.style import Drawing, configuration_colour
-from raypipe.report.funnel import Funnel
-from raypipe.report.people import Participant
+from raypipe.report.funnel import FunnelCounts
+from raypipe.report.judge_results import JudgeResults
+from raypipe.report.participants import Participant
 from raypipe.report.provenance import Provenance
 from raypipe.report.regression import Regression
-from raypipe.report.training import Training
-from raypipe.report.verdict import Verdict
+from raypipe.report.training_results import TrainingResults
 from raypipe.statistics import paper
 from raypipe.tables.record import versions
 from raypipe.tables.root_tables import RootTables
@@ -42,64 +42,64 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 @dataclass(frozen=True)
-class Content:
+class PageContent:
     """All data of the page, before it is drawn. A value is None or an empty list if the root does not hold it."""
 
     root_tables: RootTables
-    funnel: Funnel
+    funnel: FunnelCounts
     regression: Regression | None
     diagnostics: Diagnostics | None
-    verdict: Verdict | None
-    training: Training | None
+    verdict: JudgeResults | None
+    training: TrainingResults | None
     people: list[Participant]
     people_ceiling: float | None
     stages: list[Provenance]
     classes: list[str]
 
 
-def gather(root_tables: RootTables) -> Content:
+def read_content(root_tables: RootTables) -> PageContent:
     """Read the tables of a root and compute all data of the page."""
     labels = root_tables.labels
     named = [] if labels is None else [name for name in labels["label"] if isinstance(name, str)]
-    judge = ceiling.PerfectJudge.of(root_tables)
+    perfect_classifier = ceiling.PerfectClassifier.from_root(root_tables)
     held_out = [] if labels is None else list(labels.loc[labels["split"] == "val", "post_id"])
-    return Content(
+    return PageContent(
         root_tables=root_tables,
         funnel=funnel.build(root_tables),
         regression=regression.build(root_tables),
         diagnostics=diagnostics.build(root_tables),
-        verdict=verdict.build(root_tables),
-        training=training.build(root_tables),
-        people=people.build(root_tables),
-        people_ceiling=judge.accuracy(held_out) if judge else None,
+        verdict=judge_results.build(root_tables),
+        training=training_results.build(root_tables),
+        people=participants.build(root_tables),
+        people_ceiling=perfect_classifier.accuracy(held_out) if perfect_classifier else None,
         stages=provenance.build(root_tables),
         classes=sorted(set(named)),
     )
 
 
-def draw(content: Content) -> dict[str, Drawing]:
+def draw_figures(content: PageContent) -> dict[str, Drawing]:
     """The figures by name. A figure is left out if the content has no data for it."""
     found: list[Drawing] = []
     if content.funnel.steps:
-        found.append(figures.draw_funnel(content.funnel))
+        found.append(main_figures.draw_funnel(content.funnel))
     if content.regression is not None:
         if content.regression.cloud is not None:
-            found.append(figures.draw_cloud(content.regression.cloud, content.regression.formula))
+            found.append(main_figures.draw_scatter(content.regression.cloud, content.regression.formula))
         if content.regression.scores.size:
-            found.append(figures.draw_residuals(content.regression))
+            found.append(main_figures.draw_residuals(content.regression))
     if content.diagnostics is not None:
-        found += diagnostic_figures.draw(content.diagnostics)
+        found += diagnostic_figures.draw_figures(content.diagnostics)
     if content.training is not None and any(content.training.trials.values()):
-        found += [figures.draw_validation(content.training), figures.draw_overfitting(content.training)]
+        found += [main_figures.draw_validation(content.training), main_figures.draw_overfitting(content.training)]
     if content.training is not None and any(row.measured for row in content.training.rows):
-        found.append(figures.draw_intervals(content.training.rows))
-        found += head_figures.draw(content.training)
+        found.append(main_figures.draw_intervals(content.training.rows))
+        found += head_figures.draw_figures(content.training)
     return {drawing.name: drawing for drawing in found}
 
 
-def render(content: Content, drawings: dict[str, Drawing], *, title: str, n_examples: int) -> str:
+def render(content: PageContent, drawings: dict[str, Drawing], *, title: str, n_examples: int) -> str:
     """The whole page as HTML."""
-    shown: Examples | None = examples.build(content.root_tables, content.training, n_examples)
+    shown: ExamplePictures | None = example_pictures.build(content.root_tables, content.training, n_examples)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("raypipe", "report"),
         autoescape=True,
@@ -127,7 +127,7 @@ def render(content: Content, drawings: dict[str, Drawing], *, title: str, n_exam
         n_examples=n_examples,
         paper=paper,
         configurations=CONFIGURATIONS.values(),
-        columns=columns,
+        columns=table1_columns,
         versions=provenance.shared_versions(content.stages) or versions(),
         root=content.root_tables.storage.root,
         made_at=datetime.now(UTC),
@@ -135,8 +135,8 @@ def render(content: Content, drawings: dict[str, Drawing], *, title: str, n_exam
 
 
 def _finalize(value: object) -> object:
-    """Text with unprintable characters replaced (`errors.plain`). Markup stays Markup, so that it is not escaped."""
-    return type(value)(plain(value)) if isinstance(value, str) else value
+    """Text with unprintable characters replaced (`errors.printable`). Markup stays Markup, so it is not escaped."""
+    return type(value)(printable(value)) if isinstance(value, str) else value
 
 
 def _count(value: int | None) -> str:

@@ -7,8 +7,8 @@ import time
 from raypipe import tables
 from raypipe.config import Config
 from raypipe.errors import InputError
-from raypipe.progress import say
-from raypipe.report import diagnostics, exports, page
+from raypipe.progress import print_line
+from raypipe.report import csv_tables, diagnostics, page
 from raypipe.storage import Storage
 from raypipe.tables.record import RunRecord, differences
 from raypipe.tables.root_tables import RootTables
@@ -40,21 +40,21 @@ def run(config: Config) -> RunRecord:
         if run.record:
             return run.record
         started = time.monotonic()
-        content = page.gather(root_tables)
-        if content.diagnostics is None and (reason := diagnostics.why_missing(root_tables)):
-            say(f"  the regression's diagnostics are left out of the report: {reason}")
+        content = page.read_content(root_tables)
+        if content.diagnostics is None and (reason := diagnostics.missing_reason(root_tables)):
+            print_line(f"  the regression's diagnostics are left out of the report: {reason}")
         read = time.monotonic()
-        drawings = page.draw(content)
+        drawings = page.draw_figures(content)
         html = page.render(content, drawings, title=config.report.title, n_examples=config.report.examples)
         run.writer.write_file(INDEX, html.encode())
         for name, drawing in drawings.items():
             run.writer.write_file(f"figures/{name}.svg", drawing.svg)
             run.writer.write_file(f"figures/{name}.png", drawing.png)
-        for name, data in exports.tables(content).items():
+        for name, data in csv_tables.csv_files(content).items():
             run.writer.write_file(f"tables/{name}", data)
         seconds = {"read": read - started, "draw": time.monotonic() - read}
         record = run.commit(rows_in=0, rows_out=0, seconds=seconds, facts={"index": storage.uri("report", INDEX)})
-    say(f"Report: {storage.uri('report', INDEX)}")
+    print_line(f"Report: {storage.uri('report', INDEX)}")
     return record
 
 

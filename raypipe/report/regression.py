@@ -39,7 +39,7 @@ class Coefficient:
 
 
 @dataclass(frozen=True)
-class Cloud:
+class ScatterData:
     """The points of the paper's figure 2, and the two ends of the fitted line."""
 
     x: FloatArray
@@ -63,7 +63,7 @@ class Regression:
     fvalue: float | None
     residual_sd: float
     coefficients: list[Coefficient]
-    cloud: Cloud | None
+    cloud: ScatterData | None
     scores: FloatArray
     thresholds: tuple[float, float] | None
 
@@ -88,7 +88,7 @@ def build(root_tables: RootTables) -> Regression | None:
         fvalue=fvalue,
         residual_sd=float(np.nanstd(scores)),
         coefficients=coefficients,
-        cloud=_cloud(root_tables, model, labels),
+        cloud=_scatter_data(root_tables, model, labels),
         scores=scores[np.isfinite(scores)],
         thresholds=score_thresholds(labels),
     )
@@ -123,7 +123,7 @@ def _coefficients(model: dict[str, Any], truth: dict[str, float]) -> list[Coeffi
     ]
 
 
-def _cloud(root_tables: RootTables, model: dict[str, Any], labels: pd.DataFrame) -> Cloud | None:
+def _scatter_data(root_tables: RootTables, model: dict[str, Any], labels: pd.DataFrame) -> ScatterData | None:
     y = labels["y"].to_numpy(dtype=float)
     response = str(model["formula"]).partition("~")[0].strip()
     params = {str(term): float(value) for term, value in model["params"].items()}
@@ -132,7 +132,7 @@ def _cloud(root_tables: RootTables, model: dict[str, Any], labels: pd.DataFrame)
         # With other terms, no straight line in this plane represents the model. Show observed against fitted values.
         x = labels["fitted"].to_numpy(dtype=float)
         ends = _ends(x)
-        return None if ends is None else Cloud(x, y, ends, ends, "fitted", response, "observed = fitted")
+        return None if ends is None else ScatterData(x, y, ends, ends, "fitted", response, "observed = fitted")
     joined = labels[["post_id", "y"]].merge(root_tables.posts, on="post_id", how="left")
     x = np.log10(1 + joined["followers"].to_numpy(dtype=float))
     hashtags = float(joined["n_hashtags"].mean())
@@ -142,7 +142,7 @@ def _cloud(root_tables: RootTables, model: dict[str, Any], labels: pd.DataFrame)
     start = params.get(_INTERCEPT, 0.0) + params.get(_HASHTAGS, 0.0) * hashtags
     low, high = (start + params[by_followers[0]] * end for end in ends)
     label = f"fit at {hashtags:.1f} hashtags, the mean" if _HASHTAGS in params else "fit"
-    return Cloud(
+    return ScatterData(
         x, joined["y"].to_numpy(dtype=float), ends, (low, high), "log₁₀(1 + followers)", _pretty(response), label
     )
 

@@ -16,12 +16,12 @@ from rich.text import Text
 
 from raypipe.config import Config
 from raypipe.progress import console
-from raypipe.report import columns, funnel, page, regression
-from raypipe.report.funnel import Funnel
+from raypipe.report import funnel, page, regression, table1_columns
+from raypipe.report.funnel import FunnelCounts
 from raypipe.report.headline import percent
 from raypipe.report.pipeline import INDEX
 from raypipe.report.regression import Regression
-from raypipe.report.training import Row, Training
+from raypipe.report.training_results import Table1Row, TrainingResults
 from raypipe.statistics import paper
 from raypipe.storage import Storage
 from raypipe.tables.root_tables import RootTables
@@ -58,16 +58,16 @@ def summary_lines(config: Config) -> list[str]:
 
 def _show(config: Config, out: Console) -> None:
     storage = config.open_storage()
-    content = page.gather(RootTables.open(storage))
+    content = page.read_content(RootTables.open(storage))
     parts = _before_training(content.funnel, content.regression)
     if content.training is not None and content.training.rows:
         parts += [_title("Training"), *_training(content.training)]
     out.print(Group(*parts, _title("Report")), soft_wrap=False)
     # A path that is broken over two lines cannot be clicked or copied.
-    out.print(_where(storage))
+    out.print(_report_path(storage))
 
 
-def _before_training(counts: Funnel, fit: Regression | None) -> list[RenderableType]:
+def _before_training(counts: FunnelCounts, fit: Regression | None) -> list[RenderableType]:
     parts: list[RenderableType] = []
     if counts.steps:
         parts += [_title("Funnel"), _funnel(counts)]
@@ -88,7 +88,7 @@ def _grid(*columns: str) -> Table:
     return table
 
 
-def _funnel(counts: Funnel) -> RenderableType:
+def _funnel(counts: FunnelCounts) -> RenderableType:
     table = _grid("", "", ">posts", ">share", ">paper")
     for step in counts.steps:
         theirs = percent(step.paper_share) if step.paper_share is not None else ""
@@ -119,22 +119,22 @@ def _regression(fit: Regression) -> list[RenderableType]:
     ]
 
 
-def _training(training: Training) -> list[RenderableType]:
-    if names := columns.headings(training, narrow=True):
+def _training(training: TrainingResults) -> list[RenderableType]:
+    if names := table1_columns.headings(training, narrow=True):
         table = _grid("", *(f">{name}" for name in names), "")
         for row in training.rows:
-            table.add_row(Text(row.key, style="bold"), *columns.cells(training, row, narrow=True), _verdict(row))
+            table.add_row(Text(row.key, style="bold"), *table1_columns.cells(training, row, narrow=True), _verdict(row))
         shown = sorted({row.measured.pictures for row in training.rows if row.measured is not None})
         return [table, Text("; ".join(shown), style="dim")]
     measured = [row.measured for row in training.rows if row.measured is not None]
-    with_ceiling = any(seen.ceiling is not None for seen in measured)
-    split = "test" if any(seen.split == "test" for seen in measured) else "val"
+    with_ceiling = any(result.ceiling is not None for result in measured)
+    split = "test" if any(result.split == "test" for result in measured) else "val"
     table = _grid(
         "", ">max val", ">epochs", f">{split}", ">95 % interval", *((">ceiling",) if with_ceiling else ()), ""
     )
     for row in training.rows:
         table.add_row(*_line(row, with_ceiling))
-    counts = sorted({seen.n for seen in measured})
+    counts = sorted({result.n for result in measured})
     notes = [f"{split}: {' or '.join(f'{n:,}' for n in counts)} pictures"] if counts else []
     notes += ["the best epoch was chosen on them"] if split == "val" and counts else []
     notes += ["intervals take pictures of one user together"] if counts else []
@@ -143,22 +143,22 @@ def _training(training: Training) -> list[RenderableType]:
     return [table, Text("; ".join(notes), style="dim"), Text(f"the paper's max val: {theirs}", style="dim")]
 
 
-def _line(row: Row, with_ceiling: bool) -> list[str | Text]:
-    seen = row.measured
+def _line(row: Table1Row, with_ceiling: bool) -> list[str | Text]:
+    result = row.measured
     line: list[str | Text] = [Text(row.key, style="bold"), percent(row.max_val_accuracy), str(row.epochs)]
-    if seen is None:
+    if result is None:
         return [*line, "–", "", *([""] if with_ceiling else []), ""]
-    line += [Text(percent(seen.value), style="bold"), f"{100 * seen.low:.1f} to {100 * seen.high:.1f} %"]
+    line += [Text(percent(result.value), style="bold"), f"{100 * result.low:.1f} to {100 * result.high:.1f} %"]
     if with_ceiling:
-        line.append(percent(seen.ceiling))
+        line.append(percent(result.ceiling))
     return [*line, _verdict(row)]
 
 
-def _verdict(row: Row) -> Text:
-    return Text(row.verdict, style="green" if row.verdict.startswith("beats") else "yellow")
+def _verdict(row: Table1Row) -> Text:
+    return Text(row.short_claim, style="green" if row.short_claim.startswith("beats") else "yellow")
 
 
-def _where(storage: Storage) -> str:
+def _report_path(storage: Storage) -> str:
     if not storage.exists(f"report/{INDEX}"):
         return f"none yet: raypipe report --root {storage.root}"
     return storage.path("report", INDEX) if storage.is_local else storage.uri("report", INDEX)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from raypipe.config import Config
 from raypipe.errors import StageError
-from raypipe.progress import say
-from raypipe.run.pipeline import ORDER, run_stage
+from raypipe.progress import print_line
+from raypipe.run.pipeline import STAGE_ORDER, run_stage
 from raypipe.runtime import shared_ray
 from raypipe.tables.record import RunRecord
 
@@ -32,12 +32,12 @@ def run(config: Config) -> RunRecord:
 
     started = time.monotonic()
     with shared_ray():
-        order = ("world", *ORDER)
+        order = ("world", *STAGE_ORDER)
         run_stage(config, "world", order)
         with running_server(config):
             run_stage(config, "ingest", order)
-        for name in ORDER[1:]:
+        for name in STAGE_ORDER[1:]:
             record = run_stage(config, name, order)
     print_summary(config)
-    say(f"The demo took {time.monotonic() - started:.0f} s. The same command again does only what is missing.")
+    print_line(f"The demo took {time.monotonic() - started:.0f} s. The same command again does only what is missing.")
     return record

@@ -6,12 +6,12 @@ import time
 from datetime import UTC, datetime
 
 from raypipe.config import Config
-from raypipe.progress import say
+from raypipe.progress import print_line
 from raypipe.runtime import shared_ray
 from raypipe.stages import STAGES
 from raypipe.tables.record import RunRecord
 
-ORDER = ("ingest", "label", "sweep", "report")
+STAGE_ORDER = ("ingest", "label", "sweep", "report")
 
 
 def run_stage(config: Config, name: str, order: tuple[str, ...]) -> RunRecord:
@@ -19,11 +19,13 @@ def run_stage(config: Config, name: str, order: tuple[str, ...]) -> RunRecord:
 
     After `label`, the funnel and the regression are printed, because the next stage, the sweep, takes much longer.
     """
-    say(f"[{order.index(name) + 1}/{len(order)}] {name}: {STAGES[name].help}")
+    print_line(f"[{order.index(name) + 1}/{len(order)}] {name}: {STAGES[name].help}")
     started, began = time.monotonic(), datetime.now(UTC)
     record: RunRecord = STAGES[name].load()(config)
     complete = record.finished_at < began
-    say(f"      {name} was complete already" if complete else f"      {name} took {time.monotonic() - started:.0f} s")
+    print_line(
+        f"      {name} was complete already" if complete else f"      {name} took {time.monotonic() - started:.0f} s"
+    )
     if name == "label" and not complete:
         from raypipe.report.summary import print_first_result
 
@@ -36,7 +38,7 @@ def run(config: Config) -> RunRecord:
     from raypipe.report.summary import print_summary
 
     with shared_ray():
-        for name in ORDER:
-            record = run_stage(config, name, ORDER)
+        for name in STAGE_ORDER:
+            record = run_stage(config, name, STAGE_ORDER)
     print_summary(config)
     return record

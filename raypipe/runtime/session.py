@@ -15,7 +15,7 @@ from typing import Any
 
 from raypipe.config import Config
 from raypipe.errors import RaypipeError, StageError, one_line
-from raypipe.progress import say
+from raypipe.progress import print_line
 from raypipe.runtime.stderr_log import stderr_to_log
 
 _CONNECT_SECONDS = 10.0
@@ -105,7 +105,7 @@ def _start_or_join(config: Config) -> Iterator[None]:
             context = _connected(config)
         silence_ray()
         if context.dashboard_url:
-            say(f"Ray dashboard: http://{context.dashboard_url}")
+            print_line(f"Ray dashboard: http://{context.dashboard_url}")
         try:
             yield
         finally:
@@ -182,7 +182,7 @@ def _start_local(config: Config) -> Any:
             # Ray waits only 30 s for its own processes, also on a busy machine.
             if _TOO_BUSY not in str(error) or attempt + 1 == _STARTS:
                 raise
-            say("Ray did not come up in 30 s; the machine is busy: starting it again")
+            print_line("Ray did not come up in 30 s; the machine is busy: starting it again")
     raise AssertionError
 
 

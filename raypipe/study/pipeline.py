@@ -10,9 +10,9 @@ import pyarrow as pa
 from raypipe import tables
 from raypipe.config import Config
 from raypipe.errors import ConfigError
-from raypipe.progress import say
-from raypipe.study.sample import draw_sample
-from raypipe.study.server import HOST, Answer, Session, ask
+from raypipe.progress import print_line
+from raypipe.study.server import HOST, StudyAnswer, StudySession, serve_until_answered
+from raypipe.study.study_sample import draw_sample
 from raypipe.tables.record import RunRecord
 
 ANSWERS = pa.schema(
@@ -46,24 +46,24 @@ def run(config: Config) -> RunRecord:
         storage, table, command="study", config=settings, inputs=inputs, overwrite=config.overwrite
     ) as run:
         if run.record:
-            say(f"{options.participant} has answered already; --overwrite asks again")
+            print_line(f"{options.participant} has answered already; --overwrite asks again")
             return run.record
         started = time.monotonic()
-        session = Session(sample, options.participant)
-        say(f"Open http://{HOST}:{options.port} (Ctrl-C ends the study without writing)")
-        asyncio.run(ask(session, options.port))
+        session = StudySession(sample, options.participant)
+        print_line(f"Open http://{HOST}:{options.port} (Ctrl-C ends the study without writing)")
+        asyncio.run(serve_until_answered(session, options.port))
         run.writer.write("answers", _as_table(options.participant, session.answers))
         result = session.result()
         record = run.commit(
             rows_in=len(session.answers), seconds={"answer": time.monotonic() - started}, facts={"accuracy": result}
         )
-    say(
+    print_line(
         f"{options.participant}: {result['right']} of {result['n']} right, {100 * result['accuracy']:.1f} % "
         f"(95 % interval {100 * result['low']:.1f} to {100 * result['high']:.1f} %)"
     )
     return record
 
 
-def _as_table(participant: str, answers: list[Answer]) -> pa.Table:
+def _as_table(participant: str, answers: list[StudyAnswer]) -> pa.Table:
     rows = [{"participant": participant, **vars(answer)} for answer in answers]
     return pa.Table.from_pylist(rows, schema=ANSWERS)

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from raypipe.errors import StageError
 from raypipe.statistics.clustered import clustered_share_interval, number_users
-from raypipe.study.sample import Picture, Sample
+from raypipe.study.study_sample import StudyPicture, StudySample
 
 HOST = "127.0.0.1"
 _HOSTS = frozenset({"127.0.0.1", "localhost"})
@@ -22,7 +22,7 @@ _MAX_BODY = 4096
 
 
 @dataclass(frozen=True)
-class Answer:
+class StudyAnswer:
     """One person's answer for one picture, and the seconds it took. `position` counts from 0."""
 
     post_id: str
@@ -33,15 +33,15 @@ class Answer:
 
 
 @dataclass
-class Session:
+class StudySession:
     """One person's progress through a sample. `finished` is set with the last answer."""
 
-    sample: Sample
+    sample: StudySample
     participant: str
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[StudyAnswer] = field(default_factory=list)
     finished: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def take(self, position: int, answer: str, seconds: float) -> None:
+    def record_answer(self, position: int, answer: str, seconds: float) -> None:
         """Record the next answer. Raises ValueError if it is not the next one, or if a value is not allowed."""
         if position != len(self.answers) or position >= len(self.sample.questions):
             raise ValueError(f"position {position}: the next is {len(self.answers)}")
@@ -50,7 +50,7 @@ class Session:
         if not (math.isfinite(seconds) and 0 <= seconds <= _MAX_SECONDS):
             raise ValueError(f"seconds {seconds}: must be between 0 and {_MAX_SECONDS:.0f}")
         picture = self.sample.questions[position]
-        self.answers.append(Answer(picture.post_id, picture.label, answer, seconds, position))
+        self.answers.append(StudyAnswer(picture.post_id, picture.label, answer, seconds, position))
         if len(self.answers) == len(self.sample.questions):
             self.finished.set()
 
@@ -74,10 +74,10 @@ class Session:
         }
 
 
-_SESSION = web.AppKey("session", Session)
+_SESSION = web.AppKey("session", StudySession)
 
 
-def application(session: Session) -> web.Application:
+def study_app(session: StudySession) -> web.Application:
     """The web application: the page, its pictures, and the address that receives answers."""
     app = web.Application(middlewares=[_only_this_machine], client_max_size=_MAX_BODY)
     app[_SESSION] = session
@@ -88,9 +88,9 @@ def application(session: Session) -> web.Application:
     return app
 
 
-async def ask(session: Session, port: int) -> None:
+async def serve_until_answered(session: StudySession, port: int) -> None:
     """Serve the page until the last answer is in. Raises StageError if the server cannot listen on the port."""
-    runner = web.AppRunner(application(session), access_log=None, shutdown_timeout=2.0)
+    runner = web.AppRunner(study_app(session), access_log=None, shutdown_timeout=2.0)
     await runner.setup()
     try:
         try:
@@ -131,7 +131,7 @@ async def _state(request: web.Request) -> web.Response:
 
 async def _picture(request: web.Request) -> web.Response:
     sample = request.app[_SESSION].sample
-    shown: list[Picture] = getattr(sample, request.match_info["kind"])
+    shown: list[StudyPicture] = getattr(sample, request.match_info["kind"])
     index = int(request.match_info["index"])
     if index >= len(shown):
         raise web.HTTPNotFound(text=f"there are {len(shown)}")
@@ -145,7 +145,7 @@ async def _answer(request: web.Request) -> web.Response:
     session = request.app[_SESSION]
     try:
         given = await request.json()
-        session.take(int(given["position"]), str(given["answer"]), float(given["seconds"]))
+        session.record_answer(int(given["position"]), str(given["answer"]), float(given["seconds"]))
     except (KeyError, TypeError, ValueError) as error:
         raise web.HTTPBadRequest(text=str(error)) from error
     return web.json_response(session.state())

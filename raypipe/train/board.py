@@ -15,7 +15,7 @@ from typing import IO
 from raypipe.config import Config
 from raypipe.errors import StageError
 from raypipe.processes.ports import usable_port
-from raypipe.progress import say
+from raypipe.progress import print_line
 from raypipe.storage import Storage
 
 _HOST = "127.0.0.1"
@@ -32,10 +32,10 @@ def run(config: Config) -> None:
     """
     folder = event_folder(config.open_storage())
     with tensorboard(folder, config.board.port) as (url, process), contextlib.suppress(KeyboardInterrupt):
-        say(f"TensorBoard on {folder}: {url} until Ctrl-C")
+        print_line(f"TensorBoard on {folder}: {url} until Ctrl-C")
         code = process.wait()
         raise StageError(f"TensorBoard ended by itself with exit code {code}; start it again")
-    say("TensorBoard has stopped")
+    print_line("TensorBoard has stopped")
 
 
 def event_folder(storage: Storage) -> Path:

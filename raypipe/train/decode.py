@@ -17,7 +17,7 @@ from raypipe import tables
 from raypipe.config import Config
 from raypipe.errors import InputError, StageError
 from raypipe.pictures.decoding import Undecodable, decoding, square
-from raypipe.progress import Progress, say
+from raypipe.progress import Progress, print_line
 from raypipe.storage import Storage
 from raypipe.tables import TableWriter
 from raypipe.tables import lock as claims
@@ -62,7 +62,7 @@ def prepare_pictures(config: Config) -> PictureTable:
                 facts={"undecodable": counts["undecodable"], "classes": list(target.names)},
             )
             if counts["undecodable"]:
-                say(f"  {counts['undecodable']:,} pictures no longer decode and are left out")
+                print_line(f"  {counts['undecodable']:,} pictures no longer decode and are left out")
     return PictureTable(storage, table, size, target)
 
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from raypipe import tables
 from raypipe.config import Config
 from raypipe.config.base import ConfigurationLetter
-from raypipe.progress import console, say
+from raypipe.progress import console, print_line
 from raypipe.runtime import ray_session
 from raypipe.storage import Storage
 from raypipe.tables import TableRun, TableWriter
@@ -52,7 +52,7 @@ def run(config: Config) -> RunRecord:
     """Train every configuration of the sweep in every form, with every combination of options and seed: ``sweep/``."""
     given = " and ".join(f"train.{name}" for name in _TRAIN_ONLY_OPTIONS if name in config.train.model_fields_set)
     if given:
-        say(f"  {given} not used: that is for `raypipe train`; a sweep has the configurations of sweep.configs")
+        print_line(f"  {given} not used: that is for `raypipe train`; a sweep has the configurations of sweep.configs")
     return _run(config, "sweep", "sweep", sweep_trials(config))
 
 
@@ -83,7 +83,7 @@ def _run(config: Config, table: str, command: str, trials: list[Trial]) -> RunRe
             if run.record is not None:
                 return run.record
             for note in filter(None, (weights.note, weights.note_for(pictures.target))):
-                say(f"  {note}")
+                print_line(f"  {note}")
             if run.resumed:
                 delete_pickles(run.writer)
             else:
@@ -135,9 +135,9 @@ def _compare(evaluation: EvaluationData, best: str) -> bytes | None:
     summaries = pair_summaries(compared)
     shown = pairs_to_show(summaries, best)
     for pair in shown:
-        say(f"  {pair[0]} and {pair[1]}: {summaries[pair]}")
+        print_line(f"  {pair[0]} and {pair[1]}: {summaries[pair]}")
     if len(shown) < len(summaries):
-        say(f"  all {len(summaries)} pairs of configurations are in comparisons.csv")
+        print_line(f"  all {len(summaries)} pairs of configurations are in comparisons.csv")
     return comparisons_csv(compared) if compared else None
 
 
@@ -194,7 +194,7 @@ def _commit(
     out.print(summary_table(outcomes, evaluation), width=None if out.is_terminal else _WIDTH_OF_A_FILE)
     ended = sum(outcome.ended_early for outcome in outcomes)
     if ended:
-        say(f"  asha ended {ended} of {len(trials)} trials early")
+        print_line(f"  asha ended {ended} of {len(trials)} trials early")
     compared = _compare(evaluation, winner.configuration)
     if compared is not None:
         writer.write_file("comparisons.csv", compared)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from raypipe import tables
 from raypipe.config import Config
 from raypipe.processes.pool import Pool, cpus
-from raypipe.progress import Progress, say
+from raypipe.progress import Progress, print_line
 from raypipe.runtime import ray_session, should_use_ray
 from raypipe.storage import Storage
 from raypipe.tables import TableRun, TableWriter
@@ -47,7 +47,7 @@ def run(config: Config) -> RunRecord:
         _write_images_without_bytes(config, storage, posts, record)
     _print_summary(config, posts)
     if options.serve:
-        say(f"Serving {storage.root} at http://{HOST}:{options.port} until Ctrl-C (see /stats)")
+        print_line(f"Serving {storage.root} at http://{HOST}:{options.port} until Ctrl-C (see /stats)")
         run_loop(serve(storage, options.port))
     return record
 
@@ -155,9 +155,9 @@ def _draw_on_ray(writer: TableWriter, waiting: list[DrawingUnit], seed: int, pro
 
 def _print_summary(config: Config, posts: GeneratedPosts) -> None:
     counts, options, quantile = posts.counts, config.world, config.label.quantile
-    say(
+    print_line(
         f"World: {counts.posts:,} posts, {counts.deleted:,} deleted, {counts.with_face:,} with a face, "
         f"{counts.one_face:,} with exactly one; {counts.users:,} users, {counts.comments:,} comments"
     )
     accuracy = expected_judge_accuracy(options.effect, options.noise, quantile)
-    say(f"A perfect judge of the picture is right on {accuracy:.1%} of the top and bottom {quantile:.0%}")
+    print_line(f"A perfect judge of the picture is right on {accuracy:.1%} of the top and bottom {quantile:.0%}")

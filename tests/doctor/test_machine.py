@@ -31,18 +31,18 @@ GB = 10**9
 
 def test_processor_check_shows_supported_arithmetic() -> None:
     check = check_processors()
-    assert "CPU cores (bfloat16)" in check.seen or "CPU cores (float32)" in check.seen
-    assert (check.state == "warn") == check.seen.endswith("no GPU")
+    assert "CPU cores (bfloat16)" in check.detail or "CPU cores (float32)" in check.detail
+    assert (check.state == "warn") == check.detail.endswith("no GPU")
 
 
 def test_available_memory_is_shown() -> None:
     check = check_memory()
-    assert f"of {psutil.virtual_memory().total / 2**30:.1f} GiB available" in check.seen
+    assert f"of {psutil.virtual_memory().total / 2**30:.1f} GiB available" in check.detail
     assert (check.state == "ok") == (check.advice == "")
 
 
 def test_little_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_LEAST_GB", 1e6)
+    monkeypatch.setattr(machine, "_MIN_MEMORY_GB", 1e6)
     assert check_memory().state == "warn"
 
 
@@ -80,10 +80,10 @@ def test_low_disk_space_is_a_warning_or_failure(
 def test_ray_disk_follows_environment_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     (only,) = check_disk(None)
-    assert only.seen.startswith(f"{tempfile.gettempdir()}: ")
+    assert only.detail.startswith(f"{tempfile.gettempdir()}: ")
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     (only,) = check_disk(Storage("s3://bucket/x", endpoint="http://127.0.0.1:9", region="us-east-1"))
-    assert only.seen.startswith(f"{tmp_path}: ")
+    assert only.detail.startswith(f"{tmp_path}: ")
 
 
 def test_scratch_check_reports_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +91,7 @@ def test_scratch_check_reports_and_changes_nothing(tmp_path: Path, monkeypatch: 
     own = tmp_path / "fast" / f"raypipe-{os.geteuid()}"
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(100 * GB, 60 * GB, 40 * GB))
     check = check_scratch(scratch)
-    assert (check.state, check.seen) == ("ok", f"{own}: 0.0 of 2.0 GB in 0 sets, 40.0 GB free")
+    assert (check.state, check.detail) == ("ok", f"{own}: 0.0 of 2.0 GB in 0 sets, 40.0 GB free")
     assert list(tmp_path.iterdir()) == []
     with scratch.temporary() as folder:
         with (folder / "x").open("wb") as file:
@@ -101,15 +101,15 @@ def test_scratch_check_reports_and_changes_nothing(tmp_path: Path, monkeypatch: 
     assert check_scratch(scratch).state == "warn"
     own.chmod(0o777)
     check = check_scratch(scratch)
-    assert (check.state, check.seen.partition(": ")[0]) == ("fail", str(own))
-    assert "is open to other users (mode 0777)" in check.seen
+    assert (check.state, check.detail.partition(": ")[0]) == ("fail", str(own))
+    assert "is open to other users (mode 0777)" in check.detail
     assert "--storage.scratch DIR" in check.advice
 
 
 def test_disk_of_size_zero_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, 0))
     for check in check_disk(Storage(str(tmp_path))):
-        assert (check.state, check.seen.partition(": ")[2]) == ("fail", "0.0 GB free, 100% used")
+        assert (check.state, check.detail.partition(": ")[2]) == ("fail", "0.0 GB free, 100% used")
 
 
 def test_taken_port_advice_names_the_option(free_port: int) -> None:
@@ -122,8 +122,8 @@ def test_taken_port_advice_names_the_option(free_port: int) -> None:
         world, board, study = check_ports(config)
     assert (world.state, world.advice) == ("warn", "choose another: --world.port PORT")
     assert (study.state, study.advice) == ("warn", "choose another: --study.port PORT")
-    assert str(free_port) in world.seen
-    assert (board.state, board.seen) == ("ok", "any free one")
+    assert str(free_port) in world.detail
+    assert (board.state, board.detail) == ("ok", "any free one")
 
 
 def test_dashboard_port_is_checked_only_if_set(free_port: int) -> None:

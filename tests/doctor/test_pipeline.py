@@ -74,7 +74,7 @@ def test_failed_checks_exit_1_with_one_line(tmp_path: Path, capsys: pytest.Captu
 def test_ray_runs_a_task(well: Config) -> None:
     check = check_ray(well)
     assert check.state == "ok"
-    assert check.seen.startswith("1 node, 2 CPUs; a task imported raypipe after ")
+    assert check.detail.startswith("1 node, 2 CPUs; a task imported raypipe after ")
 
 
 @pytest.mark.cluster

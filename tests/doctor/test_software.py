@@ -29,7 +29,7 @@ def test_too_old_python_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_missing_package_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(software, "_REQUIRED", ("ray", "no-such-package-of-raypipe"))
     check = check_packages()
-    assert (check.state, check.seen) == ("fail", "missing: no-such-package-of-raypipe")
+    assert (check.state, check.detail) == ("fail", "missing: no-such-package-of-raypipe")
 
 
 def test_unimportable_native_module_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,7 +38,7 @@ def test_unimportable_native_module_fails(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "dlib", None)
     for check in (check_torchvision(), check_dlib()):
         assert check.state == "fail"
-        assert "ModuleNotFoundError" in check.seen
+        assert "ModuleNotFoundError" in check.detail
         assert "install" in check.advice
 
 
@@ -49,8 +49,8 @@ def test_missing_published_weights_are_not_downloaded(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     check = check_weights(name)
     assert check.state == "warn"
-    assert str(tmp_path / "hub" / "checkpoints") in check.seen
-    assert ("random" in check.seen) == (name == "auto")
+    assert str(tmp_path / "hub" / "checkpoints") in check.detail
+    assert ("random" in check.detail) == (name == "auto")
     assert "--train.weights FILE" in check.advice
     url = next(word.rstrip(",") for word in check.advice.split() if word.startswith("https://"))
     cached = tmp_path / "hub" / "checkpoints" / url.rpartition("/")[2]
@@ -66,21 +66,21 @@ def test_random_weights_pass() -> None:
 
 def test_weights_file_is_read(tmp_path: Path) -> None:
     missing = check_weights(str(tmp_path / "none.h5"))
-    assert (missing.state, missing.seen.endswith("there is no such file")) == ("fail", True)
+    assert (missing.state, missing.detail.endswith("there is no such file")) == ("fail", True)
     torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "part.pth")
     broken = check_weights(str(tmp_path / "part.pth"))
     assert broken.state == "fail"
-    assert "is missing: this is not a VGG-16" in broken.seen
+    assert "is missing: this is not a VGG-16" in broken.detail
     other = check_weights(str(tmp_path / "part.pth"), "resnet18")
-    assert "layer conv1.weight is missing: this is not a resnet18" in other.seen
+    assert "layer conv1.weight is missing: this is not a resnet18" in other.detail
     nowhere = check_weights("imagenet", "resnet19")
-    assert "'resnet19' is no classifier of torchvision" in nowhere.seen
+    assert "'resnet19' is no classifier of torchvision" in nowhere.detail
     unknown = check_weights("vgg-nineteen")
     assert unknown.state == "fail"
-    assert "'vgg-nineteen' is not allowed" in unknown.seen
+    assert "'vgg-nineteen' is not allowed" in unknown.detail
 
 
 def test_real_convolutions_file_passes(shared_data: Path) -> None:
     check = check_weights(str(shared_data / "vgg16_notop.h5"))
     assert check.state == "ok"
-    assert "convolutions, 59 MB" in check.seen
+    assert "convolutions, 59 MB" in check.detail

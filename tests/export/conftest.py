@@ -54,7 +54,7 @@ class Row:
     def faces(self) -> list[dict[str, Any]] | None:
         return FACES if len(self.image) % 2 else None
 
-    def about(self) -> dict[str, Any]:
+    def metadata_dict(self) -> dict[str, Any]:
         """The metadata stored next to the picture."""
         return {
             "post_id": self.post_id,

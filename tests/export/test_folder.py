@@ -12,7 +12,7 @@ import pytest
 from torchvision.datasets import ImageFolder
 
 import raypipe
-from raypipe.export.names import safe_key
+from raypipe.export.safe_names import safe_key
 from tests.export.conftest import LABELS, Made
 
 
@@ -51,7 +51,7 @@ def test_huggingface_reads_pictures_and_metadata(
             row = rows[item["post_id"]]
             # `datasets` 5 only gives the path of the picture.
             assert (item["image"]["bytes"] or Path(item["image"]["path"]).read_bytes()) == row.image
-            assert {key: value for key, value in item.items() if key != "image"} == row.about()
+            assert {key: value for key, value in item.items() if key != "image"} == row.metadata_dict()
         assert found[name][0]["image"].size == (32, 24)
 
 
@@ -67,7 +67,7 @@ def test_folder_holds_exactly_files_in_metadata(make: Callable[..., Made], kind:
         for line in lines:
             row = made.rows[line["post_id"]]
             path = line.pop("file_name")
-            assert line == row.about()
+            assert line == row.metadata_dict()
             assert (folder / split / path).read_bytes() == row.image
             assert path.count("/") == (1 if kind == "class" else 0)
             expected.add(f"{split}/{path}")

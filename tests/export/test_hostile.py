@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from raypipe.export.card import dataset_card
-from raypipe.export.names import folder_names
+from raypipe.export.dataset_card import dataset_card
+from raypipe.export.export_plan import ExportPlan
 from raypipe.export.parquet import make_schema
-from raypipe.export.plan import Plan
-from raypipe.export.samples import Sample
+from raypipe.export.safe_names import folder_names
+from raypipe.export.samples import ExportSample
 from raypipe.export.tar import TarShard
 from tests.hostile import LEADS_OUT, NAMES, TEXTS
 
@@ -26,7 +26,7 @@ EVERY = sorted({*TEXTS, *NAMES, *LEADS_OUT, "con", "NUL", "aux", "a" * 300})
 def test_archive_extracts_within_its_folder(tmp_path: Path) -> None:
     shard = TarShard()
     for code, text in enumerate(EVERY):
-        shard.add(Sample(0, 0, "train", text, b"x", "JPEG", text, code, None, 1, 1, None, None))
+        shard.add(ExportSample(0, 0, "train", text, b"x", "JPEG", text, code, None, 1, 1, None, None))
     with tarfile.open(fileobj=io.BytesIO(shard.finish())) as archive:
         names = archive.getnames()
         archive.extractall(tmp_path / "out", filter="data")
@@ -48,7 +48,9 @@ def test_dataset_card_holds_any_class_name_unbroken(hf: Any) -> None:
     from huggingface_hub import DatasetCard
 
     none = np.zeros(0, np.int64)
-    plan = Plan(("train",), none.astype(np.int8), none, none, None, "class", tuple(EVERY), 0, Counter(), {"train": 0})
+    plan = ExportPlan(
+        ("train",), none.astype(np.int8), none, none, None, "class", tuple(EVERY), 0, Counter(), {"train": 0}
+    )
     schema = make_schema("class", plan.classes)
     assert hf.Features.from_arrow_schema(schema)["label"].names == EVERY
     card = DatasetCard(dataset_card(plan, schema).decode(), ignore_metadata_errors=False)

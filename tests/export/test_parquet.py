@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 import raypipe
-from raypipe.export.names import safe_key
 from raypipe.export.parquet import make_schema
+from raypipe.export.safe_names import safe_key
 from tests.export.conftest import LABELS, Made
 
 KINDS = ["class", "continuous", "hashtags", None]
@@ -28,10 +28,10 @@ def check(hf: Any, found: Any, rows: dict[str, Any], kind: str | None) -> None:
         assert stored["image"] == {"bytes": row.image, "path": f"{safe_key(row.post_id)}.{row.extension}"}
         assert decoded["image"].tobytes() == Image.open(io.BytesIO(row.image)).tobytes()
         label = found.features["label"].int2str(stored["label"]) if kind == "class" else stored.get("label")
-        about = row.about()
-        assert label == about["label"]
+        metadata_dict = row.metadata_dict()
+        assert label == metadata_dict["label"]
         names = [name for name in ("score", "width", "height", "n_faces", "faces") if kind or name != "score"]
-        assert [stored[name] for name in names] == [about[name] for name in names]
+        assert [stored[name] for name in names] == [metadata_dict[name] for name in names]
 
 
 def expected_features(hf: Any, kind: str | None) -> Any:

@@ -12,13 +12,13 @@ import pytest
 from raypipe import tables
 from raypipe.config import Config
 from raypipe.errors import StageError
-from raypipe.export.plan import Plan, make_plan
-from raypipe.export.samples import Sample, read_samples
+from raypipe.export.export_plan import ExportPlan, make_plan
+from raypipe.export.samples import ExportSample, read_samples
 from tests.export.conftest import Made, image_row, write_images
 
 
-def read(config: Config, plan: Plan, rows: np.ndarray | None = None) -> list[Sample]:
-    return list(read_samples(config.open_storage(), plan, plan.kept if rows is None else rows))
+def read(config: Config, plan: ExportPlan, rows: np.ndarray | None = None) -> list[ExportSample]:
+    return list(read_samples(config.open_storage(), plan, plan.is_exported if rows is None else rows))
 
 
 @pytest.mark.parametrize("kind", ["class", "continuous", "hashtags", None])
@@ -30,7 +30,7 @@ def test_samples_contain_picture_and_its_facts(make: Callable[..., Made], kind: 
     for sample in samples:
         row = made.rows[sample.post_id]
         assert sample.image == row.image
-        assert sample.about() == row.about()
+        assert sample.metadata_dict() == row.metadata_dict()
         assert sample.file_name == f"{sample.key}.{row.extension}"
         assert sample.code == (plan.classes.index(row.label) if kind == "class" else None)
     order = tables.read_table(made.config.open_storage(), "images", ["post_id"])["post_id"].to_pylist()
@@ -43,7 +43,7 @@ def test_files_without_wanted_pictures_are_not_opened(make: Callable[..., Made])
     plan = make_plan(storage, labelled=True, shard_bytes=10**6)
     first, second, third = tables.data_paths(storage, "images")
     n = pq.read_metadata(first).num_rows
-    wanted = plan.kept & (np.arange(len(plan.side)) < n)
+    wanted = plan.is_exported & (np.arange(len(plan.split_index)) < n)
     whole = Path(second).read_bytes()
     for path in (second, third):
         data = Path(path).read_bytes()

@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable
 
 from raypipe import tables
-from raypipe.export.plan import make_plan
+from raypipe.export.export_plan import make_plan
 from raypipe.export.shards import write_shards
 from raypipe.export.tar import TarShard
 from raypipe.progress import Progress

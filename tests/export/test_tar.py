@@ -13,7 +13,7 @@ import pytest
 import webdataset
 
 import raypipe
-from raypipe.export.names import safe_key
+from raypipe.export.safe_names import safe_key
 from tests.export.conftest import FORMATS, LABELS, Made
 
 
@@ -38,7 +38,7 @@ def test_webdataset_reads_each_picture_with_its_label(make: Callable[..., Made],
             parts = {row.extension, "json"} | ({"cls"} if kind == "class" else set())
             assert {name for name in sample if not name.startswith("__")} == parts
             assert sample[row.extension] == row.image
-            assert json.loads(sample["json"]) == row.about()
+            assert json.loads(sample["json"]) == row.metadata_dict()
             if kind == "class":
                 assert int(sample["cls"]) == sorted(LABELS).index(row.label)
     assert record.facts["classes"] == (sorted(LABELS) if kind == "class" else [])
@@ -50,9 +50,9 @@ def test_webdataset_decodes_pictures_and_classes(make: Callable[..., Made]) -> N
     shards = sorted(map(str, made.folder("webdataset").glob("train-*.tar")))
     pairs = list(webdataset.WebDataset(shards, shardshuffle=False).decode("rgb8").to_tuple("jpg", "cls", "json"))
     assert len(pairs) == len(made.split("train"))
-    for pixels, code, about in pairs:
+    for pixels, code, metadata_dict in pairs:
         assert pixels.shape == (24, 32, 3)
-        assert sorted(LABELS)[code] == about["label"]
+        assert sorted(LABELS)[code] == metadata_dict["label"]
 
 
 def test_shards_have_requested_size_and_each_picture_once(make: Callable[..., Made]) -> None:

@@ -15,8 +15,8 @@ from PIL import Image
 from raypipe.errors import InputError
 from raypipe.pictures.examine import open_picture
 from raypipe.pictures.formats import OF_NAMES
-from raypipe.predict.files import read_picture, stamp_pictures
-from raypipe.predict.inputs import Found, find_pictures
+from raypipe.predict.inputs import FoundPictures, find_pictures
+from raypipe.predict.picture_files import add_file_info, read_picture
 from raypipe.storage import Storage
 from tests.ingest.conftest import picture
 
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def find(*inputs: object) -> Found:
+def find(*inputs: object) -> FoundPictures:
     return find_pictures([str(item) for item in inputs], Storage("root"))
 
 
@@ -50,14 +50,14 @@ def test_folder_pictures_of_every_format_are_found(folder: Path, kind: str) -> N
     found = find(folder).pictures
     assert [one.path for one in found][1:-1] == [str(folder / f"c{ending}") for ending in sorted(OF_NAMES[kind])]
     for one in found[1:-1]:
-        with open_picture(Path(one.place).read_bytes()) as image:
+        with open_picture(Path(one.location).read_bytes()) as image:
             assert image.size == (8, 8)
 
 
 def test_picture_named_twice_is_used_once(folder: Path) -> None:
     found = find(folder / "b.JPG", folder, folder / "b.JPG")
     assert [picture.path for picture in found.pictures] == [str(folder / "b.JPG"), str(folder / "deep" / "a.png")]
-    assert found.twice == 2
+    assert found.n_repeated == 2
 
 
 def test_links_are_followed_once(folder: Path) -> None:
@@ -71,7 +71,7 @@ def test_undecodable_file_names_are_shown_escaped(folder: Path) -> None:
     Path(os.fsdecode(name)).write_bytes(b"x")
     found = [picture for picture in find(folder).pictures if "caf" in picture.path]
     assert [picture.path for picture in found] == [f"{folder}/caf\\udce9.jpg"]
-    assert os.fsencode(found[0].place) == name
+    assert os.fsencode(found[0].location) == name
     assert paths(os.fsdecode(name)) == [f"{folder}/caf\\udce9.jpg"]
 
 
@@ -194,10 +194,10 @@ def test_unusable_input_raises_one_line_error(folder: Path, make: Callable[[Path
 def test_non_utf8_path_in_parquet_opens_its_file(folder: Path) -> None:
     (folder / os.fsdecode(b"\xff.jpg")).write_bytes(b"here")
     found = find(_parquet(folder, pa.array([b"\xff.jpg"]))).pictures
-    (stamped,) = stamp_pictures(found, Storage("root"))
+    (stamped,) = add_file_info(found, Storage("root"))
     assert read_picture(stamped, Storage("root")) == b"here"
     # An object store has no such name, so the row gets a reason.
-    (remote,) = stamp_pictures(find(_parquet(folder, pa.array([b"s3://bucket/\xff.jpg"]))).pictures, Storage("root"))
+    (remote,) = add_file_info(find(_parquet(folder, pa.array([b"s3://bucket/\xff.jpg"]))).pictures, Storage("root"))
     assert str(remote.reason).startswith("cannot be read: ")
 
 

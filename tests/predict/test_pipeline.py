@@ -17,7 +17,7 @@ from raypipe.errors import ConfigError, InputError, StageError
 from raypipe.pictures.formats import FORMATS
 from raypipe.predict import pipeline
 from raypipe.predict.model import TrainedModel, read_checkpoint
-from raypipe.predict.unit import UnitPredictor
+from raypipe.predict.unit_predictor import UnitPredictor
 from tests.deadly import deadly
 from tests.train.here import train_here
 from tests.training_root import change, jpeg

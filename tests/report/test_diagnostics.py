@@ -19,7 +19,7 @@ from raypipe.config import Config
 from raypipe.config.load import load_config
 from raypipe.judge.pipeline import run as judge
 from raypipe.label.pipeline import run as label
-from raypipe.report import diagnostics, verdict
+from raypipe.report import diagnostics, judge_results
 from raypipe.report.pipeline import run
 from raypipe.tables.root_tables import RootTables
 from tests.label.roots import labelled, made_posts, put
@@ -62,7 +62,7 @@ def test_group_intervals_group_posts_by_user() -> None:
     assert together is not None
     assert together.mean.tolist() == alone.mean.tolist()
     # Each user's posts are four copies.
-    assert together.half / alone.half == pytest.approx(2, rel=0.05)
+    assert together.half_width / alone.half_width == pytest.approx(2, rel=0.05)
 
 
 @pytest.fixture
@@ -89,13 +89,13 @@ def test_planted_faults_are_found(root: Config) -> None:
     groups = {item.name: item for item in found.groups}
     assert set(groups) == {"hour", "n_hashtags", "age_days"}
     hours = groups["hour"]
-    assert hours.at.tolist() == list(range(24))
-    assert hours.mean[0] - hours.half[0] > 0 > hours.mean[12] + hours.half[12]
+    assert hours.group_values.tolist() == list(range(24))
+    assert hours.mean[0] - hours.half_width[0] > 0 > hours.mean[12] + hours.half_width[12]
     assert found.age_slope is not None
     assert found.age_slope[0] == pytest.approx(0.05, abs=0.01)
     assert found.age_slope[1] < 1e-6
-    assert len(groups["age_days"].at) == 10
-    assert (np.diff(groups["age_days"].at) > 0).all()
+    assert len(groups["age_days"].group_values) == 10
+    assert (np.diff(groups["age_days"].group_values) > 0).all()
     assert groups["n_hashtags"].n.sum() == len(found.scores)
     assert found.influences[0].user == "star"
     assert found.influences[0].posts > 30
@@ -111,13 +111,13 @@ def test_means_and_influence_equal_plain_code(root: Config) -> None:
     by_hour = fit.resid.groupby(frame["created_at"].dt.hour)
     (hours,) = (item for item in found.groups if item.name == "hour")
     np.testing.assert_allclose(hours.mean, by_hour.mean(), atol=1e-10)
-    for half, (_, own) in zip(hours.half, by_hour, strict=True):
+    for half_width, (_, own) in zip(hours.half_width, by_hour, strict=True):
         users, one = pd.factorize(frame.loc[own.index, "user_id"])[0], np.ones(len(own))
         errors = [sm.OLS(own, one).fit(cov_type=kind, cov_kwds=more).bse.iloc[0] for kind, more in (
             ("nonrobust", None), ("cluster", {"groups": users})
         )]  # fmt: skip
         few = stats.t.ppf(0.975, users.max()) / stats.t.ppf(0.975, len(own) - 1)
-        assert half == pytest.approx(stats.norm.ppf(0.975) * max(errors) * few, rel=1e-8)
+        assert half_width == pytest.approx(stats.norm.ppf(0.975) * max(errors) * few, rel=1e-8)
     without = smf.ols(formula, frame[frame["user_id"] != "star"]).fit()
     np.testing.assert_allclose(found.influences[0].shift, (fit.params - without.params) / fit.bse, rtol=1e-6)
     normal, seen = found.quantiles
@@ -140,7 +140,7 @@ def test_page_shows_diagnostics_and_judgement(root: Config) -> None:
     assert "have not been judged" not in page
     # New labels are not the judged ones.
     label(labelled(root, eligible="post", quantile=0.2, overwrite=True))
-    assert verdict.build(RootTables.open(root.open_storage())) is None
+    assert judge_results.build(RootTables.open(root.open_storage())) is None
 
 
 def test_diagnostics_need_regression_and_times(config: Config) -> None:
@@ -166,6 +166,6 @@ def test_diagnostics_need_regression_and_times(config: Config) -> None:
     ],
 )
 def test_baseline_sentence_follows_interval(numbers: dict[str, Any], words: str) -> None:
-    text = verdict._baseline({"label": "top", "covariates": ["followers", "n_hashtags"], **numbers})
+    text = judge_results._baseline({"label": "top", "covariates": ["followers", "n_hashtags"], **numbers})
     assert words in text
     assert "followers, hashtags alone" in text

@@ -6,21 +6,21 @@ from dataclasses import replace
 
 import pytest
 
-from raypipe.report import funnel, headline, regression, training
+from raypipe.report import funnel, headline, regression, training_results
 from raypipe.tables.root_tables import RootTables
 from tests.report.root import Built
 
 
 @pytest.fixture(scope="module")
-def parts(shared: Built) -> tuple[funnel.Funnel, regression.Regression | None, training.Training]:
+def parts(shared: Built) -> tuple[funnel.FunnelCounts, regression.Regression | None, training_results.TrainingResults]:
     root_tables = RootTables.open(shared.storage)
-    trained = training.build(root_tables)
+    trained = training_results.build(root_tables)
     assert trained is not None
     return funnel.build(root_tables), regression.build(root_tables), trained
 
 
 def test_headline_names_best_configuration_and_accuracy(
-    parts: tuple[funnel.Funnel, regression.Regression | None, training.Training],
+    parts: tuple[funnel.FunnelCounts, regression.Regression | None, training_results.TrainingResults],
 ) -> None:
     counted, fit, trained = parts
     found = headline.build(counted, fit, trained, ["bottom", "top"])
@@ -35,7 +35,7 @@ def test_headline_names_best_configuration_and_accuracy(
 
 
 def test_headline_says_no_better_than_chance(
-    parts: tuple[funnel.Funnel, regression.Regression | None, training.Training],
+    parts: tuple[funnel.FunnelCounts, regression.Regression | None, training_results.TrainingResults],
 ) -> None:
     counted, fit, trained = parts
     best = trained.best
@@ -47,7 +47,7 @@ def test_headline_says_no_better_than_chance(
 
 
 def test_headline_counts_labels_without_training(
-    parts: tuple[funnel.Funnel, regression.Regression | None, training.Training],
+    parts: tuple[funnel.FunnelCounts, regression.Regression | None, training_results.TrainingResults],
 ) -> None:
     counted, fit, _ = parts
     labelled = counted.count(funnel.LABELLED)
@@ -55,7 +55,7 @@ def test_headline_counts_labels_without_training(
 
 
 def test_headline_of_empty_root() -> None:
-    nothing = funnel.Funnel([], {}, [], [], [], None, None)
+    nothing = funnel.FunnelCounts([], {}, [], [], [], None, None)
     found = headline.build(nothing, None, None, [])
     assert found.title == "An empty root"
     assert found.facts == []

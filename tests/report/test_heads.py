@@ -18,9 +18,9 @@ from scipy import stats
 
 from raypipe.config import Config
 from raypipe.config.load import load_config
-from raypipe.report import columns, headline, page, training
+from raypipe.report import headline, page, table1_columns, training_results
 from raypipe.report.figures.head_figures import confusion
-from raypipe.report.measured import measure
+from raypipe.report.model_quality import measure_predictions
 from raypipe.report.summary import summary_lines
 from raypipe.statistics.intervals import auc_interval, spearman_interval, wilson_interval
 from raypipe.tables.root_tables import RootTables
@@ -120,7 +120,7 @@ def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def test_measure_equals_plain_count_of_test_predictions(whole: tuple[str, Config, pd.DataFrame]) -> None:
     kind, config, predictions = whole
-    found = training.build(RootTables.open(config.open_storage()))
+    found = training_results.build(RootTables.open(config.open_storage()))
     assert found is not None
     assert (found.target, found.left_out) == (TARGETS[kind], ())
     assert found.best is not None
@@ -157,20 +157,20 @@ def test_measure_equals_plain_count_of_test_predictions(whole: tuple[str, Config
             assert (seen.low, seen.high) == pytest.approx(spearman_interval(ranks, N // 2))
             errors = [math.sqrt(((rows["predicted"] - rows["score"]) ** 2).mean()) for rows in by_seed]
             assert seen.further["rmse"] == pytest.approx(np.mean(errors))
-        assert (row.verdict.startswith("beats"), row.key) in ((True, "B"), (False, "A"))
+        assert (row.short_claim.startswith("beats"), row.key) in ((True, "B"), (False, "A"))
 
 
 def test_page_describes_results_of_each_head(whole: tuple[str, Config, pd.DataFrame]) -> None:
     kind, config, _ = whole
     whole_page = page_of(config)
-    found = training.build(RootTables.open(config.open_storage()))
+    found = training_results.build(RootTables.open(config.open_storage()))
     assert found is not None
     assert whole_page.open == []
     assert len(whole_page.ids) == len(set(whole_page.ids)), "an id stands twice"
     row, best = whole_page.row("training", "B mean of 2 seeds"), found.best
     assert best is not None
     assert best.measured is not None
-    assert row[1:-1] == columns.cells(found, best)
+    assert row[1:-1] == table1_columns.cells(found, best)
     assert row[-1] == "50"
     title = {
         "classes": f"names the right one of 3 classes for {100 * best.measured.value:.1f} % of unseen test pictures",
@@ -194,19 +194,19 @@ def test_page_describes_results_of_each_head(whole: tuple[str, Config, pd.DataFr
 
 def test_summary_fits_80_columns_with_same_cells(whole: tuple[str, Config, pd.DataFrame]) -> None:
     _, config, _ = whole
-    found = training.build(RootTables.open(config.open_storage()))
+    found = training_results.build(RootTables.open(config.open_storage()))
     assert found is not None
     lines = summary_lines(config)
     assert max(map(len, lines[:-1])) <= 80
     for row in found.rows:
         line = next(line for line in lines if line.startswith(f"{row.key}  "))
         assert line.split("  ")[0] == row.key
-        assert all(cell in line for cell in columns.cells(found, row, narrow=True))
-        assert line.endswith(row.verdict)
+        assert all(cell in line for cell in table1_columns.cells(found, row, narrow=True))
+        assert line.endswith(row.short_claim)
 
 
-def content_of(config: Config) -> page.Content:
-    return page.gather(RootTables.open(config.open_storage()))
+def content_of(config: Config) -> page.PageContent:
+    return page.read_content(RootTables.open(config.open_storage()))
 
 
 def title_of(config: Config) -> str:
@@ -228,7 +228,7 @@ def test_headline_says_no_better_than_chance(config: Config, kind: str) -> None:
 def test_trainings_on_other_labels_are_listed_as_left_out(config: Config) -> None:
     write(config, "classes", {"A": 2.0}, "train/old")
     write(config, "score", {"A": 2.0}, "train/new")
-    found = training.build(RootTables.open(config.open_storage()))
+    found = training_results.build(RootTables.open(config.open_storage()))
     assert found is not None
     assert ([row.table for row in found.rows], found.left_out) == (["train/new"], ("train/old",))
     html = page.render(content_of(config), {}, title="x", n_examples=0)
@@ -251,7 +251,7 @@ def test_many_tags_need_stronger_evidence(n_tags: int, beats: bool) -> None:
         carried = np.arange(n) % 2 == 0
         frame = pd.DataFrame({"class": f"t{i}", "label": np.where(carried, f"t{i}", ""), "split": "test", "seed": 0})
         frames.append(frame.assign(post_id=[f"p{j}" for j in range(n)], probability=rng.random(n) + 0.17 * carried))
-    found = measure(Target("tags", tuple(f"t{i}" for i in range(n_tags))), {}, pd.concat(frames), None, {})
+    found = measure_predictions(Target("tags", tuple(f"t{i}" for i in range(n_tags))), {}, pd.concat(frames), None, {})
     assert found is not None
     assert found.tags[0].low is not None
     assert found.tags[0].low > 0.5

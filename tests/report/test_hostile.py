@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from raypipe.config import Config
-from raypipe.errors import plain
+from raypipe.errors import printable
 from raypipe.report.pipeline import run
 from raypipe.report.summary import summary_lines
 from raypipe.study.pipeline import ANSWERS
@@ -93,7 +93,7 @@ def test_hostile_texts_do_not_change_page_structure(tame: tuple[Built, list[tupl
     config = write_texts(built, text)
     page = page_of(config)
     assert page.elements == elements
-    assert page.text.count("?" if text == HALF else plain(text)) >= 5
+    assert page.text.count("?" if text == HALF else printable(text)) >= 5
     folder = Path(config.root) / "report" / "tables"
     rows: dict[str, list[dict[str, Any]]] = {file.stem: from_csv(file.read_bytes()) for file in folder.glob("*.csv")}
     if text != HALF:
@@ -123,7 +123,7 @@ def test_any_class_or_hashtag_name_is_shown(config: Config, monkeypatch: pytest.
     page = page_of(config)
     assert not {"script", "img"} & {element[0] for element in page.elements}
     for name in names:
-        assert plain(name) in page.text
+        assert printable(name) in page.text
     assert summary_lines(config)
     if kind == "tags":
         found = from_csv((Path(config.root) / "report" / "tables" / "tags.csv").read_bytes())

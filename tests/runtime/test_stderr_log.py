@@ -134,7 +134,7 @@ from raypipe.cli import main
 from raypipe.stages import STAGES, Stage
 
 def stage(config):
-    from raypipe.progress import say
+    from raypipe.progress import print_line
     from raypipe.runtime import ray_session
 
     with ray_session(config):
@@ -150,13 +150,13 @@ def stage(config):
         try:
             ray.get(actor.end.remote())
         except ray.exceptions.RayError:
-            say("a worker was lost")
+            print_line("a worker was lost")
         until = time.monotonic() + 60
         log = b""
         while not (b"core_worker" in log and b"(raylet) A worker died" in log) and time.monotonic() < until:
             time.sleep(0.1)
             log = os.pread(2, 10**6, 0)
-        say("Ray has written" if time.monotonic() < until else "Ray has written nothing")
+        print_line("Ray has written" if time.monotonic() < until else "Ray has written nothing")
         time.sleep(600)
 
 sys.modules["of_this_test"] = sys.modules["__main__"]

@@ -23,7 +23,7 @@ from raypipe import tables
 from raypipe.config import Config
 from raypipe.config.load import load_config
 from raypipe.errors import ConfigError, InputError, StageError
-from raypipe.report import people
+from raypipe.report import participants
 from raypipe.statistics.intervals import wilson_interval
 from raypipe.study.pipeline import ANSWERS, run
 from raypipe.tables.record import RunRecord
@@ -98,7 +98,7 @@ def test_interval_groups_pictures_by_user(built: Built, free_port: int) -> None:
     low, high = wilson_interval(right, 6)
     assert state["result"]["low"] < low
     assert state["result"]["high"] > high
-    (person,) = people.build(RootTables.open(built.storage))
+    (person,) = participants.build(RootTables.open(built.storage))
     assert (person.low, person.high) == (state["result"]["low"], state["result"]["high"])
 
 
@@ -111,7 +111,7 @@ def test_the_server_has_stopped_when_the_command_returns(built: Built, free_port
 def test_participants_accumulate_and_the_report_shows_them(built: Built, free_port: int) -> None:
     for name in ("ann", "bob"):
         study(config_for(built, free_port, name), says_top_always)
-    found = people.build(RootTables.open(built.storage))
+    found = participants.build(RootTables.open(built.storage))
     assert [(person.name, person.pictures) for person in found] == [("ann", 6), ("bob", 6)]
     shown = [tables.read_table(built.storage, f"study/{name}")["post_id"].to_pylist() for name in ("ann", "bob")]
     assert shown[0] != shown[1]

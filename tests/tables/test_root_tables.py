@@ -11,7 +11,7 @@ import pytest
 from raypipe import tables
 from raypipe.config import Config
 from raypipe.errors import InputError
-from raypipe.report import regression, training, verdict
+from raypipe.report import judge_results, regression, training_results
 from raypipe.tables.root_tables import RootTables
 from raypipe.tables.schemas import IMAGES
 from tests.report.root import Built, commit, jpeg, write_training
@@ -102,10 +102,10 @@ def test_changed_training_files_raise_error(config: Config, name: str, data: byt
     storage = config.open_storage()
     files = {"table1.csv": CSV + b"A,1,0.5,1,0.5,0.5\n", "results.json": b"[]"}
     commit(storage, "sweep", files=files)
-    assert training.build(RootTables.open(storage)) is not None
+    assert training_results.build(RootTables.open(storage)) is not None
     commit(storage, "sweep", files={**files, name: data})
     with pytest.raises(InputError, match=rf"sweep/{name}: is not what raypipe writes there"):
-        training.build(RootTables.open(storage))
+        training_results.build(RootTables.open(storage))
 
 
 @pytest.mark.parametrize("found", [{}, {"n": 1, "baseline": 5}, {"n": 1, "baseline": [{"label": "top"}]}])
@@ -113,7 +113,7 @@ def test_changed_judge_file_raises_error(built: Built, found: dict[str, Any]) ->
     inputs = {"labels": tables.get_record(built.storage, "labels").run_id}
     commit(built.storage, "judge", files={"judge.json": json.dumps(found).encode()}, inputs=inputs)
     with pytest.raises(InputError, match=r"judge.json: is not what raypipe writes there"):
-        verdict.build(RootTables.open(built.storage))
+        judge_results.build(RootTables.open(built.storage))
 
 
 @pytest.mark.parametrize(

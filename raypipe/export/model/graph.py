@@ -16,11 +16,11 @@ from raypipe.errors import ConfigError, StageError, one_line
 from raypipe.predict.model import TrainedModel
 
 INPUT = "pictures"
-ABOUT = "config.json"
+CONFIG_NAME = "config.json"
 INSTALL = "pip install 'raypipe[export]'"
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
-Floats = NDArray[np.float32]
+Float32Array = NDArray[np.float32]
 _EXAMPLES = 2
 _BATCH = 32
 
@@ -29,7 +29,7 @@ class GraphError(StageError):
     """A network cannot be written, or the written file does not give the model's answers."""
 
 
-class Graph(nn.Module):
+class ExportGraph(nn.Module):
     """Takes pictures, uint8 [n, 3, s, s], RGB. Gives the head's output: see `Head.activations`.
 
     Normalises like `raypipe.train.data.images.prepare_batch`, but without memory formats and devices.
@@ -72,7 +72,7 @@ def trace(model: TrainedModel) -> ExportedProgram:
     """The graph for any number of pictures. Raises GraphError if torch.export cannot follow the network."""
     size = model.image_size
     examples = torch.zeros((_EXAMPLES, 3, size, size), dtype=torch.uint8)
-    graph, any_number = Graph(model).eval().requires_grad_(False), {INPUT: {0: Dim("n", min=1)}}
+    graph, any_number = ExportGraph(model).eval().requires_grad_(False), {INPUT: {0: Dim("n", min=1)}}
     try:
         program = torch.export.export(graph, (examples,), dynamic_shapes=any_number)
     except Exception as error:
@@ -83,20 +83,20 @@ def trace(model: TrainedModel) -> ExportedProgram:
     return program
 
 
-def to_pt2(program: ExportedProgram, about: bytes) -> bytes:
-    """The file for `torch.export.load`, with `about` in it as config.json."""
+def to_pt2(program: ExportedProgram, config_json: bytes) -> bytes:
+    """The file for `torch.export.load`, with `config_json` in it as config.json."""
     out = io.BytesIO()
-    torch.export.save(program, out, extra_files={ABOUT: about.decode()})
+    torch.export.save(program, out, extra_files={CONFIG_NAME: config_json.decode()})
     return out.getvalue()
 
 
-def to_onnx(program: ExportedProgram, output: str, about: bytes) -> bytes:
-    """One ONNX file with the input `pictures`, the output `output`, and `about` in its metadata as config.json.
+def to_onnx(program: ExportedProgram, output: str, config_json: bytes) -> bytes:
+    """One ONNX file with the input `pictures`, the output `output`, and `config_json` in its metadata as config.json.
 
     Raises GraphError if that fails, as with an operator that ONNX does not have or more than 2 GB of weights.
     """
     try:
-        made = torch.onnx.export(
+        onnx_program = torch.onnx.export(
             program,
             input_names=[INPUT],
             output_names=[output],
@@ -104,11 +104,11 @@ def to_onnx(program: ExportedProgram, output: str, about: bytes) -> bytes:
             dynamo=True,
             verbose=False,
         )
-        assert made is not None
-        for node in made.model.graph:
+        assert onnx_program is not None
+        for node in onnx_program.model.graph:
             node.metadata_props.clear()
-        made.model.metadata_props[ABOUT] = about.decode()
-        data: bytes = made.model_proto.SerializeToString()
+        onnx_program.model.metadata_props[CONFIG_NAME] = config_json.decode()
+        data: bytes = onnx_program.model_proto.SerializeToString()
     except Exception as error:
         raise GraphError(
             f"model.onnx: this network cannot be written as ONNX: {one_line(error)[:300]}; "
@@ -117,14 +117,14 @@ def to_onnx(program: ExportedProgram, output: str, about: bytes) -> bytes:
     return data
 
 
-def run_pt2(data: bytes, pictures: NDArray[np.uint8]) -> Floats:
+def run_pt2(data: bytes, pictures: NDArray[np.uint8]) -> Float32Array:
     """The file's output for pictures uint8 [n, 3, s, s]."""
     graph = torch.export.load(io.BytesIO(data)).module()
     with torch.no_grad():
         return np.concatenate([graph(torch.from_numpy(part)).numpy() for part in _batches(pictures)])
 
 
-def run_onnx(data: bytes, pictures: NDArray[np.uint8]) -> Floats:
+def run_onnx(data: bytes, pictures: NDArray[np.uint8]) -> Float32Array:
     """The file's output for pictures uint8 [n, 3, s, s], by onnxruntime on the CPU."""
     import onnxruntime
 

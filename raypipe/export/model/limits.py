@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from raypipe.export.model.data import Data
-from raypipe.export.model.results import Results
+from raypipe.export.model.model_results import ModelResults
+from raypipe.export.model.training_data import TrainingData
 
-LIKES = ("residual", "karpathy", "continuous", "quantiles")
+LIKES_SCHEMES = ("residual", "karpathy", "continuous", "quantiles")
 """Schemes that make labels from likes."""
 
 
-def limits(config: dict[str, Any], data: Data | None, results: Results | None) -> list[str]:
+def limit_sentences(config: dict[str, Any], data: TrainingData | None, results: ModelResults | None) -> list[str]:
     """The limits as sentences, the most important first."""
-    found = _of_labels(data) if data is not None else []
-    measured = results.most_honest if results is not None else None
+    found = _label_limits(data) if data is not None else []
+    measured = results.test_or_val if results is not None else None
     if measured is not None and not measured.low > measured.chance:
-        found.insert(0, f"**Nothing shows that it beats {measured.measure.guess}**: its answers may be noise.")
-    elif measured is not None and measured.measure.percent:
+        found.insert(0, f"**Nothing shows that it beats {measured.metric.guess}**: its answers may be noise.")
+    elif measured is not None and measured.metric.percent:
         wrong = f"{100 * (1 - measured.value):.0f} %"
         found.append(f"About {wrong} of its answers on pictures like those it was measured on are wrong.")
     if measured is not None and measured.split == "val":
@@ -45,9 +45,9 @@ def limits(config: dict[str, Any], data: Data | None, results: Results | None) -
     return found
 
 
-def _of_labels(data: Data) -> list[str]:
+def _label_limits(data: TrainingData) -> list[str]:
     found = []
-    if data.scheme in LIKES:
+    if data.scheme in LIKES_SCHEMES:
         reach = ", whatever the author's reach" if data.scheme == "quantiles" else " relative to the author's reach"
         found.append(
             f"A label is about likes{reach}, of one collection of posts. It is not the quality of a picture, still "
@@ -65,8 +65,8 @@ def _of_labels(data: Data) -> list[str]:
             "It is for pictures with exactly one face, as dlib finds them: of others, group pictures and pictures "
             "without a person among them, its answer means nothing."
         )
-    if data.span:
-        found.append(f"Posts are from {data.span}: tastes, cameras and filters change.")
+    if data.date_range:
+        found.append(f"Posts are from {data.date_range}: tastes, cameras and filters change.")
     if leaked := data.users_on_two_sides:
         found.append(
             f"{leaked:,} users have posts on two sides of the split: some of its accuracy may be "

@@ -6,7 +6,7 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
-from raypipe.errors import plain
+from raypipe.errors import printable
 
 _INLINE = re.compile(r"[\\`*_\[\]<>&~$!]|:(?=//)|(?<=www)\.", re.IGNORECASE)
 _FIRST = re.compile(r"^([#+=-]|\d+(?=[.)]))")
@@ -15,7 +15,7 @@ _MARKS = re.compile(r"[\\`*_\[\]~$!|:]")
 
 def text(words: str) -> str:
     """Any words for a line, a heading or a table cell, escaped so that they are shown as they are."""
-    line = _FIRST.sub(_escaped_first, _INLINE.sub(r"\\\g<0>", " ".join(plain(words).split())))
+    line = _FIRST.sub(_escaped_first, _INLINE.sub(r"\\\g<0>", " ".join(printable(words).split())))
     # Some readers begin a new cell at "|" even after a backslash.
     return line.replace("|", "&#124;")
 
@@ -27,7 +27,7 @@ def _escaped_first(found: re.Match[str]) -> str:
 
 def code(text: str) -> str:
     """Any text as code, for a line or a table cell."""
-    shown = " ".join(plain(text).split())
+    shown = " ".join(printable(text).split())
     if "|" in shown:
         # Between backticks "|" cannot be escaped and would begin a new cell.
         return f"<code>{_MARKS.sub(lambda mark: f'&#{ord(mark[0])};', html.escape(shown))}</code>"

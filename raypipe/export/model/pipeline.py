@@ -15,13 +15,13 @@ from torch.export import ExportedProgram
 
 from raypipe import tables
 from raypipe.config import Config
-from raypipe.export.model import about, graph
-from raypipe.export.model.card import Exported, model_card
-from raypipe.export.model.check import Agreement, compare, validation_sample
-from raypipe.export.model.library import recipe
-from raypipe.export.model.origin import find_origin
+from raypipe.export.model import config_json, graph
+from raypipe.export.model.compare_files import OutputComparison, compare_outputs, validation_sample
+from raypipe.export.model.model_card import ExportedModel, model_card
+from raypipe.export.model.torchvision_recipe import torchvision_recipe
+from raypipe.export.model.training_origin import find_origin
 from raypipe.predict.model import TrainedModel, checkpoint_metadata, read_checkpoint
-from raypipe.progress import Progress, say
+from raypipe.progress import Progress, print_line
 from raypipe.tables import TableRun
 from raypipe.tables.record import RunRecord
 from raypipe.tables.root_tables import RootTables
@@ -50,21 +50,21 @@ def run(config: Config, table: str) -> RunRecord:
         if run_.record is not None:
             return run_.record
         try:
-            record = _Export(config, run_, model, name, data).write(with_onnx=with_onnx)
+            record = _ModelExport(config, run_, model, name, data).write(with_onnx=with_onnx)
         except graph.GraphError:
             # A wrong file must not be reused by the next attempt.
             storage.delete_directory(run_.writer.staging)
             raise
     for item in record.facts["checked"]:
-        say(f"  {item['file']} {Agreement(**item).finding}")
+        print_line(f"  {item['file']} {OutputComparison(**item).result_text}")
     if not with_onnx and options.onnx is None:
-        say(f"  model.onnx is left out: it needs {', '.join(graph.missing_packages())}: {graph.INSTALL}")
+        print_line(f"  model.onnx is left out: it needs {', '.join(graph.missing_packages())}: {graph.INSTALL}")
     size = sum(file.n_bytes for file in record.files)
-    say(f"{len(record.files)} files, {size / 1e6:,.0f} MB: {storage.uri(table)}")
+    print_line(f"{len(record.files)} files, {size / 1e6:,.0f} MB: {storage.uri(table)}")
     return record
 
 
-class _Export:
+class _ModelExport:
     """One export. Each file is staged, unless an interrupted attempt staged it. Then it is read back and compared."""
 
     def __init__(self, config: Config, run_: TableRun, model: TrainedModel, name: str, data: bytes) -> None:
@@ -72,30 +72,34 @@ class _Export:
         self.root_tables = RootTables.open(config.open_storage())
         self.sample = validation_sample(self.root_tables, model.image_size, config.export.check)
         self.expected = model.predictions(self.sample.pictures)
-        kept = checkpoint_metadata(data)
+        weights_metadata = checkpoint_metadata(data)
         self.origin = find_origin(self.root_tables, config.export.model, name)
-        self.recipe = recipe(model, kept.get("model", VGG16))
-        self.about = about.as_config(model, kept, self.origin, self.recipe)
-        self.metadata = about.exported_metadata(kept, self.origin)
+        self.torchvision_recipe = torchvision_recipe(model, weights_metadata.get("model", VGG16))
+        self.about = config_json.config_dict(model, weights_metadata, self.origin, self.torchvision_recipe)
+        self.metadata = config_json.exported_metadata(weights_metadata, self.origin)
 
     def write(self, *, with_onnx: bool) -> RunRecord:
         """Stage and check the files, the card last, and commit them. Returns the record."""
         started = time.monotonic()
-        output, described = about.output_name(self.model.head.target), about.as_bytes(self.about)
+        output, about = config_json.output_name(self.model.head.target), config_json.config_bytes(self.about)
         with Progress("Exporting", 4 if with_onnx else 3, "files") as progress:
-            checked = [self._checked(WEIGHTS, "raypipe", self._weights, self._run_weights)]
+            checked = [self._write_and_compare(WEIGHTS, "raypipe", self._weights, self._run_weights)]
             progress.advance()
-            checked.append(self._checked(PT2, "torch", lambda: graph.to_pt2(self._program, described), graph.run_pt2))
+            checked.append(
+                self._write_and_compare(PT2, "torch", lambda: graph.to_pt2(self._program, about), graph.run_pt2)
+            )
             progress.advance()
             if with_onnx:
                 checked.append(
-                    self._checked(
-                        ONNX, "onnxruntime", lambda: graph.to_onnx(self._program, output, described), graph.run_onnx
+                    self._write_and_compare(
+                        ONNX, "onnxruntime", lambda: graph.to_onnx(self._program, output, about), graph.run_onnx
                     )
                 )
                 progress.advance()
-            self.run.writer.write_file(CONFIG, described)
-            card = model_card(Exported(self.model, self.about, self.origin, self.recipe, checked), self.root_tables)
+            self.run.writer.write_file(CONFIG, about)
+            card = model_card(
+                ExportedModel(self.model, self.about, self.origin, self.torchvision_recipe, checked), self.root_tables
+            )
             self.run.writer.write_file(CARD, card)
             progress.advance()
         target = self.model.head.target
@@ -115,20 +119,20 @@ class _Export:
             },
         )
 
-    def _checked(
+    def _write_and_compare(
         self,
         file: str,
         package: str,
         make: Callable[[], bytes],
         run: Callable[[bytes, NDArray[np.uint8]], Predictions],
-    ) -> Agreement:
+    ) -> OutputComparison:
         writer = self.run.writer
         path = f"{writer.staging}/{file}"
         if not writer.storage.exists(path):
             writer.write_file(file, make())
         found = run(writer.storage.read(path), self.sample.pictures)
         reader = f"{package} {metadata.version(package)}"
-        return compare(file, reader, self.model.head, self.expected, found)
+        return compare_outputs(file, reader, self.model.head, self.expected, found)
 
     def _weights(self) -> bytes:
         return save(load(self.data), self.metadata)

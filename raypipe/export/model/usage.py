@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from raypipe.export.model.about import output_name
+from raypipe.export.model.config_json import output_name
 from raypipe.export.model.graph import INPUT
-from raypipe.export.model.library import Recipe
+from raypipe.export.model.torchvision_recipe import TorchvisionRecipe
 from raypipe.predict.model import TrainedModel
 from raypipe.train.networks.heads import ScoreHead
 
@@ -16,7 +16,7 @@ _ACTIVATIONS = {
 }
 
 
-def reading(model: TrainedModel) -> str:
+def reading_code(model: TrainedModel) -> str:
     """Lines that read picture.jpg into `pictures`, in the same way as training."""
     size, twice = f"({model.image_size}, {model.image_size})", 2 * model.image_size
     return f"""\
@@ -30,7 +30,9 @@ small = upright.resize({size}, Image.Resampling.BILINEAR)
 {INPUT} = np.asarray(small).transpose(2, 0, 1)[None].copy()  # uint8 [1, 3, {model.image_size}, {model.image_size}]"""
 
 
-def ways(model: TrainedModel, recipe: Recipe | None, *, onnx: bool) -> list[tuple[str, str]]:
+def usage_examples(
+    model: TrainedModel, torchvision_recipe: TorchvisionRecipe | None, *, onnx: bool
+) -> list[tuple[str, str]]:
     """A heading and lines for each file. The lines put the answer in a variable with the name of the graphs' output."""
     output = output_name(model.head.target)
     found = [
@@ -45,8 +47,8 @@ model = TrainedModel.from_bytes(Path("model.safetensors").read_bytes(), "model.s
 print(model.classes, {output})""",
         )
     ]
-    if recipe is not None:
-        found.append(("`model.safetensors` with torchvision alone:", _torchvision(model, recipe, output)))
+    if torchvision_recipe is not None:
+        found.append(("`model.safetensors` with torchvision alone:", _torchvision(model, torchvision_recipe, output)))
     found.append(
         (
             "`model.pt2` with torch alone:",
@@ -73,14 +75,14 @@ print({output})""",
     return found
 
 
-def _torchvision(model: TrainedModel, recipe: Recipe, output: str) -> str:
+def _torchvision(model: TrainedModel, torchvision_recipe: TorchvisionRecipe, output: str) -> str:
     pre, head = model.preprocessing, model.head
-    name = "name" + "".join(f'.replace("{ours}", "{theirs}")' for ours, theirs in recipe.rename.items())
+    name = "name" + "".join(f'.replace("{ours}", "{theirs}")' for ours, theirs in torchvision_recipe.rename.items())
     images = f"torch.from_numpy({INPUT})" + (".flip(1)" if pre.channel_order == "bgr" else "")
     answer = _ACTIVATIONS[head.target.kind].format("network(images)")
     if isinstance(head, ScoreHead):
         answer += f" * {head.sd!r} + {head.mean!r}"
-    lines = "\n".join(recipe.lines)
+    lines = "\n".join(torchvision_recipe.lines)
     return f"""\
 import torch, torchvision
 from safetensors.torch import load_file

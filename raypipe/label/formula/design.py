@@ -266,7 +266,7 @@ def _check_text(formula: Formula, variables: dict[str, pa.ChunkedArray]) -> None
                 raise InputError(
                     f"label.formula: column {name!r} holds {values.type}, but {factor.expr} takes a number; use the "
                     "column by itself, whose classes then are terms",
-                    below=caret_below(formula.text, name),
+                    extra_lines=caret_below(formula.text, name),
                 )
 
 

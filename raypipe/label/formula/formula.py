@@ -84,12 +84,12 @@ def parse(text: str) -> Formula:
         expansion.check_expansion(text)
         parsed = formulaic.Formula(text)
     except expansion.TooManyTermsError as error:
-        raise ConfigError(f"label.formula: {shown(text)}: {error}", below=_caret(text, error.place)) from error
+        raise ConfigError(f"label.formula: {shown(text)}: {error}", extra_lines=_caret(text, error.place)) from error
     except (FormulaicError, SyntaxError) as error:
         # The rest of the message, after the first sentence, is for programmers.
         reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
         raise ConfigError(
-            f"label.formula: {shown(text)} cannot be read: {reason}", below=_caret(text, _place(text, error))
+            f"label.formula: {shown(text)} cannot be read: {reason}", extra_lines=_caret(text, _place(text, error))
         ) from error
     except (ValueError, TypeError, LookupError, NotImplementedError, RecursionError, MemoryError) as error:
         raise ConfigError(f"label.formula: {shown(text)} cannot be read: {one_line(error)}") from error
@@ -135,7 +135,7 @@ def _check_rewritten(expression: str, tree: Expression, token: Token, text: str)
         raise ConfigError(
             f"label.formula: {shown(text)}: a name in backticks is part of another name, or of a string, of this "
             "expression; leave the backticks out if the name does not need them, or rename the column",
-            below=_caret(text, start),
+            extra_lines=_caret(text, start),
         )
 
 
@@ -156,7 +156,7 @@ def _check_name_collisions(text: str, tokens: list[Token]) -> None:
             raise ConfigError(
                 f"label.formula: {shown(text)}: the column {token.token!r} and another term are both written "
                 f"{token.token}; write I(`{token.token}`) for the column, or rename it",
-                below=_caret(text, token.source_start),
+                extra_lines=_caret(text, token.source_start),
             )
 
 
@@ -187,7 +187,7 @@ def _check_learners(text: str, factors: list[Factor], names: Set[str]) -> None:
                 f"label.formula: {shown(text)}: {ast.unparse(node.func)}(…) cannot take the column {name!r} here: the "
                 "expression names it twice, or another name of the formula differs from it only in characters such as "
                 "spaces; rename one",
-                below=_caret(text, max(text.find(f"`{name}`"), 0)),
+                extra_lines=_caret(text, max(text.find(f"`{name}`"), 0)),
             )
 
 
@@ -197,7 +197,8 @@ def _read(expression: str, text: str, start: int = 0) -> Expression:
         return allowed.parse_checked(expression)
     except allowed.NotAllowedError as error:
         raise ConfigError(
-            f"label.formula: {shown(text)}: {error}", below=_caret(text, _place_of(error.node, expression, text, start))
+            f"label.formula: {shown(text)}: {error}",
+            extra_lines=_caret(text, _place_of(error.node, expression, text, start)),
         ) from error
 
 
@@ -264,7 +265,7 @@ def _variables(factor: Factor, text: str) -> tuple[set[str], list[set[str]]]:
         tree, aliases = _read(str(factor.expr), text)
     except SyntaxError as error:
         raise ConfigError(
-            f"label.formula: {shown(text)} cannot be read: {error.msg}", below=_caret(text, _place(text, error))
+            f"label.formula: {shown(text)} cannot be read: {error.msg}", extra_lines=_caret(text, _place(text, error))
         ) from error
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     called = {id(node.func) for node in calls}
@@ -304,7 +305,7 @@ def check_columns(formula: Formula, schema: pa.Schema) -> None:
                 raise InputError(
                     f"label.formula: column {name!r} of posts/ holds {variable_type(name, schema)}, but a formula "
                     f"takes numbers and text (made of the posts' times and captions: {made})",
-                    below=caret_below(formula.text, name),
+                    extra_lines=caret_below(formula.text, name),
                 )
             continue
         made = f" (needed for {name})" if missing != [name] else ""
@@ -312,7 +313,7 @@ def check_columns(formula: Formula, schema: pa.Schema) -> None:
         raise InputError(
             f"label.formula: posts/ has no column {missing[0]!r}{made}; it has {', '.join(schema.names)}, "
             f"and from these come {also}",
-            below=caret_below(formula.text, name),
+            extra_lines=caret_below(formula.text, name),
         )
 
 

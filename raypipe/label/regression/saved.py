@@ -184,7 +184,9 @@ def load_model(root: str | Storage) -> SavedModel:
         if values.get("params") is not None:
             return SavedModel(_design(values), read_fit(values))
     except ConfigError as error:
-        raise InputError(f"{where}: {str(error).replace('label.formula', 'formula', 1)}", below=error.below) from error
+        raise InputError(
+            f"{where}: {str(error).replace('label.formula', 'formula', 1)}", extra_lines=error.extra_lines
+        ) from error
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(f"{where}: is not what `raypipe label` writes: {one_line(error)}; run it again") from error
     raise InputError(f"{where}: the scheme {values.get('scheme')!r} fits no regression; residual and continuous do")

@@ -7,16 +7,16 @@ import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.patches import Rectangle
 
-from raypipe.report.figures.style import COLOURS, Drawing, canvas, render
-from raypipe.report.measured import Tag
-from raypipe.report.training import Training
+from raypipe.report.figures.style import COLOURS, Drawing, make_drawing, styled_figure
+from raypipe.report.model_quality import HashtagResult
+from raypipe.report.training_results import TrainingResults
 
 _WIDE = 4.7
 _MOST = 30
 _MOST_IN_WORDS = 8
 
 
-def draw(training: Training) -> list[Drawing]:
+def draw_figures(training: TrainingResults) -> list[Drawing]:
     """The figure of the best configuration. Empty if the head has none, or if no predictions are stored."""
     best, found = training.best, training.best_predictions
     if best is None or best.measured is None or found is None:
@@ -34,15 +34,17 @@ def confusion(predictions: pd.DataFrame, names: tuple[str, ...]) -> pd.DataFrame
     The predicted class is the one with the highest probability. If several are equal, it is the first by name.
     """
     ordered = predictions.sort_values(["probability", "class"], ascending=[False, True], kind="stable")
-    calls = ordered.drop_duplicates(["seed", "post_id"])
-    counts = pd.crosstab(calls["label"], calls["class"]).reindex(index=list(names), columns=list(names), fill_value=0)
+    predicted_classes = ordered.drop_duplicates(["seed", "post_id"])
+    counts = pd.crosstab(predicted_classes["label"], predicted_classes["class"]).reindex(
+        index=list(names), columns=list(names), fill_value=0
+    )
     return counts.div(counts.sum(axis=1).replace(0, np.nan), axis=0)
 
 
 def draw_confusion(predictions: pd.DataFrame, names: tuple[str, ...]) -> Drawing:
     """True classes as rows, predicted classes as columns. A darker cell has a larger share of its row."""
     shares, n = confusion(predictions, names).to_numpy(), len(names)
-    with canvas(_WIDE, 3.9) as (figure, axes):
+    with styled_figure(_WIDE, 3.9) as (figure, axes):
         for row in range(n):
             for column in range(n):
                 share = shares[row, column]
@@ -59,10 +61,10 @@ def draw_confusion(predictions: pd.DataFrame, names: tuple[str, ...]) -> Drawing
         axes.grid(visible=False)
         axes.set_xlabel("called")
         axes.set_ylabel("labelled")
-        return render(figure, "confusion", "Share of the pictures of each class that are called each class")
+        return make_drawing(figure, "confusion", "Share of the pictures of each class that are called each class")
 
 
-def draw_tags(tags: tuple[Tag, ...]) -> Drawing:
+def draw_tags(tags: tuple[HashtagResult, ...]) -> Drawing:
     """The area under the ROC curve with its 95 % interval for at most 30 hashtags, the best first."""
     areas = [
         (tag.roc_auc, tag.low, tag.high, tag.name)
@@ -70,7 +72,7 @@ def draw_tags(tags: tuple[Tag, ...]) -> Drawing:
         if tag.roc_auc is not None and tag.low is not None and tag.high is not None
     ]
     known = sorted(areas, key=lambda area: -area[0])[:_MOST]
-    with canvas(_WIDE, 0.36 * len(known) + 0.9) as (figure, axes):
+    with styled_figure(_WIDE, 0.36 * len(known) + 0.9) as (figure, axes):
         axes.axvline(0.5, color=COLOURS["muted"], linewidth=1.2, dashes=(4, 3))
         for place, (area, low, high, _) in enumerate(known):
             axes.plot([low, high], [place] * 2, color=COLOURS["blue"], linewidth=6, alpha=0.35)
@@ -79,7 +81,7 @@ def draw_tags(tags: tuple[Tag, ...]) -> Drawing:
         axes.set_ylim(len(known) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("area under the ROC curve; dashed: chance")
-        return render(figure, "tags", "Area under the ROC curve of each hashtag with its 95 % interval")
+        return make_drawing(figure, "tags", "Area under the ROC curve of each hashtag with its 95 % interval")
 
 
 def draw_scores(predictions: pd.DataFrame) -> Drawing:
@@ -87,11 +89,11 @@ def draw_scores(predictions: pd.DataFrame) -> Drawing:
     base = to_rgb(COLOURS["blue"])
     shades = LinearSegmentedColormap.from_list("density", [(*base, 0.15), (*base, 0.5), (*base, 0.95)])
     predicted, score = predictions["predicted"].to_numpy(), predictions["score"].to_numpy()
-    with canvas(_WIDE, 3.9) as (figure, axes):
+    with styled_figure(_WIDE, 3.9) as (figure, axes):
         cells = axes.hexbin(predicted, score, gridsize=(34, 24), cmap=shades, mincnt=1, linewidths=0.1)
         cells.set_edgecolor("none")
         ends = [float(predicted.min()), float(predicted.max())]
         axes.plot(ends, ends, color=COLOURS["red"], linewidth=2.2)
         axes.set_xlabel("predicted score")
         axes.set_ylabel("score")
-        return render(figure, "scores", "Density of pictures by predicted and true score")
+        return make_drawing(figure, "scores", "Density of pictures by predicted and true score")

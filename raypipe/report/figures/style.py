@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from raypipe.errors import plain
+from raypipe.errors import printable
 
 # Each role has a different colour, so that each colour in an SVG can be replaced with a CSS variable of the page.
 COLOURS = {
@@ -102,7 +102,7 @@ class Drawing:
 
 
 @contextlib.contextmanager
-def canvas(width: float, height: float, **subplots: object) -> Iterator[tuple[Figure, Axes]]:
+def styled_figure(width: float, height: float, **subplots: object) -> Iterator[tuple[Figure, Axes]]:
     """A figure of `width` × `height` inches and its axes, in the style of the page. It is closed at the end."""
     with mpl.rc_context({**_RC, "svg.hashsalt": "raypipe"}), warnings.catch_warnings():
         # matplotlib's font lacks some scripts. Browsers use other fonts for them, PNG files show an empty box.
@@ -114,27 +114,29 @@ def canvas(width: float, height: float, **subplots: object) -> Iterator[tuple[Fi
             plt.close(figure)
 
 
-def render(figure: Figure, name: str, description: str) -> Drawing:
+def make_drawing(figure: Figure, name: str, description: str) -> Drawing:
     """The drawing of a finished figure. `description` is the text for screen readers."""
     sink = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": f"raypipe-{name}"}):
         figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    shape = _strip(sink.getvalue().decode(), name, description)
+    inline_svg = _clean_svg(sink.getvalue().decode(), name, description)
     light = "".join(f"--{role}:{value};" for role, value in COLOURS.items())
     dark = "".join(f"--{role}:{value};" for role, value in _DARK.items())
     style = (
         f"<style>:root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}"
         "text{font-family:system-ui,sans-serif!important}</style>"
     )
-    alone = re.sub(r"(<svg[^>]*>)", rf"\1{style}", shape, count=1)
+    standalone_svg = re.sub(r"(<svg[^>]*>)", rf"\1{style}", inline_svg, count=1)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=160, facecolor="white", metadata={"Software": None})
-    return Drawing(name, shape, f'<?xml version="1.0" encoding="utf-8"?>\n{alone}'.encode(), picture.getvalue())
+    return Drawing(
+        name, inline_svg, f'<?xml version="1.0" encoding="utf-8"?>\n{standalone_svg}'.encode(), picture.getvalue()
+    )
 
 
-def _strip(svg: str, name: str, description: str) -> str:
+def _clean_svg(svg: str, name: str, description: str) -> str:
     """The SVG without prologue, metadata and size. Its ids begin with `name`, so that no two figures share one."""
-    body = plain(svg[svg.index("<svg") :])
+    body = printable(svg[svg.index("<svg") :])
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r'(<svg\b[^>]*?) width="[^"]*" height="[^"]*"', r"\1", body, count=1)
     body = re.sub(r'(<svg\b[^>]*?) height="[^"]*"', r"\1", body, count=1)
@@ -152,5 +154,5 @@ def _strip(svg: str, name: str, description: str) -> str:
 
     # Only tags are rewritten. The text between them may be the name of a class, such as #2166ac.
     body = _TAG.sub(rewritten, body)
-    safe = escape(plain(description))
+    safe = escape(printable(description))
     return body.replace("<svg ", f'<svg role="img" aria-label="{safe}" ', 1)

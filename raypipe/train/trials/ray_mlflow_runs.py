@@ -17,7 +17,7 @@ from ray.tune.logger import LoggerCallback
 from raypipe.config import Config
 from raypipe.config.learning_options import TrainOptions
 from raypipe.errors import ConfigError, StageError, one_line
-from raypipe.progress import say
+from raypipe.progress import print_line
 from raypipe.train.results.trial_result import staged_result
 from raypipe.train.trial_plan import TrialPlan
 from raypipe.train.trials.ray_event_files import best_measures, described, epoch_row, measures, test_measures
@@ -138,4 +138,4 @@ class MlflowCallback(LoggerCallback):  # type: ignore[misc]
             action(self._client)
         except Exception as error:
             self._client = None
-            say(f"  MLflow at {self._where} fails, training goes on without it: {one_line(error)}")
+            print_line(f"  MLflow at {self._where} fails, training goes on without it: {one_line(error)}")

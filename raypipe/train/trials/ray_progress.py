@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from raypipe.progress import Progress, say
+from raypipe.progress import Progress, print_line
 from raypipe.train.trial_plan import ENDED_EARLY_FOLDER
 from raypipe.train.trials.halving import SuccessiveHalving
 
@@ -276,10 +276,10 @@ def training_progress(progress_actor: Any, epochs: int) -> Iterator[None]:
     def show(progress: Progress) -> None:
         seen: ProgressSnapshot = ray.get(progress_actor.read_progress.remote())
         for line in seen.lines:
-            say(line)
-        if progress.live:
-            progress.below(running_table(seen.running) if seen.running else None)
-        shown = "" if progress.live and seen.note != _STARTING else seen.note
+            print_line(line)
+        if progress.is_live:
+            progress.show_below(running_table(seen.running) if seen.running else None)
+        shown = "" if progress.is_live and seen.note != _STARTING else seen.note
         progress.set(round(seen.epochs, 2), shown, seen.share)
 
     def follow(progress: Progress) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from raypipe.config import Config
 from raypipe.errors import StageError, one_line
-from raypipe.progress import say
+from raypipe.progress import print_line
 from raypipe.runtime import original_error
 from raypipe.tables import TableRun, TableWriter
 from raypipe.train.metrics import figure_of_merit
@@ -62,7 +62,7 @@ def tune_trials(
     # The longest trials start first. Short ones fill the gaps, so that no long trial runs alone at the end.
     remaining = sorted((plan for name, plan in plans.items() if name not in done), key=_longest_first)
     if done:
-        say(f"  {len(done)} of {len(trials)} trials are done already")
+        print_line(f"  {len(done)} of {len(trials)} trials are done already")
     if not remaining:
         return
     allotted = allocate_on_cluster(config, [plan.trial for plan in remaining])

@@ -6,22 +6,23 @@ from dataclasses import replace
 
 import pytest
 
-from raypipe.export.model.data import Data
-from raypipe.export.model.limits import limits
-from raypipe.export.model.results import Results
-from raypipe.report.measured import Measured
+from raypipe.export.model.limits import limit_sentences
+from raypipe.export.model.model_results import ModelResults
+from raypipe.export.model.training_data import TrainingData
+from raypipe.report.model_quality import MetricResult
 
 CONFIG = {"head": "binary", "image_size": 224}
-DATA = Data(
-    generated=False, scheme="residual", made="", eligible="one_face", taking_part="", split="", span="", steps=[],
-    sides=[], classes=[], dropped=[], users_on_two_sides=0, warnings=[],
+DATA = TrainingData(
+    generated=False, scheme="residual", label_method="", eligible="one_face", eligible_text="", split="",
+    date_range="", steps=[],
+    splits=[], classes=[], dropped=[], users_on_two_sides=0, warnings=[],
 )  # fmt: skip
-GOOD = Measured("test", 0.72, 1000, 0.69, 0.75, None, 0.5)
+GOOD = MetricResult("test", 0.72, 1000, 0.69, 0.75, None, 0.5)
 
 
-def said(data: Data | None = DATA, measured: Measured | None = GOOD, **config: object) -> str:
-    results = None if measured is None else Results({measured.split: measured}, "accuracy", [], "", None)
-    return "\n".join(limits({**CONFIG, **config}, data, results))
+def said(data: TrainingData | None = DATA, measured: MetricResult | None = GOOD, **config: object) -> str:
+    results = None if measured is None else ModelResults({measured.split: measured}, "accuracy", [], "", None)
+    return "\n".join(limit_sentences({**CONFIG, **config}, data, results))
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,7 @@ def said(data: Data | None = DATA, measured: Measured | None = GOOD, **config: o
         ("relative to the author's reach", said(), said(replace(DATA, scheme="quantiles"))),
         ("exactly one face", said(), said(replace(DATA, eligible="image"))),
         ("what an author wrote", said(replace(DATA, scheme="hashtags")), said()),
-        ("2026-01-01 to 2026-02-01", said(replace(DATA, span="2026-01-01 to 2026-02-01")), said()),
+        ("2026-01-01 to 2026-02-01", said(replace(DATA, date_range="2026-01-01 to 2026-02-01")), said()),
         ("1,234 users", said(replace(DATA, users_on_two_sides=1234)), said()),
         ("real people's personal data", said(None, None), said(replace(DATA, generated=True))),
     ],

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 from markdown_it import MarkdownIt
 
-from raypipe.errors import plain
+from raypipe.errors import printable
 from raypipe.export.model.markdown import code, listed, table, text
 from tests.hostile import TEXTS
 
@@ -39,7 +39,7 @@ class Shown(HTMLParser):
 
 
 def words(text: str) -> str:
-    return " ".join(plain(text).split())
+    return " ".join(printable(text).split())
 
 
 @pytest.mark.parametrize("as_text", [True, False])

@@ -23,7 +23,7 @@ from raypipe.config import Config
 from raypipe.errors import ConfigError, InputError, StageError
 from raypipe.export.model import graph
 from raypipe.export.model.graph import GraphError
-from raypipe.export.model.origin import options_of
+from raypipe.export.model.training_origin import trial_options
 from raypipe.predict.model import TrainedModel, read_checkpoint
 from raypipe.storage import Storage
 from raypipe.train.data.images import decode_and_resize
@@ -217,7 +217,7 @@ def test_card_of_sweep_trial_shows_its_own_options(tmp_path: Path) -> None:
     ],
 )
 def test_options_are_read_from_checkpoint(kept: dict[str, str], expected: tuple[float, ...] | None) -> None:
-    found = options_of({"configuration": "A", **kept}, "modern")
+    found = trial_options({"configuration": "A", **kept}, "modern")
     assert (tuple(found[name] for name in ("batch_size", "epochs", "learning_rate")) if found else None) == expected
 
 

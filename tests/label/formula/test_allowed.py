@@ -72,7 +72,7 @@ def test_hostile_formula_executes_no_code(tmp_path: Path, hostile: str) -> None:
         design_of(hostile.replace("MAKE", f"open({str(marker)!r}, 'w')"))
     assert not marker.exists()
     assert "\n" not in str(caught.value)
-    assert caught.value.below.count("\n") == 1
+    assert caught.value.extra_lines.count("\n") == 1
     # raypipe's own evaluation refuses it too.
     with pytest.raises((NotAllowedError, SyntaxError)):
         evaluate_expression(
@@ -144,7 +144,7 @@ def test_caret_marks_refused_part_of_formula(text: str, message: str, culprit: s
         parse(text)
     assert str(caught.value).startswith(f"label.formula: {text!r}: ")
     assert message in str(caught.value)
-    shown, caret = caught.value.below.split("\n")
+    shown, caret = caught.value.extra_lines.split("\n")
     assert shown[caret.index("^") :].startswith(culprit)
     assert caret.strip() == "^"
 

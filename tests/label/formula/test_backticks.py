@@ -106,7 +106,7 @@ def test_ambiguous_column_names_are_refused(text: str, message: str, culprit: st
         parse(text)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
-    shown, caret = caught.value.below.split("\n")
+    shown, caret = caught.value.extra_lines.split("\n")
     assert shown[caret.index("^") :].startswith(culprit)
 
 

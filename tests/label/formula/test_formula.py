@@ -130,7 +130,7 @@ def test_missing_and_infinite_values_are_counted_by_reason() -> None:
 def test_unparsable_formula_raises_error(text: str, message: str, culprit: str | None) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(text)
-    line, shown = str(caught.value), caught.value.below.splitlines()
+    line, shown = str(caught.value), caught.value.extra_lines.splitlines()
     assert line.startswith(f"label.formula: {text!r}")
     assert message in line
     assert "\n" not in line
@@ -176,11 +176,11 @@ def test_caret_marks_missing_column(posts: pa.Table) -> None:
     with pytest.raises(InputError) as caught:
         check_columns(parse(text), posts.schema)
     assert "posts/ has no column 'hashtags'" in str(caught.value)
-    formula, caret = caught.value.below.split("\n")
+    formula, caret = caught.value.extra_lines.split("\n")
     assert formula[caret.index("^") :] == "hashtags)"
     with pytest.raises(ConfigError, match="name 'lgo10' is not defined") as wrong:
         design_of("likes ~ n_hashtags + lgo10(followers)", posts)
-    formula, caret = wrong.value.below.split("\n")
+    formula, caret = wrong.value.extra_lines.split("\n")
     assert formula[caret.index("^") :] == "lgo10(followers)"
     with pytest.raises(InputError, match=r"no column 'created_at' \(needed for age_days\)"):
         check_columns(parse("likes ~ age_days"), posts.schema)

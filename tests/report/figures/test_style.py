@@ -7,18 +7,18 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from raypipe.errors import plain
-from raypipe.report.figures.style import COLOURS, Drawing, canvas, configuration_colour, render
+from raypipe.errors import printable
+from raypipe.report.figures.style import COLOURS, Drawing, configuration_colour, make_drawing, styled_figure
 from tests.hostile import TEXTS
 
 ELEMENTS = {"svg", "defs", "style", "g", "path", "use", "text", "rect", "clipPath"}
 
 
 def draw(name: str) -> Drawing:
-    with canvas(3, 2) as (figure, axes):
+    with styled_figure(3, 2) as (figure, axes):
         axes.plot([0, 1], [0, 1], color=COLOURS["blue"])
         axes.set_xlabel("a < b & c")
-        return render(figure, name, 'a "quoted" <description>')
+        return make_drawing(figure, name, 'a "quoted" <description>')
 
 
 def test_inline_svg_uses_the_pages_variables() -> None:
@@ -60,19 +60,19 @@ def test_colours_follow_the_letter(key: str, role: str) -> None:
 @pytest.mark.parametrize("start", range(0, len(TEXTS), 15))
 def test_names_are_drawn_literally(start: int) -> None:
     names = TEXTS[start : start + 15]
-    with canvas(6, 4) as (figure, axes):
+    with styled_figure(6, 4) as (figure, axes):
         axes.set_yticks(range(len(names)), names)
         axes.set_title(names[0])
         for name in names:
             axes.annotate(name, (0, 0))
-        drawing = render(figure, "one", " ".join(names))
+        drawing = make_drawing(figure, "one", " ".join(names))
     for svg in (drawing.inline, drawing.svg.decode()):
         root = ET.fromstring(svg)
         words = [element.text for element in root.iter() if element.tag.endswith("}text")]
         for name in names:
-            for line in filter(str.strip, plain(name).splitlines()):
+            for line in filter(str.strip, printable(name).splitlines()):
                 assert words.count(line) >= 2
-        assert root.attrib["aria-label"] == re.sub(r"[\t\n]", " ", plain(" ".join(names)))
+        assert root.attrib["aria-label"] == re.sub(r"[\t\n]", " ", printable(" ".join(names)))
         # No text becomes an SVG element.
         assert {element.tag.partition("}")[2] for element in root.iter()} <= ELEMENTS
     assert drawing.png.startswith(b"\x89PNG")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image, ImageOps
 
 from raypipe.errors import InputError
-from raypipe.export.names import extension
+from raypipe.export.safe_names import extension
 from raypipe.train.data.images import decode_and_resize, image_set, prepare_batch
 from raypipe.train.data.preprocessing import CAFFE_BGR, TORCHVISION, Preprocessing
 from tests.ingest.files import exif_of
