@@ -73,7 +73,7 @@ def test_low_disk_space_is_a_warning_or_failure(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(free + used, used, free))
     checks = check_disk(Storage(str(tmp_path / "not" / "there" / "yet")))
     assert [(check.name, check.state) for check in checks] == [("disk of root", root), ("disk of Ray", ray)]
-    assert checks[0].seen.startswith(f"{tmp_path}: ")
+    assert checks[0].detail.startswith(f"{tmp_path}: ")
     assert all(check.advice for check in checks if check.state != "ok")
 
 
@@ -96,7 +96,7 @@ def test_scratch_check_reports_and_changes_nothing(tmp_path: Path, monkeypatch: 
     with scratch.temporary() as folder:
         with (folder / "x").open("wb") as file:
             file.truncate(1_500_000_000)
-        assert check_scratch(scratch).seen == f"{own}: 1.5 of 2.0 GB in 1 set, 40.0 GB free"
+        assert check_scratch(scratch).detail == f"{own}: 1.5 of 2.0 GB in 1 set, 40.0 GB free"
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(100 * GB, 100 * GB, GB // 2))
     assert check_scratch(scratch).state == "warn"
     own.chmod(0o777)

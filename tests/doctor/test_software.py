@@ -16,8 +16,8 @@ from raypipe.doctor.software import check_dlib, check_packages, check_python, ch
 def test_current_environment_passes() -> None:
     for check in (check_python(), check_packages(), check_torchvision(), check_dlib()):
         assert check.state == "ok", check
-    assert sys.executable in check_python().seen
-    assert f"torch {metadata.version('torch')}" in check_packages().seen
+    assert sys.executable in check_python().detail
+    assert f"torch {metadata.version('torch')}" in check_packages().detail
 
 
 def test_too_old_python_fails(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +57,7 @@ def test_missing_published_weights_are_not_downloaded(
     cached.parent.mkdir(parents=True, exist_ok=True)
     cached.write_bytes(bytes(2_000_000))
     assert check_weights(name).state == "ok"
-    assert check_weights(name).seen == f"{name}: {cached}, 2 MB"
+    assert check_weights(name).detail == f"{name}: {cached}, 2 MB"
 
 
 def test_random_weights_pass() -> None:

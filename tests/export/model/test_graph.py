@@ -24,7 +24,7 @@ from raypipe.train.networks.heads import make_head
 from tests.export.model.conftest import small_model
 from tests.train.small import TARGETS, draw
 
-CONFIG_NAME = json.dumps({"labels": ["ünten", "oben"]}).encode()
+CONFIG_JSON = json.dumps({"labels": ["ünten", "oben"]}).encode()
 
 
 @pytest.mark.parametrize("kind", TARGETS)
@@ -33,7 +33,7 @@ def test_both_graph_files_match_model_for_each_head(kind: str) -> None:
     pictures = draw(5, 1).images.numpy()
     expected = model.predictions(pictures)
     program = graph.trace(model)
-    pt2, as_onnx = graph.to_pt2(program, CONFIG_NAME), graph.to_onnx(program, "answer", CONFIG_NAME)
+    pt2, as_onnx = graph.to_pt2(program, CONFIG_JSON), graph.to_onnx(program, "answer", CONFIG_JSON)
     for found in (graph.run_pt2(pt2, pictures), graph.run_onnx(as_onnx, pictures)):
         assert found.shape == expected.shape
         np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -43,7 +43,7 @@ def test_both_graph_files_match_model_for_each_head(kind: str) -> None:
     file = onnx.load_from_string(as_onnx)
     assert (
         kept["config.json"]
-        == CONFIG_NAME.decode()
+        == CONFIG_JSON.decode()
         == {item.key: item.value for item in file.metadata_props}["config.json"]
     )
     (given,), (made,) = file.graph.input, file.graph.output
@@ -57,7 +57,7 @@ def test_one_tag_keeps_its_column() -> None:
     model = small_model("binary")
     model = replace(model, head=make_head(Target("tags", ("sun",)), torch.zeros(1)))
     pictures = draw(3, 1).images.numpy()
-    assert graph.run_pt2(graph.to_pt2(graph.trace(model), CONFIG_NAME), pictures).shape == (3, 1)
+    assert graph.run_pt2(graph.to_pt2(graph.trace(model), CONFIG_JSON), pictures).shape == (3, 1)
 
 
 def test_torchvision_network_is_exported() -> None:
@@ -66,7 +66,7 @@ def test_torchvision_network_is_exported() -> None:
     network = build_network("resnet18", B, image_size=32, weights=weights, seed=1, target=target).eval()
     model = TrainedModel(network, "B", 32, make_head(target, torch.zeros(1)), TORCHVISION)
     pictures = draw(4, 2, size=32).images.numpy()
-    data = graph.to_onnx(graph.trace(model), "probabilities", CONFIG_NAME)
+    data = graph.to_onnx(graph.trace(model), "probabilities", CONFIG_JSON)
     np.testing.assert_allclose(graph.run_onnx(data, pictures), model.predictions(pictures), atol=1e-5)
 
 
