@@ -24,21 +24,21 @@ from raypipe.progress import print_line
 _ATTEMPTS = 5
 _MAX_BYTES = 8_000_000
 _TIMEOUT = aiohttp.ClientTimeout(total=60, sock_connect=10)
-_WORTH_SAYING = 10.0
+_MIN_REPORTED_WAIT = 10.0
 # The first wait after a failure is about a second.
 _FIRST_ATTEMPT = 2
 _ABSENT = (404, 410)
 
 
 @dataclass(frozen=True)
-class Answer:
+class ApiResponse:
     """A JSON body (None if the post is gone), and the next page: `max_id` of the Link header, None if there is none."""
 
     body: Any
     next_id: str | None
 
 
-class PoliteClient:
+class ApiClient:
     """Sends GET requests to one instance, at most `per_second`. Used as an async context manager.
 
     After a 429, it waits (Retry-After, else X-RateLimit-Reset). If X-RateLimit-Remaining is 0, it waits for the reset
@@ -77,7 +77,7 @@ class PoliteClient:
         if self._session is not None:
             await self._session.close()
 
-    async def get(self, path: str, query: Mapping[str, str] | None = None) -> Answer:
+    async def get(self, path: str, query: Mapping[str, str] | None = None) -> ApiResponse:
         """Request a path and return the answer. After a 404 or 410 its body is None.
 
         Raises StageError if the server refuses, does not answer with JSON, fails five times in a row, or has or
@@ -88,7 +88,7 @@ class PoliteClient:
         for attempt in range(_ATTEMPTS):
             await self._wait_for_turn()
             try:
-                status, headers, body, next_id = await self._ask(where, query)
+                status, headers, body, next_id = await self._request(where, query)
             except (aiohttp.ClientError, TimeoutError) as error:
                 reason = one_line(error)
                 if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno == REFUSED_ERRNO:
@@ -97,15 +97,15 @@ class PoliteClient:
                 continue
             self._pause(pause_after(status, headers, datetime.now(UTC), attempt))
             if status == 200:
-                return Answer(_as_json(body, where), next_id)
+                return ApiResponse(_as_json(body, where), next_id)
             if status in _ABSENT:
-                return Answer(None, None)
+                return ApiResponse(None, None)
             reason = f"HTTP {status}{_reason_in(body)}"
             if status != 429 and status < 500:
                 raise StageError(f"{where}: {reason}; is collect.instance a Mastodon server that answers anyone?")
         raise StageError(f"{where}: {reason}, {_ATTEMPTS} times; run the same command later to continue")
 
-    async def _ask(
+    async def _request(
         self, where: str, query: Mapping[str, str] | None
     ) -> tuple[int, Mapping[str, str], bytes, str | None]:
         assert self._session is not None, "used outside its context"
@@ -120,7 +120,7 @@ class PoliteClient:
     async def _wait_for_turn(self) -> None:
         wait = self._not_before - time.monotonic()
         if wait > 0:
-            if wait > _WORTH_SAYING:
+            if wait > _MIN_REPORTED_WAIT:
                 print_line(f"  waiting {wait:.0f} s, as {self.base} asks")
             await self._sleep(wait)
         self._not_before = time.monotonic() + self._interval
@@ -134,16 +134,16 @@ def pause_after(status: int, headers: Mapping[str, str], now: datetime, attempt:
     else X-RateLimit-Reset (ISO 8601, as in Mastodon), else `backoff`. If no requests remain: X-RateLimit-Reset. Else 0.
     """
     if status == 429 or status >= 500:
-        for name, read in (("Retry-After", retry_after), ("X-RateLimit-Reset", _until)):
+        for name, read in (("Retry-After", retry_after), ("X-RateLimit-Reset", _seconds_until)):
             if name in headers and (wait := read(headers[name], now)) is not None:
                 return wait
         return backoff(attempt + _FIRST_ATTEMPT)
     if headers.get("X-RateLimit-Remaining") == "0":
-        return _until(headers.get("X-RateLimit-Reset", ""), now) or 0.0
+        return _seconds_until(headers.get("X-RateLimit-Reset", ""), now) or 0.0
     return 0.0
 
 
-def _until(value: str, now: datetime) -> float | None:
+def _seconds_until(value: str, now: datetime) -> float | None:
     try:
         return max(0.0, (datetime.fromisoformat(value) - now).total_seconds())
     except (ValueError, TypeError):

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from pydantic import AwareDatetime, BaseModel, NonNegativeInt, ValidationError
 
-from raypipe.collect.snapshots import Page
+from raypipe.collect.snapshots import TimelinePage
 
 
 class Account(BaseModel):
@@ -23,11 +23,11 @@ class Attachment(BaseModel):
     url: str | None = None
 
 
-class Tag(BaseModel):
+class MastodonTag(BaseModel):
     name: str
 
 
-class Status(BaseModel):
+class MastodonStatus(BaseModel):
     """The part of a status that raypipe reads; servers send much more."""
 
     id: str
@@ -35,7 +35,7 @@ class Status(BaseModel):
     content: str
     account: Account
     media_attachments: list[Attachment]
-    tags: list[Tag]
+    tags: list[MastodonTag]
     favourites_count: NonNegativeInt
     replies_count: NonNegativeInt
 
@@ -55,7 +55,7 @@ class Status(BaseModel):
             **self._engagement(),
         }
 
-    def revisited(self, snapshot: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    def revisited_row(self, snapshot: Mapping[str, Any], now: datetime) -> dict[str, Any]:
         """Return the post, seen again at `now`, as a row of `posts/`. The picture URL is the one first seen."""
         return {**snapshot, **self._engagement(), "revisited_at": now, "deleted": False}
 
@@ -81,18 +81,18 @@ def post_path(post_id: str) -> str:
 
 def read_post(body: Any, snapshot: Mapping[str, Any], now: datetime) -> dict[str, Any]:
     """Return a post that was requested again, as a row of `posts/`. Raises ValidationError if `body` is not a post."""
-    return Status.model_validate(body).revisited(snapshot, now)
+    return MastodonStatus.model_validate(body).revisited_row(snapshot, now)
 
 
-def read_page(statuses: Sequence[Any], collected_at: datetime, known: set[str], most: int) -> Page:
-    """Return the statuses of one answer that have a picture, at most `most`. Their ids are added to `known`.
+def read_page(statuses: Sequence[Any], collected_at: datetime, known: set[str], max_posts: int) -> TimelinePage:
+    """Return the statuses of one answer that have a picture, at most `max_posts`. Their ids are added to `known`.
 
-    Reasons for dropping: `malformed` (not a status), `duplicate` (in `known`), `no_image` and `enough` (after `most`).
+    Reasons: `malformed` (not a status), `duplicate` (in `known`), `no_image`, `enough` (after `max_posts`).
     """
-    page = Page(seen=len(statuses))
+    page = TimelinePage(seen=len(statuses))
     for item in statuses:
         try:
-            status = Status.model_validate(item)
+            status = MastodonStatus.model_validate(item)
         except ValidationError:
             page.drop("malformed")
             continue
@@ -100,7 +100,7 @@ def read_page(statuses: Sequence[Any], collected_at: datetime, known: set[str], 
             page.drop("duplicate")
         elif status.image_url is None:
             page.drop("no_image")
-        elif len(page.rows) == most:
+        elif len(page.rows) == max_posts:
             page.drop("enough")
         else:
             known.add(status.id)
@@ -110,14 +110,14 @@ def read_page(statuses: Sequence[Any], collected_at: datetime, known: set[str], 
 
 def plain_text(content: str) -> str:
     """Return the text of a status' HTML: one line per paragraph and line break, links as their visible text."""
-    reader = _Text()
+    reader = _TextExtractor()
     reader.feed(content)
     reader.close()
     lines = ("".join(reader.parts)).split("\n")
     return "\n".join(line.strip() for line in lines).strip()
 
 
-class _Text(HTMLParser):
+class _TextExtractor(HTMLParser):
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.parts: list[str] = []

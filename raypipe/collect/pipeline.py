@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from raypipe import tables
-from raypipe.collect.client import PoliteClient
+from raypipe.collect.client import ApiClient
 from raypipe.collect.revisit import revisit
 from raypipe.collect.sources import SOURCES
 from raypipe.collect.timeline import collect
@@ -43,7 +43,7 @@ async def _collect(config: Config, instance: str, hashtag: str) -> RunRecord:
     with run:
         if run.record:
             return run.record
-        async with PoliteClient(instance, options.requests_per_second, options.contact) as client:
+        async with ApiClient(instance, options.requests_per_second, options.contact) as client:
             record = await collect(client, SOURCES[options.source], hashtag, run, options.posts)
     print_line(f"Collected {record.rows_out:,} posts with a picture, of {record.rows_in:,} seen with #{hashtag}")
     return record
@@ -51,24 +51,25 @@ async def _collect(config: Config, instance: str, hashtag: str) -> RunRecord:
 
 async def _revisit(config: Config, instance: str) -> RunRecord:
     storage, options = config.open_storage(), config.collect
-    source = tables.get_record(storage, "snapshots")
-    # A status id is valid only on the instance that it was collected from.
-    collected_from = source.config["collect"]["instance"]
-    if collected_from != instance:
-        raise ConfigError(f"collect.instance: is {instance}, but the snapshots are of {collected_from}; give that one")
+    snapshots_record = tables.get_record(storage, "snapshots")
+    # The id of a post is valid only on the server that it was collected from.
+    for name, value in {"source": options.source, "instance": instance}.items():
+        collected_from = snapshots_record.config["collect"][name]
+        if collected_from != value:
+            raise ConfigError(f"collect.{name}: is {value}, but the snapshots are of {collected_from}; give that one")
     run = tables.begin(
         storage,
         "posts",
         command="collect",
         config={"collect": {"revisit_days": options.revisit_days}},
-        inputs={"snapshots": source.run_id},
+        inputs={"snapshots": snapshots_record.run_id},
         overwrite=config.overwrite,
     )
     with run:
         if run.record:
             return run.record
         snapshots = tables.read_table(storage, "snapshots")
-        async with PoliteClient(instance, options.requests_per_second, options.contact) as client:
+        async with ApiClient(instance, options.requests_per_second, options.contact) as client:
             record = await revisit(
                 client, SOURCES[options.source], run, snapshots, options.revisit_days, wait=options.wait
             )

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import ValidationError
 
-from raypipe.collect.client import PoliteClient
-from raypipe.collect.snapshots import gone
-from raypipe.collect.sources import Source
+from raypipe.collect.client import ApiClient
+from raypipe.collect.snapshots import deleted_row
+from raypipe.collect.sources import CollectSource
 from raypipe.errors import StageError
 from raypipe.progress import Progress, print_line
 from raypipe.tables import TableRun
@@ -22,12 +22,12 @@ from raypipe.tables.record import RunRecord
 from raypipe.tables.schemas import POSTS
 from raypipe.tables.untrusted import read_parquet
 
-_UNIT = 40
+_POSTS_PER_UNIT = 40
 
 
 async def revisit(
-    client: PoliteClient,
-    source: Source,
+    client: ApiClient,
+    source: CollectSource,
     run: TableRun,
     snapshots: pa.Table,
     days: float,
@@ -42,29 +42,29 @@ async def revisit(
     """
     started = time.monotonic()
     rows = snapshots.sort_by([("collected_at", "ascending"), ("post_id", "ascending")]).to_pylist()
-    after = timedelta(days=days)
+    delay = timedelta(days=days)
     done = run.writer.units_done()
     with Progress("Revisiting", len(rows), "posts") as progress:
-        for start in range(0, len(rows), _UNIT):
-            unit, batch = f"{start // _UNIT:06d}", rows[start : start + _UNIT]
+        for start in range(0, len(rows), _POSTS_PER_UNIT):
+            unit, batch = f"{start // _POSTS_PER_UNIT:06d}", rows[start : start + _POSTS_PER_UNIT]
             if unit not in done:
-                if not wait and batch[-1]["collected_at"] + after > datetime.now(UTC):
-                    raise _not_due(start, len(rows), batch, rows[-1], after)
-                found = [await _again(client, source, row, after, sleep) for row in batch]
+                if not wait and batch[-1]["collected_at"] + delay > datetime.now(UTC):
+                    raise _not_due(start, len(rows), batch, rows[-1], delay)
+                found = [await _revisit_post(client, source, row, delay, sleep) for row in batch]
                 run.writer.write(unit, pa.Table.from_pylist(found, schema=POSTS))
             progress.advance(len(batch))
     facts = {"deleted": _count_deleted(run)}
     return run.commit(rows_in=len(rows), seconds={"revisit": time.monotonic() - started}, facts=facts)
 
 
-async def _again(
-    client: PoliteClient,
-    source: Source,
+async def _revisit_post(
+    client: ApiClient,
+    source: CollectSource,
     snapshot: dict[str, Any],
-    after: timedelta,
+    delay: timedelta,
     sleep: Callable[[float], Awaitable[None]],
 ) -> dict[str, Any]:
-    due: datetime = snapshot["collected_at"] + after
+    due: datetime = snapshot["collected_at"] + delay
     left = (due - datetime.now(UTC)).total_seconds()
     if left > 0:
         if left > 60:
@@ -74,7 +74,7 @@ async def _again(
     answer = await client.get(path)
     now = datetime.now(UTC)
     if answer.body is None:
-        return gone(snapshot, now)
+        return deleted_row(snapshot, now)
     try:
         return source.read_post(answer.body, snapshot, now)
     except ValidationError as error:
@@ -82,8 +82,8 @@ async def _again(
         raise StageError(f"{path}: did not answer with a post ({wrong}: {error.errors()[0]['msg']})") from error
 
 
-def _not_due(done: int, total: int, batch: list[dict[str, Any]], last: dict[str, Any], after: timedelta) -> StageError:
-    first, end = batch[-1]["collected_at"] + after, last["collected_at"] + after
+def _not_due(done: int, total: int, batch: list[dict[str, Any]], last: dict[str, Any], delay: timedelta) -> StageError:
+    first, end = batch[-1]["collected_at"] + delay, last["collected_at"] + delay
     return StageError(
         f"{done} of {total} posts revisited; the next are due at {_as_text(first)}, the last at {_as_text(end)}: "
         "run the same command then, or with --collect.wait true"

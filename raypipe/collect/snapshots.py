@@ -15,13 +15,13 @@ SNAPSHOTS = pa.schema([field for field in POSTS if field.name not in ("revisited
 """Schema of `snapshots/`: posts as first seen. It has the columns of `posts/` except those of the revisit."""
 
 
-def gone(snapshot: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+def deleted_row(snapshot: Mapping[str, Any], now: datetime) -> dict[str, Any]:
     """Return a post that its server no longer has as a row of `posts/`, with the likes and other values first seen."""
     return {**snapshot, "revisited_at": now, "deleted": True}
 
 
 @dataclass
-class Page:
+class TimelinePage:
     """One page of a timeline: rows of `snapshots/`, and the number of dropped statuses by reason."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from raypipe.collect.client import PoliteClient
-from raypipe.collect.snapshots import SNAPSHOTS, Page
-from raypipe.collect.sources import Source
+from raypipe.collect.client import ApiClient
+from raypipe.collect.snapshots import SNAPSHOTS, TimelinePage
+from raypipe.collect.sources import CollectSource
 from raypipe.errors import InputError, StageError
 from raypipe.progress import Progress
 from raypipe.tables import TableRun, TableWriter
@@ -24,8 +24,8 @@ _PAGE_SIZE = 40
 _PAGE_KEY = b"raypipe_page"
 
 
-async def collect(client: PoliteClient, source: Source, hashtag: str, run: TableRun, most: int) -> RunRecord:
-    """Fill `snapshots/` with the newest posts of a hashtag that have a picture, at most `most`.
+async def collect(client: ApiClient, source: CollectSource, hashtag: str, run: TableRun, max_posts: int) -> RunRecord:
+    """Fill `snapshots/` with the newest posts of a hashtag that have a picture, at most `max_posts`.
 
     Raises InputError if there is no such post. Raises StageError if the server does not answer with a timeline.
     """
@@ -33,31 +33,31 @@ async def collect(client: PoliteClient, source: Source, hashtag: str, run: Table
     known: set[str] = set()
     dropped: Counter[str] = Counter()
     seen = pages = 0
-    before: str | None = None
+    max_id: str | None = None
     ended = False
-    for rows, facts in _staged(run.writer):
+    for rows, facts in _staged_pages(run.writer):
         known.update(rows["post_id"].to_pylist())
         dropped.update(facts["dropped"])
-        seen, pages, before = seen + facts["seen"], pages + 1, facts["next_id"]
-        ended = before is None
-    with Progress("Collecting", most, "posts") as progress:
+        seen, pages, max_id = seen + facts["seen"], pages + 1, facts["next_id"]
+        ended = max_id is None
+    with Progress("Collecting", max_posts, "posts") as progress:
         progress.advance(len(known))
-        while not ended and len(known) < most:
-            query = {"limit": str(_PAGE_SIZE), "only_media": "true", **({"max_id": before} if before else {})}
+        while not ended and len(known) < max_posts:
+            query = {"limit": str(_PAGE_SIZE), "only_media": "true", **({"max_id": max_id} if max_id else {})}
             answer = await client.get(path, query)
             if not isinstance(answer.body, list):
                 raise StageError(
                     f"{client.base}{path}: did not answer with a list of posts; is collect.instance a Mastodon server?"
                 )
-            if answer.next_id is not None and answer.next_id == before:
+            if answer.next_id is not None and answer.next_id == max_id:
                 raise StageError(
-                    f"{client.base}{path}: leads from the page before {before} to itself; the server is broken"
+                    f"{client.base}{path}: leads from the page before {max_id} to itself; the server is broken"
                 )
-            page = source.read_page(answer.body, datetime.now(UTC), known, most - len(known))
+            page = source.read_page(answer.body, datetime.now(UTC), known, max_posts - len(known))
             # An empty page is the end of the timeline, even if its header names a next page.
-            before = answer.next_id if answer.body else None
-            ended = before is None
-            _stage(run.writer, pages, page, before)
+            max_id = answer.next_id if answer.body else None
+            ended = max_id is None
+            _stage_page(run.writer, pages, page, max_id)
             seen, pages = seen + page.seen, pages + 1
             dropped.update(page.dropped)
             progress.advance(len(page.rows))
@@ -69,13 +69,13 @@ async def collect(client: PoliteClient, source: Source, hashtag: str, run: Table
     return run.commit(rows_in=seen, dropped=dict(dropped), facts={"pages": pages})
 
 
-def _stage(writer: TableWriter, number: int, page: Page, next_id: str | None) -> None:
+def _stage_page(writer: TableWriter, number: int, page: TimelinePage, next_id: str | None) -> None:
     facts = {"seen": page.seen, "dropped": page.dropped, "next_id": next_id}
     schema = SNAPSHOTS.with_metadata({_PAGE_KEY: json.dumps(facts).encode()})
     writer.write(f"{number:06d}", pa.Table.from_pylist(page.rows, schema=schema))
 
 
-def _staged(writer: TableWriter) -> Iterator[tuple[pa.Table, dict[str, Any]]]:
+def _staged_pages(writer: TableWriter) -> Iterator[tuple[pa.Table, dict[str, Any]]]:
     storage = writer.storage
     for unit in sorted(writer.units_done()):
         path = storage.path(writer.staging, writer.part_name(unit))

@@ -109,9 +109,9 @@ def check_rights(storage: Storage) -> CheckResult:
         try:
             send_request()
         except ClientError as error:
-            if s3.code_of(error) in _DENIED:
+            if s3.error_code(error) in _DENIED:
                 missing.append(action)
-            elif s3.is_unknown(error) and action in _CLEANUP_RIGHTS:
+            elif s3.is_unsupported(error) and action in _CLEANUP_RIGHTS:
                 continue
             else:
                 return CheckResult(

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from raypipe.pictures.formats import stored_kind_of
+from raypipe.pictures.formats import detect_any_format
 
 _LONGEST = 80
 _SHOWN = 40
@@ -59,6 +59,6 @@ def extension(kind: str | None, data: bytes | memoryview) -> str:
     Nothing is decoded, so a broken picture with the first bytes of a PNG gives ``png``. Unknown formats give ``bin``.
     """
     if kind is None:
-        kind = stored_kind_of(bytes(data[:_HEAD_BYTES]))
+        kind = detect_any_format(bytes(data[:_HEAD_BYTES]))
     plain = kind and kind.isascii() and kind.isalnum() and len(kind) <= _LONGEST_EXTENSION
     return _EXTENSIONS.get(kind, kind.lower()) if kind and plain else "bin"

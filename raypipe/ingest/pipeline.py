@@ -22,16 +22,16 @@ import pyarrow.compute as pc
 from raypipe import tables
 from raypipe.config import Config
 from raypipe.errors import ConfigError, RaypipeError, StageError, one_line
-from raypipe.ingest.counts import failures_in_words, funnel_in_words
+from raypipe.ingest.counts import failure_lines, funnel_text
 from raypipe.ingest.duplicates import duplicate_groups
-from raypipe.ingest.examine import decodes
+from raypipe.ingest.examine_fetched import needs_decoding
 from raypipe.ingest.faces import check_detector, detector_inputs
-from raypipe.ingest.local import fetch_here, is_enough, merge_here, title, unfetched
+from raypipe.ingest.image_rows import TO_FETCH, batch_rows, split_posts
+from raypipe.ingest.local import fetch_locally, merge_locally, posts_to_fetch, progress_title, runs_without_ray
 from raypipe.ingest.posts import ingest_posts
-from raypipe.ingest.progress_text import Note
-from raypipe.ingest.redo import Redo, plan_redo
-from raypipe.ingest.staged import drop_doubles, staged_columns, staged_ids, tally_staged
-from raypipe.ingest.units import ORDER, batch_rows, shards
+from raypipe.ingest.progress_text import FetchProgressText
+from raypipe.ingest.redo import RedoPlan, plan_redo
+from raypipe.ingest.staged_rows import count_staged, drop_duplicate_rows, staged_columns, staged_ids
 from raypipe.progress import Progress, print_line
 from raypipe.runtime import original_error, ray_session
 from raypipe.storage import Storage
@@ -39,9 +39,9 @@ from raypipe.tables import TableWriter
 from raypipe.tables.compact import delete_merged_sources, merge, merge_groups
 from raypipe.tables.record import RunRecord
 
-_BYTES_AHEAD, _BYTES_AHEAD_A_CPU = 2**29, 2**26
+_QUEUED_BYTES, _QUEUED_BYTES_PER_CPU = 2**29, 2**26
 _RETRIES = 3
-_FRUITLESS_ATTEMPTS = 3
+_MAX_FAILED_ATTEMPTS = 3
 DUPLICATES = "_duplicates"
 """Folder of `images/` with the table of `duplicate_groups`."""
 
@@ -82,99 +82,103 @@ def _ingest_images(config: Config, storage: Storage, posts: RunRecord) -> RunRec
             return run.record
         started = time.monotonic()
         delete_merged_sources(run.writer)
-        rows = tables.read_table(storage, "posts", ORDER.names)
-        if is_enough(config):
-            fetch_here(config, rows, run.writer, redo)
+        rows = tables.read_table(storage, "posts", TO_FETCH.names)
+        if runs_without_ray(config):
+            fetch_locally(config, rows, run.writer, redo)
             streamed = time.monotonic()
-            merge_here(config, run.writer)
+            merge_locally(config, run.writer)
         else:
             with ray_session(config):
-                _stream(config, rows, run.writer, redo)
+                _fetch_on_ray(config, rows, run.writer, redo)
                 streamed = time.monotonic()
                 _merge(config, run.writer)
-        tally = tally_staged(run.writer)
-        facts = tally.facts() | {"duplicates": _mark_duplicates(config, run.writer)}
-        seconds = tally.seconds | {"wall": streamed - started, "finish": time.monotonic() - streamed}
+        image_counts = count_staged(run.writer)
+        facts = image_counts.facts() | {"duplicates": _mark_duplicates(config, run.writer)}
+        seconds = image_counts.seconds | {"wall": streamed - started, "finish": time.monotonic() - streamed}
         record = run.commit(rows_in=posts.rows_out, seconds=seconds, facts=facts)
-    print_line(funnel_in_words(facts))
-    for line in failures_in_words(tally):
+    print_line(funnel_text(facts))
+    for line in failure_lines(image_counts):
         print_line(line)
     return record
 
 
-def _stream(config: Config, posts: pa.Table, writer: TableWriter, redo: Redo | None) -> None:
+def _fetch_on_ray(config: Config, posts: pa.Table, writer: TableWriter, redo: RedoPlan | None) -> None:
     """Stage a row for each post that has none yet. After a lost worker or machine, another attempt follows."""
     import ray.data
     from ray.exceptions import RayError
 
-    from raypipe.ingest.ray_host_budgets import host_desk
-    from raypipe.ingest.ray_workers import do_again
+    from raypipe.ingest.ray_host_budgets import start_host_budgets
+    from raypipe.ingest.ray_workers import redo_group
 
     ingest = config.ingest
-    fruitless = attempt = 0
-    with Progress(title(config), len(posts), "pictures") as progress, contextlib.ExitStack() as stack:
-        note, desk = Note(progress), None
+    failed_attempts = attempt = 0
+    with Progress(progress_title(config), len(posts), "pictures") as progress, contextlib.ExitStack() as stack:
+        progress_text, budget_actor = FetchProgressText(progress), None
         progress.resume_from(len(staged_ids(writer)))
         while True:
             done = staged_ids(writer)
             progress.set(len(done))
             before = len(done)
-            orders = redo.left(done) if redo else []
-            wanted = unfetched(posts, done, redo)
-            if not len(wanted) and not orders:
+            groups_to_redo = redo.remaining_groups(done) if redo else []
+            wanted = posts_to_fetch(posts, done, redo)
+            if not len(wanted) and not groups_to_redo:
                 break
             try:
-                if orders and redo:
-                    work = functools.partial(do_again, work=redo.work(config, writer))
-                    carried = _limited(ray.data.from_arrow(orders)).map_batches(work, **_on_cpus(config))
-                    _attempt(carried, progress, None)
+                if groups_to_redo and redo:
+                    work = functools.partial(redo_group, work=redo.stage_function(config, writer))
+                    carried = _limit_memory(ray.data.from_arrow(groups_to_redo)).map_batches(
+                        work, **_cpu_task_options(config)
+                    )
+                    _run_dataset(carried, progress, None)
                 if len(wanted):
                     # Shared by all attempts, because it remembers the pauses of hosts.
-                    desk = desk or stack.enter_context(host_desk(ingest.per_host, ingest.per_host_rate, note.hosts))
+                    budget_actor = budget_actor or stack.enter_context(
+                        start_host_budgets(ingest.per_host, ingest.per_host_rate, progress_text.show_waiting_hosts)
+                    )
                     attempt += 1
-                    ray.get(desk.begin.remote(attempt))
-                    _attempt(_dataset(config, writer, wanted, desk, attempt), progress, note)
+                    ray.get(budget_actor.begin.remote(attempt))
+                    _run_dataset(_dataset(config, writer, wanted, budget_actor, attempt), progress, progress_text)
             except Exception as error:  # Ray wraps a worker's exception; the message shows the original
                 first, where = original_error(error), writer.storage.uri("images")
                 if isinstance(first, RaypipeError):
                     raise first from error
                 if not isinstance(first, RayError):
                     raise StageError(f"{where}: unexpected {type(first).__name__}: {one_line(first)}") from error
-                fruitless = 0 if len(staged_ids(writer)) > before else fruitless + 1
-                if fruitless >= _FRUITLESS_ATTEMPTS:
+                failed_attempts = 0 if len(staged_ids(writer)) > before else failed_attempts + 1
+                if failed_attempts >= _MAX_FAILED_ATTEMPTS:
                     raise StageError(f"{where}: {one_line(first)}; run the same command again to continue") from error
                 reason = shorten(one_line(first), 160, placeholder=" …")
                 print_line(f"  a worker or a machine was lost ({reason}); going on with what is left")
-    drop_doubles(writer, len(posts))
+    drop_duplicate_rows(writer, len(posts))
 
 
-def _attempt(dataset: Any, progress: Progress, note: Note | None) -> None:
+def _run_dataset(dataset: Any, progress: Progress, progress_text: FetchProgressText | None) -> None:
     for summary in dataset.iter_rows():
-        if note is not None:
-            note.add(summary["rows"], json.loads(summary["statuses"]))
+        if progress_text is not None:
+            progress_text.add(summary["rows"], json.loads(summary["statuses"]))
         else:
             progress.advance(summary["rows"])
 
 
-def _dataset(config: Config, writer: TableWriter, wanted: pa.Table, desk: Any, attempt: int) -> Any:
+def _dataset(config: Config, writer: TableWriter, wanted: pa.Table, budget_actor: Any, attempt: int) -> Any:
     """Return a lazy Ray dataset with one row of numbers per unit. Running it does the work."""
     import ray.data
     from ray.data import ActorPoolStrategy
 
-    from raypipe.ingest.ray_workers import FetchShard, finish
+    from raypipe.ingest.ray_workers import FetchActor, examine_batch
 
     ingest, faces = config.ingest, config.faces
     machines = sum(1 for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU"))
     fetchers = min(ingest.fetchers or machines, len(wanted))
-    stream = _limited(ray.data.from_arrow(shards(wanted, fetchers)))
+    stream = _limit_memory(ray.data.from_arrow(split_posts(wanted, fetchers)))
     fetched = stream.map_batches(
-        FetchShard,
+        FetchActor,
         fn_constructor_args=(
             ingest,
             faces,
             batch_rows(len(wanted), ingest.block_rows),
             writer,
-            desk,
+            budget_actor,
             fetchers,
             attempt,
         ),
@@ -189,13 +193,13 @@ def _dataset(config: Config, writer: TableWriter, wanted: pa.Table, desk: Any, a
         batch_size=None,
         batch_format="pyarrow",
     )
-    if not decodes(ingest, faces):
+    if not needs_decoding(ingest, faces):
         return fetched
-    look = functools.partial(finish, ingest=ingest, faces=faces, writer=writer)
-    return fetched.map_batches(look, **_on_cpus(config))
+    examine_task = functools.partial(examine_batch, ingest=ingest, faces=faces, writer=writer)
+    return fetched.map_batches(examine_task, **_cpu_task_options(config))
 
 
-def _on_cpus(config: Config) -> dict[str, Any]:
+def _cpu_task_options(config: Config) -> dict[str, Any]:
     """Return the options of `map_batches` for tasks that take one CPU each."""
     from ray.data import TaskPoolStrategy
 
@@ -210,7 +214,7 @@ def _on_cpus(config: Config) -> dict[str, Any]:
     }
 
 
-def _limited(stream: Any) -> Any:
+def _limit_memory(stream: Any) -> Any:
     """Make each row a separate block, and limit the bytes that the dataset holds ahead of its slowest step."""
     import ray
     from ray.data import ExecutionResources
@@ -220,7 +224,7 @@ def _limited(stream: Any) -> Any:
     stream.context.memory_usage_poll_interval_s = None
     cpus = int(ray.cluster_resources().get("CPU", 1))
     stream.context.execution_options.resource_limits = ExecutionResources.for_limits(
-        object_store_memory=_BYTES_AHEAD + cpus * _BYTES_AHEAD_A_CPU
+        object_store_memory=_QUEUED_BYTES + cpus * _QUEUED_BYTES_PER_CPU
     )
     return stream
 
@@ -245,8 +249,8 @@ def _mark_duplicates(config: Config, writer: TableWriter) -> dict[str, int]:
     """Stage the list of duplicates next to the rows. Returns the number of posts by kind, and of groups."""
     rows = staged_columns(writer, ["post_id", "sha256", "phash", "status"])
     good = rows.filter(pc.equal(rows["status"], "ok"))
-    ids, files, looks = (good[name].combine_chunks() for name in ("post_id", "sha256", "phash"))
-    groups = duplicate_groups(ids, files, looks, config.ingest.near)
+    ids, files, phashes = (good[name].combine_chunks() for name in ("post_id", "sha256", "phash"))
+    groups = duplicate_groups(ids, files, phashes, config.ingest.near)
     # In a separate folder, because these are not rows of the table.
     writer.write("all", groups, folder=DUPLICATES)
     kinds = Counter(groups["kind"].to_pylist())

@@ -44,16 +44,16 @@ _PARSERS: dict[str, Callable[[pa.ChunkedArray, str], Parsed]] = {
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckedPosts:
     """A checked posts file: rows for `posts/`, and the rejected rows as text with their `reason`.
 
-    `lacks` names the needed columns that the file does not have. `notes` are lines for the user.
+    `missing_columns` names the needed columns that the file does not have. `notes` are lines for the user.
     """
 
     posts: pa.Table
     rejected: pa.Table
     reasons: Counter[str]
-    lacks: list[str]
+    missing_columns: list[str]
     notes: list[str]
 
     @property
@@ -71,13 +71,13 @@ def ingest_posts(config: Config) -> RunRecord:
     storage = config.open_storage()
     started = time.monotonic()
     source = open_input_files(str(config.posts), storage)
-    may_lack = not_needed(config)
+    optional = optional_columns(config)
     options = config.result_options("limit", "columns")
     inputs = {"posts": source.fingerprint()}
     complete = _complete(storage, options, inputs)
-    if complete and not config.overwrite and set(complete.facts["lacks"]) <= set(may_lack):
+    if complete and not config.overwrite and set(complete.facts["lacks"]) <= set(optional):
         return complete
-    checked = read_posts(source, config.columns, may_lack, config.limit)
+    checked = read_posts(source, config.columns, optional, config.limit)
 
     def begin(table: str) -> tables.TableRun:
         return tables.begin(storage, table, command="ingest", config=options, inputs=inputs, overwrite=config.overwrite)
@@ -94,9 +94,9 @@ def ingest_posts(config: Config) -> RunRecord:
         if not posts.record:
             _write(posts.writer, checked.posts)
             deleted = pc.sum(checked.posts["deleted"]).as_py()
-            facts: dict[str, Any] = {"source": source.uri, "deleted": deleted, "lacks": checked.lacks}
+            facts: dict[str, Any] = {"source": source.uri, "deleted": deleted, "lacks": checked.missing_columns}
             posts.commit(rows_in=checked.n_rows, dropped=checked.reasons, seconds=seconds, facts=facts)
-    _tell(checked, storage)
+    _say_result(checked, storage)
     assert posts.record is not None
     return posts.record
 
@@ -109,33 +109,35 @@ def _complete(storage: Storage, options: dict[str, Any], inputs: dict[str, str])
     return None
 
 
-def not_needed(config: Config) -> list[str]:
+def optional_columns(config: Config) -> list[str]:
     """Return the needed columns that a file may lack with these options."""
     lacking = [] if config.ingest.fetch else ["image_url"]
     return lacking + (["likes", "followers"] if config.label.scheme in _SCHEMES_WITHOUT_LIKES else [])
 
 
-def read_posts(source: InputFiles, columns: ColumnOptions, may_lack: list[str], limit: int | None = None) -> Checked:
+def read_posts(
+    source: InputFiles, columns: ColumnOptions, optional: list[str], limit: int | None = None
+) -> CheckedPosts:
     """Read and check a posts file. Raises InputError if it cannot be used."""
-    return check_posts(source.read(set(columns.model_dump().values()), limit), columns, may_lack, source.uri)
+    return check_posts(source.read(set(columns.model_dump().values()), limit), columns, optional, source.uri)
 
 
-def check_posts(raw: InputRows, columns: ColumnOptions, may_lack: list[str], where: str) -> Checked:
+def check_posts(raw: InputRows, columns: ColumnOptions, optional: list[str], where: str) -> CheckedPosts:
     """Check rows. A bad row gets the first reason that applies. Of good rows with one `post_id`, the first is kept.
 
     A post that was deleted at the revisit may lack its URL and numbers, because they are no longer needed.
     """
     n = len(raw.table)
     if n == 0:
-        raise InputError(f"{where}: no row can be used: {_counted(Counter(reason for _, reason in raw.lines))}")
-    found = _found_columns(raw.table, columns, may_lack, where)
+        raise InputError(f"{where}: no row can be used: {_reasons_text(Counter(reason for _, reason in raw.lines))}")
+    found = _found_columns(raw.table, columns, optional, where)
     parsed = {name: _PARSERS[name](raw.table[column], name) for name, column in found.items()}
     values = {name: value for name, (value, _) in parsed.items()}
     deleted = values.get("deleted", pa.repeat(False, n))
-    reasons = [_absent(values["post_id"], "missing_post_id", pa.repeat(False, n))]
+    reasons = [_missing_reason(values["post_id"], "missing_post_id", pa.repeat(False, n))]
     if "image_url" in found:
-        reasons.append(_absent(values["image_url"], "missing_image_url", deleted))
-    reasons += [_forgiven(reason, name, deleted, found) for name, (_, reason) in parsed.items()]
+        reasons.append(_missing_reason(values["image_url"], "missing_image_url", deleted))
+    reasons += [_drop_allowed_reasons(reason, name, deleted, found) for name, (_, reason) in parsed.items()]
     notes = _fill(values, found, n)
     reason = pc.coalesce(*reasons)
     reason = pc.coalesce(reason, _duplicates(values["post_id"], pc.is_null(reason)))
@@ -144,15 +146,15 @@ def check_posts(raw: InputRows, columns: ColumnOptions, may_lack: list[str], whe
     rejected = _rejected(raw, pc.invert(good), reason)
     counts = Counter(rejected["reason"].to_pylist())
     if len(rejected) == n + len(raw.lines):
-        raise InputError(f"{where}: no row can be used: {_counted(counts)}")
+        raise InputError(f"{where}: no row can be used: {_reasons_text(counts)}")
     schema = pa.schema([*POSTS, *(pa.field(name, column.type) for name, column in extras.items())])
     # Filtered before the schema is applied, because bad rows have nulls in columns that must have none.
     kept = [column.filter(good) for column in [*(values[field.name] for field in POSTS), *extras.values()]]
-    lacks = [name for name in _NEEDED if name not in found]
-    return Checked(pa.table(kept, schema=schema), rejected, counts, lacks, notes)
+    missing_columns = [name for name in _NEEDED if name not in found]
+    return CheckedPosts(pa.table(kept, schema=schema), rejected, counts, missing_columns, notes)
 
 
-def _found_columns(table: pa.Table, columns: ColumnOptions, may_lack: list[str], where: str) -> dict[str, str]:
+def _found_columns(table: pa.Table, columns: ColumnOptions, optional: list[str], where: str) -> dict[str, str]:
     """Return raypipe's name → the file's name of the columns found. Raises InputError if a needed one is missing."""
     has = f"it has {', '.join(table.column_names) or 'no columns'}"
     found = {}
@@ -161,16 +163,16 @@ def _found_columns(table: pa.Table, columns: ColumnOptions, may_lack: list[str],
             found[name] = wanted
         elif wanted != name:
             raise InputError(f"{where}: has no column {wanted!r}, which --columns.{name} names; {has}")
-        elif name in _NEEDED and name not in may_lack:
+        elif name in _NEEDED and name not in optional:
             raise InputError(f"{where}: has no column {name!r}; {has}; say which one it is with --columns.{name} NAME")
     return found
 
 
-def _absent(values: pa.Array, reason: str, excused: pa.Array) -> pa.Array:
+def _missing_reason(values: pa.Array, reason: str, excused: pa.Array) -> pa.Array:
     return pc.if_else(pc.and_(pc.is_null(values), pc.invert(excused)), reason, pa.scalar(None, pa.string()))
 
 
-def _forgiven(reason: pa.Array, name: str, deleted: pa.Array, found: dict[str, str]) -> pa.Array:
+def _drop_allowed_reasons(reason: pa.Array, name: str, deleted: pa.Array, found: dict[str, str]) -> pa.Array:
     """Return `reason`, without missing optional values and missing numbers of deleted posts, which are allowed."""
     missing = pc.fill_null(pc.equal(reason, f"{name}_missing"), False)
     needed = name in ("likes", "followers") or (name == "n_hashtags" and "caption" not in found)
@@ -234,14 +236,14 @@ def _write(writer: tables.TableWriter, table: pa.Table) -> None:
         writer.write(f"{number:06d}", table.slice(start, _ROWS_A_FILE))
 
 
-def _counted(reasons: Counter[str]) -> str:
+def _reasons_text(reasons: Counter[str]) -> str:
     return ", ".join(f"{n:,} {reason}" for reason, n in reasons.most_common())
 
 
-def _tell(checked: Checked, storage: Storage) -> None:
+def _say_result(checked: CheckedPosts, storage: Storage) -> None:
     text = f"Posts: {len(checked.posts):,} of {checked.n_rows:,} rows"
     if checked.reasons:
-        text += f"; {storage.uri('posts_rejected')} has the others: {_counted(checked.reasons)}"
+        text += f"; {storage.uri('posts_rejected')} has the others: {_reasons_text(checked.reasons)}"
     print_line(text)
     for note in checked.notes:
         print_line(f"  Note: {note}")

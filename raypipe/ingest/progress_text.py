@@ -12,7 +12,7 @@ import pyarrow as pa
 from raypipe.progress import Progress
 
 
-class Note:
+class FetchProgressText:
     """Keeps the counts and shows them on `progress`."""
 
     def __init__(self, progress: Progress) -> None:
@@ -29,8 +29,8 @@ class Note:
         """Add rows of `images/`."""
         self.add(len(images), Counter(images["status"].to_pylist()))
 
-    def hosts(self, waiting: int, _running: int = 0) -> None:
-        """Take the totals of the ledger and show them. Any thread may call this."""
+    def show_waiting_hosts(self, waiting: int, _running: int = 0) -> None:
+        """Take the totals of `HostBudgets` and show them. Any thread may call this."""
         self._waiting = waiting
         self._progress.note(self.text())
 
@@ -44,7 +44,7 @@ class Note:
 
 
 @contextlib.contextmanager
-def every_second(show: Callable[[], object]) -> Iterator[None]:
+def call_every_second(show: Callable[[], object]) -> Iterator[None]:
     """Call `show` every second in a thread while the body runs. Its exceptions are ignored."""
     stop = threading.Event()
 

@@ -13,20 +13,20 @@ import ray
 from ray.util.metrics import Counter
 
 from raypipe.config.data_options import FaceOptions, IngestOptions
-from raypipe.ingest.examine import decodes
-from raypipe.ingest.fetching.ledger import Grant, Report
-from raypipe.ingest.shard import ShardFetcher
-from raypipe.ingest.units import Summary, fetched_table
-from raypipe.ingest.work import look_and_stage
+from raypipe.ingest.batch_fetcher import BatchFetcher
+from raypipe.ingest.examine_and_stage import examine_and_stage
+from raypipe.ingest.examine_fetched import needs_decoding
+from raypipe.ingest.fetching.budgets import BudgetGrant, BudgetReport
+from raypipe.ingest.image_rows import StagedCounts, fetched_table
 from raypipe.tables import TableWriter
 
 
-class FetchShard:
-    """A fetch actor: a `ShardFetcher` that yields what it has fetched.
+class FetchActor:
+    """A fetch actor: a `BatchFetcher` that yields what it has fetched.
 
     If pictures are decoded, it yields one row per batch, with the FETCHED table as bytes. So a batch stays one block on
     its way to a CPU, however Ray splits blocks. If pictures are not decoded, it stages the rows itself and yields what
-    `finish` would return.
+    `examine_batch` would return.
     """
 
     def __init__(
@@ -35,26 +35,26 @@ class FetchShard:
         faces: FaceOptions,
         rows: int,
         writer: TableWriter,
-        desk: Any,
+        budget_actor: Any,
         fetchers: int,
         attempt: int,
     ) -> None:
-        async def exchange(name: str, report: Report) -> Grant:
-            grant: Grant | None = await desk.exchange.remote(name, report, attempt)
+        async def exchange(name: str, report: BudgetReport) -> BudgetGrant:
+            grant: BudgetGrant | None = await budget_actor.exchange.remote(name, report, attempt)
             if grant is None:
                 # The attempt of this actor has failed. Nothing waits for it, and Ray does not end it.
                 os._exit(0)
             return grant
 
-        self._decodes, self._writer = decodes(ingest, faces), writer
+        self._needs_decoding, self._writer = needs_decoding(ingest, faces), writer
         # There is no __exit__: the fetcher ends with its actor.
-        self._fetcher = ShardFetcher(ingest, faces, rows, exchange=exchange, fetchers=fetchers).__enter__()
+        self._fetcher = BatchFetcher(ingest, faces, rows, exchange=exchange, fetchers=fetchers).__enter__()
 
     def __call__(self, shard: pa.Table) -> Iterator[pa.Table]:
         prefix = shard["prefix"][0].as_py()
-        if not self._decodes:
+        if not self._needs_decoding:
             for summary in self._fetcher.stage_files(shard, prefix, self._writer):
-                yield counted(summary)
+                yield record_metrics(summary)
             return
         for number, results in enumerate(filter(None, self._fetcher.batches(shard))):
             fetched = _to_bytes(fetched_table(results))
@@ -71,16 +71,16 @@ def _to_bytes(table: pa.Table) -> pa.Array:
     return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, data])
 
 
-def finish(batch: pa.Table, ingest: IngestOptions, faces: FaceOptions, writer: TableWriter) -> pa.Table:
-    """Examine a batch that `FetchShard` fetched and stage its rows. Returns the summary row for the driver."""
+def examine_batch(batch: pa.Table, ingest: IngestOptions, faces: FaceOptions, writer: TableWriter) -> pa.Table:
+    """Examine a batch that `FetchActor` fetched and stage its rows. Returns the summary row for the driver."""
     fetched = pa.ipc.open_stream(batch["fetched"].chunk(0)[0].as_buffer()).read_all()
     unit = batch["unit"][0].as_py()
-    return counted(look_and_stage((unit, fetched), task_attempt(), ingest=ingest, faces=faces, writer=writer))
+    return record_metrics(examine_and_stage((unit, fetched), task_attempt(), ingest=ingest, faces=faces, writer=writer))
 
 
-def do_again(group: pa.Table, work: Callable[[pa.Table, int], Summary]) -> pa.Table:
+def redo_group(group: pa.Table, work: Callable[[pa.Table, int], StagedCounts]) -> pa.Table:
     """Stage the rows of a row group with `Redo.work`. Returns the summary row for the driver."""
-    return counted(work(group, task_attempt()))
+    return record_metrics(work(group, task_attempt()))
 
 
 def task_attempt() -> int:
@@ -88,7 +88,7 @@ def task_attempt() -> int:
     return int(ray._private.worker.global_worker.core_worker.get_current_task_attempt_number())
 
 
-def counted(summary: Summary) -> pa.Table:
+def record_metrics(summary: StagedCounts) -> pa.Table:
     """Add a summary to the metrics and return its row for the driver."""
     counters = _counters()
     for status, number in summary.statuses.items():

@@ -17,7 +17,7 @@ Parsed = tuple[pa.Array, pa.Array]
 MISSING = ("", "na", "n/a", "nan", "null", "none")
 """What spreadsheets and data frames write for a missing value, in lower case."""
 
-_WHEN = pa.timestamp("us", tz="UTC")
+_TIMESTAMP = pa.timestamp("us", tz="UTC")
 _TRUE, _FALSE = ("true", "t", "yes", "y", "1", "1.0"), ("false", "f", "no", "n", "0", "0.0")
 _INTEGER = r"^[+-]?[0-9]{1,18}$"
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
@@ -28,27 +28,27 @@ def whole_numbers(column: pa.ChunkedArray, name: str, largest: int = 2**63 - 1) 
     """Parse int64 values from 0 to `largest`. Text is read as a number, and whole floats are accepted.
     Reasons: ``NAME_missing``, ``_not_a_number``, ``_not_whole``, ``_negative``, ``_too_large``.
     """
-    values = _flat(column)
+    values = _as_one_array(column)
     if pa.types.is_integer(values.type) and not pa.types.is_uint64(values.type):
         integers = values.cast(pa.int64())
         nothing = pa.nulls(len(values), pa.float64())
-        return _judged(integers, nothing, pc.is_null(values), _nowhere(values), name, largest)
+        return _check_numbers(integers, nothing, pc.is_null(values), _all_false(values), name, largest)
     if pa.types.is_floating(values.type):
         floats = values.cast(pa.float64())
         missing = pc.is_null(_without_nan(floats))
-        return _judged(pa.nulls(len(values), pa.int64()), floats, missing, _nowhere(values), name, largest)
-    words = _words(values, name)
-    missing = _is_missing(words)
-    is_integer = pc.fill_null(pc.match_substring_regex(words, _INTEGER), False)
-    is_number = pc.fill_null(pc.match_substring_regex(words, _NUMBER), False)
-    bare = pc.replace_substring_regex(words, r"^\+", "")
+        return _check_numbers(pa.nulls(len(values), pa.int64()), floats, missing, _all_false(values), name, largest)
+    strings = _as_strings(values, name)
+    missing = _is_missing(strings)
+    is_integer = pc.fill_null(pc.match_substring_regex(strings, _INTEGER), False)
+    is_number = pc.fill_null(pc.match_substring_regex(strings, _NUMBER), False)
+    bare = pc.replace_substring_regex(strings, r"^\+", "")
     none = pa.scalar(None, pa.string())
     integers = pc.if_else(is_integer, bare, none).cast(pa.int64())
     floats = pc.if_else(pc.and_(is_number, pc.invert(is_integer)), bare, none).cast(pa.float64())
-    return _judged(integers, floats, missing, pc.invert(is_number), name, largest)
+    return _check_numbers(integers, floats, missing, pc.invert(is_number), name, largest)
 
 
-def _judged(
+def _check_numbers(
     integers: pa.Array, floats: pa.Array, missing: pa.Array, not_number: pa.Array, name: str, largest: int
 ) -> Parsed:
     # Each number is in `integers` or in `floats`. A value that is no number is null in both.
@@ -74,35 +74,35 @@ def _judged(
 
 def texts(column: pa.ChunkedArray, name: str) -> Parsed:
     """Parse strings, null if blank. Whole floats become text without a decimal point. No value is bad."""
-    values = _flat(column)
+    values = _as_one_array(column)
     if pa.types.is_floating(values.type):
         # Data frames store whole numbers as floats if some values are missing: 17.0 was 17.
         numbers = [
             None if v is None or v != v else str(int(v)) if v.is_integer() else str(v) for v in values.to_pylist()
         ]
         values = pa.array(numbers, pa.string())
-    words = _words(values, name, trim=False)
-    blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(words), ""), True)
-    return pc.if_else(blank, pa.scalar(None, pa.string()), words), pa.nulls(len(words), pa.string())
+    strings = _as_strings(values, name, trim=False)
+    blank = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(strings), ""), True)
+    return pc.if_else(blank, pa.scalar(None, pa.string()), strings), pa.nulls(len(strings), pa.string())
 
 
 def times(column: pa.ChunkedArray, name: str) -> Parsed:
     """Parse timestamps to µs, UTC. Text is ISO 8601 or Unix time. Numbers are Unix time in seconds, milliseconds or
     microseconds, depending on their size. A time without a zone is taken as UTC. Reason: ``NAME_not_a_time``.
     """
-    values = _flat(column)
+    values = _as_one_array(column)
     if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
         unzoned = values.cast(pa.timestamp("us"), safe=False) if pa.types.is_date(values.type) else values
         if unzoned.type.tz is None:
             unzoned = pc.assume_timezone(unzoned.cast(pa.timestamp("us"), safe=False), "UTC")
-        return unzoned.cast(_WHEN, safe=False), pa.nulls(len(values), pa.string())
+        return unzoned.cast(_TIMESTAMP, safe=False), pa.nulls(len(values), pa.string())
     if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
         numbers = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
         given, found = ~np.isnan(numbers), _from_unix(numbers)
     else:
-        words = _words(values, name)
-        given = ~_is_missing(words).to_numpy(zero_copy_only=False)
-        text = words.to_pandas()
+        strings = _as_strings(values, name)
+        given = ~_is_missing(strings).to_numpy(zero_copy_only=False)
+        text = strings.to_pandas()
         numbers = pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64)
         dates = pd.to_datetime(text.where(np.isnan(numbers)), utc=True, format="ISO8601", errors="coerce")
         micros = dates.dt.tz_localize(None).to_numpy().astype("datetime64[us]")
@@ -122,12 +122,12 @@ def _from_unix(numbers: np.ndarray) -> np.ndarray:
 
 def booleans(column: pa.ChunkedArray, name: str) -> Parsed:
     """Parse true or false, also 1, 0, yes, no, y, n, t, f. Missing is false. Reason: ``NAME_not_true_or_false``."""
-    values = _flat(column)
+    values = _as_one_array(column)
     if pa.types.is_boolean(values.type):
         return pc.fill_null(values, False), pa.nulls(len(values), pa.string())
-    words = pc.utf8_lower(_words(values, name))
-    is_true = pc.is_in(words, pa.array(_TRUE))
-    known = pc.or_(pc.or_(is_true, pc.is_in(words, pa.array(_FALSE))), _is_missing(words))
+    strings = pc.utf8_lower(_as_strings(values, name))
+    is_true = pc.is_in(strings, pa.array(_TRUE))
+    known = pc.or_(pc.or_(is_true, pc.is_in(strings, pa.array(_FALSE))), _is_missing(strings))
     return is_true, pc.if_else(known, pa.scalar(None, pa.string()), f"{name}_not_true_or_false")
 
 
@@ -136,7 +136,7 @@ def count_hashtags(captions: pa.Array) -> pa.Array:
     return pc.fill_null(pc.count_substring_regex(captions, r"[#＃][\p{L}\p{N}_]"), 0).cast(pa.int32())
 
 
-def _nowhere(values: pa.Array) -> pa.Array:
+def _all_false(values: pa.Array) -> pa.Array:
     return pa.array(np.zeros(len(values), dtype=bool))
 
 
@@ -144,18 +144,18 @@ def _without_nan(values: pa.Array) -> pa.Array:
     return pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
 
 
-def _is_missing(words: pa.Array) -> pa.Array:
-    return pc.or_(pc.is_null(words), pc.is_in(pc.utf8_lower(words), pa.array(MISSING)))
+def _is_missing(strings: pa.Array) -> pa.Array:
+    return pc.or_(pc.is_null(strings), pc.is_in(pc.utf8_lower(strings), pa.array(MISSING)))
 
 
-def _words(values: pa.Array, name: str, trim: bool = True) -> pa.Array:
+def _as_strings(values: pa.Array, name: str, trim: bool = True) -> pa.Array:
     try:
-        words = values.cast(pa.string())
+        strings = values.cast(pa.string())
     except pa.ArrowException as error:
         raise InputError(f"column for {name}: values of type {values.type} cannot be read as such") from error
-    return pc.utf8_trim_whitespace(words) if trim else words
+    return pc.utf8_trim_whitespace(strings) if trim else strings
 
 
-def _flat(column: pa.ChunkedArray) -> pa.Array:
+def _as_one_array(column: pa.ChunkedArray) -> pa.Array:
     flat = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
     return flat.dictionary_decode() if pa.types.is_dictionary(flat.type) else flat

@@ -22,7 +22,7 @@ from PIL import Image
 
 from raypipe.errors import InputError, one_line
 from raypipe.pictures.examine import upright_rgb
-from raypipe.processes.child import Isolated
+from raypipe.processes.child import ChildWorker
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -38,7 +38,7 @@ class Undecodable:
     reason: str
 
 
-def square(data: bytes, side: int) -> NDArray[np.uint8]:
+def decode_square(data: bytes, side: int) -> NDArray[np.uint8]:
     """The whole upright picture resized to `side` × `side` pixels without cropping: uint8 [3, side, side], RGB.
 
     Bilinear with antialiasing. Raises InputError if the bytes are not a whole picture.
@@ -48,7 +48,7 @@ def square(data: bytes, side: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.asarray(resized, dtype=np.uint8).transpose(2, 0, 1))
 
 
-def attempt(data: bytes, function: Callable[[bytes], Result]) -> Result | Undecodable:
+def decode_or_reason(data: bytes, function: Callable[[bytes], Result]) -> Result | Undecodable:
     """The result of `function` for a picture's bytes, in this process. An error becomes the reason of `Undecodable`."""
     try:
         with warnings.catch_warnings(action="ignore"):
@@ -60,37 +60,37 @@ def attempt(data: bytes, function: Callable[[bytes], Result]) -> Result | Undeco
 
 
 @contextlib.contextmanager
-def decoding(
-    function: Callable[[bytes], Result], *, apart: bool = True
+def picture_decoder(
+    function: Callable[[bytes], Result], *, isolated: bool = True
 ) -> Iterator[Callable[[bytes], Result | Undecodable]]:
-    """A function that does `attempt` for one picture. With `apart`, it uses a child process that ends with the body.
+    """`decode_or_reason` for one picture. With `isolated`, it runs in a child process that ends with the body.
 
     The child starts with the first picture, which takes about half a second. Each picture takes about a tenth longer
     than in this process. `function` and its results must be picklable. Raises StageError if no child starts.
     """
-    one: Callable[[bytes], Result | Undecodable] = partial(attempt, function=function)
-    if not apart:
-        yield one
+    decode: Callable[[bytes], Result | Undecodable] = partial(decode_or_reason, function=function)
+    if not isolated:
+        yield decode
         return
-    with Isolated(one, _died) as child:
+    with ChildWorker(decode, _result_after_crash) as child:
         yield lambda data: child([data])[0]
 
 
-def _died(_: bytes, how: str) -> Any:
-    return Undecodable(f"{_BROKEN}: whatever decodes it ended natively: {how}")
+def _result_after_crash(_: bytes, exit_reason: str) -> Any:
+    return Undecodable(f"{_BROKEN}: whatever decodes it ended natively: {exit_reason}")
 
 
-class Decoders(Generic[Result]):
-    """Does `attempt` for many pictures at once, in `workers` child processes.
+class DecoderPool(Generic[Result]):
+    """Does `decode_or_reason` for many pictures at once, in `workers` child processes.
 
     Threads of this process read the pictures, so that an object store answers several requests at a time. A child
     starts with its first picture. All children end with the body of the ``with``.
     """
 
     def __init__(self, function: Callable[[bytes], Result], workers: int) -> None:
-        one: Callable[[bytes], Result | Undecodable] = partial(attempt, function=function)
-        self._children = [Isolated(one, _died) for _ in range(workers)]
-        self._free: queue.SimpleQueue[Isolated[bytes, Result | Undecodable]] = queue.SimpleQueue()
+        decode: Callable[[bytes], Result | Undecodable] = partial(decode_or_reason, function=function)
+        self._children = [ChildWorker(decode, _result_after_crash) for _ in range(workers)]
+        self._free: queue.SimpleQueue[ChildWorker[bytes, Result | Undecodable]] = queue.SimpleQueue()
         for child in self._children:
             self._free.put(child)
         # A child ends with the thread that started it. These threads live as long as the children are needed.
@@ -118,9 +118,9 @@ class Decoders(Generic[Result]):
 
         Errors of `read` are raised here.
         """
-        return self._threads.map(partial(self._one, read=read), items)
+        return self._threads.map(partial(self._decode_item, read=read), items)
 
-    def _one(self, item: Item, read: Callable[[Item], bytes | Undecodable]) -> Result | Undecodable:
+    def _decode_item(self, item: Item, read: Callable[[Item], bytes | Undecodable]) -> Result | Undecodable:
         data = read(item)
         if isinstance(data, Undecodable):
             return data

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
 from raypipe.errors import InputError, one_line
-from raypipe.pictures.formats import FORMATS, breaks_off, kind_of, png_chunks, stored_kind_of
+from raypipe.pictures.formats import FORMATS, detect_any_format, detect_format, is_cut_off, png_chunks
 
 try:
     from pillow_heif import register_heif_opener
@@ -40,7 +40,7 @@ _JPEG = ("JPEG", "MPO")
 
 
 @dataclass(frozen=True)
-class Picture:
+class PictureFacts:
     """Facts about the bytes of a picture. `status` is ``ok``, ``not_an_image``, ``truncated`` or ``too_many_pixels``.
 
     `width` and `height` are pixels of the upright picture (EXIF orientation applied), or of the stored picture if it
@@ -60,41 +60,41 @@ class Picture:
 
 def examine(
     data: bytes | memoryview, max_pixels: int, *, max_side: int | None, phash: bool
-) -> tuple[Picture, Image.Image | None]:
+) -> tuple[PictureFacts, Image.Image | None]:
     """The facts about `data`, and its upright RGB pixels if `max_side` is not None and `data` is a whole picture.
 
     The pixels are shrunk if the longer side has more than `max_side` pixels. If neither pixels nor `phash` are
     requested, nothing is decoded: the header is read, and the file counts as whole if it reaches the end that it
-    announces (`formats.breaks_off`). Otherwise it counts as whole if it can be decoded (of an animation, the first
+    announces (`formats.is_cut_off`). Otherwise it counts as whole if it can be decoded (of an animation, the first
     frame). A picture of more than `max_pixels` is never decoded.
     """
     raw = bytes(data)
-    seen = functools.partial(Picture, sha256=hashlib.sha256(raw).hexdigest(), n_bytes=len(raw))
-    kind = kind_of(raw)
-    if kind is None or kind in _lacking():
-        return seen("not_an_image", _stranger(raw, kind)), None
+    facts = functools.partial(PictureFacts, sha256=hashlib.sha256(raw).hexdigest(), n_bytes=len(raw))
+    kind = detect_format(raw)
+    if kind is None or kind in _missing_codecs():
+        return facts("not_an_image", _format_error(raw, kind)), None
     try:
         # Pillow warns about oddities in a file. The code below decides whether it is a picture.
         with warnings.catch_warnings(action="ignore"), _open(raw, kind) as image:
             width, height = image.size
-            seen = functools.partial(seen, format=kind, width=width, height=height)
+            facts = functools.partial(facts, format=kind, width=width, height=height)
             if width * height > max_pixels:
-                return seen("too_many_pixels", f"{width} × {height} pixels, {max_pixels:,} are allowed"), None
+                return facts("too_many_pixels", f"{width} × {height} pixels, {max_pixels:,} are allowed"), None
             decoded = phash or max_side is not None
-            if not decoded and breaks_off(raw, kind):
-                return seen("truncated", f"{kind} breaks off before its end"), None
+            if not decoded and is_cut_off(raw, kind):
+                return facts("truncated", f"{kind} breaks off before its end"), None
             if (orientation(image) if decoded else _orientation_in_header(image, raw)) in _ON_ITS_SIDE:
-                seen = functools.partial(seen, width=height, height=width)
+                facts = functools.partial(facts, width=height, height=width)
             pixels = None if max_side is None else upright_pixels(image, max_side)
             if not phash:
-                return seen("ok", None), pixels
+                return facts("ok", None), pixels
             # The hash must not depend on `max_side`, so the file is opened again if the pixels were decoded.
             with _open(raw, kind) as again:
-                return seen("ok", None, phash=perceptual_hash(again if pixels else image)), pixels
+                return facts("ok", None, phash=perceptual_hash(again if pixels else image)), pixels
     except Image.DecompressionBombError as error:
-        return seen("too_many_pixels", one_line(error)), None
+        return facts("too_many_pixels", one_line(error)), None
     except Exception as error:  # bytes from strangers can raise any error in a decoder; the result reports it
-        return _broken(seen, raw, kind, error), None
+        return _broken_facts(facts, raw, kind, error), None
 
 
 def open_picture(raw: bytes) -> Image.Image:
@@ -103,9 +103,9 @@ def open_picture(raw: bytes) -> Image.Image:
     Raises InputError for other bytes, and Pillow's errors. Pillow's forty other formats are refused, because it runs
     other programs (EPS) and poorly maintained libraries for them.
     """
-    kind = stored_kind_of(raw)
-    if kind is None or kind in _lacking():
-        raise InputError(_stranger(raw, kind))
+    kind = detect_any_format(raw)
+    if kind is None or kind in _missing_codecs():
+        raise InputError(_format_error(raw, kind))
     return _open(raw, kind)
 
 
@@ -114,22 +114,22 @@ def _open(raw: bytes, kind: str) -> Image.Image:
 
 
 @functools.cache
-def _lacking() -> dict[str, str]:
+def _missing_codecs() -> dict[str, str]:
     """The package to install for each format that the libraries of this machine cannot read."""
     found = {kind: "a Pillow that was built with it" for kind in ("WEBP", "AVIF") if not features.check(kind.lower())}
     return found if _HEIC else found | {"HEIC": "pillow-heif: pip install 'raypipe[heic]'"}
 
 
-def _stranger(raw: bytes, kind: str | None) -> str:
+def _format_error(raw: bytes, kind: str | None) -> str:
     if kind is not None:
-        return f"{kind} cannot be decoded here: it needs {_lacking()[kind]}"
+        return f"{kind} cannot be decoded here: it needs {_missing_codecs()[kind]}"
     return f"is none of {', '.join(FORMATS)}; begins with {raw[:16]!r}" if raw else "is empty"
 
 
-def _broken(seen: functools.partial[Picture], raw: bytes, kind: str, error: Exception) -> Picture:
+def _broken_facts(facts: functools.partial[PictureFacts], raw: bytes, kind: str, error: Exception) -> PictureFacts:
     reason = "its header is broken" if isinstance(error, UnidentifiedImageError) else one_line(error)
-    cut = "truncated" in reason.lower() or breaks_off(raw, kind)
-    return seen("truncated" if cut else "not_an_image", f"{kind} cannot be decoded: {reason}")
+    cut = "truncated" in reason.lower() or is_cut_off(raw, kind)
+    return facts("truncated" if cut else "not_an_image", f"{kind} cannot be decoded: {reason}")
 
 
 def orientation(image: Image.Image) -> int:
@@ -180,7 +180,7 @@ def upright_rgb(data: bytes, side: int) -> Image.Image:
 def upright_pixels(image: Image.Image, max_side: int) -> Image.Image:
     """An opened picture as upright RGB, shrunk if its longer side has more than `max_side` pixels."""
     # Pillow's exif_transpose is not used, because it rewrites the EXIF and fails on invalid tags.
-    turn = _UPRIGHT.get(orientation(image))
+    transposition = _UPRIGHT.get(orientation(image))
     longest = max(image.size)
     wanted = image.size
     if longest > max_side:
@@ -189,7 +189,7 @@ def upright_pixels(image: Image.Image, max_side: int) -> Image.Image:
     pixels = to_rgb(image)
     if pixels.size != wanted:
         pixels = pixels.resize(wanted, Image.Resampling.BILINEAR)
-    return pixels if turn is None else pixels.transpose(turn)
+    return pixels if transposition is None else pixels.transpose(transposition)
 
 
 def shrink_on_load(image: Image.Image, mode: str, size: tuple[int, int]) -> None:
@@ -221,9 +221,9 @@ def perceptual_hash(image: Image.Image) -> int:
     # Imported here because it imports scipy, which is slow, and training may run without imagehash installed.
     import imagehash
 
-    turn = _UPRIGHT.get(orientation(image))
+    transposition = _UPRIGHT.get(orientation(image))
     shrink_on_load(image, "L", (_HASH_SIDE, _HASH_SIDE))
     grey = image if image.mode == "L" else to_rgb(image).convert("L")
     small = grey.resize((_HASH_SIDE, _HASH_SIDE), Image.Resampling.BOX)
-    bits = imagehash.phash(small if turn is None else small.transpose(turn)).hash
+    bits = imagehash.phash(small if transposition is None else small.transpose(transposition)).hash
     return int.from_bytes(np.packbits(bits).tobytes(), "big")

@@ -12,7 +12,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raypipe.errors import InputError, one_line
-from raypipe.pictures.formats import OF_NAMES
+from raypipe.pictures.formats import FILE_ENDINGS
 from raypipe.predict.object_stores import open_store, store_of
 from raypipe.predict.picture_files import (
     STORE_ERRORS,
@@ -26,7 +26,7 @@ from raypipe.storage import Storage
 from raypipe.tables.input_files import InputFiles, file_kind
 from raypipe.tables.untrusted import plain_table
 
-PICTURE_ENDINGS = tuple(ending for endings in OF_NAMES.values() for ending in endings)
+PICTURE_ENDINGS = tuple(ending for endings in FILE_ENDINGS.values() for ending in endings)
 
 _PATH = "path"
 _TEXT = (

@@ -25,7 +25,7 @@ from raypipe.predict.object_stores import (
     split_options,
     store_of,
 )
-from raypipe.storage import Storage, is_refusal
+from raypipe.storage import Storage, is_access_error
 
 SCHEMES = ("file", *STORE_SCHEMES)
 """Schemes of URIs that are read. A path without a scheme is on this machine."""
@@ -211,7 +211,7 @@ class _StoreClient:
 def _is_store_failure(error: Exception) -> bool:
     """Whether an error is about the store, not about the file: it cannot be reached or is out of order."""
     is_about_file = isinstance(error, (FileNotFoundError, ValueError, StageError))
-    return not is_about_file and not is_refusal(one_line(error))
+    return not is_about_file and not is_access_error(one_line(error))
 
 
 def _store_error_text(picture: InputPicture, error: Exception, storage: Storage) -> str:

@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from raypipe.pictures.decoding import Decoders, Undecodable, square
+from raypipe.pictures.decoding import DecoderPool, Undecodable, decode_square
 from raypipe.predict.model import TrainedModel
 from raypipe.predict.picture_files import InputPicture, read_picture
 from raypipe.predict.rows import prediction_rows
@@ -22,8 +22,8 @@ class UnitPredictor:
 
     def __init__(self, model: TrainedModel, writer: TableWriter, device: str, workers: int) -> None:
         self._model, self._writer, self._device = model, writer, device
-        decode = partial(square, side=model.image_size)
-        self._decoders: Decoders[NDArray[np.uint8]] = Decoders(decode, workers)
+        decode = partial(decode_square, side=model.image_size)
+        self._decoders: DecoderPool[NDArray[np.uint8]] = DecoderPool(decode, workers)
 
     def __enter__(self) -> Self:
         return self

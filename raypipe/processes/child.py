@@ -29,23 +29,23 @@ Result = TypeVar("Result")
 _LENGTH = struct.Struct("<Q")
 _START_SECONDS = 300.0
 _STARTS = 3
-_SAYING_SECONDS, _LONGEST_SAYING = 20.0, 300
+_STDERR_SECONDS, _MAX_STDERR_CHARS = 20.0, 300
 _PR_SET_PDEATHSIG = 1
 
 
-def in_child(
+def map_in_child(
     function: Callable[[Item], Result],
     items: Sequence[Item],
-    died: Callable[[Item, str], Result],
+    after_crash: Callable[[Item, str], Result],
     *,
     seconds: float = 120.0,
 ) -> list[Result]:
-    """The results of `function` for each item, in order, from a child process of `Isolated` that ends afterwards."""
-    with Isolated(function, died, seconds=seconds) as apart:
+    """The results of `function` for each item, in order, from a child process of `ChildWorker` that ends afterwards."""
+    with ChildWorker(function, after_crash, seconds=seconds) as apart:
         return apart(items)
 
 
-class Isolated(Generic[Item, Result]):
+class ChildWorker(Generic[Item, Result]):
     """Applies `function` to items one by one, in order, in a child process that starts with the first item.
 
     If the child ends on an item, or is killed because it takes longer than `seconds` (None: no limit), the result is
@@ -58,16 +58,16 @@ class Isolated(Generic[Item, Result]):
     def __init__(
         self,
         function: Callable[[Item], Result],
-        died: Callable[[Item, str], Result],
+        after_crash: Callable[[Item, str], Result],
         *,
         seconds: float | None = 120.0,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self._function, self._died, self._seconds = function, died, seconds
+        self._function, self._after_crash, self._seconds = function, after_crash, seconds
         self._environment = dict(environment or {})
-        self._child: _Child | None = None
+        self._child: _ChildProcess | None = None
         self._stopped = False
-        self._changing = threading.Lock()
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -79,11 +79,11 @@ class Isolated(Generic[Item, Result]):
 
     def start(self) -> None:
         """Start the child before the first item."""
-        self._child = self._child or self._started()
+        self._child = self._child or self._start_child()
 
     def stop(self) -> None:
         """End the child at once, and start no other. Any thread may call it. Later items raise StoppedError."""
-        with self._changing:
+        with self._lock:
             self._stopped = True
             if self._child:
                 self._child.kill()
@@ -93,12 +93,12 @@ class Isolated(Generic[Item, Result]):
         return [self._ask(item) for item in items]
 
     def _ask(self, item: Item) -> Result:
-        self._child = child = self._child or self._started()
+        self._child = child = self._child or self._start_child()
         try:
-            result: Result = child.ask(item, self._seconds)
+            result: Result = child.send(item, self._seconds)
         except _EndedError as ended:
             self._refuse_if_stopped()
-            result = self._died(item, str(ended))
+            result = self._after_crash(item, str(ended))
         if child.ended:
             self.close()
         return result
@@ -109,27 +109,27 @@ class Isolated(Generic[Item, Result]):
         if child:
             child.close()
 
-    def _started(self) -> _Child:
+    def _start_child(self) -> _ChildProcess:
         for attempt in range(_STARTS):
             try:
-                with self._changing:
+                with self._lock:
                     self._refuse_if_stopped()
-                    self._child = child = _Child(self._environment)
+                    self._child = child = _ChildProcess(self._environment)
             except OSError as error:
                 raise StageError(
                     f"{sys.executable} -m {__name__}: the child process cannot be started: {error.strerror}; "
                     "allow more open files, processes or memory"
                 ) from error
             try:
-                child.ask(self._function, _START_SECONDS)
+                child.send(self._function, _START_SECONDS)
             except _EndedError as ended:
                 self.close()
                 self._refuse_if_stopped()
                 if attempt + 1 == _STARTS:
-                    said = _said_at_start(self._function, self._environment)
+                    stderr_line = _stderr_at_start(self._function, self._environment)
                     raise StageError(
                         f"{sys.executable} -m {__name__}: the child process ends at its start: {ended}; "
-                        f"on stderr it says {said or 'nothing'}"
+                        f"on stderr it says {stderr_line or 'nothing'}"
                     ) from None
             except BaseException:
                 self.close()
@@ -144,14 +144,14 @@ class Isolated(Generic[Item, Result]):
 
 
 class StoppedError(Exception):
-    """`Isolated.stop` was called."""
+    """`ChildWorker.stop` was called."""
 
 
 class _EndedError(Exception):
     """The child has ended. The message says how."""
 
 
-class _Child:
+class _ChildProcess:
     """A child process that is first sent the function. It ends with the thread that made it: use it in that only."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
@@ -161,14 +161,14 @@ class _Child:
             _command(), stdin=pipe, stdout=pipe, env=_variables(environment), start_new_session=True
         )
 
-    def ask(self, message: Any, seconds: float | None) -> Any:
+    def send(self, message: Any, seconds: float | None) -> Any:
         """The child's answer. Raises _EndedError if the child ends before it answers, and the error that it raised."""
         if seconds is None:
             return self._ask(message, self.kill)
-        late = threading.Event()
+        timed_out = threading.Event()
 
         def give_up() -> None:
-            late.set()
+            timed_out.set()
             self.kill()
 
         timer = threading.Timer(seconds, give_up)
@@ -177,16 +177,16 @@ class _Child:
             # If the child has closed its pipe but still runs, the timer kills it.
             return self._ask(message, lambda: None)
         except _EndedError:
-            if late.is_set():
+            if timed_out.is_set():
                 raise _EndedError(f"no answer in {seconds:g} s") from None
             raise
         finally:
             timer.cancel()
             timer.join()
             # The timer may have killed it just when its answer arrived.
-            self.ended = self.ended or late.is_set()
+            self.ended = self.ended or timed_out.is_set()
 
-    def _ask(self, message: Any, silent: Callable[[], None]) -> Any:
+    def _ask(self, message: Any, on_no_answer: Callable[[], None]) -> Any:
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
@@ -195,9 +195,9 @@ class _Child:
             _write(process.stdin, packed)
             answer = _read(process.stdout)
         except (EOFError, OSError):
-            silent()
+            on_no_answer()
             self.ended, code = True, process.wait()
-            raise _EndedError(_ending(code)) from None
+            raise _EndedError(_exit_text(code)) from None
         good, value = pickle.loads(answer)
         if not good:
             raise value
@@ -229,7 +229,7 @@ def _variables(environment: Mapping[str, str]) -> dict[str, str]:
     return {**environment, **os.environ, "PYTHONPATH": paths}
 
 
-def _said_at_start(function: Any, environment: Mapping[str, str]) -> str:
+def _stderr_at_start(function: Any, environment: Mapping[str, str]) -> str:
     """Starts another child with `function` but no item, and returns the last line that it prints on stderr.
 
     Other children share the stderr of this process, which may be a log file that nobody reads.
@@ -242,16 +242,16 @@ def _said_at_start(function: Any, environment: Mapping[str, str]) -> str:
             capture_output=True,
             env=_variables(environment),
             start_new_session=True,
-            timeout=_SAYING_SECONDS,
+            timeout=_STDERR_SECONDS,
             check=False,
         )
     except (OSError, subprocess.SubprocessError):
         return ""
     lines = done.stderr.decode(errors="replace").strip().splitlines()
-    return lines[-1][:_LONGEST_SAYING] if lines else ""
+    return lines[-1][:_MAX_STDERR_CHARS] if lines else ""
 
 
-def _ending(code: int) -> str:
+def _exit_text(code: int) -> str:
     if code >= 0:
         return f"exit code {code}"
     try:
@@ -276,13 +276,13 @@ def _read(stream: IO[bytes]) -> bytes:
     raise EOFError
 
 
-def _serve(parent: int) -> None:
+def _run_child(parent: int) -> None:
     """The main loop of the child: reads the function, then items until the end of stdin, and answers each."""
     # Descriptors 0 and 1 are replaced: native code then prints to stderr and cannot read the items.
     questions, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
-    _end_with(parent)
+    _end_with_parent(parent)
     function = None
     while True:
         try:
@@ -297,11 +297,11 @@ def _serve(parent: int) -> None:
                 result = function(message)
             answer = pickle.dumps((True, result), pickle.HIGHEST_PROTOCOL)
         except Exception as error:
-            answer = pickle.dumps((False, _portable(error)), pickle.HIGHEST_PROTOCOL)
+            answer = pickle.dumps((False, _picklable_error(error)), pickle.HIGHEST_PROTOCOL)
         _write(answers, answer)
 
 
-def _portable(error: Exception) -> Exception:
+def _picklable_error(error: Exception) -> Exception:
     try:
         pickle.loads(pickle.dumps(error))
         sent = error
@@ -311,7 +311,7 @@ def _portable(error: Exception) -> Exception:
     return sent
 
 
-def _end_with(parent: int) -> None:
+def _end_with_parent(parent: int) -> None:
     if sys.platform == "win32":
         return
     import resource
@@ -328,4 +328,4 @@ def _end_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]))
+    _run_child(int(sys.argv[1]))

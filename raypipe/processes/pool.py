@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from raypipe.errors import StageError
-from raypipe.processes.child import Isolated
+from raypipe.processes.child import ChildWorker
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -42,13 +42,16 @@ class Pool(Generic[Item, Result]):
     """
 
     def __init__(self, function: Callable[[Item, int], Result], children: int) -> None:
-        self._questions: queue.SimpleQueue[_Given[Item] | None] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[_Answer[Result]] = queue.SimpleQueue()
+        self._items: queue.SimpleQueue[_PoolItem[Item] | None] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[_PoolResult[Result]] = queue.SimpleQueue()
         self._children = [
-            Isolated(_Applied(function), _ended, seconds=None, environment=_ENVIRONMENT) for _ in range(children)
+            ChildWorker(_TupleFunction(function), _crash, seconds=None, environment=_ENVIRONMENT)
+            for _ in range(children)
         ]
         # A child ends with the thread that started it.
-        self._threads = [threading.Thread(target=self._work, args=(child,), daemon=True) for child in self._children]
+        self._threads = [
+            threading.Thread(target=self._run_child, args=(child,), daemon=True) for child in self._children
+        ]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -60,7 +63,7 @@ class Pool(Generic[Item, Result]):
     ) -> None:
         for child in self._children:
             child.stop()
-            self._questions.put(None)
+            self._items.put(None)
         for thread in self._threads:
             thread.join()
 
@@ -73,31 +76,31 @@ class Pool(Generic[Item, Result]):
         most, waiting = _ITEMS_PER_CHILD * len(self._children), 0
         for item in items:
             if item is not None:
-                self._questions.put(_Given(item))
+                self._items.put(_PoolItem(item))
                 waiting += 1
-            while waiting == most or (waiting and not self._answers.empty()):
-                yield self._answers.get().value()
+            while waiting == most or (waiting and not self._results.empty()):
+                yield self._results.get().value()
                 waiting -= 1
         for _ in range(waiting):
-            yield self._answers.get().value()
+            yield self._results.get().value()
 
-    def _work(self, child: Isolated[tuple[Item, int], Result | _Ended]) -> None:
+    def _run_child(self, child: ChildWorker[tuple[Item, int], Result | _Crash]) -> None:
         try:
             with child:
                 child.start()
-                while (given := self._questions.get()) is not None:
-                    self._answers.put(_Answer(result=_insist(child, given.item)))
+                while (given := self._items.get()) is not None:
+                    self._results.put(_PoolResult(result=_apply_with_retries(child, given.item)))
         except BaseException as error:
-            self._answers.put(_Answer(error=error))
+            self._results.put(_PoolResult(error=error))
 
 
 @dataclass(frozen=True)
-class _Given(Generic[Item]):
+class _PoolItem(Generic[Item]):
     item: Item
 
 
 @dataclass(frozen=True)
-class _Answer(Generic[Result]):
+class _PoolResult(Generic[Result]):
     result: Result | None = None
     error: BaseException | None = None
 
@@ -108,7 +111,7 @@ class _Answer(Generic[Result]):
 
 
 @dataclass(frozen=True)
-class _Applied(Generic[Item, Result]):
+class _TupleFunction(Generic[Item, Result]):
     """The function with its two arguments as one tuple."""
 
     function: Callable[[Item, int], Result]
@@ -118,22 +121,22 @@ class _Applied(Generic[Item, Result]):
 
 
 @dataclass(frozen=True)
-class _Ended:
-    how: str
+class _Crash:
+    exit_reason: str
 
 
-def _ended(_question: object, how: str) -> _Ended:
-    return _Ended(how)
+def _crash(_question: object, exit_reason: str) -> _Crash:
+    return _Crash(exit_reason)
 
 
-def _insist(child: Isolated[tuple[Item, int], Result | _Ended], item: Item) -> Result:
-    how = ""
+def _apply_with_retries(child: ChildWorker[tuple[Item, int], Result | _Crash], item: Item) -> Result:
+    exit_reason = ""
     for attempt in range(_TRIES):
         (answer,) = child([(item, attempt)])
-        if not isinstance(answer, _Ended):
+        if not isinstance(answer, _Crash):
             return answer
-        how = answer.how
+        exit_reason = answer.exit_reason
     raise StageError(
-        f"a worker process ended {_TRIES} times on the same work, at last by {how}; if memory is short, use fewer "
-        "(--faces.workers, --ray.num_cpus); run the same command again to continue"
+        f"a worker process ended {_TRIES} times on the same work, the last by {exit_reason}; if memory is short, use "
+        "fewer (--faces.workers, --ray.num_cpus); run the same command again to continue"
     )

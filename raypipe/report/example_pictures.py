@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from raypipe.pictures.decoding import decoding
+from raypipe.pictures.decoding import picture_decoder
 from raypipe.report.thumbnails import thumbnail
 from raypipe.report.training_results import TrainingResults
 from raypipe.tables.root_tables import RootTables
@@ -53,7 +53,7 @@ def build(root_tables: RootTables, training: TrainingResults | None, count: int)
     found = root_tables.pictures(wanted)
     if not found:
         return None
-    with decoding(thumbnail) as decode:
+    with picture_decoder(thumbnail) as decode:
         drawn = {post_id: decode(data) for post_id, data in found.items()}
     # For other pictures the page shows an empty frame with the id of the post.
     thumbnails = {post_id: source for post_id, source in drawn.items() if isinstance(source, str)}

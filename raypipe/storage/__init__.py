@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from raypipe.storage.storage import Storage, explain, is_refusal
+from raypipe.storage.storage import Storage, explain, is_access_error
 
 __all__ = [
     "Storage",
     "explain",
-    "is_refusal",
+    "is_access_error",
 ]

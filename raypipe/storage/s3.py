@@ -13,7 +13,7 @@ from raypipe.storage import Storage, explain
 
 _ATTEMPTS = 5
 # Error codes of servers that do not know a request or one of its headers.
-_UNKNOWN = {"NotImplemented", "MethodNotAllowed", "501", "405"}
+_UNSUPPORTED_CODES = {"NotImplemented", "MethodNotAllowed", "501", "405"}
 
 
 def is_s3(storage: Storage) -> bool:
@@ -42,14 +42,14 @@ def location(storage: Storage, path: str = "") -> tuple[str, str]:
     return bucket, key
 
 
-def code_of(error: Any) -> str:
+def error_code(error: Any) -> str:
     """The code of a botocore ClientError: ``AccessDenied``, for example. If the answer had no body, the HTTP status."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
-def is_unknown(error: Any) -> bool:
+def is_unsupported(error: Any) -> bool:
     """Whether a ClientError says that the server does not know the request or one of its headers."""
-    return code_of(error) in _UNKNOWN
+    return error_code(error) in _UNSUPPORTED_CODES
 
 
 def abort_uploads(storage: Storage, directory: str) -> int:

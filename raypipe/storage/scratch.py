@@ -26,15 +26,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from raypipe.errors import StageError, one_line
-from raypipe.storage.private import check_can_be_made, check_usable, make_private
+from raypipe.storage.private_folder import check_can_be_made, check_usable, make_private
 
 Result = TypeVar("Result")
 
 _LOCK, _FILL, _BYTES, _ROOM = ".lock", ".fill", ".bytes", ".room"
 _REMOVED, _TEMPORARY, _PART = ".removed-", "temporary-", ".part"
-_SPARE = 0.9  # the share of the free space of a disk that copies may take
+_FREE_SHARE = 0.9  # the share of the free space of a disk that copies may take
 
-Missing = Callable[[Path], Mapping[str, int]]
+FindMissing = Callable[[Path], Mapping[str, int]]
 """Returns the files that are missing in the folder of a set: their bytes by name."""
 
 
@@ -65,7 +65,7 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class _Set:
+class _FileSet:
     folder: Path
     n_bytes: int
     used_at: float
@@ -99,16 +99,16 @@ class Scratch:
         Raises StageError if it cannot be made, is a link, belongs to or is open to another user, or is in a folder
         where another user could replace it.
         """
-        return self._first(make_private)
+        return self._use_first(make_private)
 
     def usage(self) -> Usage:
         """The usage of the folder, without making it. Raises StageError as `folder` does.
 
         If the folder does not exist, a temporary one is made beside it, to check that this is possible.
         """
-        return self._first(_used)
+        return self._use_first(_folder_usage)
 
-    def _first(self, use: Callable[[Path], Result]) -> Result:
+    def _use_first(self, use: Callable[[Path], Result]) -> Result:
         reasons = []
         for path in self._candidates():
             try:
@@ -117,7 +117,7 @@ class Scratch:
                 reasons.append(f"{path}: {error.strerror or one_line(error)}")
         raise StageError(f"no folder for scratch files: {'; '.join(reasons)}; choose another --storage.scratch DIR")
 
-    def hold(self, name: str, missing: Missing, fetch: Callable[[str, Path], None]) -> Lease:
+    def hold(self, name: str, missing: FindMissing, fetch: Callable[[str, Path], None]) -> Lease:
         """A lease of the set `name` with all its files. The set stays until the lease is closed.
 
         Room is made for the files that `missing` returns, and ``fetch(file, path)`` writes each of them. A file appears
@@ -136,7 +136,7 @@ class Scratch:
             raise
         return lease
 
-    def _fill(self, folder: Path, own: Path, missing: Missing, fetch: Callable[[str, Path], None]) -> None:
+    def _fill(self, folder: Path, own: Path, missing: FindMissing, fetch: Callable[[str, Path], None]) -> None:
         for left in own.glob(f"*{_PART}"):
             left.unlink(missing_ok=True)
         if wanted := missing(own):
@@ -152,7 +152,7 @@ class Scratch:
             finally:
                 part.unlink(missing_ok=True)
 
-    def has_room(self, name: str, missing: Missing) -> bool:
+    def has_room(self, name: str, missing: FindMissing) -> bool:
         """Whether there is room for the files `missing` in the set `name`. Raises StageError as `folder` does."""
         folder = self.folder()
         return self._to_remove(folder, name, sum(missing(folder / name).values())) is not None
@@ -162,7 +162,7 @@ class Scratch:
         """An empty folder for the body. It is deleted afterwards, or by the next call if the process was killed."""
         folder = self.folder()
         for left in folder.glob(f"{_TEMPORARY}*"):
-            _remove(left)
+            _delete_if_unused(left)
         lease = _hold(folder / f"{_TEMPORARY}{uuid.uuid4().hex[:12]}")
         try:
             files = lease.folder / "files"
@@ -193,7 +193,7 @@ class Scratch:
             found = self._to_remove(folder, name, n_bytes)
             while found:
                 # If a process has begun to use this set, it is not deleted, and the next search skips it.
-                _remove(found[0])
+                _delete_if_unused(found[0])
                 found = self._to_remove(folder, name, n_bytes)
             if found is None:
                 raise NoRoomError(
@@ -202,14 +202,14 @@ class Scratch:
                     "the rest; raise it, choose another --storage.scratch DIR, or use --train.pictures stream"
                 )
             # Other processes that make room while this set grows must count its complete size.
-            (folder / name / _BYTES).write_text(str(_n_bytes(folder / name) + n_bytes))
+            (folder / name / _BYTES).write_text(str(_folder_bytes(folder / name) + n_bytes))
 
     def _to_remove(self, folder: Path, name: str, n_bytes: int) -> list[Path] | None:
         """Sets to delete so that the set `name` can grow by `n_bytes`, least recently used first. None: impossible."""
         sets = sorted(_sets(folder), key=lambda item: item.used_at)
         others = [item for item in sets if item.folder.name != name]
-        total = sum(item.n_bytes for item in others) + _n_bytes(folder / name) + n_bytes
-        free = _SPARE * shutil.disk_usage(folder).free
+        total = sum(item.n_bytes for item in others) + _folder_bytes(folder / name) + n_bytes
+        free = _FREE_SHARE * shutil.disk_usage(folder).free
         chosen: list[Path] = []
         for item in others:
             if total <= self.max_bytes and n_bytes <= free:
@@ -217,7 +217,7 @@ class Scratch:
             if not _in_use(item.folder):
                 chosen.append(item.folder)
                 total -= item.n_bytes
-                free += _SPARE * _n_bytes(item.folder)
+                free += _FREE_SHARE * _folder_bytes(item.folder)
         return chosen if total <= self.max_bytes and n_bytes <= free else None
 
 
@@ -225,7 +225,7 @@ def _uid() -> int:
     return os.geteuid() if hasattr(os, "geteuid") else 0
 
 
-def _used(path: Path) -> Usage:
+def _folder_usage(path: Path) -> Usage:
     if os.path.lexists(path):
         check_usable(path)
         sets = _sets(path)
@@ -234,7 +234,7 @@ def _used(path: Path) -> Usage:
     return Usage(path, 0, 0, shutil.disk_usage(parent).free)
 
 
-def _sets(folder: Path) -> list[_Set]:
+def _sets(folder: Path) -> list[_FileSet]:
     found = []
     for path in folder.iterdir():
         # Another process may delete the set in the meantime.
@@ -242,11 +242,11 @@ def _sets(folder: Path) -> list[_Set]:
             if not path.name.startswith(".") and stat.S_ISDIR(path.lstat().st_mode):
                 lock = path / _LOCK
                 used_at = lock.stat().st_mtime if lock.exists() else path.stat().st_mtime
-                found.append(_Set(path, max(_n_bytes(path), _reserved(path)), used_at))
+                found.append(_FileSet(path, max(_folder_bytes(path), _reserved(path)), used_at))
     return found
 
 
-def _n_bytes(folder: Path) -> int:
+def _folder_bytes(folder: Path) -> int:
     total = 0
     for base, _, names in os.walk(folder):
         for name in names:
@@ -270,7 +270,7 @@ def _hold(folder: Path) -> Lease:
             # Another process has deleted the folder in between.
             continue
         _flock(handle, shared=True)
-        if _is_at(handle, folder / _LOCK):
+        if _is_same_file(handle, folder / _LOCK):
             os.utime(folder / _LOCK)
             return Lease(folder, handle)
         os.close(handle)
@@ -287,7 +287,7 @@ def _in_use(folder: Path) -> bool:
         os.close(handle)
 
 
-def _remove(folder: Path) -> bool:
+def _delete_if_unused(folder: Path) -> bool:
     """Delete a set unless a process uses it. Returns whether it is gone. A partly deleted set no longer counts."""
     try:
         handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
@@ -295,7 +295,7 @@ def _remove(folder: Path) -> bool:
         return True
     try:
         # If the lock file is not at its path, another process has deleted the set and may have made it again.
-        if not _flock(handle, wait=False) or not _is_at(handle, folder / _LOCK):
+        if not _flock(handle, wait=False) or not _is_same_file(handle, folder / _LOCK):
             return False
         _delete(folder)
         return True
@@ -311,7 +311,7 @@ def _delete(folder: Path) -> None:
     shutil.rmtree(gone, ignore_errors=True)
 
 
-def _is_at(handle: int, path: Path) -> bool:
+def _is_same_file(handle: int, path: Path) -> bool:
     with contextlib.suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(handle), path.stat())
     return False

@@ -135,7 +135,7 @@ class Storage:
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise self._refusal("read", path, error) from error
+            raise self._stage_error("read", path, error) from error
 
     def write(self, path: str, data: bytes | memoryview) -> None:
         """Write a file that appears whole or not at all.
@@ -244,9 +244,9 @@ class Storage:
         try:
             yield
         except OSError as error:
-            raise self._refusal(verb, path, error) from error
+            raise self._stage_error(verb, path, error) from error
 
-    def _refusal(self, verb: str, path: str, error: OSError) -> StageError:
+    def _stage_error(self, verb: str, path: str, error: OSError) -> StageError:
         if isinstance(error, FileNotFoundError):
             return StageError(f"{self.uri(path)}: cannot {verb}: it is not there; run its stage again with --overwrite")
         if not self.is_local:
@@ -269,7 +269,7 @@ def explain(storage: Storage, verb: str, path: str, reason: str) -> str:
     return f"{storage.uri(path)}: cannot {verb}: {reason}; {hint}"
 
 
-def is_refusal(reason: str) -> bool:
+def is_access_error(reason: str) -> bool:
     """Whether an object store's error is about credentials or the bucket. Then a retry gives the same error."""
     return any(word in reason for word in (*_REFUSED, *_NO_BUCKET))
 

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from raypipe import tables
 from raypipe.config import Config
 from raypipe.errors import InputError, StageError
-from raypipe.pictures.decoding import Undecodable, decoding, square
+from raypipe.pictures.decoding import Undecodable, decode_square, picture_decoder
 from raypipe.progress import Progress, print_line
 from raypipe.storage import Storage
 from raypipe.tables import TableWriter
@@ -170,7 +170,7 @@ def _decode_file(row: dict[str, Any], writer: TableWriter, wanted: Any, size: in
     places: list[int | None] = []
     errors: list[str | None] = []
     n_decoded = 0
-    with decoding(partial(square, side=size), apart=task_attempt() > 0) as decode:
+    with picture_decoder(partial(decode_square, side=size), isolated=task_attempt() > 0) as decode:
         for image in found["image"]:
             result = decode(image.as_py())
             if isinstance(result, Undecodable):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from raypipe.collect.client import Answer, PoliteClient, pause_after
+from raypipe.collect.client import ApiClient, ApiResponse, pause_after
 from raypipe.errors import StageError
 from raypipe.ingest.fetching.guard import AddressGuard
 from tests.ingest.asking import LoopbackSocket
@@ -36,7 +36,7 @@ def ask(
     requests: int = 1,
     per_second: float = 1000.0,
     guard: AddressGuard | None = None,
-) -> tuple[list[Answer], list[web.Request], list[float]]:
+) -> tuple[list[ApiResponse], list[web.Request], list[float]]:
     """Return what a client gets from a real server that sends `answers` in turn, the requests, and the sleeps."""
     seen: list[web.Request] = []
     clock = Clock()
@@ -45,7 +45,7 @@ def ask(
         seen.append(request)
         return answers[min(len(seen), len(answers)) - 1]()
 
-    async def go() -> list[Answer]:
+    async def go() -> list[ApiResponse]:
         app = web.Application()
         app.router.add_get("/{path:.*}", handle)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
@@ -53,7 +53,7 @@ def ask(
         try:
             await web.TCPSite(runner, "127.0.0.1", port).start()
             base = f"http://127.0.0.1:{port}/"
-            client = PoliteClient(base, per_second, "me@example.org", sleep=clock.sleep, guard=guard)
+            client = ApiClient(base, per_second, "me@example.org", sleep=clock.sleep, guard=guard)
             async with client:
                 return [await client.get("/api/x", {"limit": "2"}) for _ in range(requests)]
         finally:
@@ -109,7 +109,7 @@ def test_five_failures_raise_one_line_error(free_port: int) -> None:
 @pytest.mark.parametrize("status", [404, 410])
 def test_missing_status_gives_empty_answer(free_port: int, status: int) -> None:
     answers, seen, _ = ask(free_port, [error(status, {"error": "Record not found"})])
-    assert answers == [Answer(None, None)]
+    assert answers == [ApiResponse(None, None)]
     assert len(seen) == 1
 
 
@@ -160,7 +160,7 @@ def test_redirect_to_cloud_metadata_is_not_followed(free_port: int, inside: str)
 def test_unreachable_server_raises_one_line_error(free_port: int) -> None:
     async def go() -> None:
         clock = Clock()
-        async with PoliteClient(f"http://127.0.0.1:{free_port}", 1000, sleep=clock.sleep) as client:
+        async with ApiClient(f"http://127.0.0.1:{free_port}", 1000, sleep=clock.sleep) as client:
             await client.get("/api/x")
 
     with pytest.raises(StageError, match=rf"127\.0\.0\.1:{free_port}.*5 times"):

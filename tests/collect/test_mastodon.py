@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raypipe.collect.mastodon import Status, plain_text, read_page
-from raypipe.collect.snapshots import SNAPSHOTS, gone
+from raypipe.collect.mastodon import MastodonStatus, plain_text, read_page
+from raypipe.collect.snapshots import SNAPSHOTS, deleted_row
 from raypipe.tables.schemas import POSTS
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -113,12 +113,12 @@ def test_any_json_value_in_a_status_is_handled(data: st.DataObject) -> None:
 def test_revisit_updates_counts_and_keeps_image_url() -> None:
     first = read_page([status()], NOW, set(), 1).rows[0]
     later = datetime(2026, 1, 9, 3, 4, 5, tzinfo=UTC)
-    again = Status.model_validate(status(favourites_count=40, replies_count=7, media_attachments=[]))
-    row = again.revisited(first, later)
+    again = MastodonStatus.model_validate(status(favourites_count=40, replies_count=7, media_attachments=[]))
+    row = again.revisited_row(first, later)
     assert (row["likes"], row["comments"], row["deleted"]) == (40, 7, False)
     assert row["image_url"] == first["image_url"]
     assert (row["collected_at"], row["revisited_at"]) == (NOW, later)
-    lost = gone(first, later)
+    lost = deleted_row(first, later)
     assert (lost["likes"], lost["deleted"]) == (3, True)
     pa.Table.from_pylist([row, lost], schema=POSTS).validate(full=True)
 

@@ -14,7 +14,7 @@ import pytest
 
 from raypipe import tables
 from raypipe.collect import mastodon, pipeline, revisit, timeline
-from raypipe.collect.client import Answer, PoliteClient
+from raypipe.collect.client import ApiClient, ApiResponse
 from raypipe.collect.snapshots import SNAPSHOTS
 from raypipe.config import Config
 from raypipe.config.load import load_config
@@ -67,25 +67,25 @@ def test_interrupted_collection_resumes_after_last_page(
     tmp_path: Path, instance: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pages: list[str | None] = []
-    get = PoliteClient.get
+    get = ApiClient.get
 
-    async def twice_at_most(self: PoliteClient, path: str, query: dict[str, str]) -> Answer:
+    async def twice_at_most(self: ApiClient, path: str, query: dict[str, str]) -> ApiResponse:
         if len(pages) == 2:
             raise KeyboardInterrupt
         pages.append(query.get("max_id"))
         return await get(self, path, query)
 
     with monkeypatch.context() as patch:
-        patch.setattr(PoliteClient, "get", twice_at_most)
+        patch.setattr(ApiClient, "get", twice_at_most)
         with pytest.raises(KeyboardInterrupt):
             pipeline.run(collecting(tmp_path, instance))
     rest: list[str | None] = []
 
-    async def remember(self: PoliteClient, path: str, query: dict[str, str]) -> Answer:
+    async def remember(self: ApiClient, path: str, query: dict[str, str]) -> ApiResponse:
         rest.append(query.get("max_id"))
         return await get(self, path, query)
 
-    monkeypatch.setattr(PoliteClient, "get", remember)
+    monkeypatch.setattr(ApiClient, "get", remember)
     record = pipeline.run(collecting(tmp_path, instance))
     assert pages[0] is None
     assert rest[0] is not None
@@ -114,7 +114,7 @@ def snapshots_of(feed_world: Config, ages: list[timedelta]) -> pa.Table:
 
 
 async def revisit_now(base: str, run: tables.TableRun, snapshots: pa.Table, **options: Any) -> Any:
-    async with PoliteClient(base, 10_000) as client:
+    async with ApiClient(base, 10_000) as client:
         return await revisit.revisit(client, mastodon, run, snapshots, 7.0, **options)
 
 
@@ -176,11 +176,11 @@ def test_revisit_needs_snapshots_of_same_instance(tmp_path: Path, instance: str)
         pipeline.run(collecting(tmp_path, "https://other.example", revisit=True))
 
 
-class Looping(PoliteClient):
+class Looping(ApiClient):
     """A client whose every page links to itself."""
 
-    async def get(self, path: str, query: Any = None) -> Answer:  # noqa: ARG002
-        return Answer([{"no": "status"}], "5")
+    async def get(self, path: str, query: Any = None) -> ApiResponse:  # noqa: ARG002
+        return ApiResponse([{"no": "status"}], "5")
 
 
 def test_page_linking_to_itself_raises_error(tmp_path: Path) -> None:

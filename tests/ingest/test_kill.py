@@ -110,7 +110,9 @@ def test_rerun_completes_after_driver_is_killed(tmp_path: Path, slow: WebServer,
     assert {path: slow.requests[path] for path in once} == once
 
 
-@pytest.mark.parametrize(("which", "faces"), [("FetchShard", "true"), ("FetchShard", "false"), ("finish", "true")])
+@pytest.mark.parametrize(
+    ("which", "faces"), [("FetchActor", "true"), ("FetchActor", "false"), ("examine_batch", "true")]
+)
 def test_run_survives_killed_worker(tmp_path: Path, slow: WebServer, which: str, faces: str) -> None:
     words = command(tmp_path, tmp_path / "root", slow, "--faces.enabled", faces)
     log = tmp_path / "log"
@@ -121,7 +123,7 @@ def test_run_survives_killed_worker(tmp_path: Path, slow: WebServer, which: str,
     assert process.wait(SECONDS) == 0, log.read_text()[-2000:]
     assert ended(victim)
     check_complete(tmp_path / "root")
-    if which == "FetchShard":
+    if which == "FetchActor":
         assert "was lost" in log.read_text()
 
 
@@ -132,11 +134,11 @@ def test_run_survives_lost_node(tmp_path: Path, slow: WebServer, ray_cluster: Ca
     words, log = command(tmp_path, tmp_path / "root", slow, "--ingest.fetchers", "2"), tmp_path / "log"
     process = start(words, log, RAY_ADDRESS=cluster.address, RAY_AUTH_MODE="disabled")
     (raylet,) = second.all_processes["raylet"]
-    wait_for(lambda: asked(slow) > 100 and ray_processes(raylet.process.pid, "FetchShard"), process, log)
+    wait_for(lambda: asked(slow) > 100 and ray_processes(raylet.process.pid, "FetchActor"), process, log)
     # There is one fetch actor per machine. The host budget actor runs on the driver's machine.
-    victims = ray_processes(raylet.process.pid, "FetchShard")
+    victims = ray_processes(raylet.process.pid, "FetchActor")
     assert len(victims) == 1
-    assert not ray_processes(raylet.process.pid, "HostDesk")
+    assert not ray_processes(raylet.process.pid, "HostBudgetActor")
     cluster.remove_node(second, allow_graceful=False)
     assert process.wait(SECONDS) == 0, log.read_text()[-2000:]
     assert all(ended(victim) for victim in victims)

@@ -18,10 +18,10 @@ import pytest
 from raypipe import tables
 from raypipe.config import Config
 from raypipe.config.load import load_config
-from raypipe.ingest.local import fetch_here, is_enough, merge_here
-from raypipe.ingest.shard import ShardFetcher
-from raypipe.ingest.staged import staged_columns, tally_staged
-from raypipe.ingest.units import ORDER
+from raypipe.ingest.batch_fetcher import BatchFetcher
+from raypipe.ingest.image_rows import TO_FETCH
+from raypipe.ingest.local import fetch_locally, merge_locally, runs_without_ray
+from raypipe.ingest.staged_rows import count_staged, staged_columns
 from raypipe.storage import Storage
 from raypipe.tables.compact import staged_parts
 from tests.commands import start
@@ -37,7 +37,7 @@ def orders(server: WebServer, n: int, deleted: int = 0) -> pa.Table:
     rows = [
         {"post_id": f"p{i:03d}", "image_url": server.url(f"/{i}.jpg"), "deleted": i >= n} for i in range(n + deleted)
     ]
-    return pa.Table.from_pylist(rows, schema=ORDER)
+    return pa.Table.from_pylist(rows, schema=TO_FETCH)
 
 
 def begin(config: Config) -> tables.TableRun:
@@ -49,11 +49,11 @@ def test_every_post_gets_its_row(tmp_path: Path, server: WebServer, capsys: pyte
     server.behave("/4.jpg", body(picture("WEBP")))
     config = configure(tmp_path, server)
     with begin(config) as run:
-        fetch_here(config, orders(server, 30, deleted=2), run.writer)
-        tally = tally_staged(run.writer)
-        assert tally.statuses == {"ok": 29, "gone": 1, "deleted": 2}
-        assert tally.seconds["fetch"] > 0
-        assert tally.seconds["write"] > 0
+        fetch_locally(config, orders(server, 30, deleted=2), run.writer)
+        image_counts = count_staged(run.writer)
+        assert image_counts.statuses == {"ok": 29, "gone": 1, "deleted": 2}
+        assert image_counts.seconds["fetch"] > 0
+        assert image_counts.seconds["write"] > 0
         rows = {row["post_id"]: row for row in staged_columns(run.writer, ["post_id", "format", "width"]).to_pylist()}
         assert (rows["p004"]["format"], rows["p005"]["format"], rows["p005"]["width"]) == ("WEBP", "JPEG", 64)
         run.commit(rows_in=32)
@@ -63,21 +63,21 @@ def test_every_post_gets_its_row(tmp_path: Path, server: WebServer, capsys: pyte
 def test_staged_rows_are_not_fetched_again(tmp_path: Path, server: WebServer) -> None:
     config = configure(tmp_path, server)
     with begin(config) as run:
-        fetch_here(config, orders(server, 10), run.writer)
-        fetch_here(config, orders(server, 25), run.writer)
+        fetch_locally(config, orders(server, 10), run.writer)
+        fetch_locally(config, orders(server, 25), run.writer)
         assert len(staged_parts(run.writer)) == 2
-        merge_here(config, run.writer)
+        merge_locally(config, run.writer)
         assert len(staged_parts(run.writer)) == 1
         run.commit(rows_in=25)
     assert set(server.requests.values()) == {1}
 
 
 def test_slow_hosts_do_not_delay_writing(tmp_path: Path, server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raypipe.ingest.shard._BATCH_SECONDS", 0.1)
-    monkeypatch.setattr("raypipe.ingest.shard._FILE_SECONDS", 0.2)
+    monkeypatch.setattr("raypipe.ingest.batch_fetcher._BATCH_SECONDS", 0.1)
+    monkeypatch.setattr("raypipe.ingest.batch_fetcher._FILE_SECONDS", 0.2)
     server.behave("/0.jpg", status(429, times=1, data=picture(), Retry_After="2"))
     config = configure(tmp_path, server, attempts=3, per_host=1)
-    with begin(config) as run, ShardFetcher(config.ingest, config.faces, 100) as fetcher:
+    with begin(config) as run, BatchFetcher(config.ingest, config.faces, 100) as fetcher:
         staged = [summary.rows for summary in fetcher.stage_files(orders(server, 0, deleted=3), "a", run.writer)]
         assert staged == [3]
         posts = pa.concat_tables([orders(server, 1), orders(server, 0, deleted=5).slice(1)])
@@ -93,8 +93,8 @@ def test_waiting_hosts_are_counted_while_they_change(tmp_path: Path, server: Web
         {"post_id": f"p{i}", "image_url": f"http://10.{i // 256}.{i % 256}.1/", "deleted": False} for i in range(3000)
     ]
     refusing = config.model_copy(update={"ingest": config.ingest.model_copy(update={"allow_private": False})})
-    with begin(config) as run, ShardFetcher(refusing.ingest, config.faces, 16) as fetcher:
-        summaries = fetcher.stage_files(pa.Table.from_pylist(rows, schema=ORDER), "a", run.writer)
+    with begin(config) as run, BatchFetcher(refusing.ingest, config.faces, 16) as fetcher:
+        summaries = fetcher.stage_files(pa.Table.from_pylist(rows, schema=TO_FETCH), "a", run.writer)
         thread = threading.Thread(target=lambda: seen.extend(summaries))
         seen: list[object] = []
         thread.start()
@@ -109,10 +109,10 @@ def test_waiting_hosts_are_counted_while_they_change(tmp_path: Path, server: Web
 def test_rows_staged_twice_appear_once(tmp_path: Path, server: WebServer) -> None:
     config = configure(tmp_path, server)
     with begin(config) as run:
-        with ShardFetcher(config.ingest, config.faces, 100) as fetcher:
+        with BatchFetcher(config.ingest, config.faces, 100) as fetcher:
             for prefix in ("a", "b"):
                 assert len(list(fetcher.stage_files(orders(server, 0, deleted=4), prefix, run.writer))) == 1
-        fetch_here(config, orders(server, 0, deleted=4), run.writer)
+        fetch_locally(config, orders(server, 0, deleted=4), run.writer)
         run.commit(rows_in=4)
 
 
@@ -120,10 +120,10 @@ def test_unexpected_exception_ends_fetching(tmp_path: Path, server: WebServer, m
     def broken(*_: object) -> None:
         raise KeyError("unforeseen")
 
-    monkeypatch.setattr("raypipe.ingest.fetching.fetch.Fetcher._settle", broken)
+    monkeypatch.setattr("raypipe.ingest.fetching.fetch.Fetcher._handle_outcome", broken)
     config = configure(tmp_path, server)
     with pytest.raises(KeyError, match="unforeseen"), begin(config) as run:
-        fetch_here(config, orders(server, 3), run.writer)
+        fetch_locally(config, orders(server, 3), run.writer)
 
 
 @pytest.mark.parametrize(
@@ -142,9 +142,9 @@ def test_one_process_is_used_for_few_posts(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delitem(sys.modules, "ray", raising=False)
     options: dict[str, object] = {"ray": {"dashboard": False}, "faces": {"enabled": False}, **change}
-    assert is_enough(load_config(**options)) == enough
+    assert runs_without_ray(load_config(**options)) == enough
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
-    assert not is_enough(load_config(**options))
+    assert not runs_without_ray(load_config(**options))
 
 
 def command(tmp_path: Path, server: WebServer, n: int, *more: str) -> list[str]:

@@ -16,11 +16,11 @@ from raypipe import tables
 from raypipe.config import Config
 from raypipe.config.load import load_config
 from raypipe.errors import StageError
-from raypipe.ingest.examine import looking
+from raypipe.ingest.examine_fetched import picture_examiner
 from raypipe.ingest.fetching.fetch import Fetcher
+from raypipe.ingest.image_rows import deleted_result, fetched_table, images_table
 from raypipe.ingest.pipeline import run
 from raypipe.ingest.posts import ingest_posts
-from raypipe.ingest.units import fetched_table, images_table, not_asked
 from raypipe.world.draw import draw_picture, encode_jpeg
 from tests.ingest.conftest import WebServer, body, break_off, drip, endless, picture, redirect, reset, status
 
@@ -187,7 +187,7 @@ def test_staged_rows_are_not_fetched_again(tmp_path: Path, server: WebServer) ->
     async def some(writer: tables.TableWriter) -> None:
         async with Fetcher(config.ingest) as fetcher:
             fetched = await fetcher.fetch_many([(f"p{i:03d}", server.url(f"/{i}.jpg")) for i in range(5, 12)])
-        with looking(config.ingest, config.faces) as look:
+        with picture_examiner(config.ingest, config.faces) as look:
             writer.write("early", images_table(fetched_table(fetched), look))
 
     def interrupted() -> None:
@@ -216,11 +216,11 @@ def test_rows_staged_twice_appear_once(tmp_path: Path, server: WebServer) -> Non
     config = configure(tmp_path, server, plain_rows(20))
     storage, posts = config.open_storage(), ingest_posts(config)
     options = config.result_options("ingest", "faces")
-    results = [not_asked(f"p{i:03d}", server.url(f"/{i}.jpg")) for i in range(12)]
+    results = [deleted_result(f"p{i:03d}", server.url(f"/{i}.jpg")) for i in range(12)]
     begin = {"command": "ingest", "config": options, "inputs": {"posts": posts.run_id}}
 
     def interrupted() -> None:
-        with tables.begin(storage, "images", **begin) as attempt, looking(config.ingest, config.faces) as look:
+        with tables.begin(storage, "images", **begin) as attempt, picture_examiner(config.ingest, config.faces) as look:
             for unit, part in (("a", results[:8]), ("b", results[4:])):
                 attempt.writer.write(unit, images_table(fetched_table(part), look))
             raise KeyboardInterrupt

@@ -19,7 +19,7 @@ from raypipe.config.data_options import ColumnOptions
 from raypipe.config.load import load_config
 from raypipe.errors import InputError, StageError
 from raypipe.ingest import posts as module
-from raypipe.ingest.posts import Checked, check_posts, ingest_posts
+from raypipe.ingest.posts import CheckedPosts, check_posts, ingest_posts
 from raypipe.tables.input_files import InputRows
 from raypipe.tables.schemas import POSTS
 
@@ -27,10 +27,10 @@ GOOD = {"post_id": "a", "image_url": "http://x.example/a.jpg", "likes": 5, "foll
 
 
 def check(
-    *rows: dict[str, Any], lines: list[tuple[str, str]] | None = None, may_lack: list[str] | None = None, **names: str
-) -> Checked:
+    *rows: dict[str, Any], lines: list[tuple[str, str]] | None = None, optional: list[str] | None = None, **names: str
+) -> CheckedPosts:
     raw = InputRows(pa.Table.from_pylist(list(rows)), lines or [])
-    return check_posts(raw, ColumnOptions(**names), may_lack or [], "posts.csv")
+    return check_posts(raw, ColumnOptions(**names), optional or [], "posts.csv")
 
 
 def row(**values: Any) -> dict[str, Any]:
@@ -171,9 +171,9 @@ def test_file_without_good_row_raises_error() -> None:
 
 
 def test_likes_and_followers_may_be_missing_for_given_labels() -> None:
-    found = check({"post_id": "a", "image_url": "u", "kind": "ant"}, may_lack=["likes", "followers"])
+    found = check({"post_id": "a", "image_url": "u", "kind": "ant"}, optional=["likes", "followers"])
     assert found.posts.to_pylist()[0] | {"likes": 0, "followers": 0, "kind": "ant"} == found.posts.to_pylist()[0]
-    assert found.lacks == ["likes", "followers"]
+    assert found.missing_columns == ["likes", "followers"]
     assert "no likes and no followers" in found.notes[0]
 
 

@@ -73,7 +73,7 @@ def test_rows_of_two_model_files_are_never_mixed(tmp_path: Path, model: Path, in
     storage = config.open_storage()
     same = plan_redo(config, storage, inputs)
     assert same is not None
-    assert same.asked.to_pylist() == ["timeout"]
+    assert same.ids_to_fetch.to_pylist() == ["timeout"]
     model.write_bytes(b"two model")
     with pytest.raises(StageError, match=r"were looked into otherwise: contents of faces.model was '.*', is '"):
         plan_redo(config, storage, {"posts": "0123abcd"} | detector_inputs(config.faces))

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import AvifImagePlugin, Image, ImageFile, PngImagePlugin, WebPImagePlugin
 
-from raypipe.pictures.examine import Picture, examine, orientation, to_rgb, upright_pixels
+from raypipe.pictures.examine import PictureFacts, examine, orientation, to_rgb, upright_pixels
 from tests.ingest.conftest import picture
 from tests.ingest.files import FILES, KINDS, SIZE, exif_of, png_chunk, save
 
@@ -26,7 +26,7 @@ ASKED = [(None, False), (None, True), (1024, False), (1024, True)]
 STATUSES = ("ok", "not_an_image", "truncated", "too_many_pixels")
 
 
-def look(data: bytes | memoryview, max_side: int | None = 1024, phash: bool = True) -> tuple[Picture, Image.Image]:
+def look(data: bytes | memoryview, max_side: int | None = 1024, phash: bool = True) -> tuple[PictureFacts, Image.Image]:
     """Call `examine` and check that it returns pixels."""
     found, pixels = examine(data, PIXELS, max_side=max_side, phash=phash)
     assert pixels is not None, found
@@ -75,7 +75,7 @@ def test_requested_pixels_and_hash_change_no_other_facts(name: str) -> None:
         found, pixels = examine(data, PIXELS, max_side=max_side, phash=phash)
         assert (pixels is None) == (max_side is None)
         assert found.phash == (whole.phash if phash else None)
-        assert Picture(**(vars(found) | {"phash": whole.phash})) == whole
+        assert PictureFacts(**(vars(found) | {"phash": whole.phash})) == whole
 
 
 def test_animation_without_end_is_ok_only_when_decoded() -> None:

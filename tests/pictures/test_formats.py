@@ -6,19 +6,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raypipe.pictures.formats import _OTHERS, FORMATS, OF_NAMES, breaks_off, kind_of, png_chunks
+from raypipe.pictures.formats import _OTHERS, FILE_ENDINGS, FORMATS, detect_format, is_cut_off, png_chunks
 from tests.ingest.files import FILES, KINDS, png_chunk, with_segment
 
 
 def test_each_format_has_file_name_endings() -> None:
-    assert set(OF_NAMES) == {*FORMATS, *_OTHERS.values()}
-    endings = [ending for found in OF_NAMES.values() for ending in found]
+    assert set(FILE_ENDINGS) == {*FORMATS, *_OTHERS.values()}
+    endings = [ending for found in FILE_ENDINGS.values() for ending in found]
     assert len(set(endings)) == len(endings)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_format_is_recognised_from_bytes(name: str) -> None:
-    assert kind_of(FILES[name]) == KINDS[name]
+    assert detect_format(FILES[name]) == KINDS[name]
     assert KINDS[name] in FORMATS
 
 
@@ -36,7 +36,7 @@ def test_format_is_recognised_from_bytes(name: str) -> None:
 )
 def test_ftyp_brands_select_the_format(major: bytes, compatible: list[bytes], kind: str | None) -> None:
     contents = b"ftyp" + major + b"\x00\x00\x00\x00" + b"".join(compatible)
-    assert kind_of((len(contents) + 4).to_bytes(4, "big") + contents + b"avif") == kind
+    assert detect_format((len(contents) + 4).to_bytes(4, "big") + contents + b"avif") == kind
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -44,9 +44,9 @@ def test_ftyp_brands_select_the_format(major: bytes, compatible: list[bytes], ki
 @settings(max_examples=100)
 def test_any_missing_byte_makes_file_incomplete(name: str, data: st.DataObject) -> None:
     whole, kind = FILES[name], KINDS[name]
-    assert not breaks_off(whole, kind)
-    assert breaks_off(whole[: data.draw(st.integers(16, len(whole) - 1))], kind)
-    assert all(breaks_off(whole[:-n], kind) for n in range(1, 40))
+    assert not is_cut_off(whole, kind)
+    assert is_cut_off(whole[: data.draw(st.integers(16, len(whole) - 1))], kind)
+    assert all(is_cut_off(whole[:-n], kind) for n in range(1, 40))
 
 
 @pytest.mark.parametrize("junk", [b"\x00" * 3, b"\x00" * 10_000, b"\r\n</html>", b"\xff\xd8\xff\xe0\x00\x10JFIF"])
@@ -54,13 +54,13 @@ def test_any_missing_byte_makes_file_incomplete(name: str, data: st.DataObject) 
 def test_bytes_after_the_end_are_ignored(name: str, junk: bytes) -> None:
     # A box container has no end marker. Following bytes that are not zero are read as another box.
     boxes = KINDS[name] in ("AVIF", "HEIC")
-    assert breaks_off(FILES[name] + junk, KINDS[name]) == (boxes and any(junk))
+    assert is_cut_off(FILES[name] + junk, KINDS[name]) == (boxes and any(junk))
 
 
 @pytest.mark.parametrize("name", ["avif", "animated avif", "heic"])
 def test_cut_between_boxes_is_detected(name: str) -> None:
     data = FILES[name]
-    assert breaks_off(data[: data.index(b"mdat") - 4], KINDS[name])
+    assert is_cut_off(data[: data.index(b"mdat") - 4], KINDS[name])
 
 
 def test_gif_local_colour_table_is_skipped() -> None:
@@ -70,25 +70,25 @@ def test_gif_local_colour_table_is_skipped() -> None:
     block = data.index(b"\x2c\x00\x00\x00\x00", 13 + 768)
     assert data[10] & 0x87 == 0x87
     local = data[:10] + b"\x00" + data[11:13] + data[13 + 768 : block + 9] + b"\x87" + colours + data[block + 10 :]
-    assert not breaks_off(local, "GIF")
-    assert all(breaks_off(local[:n], "GIF") for n in range(13, len(local)))
+    assert not is_cut_off(local, "GIF")
+    assert all(is_cut_off(local[:n], "GIF") for n in range(13, len(local)))
 
 
 def test_end_marker_inside_metadata_is_ignored() -> None:
     data = FILES["thumbnail"]
     end = data.index(b"\xff\xd9") + 2
     assert end < len(data)
-    assert all(breaks_off(data[:cut] + zeros, "JPEG") for cut in (end, end + 1, -2) for zeros in (b"", b"\x00" * 99))
+    assert all(is_cut_off(data[:cut] + zeros, "JPEG") for cut in (end, end + 1, -2) for zeros in (b"", b"\x00" * 99))
 
 
 def test_fill_bytes_between_jpeg_segments_are_skipped() -> None:
     plain = FILES["jpeg"]
     for between in (b"\xff" * 5, b"\x00" * 7, b"\xff\x00", b"\xff\x01"):
         data = plain[:2] + between + plain[2:]
-        assert not breaks_off(data, "JPEG")
-        assert breaks_off(data[:-1], "JPEG")
-    assert breaks_off(b"\xff\xd8\xff" + b"\x00" * 500, "JPEG")
-    assert breaks_off(with_segment(plain, 0xFE, b"\xff\xd9")[:400], "JPEG")
+        assert not is_cut_off(data, "JPEG")
+        assert is_cut_off(data[:-1], "JPEG")
+    assert is_cut_off(b"\xff\xd8\xff" + b"\x00" * 500, "JPEG")
+    assert is_cut_off(with_segment(plain, 0xFE, b"\xff\xd9")[:400], "JPEG")
 
 
 def test_png_chunks_are_read_up_to_the_end() -> None:
@@ -104,4 +104,4 @@ def test_png_chunks_are_read_up_to_the_end() -> None:
 @given(kind=st.sampled_from(FORMATS), data=st.binary(max_size=200))
 def test_any_bytes_are_checked_without_error(kind: str, data: bytes) -> None:
     head = next(FILES[name][:12] for name in FILES if KINDS[name] == kind)
-    assert breaks_off(head + data, kind) in (True, False)
+    assert is_cut_off(head + data, kind) in (True, False)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from raypipe.errors import InputError
 from raypipe.pictures.examine import open_picture
-from raypipe.pictures.formats import OF_NAMES
+from raypipe.pictures.formats import FILE_ENDINGS
 from raypipe.predict.inputs import FoundPictures, find_pictures
 from raypipe.predict.picture_files import add_file_info, read_picture
 from raypipe.storage import Storage
@@ -42,13 +42,13 @@ def test_folder_pictures_are_sorted(folder: Path) -> None:
     assert paths(folder) == [str(folder / "b.JPG"), str(folder / "deep" / "a.png")]
 
 
-@pytest.mark.parametrize("kind", OF_NAMES)
+@pytest.mark.parametrize("kind", FILE_ENDINGS)
 def test_folder_pictures_of_every_format_are_found(folder: Path, kind: str) -> None:
-    for ending in OF_NAMES[kind]:
+    for ending in FILE_ENDINGS[kind]:
         written = Image.registered_extensions()[ending]
         (folder / f"c{ending}").write_bytes(picture(written, (8, 8)))
     found = find(folder).pictures
-    assert [one.path for one in found][1:-1] == [str(folder / f"c{ending}") for ending in sorted(OF_NAMES[kind])]
+    assert [one.path for one in found][1:-1] == [str(folder / f"c{ending}") for ending in sorted(FILE_ENDINGS[kind])]
     for one in found[1:-1]:
         with open_picture(Path(one.location).read_bytes()) as image:
             assert image.size == (8, 8)

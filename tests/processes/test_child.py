@@ -17,9 +17,9 @@ import psutil
 import pytest
 
 from raypipe.errors import InputError, StageError
-from raypipe.pictures.examine import Picture, examine
+from raypipe.pictures.examine import PictureFacts, examine
 from raypipe.processes import child as isolate
-from raypipe.processes.child import Isolated, in_child
+from raypipe.processes.child import ChildWorker, map_in_child
 from raypipe.runtime.stderr_log import stderr_to_log
 from tests.ingest.files import FILES
 from tests.ingest.natives import Elsewhere, how, slow, work
@@ -45,18 +45,18 @@ def _none_is_left() -> Any:
 
 
 def test_many_items_in_one_child_in_order() -> None:
-    found = in_child(work, range(300), how)
+    found = map_in_child(work, range(300), how)
     assert [item for item, _ in found] == list(range(300))
     (pid,) = {pid for _, pid in found}
     assert pid != os.getpid()
 
 
 def test_no_child_starts_without_items() -> None:
-    assert in_child(work, [], how) == []
+    assert map_in_child(work, [], how) == []
 
 
 def test_child_is_reused_until_it_ends() -> None:
-    with Isolated(work, how) as apart:
+    with ChildWorker(work, how) as apart:
         assert apart([]) == []
         assert children() == []
         pids = [apart([item])[0][1] for item in range(3)]
@@ -82,7 +82,7 @@ ENDINGS = {
 
 def test_item_ending_its_child_affects_no_other() -> None:
     items = ["a", "b", *ENDINGS, "c", "d"]
-    found = in_child(work, items, how)
+    found = map_in_child(work, items, how)
     assert found[2:-2] == list(ENDINGS.items())
     names, pids = zip(*found[:2], *found[-2:], strict=True)
     assert names == ("a", "b", "c", "d")
@@ -91,22 +91,22 @@ def test_item_ending_its_child_affects_no_other() -> None:
 
 @pytest.mark.parametrize("item", ["hang", "close"])
 def test_hanging_child_is_killed(item: str) -> None:
-    found = in_child(work, ["a", item, "b"], how, seconds=2.0)
+    found = map_in_child(work, ["a", item, "b"], how, seconds=2.0)
     assert found[1] == (item, "no answer in 2 s")
     assert [found[0][0], found[2][0]] == ["a", "b"]
 
 
 def test_time_limit_applies_per_item() -> None:
-    assert in_child(functools.partial(slow, seconds=0.3), range(8), how, seconds=1.5) == list(range(8))
+    assert map_in_child(functools.partial(slow, seconds=0.3), range(8), how, seconds=1.5) == list(range(8))
 
 
 def test_large_items_and_results() -> None:
-    found = in_child(work, [("large", 20_000_000), b"y" * 20_000_000, ("large", 1)], how)
+    found = map_in_child(work, [("large", 20_000_000), b"y" * 20_000_000, ("large", 1)], how)
     assert [found[0], found[1][0], found[2]] == [b"x" * 20_000_000, b"y" * 20_000_000, b"x"]
 
 
 def test_printed_output_does_not_corrupt_results(capfd: pytest.CaptureFixture[str]) -> None:
-    found = in_child(work, ["print", "a"], how)
+    found = map_in_child(work, ["print", "a"], how)
     assert found[0] == ("", b"")
     assert found[1][0] == "a"
     shown = capfd.readouterr()
@@ -125,19 +125,19 @@ def test_printed_output_does_not_corrupt_results(capfd: pytest.CaptureFixture[st
 )
 def test_exception_of_function_is_raised(item: Any, kind: type[Exception], text: str) -> None:
     with pytest.raises(kind, match=text) as caught:
-        in_child(work, ["a", item, "b"], how)
+        map_in_child(work, ["a", item, "b"], how)
     assert "in work" in caught.value.__notes__[0] or item == "unpicklable"
 
 
 def test_function_missing_in_child_raises_error() -> None:
     with pytest.raises(ModuleNotFoundError, match="nowhere"):
-        in_child(Elsewhere(), [1], how)
+        map_in_child(Elsewhere(), [1], how)
 
 
 def test_child_that_fails_to_start_raises_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolate.sys, "executable", "/bin/false")
     with pytest.raises(StageError, match=r"/bin/false -m raypipe\.processes\.child: .* exit code 1; .* says nothing$"):
-        in_child(work, [1], how)
+        map_in_child(work, [1], how)
 
 
 @pytest.mark.parametrize("stderr", ["as it is", "a log"])
@@ -150,16 +150,16 @@ def test_start_error_quotes_stderr_of_child(tmp_path: Path, monkeypatch: pytest.
         stderr_to_log() if stderr == "a log" else contextlib.nullcontext(),
         pytest.raises(StageError, match=r"at its start: exit code 3; on stderr it says No module named x$"),
     ):
-        in_child(work, [1], how)
+        map_in_child(work, [1], how)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a busy child ends with its parent on Linux only")
 def test_the_child_ends_with_its_parent(tmp_path: Path) -> None:
     noted = tmp_path / "pid"
     program = f"""
-from raypipe.processes.child import Isolated, in_child
+from raypipe.processes.child import ChildWorker, map_in_child
 from tests.ingest.natives import how, work
-in_child(work, [("linger", {str(noted)!r})], how)
+map_in_child(work, [("linger", {str(noted)!r})], how)
 """
     parent = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
     try:
@@ -183,9 +183,9 @@ def until(true: Any) -> None:
 def test_pictures_are_examined_equally_in_child() -> None:
     look = functools.partial(examine, max_pixels=10**6, max_side=200, phash=True)
     datas = [*FILES.values(), FILES["jpeg"][:900], b"", b"<html>"]
-    for (found, pixels), data in zip(in_child(look, datas, how), datas, strict=True):
+    for (found, pixels), data in zip(map_in_child(look, datas, how), datas, strict=True):
         here, expected = look(data)
-        assert isinstance(found, Picture)
+        assert isinstance(found, PictureFacts)
         assert found == here
         assert (pixels and pixels.tobytes()) == (expected and expected.tobytes())
 
@@ -196,12 +196,12 @@ def test_child_processes_work_inside_ray_worker() -> None:
 
     @ray.remote
     def task() -> list[Any]:
-        from raypipe.processes.child import in_child
+        from raypipe.processes.child import map_in_child
 
         return [
-            in_child(abs, [-1, -2], max),
-            in_child(os._exit, [3, 4], lambda item, ending: f"{item}: {ending}"),
-            in_child(ctypes.string_at, [0], lambda _, ending: ending),
+            map_in_child(abs, [-1, -2], max),
+            map_in_child(os._exit, [3, 4], lambda item, ending: f"{item}: {ending}"),
+            map_in_child(ctypes.string_at, [0], lambda _, ending: ending),
         ]
 
     assert ray.get(task.remote()) == [[1, 2], ["3: exit code 3", "4: exit code 4"], ["SIGSEGV"]]

@@ -108,7 +108,7 @@ def test_leaving_the_body_ends_starting_children() -> None:
 
 
 def test_child_imports_only_needed_modules() -> None:
-    names = ["raypipe.ingest.work", "raypipe.ingest.redo", "raypipe.world.pictures"]
+    names = ["raypipe.ingest.examine_and_stage", "raypipe.ingest.redo", "raypipe.world.pictures"]
     with Pool(in_pool, 1) as pool:
         (found,) = pool.map([("modules", names)])
     assert {"dlib", "PIL.Image", "pyarrow.parquet"} <= set(found)

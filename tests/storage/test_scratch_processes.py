@@ -127,7 +127,7 @@ def test_own_temporary_folder_may_be_deleted_by_another_process(
 def test_left_temporary_folder_may_be_deleted_by_its_owner(scratch: Scratch, monkeypatch: pytest.MonkeyPatch) -> None:
     left = scratch.folder() / "temporary-x"
     left.mkdir()
-    look = scratch_module._is_at
+    look = scratch_module._is_same_file
 
     def look_and_wait(handle: int, path: Path) -> bool:
         found = look(handle, path)
@@ -136,7 +136,7 @@ def test_left_temporary_folder_may_be_deleted_by_its_owner(scratch: Scratch, mon
             shutil.rmtree(left)
         return found
 
-    monkeypatch.setattr(scratch_module, "_is_at", look_and_wait)
+    monkeypatch.setattr(scratch_module, "_is_same_file", look_and_wait)
     with scratch.temporary():
         assert not left.exists()
     assert names(scratch) == []

@@ -17,7 +17,7 @@ from raypipe.config import Config
 from raypipe.config.load import load_config
 from raypipe.errors import InputError
 from raypipe.ingest.posts import ingest_posts
-from raypipe.ingest.staged import drop_doubles
+from raypipe.ingest.staged_rows import drop_duplicate_rows
 from raypipe.label.blocks import divide_into_blocks
 from raypipe.predict.inputs import find_pictures
 from raypipe.runtime import set_environment
@@ -221,7 +221,7 @@ def test_hostile_staged_rows_execute_no_code(tmp_path: Path, marker: Path) -> No
     rows = pa.table([ids], schema=pa.schema([pa.field("post_id", ids.type, metadata=PICKLED)]))
     with tables.begin(storage, "images", command="ingest", config={}, inputs={}, overwrite=True) as run:
         run.writer.write("000000", rows)
-        assert drop_doubles(run.writer, n_posts=1) == 0
+        assert drop_duplicate_rows(run.writer, n_posts=1) == 0
 
 
 def test_other_types_are_unchanged() -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from raypipe import tables
 from raypipe.errors import InputError
 from raypipe.export.model.graph import GraphError
-from raypipe.pictures.decoding import Undecodable, decoding, square
+from raypipe.pictures.decoding import Undecodable, decode_square, picture_decoder
 from raypipe.tables.root_tables import RootTables
 from raypipe.train.networks.heads import Head, Predictions, ScoreHead
 
@@ -78,7 +78,7 @@ def validation_sample(root_tables: RootTables, size: int, at_most: int) -> Valid
     stored = root_tables.pictures(chosen)
     available_ids = [post_id for post_id in chosen if post_id in stored]
     dropped["no_picture"] = len(chosen) - len(available_ids)
-    with decoding(partial(square, side=size)) as decode:
+    with picture_decoder(partial(decode_square, side=size)) as decode:
         decoded = [decode(stored[post_id]) for post_id in available_ids]
     found = [pixels for pixels in decoded if not isinstance(pixels, Undecodable)]
     dropped["undecodable"] = len(available_ids) - len(found)

@@ -21,19 +21,19 @@ class BatchLimits:
     seconds: float
 
 
-class Arrivals:
+class ResultBatcher:
     """Collects `total` results. The event loop calls `put`, and another thread consumes `batches`.
 
-    If more than `room` bytes wait to be taken, `hold_back(True)` is called. When at most half of `room` is left,
-    `hold_back(False)` is called.
+    If more than `room` bytes wait to be taken, `set_paused(True)` is called. When at most half of `room` is left,
+    `set_paused(False)` is called.
     """
 
-    def __init__(self, total: int, limits: BatchLimits, room: int, hold_back: Callable[[bool], None]) -> None:
+    def __init__(self, total: int, limits: BatchLimits, room: int, set_paused: Callable[[bool], None]) -> None:
         self._left = total
         self._limits = limits
         self._room = room
-        self._hold_back = hold_back
-        self._held = False
+        self._set_paused = set_paused
+        self._is_paused = False
         self._results: list[FetchResult] = []
         self._bytes = 0
         self._first_at = 0.0
@@ -50,10 +50,10 @@ class Arrivals:
             self._left -= 1
             if not self._left or self._full() or len(self._results) == 1:
                 self._changed.notify()
-            if self._bytes > self._room and not self._held:
-                # Inside the lock, so that the calls of `hold_back` stay in order.
-                self._held = True
-                self._hold_back(True)
+            if self._bytes > self._room and not self._is_paused:
+                # Inside the lock, so that the calls of `set_paused` stay in order.
+                self._is_paused = True
+                self._set_paused(True)
 
     def fail(self, error: BaseException) -> None:
         """Make the consumer raise `error` instead of getting a batch. No more results may follow."""
@@ -74,18 +74,18 @@ class Arrivals:
 
     def _next(self) -> list[FetchResult]:
         with self._changed:
-            asked = time.monotonic()
+            waiting_since = time.monotonic()
             while self._left and not self._full() and self._error is None:
-                age = time.monotonic() - (self._first_at if self._results else asked)
+                age = time.monotonic() - (self._first_at if self._results else waiting_since)
                 if age >= self._limits.seconds:
                     break
                 self._changed.wait(self._limits.seconds - age)
             if self._error is not None:
                 raise self._error
             batch = self._take()
-            if self._held and self._bytes <= self._room / 2:
-                self._held = False
-                self._hold_back(False)
+            if self._is_paused and self._bytes <= self._room / 2:
+                self._is_paused = False
+                self._set_paused(False)
         return batch
 
     def _take(self) -> list[FetchResult]:

@@ -16,10 +16,10 @@ from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from raypipe.config.data_options import IngestOptions
-from raypipe.ingest.fetching.answers import REDIRECTS, Answer, for_http_status
 from raypipe.ingest.fetching.guard import AddressGuard, RefusedURLError
 from raypipe.ingest.fetching.hosts import backoff, host_of, retry_after
-from raypipe.ingest.fetching.robots import READ_BYTES, RobotsCache, RobotsRules, refused_by_tag
+from raypipe.ingest.fetching.outcomes import REDIRECTS, RequestOutcome, outcome_for_status
+from raypipe.ingest.fetching.robots import READ_BYTES, RobotsCache, RobotsRules, forbidding_directive
 
 _DNS_SECONDS = 300
 _CHUNK = 2**18
@@ -46,39 +46,50 @@ class FetchResult:
     seconds: float
 
 
-Deliver = Callable[[FetchResult], None]
+OnResult = Callable[[FetchResult], None]
 
 
-class Request:
+class FetchRequest:
     """One wanted picture, over all its attempts and redirects.
 
     `pause` is the number of seconds that the last answer asked to wait before the next request to its host.
     """
 
     __slots__ = (
-        "answer", "answered_at", "attempts", "deliver", "hops", "host", "http_status", "pause", "post_id", "seconds",
-        "target", "url", "used",
+        "answered_at",
+        "attempts",
+        "host",
+        "http_status",
+        "n_redirects",
+        "on_result",
+        "outcome",
+        "pause",
+        "post_id",
+        "seconds",
+        "seconds_used",
+        "target",
+        "url",
     )  # fmt: skip
 
-    def __init__(self, post_id: str, url: str, deliver: Deliver) -> None:
-        self.post_id, self.url, self.deliver = post_id, url, deliver
+    def __init__(self, post_id: str, url: str, on_result: OnResult) -> None:
+        self.post_id, self.url, self.on_result = post_id, url, on_result
         self.host = host_of(url)
         self.attempts = 0
         self.seconds = 0.0
         self.answered_at: datetime | None = None
         self.http_status: int | None = None
-        self.answer: Answer | None = None
-        self.begin()
+        self.outcome: RequestOutcome | None = None
+        self.reset()
 
-    def begin(self) -> None:
+    def reset(self) -> None:
         """Reset for another attempt: the full deadline, no redirects, and the picture's own URL."""
         self.target: URL | None = None
-        self.hops = 0
-        self.used = 0.0
+        self.n_redirects = 0
+        self.seconds_used = 0.0
         self.pause: float | None = None
 
 
-class Client:
+class PictureClient:
     """Requests pictures, one request per call of `get`. Used as ``async with Client(options) as client``."""
 
     def __init__(
@@ -89,20 +100,20 @@ class Client:
         self.agent = user_agent(options)
         self._resolver = resolver
         self._robots = RobotsCache() if options.robots else None
-        self._rests: dict[str, float] = {}
-        self._whole = self._timeout(options.deadline)
+        self._robots_paused_until: dict[str, float] = {}
+        self._full_timeout = self._timeout(options.deadline)
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(
-            limit=0,  # the frontier limits
+            limit=0,  # HostQueues limits
             ttl_dns_cache=_DNS_SECONDS,
             resolver=self._resolver,
             socket_factory=self.guard.socket_factory,
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
-            timeout=self._whole,
+            timeout=self._full_timeout,
             headers={"User-Agent": self.agent, "Accept": "image/*", "Accept-Encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -120,22 +131,24 @@ class Client:
 
     async def rules(self, target: URL) -> RobotsRules | None:
         """Return the rules of the host's robots.txt, or None if the options ignore robots.txt."""
-        return None if self._robots is None else await self._robots.rules(target, self._ask_robots)
+        return None if self._robots is None else await self._robots.rules(target, self._fetch_robots)
 
-    def robots_rest(self, target: URL) -> float:
+    def robots_pause(self, target: URL) -> float:
         """Return the seconds left of the pause in the host's robots.txt answer, else 0. Forgets the paused answer."""
-        rest = self._rests.get(target.host or "", 0.0) - time.monotonic()
-        if rest <= 0:
+        pause_left = self._robots_paused_until.get(target.host or "", 0.0) - time.monotonic()
+        if pause_left <= 0:
             return 0.0
         if self._robots is not None:
             self._robots.forget(target)
-        return rest
+        return pause_left
 
-    async def get(self, target: URL, request: Request) -> Answer:
+    async def get(self, target: URL, request: FetchRequest) -> RequestOutcome:
         """Request `target` for a picture. Raises what aiohttp raises."""
         assert self._session is not None, "use `async with`"
         # The deadline covers redirects and body, so a later hop gets only the time that is left.
-        left = self._timeout(self._options.deadline - request.used) if request.hops else self._whole
+        left = (
+            self._timeout(self._options.deadline - request.seconds_used) if request.n_redirects else self._full_timeout
+        )
         async with self._session.get(target, allow_redirects=False, timeout=left) as response:
             request.answered_at, request.http_status = datetime.now(UTC), response.status
             if response.status == 200:
@@ -144,50 +157,54 @@ class Client:
             if response.status in REDIRECTS and location:
                 return self._redirected(target, location, request)
             if response.status in (429, 503):
-                _heed(response, request)
-            return for_http_status(response.status, response.reason)
+                _store_pause(response, request)
+            return outcome_for_status(response.status, response.reason)
 
-    def _redirected(self, target: URL, location: str, request: Request) -> Answer:
-        request.hops += 1
-        if request.hops > self._options.max_redirects:
-            return Answer("redirects", f"more than {self._options.max_redirects} redirects")
+    def _redirected(self, target: URL, location: str, request: FetchRequest) -> RequestOutcome:
+        request.n_redirects += 1
+        if request.n_redirects > self._options.max_redirects:
+            return RequestOutcome("redirects", f"more than {self._options.max_redirects} redirects")
         try:
-            return Answer("redirects", target=self.guard.check_url(str(target.join(URL(location)))))
+            return RequestOutcome("redirects", target=self.guard.check_url(str(target.join(URL(location)))))
         except RefusedURLError as error:
-            return Answer(error.status, f"redirected to {location}: {error}")
+            return RequestOutcome(error.status, f"redirected to {location}: {error}")
         except ValueError as error:
-            return Answer("invalid_url", f"redirected to {location!r}: {error}")
+            return RequestOutcome("invalid_url", f"redirected to {location!r}: {error}")
 
-    async def _read(self, response: aiohttp.ClientResponse) -> Answer:
+    async def _read(self, response: aiohttp.ClientResponse) -> RequestOutcome:
         most = self._options.max_bytes
         if self._robots is not None:
-            directive = refused_by_tag(response.headers.getall("X-Robots-Tag", ()), self.agent)
+            directive = forbidding_directive(response.headers.getall("X-Robots-Tag", ()), self.agent)
             if directive:
                 response.close()
-                return Answer("forbidden", f"X-Robots-Tag says {directive} (--ingest.robots false ignores it)")
+                return RequestOutcome("forbidden", f"X-Robots-Tag says {directive} (--ingest.robots false ignores it)")
         announced = response.content_length
         if announced is not None and announced > most:
-            return Answer("too_large", f"announces {announced:,} bytes, {most:,} are allowed")
+            return RequestOutcome("too_large", f"announces {announced:,} bytes, {most:,} are allowed")
         coding = response.headers.get("Content-Encoding", "identity")
         if coding.lower() not in ("identity", ""):
-            return Answer("not_an_image", f"is encoded as {coding}, although identity was asked for")
-        body = await _capped(response, most)
-        return Answer("too_large", f"more than {most:,} bytes") if body is None else Answer("ok", body=body)
+            return RequestOutcome("not_an_image", f"is encoded as {coding}, although identity was asked for")
+        body = await _read_body(response, most)
+        return (
+            RequestOutcome("too_large", f"more than {most:,} bytes")
+            if body is None
+            else RequestOutcome("ok", body=body)
+        )
 
-    async def _ask_robots(self, url: URL) -> tuple[int | None, bytes]:
+    async def _fetch_robots(self, url: URL) -> tuple[int | None, bytes]:
         """Fetch a robots.txt behind the same guard. Returns its status (None if there is no answer) and body.
 
         Without it, no picture is requested from the host, so it is retried as often as a picture.
         """
         for attempt in range(1, self._options.attempts + 1):
-            status, body = await self._ask_robots_once(url)
+            status, body = await self._fetch_robots_once(url)
             again = status is None or status == 429 or status >= 500
-            if attempt == self._options.attempts or not again or self.robots_rest(url):
+            if attempt == self._options.attempts or not again or self.robots_pause(url):
                 break
             await asyncio.sleep(backoff(attempt))
         return status, body
 
-    async def _ask_robots_once(self, url: URL) -> tuple[int | None, bytes]:
+    async def _fetch_robots_once(self, url: URL) -> tuple[int | None, bytes]:
         assert self._session is not None
         try:
             for _ in range(_ROBOTS_REDIRECTS + 1):
@@ -198,9 +215,9 @@ class Client:
                         url = target.join(URL(location))
                         continue
                     if response.status in (429, 503):
-                        rest = retry_after(response.headers.get("Retry-After")) or 0.0
-                        self._rests[target.host or ""] = time.monotonic() + rest
-                    return response.status, await _first(response, READ_BYTES) if response.status == 200 else b""
+                        pause_left = retry_after(response.headers.get("Retry-After")) or 0.0
+                        self._robots_paused_until[target.host or ""] = time.monotonic() + pause_left
+                    return response.status, await _read_start(response, READ_BYTES) if response.status == 200 else b""
         except (aiohttp.ClientError, OSError, RefusedURLError, ValueError):
             return None, b""
         return 404, b""
@@ -212,12 +229,12 @@ class Client:
         )
 
 
-def _heed(response: aiohttp.ClientResponse, request: Request) -> None:
+def _store_pause(response: aiohttp.ClientResponse, request: FetchRequest) -> None:
     """Store the pause that a 429 or 503 asks for."""
     request.pause = retry_after(response.headers.get("Retry-After"))
 
 
-async def _first(response: aiohttp.ClientResponse, most: int) -> bytes:
+async def _read_start(response: aiohttp.ClientResponse, most: int) -> bytes:
     """Return the first `most` bytes of the body."""
     chunks, size = [], 0
     async for chunk in response.content.iter_any():
@@ -229,7 +246,7 @@ async def _first(response: aiohttp.ClientResponse, most: int) -> bytes:
     return b"".join(chunks)[:most]
 
 
-async def _capped(response: aiohttp.ClientResponse, most: int) -> bytes | None:
+async def _read_body(response: aiohttp.ClientResponse, most: int) -> bytes | None:
     """Return the body, or None if it is longer than `most` bytes."""
     chunks, size = [], 0
     async for chunk in response.content.iter_any():

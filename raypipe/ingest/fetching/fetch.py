@@ -14,19 +14,19 @@ from aiohttp.abc import AbstractResolver
 
 from raypipe.config.data_options import IngestOptions
 from raypipe.errors import one_line
-from raypipe.ingest.fetching.answers import Answer, for_exception
-from raypipe.ingest.fetching.client import Client, Deliver, FetchResult, Request
-from raypipe.ingest.fetching.frontier import Frontier, Turn
+from raypipe.ingest.fetching.budgets import BudgetGrant, BudgetReport
+from raypipe.ingest.fetching.client import FetchRequest, FetchResult, OnResult, PictureClient
 from raypipe.ingest.fetching.guard import AddressGuard
+from raypipe.ingest.fetching.host_queues import HostQueues, ReadyRequest
 from raypipe.ingest.fetching.hosts import backoff
-from raypipe.ingest.fetching.ledger import Grant, Report
+from raypipe.ingest.fetching.outcomes import RequestOutcome, outcome_for_exception
 
 # Seconds between a fetcher's reports to a shared budget: normally, while a host waits for its first slot, and if there
 # is no other fetcher and the report is only for the display.
-_REPORT_SECONDS, _HUNGRY_SECONDS, _ALONE_SECONDS = 0.25, 0.05, 1.0
+_REPORT_SECONDS, _URGENT_REPORT_SECONDS, _SINGLE_REPORT_SECONDS = 0.25, 0.05, 1.0
 
-Exchange = Callable[[str, Report], Awaitable[Grant]]
-"""Sends a report to the ledger of hosts (`HostLedger.exchange`), in this process or another."""
+ExchangeReport = Callable[[str, BudgetReport], Awaitable[BudgetGrant]]
+"""Sends a report to `HostBudgets.exchange`, in this process or another."""
 
 
 def _raise(error: BaseException) -> None:
@@ -46,23 +46,23 @@ class Fetcher:
         self,
         options: IngestOptions,
         *,
-        exchange: Exchange | None = None,
+        exchange: ExchangeReport | None = None,
         fetchers: int = 1,
         resolver: AbstractResolver | None = None,
         guard: AddressGuard | None = None,
         on_error: Callable[[BaseException], None] = _raise,
     ) -> None:
         self._options = options
-        self._client = Client(options, resolver, guard)
+        self._client = PictureClient(options, resolver, guard)
         self._exchange, self._fetchers = exchange, fetchers
         shared = exchange is not None and fetchers > 1
-        self._frontier: Frontier[Request] = Frontier(
+        self._host_queues: HostQueues[FetchRequest] = HostQueues(
             options.per_host, options.per_host_rate, options.max_wait, shared=shared
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self._pauses: dict[str, float] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._held_back = False
+        self._paused = False
         self._on_error = on_error
         self._name = uuid.uuid4().hex
         self._reporter: asyncio.Task[None] | None = None
@@ -71,7 +71,7 @@ class Fetcher:
         await self._client.__aenter__()
         if self._exchange is not None:
             self._reporter = asyncio.create_task(self._report(self._exchange))
-            self._reporter.add_done_callback(self._watch)
+            self._reporter.add_done_callback(self._check_task)
         return self
 
     async def __aexit__(
@@ -80,7 +80,7 @@ class Fetcher:
         if self._timer is not None:
             self._timer.cancel()
         # Tasks that end now must not start new ones.
-        self._held_back = True
+        self._paused = True
         ending = [*self._tasks, *([self._reporter] if self._reporter else [])]
         for task in ending:
             task.cancel()
@@ -88,25 +88,25 @@ class Fetcher:
         if self._exchange is not None:
             # An empty report frees this fetcher's slots for the others.
             with contextlib.suppress(Exception):
-                await self._exchange(self._name, Report({}, self._pauses))
+                await self._exchange(self._name, BudgetReport({}, self._pauses))
         await self._client.__aexit__(kind, error, trace)
 
     @property
     def hosts_waiting(self) -> int:
         """Number of hosts that have waiting requests and are paused or at their rate limit."""
-        return self._frontier.hosts_waiting()
+        return self._host_queues.hosts_waiting()
 
-    def submit(self, posts: Iterable[tuple[str, str]], deliver: Deliver) -> None:
-        """Queue the pictures of (post_id, url). `deliver` is called with each result, on this event loop."""
+    def submit(self, posts: Iterable[tuple[str, str]], on_result: OnResult) -> None:
+        """Queue the pictures of (post_id, url). `on_result` is called with each result, on this event loop."""
         for post_id, url in posts:
-            request = Request(post_id, url, deliver)
-            self._frontier.push(request.host or "", request)
-        self._pump()
+            request = FetchRequest(post_id, url, on_result)
+            self._host_queues.push(request.host or "", request)
+        self._start_requests()
 
-    def hold_back(self, on: bool) -> None:
-        """Start no more requests (`on`), because results are not consumed fast enough, or start them again."""
-        self._held_back = on
-        self._pump()
+    def set_paused(self, paused: bool) -> None:
+        """Start no more requests (`paused`), because results are not consumed fast enough, or start them again."""
+        self._paused = paused
+        self._start_requests()
 
     async def fetch_many(self, posts: Sequence[tuple[str, str]]) -> list[FetchResult]:
         """Fetch pictures of (post_id, url), in any order. Returns one result each, in the given order. Never raises."""
@@ -118,146 +118,154 @@ class Fetcher:
         self.submit([(post_id, url)], lambda result: None if future.done() else future.set_result(result))
         return await future
 
-    def _pump(self) -> None:
+    def _start_requests(self) -> None:
         """Start all requests that may start now, and set a timer for the next one."""
-        while not self._held_back and len(self._tasks) < self._options.fan_out:
-            turn = self._frontier.pop()
-            if turn is None:
+        while not self._paused and len(self._tasks) < self._options.fan_out:
+            ready_request = self._host_queues.pop()
+            if ready_request is None:
                 break
-            if turn.pause is not None:
-                self._give_up(turn)
+            if ready_request.pause is not None:
+                self._deliver_paused(ready_request)
                 continue
-            task = asyncio.create_task(self._serve(turn.host, turn.item))
-            task.add_done_callback(self._watch)
+            task = asyncio.create_task(self._run_request(ready_request.host, ready_request.item))
+            task.add_done_callback(self._check_task)
             self._tasks.add(task)
-        at = self._frontier.next_at()
+        at = self._host_queues.next_at()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if at is not None and len(self._tasks) < self._options.fan_out and not self._held_back:
-            self._timer = asyncio.get_running_loop().call_later(max(0.0, at - time.monotonic()), self._wake)
+        if at is not None and len(self._tasks) < self._options.fan_out and not self._paused:
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, at - time.monotonic()), self._on_timer)
 
-    def _wake(self) -> None:
+    def _on_timer(self) -> None:
         try:
-            self._pump()
+            self._start_requests()
         except Exception as error:
             self._on_error(error)
 
-    def _watch(self, task: asyncio.Task[None]) -> None:
+    def _check_task(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()):
             self._on_error(error)
 
-    async def _serve(self, host: str, request: Request) -> None:
+    async def _run_request(self, host: str, request: FetchRequest) -> None:
         started = time.monotonic()
         try:
-            answer = await self._ask(host, request)
+            outcome = await self._send(host, request)
         except TimeoutError as error:
-            whole = request.used + time.monotonic() - started >= self._options.deadline * 0.999
+            whole = request.seconds_used + time.monotonic() - started >= self._options.deadline * 0.999
             text = f"no whole answer within {self._options.deadline:g} s" if whole else one_line(error)
-            answer = Answer("timeout", text or "no answer in time", again=True)
+            outcome = RequestOutcome("timeout", text or "no answer in time", retryable=True)
         except Exception as error:
-            answer = for_exception(error)
+            outcome = outcome_for_exception(error)
         finally:
             spent = time.monotonic() - started
-            request.used += spent
+            request.seconds_used += spent
             request.seconds += spent
             current = asyncio.current_task()
             if current is not None:
                 self._tasks.discard(current)
-            self._frontier.done(host)
-        self._settle(host, request, answer)
-        self._pump()
+            self._host_queues.release(host)
+        self._handle_outcome(host, request, outcome)
+        self._start_requests()
 
-    def _settle(self, host: str, request: Request, answer: Answer) -> None:
+    def _handle_outcome(self, host: str, request: FetchRequest, outcome: RequestOutcome) -> None:
         """Retry, follow a redirect, or deliver the result."""
-        if answer.target is not None:
-            request.target = answer.target
-            self._frontier.push((answer.target.host or "").rstrip("."), request)
-        elif answer.again and request.attempts < self._options.attempts:
-            request.answer = answer
+        if outcome.target is not None:
+            request.target = outcome.target
+            self._host_queues.push((outcome.target.host or "").rstrip("."), request)
+        elif outcome.retryable and request.attempts < self._options.attempts:
+            request.outcome = outcome
             # The backoff applies in addition to a pause that the host asks for, which may be 0 seconds.
-            request.begin()
-            self._frontier.push(request.host or host, request, backoff(request.attempts))
+            request.reset()
+            self._host_queues.push(request.host or host, request, backoff(request.attempts))
         else:
-            self._deliver(request, answer)
+            self._deliver(request, outcome)
 
-    def _give_up(self, turn: Turn[Request]) -> None:
-        asked = f"{turn.host} has asked to be left alone for another {turn.pause:.0f} s"
-        last = turn.item.answer
+    def _deliver_paused(self, ready_request: ReadyRequest[FetchRequest]) -> None:
+        asked = f"{ready_request.host} has asked to be left alone for another {ready_request.pause:.0f} s"
+        last = ready_request.item.outcome
         # If this request has had an answer, that says more than ``rate_limited``.
-        answer = Answer("rate_limited", asked) if last is None else Answer(last.status, f"{last.error}; {asked}")
-        self._deliver(turn.item, answer)
+        outcome = (
+            RequestOutcome("rate_limited", asked)
+            if last is None
+            else RequestOutcome(last.status, f"{last.error}; {asked}")
+        )
+        self._deliver(ready_request.item, outcome)
 
-    def _deliver(self, request: Request, answer: Answer) -> None:
-        request.deliver(
+    def _deliver(self, request: FetchRequest, outcome: RequestOutcome) -> None:
+        request.on_result(
             FetchResult(
                 request.post_id,
                 request.url,
-                answer.status,
+                outcome.status,
                 request.http_status,
                 request.attempts,
-                answer.error,
+                outcome.error,
                 request.host,
                 request.answered_at,
-                answer.body,
+                outcome.body,
                 request.seconds,
             )
         )
 
-    async def _ask(self, host: str, request: Request) -> Answer:
+    async def _send(self, host: str, request: FetchRequest) -> RequestOutcome:
         target = request.target or self._client.guard.check_url(request.url)
         name = (target.host or "").rstrip(".")
         if name != host:
             # `host_of`, which chose the queue, read another host from the URL. Queue it again under this one.
-            return Answer("redirects", target=target)
-        pace = self._frontier.pace(host)
+            return RequestOutcome("redirects", target=target)
+        crawl_interval = self._host_queues.crawl_interval(host)
         rules = await self._client.rules(target)
         if rules is not None:
-            if rest := self._client.robots_rest(target):
+            if pause_left := self._client.robots_pause(target):
                 # The answer to robots.txt is forgotten now, so it is requested again after the pause.
                 request.attempts += 1
-                self._rest(host, rest)
-                return Answer("server_error", f"{host} answers robots.txt with Retry-After: {rest:.0f} s", again=True)
+                self._pause_host(host, pause_left)
+                return RequestOutcome(
+                    "server_error", f"{host} answers robots.txt with Retry-After: {pause_left:.0f} s", retryable=True
+                )
             if rules.unreachable:
                 kind = "connection" if rules.status is None else "server_error"
                 said = "no answer" if rules.status is None else f"HTTP {rules.status}"
-                return Answer(kind, f"robots.txt of {host} cannot be had ({said}), so nothing is asked there")
+                return RequestOutcome(kind, f"robots.txt of {host} cannot be had ({said}), so nothing is asked there")
             delay = (rules.delay(self._client.agent) or 0.0) * self._fetchers
-            if not self._frontier.slow_down(host, delay) and delay > pace:
+            if not self._host_queues.raise_interval(host, delay) and delay > crawl_interval:
                 # The request started before this host's pace was known, so it is queued again.
-                return Answer("redirects", target=target)
+                return RequestOutcome("redirects", target=target)
             if not rules.allows(str(target), self._client.agent):
-                return Answer("forbidden", f"robots.txt of {host} disallows it (--ingest.robots false ignores it)")
-        request.attempts += not request.hops
+                return RequestOutcome(
+                    "forbidden", f"robots.txt of {host} disallows it (--ingest.robots false ignores it)"
+                )
+        request.attempts += not request.n_redirects
         request.answered_at = request.http_status = None
-        answer = await self._client.get(target, request)
+        outcome = await self._client.get(target, request)
         if request.http_status == 429 and request.pause is None:
             request.pause = backoff(request.attempts)
         if request.pause is not None:
-            self._rest(host, request.pause)
-        return answer
+            self._pause_host(host, request.pause)
+        return outcome
 
-    def _rest(self, host: str, seconds: float) -> None:
-        self._frontier.pause(host, seconds)
+    def _pause_host(self, host: str, seconds: float) -> None:
+        self._host_queues.pause(host, seconds)
         self._pauses[host] = max(seconds, self._pauses.get(host, 0.0))
 
-    async def _report(self, exchange: Exchange) -> None:
-        """Report to the ledger what is wanted and running, and apply what it grants, until this task is cancelled."""
+    async def _report(self, exchange: ExchangeReport) -> None:
+        """Report what is wanted and running, and apply what is granted, until this task is cancelled."""
         while True:
             pauses, self._pauses = self._pauses, {}
-            frontier = self._frontier
-            report = Report(frontier.demand(), pauses, frontier.hosts_waiting(), len(self._tasks))
+            host_queues = self._host_queues
+            report = BudgetReport(host_queues.demand(), pauses, host_queues.hosts_waiting(), len(self._tasks))
             try:
                 grant = await exchange(self._name, report)
-            except Exception:  # a lost ledger is started again; until then nothing more is granted
+            except Exception:  # a lost actor is started again; until then nothing more is granted
                 self._pauses = pauses | self._pauses
             else:
                 if self._fetchers > 1:
-                    frontier.allow(grant.limits)
+                    host_queues.apply_limits(grant.limits)
                 # These include the pauses that fetchers of an earlier attempt were asked for.
                 for host, seconds in grant.pauses.items():
-                    frontier.pause(host, seconds)
-                self._pump()
-            hungry = frontier.starved and len(self._tasks) < self._options.fan_out
-            at_leisure = _REPORT_SECONDS if self._fetchers > 1 else _ALONE_SECONDS
-            await asyncio.sleep(_HUNGRY_SECONDS if hungry else at_leisure)
+                    host_queues.pause(host, seconds)
+                self._start_requests()
+            needs_slots = host_queues.lacks_slots and len(self._tasks) < self._options.fan_out
+            normal_seconds = _REPORT_SECONDS if self._fetchers > 1 else _SINGLE_REPORT_SECONDS
+            await asyncio.sleep(_URGENT_REPORT_SECONDS if needs_slots else normal_seconds)

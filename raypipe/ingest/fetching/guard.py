@@ -116,19 +116,19 @@ class AddressGuard:
     def _refusal_of_host(self) -> Callable[[str], str | None]:
         # Cached, because millions of URLs name few hosts.
         @lru_cache(_HOSTS_REMEMBERED)
-        def look(host: str) -> str | None:
+        def reason_for_host(host: str) -> str | None:
             literal = _literal_address(host)
-            return None if literal is None else self.refusal(literal)
+            return None if literal is None else self.refusal_reason(literal)
 
-        return look
+        return reason_for_host
 
     def _check_port(self, port: int | None) -> None:
         if port not in PORTS and port not in self.allow_ports:
             raise RefusedURLError("blocked", f"port {port} is not allowed (--ingest.allow_ports {port} allows it)")
 
-    def refusal(self, address: Address) -> str | None:
+    def refusal_reason(self, address: Address) -> str | None:
         """Return why an address must not be connected to, or None if it may be."""
-        for inner in carried_addresses(address):
+        for inner in reachable_addresses(address):
             cloud = next((cloud for network, cloud in _CLOUDS if inner in network), None)
             if cloud is not None:
                 return f"{_named(address, inner)} is where {cloud} serves its own machines"
@@ -148,13 +148,13 @@ class AddressGuard:
         if family not in (socket.AF_INET, socket.AF_INET6):
             raise RefusedAddressError(f"address family {family} is not IP")
         literal = _literal_address(str(target[0]))
-        reason = f"{target[0]!r} is not an IP address" if literal is None else self.refusal(literal)
+        reason = f"{target[0]!r} is not an IP address" if literal is None else self.refusal_reason(literal)
         if reason:
             raise RefusedAddressError(reason)
         return self.make_socket(family=family, type=kind, proto=protocol)
 
 
-def carried_addresses(address: Address) -> tuple[Address, ...]:
+def reachable_addresses(address: Address) -> tuple[Address, ...]:
     """Return the addresses that packets to `address` may reach. IPv4 in IPv6 is unwrapped: mapped, NAT64, 6to4, Teredo.
 
     An ISATAP address is returned with the IPv4 address inside it, because packets may go to either.

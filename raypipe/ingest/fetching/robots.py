@@ -29,7 +29,7 @@ _FORBIDDING = ("noai", "noimageai", "noindex", "noimageindex", "none")
 _WITH_VALUE = ("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview")
 _PREFIX = re.compile(r"\s*([\w.*-]*[a-z*][\w.*-]*)\s*:", re.IGNORECASE)
 
-Ask = Callable[[URL], Awaitable[tuple[int | None, bytes]]]
+FetchRobots = Callable[[URL], Awaitable[tuple[int | None, bytes]]]
 """Fetches a robots.txt and follows redirects. Returns its HTTP status (None if there is no answer) and body."""
 
 
@@ -66,12 +66,14 @@ class RobotsRules:
 
     def allows(self, url: str, user_agent: str) -> bool:
         """Whether a robot with this User-Agent may fetch `url`."""
-        return not self.unreachable and bool(self._of(user_agent).can_fetch(url, _US))
+        return not self.unreachable and bool(self._rules_for(user_agent).can_fetch(url, _US))
 
-    def _of(self, user_agent: str) -> Protego:
+    def _rules_for(self, user_agent: str) -> Protego:
         name = product_token(user_agent).lower()
         if name not in self._parsed:
-            self._parsed = {name: Protego.parse("\n".join(_renamed(line, name) for line in self._text.splitlines()))}
+            self._parsed = {
+                name: Protego.parse("\n".join(_rename_agent(line, name) for line in self._text.splitlines()))
+            }
         return self._parsed[name]
 
     def delay(self, user_agent: str) -> float | None:
@@ -80,14 +82,14 @@ class RobotsRules:
         It is the longer of Crawl-delay and Request-rate (whose time of day is ignored), but at most 60. Some hosts
         that want no robots write a delay of one day; if they mean it, they write a Disallow too.
         """
-        rules = self._of(user_agent)
+        rules = self._rules_for(user_agent)
         rate = rules.request_rate(_US)
-        asked = [rules.crawl_delay(_US) or 0.0, rate.seconds / rate.requests if rate else 0.0]
-        longest = max((seconds for seconds in asked if seconds > 0), default=None)
+        delays = [rules.crawl_delay(_US) or 0.0, rate.seconds / rate.requests if rate else 0.0]
+        longest = max((seconds for seconds in delays if seconds > 0), default=None)
         return None if longest is None else min(longest, _LONGEST_DELAY)
 
 
-def _renamed(line: str, ours: str) -> str:
+def _rename_agent(line: str, ours: str) -> str:
     # Protego also applies a group whose name is only a prefix of ours. It stores each rule once per robot of its group,
     # which grows with the square of the file's length. With only two names in the file, neither happens.
     found = _AGENT_LINE.match(line)
@@ -98,7 +100,7 @@ def _renamed(line: str, ours: str) -> str:
     return f"User-agent: {_US if name and name[0] == ours else _OTHERS}"
 
 
-def refused_by_tag(values: Iterable[str], user_agent: str) -> str | None:
+def forbidding_directive(values: Iterable[str], user_agent: str) -> str | None:
     """Return the directive of X-Robots-Tag headers that forbids keeping the picture, or None.
 
     Each value is a list of directives. An optional ``robot:`` limits the directives after it to that robot. Directives
@@ -107,12 +109,12 @@ def refused_by_tag(values: Iterable[str], user_agent: str) -> str | None:
     """
     ours = ("*", product_token(user_agent).lower())
     for value in values:
-        addressee = "*"
+        robot = "*"
         for part in re.split("[,;]", value.lower()):
             rest = part
             while (prefix := _PREFIX.match(rest)) and prefix[1] not in _WITH_VALUE:
-                addressee, rest = prefix[1], rest[prefix.end() :]
-            if addressee in ours:
+                robot, rest = prefix[1], rest[prefix.end() :]
+            if robot in ours:
                 for word in rest.split():
                     if word in _FORBIDDING:
                         return word
@@ -120,7 +122,7 @@ def refused_by_tag(values: Iterable[str], user_agent: str) -> str | None:
 
 
 @dataclass
-class _Asking:
+class _PendingFetch:
     task: asyncio.Task[RobotsRules]
     waiting: int = 0
 
@@ -134,46 +136,46 @@ class RobotsCache:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._kept: OrderedDict[URL, tuple[RobotsRules, float, int]] = OrderedDict()
-        self._asking: dict[URL, _Asking] = {}
+        self._cached: OrderedDict[URL, tuple[RobotsRules, float, int]] = OrderedDict()
+        self._pending: dict[URL, _PendingFetch] = {}
         self._bytes = 0
 
-    async def rules(self, url: URL, ask: Ask) -> RobotsRules:
-        """Return the rules for `url`, fetched with `ask` if they are not known. Raises what `ask` raises."""
-        where = robots_url(url)
-        if known := self._kept.get(where):
+    async def rules(self, url: URL, fetch: FetchRobots) -> RobotsRules:
+        """Return the rules for `url`, fetched with `fetch` if they are not known. Raises what `fetch` raises."""
+        robots_txt = robots_url(url)
+        if known := self._cached.get(robots_txt):
             if self._clock() < known[1]:
-                self._kept.move_to_end(where)
+                self._cached.move_to_end(robots_txt)
                 return known[0]
-            self._forget(where)
-        asking = self._asking.get(where)
-        if asking is None:
-            asking = self._asking[where] = _Asking(asyncio.create_task(self._ask(where, ask)))
-        asking.waiting += 1
+            self._forget(robots_txt)
+        pending = self._pending.get(robots_txt)
+        if pending is None:
+            pending = self._pending[robots_txt] = _PendingFetch(asyncio.create_task(self._fetch(robots_txt, fetch)))
+        pending.waiting += 1
         try:
             # If one caller is cancelled, the others must still get the answer.
-            return await asyncio.shield(asking.task)
+            return await asyncio.shield(pending.task)
         finally:
-            asking.waiting -= 1
-            if not asking.waiting:
-                asking.task.cancel()
-                self._asking.pop(where)
+            pending.waiting -= 1
+            if not pending.waiting:
+                pending.task.cancel()
+                self._pending.pop(robots_txt)
 
-    async def _ask(self, where: URL, ask: Ask) -> RobotsRules:
-        status, body = await ask(where)
+    async def _fetch(self, robots_txt: URL, fetch: FetchRobots) -> RobotsRules:
+        status, body = await fetch(robots_txt)
         rules = RobotsRules(status, body)
         size = max(_LEAST_BYTES, min(len(body), READ_BYTES))
         valid = _RETRY_SECONDS if rules.unreachable else _VALID_SECONDS
-        self._kept[where] = rules, self._clock() + valid, size
+        self._cached[robots_txt] = rules, self._clock() + valid, size
         self._bytes += size
         while self._bytes > _KEPT_BYTES:
-            self._forget(next(iter(self._kept)))
+            self._forget(next(iter(self._cached)))
         return rules
 
     def forget(self, url: URL) -> None:
         """Drop the rules for `url`, so that the next call of `rules` fetches them again."""
-        if robots_url(url) in self._kept:
+        if robots_url(url) in self._cached:
             self._forget(robots_url(url))
 
-    def _forget(self, where: URL) -> None:
-        self._bytes -= self._kept.pop(where)[2]
+    def _forget(self, robots_txt: URL) -> None:
+        self._bytes -= self._cached.pop(robots_txt)[2]

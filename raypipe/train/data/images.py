@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
 from raypipe.errors import InputError
-from raypipe.pictures.decoding import square
+from raypipe.pictures.decoding import decode_square
 from raypipe.train.data.mapped_rows import RowSource
 from raypipe.train.data.preprocessing import Preprocessing
 
@@ -23,7 +23,7 @@ def decode_and_resize(image_bytes: bytes, size: int) -> NDArray[np.uint8]:
 
     The aspect ratio is not kept. Applies the EXIF orientation. Bilinear with antialiasing. Raises InputError if the
     bytes are not a complete picture."""
-    return square(image_bytes, size)
+    return decode_square(image_bytes, size)
 
 
 @dataclass(frozen=True)

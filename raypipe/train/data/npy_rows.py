@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from raypipe.errors import StageError
 from raypipe.storage import Storage
-from raypipe.storage.scratch import Lease, Missing
+from raypipe.storage.scratch import FindMissing, Lease
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.npy")
 _HEADER_BYTES = 4096
@@ -104,7 +104,7 @@ def local_folder(shards: NpyRows) -> tuple[Path, Lease | None]:
     return lease.folder, lease
 
 
-def _missing(shards: NpyRows) -> Missing:
+def _missing(shards: NpyRows) -> FindMissing:
     sizes = shards.storage.sizes(shards.folder)
 
     def missing(folder: Path) -> dict[str, int]:

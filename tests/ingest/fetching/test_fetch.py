@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from raypipe.config.data_options import IngestOptions
-from raypipe.ingest.fetching.client import Client, user_agent
+from raypipe.ingest.fetching.client import PictureClient, user_agent
 from tests.ingest.asking import fetch, fetch_one
 from tests.ingest.conftest import (
     WebServer,
@@ -167,10 +167,10 @@ def test_encoded_answer_is_not_decompressed(server: WebServer, options: IngestOp
 def test_unexpected_exception_becomes_a_row(
     server: WebServer, options: IngestOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def broken(_self: Client, _response: aiohttp.ClientResponse) -> None:
+    async def broken(_self: PictureClient, _response: aiohttp.ClientResponse) -> None:
         raise KeyError("surprise")
 
-    monkeypatch.setattr(Client, "_read", broken)
+    monkeypatch.setattr(PictureClient, "_read", broken)
     result = fetch_one(options, server.url("/a"))
     assert (result.status, result.attempts) == ("connection", 1)
     assert "unexpected KeyError" in str(result.error)

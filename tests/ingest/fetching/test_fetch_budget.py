@@ -12,9 +12,9 @@ import pytest
 from aiohttp import web
 
 from raypipe.config.data_options import IngestOptions
+from raypipe.ingest.fetching.budgets import BudgetGrant, BudgetReport, HostBudgets
 from raypipe.ingest.fetching.client import FetchResult
 from raypipe.ingest.fetching.fetch import Fetcher
-from raypipe.ingest.fetching.ledger import Grant, HostLedger, Report
 from tests.ingest.asking import fetch
 from tests.ingest.conftest import WebServer, body, drip, http_date, picture, status
 
@@ -69,14 +69,14 @@ def test_requests_per_host_are_limited_and_connections_reused(server: WebServer,
 
 
 def shared(options: IngestOptions, parts: list[list[str]], delay: float = 0.0) -> list[FetchResult]:
-    """Run one fetcher per part. All report to one ledger, with a delay in each direction."""
+    """Run one fetcher per part. All report to one `HostBudgets`, with a delay in each direction."""
 
     async def work() -> list[FetchResult]:
-        ledger = HostLedger(options.per_host, options.per_host_rate)
+        budgets = HostBudgets(options.per_host, options.per_host_rate)
 
-        async def exchange(name: str, report: Report) -> Grant:
+        async def exchange(name: str, report: BudgetReport) -> BudgetGrant:
             await asyncio.sleep(delay)
-            grant = ledger.exchange(name, report)
+            grant = budgets.exchange(name, report)
             await asyncio.sleep(delay)
             return grant
 
@@ -120,15 +120,15 @@ def test_retry_after_pauses_host_for_all_fetchers(server: WebServer, options: In
     assert max(when for _, when, _ in server.asked) - limited > 1.5
 
 
-def test_fetcher_stops_without_ledger(server: WebServer, options: IngestOptions) -> None:
+def test_fetcher_stops_without_budgets(server: WebServer, options: IngestOptions) -> None:
     async def work() -> int:
         lost = False
-        ledger = HostLedger(2)
+        budgets = HostBudgets(2)
 
-        async def exchange(name: str, report: Report) -> Grant:
+        async def exchange(name: str, report: BudgetReport) -> BudgetGrant:
             if lost:
-                raise ConnectionError("the ledger is gone")
-            return ledger.exchange(name, report)
+                raise ConnectionError("the actor is gone")
+            return budgets.exchange(name, report)
 
         async with Fetcher(options, exchange=exchange, fetchers=2) as fetcher:
             assert (await fetcher.fetch("a", server.url("/a"))).status == "ok"
@@ -145,12 +145,12 @@ def test_fetcher_stops_without_ledger(server: WebServer, options: IngestOptions)
 
 
 def test_new_fetcher_respects_earlier_pauses(server: WebServer, options: IngestOptions) -> None:
-    ledger = HostLedger(options.per_host)
-    ledger.exchange("gone", Report({}, pauses={"127.0.0.1": 1.0}))
-    ledger.clear()
+    budgets = HostBudgets(options.per_host)
+    budgets.exchange("gone", BudgetReport({}, pauses={"127.0.0.1": 1.0}))
+    budgets.clear()
 
-    async def exchange(name: str, report: Report) -> Grant:
-        return ledger.exchange(name, report)
+    async def exchange(name: str, report: BudgetReport) -> BudgetGrant:
+        return budgets.exchange(name, report)
 
     async def work() -> float:
         started = time.monotonic()
@@ -178,11 +178,11 @@ def test_closing_starts_no_further_requests(server: WebServer, options: IngestOp
 def test_hold_back_delays_requests(server: WebServer, options: IngestOptions) -> None:
     async def work() -> None:
         async with Fetcher(options) as fetcher:
-            fetcher.hold_back(True)
+            fetcher.set_paused(True)
             waiting = asyncio.create_task(fetcher.fetch("a", server.url("/a")))
             await asyncio.sleep(0.2)
             assert not server.requests
-            fetcher.hold_back(False)
+            fetcher.set_paused(False)
             assert (await waiting).status == "ok"
 
     asyncio.run(work())

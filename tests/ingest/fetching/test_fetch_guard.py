@@ -71,8 +71,8 @@ class Door(AddressGuard):
 
     address = "127.77.0.1"
 
-    def refusal(self, address: Address) -> str | None:
-        return None if str(address) == self.address else super().refusal(address)
+    def refusal_reason(self, address: Address) -> str | None:
+        return None if str(address) == self.address else super().refusal_reason(address)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from raypipe.ingest.fetching.guard import (
     AddressGuard,
     RefusedAddressError,
     RefusedURLError,
-    carried_addresses,
+    reachable_addresses,
 )
 from tests.ingest.asking import RecordingSocket
 
@@ -264,16 +264,16 @@ def test_wrapped_ipv4_address_is_treated_like_plain_one(address: ipaddress.IPv4A
         ipaddress.IPv6Address((0x64FF9B << 96) | number),
         ipaddress.IPv6Address((0x2002 << 112) | (number << 80)),
     ]
-    plain = AddressGuard().refusal(address)
+    plain = AddressGuard().refusal_reason(address)
     for outer in wrapped:
-        assert carried_addresses(outer) == (address,)
-        assert (AddressGuard().refusal(outer) is None) == (plain is None)
+        assert reachable_addresses(outer) == (address,)
+        assert (AddressGuard().refusal_reason(outer) is None) == (plain is None)
 
 
 @given(st.ip_addresses())
 def test_only_global_unicast_addresses_pass(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
-    if AddressGuard().refusal(address) is None:
-        for inner in carried_addresses(address):
+    if AddressGuard().refusal_reason(address) is None:
+        for inner in reachable_addresses(address):
             assert inner.is_global
             assert not inner.is_multicast
             assert not inner.is_loopback

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from raypipe.ingest.fetching.robots import READ_BYTES, RobotsRules, product_token, refused_by_tag, robots_url
+from raypipe.ingest.fetching.robots import READ_BYTES, RobotsRules, forbidding_directive, product_token, robots_url
 
 US = "raypipe/0.1.0 (+https://example.org/bot)"
 HOST = "https://example.org"
@@ -223,7 +223,7 @@ def test_crawl_delay_is_read(lines: str, seconds: float | None) -> None:
     ],
 )
 def test_x_robots_tag_directives_are_read(values: list[str], directive: str | None) -> None:
-    assert refused_by_tag(values, US) == directive
+    assert forbidding_directive(values, US) == directive
 
 
 _ALLOWING = st.sampled_from(
@@ -238,7 +238,7 @@ def test_directive_counts_only_if_addressed_to_us(
     before: list[str], directive: str, after: list[str], other: str, upper: bool
 ) -> None:
     parts = [*before, directive.upper() if upper else directive, *after]
-    assert refused_by_tag([", ".join(parts)], US) == directive
-    assert refused_by_tag(parts, US) == directive
-    assert refused_by_tag([f"raypipe: {','.join(parts)}"], US) == directive
-    assert refused_by_tag([f"{other}: {', '.join(parts)}", *before, *after], US) is None
+    assert forbidding_directive([", ".join(parts)], US) == directive
+    assert forbidding_directive(parts, US) == directive
+    assert forbidding_directive([f"raypipe: {','.join(parts)}"], US) == directive
+    assert forbidding_directive([f"{other}: {', '.join(parts)}", *before, *after], US) is None

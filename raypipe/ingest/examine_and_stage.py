@@ -11,36 +11,36 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from raypipe.config.data_options import FaceOptions, IngestOptions
-from raypipe.ingest.examine import looking
-from raypipe.ingest.units import Summary, images_table, seconds_metadata
+from raypipe.ingest.examine_fetched import picture_examiner
+from raypipe.ingest.image_rows import StagedCounts, images_table, seconds_metadata
 from raypipe.tables import TableWriter
 from raypipe.tables.schemas import IMAGES
 
 
-def look_and_stage(
+def examine_and_stage(
     batch: tuple[str, pa.Table], attempt: int, *, ingest: IngestOptions, faces: FaceOptions, writer: TableWriter
-) -> Summary:
+) -> StagedCounts:
     """Examine the pictures of a FETCHED table and stage its rows as the unit that `batch` names.
 
     After the first `attempt`, the pictures are examined in a child process, because one may have ended the last worker.
     """
     unit, fetched = batch
-    with looking(ingest, faces, apart=attempt > 0) as look:
-        images = images_table(fetched, look)
-    return stage(unit, iter([images]), writer)
+    with picture_examiner(ingest, faces, isolated=attempt > 0) as examine_pictures:
+        images = images_table(fetched, examine_pictures)
+    return stage_rows(unit, iter([images]), writer)
 
 
-def stage(unit: str, images: Iterator[pa.Table], writer: TableWriter) -> Summary:
+def stage_rows(unit: str, images: Iterator[pa.Table], writer: TableWriter) -> StagedCounts:
     """Stage rows of `images/` as one file. Returns their counts."""
-    summary, started = Summary(), time.perf_counter()
+    summary, started = StagedCounts(), time.perf_counter()
     waited = 0.0
 
-    def counted() -> Iterator[pa.Table]:
+    def count_tables() -> Iterator[pa.Table]:
         nonlocal waited
         while True:
-            asked = time.perf_counter()
+            wait_started = time.perf_counter()
             table = next(images, None)
-            waited += time.perf_counter() - asked
+            waited += time.perf_counter() - wait_started
             if table is None:
                 return
             summary.add(table)
@@ -51,5 +51,5 @@ def stage(unit: str, images: Iterator[pa.Table], writer: TableWriter) -> Summary
         summary.seconds["write"] = time.perf_counter() - started - waited
         return seconds_metadata(summary.seconds)
 
-    writer.write_stream(unit, IMAGES, counted(), seconds)
+    writer.write_stream(unit, IMAGES, count_tables(), seconds)
     return summary

@@ -15,12 +15,12 @@ from typing import Self
 import pyarrow as pa
 
 from raypipe.config.data_options import FaceOptions, IngestOptions
-from raypipe.ingest.examine import Look, looking
-from raypipe.ingest.fetching.batches import Arrivals, BatchLimits
-from raypipe.ingest.fetching.client import Deliver, FetchResult
-from raypipe.ingest.fetching.fetch import Exchange, Fetcher
-from raypipe.ingest.units import Summary, fetched_table, images_table, not_asked
-from raypipe.ingest.work import stage
+from raypipe.ingest.examine_and_stage import stage_rows
+from raypipe.ingest.examine_fetched import ExaminePictures, picture_examiner
+from raypipe.ingest.fetching.batches import BatchLimits, ResultBatcher
+from raypipe.ingest.fetching.client import FetchResult, OnResult
+from raypipe.ingest.fetching.fetch import ExchangeReport, Fetcher
+from raypipe.ingest.image_rows import StagedCounts, deleted_result, fetched_table, images_table
 from raypipe.tables import TableWriter
 
 _MEGABYTE = 2**20
@@ -34,7 +34,7 @@ _SWITCH_SECONDS = 0.02
 _LOOKUPS = 64
 
 
-class ShardFetcher:
+class BatchFetcher:
     """Fetches posts: ``with ShardFetcher(ingest, faces, rows=256) as f: for results in f.batches(posts): …``
 
     A batch has at most `rows` results. `exchange` shares each host's budget with other fetchers (`fetchers` in total).
@@ -48,12 +48,12 @@ class ShardFetcher:
         faces: FaceOptions,
         rows: int,
         *,
-        exchange: Exchange | None = None,
+        exchange: ExchangeReport | None = None,
         fetchers: int = 1,
     ) -> None:
         self._ingest, self._faces, self._rows = ingest, faces, rows
         self._loop = _new_loop()
-        self._arrivals: Arrivals | None = None
+        self._batcher: ResultBatcher | None = None
         self._fetcher = Fetcher(ingest, exchange=exchange, fetchers=fetchers, on_error=self._fail)
 
     def __enter__(self) -> Self:
@@ -93,58 +93,60 @@ class ShardFetcher:
         """Return the results of `posts` (`units.ORDER`) as they come. A batch is empty if nothing came for 5 s."""
         limits = BatchLimits(self._rows, _ROOM // 4, _BATCH_SECONDS)
 
-        def hold_back(on: bool) -> None:
-            self._loop.call_soon_threadsafe(self._fetcher.hold_back, on)
+        def set_paused(paused: bool) -> None:
+            self._loop.call_soon_threadsafe(self._fetcher.set_paused, paused)
 
-        arrivals = self._arrivals = Arrivals(len(posts), limits, _ROOM, hold_back)
+        batcher = self._batcher = ResultBatcher(len(posts), limits, _ROOM, set_paused)
         columns = (posts[name].to_pylist() for name in ("post_id", "image_url", "deleted"))
         wanted = []
         for post_id, url, deleted in zip(*columns, strict=True):
             if deleted:
-                arrivals.put(not_asked(post_id, url))
+                batcher.put(deleted_result(post_id, url))
             else:
                 wanted.append((post_id, url))
-        self._loop.call_soon_threadsafe(self._submit, wanted, arrivals.put)
-        return arrivals.batches()
+        self._loop.call_soon_threadsafe(self._submit, wanted, batcher.put)
+        return batcher.batches()
 
     def stage_files(
         self, posts: pa.Table, prefix: str, writer: TableWriter, seen: Callable[[pa.Table], object] = len
-    ) -> Iterator[Summary]:
+    ) -> Iterator[StagedCounts]:
         """Fetch `posts`, examine the pictures' headers, and stage the rows in files of about `ingest.file_mb`.
 
         `seen` gets each batch of rows before its file is complete. Raises StageError if rows cannot be written.
         """
         batches = self.batches(posts)
-        with looking(self._ingest, self._faces) as look:
+        with picture_examiner(self._ingest, self._faces) as examine_pictures:
             for number, first in enumerate(filter(None, batches)):
-                yield stage(f"{prefix}-{number:06d}", self._one_file(first, batches, look, seen), writer)
+                yield stage_rows(
+                    f"{prefix}-{number:06d}", self._one_file(first, batches, examine_pictures, seen), writer
+                )
 
     def _one_file(
         self,
         results: list[FetchResult] | None,
         batches: Iterator[list[FetchResult]],
-        look: Look,
+        examine_pictures: ExaminePictures,
         seen: Callable[[pa.Table], object],
     ) -> Iterator[pa.Table]:
         """Yield rows as they come, until they fill a file or its time is over. Each piece is so small that its memory
         is reused for the next piece.
         """
-        until, room = time.monotonic() + _FILE_SECONDS, self._ingest.file_mb * _MEGABYTE
+        until, bytes_left = time.monotonic() + _FILE_SECONDS, self._ingest.file_mb * _MEGABYTE
         while results is not None:
             if results:
-                images = images_table(fetched_table(results), look)
+                images = images_table(fetched_table(results), examine_pictures)
                 seen(images)
                 yield images
-                room -= images.nbytes
-            results = next(batches, None) if room > 0 and time.monotonic() < until else None
+                bytes_left -= images.nbytes
+            results = next(batches, None) if bytes_left > 0 and time.monotonic() < until else None
 
     def _fail(self, error: BaseException) -> None:
-        if self._arrivals is not None:
-            self._arrivals.fail(error)
+        if self._batcher is not None:
+            self._batcher.fail(error)
 
-    def _submit(self, wanted: list[tuple[str, str]], deliver: Deliver) -> None:
+    def _submit(self, wanted: list[tuple[str, str]], on_result: OnResult) -> None:
         try:
-            self._fetcher.submit(wanted, deliver)
+            self._fetcher.submit(wanted, on_result)
         except Exception as error:
             self._fail(error)
         # Waiting requests live long, so the garbage collector need not check them again and again.

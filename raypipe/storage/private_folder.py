@@ -21,7 +21,7 @@ def make_private(path: Path) -> Path:
     Raises OSError if it cannot be made or used, or if it is in a folder where another user could replace it. Raises
     StageError if it is a link or not a folder, or if it belongs to or is open to another user.
     """
-    check_way(_nearest(path))
+    check_ancestors(_nearest(path))
     for parent in reversed(path.parents):
         if not parent.exists():
             with contextlib.suppress(FileExistsError):
@@ -40,14 +40,14 @@ def check_can_be_made(path: Path) -> Path:
     in /proc). Raises OSError as `make_private` does.
     """
     parent = _nearest(path)
-    check_way(parent)
+    check_ancestors(parent)
     with tempfile.TemporaryDirectory(prefix=".raypipe-", dir=parent):
         return parent
 
 
 def check_usable(path: Path) -> None:
     """Raise as `make_private` does if the existing `path` cannot be used as a private folder."""
-    check_way(path.parent)
+    check_ancestors(path.parent)
     _check_private(path)
     if not os.access(path, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, "cannot be written")
@@ -73,7 +73,7 @@ def _check_private(path: Path) -> None:
         raise StageError(f"{path}: {reason}: not to be trusted; delete it, or choose another --storage.scratch DIR")
 
 
-def check_way(folder: Path) -> None:
+def check_ancestors(folder: Path) -> None:
     """Raise PermissionError, with the reason in `strerror`, if another user could replace `folder`.
 
     `folder` is absolute and exists. It, each folder above it and each link on its path must belong to this user or to
@@ -84,7 +84,7 @@ def check_way(folder: Path) -> None:
         return
     # In a user namespace, files of root can appear to belong to another user. The owner of / is always root.
     trusted = {os.geteuid(), 0, Path(folder.anchor).stat().st_uid}
-    for step in _way(folder):
+    for step in _path_steps(folder):
         seen = step.lstat()
         mode = stat.S_IMODE(seen.st_mode)
         reason = ""
@@ -96,7 +96,7 @@ def check_way(folder: Path) -> None:
             raise PermissionError(errno.EPERM, f"{step} {reason}: not to be trusted")
 
 
-def _way(folder: Path) -> Iterator[Path]:
+def _path_steps(folder: Path) -> Iterator[Path]:
     """The folders from the root directory to `folder`, which is the last, and the links on the path."""
     at, left, links = Path(folder.anchor), list(folder.parts[:0:-1]), 0
     yield at

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from raypipe.errors import StageError
-from raypipe.storage.private import check_can_be_made, check_usable, check_way, make_private
+from raypipe.storage.private_folder import check_ancestors, check_can_be_made, check_usable, make_private
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
 
@@ -33,11 +33,11 @@ def test_a_folder_that_others_cannot_replace_is_usable(tmp_path: Path, mode: int
 
 
 def test_temporary_and_home_directories_are_trusted() -> None:
-    check_way(Path(tempfile.gettempdir()).absolute())
+    check_ancestors(Path(tempfile.gettempdir()).absolute())
     home = Path.home()
     # With `sudo`, the home directory may belong to another user.
     if home.is_dir() and home.stat().st_uid == os.geteuid():
-        check_way(home)
+        check_ancestors(home)
 
 
 def below(_: Path, folder: Path) -> Path:
@@ -119,14 +119,14 @@ def test_created_parents_are_private_for_any_umask(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o755
-    check_way(tmp_path / "a" / "b" / "own")
+    check_ancestors(tmp_path / "a" / "b" / "own")
 
 
 def test_endless_links_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(OSError, match="symbolic links"):
-        check_way(tmp_path / "a")
+        check_ancestors(tmp_path / "a")
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc here")

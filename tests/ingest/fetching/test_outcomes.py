@@ -5,11 +5,11 @@ from __future__ import annotations
 import aiohttp
 import pytest
 
-from raypipe.ingest.fetching.answers import for_exception
+from raypipe.ingest.fetching.outcomes import outcome_for_exception
 
 
 @pytest.mark.parametrize(
-    ("error", "expected", "again"),
+    ("error", "expected", "retryable"),
     [
         (aiohttp.SocketTimeoutError("slow"), "timeout", True),
         (aiohttp.ServerDisconnectedError(), "connection", True),
@@ -18,7 +18,7 @@ from raypipe.ingest.fetching.answers import for_exception
         (KeyError("surprise"), "connection", False),
     ],
 )
-def test_exceptions_are_mapped_to_statuses(error: Exception, expected: str, again: bool) -> None:
-    answer = for_exception(error)
-    assert (answer.status, answer.again) == (expected, again)
+def test_exceptions_are_mapped_to_statuses(error: Exception, expected: str, retryable: bool) -> None:
+    answer = outcome_for_exception(error)
+    assert (answer.status, answer.retryable) == (expected, retryable)
     assert answer.error

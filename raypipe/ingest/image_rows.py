@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raypipe.ingest.examine import Look
+from raypipe.ingest.examine_fetched import ExaminePictures
 from raypipe.ingest.fetching.hosts import host_of
 from raypipe.tables.compact import SECONDS_KEY
 from raypipe.tables.schemas import IMAGES
@@ -19,7 +19,7 @@ from raypipe.tables.schemas import IMAGES
 if TYPE_CHECKING:
     from raypipe.ingest.fetching.client import FetchResult
 
-ORDER = pa.schema(
+TO_FETCH = pa.schema(
     [pa.field("post_id", pa.string()), pa.field("image_url", pa.string()), pa.field("deleted", pa.bool_())]
 )
 """Schema of the posts to fetch."""
@@ -30,11 +30,11 @@ _FEWEST_ROWS, _BATCHES_AT_LEAST = 16, 64
 STEPS = ("fetch", "decode", "detect", "write")
 """Steps whose seconds are recorded, summed over processes; those of `fetch` also over parallel requests."""
 
-_ANSWERED = ("post_id", "url", "status", "http_status", "attempts", "error", "host", "fetched_at")
-_LOOKED_UP = ("sha256", "phash", "n_bytes", "width", "height", "format")
+_FETCH_COLUMNS = ("post_id", "url", "status", "http_status", "attempts", "error", "host", "fetched_at")
+_PICTURE_COLUMNS = ("sha256", "phash", "n_bytes", "width", "height", "format")
 FETCHED = pa.schema(
     [
-        *(IMAGES.field(name) for name in _ANSWERED),
+        *(IMAGES.field(name) for name in _FETCH_COLUMNS),
         pa.field("body", pa.binary()),
         pa.field("seconds", pa.float64()),
     ]
@@ -47,13 +47,13 @@ def batch_rows(n_posts: int, block_rows: int) -> int:
     return min(block_rows, max(_FEWEST_ROWS, -(-n_posts // _BATCHES_AT_LEAST)))
 
 
-def shards(wanted: pa.Table, fetchers: int) -> list[pa.Table]:
+def split_posts(wanted: pa.Table, fetchers: int) -> list[pa.Table]:
     """Divide the posts among the fetchers. The column `prefix` of a shard is the prefix of its units' names."""
     n_shards = max(fetchers, -(-len(wanted) // _SHARD_ROWS))
     attempt = f"{time.time_ns() // 1_000_000:012x}"
     found = []
     for number in range(n_shards):
-        rows = wanted.select(ORDER.names).take(pa.array(range(number, len(wanted), n_shards))).combine_chunks()
+        rows = wanted.select(TO_FETCH.names).take(pa.array(range(number, len(wanted), n_shards))).combine_chunks()
         found.append(rows.append_column("prefix", pa.repeat(pa.scalar(f"{attempt}-{number:03d}"), len(rows))))
     return found
 
@@ -64,7 +64,7 @@ def fetched_table(results: Sequence[FetchResult]) -> pa.Table:
     return pa.table(columns, schema=FETCHED)
 
 
-def not_asked(post_id: str, url: str) -> FetchResult:
+def deleted_result(post_id: str, url: str) -> FetchResult:
     """Return the result for a post that was deleted at the revisit: it is not fetched."""
     # Processes that only examine pictures import this module, but must not import aiohttp.
     from raypipe.ingest.fetching.client import FetchResult
@@ -74,12 +74,12 @@ def not_asked(post_id: str, url: str) -> FetchResult:
 
 def stored_table(images: pa.Table) -> pa.Table:
     """Return rows of `images/` as the FETCHED table that they came from, so that they can be examined again."""
-    columns: list[Any] = [images[name] for name in _ANSWERED]
+    columns: list[Any] = [images[name] for name in _FETCH_COLUMNS]
     return pa.table([*columns, images["image"], pa.repeat(pa.scalar(0.0), len(images))], schema=FETCHED)
 
 
-def images_table(fetched: pa.Table, look: Look) -> pa.Table:
-    """Return the rows of `images/` for a FETCHED table. `look` (from `examine.looking`) examines the bytes.
+def images_table(fetched: pa.Table, examine_pictures: ExaminePictures) -> pa.Table:
+    """Return the rows of `images/` for a FETCHED table. `examine_pictures` (from `examine.looking`) examines the bytes.
 
     If a picture cannot be decoded, the status of its row says so. Bytes are kept only of good pictures. The
     schema's metadata has the seconds of each step.
@@ -88,28 +88,34 @@ def images_table(fetched: pa.Table, look: Look) -> pa.Table:
     bodies = fetched["body"].combine_chunks() if fetched["body"].num_chunks != 1 else fetched["body"].chunk(0)
     whole = [i for i, status in enumerate(statuses) if status == "ok"]
     views = [memoryview(bodies[i].as_buffer()) for i in whole]
-    found = look(views)
-    seen: list[Any] = [None] * len(statuses)
+    found = examine_pictures(views)
+    examined: list[Any] = [None] * len(statuses)
     for i, what in zip(whole, found, strict=True):
-        seen[i] = what
-    status = [now.picture.status if now else then for then, now in zip(statuses, seen, strict=True)]
-    error = [now.error if now else then for then, now in zip(fetched["error"].to_pylist(), seen, strict=True)]
+        examined[i] = what
+    status = [
+        result.picture.status if result else fetched_value
+        for fetched_value, result in zip(statuses, examined, strict=True)
+    ]
+    error = [
+        result.error if result else fetched_value
+        for fetched_value, result in zip(fetched["error"].to_pylist(), examined, strict=True)
+    ]
     kept = pc.equal(pa.array(status), "ok")
-    columns: dict[str, Any] = {name: fetched[name] for name in _ANSWERED} | {
-        name: [getattr(now.picture, name) if now else None for now in seen] for name in _LOOKED_UP
+    columns: dict[str, Any] = {name: fetched[name] for name in _FETCH_COLUMNS} | {
+        name: [getattr(result.picture, name) if result else None for result in examined] for name in _PICTURE_COLUMNS
     }
     columns |= {
         "status": status,
         "error": error,
         "image": bodies if pc.all(kept).as_py() else pc.if_else(kept, bodies, pa.scalar(None, pa.binary())),
-        "faces": [now and now.faces for now in seen],
-        "n_faces": [len(now.faces) if now and now.faces is not None else None for now in seen],
+        "faces": [result and result.faces for result in examined],
+        "n_faces": [len(result.faces) if result and result.faces is not None else None for result in examined],
     }
     table = pa.table([_typed(columns[field.name], field.type) for field in IMAGES], schema=IMAGES)
     seconds = {
         "fetch": pc.sum(fetched["seconds"]).as_py() or 0.0,
-        "decode": sum(now.decode for now in found),
-        "detect": sum(now.detect for now in found),
+        "decode": sum(result.decode_seconds for result in found),
+        "detect": sum(result.detect_seconds for result in found),
     }
     return table.replace_schema_metadata(seconds_metadata(seconds))
 
@@ -129,7 +135,7 @@ def seconds_metadata(seconds: Mapping[str, float]) -> dict[bytes, bytes]:
     return {SECONDS_KEY: json.dumps({step: round(value, 4) for step, value in seconds.items()}).encode()}
 
 
-class Summary:
+class StagedCounts:
     """Counts of staged rows, for the driver."""
 
     def __init__(self) -> None:

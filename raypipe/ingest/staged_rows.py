@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raypipe.ingest.counts import Tally
-from raypipe.ingest.units import seconds_of
+from raypipe.ingest.counts import ImageCounts
+from raypipe.ingest.image_rows import seconds_of
 from raypipe.tables import TableWriter
 from raypipe.tables.compact import read_parts, staged_parts
 from raypipe.tables.schemas import IMAGES
@@ -28,10 +28,10 @@ def staged_ids(writer: TableWriter) -> pa.ChunkedArray:
     return staged_columns(writer, ["post_id"])["post_id"]
 
 
-def tally_staged(writer: TableWriter) -> Tally:
+def count_staged(writer: TableWriter) -> ImageCounts:
     """Return counts over all staged rows, also those of earlier attempts, and the seconds spent on them."""
-    tally = Tally()
-    tally.add(staged_columns(writer, list(Tally.COLUMNS)))
+    image_counts = ImageCounts()
+    image_counts.add(staged_columns(writer, list(ImageCounts.COLUMNS)))
 
     def seconds(name: str) -> dict[str, float]:
         path = writer.storage.path(writer.staging, name)
@@ -40,11 +40,11 @@ def tally_staged(writer: TableWriter) -> Tally:
 
     with ThreadPoolExecutor(_READERS) as pool:
         for spent in pool.map(seconds, staged_parts(writer)):
-            tally.spend(spent)
-    return tally
+            image_counts.add_seconds(spent)
+    return image_counts
 
 
-def drop_doubles(writer: TableWriter, n_posts: int) -> int:
+def drop_duplicate_rows(writer: TableWriter, n_posts: int) -> int:
     """Drop rows that were staged twice. Returns how many.
 
     A task that was taken for lost may write its unit after another attempt has fetched the same posts. Each rewritten

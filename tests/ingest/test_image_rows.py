@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from raypipe.config.data_options import FaceOptions, IngestOptions
-from raypipe.ingest.counts import Tally, failures_in_words, funnel_in_words
-from raypipe.ingest.examine import looking
+from raypipe.ingest.counts import ImageCounts, failure_lines, funnel_text
+from raypipe.ingest.examine_fetched import picture_examiner
 from raypipe.ingest.faces import FaceDetector
 from raypipe.ingest.fetching.client import FetchResult
-from raypipe.ingest.units import Summary, fetched_table, images_table, stored_table
+from raypipe.ingest.image_rows import StagedCounts, fetched_table, images_table, stored_table
 from raypipe.tables.schemas import IMAGES, STATUSES
 from tests.ingest.conftest import picture
 
@@ -28,10 +28,10 @@ def result(post_id: str, status: str, body: bytes | None = None) -> FetchResult:
     return FetchResult(post_id, "http://h.example/x", status, 200, 1, error, "h.example", None, body, 0.5)
 
 
-def images(results: list[FetchResult], *, faces: bool = False, apart: bool = False, **ingest: Any) -> pa.Table:
+def images(results: list[FetchResult], *, faces: bool = False, isolated: bool = False, **ingest: Any) -> pa.Table:
     options = IngestOptions(**{"phash": True, **ingest})
-    with looking(options, FaceOptions(enabled=faces), apart=apart) as look:
-        return images_table(fetched_table(results), look)
+    with picture_examiner(options, FaceOptions(enabled=faces), isolated=isolated) as examine_pictures:
+        return images_table(fetched_table(results), examine_pictures)
 
 
 def test_each_status_gives_one_row() -> None:
@@ -94,18 +94,18 @@ def test_picture_is_not_decoded_unless_needed() -> None:
 def test_rows_are_equal_in_child_process() -> None:
     bodies = [picture(), b"<html>", picture("PNG", seed=4)]
     results = [result(f"p{i}", "ok", data) for i, data in enumerate(bodies)] + [result("gone", "gone")]
-    assert images(results, faces=True, apart=True).equals(images(results, faces=True))
+    assert images(results, faces=True, isolated=True).equals(images(results, faces=True))
 
 
 def test_reexamined_rows_are_unchanged() -> None:
     first = images([result(f"p{i}", "ok", picture(seed=i)) for i in range(3)])
-    with looking(IngestOptions(phash=True), FaceOptions(enabled=False)) as look:
-        again = images_table(stored_table(first), look)
+    with picture_examiner(IngestOptions(phash=True), FaceOptions(enabled=False)) as examine_pictures:
+        again = images_table(stored_table(first), examine_pictures)
     assert again.equals(first)
 
 
 def test_summary_adds_up_statuses_bytes_and_seconds() -> None:
-    summary = Summary()
+    summary = StagedCounts()
     summary.add(images([result("a", "ok", picture()), result("b", "gone")]))
     summary.add(images([result("c", "ok", picture(seed=2))]))
     (row,) = summary.row().to_pylist()
@@ -124,11 +124,11 @@ def test_any_answers_give_one_row_per_post(answers: list[tuple[str, bytes]]) -> 
     found.validate(full=True)
 
 
-def counted(rows: list[tuple[str, int | None]]) -> Tally:
-    tally = Tally()
+def counted(rows: list[tuple[str, int | None]]) -> ImageCounts:
+    image_counts = ImageCounts()
     for start in range(0, len(rows), 2):
         part = rows[start : start + 2]
-        tally.add(
+        image_counts.add(
             pa.table(
                 {
                     "status": [name for name, _ in part],
@@ -139,27 +139,27 @@ def counted(rows: list[tuple[str, int | None]]) -> Tally:
                 }
             )
         )
-    return tally
+    return image_counts
 
 
 def test_funnel_counts_each_step() -> None:
     rows = [("ok", 0), ("ok", 1), ("ok", 1), ("ok", 3), ("gone", None), ("deleted", None), ("invalid_url", None)]
-    tally = counted(rows)
-    facts = tally.facts()
+    image_counts = counted(rows)
+    facts = image_counts.facts()
     assert facts["funnel"] == {"posts": 7, "present": 6, "fetched": 4, "with_face": 3, "one_face": 2}
     assert facts["n_faces"] == {"0": 1, "1": 2, "2+": 1}
     assert facts["statuses"] == {"ok": 4, "gone": 1, "deleted": 1, "invalid_url": 1}
     assert (facts["hosts"], facts["n_hosts"], facts["n_bytes"]) == ({"h": {"ok": 4, "gone": 1, "deleted": 1}}, 1, 40)
-    assert funnel_in_words(facts) == (
+    assert funnel_text(facts) == (
         "Pictures: 7 posts, 6 still there at the revisit (1 deleted), 4 fetched, 3 with a face, 2 with exactly one"
     )
-    assert failures_in_words(tally) == ["  1 gone: gone!", "  1 invalid_url: invalid_url!"]
+    assert failure_lines(image_counts) == ["  1 gone: gone!", "  1 invalid_url: invalid_url!"]
 
 
 def test_funnel_without_face_detection() -> None:
     facts = counted([("ok", None), ("ok", None)]).facts()
     assert (facts["funnel"]["with_face"], facts["funnel"]["one_face"]) == (None, None)
-    assert funnel_in_words(facts) == "Pictures: 2 posts, 2 fetched; faces were not counted"
+    assert funnel_text(facts) == "Pictures: 2 posts, 2 fetched; faces were not counted"
 
 
 def test_funnel_of_failed_posts_is_zero() -> None:

@@ -16,8 +16,8 @@ _COUNT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Turn(Generic[Item]):
-    """A request that starts now. It holds a slot at `host` until `Frontier.done`.
+class ReadyRequest(Generic[Item]):
+    """A request that starts now. It holds a slot at `host` until `HostQueues.done`.
 
     `pause` is set if the host has asked for a pause that is longer than `max_wait`. Then the request must not be sent,
     and it holds no slot. `pause` is the number of seconds that are left.
@@ -29,12 +29,12 @@ class Turn(Generic[Item]):
 
 
 @dataclass
-class _Host(Generic[Item]):
+class _HostQueue(Generic[Item]):
     slots: int
-    usual: float
-    floor: float = 0.0
+    granted_interval: float
+    min_interval: float = 0.0
     ready: deque[Item] = field(default_factory=deque)
-    later: list[tuple[float, int, Item]] = field(default_factory=list)
+    delayed: list[tuple[float, int, Item]] = field(default_factory=list)
     active: int = 0
     next_at: float = 0.0
     paused_until: float = 0.0
@@ -43,22 +43,22 @@ class _Host(Generic[Item]):
 
     @property
     def interval(self) -> float:
-        return max(self.usual, self.floor)
+        return max(self.granted_interval, self.min_interval)
 
     @property
     def waiting(self) -> int:
-        return len(self.ready) + len(self.later)
+        return len(self.ready) + len(self.delayed)
 
     @property
     def idle(self) -> bool:
-        return not (self.ready or self.later or self.active)
+        return not (self.ready or self.delayed or self.active)
 
 
-class Frontier(Generic[Item]):
+class HostQueues(Generic[Item]):
     """Waiting requests of one fetcher, by host.
 
     At most `per_host` requests at a time and `rate` per second (None: no limit) go to one host. Hosts take turns. If
-    the budget is `shared` with other fetchers, a host gets only what the last `allow` granted. Pauses longer than
+    the budget is `shared` with other fetchers, a host gets only what the last `apply_limits` granted. Pauses over
     `max_wait` seconds are not waited out. All times are seconds of `clock`.
 
     The cost depends on the number of requests made, not on the number that wait.
@@ -79,11 +79,11 @@ class Frontier(Generic[Item]):
         self._max_wait = max_wait
         self._shared = shared
         self._clock = clock
-        self._hosts: dict[str, _Host[Item]] = {}
-        self._turns: deque[str] = deque()
+        self._hosts: dict[str, _HostQueue[Item]] = {}
+        self._ready_hosts: deque[str] = deque()
         self._timers: list[tuple[float, str]] = []
-        self._wanting: OrderedDict[str, None] = OrderedDict()
-        self._holding: set[str] = set()
+        self._hosts_without_slots: OrderedDict[str, None] = OrderedDict()
+        self._hosts_with_slots: set[str] = set()
         self._number = 0
         self._count, self._count_again_at = 0, 0.0
         self.waiting = 0
@@ -94,12 +94,12 @@ class Frontier(Generic[Item]):
         self.waiting += 1
         if delay > 0:
             self._number += 1
-            heapq.heappush(state.later, (self._clock() + delay, self._number, item))
+            heapq.heappush(state.delayed, (self._clock() + delay, self._number, item))
         else:
             state.ready.append(item)
         self._schedule(host, state)
 
-    def pop(self) -> Turn[Item] | None:
+    def pop(self) -> ReadyRequest[Item] | None:
         """Return the next request that may start now, or None if there is none."""
         now = self._clock()
         while self._timers and self._timers[0][0] <= now:
@@ -108,17 +108,17 @@ class Frontier(Generic[Item]):
             if state is not None and state.timer == at:
                 state.timer = float("inf")
                 self._schedule(host, state)
-        while self._turns:
-            host = self._turns.popleft()
+        while self._ready_hosts:
+            host = self._ready_hosts.popleft()
             state = self._hosts[host]
             state.queued = False
-            turn = self._start(host, state, now)
+            ready_request = self._start(host, state, now)
             self._schedule(host, state)
-            if turn is not None:
-                return turn
+            if ready_request is not None:
+                return ready_request
         return None
 
-    def done(self, host: str) -> None:
+    def release(self, host: str) -> None:
         """Free the slot at `host` of a request that has ended."""
         state = self._hosts[host]
         state.active -= 1
@@ -130,24 +130,24 @@ class Frontier(Generic[Item]):
         state.paused_until = max(state.paused_until, self._clock() + seconds)
         self._schedule(host, state)
 
-    def pace(self, host: str) -> float:
-        """Return the interval that `slow_down` has set, or 0."""
+    def crawl_interval(self, host: str) -> float:
+        """Return the interval that `raise_interval` has set, or 0."""
         state = self._hosts.get(host)
-        return 0.0 if state is None else state.floor
+        return 0.0 if state is None else state.min_interval
 
-    def slow_down(self, host: str, interval: float) -> bool:
+    def raise_interval(self, host: str, interval: float) -> bool:
         """Raise the minimum seconds between request starts at `host` to `interval`. Returns whether it was lower."""
         state = self._state(host)
-        news = interval > state.floor
-        if news:
+        is_longer = interval > state.min_interval
+        if is_longer:
             before = state.interval
-            state.floor = interval
+            state.min_interval = interval
             state.next_at += state.interval - before
-        return news
+        return is_longer
 
     def next_at(self) -> float | None:
         """Return the clock time when `pop` may next succeed, or None if nothing waits or a request must end first."""
-        if self._turns:
+        if self._ready_hosts:
             return self._clock()
         while self._timers:
             at, host = self._timers[0]
@@ -168,29 +168,29 @@ class Frontier(Generic[Item]):
             )
         return self._count
 
-    def demand(self, most: int = 1024) -> dict[str, tuple[int, int]]:
-        """Return the demand for a shared budget: (requests wanted at a time, requests held) by host, for `most` hosts.
+    def demand(self, max_hosts: int = 1024) -> dict[str, tuple[int, int]]:
+        """Return the demand for a shared budget, for `max_hosts` hosts: (simultaneous requests, requests held) by host.
 
         Held requests run, or may start before the answer comes. Hosts that are not in the result get no requests until
-        `allow` names them again. Hosts with running requests are always in the result.
+        `apply_limits` names them again. Hosts with running requests are always in the result.
         """
         wanted: dict[str, tuple[int, int]] = {}
-        for host in list(self._holding):
+        for host in list(self._hosts_with_slots):
             state = self._hosts.get(host)
-            if state is not None and (state.active or (state.waiting and len(wanted) < most)):
+            if state is not None and (state.active or (state.waiting and len(wanted) < max_hosts)):
                 wanted[host] = (min(self._per_host, state.active + state.waiting), max(state.active, state.slots))
             else:
-                self._holding.discard(host)
+                self._hosts_with_slots.discard(host)
                 if state is not None:
                     state.slots = 0
                     self._schedule(host, state)
-        for host in list(islice(self._wanting, max(0, most - len(wanted)))):
+        for host in list(islice(self._hosts_without_slots, max(0, max_hosts - len(wanted)))):
             if host not in wanted:
                 wanted[host] = (min(self._per_host, self._hosts[host].waiting), 0)
-                self._wanting.move_to_end(host)
+                self._hosts_without_slots.move_to_end(host)
         return wanted
 
-    def allow(self, limits: Mapping[str, tuple[int, float]]) -> None:
+    def apply_limits(self, limits: Mapping[str, tuple[int, float]]) -> None:
         """Apply what a shared budget grants: (requests at a time, seconds between two starts) by host."""
         for host, (slots, interval) in limits.items():
             state = self._hosts.get(host)
@@ -198,52 +198,52 @@ class Frontier(Generic[Item]):
                 continue
             state.slots = slots
             if slots or state.active:
-                self._holding.add(host)
-            before, state.usual = state.interval, interval if slots else state.usual
+                self._hosts_with_slots.add(host)
+            before, state.granted_interval = state.interval, interval if slots else state.granted_interval
             state.next_at += max(0.0, state.interval - before)
             self._schedule(host, state)
 
     @property
-    def starved(self) -> bool:
+    def lacks_slots(self) -> bool:
         """Whether a host with waiting requests has no slot granted."""
-        return bool(self._wanting)
+        return bool(self._hosts_without_slots)
 
-    def _state(self, host: str) -> _Host[Item]:
+    def _state(self, host: str) -> _HostQueue[Item]:
         state = self._hosts.get(host)
         if state is None:
-            state = self._hosts[host] = _Host(self._slots, self._interval)
+            state = self._hosts[host] = _HostQueue(self._slots, self._interval)
         return state
 
-    def _start(self, host: str, state: _Host[Item], now: float) -> Turn[Item] | None:
-        if not self._due(state, now):
+    def _start(self, host: str, state: _HostQueue[Item], now: float) -> ReadyRequest[Item] | None:
+        if not self._has_due_item(state, now):
             return None
         pause = state.paused_until - now
         if pause > self._max_wait:
-            return Turn(host, self._take(state, now), pause)
+            return ReadyRequest(host, self._take(state, now), pause)
         if state.active >= state.slots or max(state.next_at, state.paused_until) > now:
             return None
         state.active += 1
         state.next_at = max(state.next_at, now) + state.interval
-        return Turn(host, self._take(state, now))
+        return ReadyRequest(host, self._take(state, now))
 
-    def _take(self, state: _Host[Item], now: float) -> Item:
+    def _take(self, state: _HostQueue[Item], now: float) -> Item:
         self.waiting -= 1
-        if state.later and state.later[0][0] <= now:
-            return heapq.heappop(state.later)[2]
+        if state.delayed and state.delayed[0][0] <= now:
+            return heapq.heappop(state.delayed)[2]
         return state.ready.popleft()
 
     @staticmethod
-    def _due(state: _Host[Item], now: float) -> bool:
-        return bool(state.ready) or bool(state.later and state.later[0][0] <= now)
+    def _has_due_item(state: _HostQueue[Item], now: float) -> bool:
+        return bool(state.ready) or bool(state.delayed and state.delayed[0][0] <= now)
 
-    def _schedule(self, host: str, state: _Host[Item]) -> None:
+    def _schedule(self, host: str, state: _HostQueue[Item]) -> None:
         """Queue the host for a turn, set its timer, or forget it if it is idle and has no pause."""
         now = self._clock()
         if self._shared:
             if state.waiting and not state.slots:
-                self._wanting[host] = None
+                self._hosts_without_slots[host] = None
             else:
-                self._wanting.pop(host, None)
+                self._hosts_without_slots.pop(host, None)
         if state.idle:
             if state.queued:
                 return
@@ -256,18 +256,18 @@ class Frontier(Generic[Item]):
             return
         if state.queued or not state.waiting:
             return
-        item_at = now if state.ready else state.later[0][0]
-        hopeless = state.paused_until - now > self._max_wait
-        if not hopeless and state.active >= state.slots:
+        item_at = now if state.ready else state.delayed[0][0]
+        exceeds_max_wait = state.paused_until - now > self._max_wait
+        if not exceeds_max_wait and state.active >= state.slots:
             return
-        at = item_at if hopeless else max(item_at, state.next_at, state.paused_until)
+        at = item_at if exceeds_max_wait else max(item_at, state.next_at, state.paused_until)
         if at <= now:
             state.queued = True
-            self._turns.append(host)
+            self._ready_hosts.append(host)
         else:
             self._wake_at(at, host, state)
 
-    def _wake_at(self, at: float, host: str, state: _Host[Item]) -> None:
+    def _wake_at(self, at: float, host: str, state: _HostQueue[Item]) -> None:
         if at < state.timer:
             state.timer = at
             heapq.heappush(self._timers, (at, host))
