@@ -14,7 +14,6 @@ from raypipe.errors import InputError
 from raypipe.report import judge_results, regression, training_results
 from raypipe.tables.root_tables import RootTables
 from raypipe.tables.schemas import IMAGES
-from tests.report.conftest import built  # noqa: F401
 from tests.report.root import Built, commit, jpeg, write_training
 
 
