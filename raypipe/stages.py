@@ -31,7 +31,7 @@ class Stage:
         return function
 
 
-_COMMON = ("ray", "storage")
+COMMON_SECTIONS = ("ray", "storage")
 _RUN_SECTIONS = ("columns", "ingest", "faces", "label", "train", "sweep", "report")
 
 STAGES = {
@@ -72,8 +72,6 @@ STAGES = {
         ("doctor", "train", "world", "study", "board"),
     ),
 }
-
-COMMON_SECTIONS = _COMMON
 
 
 class _StageModule(types.ModuleType):

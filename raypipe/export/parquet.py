@@ -12,8 +12,6 @@ from raypipe.export.export_plan import LabelKind
 from raypipe.export.samples import ExportSample
 from raypipe.tables.schemas import FACE
 
-EXTENSION = "parquet"
-
 # Readers that shuffle or stream read one row group at a time.
 _GROUP_ROWS = 100
 

@@ -7,8 +7,6 @@ import tarfile
 
 from raypipe.export.samples import ExportSample, json_line
 
-EXTENSION = "tar"
-
 
 class TarShard:
     """One shard in memory: ``KEY.jpg``, ``KEY.cls`` if there is a class, ``KEY.json``. The bytes are reproducible."""

@@ -13,14 +13,16 @@ COLLECTED = 486_149
 """Posts collected (section 3)."""
 PRESENT = 429_183
 """Posts that still existed at the revisit after seven days (section 3)."""
+USERS = 311_475
+"""Users of the posts that still existed (section 3)."""
+COMMENTS = 1_500_967
+"""Comments on the posts that still existed (section 3)."""
 WITH_FACE = 232_971
 """Posts with at least one face found by dlib (section 3)."""
 ONE_FACE = 200_545
 """Posts with exactly one face (section 3)."""
 LABELLED = 40_109
 """Posts in the top and the bottom decile of the score (section 3.1)."""
-HELD_OUT_SHARE = 0.25
-"""Share of the labelled posts held out for validation (section 5.1)."""
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from raypipe.statistics.paper import COLLECTED, COMMENTS, ONE_FACE, PRESENT, USERS, WITH_FACE
 from raypipe.world.draw import MAX_FACES
 
-COLLECTED = 486_149
-DELETED = 56_966
-WITH_FACE = 232_971
-ONE_FACE = 200_545
-USERS = 311_475
-COMMENTS = 1_500_967
+DELETED = COLLECTED - PRESENT
 NO_PICTURE = -1
 
 # The paper does not say how many people its group pictures show: pairs are common, larger groups rare.

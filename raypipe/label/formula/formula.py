@@ -277,14 +277,6 @@ def _variables(factor: Factor, text: str) -> tuple[set[str], list[set[str]]]:
     return names(tree), [names(argument) for node in calls_of(tree, {"C"}) for argument in node.args[:1]]
 
 
-def parse_expression(expression: str) -> tuple[ast.expr, dict[str, str]]:
-    """The syntax tree of a factor's expression, and the column names in backticks, by what replaces them.
-
-    Raises SyntaxError if it is not an expression, and ValueError if it contains what is not allowed in a formula.
-    """
-    return allowed.parse_checked(expression)
-
-
 def calls_of(tree: ast.AST, functions: Set[str]) -> list[ast.Call]:
     """The calls of the named functions anywhere in a tree."""
     return [node for node in ast.walk(tree) if is_call(node, functions)]

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from formulaic.parser.types import Factor
 
-from raypipe.label.formula.allowed import FUNCTIONS
-from raypipe.label.formula.formula import Floats, Formula, parse_expression
+from raypipe.label.formula.allowed import FUNCTIONS, parse_checked
+from raypipe.label.formula.formula import Floats, Formula
 
 # Operators for which pandas and numpy differ on a division by zero.
 _DIFFERENT = (ast.FloorDiv, ast.Mod)
@@ -60,7 +60,7 @@ def evaluate_expression(expression: str, names: Mapping[str, Any]) -> npt.NDArra
 
 @lru_cache(maxsize=256)
 def _code(expression: str) -> CodeType:
-    return compile(ast.Expression(parse_expression(expression)[0]), "label.formula", "eval")
+    return compile(ast.Expression(parse_checked(expression)[0]), "label.formula", "eval")
 
 
 def compile_numpy_evaluator(formula: Formula, spec: Any) -> NumpyEvaluator | None:
@@ -94,4 +94,4 @@ def _is_plain(factor: Factor) -> bool:
         return True
     if factor.eval_method is not Factor.EvalMethod.PYTHON:
         return False
-    return not any(isinstance(node, _DIFFERENT) for node in ast.walk(parse_expression(str(factor.expr))[0]))
+    return not any(isinstance(node, _DIFFERENT) for node in ast.walk(parse_checked(str(factor.expr))[0]))

@@ -15,8 +15,8 @@ import pyarrow as pa
 from formulaic.parser.types import Factor
 from formulaic.transforms import TRANSFORMS
 
-from raypipe.label.formula.allowed import FUNCTIONS
-from raypipe.label.formula.formula import Formula, calls_of, is_call, parse_expression
+from raypipe.label.formula.allowed import FUNCTIONS, parse_checked
+from raypipe.label.formula.formula import Formula, calls_of, is_call
 from raypipe.label.formula.numpy_evaluator import evaluate_expression
 
 _LEARNING = {name for name, made in TRANSFORMS.items() if getattr(made, "__is_stateful_transform__", False)}
@@ -39,7 +39,7 @@ def learns_numbers(formula: Formula) -> bool:
     if formula.joint:
         return True
     texts = [str(factor.expr) for factor in formula.factors if factor.eval_method is Factor.EvalMethod.PYTHON]
-    return any(calls_of(parse_expression(text)[0], _LEARNING) for text in texts)
+    return any(calls_of(parse_checked(text)[0], _LEARNING) for text in texts)
 
 
 def classes_of(factor: str, variables: Mapping[str, pa.ChunkedArray], columns: Columns) -> pa.ChunkedArray | None:
@@ -49,7 +49,7 @@ def classes_of(factor: str, variables: Mapping[str, pa.ChunkedArray], columns: C
     """
     if factor in variables:
         return variables[factor]
-    tree, aliases = parse_expression(factor)
+    tree, aliases = parse_checked(factor)
     if is_call(tree, {"C"}) and tree.args:
         tree = tree.args[0]
     if isinstance(tree, ast.Name):
@@ -79,7 +79,7 @@ def _parts(factor: Factor) -> Iterator[tuple[str, dict[str, str]]]:
     if factor.eval_method is Factor.EvalMethod.LOOKUP:
         yield "column", {"column": text}
         return
-    tree, aliases = parse_expression(text)
+    tree, aliases = parse_checked(text)
     for part in _plain(tree):
         calls = {id(node.func) for node in ast.walk(part) if isinstance(node, ast.Call)}
         found = {node.id for node in ast.walk(part) if isinstance(node, ast.Name) and id(node) not in calls}

@@ -21,9 +21,10 @@ from scipy import stats
 
 from raypipe import tables
 from raypipe.errors import ConfigError, InputError, one_line
+from raypipe.label.formula.allowed import parse_checked
 from raypipe.label.formula.derived import all_source_columns
 from raypipe.label.formula.design import Design, levels_of
-from raypipe.label.formula.formula import Floats, Formula, check_columns, parse, parse_expression
+from raypipe.label.formula.formula import Floats, Formula, check_columns, parse
 from raypipe.label.regression.fit_statistics import Fit
 from raypipe.label.regression.saved_fit import BY_TERM, MATRICES, read_fit
 from raypipe.label.regression.summary import summary
@@ -212,10 +213,7 @@ def _check_learned(formula: Formula, weights: Any, transforms: dict[str, Any], l
     factors = {str(factor.expr): factor for factor in formula.factors}
     python = [text for text, factor in factors.items() if factor.eval_method is Factor.EvalMethod.PYTHON]
     calls = {
-        ast.unparse(node)
-        for text in python
-        for node in ast.walk(parse_expression(text)[0])
-        if isinstance(node, ast.Call)
+        ast.unparse(node) for text in python for node in ast.walk(parse_checked(text)[0]) if isinstance(node, ast.Call)
     }
     strange = [*(set(transforms) - calls), *(set(levels) - set(factors))]
     if strange:
