@@ -169,7 +169,8 @@ def _dataset(config: Config, writer: TableWriter, wanted: pa.Table, budget_actor
 
     ingest, faces = config.ingest, config.faces
     machines = sum(1 for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU"))
-    fetchers = min(ingest.fetchers or machines, len(wanted))
+    # A cluster that starts nodes on demand may have no CPUs yet.
+    fetchers = min(ingest.fetchers or machines or 1, len(wanted))
     stream = _limit_memory(ray.data.from_arrow(split_posts(wanted, fetchers)))
     fetched = stream.map_batches(
         FetchActor,

@@ -12,6 +12,7 @@ import numpy as np
 from aiohttp import web
 
 from raypipe.errors import StageError
+from raypipe.pictures.formats import detect_any_format
 from raypipe.statistics.clustered import clustered_share_interval, number_users
 from raypipe.study.study_sample import StudyPicture, StudySample
 
@@ -152,5 +153,5 @@ async def _answer(request: web.Request) -> web.Response:
 
 
 def _media_type(image: bytes) -> str:
-    starts = {b"\xff\xd8": "image/jpeg", b"\x89PNG": "image/png", b"GIF8": "image/gif", b"RIFF": "image/webp"}
-    return next((kind for start, kind in starts.items() if image.startswith(start)), "application/octet-stream")
+    kind = detect_any_format(image)
+    return f"image/{kind.lower()}" if kind else "application/octet-stream"

@@ -206,6 +206,7 @@ class PictureClient:
 
     async def _fetch_robots_once(self, url: URL) -> tuple[int | None, bytes]:
         assert self._session is not None
+        origin = url
         try:
             for _ in range(_ROBOTS_REDIRECTS + 1):
                 target = self.guard.check_url(str(url))
@@ -216,7 +217,8 @@ class PictureClient:
                         continue
                     if response.status in (429, 503):
                         pause_left = retry_after(response.headers.get("Retry-After")) or 0.0
-                        self._robots_paused_until[target.host or ""] = time.monotonic() + pause_left
+                        for paused in (origin, target):
+                            self._robots_paused_until[paused.host or ""] = time.monotonic() + pause_left
                     return response.status, await _read_start(response, READ_BYTES) if response.status == 200 else b""
         except (aiohttp.ClientError, OSError, RefusedURLError, ValueError):
             return None, b""

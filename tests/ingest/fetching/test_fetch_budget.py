@@ -237,6 +237,17 @@ def test_retry_after_on_robots_txt_is_followed(server: WebServer, options: Inges
     assert moments[1] - moments[0] >= 0.59
 
 
+def test_retry_after_of_a_redirected_robots_txt_is_followed(server: WebServer, options: IngestOptions) -> None:
+    server.behave("/robots.txt", status(302, Location=f"http://localhost:{server.port}/rules"))
+    server.behave("/rules", status(503, times=1, data=b"User-agent: *\nAllow: /\n", Retry_After="0.6"))
+    (result,) = fetch(options.model_copy(update={"robots": True}), server.url("/a"))
+    assert result.status == "ok"
+    moments = {path: when for path, when, _ in server.asked if path != "/robots.txt"}
+    first = next(when for path, when, _ in server.asked if path == "/rules")
+    assert moments["/rules"] - first >= 0.59
+    assert moments["/a"] - first >= 0.59
+
+
 def test_robots_txt_with_repeated_retry_after_gives_server_error(server: WebServer, options: IngestOptions) -> None:
     server.behave("/robots.txt", status(503, Retry_After="0.1"))
     (result,) = fetch(options.model_copy(update={"robots": True}), server.url("/a"))
