@@ -53,26 +53,29 @@ def csv_rows(text: Iterable[str], longest: int = MAX_FIELD_CHARS) -> Iterator[li
     Reasons: ``unclosed_quote``, and ``field_too_long`` for a field of more than `longest` characters. The lines after
     it are read as new rows, so that the rest of the file survives a stray quote.
     """
-    # This limit applies to the whole process.
-    csv.field_size_limit(longest)
+    # This limit applies to the whole process, so it is restored.
+    before = csv.field_size_limit(longest)
     lines = _Lines(text)
     reader = csv.reader(lines)
-    while True:
-        lines.taken.clear()
-        try:
-            row = next(reader, None)
-        except csv.Error:
-            yield lines.put_back().rstrip("\r\n"), "field_too_long"
-            reader = csv.reader(lines)
-            continue
-        if row is None:
-            return
-        if lines.ended:
-            # The reader ends a row at the end of the text only if a quote is open.
-            yield lines.put_back().rstrip("\r\n"), "unclosed_quote"
-            reader = csv.reader(lines)
-        else:
-            yield row
+    try:
+        while True:
+            lines.taken.clear()
+            try:
+                row = next(reader, None)
+            except csv.Error:
+                yield lines.put_back().rstrip("\r\n"), "field_too_long"
+                reader = csv.reader(lines)
+                continue
+            if row is None:
+                return
+            if lines.ended:
+                # The reader ends a row at the end of the text only if a quote is open.
+                yield lines.put_back().rstrip("\r\n"), "unclosed_quote"
+                reader = csv.reader(lines)
+            else:
+                yield row
+    finally:
+        csv.field_size_limit(before)
 
 
 def is_utf8(text: str) -> bool:

@@ -42,6 +42,13 @@ def test_too_long_field_affects_one_line() -> None:
     ]
 
 
+def test_field_limit_of_the_process_is_restored() -> None:
+    before = csv.field_size_limit()
+    rows_of("a,b\n", longest=1)
+    next(csv_rows(io.StringIO("a\nb\n"), 1))
+    assert csv.field_size_limit() == before
+
+
 @given(st.lists(st.lists(st.text(alphabet='ab",\n\r é', max_size=5), min_size=1, max_size=3), max_size=5))
 def test_rows_equal_those_of_csv_module(rows: list[list[str]]) -> None:
     text = io.StringIO(newline="")
