@@ -62,7 +62,7 @@ def need_room(folder: Path, n_bytes: float) -> None:
     """Raise OSError if the disk of `folder` has less than `n_bytes` free."""
     free = shutil.disk_usage(folder).free
     if free < n_bytes:
-        raise OSError(f"{folder}: {free / 1e9:.1f} GB are free, {n_bytes / 1e9:.1f} GB are needed; give another --work")
+        raise OSError(f"{folder}: {free / 1e9:.1f} GB are free, {n_bytes / 1e9:.1f} GB are needed; set another --work")
 
 
 def _made(folder: Path, what: dict[str, int], n_bytes: int, pictures: Iterator[bytes]) -> Path:

@@ -48,9 +48,9 @@ def parser(description: str | None, images: int, what: str = "pictures to fetch"
     )
     made.add_argument("--images", type=int, default=images, help=what)
     made.add_argument("--runs", type=int, default=3, help="runs of each kind")
-    made.add_argument("--work", type=Path, help="folder for pictures (kept and used again) and output; else a new one")
+    made.add_argument("--work", type=Path, help="folder for pictures (used again) and output; default: temporary")
     made.add_argument("--results", type=Path, default=FOLDER, help="folder for the result file")
-    made.add_argument("--raypipe", default="", help="more options of `raypipe ingest`, in one word: '--ingest.x 1'")
+    made.add_argument("--raypipe", default="", help="more options of `raypipe ingest`, in quotes: '--ingest.x 1'")
     return made
 
 

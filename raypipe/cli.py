@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print_stage_help(stage)
         return 0
     # A cluster ends a job with SIGTERM. The stage then closes its servers as after Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _interrupt)
     config: Config | None = None
     try:
         if stage not in STAGES:
@@ -55,6 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stderr.write(printable(traceback.format_exc()))
         return _report_error(stage, original_error(error))
     return 0
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    """Does what Ctrl-C does. Inside `asyncio.run`, that cancels the task instead of raising an error anywhere in it."""
+    handler = signal.getsignal(signal.SIGINT)
+    (handler if callable(handler) else signal.default_int_handler)(number, frame)
 
 
 def _run(stage: str, config: Config) -> None:
@@ -83,7 +89,7 @@ def _report_error(stage: str, error: BaseException) -> int:
     if isinstance(error, RaypipeError):
         _print_error(stage, "\n".join(filter(None, (f"{one_line(error)}{log_hint}", error.extra_lines))))
         return error.exit_code
-    _print_error(stage, f"unexpected {type(error).__name__}: {one_line(error)}; --debug shows where{log_hint}")
+    _print_error(stage, f"unexpected {type(error).__name__}: {one_line(error)}; --debug shows the traceback{log_hint}")
     return 1
 
 
@@ -108,7 +114,7 @@ def _print_stage_help(name: str) -> None:
     stage, out = STAGES[name], console()
     short = {option: word for word, option in stage.short.items()}
     out.print(_bold(f"raypipe {name}"), f": {stage.help}\n", sep="")
-    out.print("  --config FILE.yaml         file with options; those on the command line override it")
+    out.print("  --config FILE.yaml         file with options; options on the command line override it")
     for option in TOP_LEVEL[1:]:
         _print_option(option, Config.model_fields[option])
     for section in (*stage.sections, *COMMON_SECTIONS):
@@ -128,7 +134,7 @@ def _bold(text: str) -> Text:
 def _print_option(name: str, info: Any, short: str | None = None) -> None:
     allowed = allowed_values(info.annotation)
     values = f" ({'|'.join(map(str, allowed))})" if allowed else ""
-    also = f"; --{short} for short" if short else ""
+    also = f"; short form: --{short}" if short else ""
     console().print(f"  --{name:<24} {info.description}{values}{also} [{default_text(info.default)}]")
 
 

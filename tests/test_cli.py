@@ -109,7 +109,7 @@ def test_unexpected_error_gives_one_line_and_exit_1(
     assert main([stage(function), *words]) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"raypipe probe: unexpected {what}")
-    assert error.endswith("; --debug shows where\n")
+    assert error.endswith("; --debug shows the traceback\n")
     assert error.count("\n") == 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,12 @@ def test_commands_in_the_docs_exist() -> None:
     for path in PAGES:
         for name in re.findall(r"(?:`|^)raypipe ([a-z]+)\b(?= -|`|$)", path.read_text(), re.MULTILINE):
             assert name in STAGES, (path.name, name)
+
+
+def test_version_is_the_same_everywhere() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
+    citation = re.search(r"^version: (.*)$", (REPOSITORY / "CITATION.cff").read_text(), re.MULTILINE)
+    newest = re.search(r"^## (\S+)", (REPOSITORY / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert citation is not None
+    assert newest is not None
+    assert project == citation[1] == newest[1]

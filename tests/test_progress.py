@@ -20,7 +20,7 @@ from raypipe.progress import Progress, console, print_line
 from tests.hostile import TEXTS
 
 
-def test_say_prints_brackets_and_long_lines_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
+def test_print_line_keeps_brackets_and_long_lines(capsys: pytest.CaptureFixture[str]) -> None:
     text = "[1/4] ingest: [bold]not markup[/] https://127.0.0.1:8471/" + "x" * 300
     print_line(text)
     assert capsys.readouterr().out == f"{text}\n"

@@ -41,7 +41,7 @@ def ways(text: str) -> list[str]:
     """An option that lists some of WAYS. Raises ValueError if one is unknown."""
     found = text.split(",")
     if unknown := set(found) - set(WAYS):
-        raise ValueError(f"{', '.join(sorted(unknown))}: ways are {', '.join(WAYS)}")
+        raise ValueError(f"{', '.join(sorted(unknown))}: allowed are {', '.join(WAYS)}")
     return found
 
 

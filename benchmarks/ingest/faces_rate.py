@@ -59,10 +59,10 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     made = results.parser(__doc__, 2_400)
-    made.add_argument("--per-host", type=int, default=16, help="requests at a time to the host, unless defaults")
-    made.add_argument("--fan-out", type=int, default=256, help="raypipe's requests at a time, unless defaults")
-    made.add_argument("--block-rows", type=int, default=64, help="raypipe's pictures in a batch, unless defaults")
-    made.add_argument("--ways", type=clients.ways, default="defaults,on_ray", help=f"of {', '.join(clients.WAYS)}")
+    made.add_argument("--per-host", type=int, default=16, help="requests at a time to the host (not for defaults)")
+    made.add_argument("--fan-out", type=int, default=256, help="raypipe's requests at a time (not for defaults)")
+    made.add_argument("--block-rows", type=int, default=64, help="raypipe's pictures per batch (not for defaults)")
+    made.add_argument("--ways", type=clients.ways, default="defaults,on_ray", help=f"some of {', '.join(clients.WAYS)}")
     made.add_argument("--workers", type=int, default=os.cpu_count(), help="bare processes")
     return made.parse_args()
 
@@ -158,7 +158,7 @@ class Staged:
         batches = sorted(self._seen.values())
         inner = batches[: len(batches) - workers]
         if len(inner) < 2:
-            raise SystemExit(f"{len(batches)} batches were seen: take more --images or a smaller --block-rows")
+            raise SystemExit(f"{len(batches)} batches were seen; set more --images or a smaller --block-rows")
         seconds = inner[-1][0] - inner[0][0]
         rows = sum(rows for _, rows in inner[1:])
         return {"steady_images_per_s": rows / seconds, "steady_s": seconds, "steady_images": rows}
@@ -203,7 +203,7 @@ def _report(given: argparse.Namespace, runs: list[dict[str, Any]]) -> int:
             rows.append({"what": f"raypipe, {way}, {what}", "images/s": results.shown(values(way, key), 2)})
             ratio = results.spread(values(way, key))["median"] / median
             goals.append(
-                results.goal(f"{way}: images per second, {what}, times those of bare processes", ratio, wanted)
+                results.goal(f"{way}: images per second, {what}, divided by those of bare processes", ratio, wanted)
             )
     print("\n" + results.table(rows))
     for way in given.ways:

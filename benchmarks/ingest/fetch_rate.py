@@ -74,14 +74,14 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     made = results.parser(__doc__, 48_000)
-    made.add_argument("--tools", type=lambda text: text.split(","), default=list(TOOLS), help="what to measure")
+    made.add_argument("--tools", type=lambda text: text.split(","), default=list(TOOLS), help="clients to measure")
     made.add_argument("--per-host", type=int, default=64, help="requests at a time to the host, for raypipe and others")
     made.add_argument("--fan-out", type=int, default=256, help="raypipe's requests at a time")
-    made.add_argument("--img2dataset", type=Path, help="its program, in an environment of its own; left out if absent")
+    made.add_argument("--img2dataset", type=Path, help="its program, in its own environment; left out if not set")
     made.add_argument("--threads", type=int, default=32, help="img2dataset's thread_count")
     made.add_argument("--processes", type=int, default=os.cpu_count(), help="img2dataset's processes_count")
-    made.add_argument("--per-shard", type=int, help="img2dataset's number_sample_per_shard; four shards a process")
-    made.add_argument("--start", type=int, default=64, help="pictures to fetch for the cost of a start")
+    made.add_argument("--per-shard", type=int, help="img2dataset's number_sample_per_shard; default: four per process")
+    made.add_argument("--start", type=int, default=64, help="pictures for measuring the cost of a start")
     made.add_argument("--tune", action="store_true", help="only try img2dataset's thread_count at 16, 32, 64, 128, 256")
     given = made.parse_args()
     given.per_shard = given.per_shard or -(-given.images // (4 * given.processes))
@@ -91,7 +91,7 @@ def _arguments() -> argparse.Namespace:
 def _has_peer(name: str, program: Path | None) -> bool:
     if program is not None and program.exists():
         return True
-    print(f"{name} is left out: --img2dataset names no program (python -m venv …, pip install img2dataset)")
+    print(f"{name} is left out: --img2dataset is not a program (python -m venv …, pip install img2dataset)")
     return False
 
 
@@ -124,7 +124,7 @@ def _tool(name: str, given: argparse.Namespace, work: Path, posts: Path, port: i
             return Tool(command, output, clients.stored_by_plain_ray)
         case "bare":
             return Tool([sys.executable, _script("bare_client"), str(posts), at_a_time], output, None)
-    raise SystemExit(f"--tools {name}: it is one of {', '.join(TOOLS)}")
+    raise SystemExit(f"--tools: {name} is not one of {', '.join(TOOLS)}")
 
 
 def _script(name: str) -> str:
@@ -172,7 +172,7 @@ def _tune(given: argparse.Namespace, work: Path, posts: Path) -> int:
 def _line(run: dict[str, Any]) -> str:
     return (
         f"{run['round'] + 1} {run['tool']}: {run['images_per_s']:,.0f} images/s, "
-        f"{run['images_per_cpu_s']:,.0f} images/CPU-s, {run['ok']:,} ok, {run['same_bytes']} with the bytes served, "
+        f"{run['images_per_cpu_s']:,.0f} images/CPU-s, {run['ok']:,} ok, {run['same_bytes']} with the served bytes, "
         f"{run['wall_s']:.1f} s, {run['cpu_s']:.1f} CPU-s, nginx {run['nginx_cpu_s']:.1f}, "
         f"machine {run['machine_busy_cpu_s']:.1f}"
     )
@@ -250,13 +250,13 @@ def _goals(values: Callable[[str, str], list[float]], ours: str, peer: str) -> l
 
     cpu = ratio("images_per_cpu_s")
     return [
-        results.goal(f"{ours}: images per CPU second, times those of {peer}", cpu, _GOAL_CPU),
-        results.goal(f"{ours}: the same, stretched ({peer})", cpu, _STRETCH_CPU),
+        results.goal(f"{ours}: images per CPU second, divided by those of {peer}", cpu, _GOAL_CPU),
+        results.goal(f"{ours}: the same, stretch goal ({peer})", cpu, _STRETCH_CPU),
         results.goal(
-            f"{ours}: the same, without what starting costs ({peer})", ratio("images_per_cpu_s_after_start"), _GOAL_CPU
+            f"{ours}: the same, without the cost of a start ({peer})", ratio("images_per_cpu_s_after_start"), _GOAL_CPU
         ),
         results.goal(
-            f"{ours}: images per second of wall clock, times those of {peer}", ratio("images_per_s"), _GOAL_WALL
+            f"{ours}: images per second of wall clock, divided by those of {peer}", ratio("images_per_s"), _GOAL_WALL
         ),
     ]
 

@@ -58,13 +58,13 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     made = results.parser(__doc__, 48_000)
-    made.add_argument("--part", choices=("errors", "hosts"), required=True, help="which of the two to measure")
-    made.add_argument("--share", type=float, default=0.02, help="pictures with errors, of all (errors)")
-    made.add_argument("--bad-images", type=int, default=800, help="pictures of each of the three bad hosts (hosts)")
-    made.add_argument("--ways", type=clients.ways, default="defaults,tuned", help=f"of {', '.join(clients.WAYS)}")
+    made.add_argument("--part", choices=("errors", "hosts"), required=True, help="part to measure")
+    made.add_argument("--share", type=float, default=0.02, help="share of pictures with errors (errors)")
+    made.add_argument("--bad-images", type=int, default=800, help="pictures on each of the three bad hosts (hosts)")
+    made.add_argument("--ways", type=clients.ways, default="defaults,tuned", help=f"some of {', '.join(clients.WAYS)}")
     made.add_argument("--per-host", type=int, help="requests at a time to a host, tuned; 64 (errors), 16 (hosts)")
     made.add_argument("--fan-out", type=int, default=256, help="raypipe's requests at a time, tuned")
-    made.add_argument("--img2dataset", type=Path, help="its program (errors); left out if absent")
+    made.add_argument("--img2dataset", type=Path, help="its program (errors); left out if not set")
     made.add_argument("--threads", type=int, default=32, help="img2dataset's thread_count")
     made.add_argument("--processes", type=int, default=os.cpu_count(), help="img2dataset's processes_count")
     given = made.parse_args()
@@ -113,7 +113,7 @@ def _hosts(given: argparse.Namespace, work: Path, served: Path) -> int:
     rng = np.random.default_rng(0)
     n_good = given.images - 3 * given.bad_images
     if n_good <= 0:
-        raise SystemExit(f"--images {given.images}: the bad hosts take {3 * given.bad_images} of them, none are left")
+        raise SystemExit(f"--images {given.images}: the bad hosts need {3 * given.bad_images} of them; set more")
     hosts = [_GOOD[number % len(_GOOD)] for number in range(n_good)]
     hosts += [host for host in (_SLOW, _DELAYED, _LIMITING) for _ in range(given.bad_images)]
     order = rng.permutation(given.images).tolist()
@@ -242,7 +242,7 @@ def _report(
     goals = []
     for way in given.ways:
         medians = [results.spread(values(_named(case, way), "good_images_per_s"))["median"] for case in cases]
-        text = f"{way}: good images per second, {cases[1].name}, times those {cases[0].name}"
+        text = f"{way}: good images per second, {cases[1].name}, divided by those {cases[0].name}"
         goals.append(results.goal(text, medians[1] / medians[0], _GOAL))
     for found in goals:
         print(results.said(found))
@@ -267,7 +267,7 @@ def _report(
     print(results.write(given.results, what, content).name)
     wrong = [run for run in runs if not run.get("as_wanted", True)]
     for run in wrong:
-        print(f"round {run['round'] + 1}, {run['case']}: rows are {run['statuses']}, not as served")
+        print(f"round {run['round'] + 1}, {run['case']}: wrong statuses of rows: {run['statuses']}")
     return 1 if wrong else 0
 
 

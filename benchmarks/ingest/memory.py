@@ -45,16 +45,16 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     made = results.parser(__doc__, 60_000)
-    made.add_argument("--start", type=int, default=5_000, help="pictures done where the window begins")
-    made.add_argument("--stop", type=int, default=50_000, help="pictures done where it ends")
+    made.add_argument("--start", type=int, default=5_000, help="pictures done at the start of the window")
+    made.add_argument("--stop", type=int, default=50_000, help="pictures done at its end")
     made.add_argument("--every", type=float, default=0.5, help="seconds between samples")
-    made.add_argument("--ways", type=clients.ways, default="defaults,on_ray", help=f"of {', '.join(clients.WAYS)}")
-    made.add_argument("--per-host", type=int, default=64, help="requests at a time to the host, unless defaults")
-    made.add_argument("--fan-out", type=int, default=256, help="requests at a time, unless defaults")
+    made.add_argument("--ways", type=clients.ways, default="defaults,on_ray", help=f"some of {', '.join(clients.WAYS)}")
+    made.add_argument("--per-host", type=int, default=64, help="requests at a time to the host (not for defaults)")
+    made.add_argument("--fan-out", type=int, default=256, help="requests at a time (not for defaults)")
     given = made.parse_args()
     if not given.start < given.stop < given.images:
         raise SystemExit(
-            f"--start {given.start}, --stop {given.stop}, --images {given.images}: each must exceed the last"
+            f"--start {given.start}, --stop {given.stop}, --images {given.images}: each must exceed the one before"
         )
     return given
 
@@ -75,7 +75,7 @@ def _measured(given: argparse.Namespace, way: str, work: Path, posts: Path, port
         if given.start <= done <= given.stop
     ]
     if len(window) < 5:
-        raise SystemExit(f"{len(window)} samples from picture {given.start} to {given.stop}: take more --images")
+        raise SystemExit(f"{len(window)} samples from picture {given.start} to {given.stop}; set more --images")
     done = [n for n, _ in window]
 
     def fitted(value: Callable[[processes.Sample], float]) -> dict[str, float]:
@@ -140,7 +140,7 @@ def _report(given: argparse.Namespace, runs: list[dict[str, Any]]) -> None:
             results.spread([run["parts"]["all"][key] for run in mine])["median"]
             for key in ("growth_mb", "deviation_mb")
         )
-        text = f"{way}: MB more from picture {given.start:,} to {given.stop:,}"
+        text = f"{way}: growth in MB from picture {given.start:,} to {given.stop:,}"
         goals.append(results.goal(text, growth, 2 * deviation, at_least=False))
         print(results.said(goals[-1]))
     content: dict[str, Any] = {

@@ -46,11 +46,11 @@ def _arguments() -> argparse.Namespace:
         "--sizes", type=lambda text: [int(float(word)) for word in text.split(",")], default="1e6,1e7,1e8"
     )
     made.add_argument(
-        "--pictures", action="store_true", help="of posts whose picture shows one face: images/ is read too"
+        "--pictures", action="store_true", help="label only posts with one face in their picture; also reads images/"
     )
-    made.add_argument("--duckdb", type=Path, help="a Python that has duckdb; without it the peer is left out")
+    made.add_argument("--duckdb", type=Path, help="a Python with duckdb; without it, DuckDB is left out")
     made.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    made.add_argument("--duckdb-memory", type=int, default=16, help="GB that DuckDB may use; it spills beyond")
+    made.add_argument("--duckdb-memory", type=int, default=16, help="GB that DuckDB may use; the rest goes to disk")
     return made.parse_args()
 
 
@@ -117,7 +117,7 @@ def _report(given: argparse.Namespace, runs: list[dict[str, Any]]) -> None:
     if given.duckdb:
         for job, wanted in (("fit", _FIT_GOAL), ("label", _LABEL_GOAL)):
             ratio = median(f"raypipe {job}") / median(f"duckdb {job}")
-            text = f"seconds of the {job} of {largest:,} posts, times DuckDB's"
+            text = f"seconds of the {job} of {largest:,} posts, divided by DuckDB's"
             goals.append(results.goal(text, ratio, wanted, at_least=False))
     for found in goals:
         print(results.said(found))

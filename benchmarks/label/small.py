@@ -77,7 +77,7 @@ def _report(given: argparse.Namespace, runs: list[dict[str, Any]]) -> None:
     goals = []
     for key, what in (("wall_s", "whole command"), ("seconds", "without imports")):
         ours, theirs = (results.spread(values(kind, key))["median"] for kind in ("raypipe", "plain script"))
-        text = f"seconds of {given.images:,} posts, times the plain script's, {what}"
+        text = f"seconds of {given.images:,} posts, divided by the plain script's, {what}"
         goals.append(results.goal(text, ours / theirs, _GOAL, at_least=False))
         print(results.said(goals[-1]))
     content = {

@@ -44,18 +44,18 @@ def main() -> int:
     given = _arguments()
     dtypes = _dtypes()
     own = compute_dtype("auto", "cpu")
-    print(f"arithmetic worth a try: {', '.join(dtypes)}; the loop chooses {own}", flush=True)
+    print(f"arithmetic to try: {', '.join(dtypes)}; the loop uses {own}", flush=True)
     found = {"step of C": _step(given, dtypes, own), "feature pass of A": _pass(given, dtypes, own)}
     _report(given, dtypes, found)
     return 0
 
 
 def _arguments() -> argparse.Namespace:
-    made = results.parser(__doc__, 64, "pictures of the feature pass in a round")
+    made = results.parser(__doc__, 64, "pictures per feature pass")
     made.add_argument("--size", type=int, default=224, help="pixels of a side")
-    made.add_argument("--batch", type=int, default=32, help="pictures in a step")
+    made.add_argument("--batch", type=int, default=32, help="pictures per step")
     made.add_argument(
-        "--probe", type=int, default=8, help="pictures in a step of the probe; a pass has four times as many"
+        "--probe", type=int, default=8, help="pictures per step of the probe; a pass has four times as many"
     )
     made.add_argument("--no-compile", action="store_true", help="leave torch.compile out of the probe")
     made.set_defaults(runs=5)
@@ -208,7 +208,7 @@ def _found(
     """The results of the rounds. The first `warm` rounds are left out, because they compile, allocate and set up."""
     kept = alternation.rounds[warm:]
     if len(kept) != rounds:
-        raise RuntimeError(f"the loop told of {len(alternation.rounds)} batches, not of {warm + rounds}")
+        raise RuntimeError(f"the loop reported {len(alternation.rounds)} batches, not {warm + rounds}")
     best = min(map(str, alternation.peers), key=lambda name: statistics.median(row[name] for row in kept))
     return {
         "pictures_a_round": n,
@@ -232,12 +232,12 @@ def _report(given: argparse.Namespace, dtypes: list[str], found: dict[str, dict[
                     "program": name,
                     "s": results.shown(seconds, 3),
                     "images/s": f"{what['pictures_a_round'] / statistics.median(seconds):.3g}",
-                    "others' CPU-s a round": results.shown([row[_OTHERS] for row in what["rounds"]], 1),
+                    "others' CPU-s per round": results.shown([row[_OTHERS] for row in what["rounds"]], 1),
                 }
             )
-        text = f"seconds of a {work}, times those of the best plain script ({what['best']})"
+        text = f"seconds of a {work}, divided by those of the best plain script ({what['best']})"
         goals.append(results.goal(text, what["times_best"]["median"], _GOAL, at_least=False))
-        text = f"the loop's overhead in a {work} over a plain script written as it is ({what['as_the_loop']})"
+        text = f"the loop's overhead in a {work} over a plain script written like it ({what['as_the_loop']})"
         goals.append(results.goal(text, what["overhead"]["median"], _GOAL - 1, at_least=False))
     print("\n" + results.table(rows))
     for one in goals:

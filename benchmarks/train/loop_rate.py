@@ -55,7 +55,7 @@ def _arguments() -> Any:
     made.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16"])
     made.add_argument("--compile", default="none", choices=get_args(Compile), help="torch.compile of our network")
     made.add_argument("--workers", type=int, default=8 if gpu else 0, help="loader processes of the peer")
-    made.add_argument("--table1", action="store_true", help="also train the whole of table 1, once")
+    made.add_argument("--table1", action="store_true", help="also train all of table 1, once")
     made.add_argument("--no-peer", action="store_true", help="leave torchvision's recipe out")
     given = made.parse_args()
     given.dtype = compute_dtype(given.dtype, given.device)

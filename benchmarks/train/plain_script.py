@@ -154,7 +154,7 @@ def _arguments() -> argparse.Namespace:
     made.add_argument("--epochs", type=int, default=12)
     made.add_argument("--batch", type=int, default=32)
     made.add_argument("--workers", type=int, default=2)
-    made.add_argument("--features", type=Path, help="file of features, made where it is absent")
+    made.add_argument("--features", type=Path, help="file of features, created if it does not exist")
     return made.parse_args()
 
 

@@ -57,7 +57,7 @@ def _arguments() -> argparse.Namespace:
     made.add_argument("--val", type=int, default=10_027, help="validation pictures")
     made.add_argument("--size", type=int, default=224, help="pixels of a side")
     made.add_argument("--configs", type=lambda text: text.split(","), default="C")
-    made.add_argument("--batch", type=int, default=32, help="pictures in a step, over all workers")
+    made.add_argument("--batch", type=int, default=32, help="pictures per step, over all workers")
     made.add_argument("--epochs", type=int, default=2)
     made.add_argument("--workers", type=int, default=max(1, gpus), help="data-parallel workers")
     made.add_argument("--device", default="cuda" if gpus else "cpu")
@@ -109,7 +109,7 @@ def _line(run: dict[str, Any]) -> str:
     mfu = f", MFU {100 * run['mfu']:.1f} %" if run["mfu"] else ""
     return (
         f"{run['configuration']} {run['program']} {run['run'] + 1}: {run['images_per_s']:,.1f} images/s{mfu}, "
-        f"first step after {run['first_step_after_s']:.1f} s, all {run['call_s']:.1f} s"
+        f"first step after {run['first_step_after_s']:.1f} s, in total {run['call_s']:.1f} s"
     )
 
 
@@ -129,9 +129,9 @@ def _report(given: argparse.Namespace, runs: list[dict[str, Any]], ray_start: fl
                         head: results.shown([run[key] for run in own], digits) if own[0][key] is not None else "–"
                         for head, (key, digits) in _COLUMNS.items()
                     },
-                    "host GB a worker": results.shown([run["host_gb"] for run in own], 1),
+                    "host GB per worker": results.shown([run["host_gb"] for run in own], 1),
                     "first step after, s": results.shown([run["first_step_after_s"] for run in own], 1),
-                    "all of it, s": results.shown([run["call_s"] for run in own], 1),
+                    "in total, s": results.shown([run["call_s"] for run in own], 1),
                 }
             )
         pairs = zip(by_program[_RAY], by_program[_BARE], strict=True)

@@ -60,22 +60,22 @@ def _arguments() -> argparse.Namespace:
     made = argparse.ArgumentParser(
         description=(__doc__ or "").split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    made.add_argument("--work", type=Path, help="folder that keeps every run; else a new one, that goes")
+    made.add_argument("--work", type=Path, help="folder that keeps every run; default: temporary")
     made.add_argument("--results", type=Path, default=results.FOLDER, help="folder for the result file")
     made.add_argument("--pictures", type=Path, default=_DATA / "hymenoptera", help="{train,val}/CLASS/*.jpg")
-    made.add_argument("--weights", type=Path, default=_DATA / "vgg16_notop.h5", help="convolutions, as Keras has them")
+    made.add_argument("--weights", type=Path, default=_DATA / "vgg16_notop.h5", help="convolutions, in Keras' format")
     made.add_argument("--part", type=lambda text: text.split(","), default=",".join(_PARTS))
     made.add_argument("--size", type=int, default=224, help="pixels of a side, for time and seeds")
-    made.add_argument("--epochs", type=int, default=12, help="of A")
+    made.add_argument("--epochs", type=int, default=12, help="epochs of A")
     made.add_argument("--seeds", type=int, default=5)
     made.add_argument("--table-size", type=int, default=64, help="pixels of a side, for the table")
-    made.add_argument("--table-epochs", default="A=12,B=5,C=5,D=8,BA=2", help="BA: of B going on from A")
+    made.add_argument("--table-epochs", default="A=12,B=5,C=5,D=8,BA=2", help="epochs; BA: B that starts from A")
     given = made.parse_args()
     if unknown := set(given.part) - set(_PARTS):
-        raise SystemExit(f"--part: {', '.join(unknown)} is none of {', '.join(_PARTS)}")
+        raise SystemExit(f"--part: {', '.join(unknown)} is not one of {', '.join(_PARTS)}")
     for path in (given.pictures, given.weights):
         if not path.exists():
-            raise SystemExit(f"{path}: is not here; --pictures and --weights say where (or RAYPIPE_SHARED_DATA)")
+            raise SystemExit(f"{path}: does not exist; set --pictures and --weights (or RAYPIPE_SHARED_DATA)")
     return given
 
 
@@ -257,7 +257,7 @@ def _times(given: argparse.Namespace, units: dict[str, dict[str, Any]]) -> tuple
         }
         for name, unit in (("raypipe", ours), ("plain script", theirs))
     ]
-    text = f"seconds of A over {given.epochs} epochs, whole command, times the plain script's"
+    text = f"seconds of A over {given.epochs} epochs, whole command, divided by the plain script's"
     return rows, [results.goal(text, ours["wall_s"] / theirs["wall_s"], _GOAL_TIME, at_least=False)]
 
 
@@ -282,7 +282,7 @@ def _seeds(given: argparse.Namespace, units: dict[str, dict[str, Any]]) -> tuple
     # Two standard errors of the difference of two means.
     noise = 2 * (sum(statistics.variance(values) for values in best.values()) / len(seeds)) ** 0.5
     less = statistics.mean(best["raypipe"]) - statistics.mean(best["plain script"])
-    text = f"A's best validation accuracy less the plain script's, means of {len(seeds)} seeds, within noise"
+    text = f"A's best validation accuracy minus the plain script's, means of {len(seeds)} seeds, within noise"
     return rows, [results.goal(text, less, -noise)]
 
 

@@ -1,4 +1,4 @@
-"""HTTP client for a public API: sends one request at a time, at a limited rate, and waits when the server asks."""
+"""HTTP client for a public API: sends one request at a time, at a limited rate, and waits if the server requires it."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class ApiClient:
             except (aiohttp.ClientError, TimeoutError) as error:
                 reason = one_line(error)
                 if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno == REFUSED_ERRNO:
-                    raise StageError(f"{where}: leads to an address that is never asked: {reason}") from error
+                    raise StageError(f"{where}: has or redirects to a refused address: {reason}") from error
                 self._pause(backoff(attempt + _FIRST_ATTEMPT))
                 continue
             self._pause(pause_after(status, headers, datetime.now(UTC), attempt))
@@ -102,7 +102,9 @@ class ApiClient:
                 return ApiResponse(None, None)
             reason = f"HTTP {status}{_reason_in(body)}"
             if status != 429 and status < 500:
-                raise StageError(f"{where}: {reason}; is collect.instance a Mastodon server that answers anyone?")
+                raise StageError(
+                    f"{where}: {reason}; check that collect.instance is a Mastodon server with a public API"
+                )
         raise StageError(f"{where}: {reason}, {_ATTEMPTS} times; run the same command later to continue")
 
     async def _request(
@@ -114,14 +116,16 @@ class ApiClient:
             async for piece in answer.content.iter_chunked(65_536):
                 body += piece
                 if len(body) > _MAX_BYTES:
-                    raise StageError(f"{where}: the answer is larger than {_MAX_BYTES:,} bytes; no Mastodon page is")
+                    raise StageError(
+                        f"{where}: the answer is larger than {_MAX_BYTES:,} bytes; no page of Mastodon is so large"
+                    )
             return answer.status, answer.headers, bytes(body), _next_id(answer)
 
     async def _wait_for_turn(self) -> None:
         wait = self._not_before - time.monotonic()
         if wait > 0:
             if wait > _MIN_REPORTED_WAIT:
-                print_line(f"  waiting {wait:.0f} s, as {self.base} asks")
+                print_line(f"  waiting {wait:.0f} s for {self.base}")
             await self._sleep(wait)
         self._not_before = time.monotonic() + self._interval
 
@@ -154,7 +158,9 @@ def _as_json(body: bytes, where: str) -> Any:
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise StageError(f"{where}: did not answer with JSON; is collect.instance a Mastodon server?") from error
+        raise StageError(
+            f"{where}: the answer is not JSON; check that collect.instance is a Mastodon server"
+        ) from error
 
 
 def _reason_in(body: bytes) -> str:

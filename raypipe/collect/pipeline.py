@@ -45,7 +45,7 @@ async def _collect(config: Config, instance: str, hashtag: str) -> RunRecord:
             return run.record
         async with ApiClient(instance, options.requests_per_second, options.contact) as client:
             record = await collect(client, SOURCES[options.source], hashtag, run, options.posts)
-    print_line(f"Collected {record.rows_out:,} posts with a picture, of {record.rows_in:,} seen with #{hashtag}")
+    print_line(f"Collected {record.rows_out:,} posts with a picture, of {record.rows_in:,} posts with #{hashtag}")
     return record
 
 
@@ -56,7 +56,7 @@ async def _revisit(config: Config, instance: str) -> RunRecord:
     for name, value in {"source": options.source, "instance": instance}.items():
         collected_from = snapshots_record.config["collect"][name]
         if collected_from != value:
-            raise ConfigError(f"collect.{name}: is {value}, but the snapshots are of {collected_from}; give that one")
+            raise ConfigError(f"collect.{name}: is {value}, but the snapshots are from {collected_from}; use that one")
     run = tables.begin(
         storage,
         "posts",
@@ -73,7 +73,7 @@ async def _revisit(config: Config, instance: str) -> RunRecord:
             record = await revisit(
                 client, SOURCES[options.source], run, snapshots, options.revisit_days, wait=options.wait
             )
-    print_line(f"Revisited {record.rows_out:,} posts; {record.facts['deleted']:,} were gone")
+    print_line(f"Revisited {record.rows_out:,} posts; {record.facts['deleted']:,} were deleted")
     return record
 
 
@@ -81,7 +81,7 @@ def _instance(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError(
-            f"collect.instance: {url!r} is not the URL of a server; give one such as https://mastodon.social"
+            f"collect.instance: {url!r} is not the URL of a server; use one such as https://mastodon.social"
         )
     return url.rstrip("/")
 
@@ -89,6 +89,6 @@ def _instance(url: str) -> str:
 def _hashtag(tag: str) -> str:
     name = tag.strip().removeprefix("#")
     if not name or not all(letter.isalnum() or letter in "_·" for letter in name):
-        raise ConfigError(f"collect.hashtag: {tag!r} is not a hashtag; give letters, digits and _, without #")
+        raise ConfigError(f"collect.hashtag: {tag!r} is not a hashtag; use letters, digits and _, without #")
     # Servers ignore the case of hashtags.
     return name.lower()

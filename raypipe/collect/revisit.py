@@ -38,7 +38,7 @@ async def revisit(
     """Fill `posts/`: each snapshot with the likes, comments and followers of its post `days` after `collected_at`.
 
     A post that answers 404 or 410 is `deleted` and keeps the numbers first seen. With `wait`, it waits until each
-    post is due. Otherwise due posts are staged, and StageError says when the rest is due. The next run goes on there.
+    post is due. Otherwise due posts are staged, and StageError says when the rest is due. The next run continues there.
     """
     started = time.monotonic()
     rows = snapshots.sort_by([("collected_at", "ascending"), ("post_id", "ascending")]).to_pylist()
@@ -79,13 +79,13 @@ async def _revisit_post(
         return source.read_post(answer.body, snapshot, now)
     except ValidationError as error:
         wrong = ".".join(map(str, error.errors()[0]["loc"]))
-        raise StageError(f"{path}: did not answer with a post ({wrong}: {error.errors()[0]['msg']})") from error
+        raise StageError(f"{path}: the answer is not a post ({wrong}: {error.errors()[0]['msg']})") from error
 
 
 def _not_due(done: int, total: int, batch: list[dict[str, Any]], last: dict[str, Any], delay: timedelta) -> StageError:
     first, end = batch[-1]["collected_at"] + delay, last["collected_at"] + delay
     return StageError(
-        f"{done} of {total} posts revisited; the next are due at {_as_text(first)}, the last at {_as_text(end)}: "
+        f"{done} of {total} posts revisited, the next are due at {_as_text(first)}, the last at {_as_text(end)}; "
         "run the same command then, or with --collect.wait true"
     )
 

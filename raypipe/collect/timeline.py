@@ -47,12 +47,11 @@ async def collect(client: ApiClient, source: CollectSource, hashtag: str, run: T
             answer = await client.get(path, query)
             if not isinstance(answer.body, list):
                 raise StageError(
-                    f"{client.base}{path}: did not answer with a list of posts; is collect.instance a Mastodon server?"
+                    f"{client.base}{path}: the answer is not a list of posts; "
+                    "check that collect.instance is a Mastodon server"
                 )
             if answer.next_id is not None and answer.next_id == max_id:
-                raise StageError(
-                    f"{client.base}{path}: leads from the page before {max_id} to itself; the server is broken"
-                )
+                raise StageError(f"{client.base}{path}: the page before {max_id} links to itself; the server is broken")
             page = source.read_page(answer.body, datetime.now(UTC), known, max_posts - len(known))
             # An empty page is the end of the timeline, even if its header names a next page.
             max_id = answer.next_id if answer.body else None
@@ -64,7 +63,7 @@ async def collect(client: ApiClient, source: CollectSource, hashtag: str, run: T
     if not known:
         run.writer.storage.delete_directory(run.writer.staging)
         raise InputError(
-            f"{client.base}{path}: shows no post with a picture ({seen} posts seen); choose another collect.hashtag"
+            f"{client.base}{path}: has no post with a picture, of {seen} posts; choose another collect.hashtag"
         )
     return run.commit(rows_in=seen, dropped=dict(dropped), facts={"pages": pages})
 

@@ -33,14 +33,14 @@ def split_formulas(value: Any) -> Any:
 def check_name(value: str) -> str:
     """`value`, if it can name a folder or a file. Raises ValueError, which says what is allowed, if not."""
     if not _NAME.fullmatch(value):
-        raise ValueError("a name has 1 to 64 of A-Z a-z 0-9 . _ - and begins with a letter or a digit")
+        raise ValueError("a name has 1 to 64 characters of A-Z a-z 0-9 . _ - and begins with a letter or a digit")
     return value
 
 
 def check_path(value: str) -> str:
     """`value`, if it can be a path or a URI. Raises ValueError with the reason if not."""
     if "\0" in value:
-        raise ValueError("a path cannot hold a NUL character")
+        raise ValueError("a path cannot contain a NUL character")
     try:
         Path(value).expanduser()
     except RuntimeError as error:
@@ -51,7 +51,7 @@ def check_path(value: str) -> str:
 def check_local_folder(value: str) -> str:
     """`value`, if it can be a folder of this machine. Raises ValueError with the reason if not."""
     if "://" in value:
-        raise ValueError("it must be a directory of each machine, not a URI")
+        raise ValueError("it must be a directory on each machine, not a URI")
     if not value:
         raise ValueError("it must name a directory")
     return check_path(value)

@@ -143,7 +143,7 @@ class TrainOptions(Section):
     def _check_epochs(cls, value: int | dict[str, int]) -> int | dict[str, int]:
         if any(number < 1 for number in (value.values() if isinstance(value, dict) else [value])):
             raise ValueError("epochs must be 1 or more")
-        # Configurations that are not given keep the paper's epochs.
+        # Configurations that are not listed keep the paper's epochs.
         return {**DEFAULT_EPOCHS, **value} if isinstance(value, dict) else value
 
     @field_validator("learning_rate")
@@ -182,8 +182,8 @@ def _check_space(space: dict[str, Any]) -> dict[str, Any]:
     for name, spec in space.items():
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"those are {', '.join(known)}"
-            raise ValueError(f"{name} is no option of train that can vary in a sweep; {hint}")
+            hint = f"did you mean {close[0]}?" if close else f"use one of {', '.join(known)}"
+            raise ValueError(f"{name} is not an option of train that can vary in a sweep; {hint}")
         try:
             found = domains_by_letter(spec)
         except ValueError as error:
@@ -191,7 +191,7 @@ def _check_space(space: dict[str, Any]) -> dict[str, Any]:
         for kind in found.values():
             for value in kind.values if not isinstance(kind, Distribution) or kind.name == "choice" else ():
                 if isinstance(value, dict):
-                    raise ValueError(f"{name}: {value} stands for one trial; write {{A: [0.1, 0.2]}} for a grid of A's")
+                    raise ValueError(f"{name}: {value} cannot be a value; write {{A: [0.1, 0.2]}} for a grid of A")
                 parse_hyperparameter(name, value)
     return space
 
@@ -243,7 +243,7 @@ class SweepOptions(Section):
     def _check_samples(cls, samples: int, info: ValidationInfo) -> int:
         kinds = [kind for spec in info.data.get("space", {}).values() for kind in domains_by_letter(spec).values()]
         if samples > 1 and "space" in info.data and not any(isinstance(kind, Distribution) for kind in kinds):
-            raise ValueError("samples are drawn from distributions in sweep.space, such as {loguniform: [1e-4, 1e-2]}")
+            raise ValueError("more than 1 needs a distribution in sweep.space, such as {loguniform: [1e-4, 1e-2]}")
         return samples
 
     @field_validator("rivals")
@@ -251,8 +251,8 @@ class SweepOptions(Section):
     def _check_rivals(cls, rivals: str, info: ValidationInfo) -> str:
         if info.data.get("scheduler") == "asha" and rivals == "configuration" and info.data.get("space") == {}:
             raise ValueError(
-                "without sweep.space each configuration has one trial a seed, and asha nothing to compare; "
-                "give a space, or --sweep.rivals all"
+                "without sweep.space each configuration has one trial per seed, so asha has nothing to compare; "
+                "set sweep.space, or --sweep.rivals all"
             )
         return rivals
 

@@ -65,7 +65,7 @@ def parse_arguments(arguments: Sequence[str], short: Mapping[str, str] | None = 
             value = rest.pop(0)
         elif not equals:
             if bool not in _alternatives(name):
-                raise ConfigError(f"--{name}: needs a value; only an option of true or false can stand alone")
+                raise ConfigError(f"--{name}: needs a value; only true/false options can have none")
             value = "true"
         # `none` is a normal value of some options, such as train.save.
         clears = value in ("null", "none") and NoneType in _alternatives(name)
@@ -126,9 +126,9 @@ def _read_yaml(file: str | Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"--config {file}: is not YAML{where}: {getattr(error, 'problem', error)}") from error
+        raise ConfigError(f"--config {file}: is not valid YAML{where}: {getattr(error, 'problem', error)}") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"--config {file}: must hold sections of options, found {type(values).__name__}")
+        raise ConfigError(f"--config {file}: must contain sections of options, but contains a {type(values).__name__}")
     return values
 
 
@@ -146,7 +146,7 @@ def _sections(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _explain(error: ValidationError, file: str | Path | None, overrides: Mapping[str, Any]) -> str:
-    # For an option with alternatives (one number, or one per configuration), the deepest error is about the one meant.
+    # For an option with alternatives (one number, or one per configuration), the deepest error is the relevant one.
     option = error.errors()[0]["loc"][:2]
     first = max((e for e in error.errors() if e["loc"][:2] == option), key=lambda e: len(e["loc"]))
     name = ".".join(

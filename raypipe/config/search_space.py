@@ -69,15 +69,13 @@ class Distribution:
         from scipy import stats
 
         if not isinstance(getattr(stats, self.name, None), stats.rv_continuous | stats.rv_discrete):
-            raise ValueError(
-                f"{self.name} is no distribution; those are {', '.join(_SHAPES)}, and scipy.stats' by name"
-            )
+            raise ValueError(f"{self.name} is not a distribution; use {', '.join(_SHAPES)}, or a name of scipy.stats")
         try:
             fits = np.isfinite(self._frozen.ppf(0.5))
         except (TypeError, ValueError):
             fits = False
         if not fits:
-            raise ValueError(f"{self.name} does not take {dict(self.parameters)} (see scipy.stats.{self.name})")
+            raise ValueError(f"{self.name} does not accept {dict(self.parameters)} (see scipy.stats.{self.name})")
 
 
 Domain = Grid | Distribution
@@ -88,7 +86,7 @@ def parse_domain(spec: Any) -> Domain:
     if not isinstance(spec, Mapping):
         values = tuple(spec) if isinstance(spec, list | tuple) else (spec,)
         if not values:
-            raise ValueError("an empty list")
+            raise ValueError("the list is empty")
         return Grid(values)
     if len(spec) != 1:
         raise ValueError(f"{dict(spec)} must name one distribution of {', '.join(_SHAPES)}")

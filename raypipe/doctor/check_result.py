@@ -1,4 +1,4 @@
-"""One row of the doctor's table: what was checked, its state, what was seen, what to do."""
+"""One row of the doctor's table: the check, its state, the finding, and what to do."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def check_processors() -> CheckResult:
             "processors",
             "warn",
             f"{seen[0]}, no GPU",
-            "full-size training wants GPUs; --train.image_size 64 trains on CPUs",
+            "full-size training needs GPUs; use --train.image_size 64 on CPUs",
         )
     return CheckResult("processors", "ok", "; ".join(seen))
 
@@ -50,10 +50,10 @@ def check_memory() -> CheckResult:
     memory = psutil.virtual_memory()
     seen = f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB available"
     if memory.available < _MIN_MEMORY_GB * 2**30:
-        return CheckResult("memory", "warn", seen, f"free memory: a stage on Ray wants about {_MIN_MEMORY_GB:.0f} GiB")
+        return CheckResult("memory", "warn", seen, f"free memory: a stage on Ray needs about {_MIN_MEMORY_GB:.0f} GiB")
     shared = Path("/dev/shm")
     if shared.is_dir() and (free := shutil.disk_usage(shared).free) < 0.3 * memory.total:
-        advice = "Ray keeps objects in /dev/shm: give a container --shm-size of 30 % of its memory"
+        advice = "Ray keeps objects in /dev/shm: set a container's --shm-size to 30 % of its memory"
         return CheckResult("memory", "warn", f"{seen}; only {free / 2**30:.1f} GiB in /dev/shm", advice)
     return CheckResult("memory", "ok", seen)
 
@@ -94,7 +94,7 @@ def _check_free(name: str, folder: Path, *, for_ray: bool) -> CheckResult:
     if usage.free < _LEAST_DISK_GB * 1e9:
         return CheckResult(name, "fail", seen, "free space, or choose another disk")
     if usage.free < _ENOUGH_DISK_GB * 1e9:
-        advice = "a full-size checkpoint is half a gigabyte and a trial keeps two: --train.save winner keeps one in all"
+        advice = "a full-size checkpoint has 0.5 GB and a trial keeps two; --train.save winner keeps one in total"
         return CheckResult(name, "warn", seen, advice)
     return CheckResult(name, "ok", seen)
 
@@ -104,9 +104,7 @@ def check_scratch(scratch: Scratch) -> CheckResult:
     try:
         seen = scratch.usage()
     except StageError as error:
-        return CheckResult(
-            "scratch", "fail", one_line(error), "delete what is there, or choose another --storage.scratch DIR"
-        )
+        return CheckResult("scratch", "fail", one_line(error), "delete it, or choose another --storage.scratch DIR")
     text = (
         f"{seen.folder}: {seen.n_bytes / 1e9:,.1f} of {scratch.max_gb:,.1f} GB in {seen.sets} "
         f"set{'s' if seen.sets != 1 else ''}, {seen.free / 1e9:,.1f} GB free"
@@ -126,7 +124,7 @@ def check_ports(config: Config) -> list[CheckResult]:
 
 def _check_port(name: str, port: int) -> CheckResult:
     if port == 0:
-        return CheckResult(f"port {name}", "ok", "any free one")
+        return CheckResult(f"port {name}", "ok", "any free port")
     try:
         usable_port(port)
     except OSError as error:

@@ -36,9 +36,9 @@ def run(config: Config) -> list[CheckResult]:
     failed = list(failure_texts(checks))
     if failed:
         raise StageError(f"{len(failed)} of {len(checks)} checks failed: {'; '.join(failed)}")
-    print_line("All is well." if worst_state(checks) == "ok" else "Stages can run; the warnings say what to expect.")
+    print_line("All checks passed." if worst_state(checks) == "ok" else "Stages can run; see the warnings above.")
     if not config.doctor.ray:
-        print_line("Ray was not started: --doctor.ray tries it, or the cluster of RAY_ADDRESS.")
+        print_line("Ray was not tested; --doctor.ray starts it, or joins the cluster of RAY_ADDRESS.")
     return checks
 
 
@@ -91,7 +91,7 @@ def check_ray(config: Config) -> CheckResult:
 
 def _print(checks: list[CheckResult]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("check", "state", "seen", "what to do"):
+    for title in ("check", "state", "found", "what to do"):
         table.add_column(title, overflow="fold")
     for check in checks:
         table.add_row(check.name, Text(check.state, style=_COLOURS[check.state]), check.detail, check.advice)

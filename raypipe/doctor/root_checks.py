@@ -13,7 +13,7 @@ from raypipe.doctor.check_result import CheckResult, run_check
 from raypipe.errors import StageError, one_line
 from raypipe.storage import Storage, s3
 
-_ROOT_ADVICE = "choose another --root, or mend its permissions"
+_ROOT_ADVICE = "choose another --root, or fix its permissions"
 _NEEDED_RIGHTS = ("s3:ListBucket", "s3:PutObject", "s3:GetObject", "s3:DeleteObject")
 _S3_RIGHTS = f"{_NEEDED_RIGHTS[0]} on the bucket, {', '.join(_NEEDED_RIGHTS[1:])} on its objects"
 _CLEANUP_RIGHTS = ("s3:ListBucketMultipartUploads", "s3:AbortMultipartUpload")
@@ -29,7 +29,7 @@ def check_root(config: Config) -> list[CheckResult]:
     advice = f"the credentials need {_S3_RIGHTS}" if checks else _ROOT_ADVICE
     checks.append(run_check("root", lambda: _write_read_delete(storage), advice))
     if checks[-1].state == "ok" and storage.is_local and os.environ.get("RAY_ADDRESS"):
-        advice = "on a cluster of several machines, give a --root that all of them share: s3://, gs://, or a mount"
+        advice = "on a cluster of several machines, use a --root that all of them share: s3://, gs://, or a mount"
         checks.append(
             CheckResult("root on a cluster", "warn", f"{storage.path()} is local, RAY_ADDRESS is set", advice)
         )
@@ -42,13 +42,13 @@ def _write_read_delete(storage: Storage) -> str:
     try:
         storage.write(name, data)
         if storage.read(name) != data:
-            raise StageError(f"{storage.uri(name)}: reads back other bytes than were written")
+            raise StageError(f"{storage.uri(name)}: returns other bytes than were written")
         if storage.files(name.split("/")[0]) != ["probe"]:
             raise StageError(f"{storage.uri(name)}: is not listed")
         storage.delete(name)
         storage.delete_directory(name.split("/")[0])
         if storage.exists(name):
-            raise StageError(f"{storage.uri(name)}: is still there after its deletion")
+            raise StageError(f"{storage.uri(name)}: still exists after its deletion")
     finally:
         for folder in absent:
             with contextlib.suppress(OSError):
@@ -71,7 +71,7 @@ def _check_bucket(storage: Storage) -> CheckResult:
         bucket, _ = s3.location(storage)
         s3.client(storage).head_bucket(Bucket=bucket)
         credentials = boto3.Session(profile_name=storage.profile).get_credentials()
-        return f"{bucket}: reachable; credentials from {credentials.method if credentials else 'nowhere'}"
+        return f"{bucket}: reachable; credentials: {credentials.method if credentials else 'none'}"
 
     advice = f"check the bucket's name and region, and credentials (storage.profile); they need {_S3_RIGHTS}"
     return run_check("bucket", run_probe, advice)
@@ -81,7 +81,7 @@ def check_rights(storage: Storage) -> CheckResult:
     """Try each right that stages use on an object under the root. The object is deleted again.
 
     Nothing works if one of `s3:ListBucket`, `s3:PutObject`, `s3:GetObject`, `s3:DeleteObject` is missing. Without the
-    rights to unfinished uploads, those that killed runs have left stay and cost money.
+    rights to unfinished uploads, uploads of killed runs stay and cost money.
     """
     bucket, prefix = s3.location(storage, f"_doctor-{uuid.uuid4().hex[:8]}/")
     probe = {"Bucket": bucket, "Key": f"{prefix}probe"}
@@ -118,7 +118,7 @@ def check_rights(storage: Storage) -> CheckResult:
                     "rights", "fail", f"{action}: {one_line(error)}", f"the credentials need {_S3_RIGHTS}"
                 )
         except BotoCoreError as error:
-            return CheckResult("rights", "fail", f"{action}: {one_line(error)}", "see whether the store answers")
+            return CheckResult("rights", "fail", f"{action}: {one_line(error)}", "check that the store answers")
     return _rights(bucket, list(dict.fromkeys(missing)))
 
 

@@ -79,7 +79,7 @@ def check_weights(name: str, model: str = "vgg16") -> CheckResult:
     if name == "random":
         return CheckResult("weights", "ok", "random: nothing is pretrained")
     if name in ("imagenet", "auto") and model.startswith("timm/"):
-        return CheckResult("weights", "ok", f"{name} of {model}: timm fetches and keeps them, not looked for")
+        return CheckResult("weights", "ok", f"{name} of {model}: timm downloads and keeps them; not checked")
     if name in ("imagenet", "auto") and model in list_models():
         return _check_cached(name, get_model_weights(model).DEFAULT)
     if (name, model) == ("imagenet-caffe", "vgg16"):
@@ -93,12 +93,12 @@ def _check_cached(name: str, weights: Any) -> CheckResult:
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(weights.url).path).name
     if cached.is_file():
         return CheckResult("weights", "ok", f"{name}: {cached}, {cached.stat().st_size / 1e6:,.0f} MB")
-    otherwise = "; auto trains from random weights where that fails" if name == "auto" else ""
+    otherwise = "; auto trains from random weights if that fails" if name == "auto" else ""
     return CheckResult(
         "weights",
         "warn",
         f"{name}: not in {cached.parent}; the first use downloads {weights.meta['_file_size']:,.0f} MB{otherwise}",
-        f"let this machine reach {weights.url}, put the file there, or give --train.weights FILE",
+        f"allow access to {weights.url}, put the file there, or use --train.weights FILE",
     )
 
 
@@ -113,5 +113,5 @@ def _check_file(name: str, model: str) -> CheckResult:
         return f"{name}: {layers}, {Path(name).expanduser().stat().st_size / 1e6:,.0f} MB"
 
     return run_check(
-        "weights", run_probe, f"give --train.weights imagenet, imagenet-caffe, random, auto, or a file of {model}"
+        "weights", run_probe, f"use --train.weights imagenet, imagenet-caffe, random, auto, or a file of {model}"
     )

@@ -155,7 +155,7 @@ def _split_indices(
     unknown = np.flatnonzero(left & (codes < 0))
     if len(unknown):
         name = split[int(label_row[unknown[0]])].as_py()
-        raise InputError(f"{storage.uri('labels')}: split {name!r} cannot be exported; it is one of {', '.join(SIDES)}")
+        raise InputError(f"{storage.uri('labels')}: split {name!r} cannot be exported; allowed are {', '.join(SIDES)}")
     used = [code for code in range(len(SIDES)) if (codes[left] == code).any()]
     place = np.full(len(SIDES) + 1, -1, np.int8)
     place[used] = np.arange(len(used))
@@ -178,9 +178,9 @@ def _shards(
 def _check_unique(storage: Storage, table: str, post_id: pa.ChunkedArray) -> None:
     if (doubles := len(post_id) - pc.count_distinct(post_id).as_py()) > 0:
         raise StageError(
-            f"{storage.uri(table)}: {doubles:,} posts stand there twice; run `{tables.COMMAND_BY_TABLE[table]}` again"
+            f"{storage.uri(table)}: {doubles:,} posts occur twice; run `{tables.COMMAND_BY_TABLE[table]}` again"
         )
 
 
 def _in_words(counts: Counter[str]) -> str:
-    return ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common()) or "it has no row"
+    return ", ".join(f"{count:,} {reason}" for reason, count in counts.most_common()) or "it has no rows"

@@ -40,7 +40,7 @@ def run(config: Config) -> RunRecord:
         return model.run(config, table)
     images = tables.get_record(storage, "images")
     if images.rows_out == 0:
-        raise InputError(f"{storage.uri('images')}: holds no row; there is nothing to export")
+        raise InputError(f"{storage.uri('images')}: has no rows; there is nothing to export")
     inputs = {"images": images.run_id}
     # Unfinished labels are an error (`get_record` raises it), not the same as no labels.
     labelled = bool(storage.files("labels"))

@@ -65,9 +65,9 @@ def json_line(value: Any) -> bytes:
 
 
 def read_samples(storage: Storage, plan: ExportPlan, rows: npt.NDArray[np.bool_]) -> Iterator[ExportSample]:
-    """The pictures that `rows` [n] marks, in the order of `images/`. Of files without any, only the footer is read.
+    """The pictures that `rows` [n] marks, in the order of `images/`. For other files, only the footer is read.
 
-    Raises StageError if `images/` cannot be read or a picture has not as many bytes as its row says.
+    Raises StageError if `images/` cannot be read or a picture's number of bytes differs from its row's.
     """
     start = 0
     for path in tables.data_paths(storage, "images"):
@@ -84,7 +84,7 @@ def read_samples(storage: Storage, plan: ExportPlan, rows: npt.NDArray[np.bool_]
                 start = stop
         except (OSError, pa.ArrowInvalid) as error:
             raise StageError(
-                f"{path}: cannot be read: {one_line(error)}; mend it, or ingest into another --root"
+                f"{path}: cannot be read: {one_line(error)}; repair it, or ingest into another --root"
             ) from error
 
 
@@ -106,8 +106,8 @@ def _samples(
         if image is None or len(image) != n_bytes:
             n_stored = "none" if image is None else f"{len(image):,}"
             raise StageError(
-                f"{storage.uri('images')}: post {row['post_id']!r}: {n_bytes:,} bytes were stored, {n_stored} are there"
-                "; mend it, or ingest into another --root"
+                f"{storage.uri('images')}: post {row['post_id']!r}: {n_bytes:,} bytes were stored, {n_stored} found"
+                "; repair it, or ingest into another --root"
             )
         split_index = int(plan.split_index[place])
         yield ExportSample(

@@ -35,7 +35,7 @@ _LOOKUPS = 64
 
 
 class BatchFetcher:
-    """Fetches posts: ``with ShardFetcher(ingest, faces, rows=256) as f: for results in f.batches(posts): …``
+    """Fetches posts: ``with BatchFetcher(ingest, faces, rows=256) as f: for results in f.batches(posts): …``
 
     A batch has at most `rows` results. `exchange` shares each host's budget with other fetchers (`fetchers` in total).
     Only one stream of batches may run at a time. Within the body, this process's threads switch less often, and the
@@ -90,7 +90,7 @@ class BatchFetcher:
         return asyncio.run_coroutine_threadsafe(count(), self._loop).result()
 
     def batches(self, posts: pa.Table) -> Iterator[list[FetchResult]]:
-        """Return the results of `posts` (`units.ORDER`) as they come. A batch is empty if nothing came for 5 s."""
+        """Return the results of `posts` (schema `TO_FETCH`) as they come. A batch is empty if nothing came for 5 s."""
         limits = BatchLimits(self._rows, _ROOM // 4, _BATCH_SECONDS)
 
         def set_paused(paused: bool) -> None:

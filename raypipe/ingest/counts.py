@@ -84,7 +84,7 @@ def funnel_text(facts: Mapping[str, Any]) -> str:
     text = f"Pictures: {funnel['posts']:,} posts"
     gone = funnel["posts"] - funnel["present"]
     if gone:
-        text += f", {funnel['present']:,} still there at the revisit ({gone:,} deleted)"
+        text += f", {funnel['present']:,} present at the revisit ({gone:,} deleted)"
     text += f", {funnel['fetched']:,} fetched"
     if funnel["with_face"] is None:
         return f"{text}; faces were not counted"
@@ -94,7 +94,7 @@ def funnel_text(facts: Mapping[str, Any]) -> str:
 def failure_lines(image_counts: ImageCounts) -> list[str]:
     """Return one line per status except ``ok`` and ``deleted``, with the first error of that status."""
     return [
-        f"  {n:,} {status}: {image_counts.first_errors.get(status, 'no reason given')}"
+        f"  {n:,} {status}: {image_counts.first_errors.get(status, 'no reason')}"
         for status, n in image_counts.statuses.most_common()
         if status not in ("ok", "deleted")
     ]

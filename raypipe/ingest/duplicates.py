@@ -116,7 +116,7 @@ class _NearPairSearch:
         if np.square(sizes).sum() < comb(n_pieces, depth) * (_PAIRS_A_PART + _PAIRS_AN_ITEM * len(items)):
             self._compare(grouped, _following(sizes), largest - 1)
             return
-        # Neighbouring bits say nearly the same about a picture, so each piece takes bits from all regions.
+        # Neighbouring bits are correlated, so each piece takes bits from all regions.
         self._walk(items, agreed, [np.uint64(sum(bits[i::n_pieces])) for i in range(n_pieces)], depth)
 
     def _walk(self, items: np.ndarray, agreed: np.uint64, pieces: list[np.uint64], depth: int) -> None:

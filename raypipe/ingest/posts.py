@@ -156,15 +156,15 @@ def check_posts(raw: InputRows, columns: ColumnOptions, optional: list[str], whe
 
 def _found_columns(table: pa.Table, columns: ColumnOptions, optional: list[str], where: str) -> dict[str, str]:
     """Return raypipe's name → the file's name of the columns found. Raises InputError if a needed one is missing."""
-    has = f"it has {', '.join(table.column_names) or 'no columns'}"
+    has = f"(it has {', '.join(table.column_names) or 'no columns'})"
     found = {}
     for name, wanted in columns.model_dump().items():
         if wanted in table.column_names:
             found[name] = wanted
         elif wanted != name:
-            raise InputError(f"{where}: has no column {wanted!r}, which --columns.{name} names; {has}")
+            raise InputError(f"{where}: has no column {wanted!r} {has}; set --columns.{name} to one of them")
         elif name in _NEEDED and name not in optional:
-            raise InputError(f"{where}: has no column {name!r}; {has}; say which one it is with --columns.{name} NAME")
+            raise InputError(f"{where}: has no column {name!r} {has}; set its name with --columns.{name} NAME")
     return found
 
 
@@ -186,7 +186,7 @@ def _fill(values: dict[str, pa.Array], found: dict[str, str], n: int) -> list[st
         notes.append("the file has no image_url: no picture can be fetched for its posts")
     numbers = [name for name in ("likes", "followers") if name not in found]
     if numbers:
-        notes.append(f"the file has no {' and no '.join(numbers)}: taken as 0, which label.scheme does not use")
+        notes.append(f"the file has no {' and no '.join(numbers)}: set to 0, because label.scheme does not use them")
     if "n_hashtags" not in found and "caption" not in found:
         notes.append("the file has neither n_hashtags nor caption: n_hashtags is 0 for every post")
     for field in POSTS:
@@ -243,7 +243,7 @@ def _reasons_text(reasons: Counter[str]) -> str:
 def _say_result(checked: CheckedPosts, storage: Storage) -> None:
     text = f"Posts: {len(checked.posts):,} of {checked.n_rows:,} rows"
     if checked.reasons:
-        text += f"; {storage.uri('posts_rejected')} has the others: {_reasons_text(checked.reasons)}"
+        text += f"; the others are in {storage.uri('posts_rejected')}: {_reasons_text(checked.reasons)}"
     print_line(text)
     for note in checked.notes:
         print_line(f"  Note: {note}")

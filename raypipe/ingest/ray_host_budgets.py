@@ -49,8 +49,8 @@ class HostBudgetActor:
 @functools.cache
 def _gauges() -> dict[str, Gauge]:
     return {
-        "hosts_waiting": Gauge("raypipe_ingest_hosts_waiting", "hosts that hold requests up"),
-        "requests_running": Gauge("raypipe_ingest_requests_running", "requests on their way"),
+        "hosts_waiting": Gauge("raypipe_ingest_hosts_waiting", "hosts that make requests wait"),
+        "requests_running": Gauge("raypipe_ingest_requests_running", "requests in progress"),
     }
 
 

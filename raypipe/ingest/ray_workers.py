@@ -22,7 +22,7 @@ from raypipe.tables import TableWriter
 
 
 class FetchActor:
-    """A fetch actor: a `BatchFetcher` that yields what it has fetched.
+    """A Ray actor with a `BatchFetcher`. It yields what it has fetched.
 
     If pictures are decoded, it yields one row per batch, with the FETCHED table as bytes. So a batch stays one block on
     its way to a CPU, however Ray splits blocks. If pictures are not decoded, it stages the rows itself and yields what
@@ -79,7 +79,7 @@ def examine_batch(batch: pa.Table, ingest: IngestOptions, faces: FaceOptions, wr
 
 
 def redo_group(group: pa.Table, work: Callable[[pa.Table, int], StagedCounts]) -> pa.Table:
-    """Stage the rows of a row group with `Redo.work`. Returns the summary row for the driver."""
+    """Stage the rows of a row group with `RedoPlan.stage_function`. Returns the summary row for the driver."""
     return record_metrics(work(group, task_attempt()))
 
 
@@ -105,7 +105,7 @@ def record_metrics(summary: StagedCounts) -> pa.Table:
 @functools.cache
 def _counters() -> dict[str, Counter]:
     return {
-        "pictures": Counter("raypipe_ingest_pictures", "pictures asked for and done with", ("status",)),
+        "pictures": Counter("raypipe_ingest_pictures", "pictures that are finished", ("status",)),
         "bytes": Counter("raypipe_ingest_bytes", "bytes of pictures"),
         "seconds": Counter("raypipe_ingest_seconds", "seconds of work, summed over processes", ("step",)),
     }

@@ -31,10 +31,10 @@ _EXAMINE_OPTIONS = ("phash", "max_pixels", "near")
 
 @dataclass(frozen=True)
 class RedoPlan:
-    """What is done again.
+    """The part of a complete `images/` that is done again.
 
-    `ids_to_fetch` are the post_ids to fetch. `groups` has one row per row group of the old table that has rows which
-    are not fetched, with the first of their post_ids. `ingest` holds the options for examining stored pictures.
+    `ids_to_fetch` are the post_ids to fetch. `groups` has one row per row group of the old table with rows that
+    are not fetched, and the first post_id of these rows. `ingest` holds the options for examining stored pictures.
     """
 
     revision: dict[str, Any] | None
@@ -58,7 +58,7 @@ class RedoPlan:
 
 
 def plan_redo(config: Config, storage: Storage, inputs: Mapping[str, str]) -> RedoPlan | None:
-    """Return what the options ask to do again, or None if they ask for a whole run. `inputs` are those of `images/`.
+    """Return what the options redo, or None if they do not redo a part. `inputs` are those of `images/`.
 
     Raises StageError if there is no complete `images/` of these posts, or if its pictures were examined with other
     options. Raises ConfigError if `faces.only` is set without `faces.enabled`.
@@ -84,8 +84,8 @@ def plan_redo(config: Config, storage: Storage, inputs: Mapping[str, str]) -> Re
             revision = {}
     elif changed := option_changes(_examine_options(old.config, old.inputs), _examine_options(options, inputs)):
         raise StageError(
-            f"{storage.uri('images')}: the pictures that stand were looked into otherwise: {'; '.join(changed)}; "
-            "give the same options with --ingest.retry, or begin anew with --overwrite"
+            f"{storage.uri('images')}: the stored pictures were examined with other options: {'; '.join(changed)}; "
+            "use the old options with --ingest.retry, or start again with --overwrite"
         )
     elif not len(ids_to_fetch):
         revision, options = {}, old.config
@@ -104,7 +104,7 @@ def _examine_options(config: dict[str, Any], inputs: Mapping[str, str]) -> dict[
 
 
 def _split_old_rows(storage: Storage, statuses: tuple[str, ...]) -> tuple[pa.Array, pa.Table]:
-    """Return the post_ids of the old table's rows with `statuses`, and the row groups that hold other rows."""
+    """Return the post_ids of the old table's rows with `statuses`, and the row groups that have other rows."""
     ids_to_fetch: list[str] = []
     groups: list[dict[str, Any]] = []
     for number, path in enumerate(tables.data_paths(storage, "images")):

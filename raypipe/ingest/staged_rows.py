@@ -47,8 +47,8 @@ def count_staged(writer: TableWriter) -> ImageCounts:
 def drop_duplicate_rows(writer: TableWriter, n_posts: int) -> int:
     """Drop rows that were staged twice. Returns how many.
 
-    A task that was taken for lost may write its unit after another attempt has fetched the same posts. Each rewritten
-    file replaces the old one in one step, so this can be repeated after a kill.
+    Ray may count a task as lost that still writes its unit, after another attempt has fetched the same posts. Each
+    rewritten file replaces the old one in one step, so this can be repeated after a kill.
     """
     ids = staged_ids(writer)
     if len(ids) <= n_posts:

@@ -152,7 +152,7 @@ def _as_strings(values: pa.Array, name: str, trim: bool = True) -> pa.Array:
     try:
         strings = values.cast(pa.string())
     except pa.ArrowException as error:
-        raise InputError(f"column for {name}: values of type {values.type} cannot be read as such") from error
+        raise InputError(f"column for {name}: values of type {values.type} cannot be converted") from error
     return pc.utf8_trim_whitespace(strings) if trim else strings
 
 

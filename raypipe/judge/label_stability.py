@@ -109,7 +109,7 @@ def compare_formulas(
     for text in formulas:
         usable &= _prepare_formula(table, text, weights)[2].kept
         if not usable.any():
-            raise InputError(f"judge.formulas: no post has a value in each column of {text!r} and of those before it")
+            raise InputError(f"judge.formulas: no post has a value in each column of {text!r} and earlier formulas")
     table = table.filter(pa.array(usable))
     ids = posts.loc[usable, "post_id"]
     first: tuple[str, Floats, ExtremeLabels] | None = None
@@ -165,7 +165,7 @@ def bootstrap(
             continue
         results.append(compare_labels(first, label_extremes_of_draw(y - predict(X, solution.params), ids, counts, q)))
     if not results:
-        raise InputError(f"judge.bootstraps {replicates}: in no draw could {formula!r} be fitted")
+        raise InputError(f"judge.bootstraps {replicates}: {formula!r} could not be fitted in any draw")
     same = np.array([result.same for result in results])
     low, high = np.percentile(same, [5, 95])
     return Stability(

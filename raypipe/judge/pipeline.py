@@ -48,7 +48,7 @@ def run(config: Config) -> RunRecord:
     model = read_model_file(storage)
     if labels.inputs["posts"] != posts.run_id:
         raise InputError(
-            f"{storage.uri('labels')}: is made of posts that {storage.uri('posts')} no longer holds; run label again"
+            f"{storage.uri('labels')}: was made from other posts than {storage.uri('posts')}; run label again"
         )
     formulas = _formulas(config, model, schema)
     columns = {"user_id", "followers", "likes", "n_hashtags", "created_at", "collected_at", "revisited_at", "comments"}
@@ -65,7 +65,7 @@ def run(config: Config) -> RunRecord:
         with open_engine(config, storage, posts.rows_out) as engine:
             sample = sample_posts(engine, storage, options.sample, config.seed, sorted(columns & set(schema.names)))
         if sample.empty:
-            raise InputError(f"{storage.uri('labels')}: holds no post; there is nothing to judge")
+            raise InputError(f"{storage.uri('labels')}: has no posts; there is nothing to judge")
         read = time.perf_counter()
         found = _measure(config, model, sample, formulas)
         judge_table.writer.write_file(JUDGE_FILE, json.dumps(finite(found), indent=2, ensure_ascii=False).encode())
@@ -166,8 +166,8 @@ def _usable(
     usable, left_out = formulas[:1], dict[str, str]()
     for text in formulas[1:]:
         try:
-            # A column that is empty or the same in all posts cannot be fitted. One that few posts have would limit the
-            # comparison of all formulas to these posts.
+            # A column that is empty or the same in all posts cannot be fitted. A column that few posts have would
+            # limit the comparison of all formulas to these posts.
             results = label_stability.compare_formulas(posts, [*usable, text], q, weights)
             if results[0].nobs < _FEWEST_OF_ALL * len(posts):
                 left_out[text] = f"only {results[0].nobs:,} of {len(posts):,} posts have a value in each of its columns"
@@ -181,13 +181,11 @@ def _usable(
 def _print_summary(found: dict[str, Any]) -> None:
     for item in found["baseline"]:
         print_line(
-            f"  metadata alone tells {item['label']} with an area of {item['auc']:.3f} "
-            f"({item['low']:.3f} to {item['high']:.3f}); 0.5 is by chance"
+            f"  metadata alone predict {item['label']} with a ROC AUC of {item['auc']:.3f} "
+            f"({item['low']:.3f} to {item['high']:.3f}); chance is 0.5"
         )
     if found["explained"] is not None:
-        print_line(
-            f"  metadata alone explain {100 * found['explained']:.1f} % of the labels' variance; it should be none"
-        )
+        print_line(f"  metadata alone explain {100 * found['explained']:.1f} % of the labels' variance; it should be 0")
     if found["bootstrap"]:
         mean, low, high = found["bootstrap"]["same"]
         print_line(
@@ -198,7 +196,7 @@ def _print_summary(found: dict[str, Any]) -> None:
         if item["first"] == "labels" and item["second"] in ("karpathy", "likes") and item["second"] != found["scheme"]:
             by = "Karpathy's halves" if item["second"] == "karpathy" else "deciles of likes alone"
             same, other = f"{100 * item['same']:.1f} %", f"{100 * item['opposite']:.1f} %"
-            print_line(f"  {by} give {same} of them the same label, {other} the other")
+            print_line(f"  {by} give {same} of the posts the same label, {other} the opposite")
     for item in found["formulas"][1:]:
         first = found["formulas"][0]
         gain = "another y, " if item["aic"] is None else f"AIC {item['aic'] - first['aic']:+,.1f}, "

@@ -20,7 +20,7 @@ _SPREAD_DAYS = 0.5
 
 @dataclass(frozen=True)
 class _AgeSums:
-    """Of a block: posts, posts without a revisit, posts of known age, and sums of these ages and of their squares."""
+    """Counts of a block's posts, of those without a revisit and of known ages; sums of ages and of their squares."""
 
     n: int
     not_revisited: int
@@ -39,19 +39,19 @@ def age_warnings(posts: EligiblePosts, options: LabelOptions, formula: Formula |
     parts = posts.map_blocks(lambda _, rows: _ages(rows), columns, "Reading ages")
     n, missing = sum(part.n for part in parts), sum(part.not_revisited for part in parts)
     known = sum(part.known for part in parts)
-    way = "put age_days into --label.formula (configs/outlook-age.yaml)"
+    way = "add age_days to --label.formula (configs/outlook-age.yaml)"
     if not schemes.LABEL_SCHEMES[options.scheme].regression:
-        way = f"label.scheme {options.scheme} cannot account for it, residual can (configs/outlook-age.yaml)"
+        way = f"label.scheme {options.scheme} cannot correct for it; residual can (configs/outlook-age.yaml)"
     elif not known:
-        way = "add a column of their age to the posts, and to --label.formula"
+        way = "add a column with their age to the posts and to --label.formula"
     if missing:
-        who = "no post says when it was" if missing == n else f"{missing:,} of {n:,} posts do not say when they were"
-        return [f"{who} revisited: older posts had longer to be liked; {way}"]
+        who = "no post has a" if missing == n else f"{missing:,} of {n:,} posts have no"
+        return [f"{who} revisit time: older posts had more time to get likes; {way}"]
     if known:
         mean = sum(part.total for part in parts) / known
         spread = math.sqrt(max(0.0, sum(part.squares for part in parts) / known - mean**2))
         if spread > _SPREAD_DAYS:
-            return [f"likes were read {mean:.1f} days after posting, give or take {spread:.1f}: {way}"]
+            return [f"likes were read {mean:.1f} days after posting, ± {spread:.1f}; {way}"]
     return []
 
 

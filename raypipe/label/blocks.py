@@ -46,7 +46,7 @@ class Block:
 
 
 def divide_into_blocks(storage: Storage, table: str, rows: int = BLOCK_ROWS) -> list[Block]:
-    """The blocks of a complete table. Each has neighbouring row groups of about `rows` rows together."""
+    """The blocks of a complete table. Each has some consecutive row groups, about `rows` rows in total."""
     paths = tables.data_paths(storage, table)
 
     def groups(path: str) -> list[int]:
@@ -80,7 +80,7 @@ def divide_into_blocks(storage: Storage, table: str, rows: int = BLOCK_ROWS) -> 
 
 
 def block_progress(title: str, blocks: Sequence[Block]) -> Progress | _NoProgress:
-    """Progress over the rows of blocks; it is silent if there are not many."""
+    """Progress over the rows of blocks. Silent if there are few rows."""
     rows = sum(block.rows for block in blocks)
     return Progress(title, rows, "posts") if rows > _ROWS_TO_SHOW else _NoProgress()
 

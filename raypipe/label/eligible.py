@@ -100,7 +100,7 @@ def count_reasons(codes: Codes) -> Counter[str]:
 
 def no_eligible_message(rule: str, n_posts: int, dropped: Counter[str]) -> str:
     """The error message if no post takes part."""
-    counts = ", ".join(f"{n:,} {reason}" for reason, n in sorted(dropped.items())) or "none was read"
+    counts = ", ".join(f"{n:,} {reason}" for reason, n in sorted(dropped.items())) or "no post was read"
     ways = {
         "faces_not_counted": "run ingest with --faces.enabled true, or use --label.eligible image",
         "not_fetched": "see images/ for each picture's status, or use --label.eligible post",

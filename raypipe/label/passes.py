@@ -1,4 +1,4 @@
-"""The passes of `label` over the posts: which posts take part, their y, score and label, and what the split needs."""
+"""The passes of `label` over the posts: which posts take part, their y, score and label, and the split's input."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class PostScorer:
 
 @dataclass(frozen=True)
 class SplitInput:
-    """What the split needs of one block's labelled posts, in order; `n` is the number of the block's usable posts."""
+    """One block's labelled posts, in order, as the split needs them; `n` is the number of the block's usable posts."""
 
     n: int
     keys: UInt64s
@@ -162,7 +162,7 @@ def make_split_input(scored: ScoredPosts, label: pa.Array, options: LabelOptions
         given = sides_from_column(options.split, posts[options.split])
     return SplitInput(
         n=len(label),
-        # One hash, with the seed, decides the side. The other one finds duplicates.
+        # One hash, with the seed, decides the split. The other one finds duplicates.
         keys=hash_strings(posts["post_id"], seed + 1),
         post_hashes=hash_strings(posts["post_id"]),
         strata=encoded,
@@ -203,9 +203,9 @@ def join_split_inputs(parts: Sequence[SplitInput], groups: tuple[UInt64s, UInt64
 
 
 def picture_groups(engine: Engine, storage: Storage) -> tuple[UInt64s, UInt64s]:
-    """Posts whose picture another post has too: sorted hashes of their post_ids, and the number of each one's group.
+    """Posts that share a picture with another post: sorted hashes of their post_ids, and the number of their group.
 
-    Groups have equal and nearly equal pictures if images/ lists them (`images/_duplicates/`), else equal SHA-256 sums.
+    Groups are those of `images/_duplicates/` (equal and nearly equal pictures) if it exists, else equal SHA-256 sums.
     """
     record = tables.get_record(storage, "images")
     if any(file.path.startswith("_duplicates/") for file in record.files):
@@ -229,7 +229,7 @@ def picture_groups(engine: Engine, storage: Storage) -> tuple[UInt64s, UInt64s]:
 
 @dataclass
 class LabelTotals:
-    """Counts of the last pass: posts by class and side, lowest and highest value by class, dropped posts by reason.
+    """Counts of the last pass: posts by class and split, lowest and highest value by class, dropped posts by reason.
 
     `ties` is as in `RankLabeller.ties`. `n_tied` counts posts that share their value with a post of another class.
     """
@@ -243,13 +243,13 @@ class LabelTotals:
 
 
 def labels_and_sides(scored: ScoredPosts, labeller: Labeller, sides: npt.NDArray[np.int8]) -> tuple[pa.Array, pa.Array]:
-    """The labels and sides of a block's usable posts. Raises StageError if their number is not that of `sides`."""
+    """The labels and splits of a block's usable posts. Raises StageError if their number is not that of `sides`."""
     label = labeller(scored)
     known = np.asarray(pc.is_valid(strata(label)))
     if int(known.sum()) != len(sides):
         raise StageError(
-            f"labels: block {scored.block_number} has {known.sum():,} labels, but {len(sides):,} a pass before: "
-            "machines that compute differently cannot label together; use --label.on_ray false"
+            f"labels: block {scored.block_number} has {known.sum():,} labels, but {len(sides):,} in the pass before: "
+            "the machines compute different results; use --label.on_ray false"
         )
     codes = np.full(len(label), -1, np.int8)
     codes[known] = sides

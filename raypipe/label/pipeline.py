@@ -1,6 +1,6 @@
 """`raypipe label`: makes the regression, scores, labels and the split, and writes them to ``labels/``.
 
-The stage reads the posts in a few passes, block by block (`raypipe.label.blocks`): who takes part, the fit, the ranks,
+The stage reads the posts in a few passes, block by block (`raypipe.label.blocks`): eligible posts, the fit, the ranks,
 the split, the writing. Between passes it keeps one bit per post, and a few numbers per labelled post.
 """
 
@@ -63,7 +63,7 @@ def run(config: Config) -> RunRecord:
     if options.eligible != "post":
         images_record = tables.get_record(storage, "images")
     if posts_record.rows_out == 0:
-        raise InputError(f"{storage.uri('posts')}: holds no post; there is nothing to label")
+        raise InputError(f"{storage.uri('posts')}: has no posts; there is nothing to label")
     schema = tables.open_dataset(storage, "posts").schema
     _check_columns(options, formula, schema)
     inputs = {"posts": posts_record.run_id} | ({"images": images_record.run_id} if images_record else {})
@@ -95,7 +95,7 @@ def run(config: Config) -> RunRecord:
         facts = _facts(options, label_totals, fitted.nobs if fitted else None)
         facts["users_on_two_sides"] = count_leaks(sides, rows.users)
         if rows.given is not None and rows.pictures is not None:
-            # A column that gives the sides is followed, even if it separates duplicates.
+            # A column with the splits is used as it is, even if it separates duplicates.
             facts["duplicates_on_two_sides"] = count_leaks(sides, rows.pictures.astype(np.uint64) + np.uint64(1))
         if options.split == "user":
             facts["users_that_random_leaks"] = count_leaks(split("random", rows, **shares), rows.users)
@@ -153,10 +153,10 @@ def _check_columns(options: LabelOptions, formula: formulas.Formula | None, sche
     for option, name in given.items():
         kind = schema.field(name).type
         if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-            raise InputError(f"{option} {name}: that column of posts/ holds {kind}, but one value of text is due")
+            raise InputError(f"{option} {name}: this column of posts/ has {kind}; use a column of text")
     if formula and options.weights and not is_number(schema.field(options.weights).type):
         kind = schema.field(options.weights).type
-        raise InputError(f"label.weights: column {options.weights!r} of posts/ holds {kind}, but weights are numbers")
+        raise InputError(f"label.weights: column {options.weights!r} of posts/ has {kind}, but weights must be numbers")
 
 
 def _fit(
@@ -206,7 +206,7 @@ class _LabelPasses:
         return self.scheme.learn(map_scored, n, self.options)
 
     def make_split_input(self, labeller: Labeller, seed: int) -> list[SplitInput]:
-        """What the split needs of each block. Raises InputError if there is nothing to learn, or a time is missing."""
+        """The split's input of each block. Raises InputError if there is nothing to learn, or a time is missing."""
         options = self.options
 
         def block(scored: ScoredPosts) -> SplitInput:
@@ -309,17 +309,17 @@ def _print_summary(formula: formulas.Formula | None, fitted: Fit | None, facts: 
     splits = ", ".join(f"{facts['splits'][side]:,} {side}" for side in SIDES if side in facts["splits"])
     print_line(f"  {facts['n_labelled']:,} labels of {facts['n_eligible']:,} eligible posts: {classes}; {splits}")
     if spared := facts.get("users_that_random_leaks"):
-        print_line(f"  no user is on two sides; a random split would have put {spared:,} there")
+        print_line(f"  no user is in two splits; a random split would put {spared:,} users in two")
     for warning in facts["warnings"]:
         print_line(f"  {warning}")
     if n_tied := facts["posts_decided_by_post_id"]:
-        print_line(f"  {n_tied:,} posts have the same value as one of another class: post_id decides among them")
+        print_line(f"  {n_tied:,} posts have the same value as a post of another class; post_id decides their class")
     if copies := facts.get("duplicates_on_two_sides"):
         print_line(
-            f"  {copies:,} pictures are on two sides by {facts['split']}; random, user and time keep each on one"
+            f"  {copies:,} pictures are in two splits by {facts['split']}; random, user and time keep each in one"
         )
     if leaked := facts["users_on_two_sides"]:
-        print_line(f"  {leaked:,} users have posts on two sides; --label.split user keeps each on one")
+        print_line(f"  {leaked:,} users have posts in two splits; --label.split user keeps each in one")
 
 
 class _StepTimer:

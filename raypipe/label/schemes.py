@@ -1,4 +1,4 @@
-"""The label schemes: what each one needs to know of all posts, and how it then labels each post.
+"""The label schemes: what each one learns from all posts, and how it then labels each post.
 
 `learn` reads all usable posts, in passes. It returns a labeller, which can label any block by itself.
 """
@@ -109,7 +109,7 @@ def residual(map_scored: ScoredMapper, n: int, options: LabelOptions) -> Labelle
     if low == 0 or high == n:
         q = options.quantile
         raise InputError(
-            f"label.quantile {q}: leaves a class empty, as {q} of {n:,} posts is less than one; raise the quantile"
+            f"label.quantile {q}: {q} of {n:,} posts is less than one post, so a class is empty; use a larger quantile"
         )
     if low == high:
         return RankLabeller(_find_thresholds(map_scored, [low], n, True), _EXTREMES, True)
@@ -120,7 +120,7 @@ def quantiles(map_scored: ScoredMapper, n: int, options: LabelOptions) -> Labell
     """`classes` classes of equal size by y, ``q1`` (lowest) to ``qK``."""
     k = options.classes
     if n < k:
-        raise InputError(f"label.classes {k}: leaves a class empty, as only {n:,} posts take part")
+        raise InputError(f"label.classes {k}: only {n:,} posts take part, so a class is empty; use fewer")
     names = tuple(f"q{j:0{len(str(k))}d}" for j in range(1, k + 1))
     first, *thresholds, last = _find_thresholds(map_scored, [1, *class_bounds(n, k)[:-1], n], n, False)
     if first.value == last.value:
@@ -231,7 +231,7 @@ LABEL_SCHEMES = {
 
 
 def chosen_tags(hashtags: Sequence[str]) -> dict[str, str]:
-    """`label.hashtags` in the order given: the form that is compared → the form that labels show, without #."""
+    """`label.hashtags` in their order: the form that is compared → the form that labels show, without #."""
     return {_folded(tag.lstrip("#＃")): tag.lstrip("#＃") for tag in hashtags}
 
 
@@ -243,21 +243,21 @@ def _folded(tag: str) -> str:
 def check_options(options: LabelOptions) -> None:
     """Raises ConfigError if the scheme lacks an option, a hashtag is invalid, or no share is left for train."""
     if options.scheme == "column" and not options.column:
-        raise ConfigError("label.column: is needed by label.scheme column: the posts column that holds the label")
+        raise ConfigError("label.column: is missing; label.scheme column needs the posts column with the label")
     if options.scheme == "hashtags" and not options.hashtags:
-        raise ConfigError("label.hashtags: is needed by label.scheme hashtags: the tags to tell apart, as a,b")
+        raise ConfigError("label.hashtags: is missing; label.scheme hashtags needs the tags to learn, as a,b")
     for tag in options.hashtags if options.scheme == "hashtags" else ():
         if not _TAGS.fullmatch(f"#{tag.lstrip('#＃')}"):
-            raise ConfigError(f"label.hashtags {tag!r}: is no hashtag; give its letters, as in sun,rain")
+            raise ConfigError(f"label.hashtags {tag!r}: is not a hashtag; write only letters, as in sun,rain")
     if options.val + options.test >= 1:
-        raise ConfigError(f"label.val {options.val} and label.test {options.test}: leave nothing to train on")
+        raise ConfigError(f"label.val {options.val} and label.test {options.test}: leave no posts to train on")
 
 
 def check_classes(options: LabelOptions, classes: Counter[str], n: int) -> None:
-    """Raises InputError if labels of `n` usable posts leave nothing to learn; `classes` counts those of `strata`."""
+    """Raises InputError if labels of `n` usable posts leave nothing to learn; `classes` is counted from `strata`."""
     if options.scheme == "column" and len(classes) > MAX_LEVELS:
         raise InputError(
-            f"label.column {options.column}: has {len(classes):,} classes (at most {MAX_LEVELS:,}); use a column of few"
+            f"label.column {options.column}: has {len(classes):,} classes (at most {MAX_LEVELS:,}); use one with fewer"
         )
     if options.scheme == "column" and len(classes) < 2:
         what = f"the label {next(iter(classes))!r}" if classes else "no label"
@@ -272,7 +272,7 @@ def check_classes(options: LabelOptions, classes: Counter[str], n: int) -> None:
         if count in (0, known):
             raise InputError(
                 f"label.hashtags {tag}: {'none' if count == 0 else 'each'} of {known:,} eligible posts with a caption "
-                "carries it, so there is nothing to learn; choose another tag"
+                "has it, so there is nothing to learn; choose another tag"
             )
 
 

@@ -1,8 +1,8 @@
 """Splits labelled posts into train, val and test.
 
-Posts with the same picture (equal bytes, or near duplicates if `images/` marks them) stay on one side. With ``user``,
-all posts of a user do too. A hash of the seed and the post_id decides, so that neither order nor partitioning matters.
-Sizes are exact: ⌊share·n⌋ for test, then for val. A side is smaller only if whole users or duplicates do not fit. Posts
+Posts with the same picture (equal bytes, or near duplicates if `images/` marks them) stay in one split. With ``user``,
+all posts of a user do too. A hash of the seed and the post_id decides, so neither order nor partitioning matters. Sizes
+are exact: ⌊share·n⌋ for test, then for val. A split is smaller only if whole users or duplicates do not fit. Posts
 are arrays here, 8 bytes per column: a hundred million of them fit into memory.
 """
 
@@ -35,7 +35,7 @@ class LabelledPosts:
 
     `keys`: a seeded hash of each post_id. `classes`: the number of the class, from 0. `users`: a hash of each user_id,
     0 if there is none. `pictures`: the number of the group of duplicates, −1 if a picture has no duplicate. `times`:
-    when it was posted, in any unit. `given`: the side that a column of posts/ gives.
+    when it was posted, in any unit. `given`: the split by a column of posts/.
     """
 
     keys: UInt64s
@@ -58,8 +58,8 @@ def strata(labels: pa.Array) -> pa.Array:
 def split(kind: str, posts: LabelledPosts, *, val: float, test: float) -> Sides:
     """0, 1 or 2 (see `SIDES`) for each post.
 
-    `kind` is ``random``, ``user`` (no user is on two sides), ``time`` (the latest posts are test, those before are val)
-    or a posts column, whose sides are `posts.given`.
+    `kind` is ``random``, ``user`` (no user in two splits), ``time`` (the latest posts are test, those before are val)
+    or a posts column, whose splits are `posts.given`.
     """
     if posts.given is not None:
         return posts.given
@@ -92,7 +92,7 @@ def linked_groups(n: int, pictures: Ints | None, users: UInt64s | None) -> Ints:
 
 
 def check_sides(kind: str, posts: LabelledPosts, sides: Sides, *, val: float, test: float) -> None:
-    """Raises InputError if train or another wanted side has no post, or a split by user finds no user_id."""
+    """Raises InputError if train or another wanted split has no post, or a split by user finds no user_id."""
     n = len(sides)
     if kind == "user" and (posts.users is None or not posts.users.any()):
         raise InputError(f"label.split user: none of {n:,} labelled posts has a user_id; use random or time")
@@ -109,7 +109,7 @@ def check_sides(kind: str, posts: LabelledPosts, sides: Sides, *, val: float, te
 
 
 def count_leaks(sides: Sides, users: UInt64s | None) -> int:
-    """How many users have posts on more than one side."""
+    """How many users have posts in more than one split."""
     if users is None:
         return 0
     named = users != 0
@@ -122,14 +122,14 @@ def count_leaks(sides: Sides, users: UInt64s | None) -> int:
 
 
 def sides_from_column(column: str, values: pa.ChunkedArray) -> Sides:
-    """The sides that a column of posts/ gives. Raises InputError if it contains any other value."""
+    """The splits that a column of posts/ contains. Raises InputError if it contains any other value."""
     text = pc.cast(values, pa.string())
     found = pc.index_in(text, value_set=pa.array(SIDES))
     if found.null_count:
         wrong = sorted(map(str, pc.unique(text.filter(pc.is_null(found))).to_pylist()))
         shown = ", ".join(map(repr, wrong[:5])) + (" …" if len(wrong) > 5 else "")
         raise InputError(
-            f"label.split {column}: that column of posts/ holds {shown} for labelled posts; only train, val, test are "
+            f"label.split {column}: this column of posts/ has {shown} for labelled posts; only train, val, test are "
             "allowed"
         )
     return np.asarray(found).astype(np.int8)

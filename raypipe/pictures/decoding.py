@@ -65,7 +65,7 @@ def picture_decoder(
 ) -> Iterator[Callable[[bytes], Result | Undecodable]]:
     """`decode_or_reason` for one picture. With `isolated`, it runs in a child process that ends with the body.
 
-    The child starts with the first picture, which takes about half a second. Each picture takes about a tenth longer
+    The child starts with the first picture, which takes about half a second. Each picture takes about 10% longer
     than in this process. `function` and its results must be picklable. Raises StageError if no child starts.
     """
     decode: Callable[[bytes], Result | Undecodable] = partial(decode_or_reason, function=function)
@@ -77,11 +77,11 @@ def picture_decoder(
 
 
 def _result_after_crash(_: bytes, exit_reason: str) -> Any:
-    return Undecodable(f"{_BROKEN}: whatever decodes it ended natively: {exit_reason}")
+    return Undecodable(f"{_BROKEN}: the decoder's process ended: {exit_reason}")
 
 
 class DecoderPool(Generic[Result]):
-    """Does `decode_or_reason` for many pictures at once, in `workers` child processes.
+    """Applies `decode_or_reason` to many pictures at once, in `workers` child processes.
 
     Threads of this process read the pictures, so that an object store answers several requests at a time. A child
     starts with its first picture. All children end with the body of the ``with``.

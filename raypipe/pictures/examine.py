@@ -74,7 +74,7 @@ def examine(
     if kind is None or kind in _missing_codecs():
         return facts("not_an_image", _format_error(raw, kind)), None
     try:
-        # Pillow warns about oddities in a file. The code below decides whether it is a picture.
+        # Pillow warns about unusual files. The code below decides whether it is a picture.
         with warnings.catch_warnings(action="ignore"), _open(raw, kind) as image:
             width, height = image.size
             facts = functools.partial(facts, format=kind, width=width, height=height)
@@ -82,7 +82,7 @@ def examine(
                 return facts("too_many_pixels", f"{width} × {height} pixels, {max_pixels:,} are allowed"), None
             decoded = phash or max_side is not None
             if not decoded and is_cut_off(raw, kind):
-                return facts("truncated", f"{kind} breaks off before its end"), None
+                return facts("truncated", f"{kind} is cut off before its end"), None
             if (orientation(image) if decoded else _orientation_in_header(image, raw)) in _ON_ITS_SIDE:
                 facts = functools.partial(facts, width=height, height=width)
             pixels = None if max_side is None else upright_pixels(image, max_side)
@@ -116,13 +116,13 @@ def _open(raw: bytes, kind: str) -> Image.Image:
 @functools.cache
 def _missing_codecs() -> dict[str, str]:
     """The package to install for each format that the libraries of this machine cannot read."""
-    found = {kind: "a Pillow that was built with it" for kind in ("WEBP", "AVIF") if not features.check(kind.lower())}
+    found = {kind: "a Pillow that supports it" for kind in ("WEBP", "AVIF") if not features.check(kind.lower())}
     return found if _HEIC else found | {"HEIC": "pillow-heif: pip install 'raypipe[heic]'"}
 
 
 def _format_error(raw: bytes, kind: str | None) -> str:
     if kind is not None:
-        return f"{kind} cannot be decoded here: it needs {_missing_codecs()[kind]}"
+        return f"{kind} cannot be decoded on this machine: it needs {_missing_codecs()[kind]}"
     return f"is none of {', '.join(FORMATS)}; begins with {raw[:16]!r}" if raw else "is empty"
 
 

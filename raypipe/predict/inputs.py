@@ -50,10 +50,10 @@ def find_pictures(inputs: Sequence[str], storage: Storage) -> FoundPictures:
 
     A folder gives the pictures below it, sorted. A manifest gives those of its column `path`. Relative paths start at
     the manifest's folder. A row of a manifest that cannot be read gives a picture with a `reason`. Raises InputError if
-    an input itself is missing, cannot be read, or holds no picture.
+    an input itself is missing, cannot be read, or contains no picture.
     """
     if not inputs:
-        raise InputError("predict.inputs: nothing to predict on; give --predict.inputs PICTURE,FOLDER,MANIFEST.csv")
+        raise InputError("predict.inputs: not set; set --predict.inputs PICTURE,FOLDER,MANIFEST.csv")
     stores = {store_of(parse_user_path(item).location) for item in inputs} - {""}
     expanded = [picture for item in inputs for picture in _expand(item, storage, stores)]
     kept: dict[str, InputPicture] = {}
@@ -80,7 +80,7 @@ def _expand(item: str, storage: Storage, stores: set[str]) -> list[InputPicture]
                 else _list_store_folder(picture, filesystem, path)
             )
             if not found:
-                raise InputError(f"predict.inputs: {picture.path}: holds no picture ({', '.join(PICTURE_ENDINGS)})")
+                raise InputError(f"predict.inputs: {picture.path}: contains no picture ({', '.join(PICTURE_ENDINGS)})")
             return found
     except STORE_ERRORS as error:
         raise InputError(f"predict.inputs: {picture.path}: cannot be opened: {one_line(error)}") from error
@@ -161,7 +161,7 @@ def _read_manifest(manifest: InputPicture, source: InputFiles, stores: set[str])
 def _text_paths(source: InputFiles) -> tuple[list[str | None], list[tuple[str, str]]]:
     raw = source.read({_PATH})
     if not len(raw.table):
-        raise InputError(f"{source.uri}: no row can be read; the first: {raw.lines[0][1]}")
+        raise InputError(f"{source.uri}: no row can be read; first error: {raw.lines[0][1]}")
     if _PATH not in raw.table.column_names:
         raise InputError(f"{source.uri}: has no column path, only {', '.join(raw.table.column_names)}")
     return raw.table[_PATH].to_pylist(), raw.lines
@@ -180,10 +180,10 @@ def _parquet_paths(source: InputFiles) -> tuple[list[str | None], list[tuple[str
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{source.uri}: cannot be read as Parquet: {one_line(error)}") from error
     if not len(column):
-        raise InputError(f"{source.uri}: holds no {source.row_noun}")
+        raise InputError(f"{source.uri}: has no {source.row_noun}")
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if not any(is_kind(kind) for is_kind in _TEXT):
-        raise InputError(f"{source.uri}: its column path holds {column.type}, no text")
+        raise InputError(f"{source.uri}: its column path has {column.type}, not text")
     # Text is also cast: Arrow does not check that it is UTF-8, and names of files need not be UTF-8.
     values = column.cast(pa.large_binary()).to_pylist()
     return [None if value is None else value.decode("utf-8", "surrogateescape") for value in values], []

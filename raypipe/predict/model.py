@@ -30,7 +30,7 @@ _ALLOWED = "a .safetensors file, train/NAME, train/NAME/TRIAL, sweep or sweep/TR
 
 @dataclass
 class TrainedModel:
-    """A network with the facts that its use needs: picture size in pixels, normalisation, meaning of the outputs."""
+    """A network, and the data to use it: picture size in pixels, normalisation, meaning of the outputs."""
 
     network: Network
     configuration: str
@@ -61,7 +61,7 @@ class TrainedModel:
         model = weights_metadata.get("model", VGG16)
         network = restore_network(model, CONFIGURATIONS[configuration], image_size=size, state=state)
         if network.logit.out_features != head.target.n_outputs:
-            raise InputError(f"{where}: {network.logit.out_features} outputs are no head of {head.target}")
+            raise InputError(f"{where}: {network.logit.out_features} outputs do not fit the target {head.target}")
         return cls(network, configuration, size, head, preprocessing)
 
     def predictions(self, images: NDArray[np.uint8], device: str = "cpu") -> Predictions:
@@ -75,7 +75,7 @@ def checkpoint_metadata(data: bytes) -> dict[str, str]:
     length = int.from_bytes(data[:8], "little")
     found = json.loads(data[8 : 8 + length])["__metadata__"]
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-        raise TypeError("its metadata are no texts by name")
+        raise TypeError("its metadata are not texts with names")
     return found
 
 
@@ -91,7 +91,7 @@ def _image_size(weights_metadata: Mapping[str, str]) -> int:
     # Pictures are decoded to this size. The file may come from anybody, so the size is checked.
     size, (least, most) = int(weights_metadata["image_size"]), IMAGE_SIZES
     if not least <= size <= most:
-        raise ValueError(f"image_size {size} is not within {least} to {most} pixels")
+        raise ValueError(f"image_size {size} is not between {least} and {most} pixels")
     return size
 
 
@@ -111,8 +111,8 @@ def read_checkpoint(storage: Storage, model: str | None, option: str = "predict.
     path = f"{table}/{CHECKPOINTS_FOLDER}/{trial}/{BEST_WEIGHTS_FILE}"
     if not storage.exists(path):
         kept = [name.split("/")[0] for name in storage.files(f"{table}/{CHECKPOINTS_FOLDER}")]
-        hint = f"kept are {', '.join(sorted(set(kept)))}" if kept else "train with --train.save best"
-        raise InputError(f"{storage.uri(path)}: that model was not kept; {hint}")
+        hint = f"saved are {', '.join(sorted(set(kept)))}" if kept else "train with --train.save best"
+        raise InputError(f"{storage.uri(path)}: this model was not saved; {hint}")
     return path, storage.read(path)
 
 
@@ -134,5 +134,5 @@ def _winner(storage: Storage, table: str) -> str:
     """The best trial according to the table's record. It is checked, because the root may come from anybody."""
     winner = tables.get_record(storage, table).facts.get("winner")
     if not isinstance(winner, str) or "/" in winner or winner in ("", ".", ".."):
-        raise InputError(f"{storage.uri(table, tables.RUN_FILE)}: names {winner!r} as the winner, which is no trial")
+        raise InputError(f"{storage.uri(table, tables.RUN_FILE)}: names {winner!r} as the winner, which is not a trial")
     return winner

@@ -74,7 +74,7 @@ def refusal_reason(uri: str) -> str | None:
 def open_store(location: str, options: str, storage: Storage) -> tuple[pafs.FileSystem, str]:
     """The filesystem of a path or URI without options, and the path on it, which is taken literally.
 
-    `options` are those that the user gave for it. Without options, S3 uses endpoint, region and profile of `storage`.
+    `options` are those that the user set for it. Without options, S3 uses endpoint, region and profile of `storage`.
     Raises OSError, ValueError, pa.ArrowException or StageError if there is no such filesystem.
     """
     store = store_of(location)

@@ -41,7 +41,7 @@ _WORTH_LISTING = 100
 _MAX_FAILURES = 3
 _CHANGED = "changed while predict ran; run it again with --overwrite"
 
-# What pyarrow raises if a file or a store cannot be read. Some errors of Azure are only ArrowExceptions.
+# Errors that pyarrow raises if a file or a store cannot be read. Some errors of Azure are only ArrowExceptions.
 STORE_ERRORS = (OSError, ValueError, pa.ArrowException, StageError)
 
 
@@ -51,7 +51,7 @@ class InputPicture:
 
     `path` is the path as shown. `location` is a path on this machine, as Python's `os` takes it, or a URI.
     `reason` says why the picture cannot be read, if known. `size` (bytes) and `modified_ns` (nanoseconds) are those
-    of the file when the run began, or None if they are not known yet. `options` are those of the URI, as the user gave
+    of the file when the run began, or None if they are not known yet. `options` are those of the URI, as the user wrote
     them. `is_in_user_store`: the user named the picture's store. The command ends if that store does not answer.
     """
 
@@ -70,13 +70,13 @@ def printable_path(path: str) -> str:
 
 
 def parse_user_path(item: str) -> InputPicture:
-    """The picture at a path or URI that the user gave. The URI may have options. `reason` is as in `parse_path`."""
+    """The picture at a path or URI from the user. The URI may have options. `reason` is as in `parse_path`."""
     location, options = split_options(item)
     return replace(parse_path(location, {store_of(location)}, options), path=printable_path(item))
 
 
 def parse_path(path: str, user_stores: Collection[str] = (), options: str = "") -> InputPicture:
-    """The picture at a path or URI that others wrote. `reason` says why it cannot name a file or may not be opened.
+    """The picture at a path or URI from a manifest. `reason` says why it cannot name a file or may not be opened.
 
     `user_stores` are the stores that the user named (`object_stores.store_of`). `options` are used for these.
     """

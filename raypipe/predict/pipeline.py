@@ -29,7 +29,7 @@ _REASONS_SHOWN = 3
 def run(config: Config) -> RunRecord:
     """Write ``predict/NAME/``: for each picture the model's prediction, or an `error` (see docs/tables.md).
 
-    Raises InputError if an input or the model is missing. Raises StageError if the table holds another result: of other
+    Raises InputError if an input or the model is missing. Raises StageError if the table has another result: of other
     options, another model or other pictures. The same paths with changed files are other pictures.
     """
     storage = config.open_storage()

@@ -49,10 +49,10 @@ class ChildWorker(Generic[Item, Result]):
     """Applies `function` to items one by one, in order, in a child process that starts with the first item.
 
     If the child ends on an item, or is killed because it takes longer than `seconds` (None: no limit), the result is
-    ``died(item, how)``. `how` is for example ``SIGSEGV``, ``exit code 3`` or ``no answer in 120 s``. A new child takes
-    the next item. Errors of `function` are raised here too. `environment` holds variables for the child that are not
-    set yet. `function`, items and results must be picklable. The child ends with the body of the ``with``, and with the
-    thread that started it. Raises StageError if no child starts.
+    ``after_crash(item, reason)``. `reason` is for example ``SIGSEGV``, ``exit code 3`` or ``no answer in 120 s``. A new
+    child takes the next item. Errors of `function` are raised here too. `environment` holds variables for the child
+    that are not set yet. `function`, items and results must be picklable. The child ends with the body of the ``with``,
+    and with the thread that started it. Raises StageError if no child starts.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class ChildWorker(Generic[Item, Result]):
                     stderr_line = _stderr_at_start(self._function, self._environment)
                     raise StageError(
                         f"{sys.executable} -m {__name__}: the child process ends at its start: {ended}; "
-                        f"on stderr it says {stderr_line or 'nothing'}"
+                        f"its stderr: {stderr_line or 'empty'}"
                     ) from None
             except BaseException:
                 self.close()
@@ -148,11 +148,11 @@ class StoppedError(Exception):
 
 
 class _EndedError(Exception):
-    """The child has ended. The message says how."""
+    """The child has ended. The message is the reason."""
 
 
 class _ChildProcess:
-    """A child process that is first sent the function. It ends with the thread that made it: use it in that only."""
+    """A child process. The first message is the function. It ends with the thread that made it: use it only there."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         pipe = subprocess.PIPE

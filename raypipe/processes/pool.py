@@ -137,6 +137,6 @@ def _apply_with_retries(child: ChildWorker[tuple[Item, int], Result | _Crash], i
             return answer
         exit_reason = answer.exit_reason
     raise StageError(
-        f"a worker process ended {_TRIES} times on the same work, the last by {exit_reason}; if memory is short, use "
-        "fewer (--faces.workers, --ray.num_cpus); run the same command again to continue"
+        f"a worker process ended {_TRIES} times on the same work (last: {exit_reason}); if memory is short, use "
+        "fewer processes (--faces.workers, --ray.num_cpus); run the same command again to continue"
     )

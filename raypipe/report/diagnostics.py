@@ -43,7 +43,7 @@ class GroupMeans:
 class Diagnostics:
     """Residuals (scores) of a fit: against fitted values, against a normal distribution, by group, and by user.
 
-    `quantiles` holds those of the normal distribution and those of the standardised scores. `age_slope` is the change
+    `quantiles` are those of the normal distribution and those of the standardised scores. `age_slope` is the change
     of the score per day of a post's age when its likes were read, with all terms of the fit held equal, and its
     p-value. It is None if it cannot be estimated, for example if no age is known.
     """
@@ -97,7 +97,7 @@ def build(root_tables: RootTables) -> Diagnostics | None:
 def missing_reason(root_tables: RootTables) -> str | None:
     """Why a regression has no diagnostics. None if it has some, or if there is no regression.
 
-    The reason is a fit of an earlier version, which kept less, or a file that somebody has changed.
+    The reason is a fit of an earlier version, which stored less, or a changed file.
     """
     if root_tables.model is None:
         return None

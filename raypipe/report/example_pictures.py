@@ -43,7 +43,7 @@ class ExamplePictures:
 
 
 def build(root_tables: RootTables, training: TrainingResults | None, count: int) -> ExamplePictures | None:
-    """At most `count` pictures per row. None if `count` is 0, or if the root holds no labels or no pictures."""
+    """At most `count` pictures per row. None if `count` is 0, or if the root has no labels or no pictures."""
     labels = root_tables.labels
     if labels is None or count == 0:
         return None

@@ -11,9 +11,9 @@ from raypipe.tables.root_tables import RootTables
 
 _STATUS_MEANING = {
     "ok": "picture fetched",
-    "gone": "no longer there (404, 410)",
+    "gone": "no longer exists (404, 410)",
     "forbidden": "not allowed (401, 403, 451)",
-    "rate_limited": "too many requests, to the last try (429)",
+    "rate_limited": "too many requests at each try (429)",
     "server_error": "the server failed (5xx)",
     "timeout": "no answer in time",
     "connection": "connection refused or broken",
@@ -21,11 +21,11 @@ _STATUS_MEANING = {
     "blocked": "address or scheme not allowed",
     "redirects": "too many redirects",
     "too_large": "more bytes than allowed",
-    "not_an_image": "the answer is no picture",
-    "truncated": "the picture breaks off",
+    "not_an_image": "the answer is not a picture",
+    "truncated": "the picture is incomplete",
     "too_many_pixels": "more pixels than allowed",
-    "invalid_url": "no valid address",
-    "deleted": "gone at the revisit, nothing was asked",
+    "invalid_url": "not a valid address",
+    "deleted": "gone at the revisit, not requested",
 }
 
 

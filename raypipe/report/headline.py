@@ -63,13 +63,13 @@ def _binary_claim(result: MetricResult, classes: list[str]) -> str:
         return ""
     one, other = ("top", "bottom") if set(classes) == {"top", "bottom"} else (classes[0], classes[1])
     if result.low <= result.chance:
-        return f"tells {one} from {other} no better than chance"
-    return f"tells {one} from {other} in {percent(result.value)} of {_split_words(result)} pictures"
+        return f"separates {one} from {other} no better than chance"
+    return f"separates {one} from {other} in {percent(result.value)} of {_split_words(result)} pictures"
 
 
 def _classes_claim(result: MetricResult, classes: list[str]) -> str:
     if result.low <= result.chance:
-        return f"tells {len(classes)} classes apart no better than always naming the commonest"
+        return f"separates {len(classes)} classes no better than always naming the most frequent"
     return (
         f"names the right one of {len(classes)} classes for {percent(result.value)} of {_split_words(result)} pictures"
     )
@@ -89,9 +89,7 @@ def _score_claim(result: MetricResult, _: list[str]) -> str:
     explained = result.further.get("r2")
     if explained is not None and explained > 0:
         return f"explains {percent(explained)} of the score’s variance in {_split_words(result)} pictures"
-    return (
-        f"ranks {_split_words(result)} pictures by their score better than chance, but is no nearer to it than its mean"
-    )
+    return f"ranks {_split_words(result)} pictures by score better than chance, but predicts it no better than its mean"
 
 
 def _split_words(result: MetricResult) -> str:
@@ -103,9 +101,9 @@ def _standfirst(funnel: FunnelCounts, regression: Regression | None, best: Table
     collected, labelled = funnel.count(COLLECTED), funnel.count(LABELLED)
     one_face = funnel.count(ONE_FACE)
     if collected is not None:
-        text = f"From {collected:,} posts"
-        text += f", {one_face:,} of them pictures of exactly one face" if one_face is not None else ""
-        text += f", {labelled:,} were labelled" if labelled is not None else ""
+        text = f"{collected:,} posts were collected"
+        text += f", {one_face:,} of them with exactly one face" if one_face is not None else ""
+        text += f"; {labelled:,} were labelled" if labelled is not None else ""
         parts.append(f"{text}.")
     if regression is not None:
         parts.append(f"The regression explains {percent(regression.rsquared)} of the variance of likes.")

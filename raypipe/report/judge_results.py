@@ -40,11 +40,11 @@ def _judge_results(found: dict[str, Any]) -> JudgeResults:
     sentences = [_baseline(item) for item in found["baseline"]]
     if found.get("explained") is not None:
         share = f"{100 * found['explained']:.1f} %"
-        sentences.append(f"Metadata alone explain {share} of the labels’ variance in users that were not fitted to.")
+        sentences.append(f"Metadata alone explain {share} of the labels’ variance in users outside the fit.")
     if found["bootstrap"]:
         mean, low, high = (f"{100 * share:.1f} %" for share in found["bootstrap"]["same"])
         sentences.append(
-            f"When {found['bootstrap']['unit']} are drawn anew, {mean} of the labels stay "
+            f"When {found['bootstrap']['unit']} are drawn again, {mean} of the labels stay "
             f"(5th to 95th percentile of {found['bootstrap']['replicates']} draws: {low} to {high})."
         )
     return JudgeResults(found["n"], sentences, found["overlap"], found["formulas"], found.get("left_out", {}))
@@ -53,11 +53,11 @@ def _judge_results(found: dict[str, Any]) -> JudgeResults:
 def _baseline(item: dict[str, Any]) -> str:
     words = ", ".join(name.replace("n_hashtags", "hashtags") for name in item["covariates"])
     if item["auc"] is None:
-        return f"Whether {item['label']} can be told from {words} alone is not known: too few posts."
-    text = f"From {words} alone, {item['label']} is told with an area under the ROC curve of {item['auc']:.3f}"
+        return f"There are too few posts to predict {item['label']} from {words} alone."
+    text = f"From {words} alone, {item['label']} is predicted with an area under the ROC curve of {item['auc']:.3f}"
     if item["low"] is not None:
         text += f" (95 % interval {item['low']:.3f} to {item['high']:.3f})"
     if item["low"] is not None and item["low"] > 0.5:
         much = "far" if item["auc"] > _LARGE_AUC else "a little"
-        return f"{text}: {much} above the 0.5 of chance, so that the label holds more than the picture."
-    return f"{text}: that cannot be told from the 0.5 of chance."
+        return f"{text}: {much} above chance (0.5), so the label depends on more than the picture."
+    return f"{text}: not clearly different from chance (0.5)."

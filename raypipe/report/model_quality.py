@@ -42,7 +42,7 @@ class Metric:
 
 
 ACCURACY = Metric("accuracy", "accuracy", percent=True)
-ACCURACY_OF_CLASSES = Metric("accuracy", "accuracy", "always naming the commonest class", percent=True)
+ACCURACY_OF_CLASSES = Metric("accuracy", "accuracy", "always naming the most frequent class", percent=True)
 ROC_AUC = Metric("mean ROC AUC", "roc_auc")
 SPEARMAN = Metric("Spearman’s ρ", "spearman")
 
@@ -53,7 +53,7 @@ class HashtagResult:
 
     `prevalence` is the share of the pictures that have the hashtag. It is also the average precision of guessing. Areas
     are None if all or none of the pictures have it. `beats_chance` says whether a wider interval is above the area of
-    guessing. That interval is so wide that those of all tags hold together 19 times in 20 (Bonferroni).
+    guessing. Together, these wider intervals of all tags have a confidence of 95 % (Bonferroni).
     """
 
     name: str
@@ -67,7 +67,7 @@ class HashtagResult:
 
 @dataclass(frozen=True)
 class MetricResult:
-    """The `value` of `measure` on the `n` pictures of `split`, with its 95 % interval and what guessing gives.
+    """The `value` of `metric` on the `n` pictures of `split`, with its 95 % interval and what guessing gives.
 
     `ceiling` is what a perfect judge reaches on the same pictures, if that is known. `further` has other measures by
     name, `tags` has one entry per hashtag.
@@ -114,8 +114,10 @@ class MetricResult:
         elif self.high < self.chance:
             verdict = f"is worse than {guess}: its 95 % interval, {self.interval}, lies below {self.chance:.3g}"
         else:
-            verdict = f"cannot be told from {guess}: its 95 % interval, {self.interval}, includes {self.chance:.3g}"
-        caveat = "" if self.split == "test" else " The best epoch was chosen on these very pictures, which flatters it."
+            verdict = (
+                f"is not clearly better than {guess}: its 95 % interval, {self.interval}, includes {self.chance:.3g}"
+            )
+        caveat = "" if self.split == "test" else " The best epoch was chosen on these pictures, so this is optimistic."
         return f"{claim} and {verdict}.{caveat}"
 
 

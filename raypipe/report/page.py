@@ -43,7 +43,7 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 @dataclass(frozen=True)
 class PageContent:
-    """All data of the page, before it is drawn. A value is None or an empty list if the root does not hold it."""
+    """All data of the page, before it is drawn. A value is None or an empty list if the root has no data for it."""
 
     root_tables: RootTables
     funnel: FunnelCounts

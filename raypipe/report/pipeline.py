@@ -20,14 +20,12 @@ def run(config: Config) -> RunRecord:
     """Write `report/index.html`, `report/figures/` and `report/tables/`. Needs no Ray.
 
     An existing report with the same options but other inputs is replaced without `--overwrite`, because everything in
-    it can be made again. Raises InputError if the root holds no complete table.
+    it can be made again. Raises InputError if the root has no complete table.
     """
     storage = config.open_storage()
     root_tables = RootTables.open(storage)
     if not root_tables.records:
-        raise InputError(
-            f"{storage.root}: holds no complete table to report on; run `raypipe ingest` or `raypipe demo`"
-        )
+        raise InputError(f"{storage.root}: has no complete table to report on; run `raypipe ingest` or `raypipe demo`")
     options = config.result_options("report")
     with tables.begin(
         storage,

@@ -141,7 +141,7 @@ def _scatter_data(root_tables: RootTables, model: dict[str, Any], labels: pd.Dat
         return None
     start = params.get(_INTERCEPT, 0.0) + params.get(_HASHTAGS, 0.0) * hashtags
     low, high = (start + params[by_followers[0]] * end for end in ends)
-    label = f"fit at {hashtags:.1f} hashtags, the mean" if _HASHTAGS in params else "fit"
+    label = f"fit at the mean of {hashtags:.1f} hashtags" if _HASHTAGS in params else "fit"
     return ScatterData(
         x, joined["y"].to_numpy(dtype=float), ends, (low, high), "log₁₀(1 + followers)", _pretty(response), label
     )

@@ -96,7 +96,7 @@ def _funnel(counts: FunnelCounts) -> RenderableType:
         table.add_row(step.name, bar, f"{step.count:,}", percent(step.share), Text(theirs, style="dim"))
     if counts.splits:
         shares = ", ".join(f"{name} {count:,}" for name, count in counts.splits.items())
-        return Group(table, Text(f"of the labelled: {shares}", style="dim"))
+        return Group(table, Text(f"labelled posts: {shares}", style="dim"))
     return table
 
 
@@ -137,7 +137,7 @@ def _training(training: TrainingResults) -> list[RenderableType]:
     counts = sorted({result.n for result in measured})
     notes = [f"{split}: {' or '.join(f'{n:,}' for n in counts)} pictures"] if counts else []
     notes += ["the best epoch was chosen on them"] if split == "val" and counts else []
-    notes += ["intervals take pictures of one user together"] if counts else []
+    notes += ["intervals are clustered by user"] if counts else []
     notes += ["ceiling: a perfect judge of the same pictures"] if with_ceiling else []
     theirs = ", ".join(f"{letter} {percent(row.max_val_accuracy)}" for letter, row in paper.TABLE_1.items())
     return [table, Text("; ".join(notes), style="dim"), Text(f"the paper's max val: {theirs}", style="dim")]

@@ -27,7 +27,7 @@ def _headings(training: TrainingResults) -> list[str]:
     split = measured.split if measured is not None else "test"
     return {
         "binary": [],
-        "classes": ["max val", "epochs", "final val", split, "95 % interval", "commonest"],
+        "classes": ["max val", "epochs", "final val", split, "95 % interval", "guessing"],
         "tags": ["max val", "epochs", "final val", "ROC AUC", "95 % interval", "precision"],
         "score": ["val R²", "epochs", f"{split} R²", "RMSE", "ρ", "95 % interval"],
     }[training.target.kind]
@@ -55,18 +55,18 @@ def legend(training: TrainingResults) -> str:
     return {
         "binary": "",
         "classes": (
-            f"Here the last layer has {n} softmax outputs, one a class ({names}). Commonest: the accuracy of always "
-            "naming the class that most of the pictures have."
+            f"Here the last layer has {n} softmax outputs, one per class ({names}). Guessing: the accuracy of always "
+            "naming the most frequent class."
         ),
         "tags": (
-            f"Here the last layer has {n} sigmoid outputs, one a hashtag ({names}). Max and final val are accuracies "
-            "over all pictures and hashtags, which for rare hashtags are high without any learning; ROC AUC, with its "
+            f"Here the last layer has {n} sigmoid outputs, one per hashtag ({names}). Max and final val are accuracies "
+            "over all pictures and hashtags. Rare hashtags make them high without any learning. ROC AUC, with its "
             "interval, and average precision are means over hashtags."
         ),
         "score": (
-            "Here the last layer has one linear output, the score itself. The loss is the squared error by the "
-            "variance of the training scores: 1 is saying their mean. RMSE is in units of the score; ρ, with its "
-            "interval, is Spearman’s rank correlation."
+            "Here the last layer has one linear output, the score itself. The loss is the squared error divided by "
+            "the variance of the training scores: predicting their mean gives 1. RMSE is in units of the score; "
+            "ρ, with its interval, is Spearman’s rank correlation."
         ),
     }[training.target.kind]
 

@@ -20,7 +20,7 @@ from raypipe.train.data.target import BINARY, Target
 from raypipe.train.metrics import figure_of_merit, mean_and_sd
 from raypipe.train.results import comparisons
 
-# Columns of table1.csv that hold numbers.
+# Columns of table1.csv with numbers.
 _NUMBERS = ("epochs", "max_val_accuracy", "final_val_accuracy", "test_accuracy")
 
 
@@ -58,7 +58,7 @@ class Table1Row:
     def sentence(self) -> str:
         """The claim that the results of this configuration allow, as a sentence."""
         if self.measured is None:
-            return f"{self.key}: no predictions are stored, so nothing can be said of how good it is."
+            return f"{self.key}: no predictions are stored, so its quality is not known."
         return f"{self.key} {self.measured.sentence}"
 
     @property
@@ -124,7 +124,7 @@ class TrainingResults:
 
     @property
     def curve(self) -> Literal["accuracy", "loss"]:
-        """Which values the trials hold."""
+        """Which values the trials have."""
         return "loss" if self.target.kind == "score" else "accuracy"
 
     @property
@@ -243,7 +243,7 @@ def _row(
     trials: list[TrialCurve],
 ) -> Table1Row:
     letter = line["configuration"]
-    # If a score is learned, trials hold losses, and there is no accuracy to take the standard deviation of.
+    # If a score is learned, trials have losses, and there is no accuracy to take the standard deviation of.
     known = [[value for value in trial.val if value is not None] for trial in trials if target.kind != "score"]
     best = [max(values) for values in known if values]
     return Table1Row(

@@ -22,7 +22,7 @@ def config_file(name: str = "demo.yaml") -> Path:
     for file in metadata.files("raypipe") or []:
         if file.match(f"configs/{name}"):
             return Path(str(file.locate()))
-    raise StageError(f"configs/{name}: is not part of this installation; give --config FILE")
+    raise StageError(f"configs/{name}: is not part of this installation; use --config FILE")
 
 
 def run(config: Config) -> RunRecord:
@@ -39,5 +39,5 @@ def run(config: Config) -> RunRecord:
         for name in STAGE_ORDER[1:]:
             record = run_stage(config, name, order)
     print_summary(config)
-    print_line(f"The demo took {time.monotonic() - started:.0f} s. The same command again does only what is missing.")
+    print_line(f"The demo took {time.monotonic() - started:.0f} s. The same command skips complete stages.")
     return record

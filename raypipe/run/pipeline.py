@@ -24,7 +24,7 @@ def run_stage(config: Config, name: str, order: tuple[str, ...]) -> RunRecord:
     record: RunRecord = STAGES[name].load()(config)
     complete = record.finished_at < began
     print_line(
-        f"      {name} was complete already" if complete else f"      {name} took {time.monotonic() - started:.0f} s"
+        f"      {name} was already complete" if complete else f"      {name} took {time.monotonic() - started:.0f} s"
     )
     if name == "label" and not complete:
         from raypipe.report.summary import print_first_result

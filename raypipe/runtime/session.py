@@ -123,7 +123,7 @@ def _connected(config: Config) -> Any:
         return _start_local(config)
     except (Exception, SystemExit) as error:
         if isinstance(error, SystemExit) and error.code == signal.SIGTERM:
-            # While Ray starts, its own SIGTERM handler raises this: the command is being ended, Ray has no error.
+            # While Ray starts, its own SIGTERM handler raises this. The command is ended, and Ray has no error.
             raise KeyboardInterrupt from error
         what = f"reach the cluster at RAY_ADDRESS={address}" if address else "start Ray on this machine"
         raise StageError(f"cannot {what}: {one_line(error)}; see `raypipe doctor --doctor.ray`") from error
@@ -182,7 +182,7 @@ def _start_local(config: Config) -> Any:
             # Ray waits only 30 s for its own processes, also on a busy machine.
             if _TOO_BUSY not in str(error) or attempt + 1 == _STARTS:
                 raise
-            print_line("Ray did not come up in 30 s; the machine is busy: starting it again")
+            print_line("Ray did not start in 30 s, because the machine is busy; starting it again")
     raise AssertionError
 
 
@@ -233,8 +233,8 @@ def _check_reachable(address: str) -> None:
         try:
             socket.create_connection((own, int(port)), timeout=_CONNECT_SECONDS).close()
         except OSError as error:
-            why = f"Ray looks for {host} at {own}, where that cluster does not listen ({error})"
-            raise ConnectionError(f"{why}; a Ray that raypipe started is for its own command alone") from error
+            why = f"Ray replaces {host} with {own}, but the cluster does not listen there ({error})"
+            raise ConnectionError(f"{why}; a Ray that raypipe started serves only its own command") from error
 
 
 def silence_ray() -> None:

@@ -96,7 +96,7 @@ def clustered_share_interval(
     """
     n = len(right)
     if n == 0:
-        raise ValueError("no interval of a share of no posts")
+        raise ValueError("a share of 0 posts has no interval")
     hits = round(share * n)
     size = effective_size(right, users, confidence)
     return wilson_interval(hits if size == n else hits / n * size, size, confidence)

@@ -47,7 +47,7 @@ def auc_interval(auc: float, n_positive: float, n_negative: float, confidence: f
     of 1 on few pictures has a wide interval. Raises ValueError if either label is absent.
     """
     if not (n_positive > 0 and n_negative > 0):
-        raise ValueError(f"no area under the curve of {n_positive} positive and {n_negative} negative labels")
+        raise ValueError(f"no area under the curve for {n_positive} positive and {n_negative} negative labels")
     z = two_sided_z(confidence)
     spare = max((n_positive + n_negative) / 2 - 1, 0.0)
 

@@ -81,7 +81,7 @@ def replace_version(storage: Storage, path: str, data: bytes, version: Version |
     try:
         obstore.put(_store(storage), path, data, mode=mode)
     except (AlreadyExistsError, PreconditionError):
-        # If the answer to a first attempt was lost, the object in the way is the one that it wrote.
+        # If the answer to a first attempt was lost, the existing object is the one that it wrote.
         now = read_version(storage, path)
         return now is not None and now[0] == data
     except (BaseError, FileNotFoundError) as error:

@@ -64,13 +64,13 @@ def _check_private(path: Path) -> None:
     if stat.S_ISLNK(seen.st_mode):
         reason = "is a link"
     elif not stat.S_ISDIR(seen.st_mode):
-        reason = "is no folder"
+        reason = "is not a folder"
     elif hasattr(os, "geteuid") and seen.st_uid != os.geteuid():
         reason = f"belongs to user {seen.st_uid}, not to {os.geteuid()}"
     elif hasattr(os, "geteuid") and mode & 0o077:
         reason = f"is open to other users (mode {mode:04o})"
     if reason:
-        raise StageError(f"{path}: {reason}: not to be trusted; delete it, or choose another --storage.scratch DIR")
+        raise StageError(f"{path}: {reason}, so it is not safe; delete it, or choose another --storage.scratch DIR")
 
 
 def check_ancestors(folder: Path) -> None:
@@ -93,7 +93,7 @@ def check_ancestors(folder: Path) -> None:
         elif stat.S_ISDIR(seen.st_mode) and mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
             reason = f"is writable by every user (mode {mode:04o})"
         if reason:
-            raise PermissionError(errno.EPERM, f"{step} {reason}: not to be trusted")
+            raise PermissionError(errno.EPERM, f"{step} {reason}, so it is not safe")
 
 
 def _path_steps(folder: Path) -> Iterator[Path]:

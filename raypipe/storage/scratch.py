@@ -144,7 +144,7 @@ class Scratch:
         for file in wanted:
             # Names come from the store, where others may write.
             if Path(file).name != file or file.startswith("."):
-                raise StageError(f"{own}: {file!r} is no name of a file of its own; who wrote to the store?")
+                raise StageError(f"{own}: {file!r} is not an allowed file name; check who can write to the store")
             part = own / f"{file}{_PART}"
             try:
                 fetch(file, part)
@@ -198,8 +198,8 @@ class Scratch:
             if found is None:
                 raise NoRoomError(
                     f"{folder}: no room for {n_bytes / 1e9:.1f} GB more: storage.scratch_gb is {self.max_gb:g}, "
-                    f"{shutil.disk_usage(folder).free / 1e9:.1f} GB are free on its disk, and processes that run use "
-                    "the rest; raise it, choose another --storage.scratch DIR, or use --train.pictures stream"
+                    f"its disk has {shutil.disk_usage(folder).free / 1e9:.1f} GB free, and running processes use the "
+                    "other files; raise it, choose another --storage.scratch DIR, or use --train.pictures stream"
                 )
             # Other processes that make room while this set grows must count its complete size.
             (folder / name / _BYTES).write_text(str(_folder_bytes(folder / name) + n_bytes))

@@ -114,7 +114,7 @@ class Storage:
         """
         for part in parts:
             if part.startswith("/") or ".." in part.replace("\\", "/").split("/"):
-                raise StageError(f"{self.root}: the path {posixpath.join('', *parts)!r} leads out of this root")
+                raise StageError(f"{self.root}: the path {posixpath.join('', *parts)!r} is outside of this root")
         return posixpath.join(self._opened[1], *parts)
 
     def uri(self, *parts: str) -> str:
@@ -123,7 +123,7 @@ class Storage:
 
     def exists(self, path: str) -> bool:
         """Whether there is a file or a directory at `path`."""
-        with self.errors("look for", path):
+        with self.errors("find", path):
             return bool(self.filesystem.get_file_info(self.path(path)).type != pafs.FileType.NotFound)
 
     def read(self, path: str) -> bytes:
@@ -202,7 +202,7 @@ class Storage:
 
     def size(self, path: str) -> int:
         """Bytes of a file."""
-        with self.errors("look for", path):
+        with self.errors("find", path):
             return int(self.filesystem.get_file_info(self.path(path)).size)
 
     def move(self, source: str, target: str) -> None:
@@ -248,21 +248,23 @@ class Storage:
 
     def _stage_error(self, verb: str, path: str, error: OSError) -> StageError:
         if isinstance(error, FileNotFoundError):
-            return StageError(f"{self.uri(path)}: cannot {verb}: it is not there; run its stage again with --overwrite")
+            return StageError(
+                f"{self.uri(path)}: cannot {verb}: it does not exist; run its stage again with --overwrite"
+            )
         if not self.is_local:
             return StageError(explain(self, verb, path, one_line(error)))
         reason = os.strerror(error.errno) if error.errno else one_line(error)
         full = error.errno == _DISK_FULL
-        hint = "free space or choose another --root" if full else "choose another --root or mend its permissions"
+        hint = "free space or choose another --root" if full else "choose another --root or fix its permissions"
         return StageError(f"{self.uri(path)}: cannot {verb}: {reason}; {hint}")
 
 
 def explain(storage: Storage, verb: str, path: str, reason: str) -> str:
     """One line about an error of an object store: the path, the operation, the reason and what to do."""
     if any(word in reason for word in _REFUSED):
-        hint = "give these credentials the right to it, or choose another --root"
+        hint = "give these credentials access to it, or choose another --root"
     elif any(word in reason for word in _NO_BUCKET):
-        hint = "make the bucket, or choose another --root"
+        hint = "create the bucket, or choose another --root"
     else:
         where = f"the store at {storage.endpoint}" if storage.endpoint else "the store"
         hint = f"when {where} answers again, run the same command again to continue"

@@ -32,12 +32,12 @@ def run(config: Config) -> RunRecord:
     """Ask one person to classify `study.pictures` pictures (paper, section 5.3). Returns when all are answered.
 
     Each participant has a table of their own, `study/NAME/`. Nothing is written before the last answer, so an
-    interrupted study leaves nothing behind. Raises ConfigError if no participant is given, InputError if there are too
+    interrupted study leaves nothing behind. Raises ConfigError if no participant is set, InputError if there are too
     few pictures or not two classes, StageError if the server cannot listen on the port.
     """
     options, storage = config.study, config.open_storage()
     if not options.participant:
-        raise ConfigError("study.participant: '' is not allowed here: give the name of who answers")
+        raise ConfigError("study.participant: '' is not allowed; set the participant's name")
     inputs = {name: tables.get_record(storage, name).run_id for name in ("labels", "images")}
     sample = draw_sample(storage, seed=config.seed, participant=options.participant, pictures=options.pictures)
     settings = config.result_options("seed", "study")
@@ -46,7 +46,7 @@ def run(config: Config) -> RunRecord:
         storage, table, command="study", config=settings, inputs=inputs, overwrite=config.overwrite
     ) as run:
         if run.record:
-            print_line(f"{options.participant} has answered already; --overwrite asks again")
+            print_line(f"{options.participant} has already answered; use --overwrite to repeat")
             return run.record
         started = time.monotonic()
         session = StudySession(sample, options.participant)

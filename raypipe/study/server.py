@@ -135,14 +135,14 @@ async def _picture(request: web.Request) -> web.Response:
     shown: list[StudyPicture] = getattr(sample, request.match_info["kind"])
     index = int(request.match_info["index"])
     if index >= len(shown):
-        raise web.HTTPNotFound(text=f"there are {len(shown)}")
+        raise web.HTTPNotFound(text=f"there are {len(shown)} pictures")
     return web.Response(body=shown[index].image, content_type=_media_type(shown[index].image))
 
 
 async def _answer(request: web.Request) -> web.Response:
     # Browsers let only pages of this origin send JSON without a preflight request.
     if request.content_type != "application/json":
-        raise web.HTTPUnsupportedMediaType(text="answers are JSON")
+        raise web.HTTPUnsupportedMediaType(text="answers must be JSON")
     session = request.app[_SESSION]
     try:
         given = await request.json()

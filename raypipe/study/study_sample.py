@@ -19,7 +19,7 @@ EXAMPLES_PER_CLASS = 24
 
 @dataclass(frozen=True)
 class StudyPicture:
-    """One picture: the bytes as they were fetched, its class, and the post's user. None if the user is not known."""
+    """One picture: the fetched bytes, its class, and the post's user. None if the user is not known."""
 
     post_id: str
     label: str
@@ -60,8 +60,8 @@ def draw_sample(storage: Storage, *, seed: int, participant: str, pictures: int)
     questions = [StudyPicture(*row, found[row[0]]) for row in question_rows if row[0] in found]
     if len(questions) < pictures:
         raise InputError(
-            f"study.pictures {pictures}: {storage.uri('images')} holds only {len(questions)} labelled validation "
-            "pictures; ask for fewer, or fetch and label more"
+            f"study.pictures {pictures}: {storage.uri('images')} has only {len(questions)} labelled validation "
+            "pictures; use fewer, or fetch and label more"
         )
     return StudySample(classes, examples, questions)
 
@@ -69,7 +69,7 @@ def draw_sample(storage: Storage, *, seed: int, participant: str, pictures: int)
 def _two_classes(storage: Storage, rows: pa.Table) -> tuple[str, str]:
     where = storage.uri("labels")
     if not pa.types.is_string(rows.schema.field("label").type):
-        raise InputError(f"{where}: labels are not classes; a study needs a scheme with two, such as residual")
+        raise InputError(f"{where}: labels are not classes; a study needs two classes, as of scheme residual")
     found = sorted(pc.unique(rows["label"].drop_null()).to_pylist())
     if len(found) != 2:
         raise InputError(f"{where}: a study needs exactly two classes, found {len(found)}; see --label.scheme")

@@ -55,8 +55,8 @@ def merge_groups(writer: TableWriter, target_bytes: int) -> list[list[str]]:
 def group_adjacent(sizes: Mapping[str, int], target_bytes: int) -> list[list[str]]:
     """Groups of two or more adjacent names in sorted order, each of at most 1.25 times the target in sum.
 
-    A part of half the target or more stays alone and ends the group before it. So the rest of a plan that a kill
-    interrupted is grouped in the same way again.
+    A part of half the target or more stays alone and ends the group before it. So if a kill interrupts the
+    merges, the remaining parts are grouped in the same way again.
     """
     groups: list[list[str]] = [[]]
     total = 0
@@ -79,7 +79,7 @@ def merge(writer: TableWriter, names: Sequence[str]) -> str:
     """Merge staged files into one, row group by row group, and delete them. Returns the name of the new file.
 
     A call can be repeated after a kill, also at the same time from another process. Raises StageError if a source is
-    missing and no merged file holds its rows, or if the sources have different columns.
+    missing and no merged file has its rows, or if the sources have different columns.
     """
     storage, target = writer.storage, merged_name(writer, names)
     path = f"{writer.staging}/{target}"
@@ -157,7 +157,7 @@ def _write(writer: TableWriter, target: str, names: Sequence[str]) -> None:
     for name in names:
         if not _schema(writer, name).equals(schema):
             raise StageError(
-                f"{storage.uri(writer.staging, name)}: has other columns than {names[0]}, cannot be merged with it; "
+                f"{storage.uri(writer.staging, name)}: has other columns than {names[0]}, so they cannot be merged; "
                 "run its stage again with --overwrite"
             )
 

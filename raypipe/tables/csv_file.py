@@ -17,7 +17,7 @@ _FIRST = re.compile(rf"{_MARK}|\s*{_SIGNS}|[ \u00a0]*[\t\r\n]")
 # characters then begins a new cell or row in the middle of a text.
 _SEPARATOR = r"(?<=[;\t\r\n])"
 _INNER = re.compile(rf"""{_SEPARATOR}(?={_MARK}|(?:["']|[^\S\t\r\n])*{_SIGNS})""")
-# Text that needs no quotes, at whatever character a program splits.
+# Text that needs no quotes, at any character where a program splits.
 _TAME = re.compile(r"\w[\w .%/-]*")
 _INNER_MARK = re.compile(f"{_SEPARATOR}{_MARK}")
 

@@ -29,7 +29,7 @@ _HASH_BLOCK = 2**22
 
 @dataclass
 class InputRows:
-    """Rows as they were read. `lines` holds the lines that could not be read as rows, each with its reason."""
+    """The rows of an input. `lines` holds the lines that could not be read as rows, each with its reason."""
 
     table: pa.Table
     lines: list[tuple[str, str]] = field(default_factory=list)
@@ -44,7 +44,7 @@ class InputFiles:
     paths: tuple[str, ...]
     kind: str
     row_noun: str = "posts"
-    """What error messages call its rows."""
+    """The name of its rows in error messages."""
     text_only_column: str | None = None
     """A column that must hold text. A JSONL row with another type of value in it goes to `InputRows.lines`."""
 
@@ -80,7 +80,7 @@ class InputFiles:
                 raw.append(block)
                 rows += len(block)
         if not rows and not lines:
-            raise InputError(f"{self.uri}: holds no {self.row_noun}")
+            raise InputError(f"{self.uri}: has no {self.row_noun}")
         return InputRows(self._joined(raw, text_columns), lines)
 
     def _joined(self, tables: list[pa.Table], text_columns: set[str]) -> pa.Table:
@@ -138,7 +138,7 @@ class InputFiles:
                 found = csv_rows(text)
                 names = next(found, [])
                 if isinstance(names, tuple):
-                    raise InputError(f"{self._name(path)}: its first line is no row: {names[1]}: {names[0][:80]!r}")
+                    raise InputError(f"{self._name(path)}: its first line is not a row: {names[1]}: {names[0][:80]!r}")
                 if not all(map(is_utf8, names)):
                     raise InputError(f"{self._name(path)}: its first line is not UTF-8; save the file as UTF-8")
                 self._check_names(path, names)
@@ -215,18 +215,18 @@ def open_input_files(uri: str, storage: Storage) -> InputFiles:
     except (StageError, OSError) as error:
         raise InputError(f"--posts {uri}: cannot be opened: {one_line(error)}") from error
     if info.type == pafs.FileType.NotFound:
-        raise InputError(f"--posts {uri}: is not there")
+        raise InputError(f"--posts {uri}: does not exist")
     kinds = {path: file_kind(path) for path in paths}
     if not paths:
         raise InputError(f"--posts {uri}: is a directory without files")
     unknown = [path for path, kind in kinds.items() if kind is None]
     if unknown:
         raise InputError(
-            f"--posts {uri}: {unknown[0].rsplit('/', 1)[-1]} is of no known kind; give {', '.join(_KINDS)} "
+            f"--posts {uri}: {unknown[0].rsplit('/', 1)[-1]} is not a known kind of file; use {', '.join(_KINDS)} "
             f"(CSV and JSONL also compressed: {', '.join(_COMPRESSED)})"
         )
     if len(set(kinds.values())) > 1:
-        raise InputError(f"--posts {uri}: holds {' and '.join(sorted(map(str, set(kinds.values()))))}; give one kind")
+        raise InputError(f"--posts {uri}: contains {' and '.join(sorted(map(str, set(kinds.values()))))}; use one kind")
     return InputFiles(uri, filesystem, tuple(paths), str(kinds[paths[0]]))
 
 
@@ -283,7 +283,7 @@ def _text_column(values: list[Any]) -> pa.Array:
 
 
 def as_text(value: Any) -> str:
-    """A value as a string: strings as they are, anything else as JSON."""
+    """A value as a string: strings unchanged, anything else as JSON."""
     if isinstance(value, str):
         return replace_surrogates(value)
     if isinstance(value, bytes):

@@ -78,7 +78,7 @@ def read(storage: Storage, table: str) -> ClaimVersion:
     claim = parse_model(storage, path, data, Claim)
     if claim.is_held_by_other():
         raise StageError(
-            f"{storage.uri(table)}: process {claim.pid} (`raypipe {claim.command}`) is writing there; wait or end it"
+            f"{storage.uri(table)}: process {claim.pid} (`raypipe {claim.command}`) is writing to it; wait or end it"
         )
     return ClaimVersion(claim, version)
 
@@ -94,7 +94,7 @@ def put(storage: Storage, table: str, claim: Claim, claim_version: ClaimVersion)
         storage.write(path, data)
     elif not conditional.replace_version(storage, path, data, claim_version.version):
         raise StageError(
-            f"{storage.uri(table)}: another command began there in the same moment; wait for it, then start again"
+            f"{storage.uri(table)}: another command began to write it at the same time; wait for it, then start again"
         )
 
 
@@ -107,10 +107,10 @@ def refuse_different_run(storage: Storage, table: str, found: Claim | RunRecord,
     if isinstance(found, Claim) and found.revision and not new.revision:
         options = revision_options(found.revision)
         raise StageError(
-            f"{where}: holds an unfinished run that does a part again ({options}); finish it with "
-            f"`raypipe {shlex.quote(found.command)} {options}`, or drop it and do the whole with --overwrite"
+            f"{where}: has an unfinished run that redoes a part ({options}); finish it with "
+            f"`raypipe {shlex.quote(found.command)} {options}`, or redo the whole table with --overwrite"
         )
-    state = "holds the result" if isinstance(found, RunRecord) else "holds an unfinished run"
+    state = "has the result" if isinstance(found, RunRecord) else "has an unfinished run"
     raise StageError(
         f"{where}: {state} of another configuration or input: {what}; "
         "use --overwrite, another --root, or the same options"

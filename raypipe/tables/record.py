@@ -1,4 +1,4 @@
-"""The files in which a run describes itself: ``_run.json`` when it is complete, ``_claim.json`` before that."""
+"""The files that describe a run: ``_run.json`` when it is complete, ``_claim.json`` before that."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _inside(path: str) -> str:
 
 def _run_id(text: str) -> str:
     if not set(text) <= _RUN_ID:
-        raise ValueError("must be letters, digits, - and _")
+        raise ValueError("must contain only letters, digits, - and _")
     return text
 
 
@@ -194,7 +194,7 @@ def parse_model(storage: Storage, path: str, data: bytes, kind: type[Model]) -> 
         found = kind.model_validate_json(data)
     except ValidationError as error:
         raise StageError(
-            f"{storage.uri(path)}: cannot be read as what raypipe writes there: {one_line(error)}; "
+            f"{storage.uri(path)}: is not a valid file of raypipe: {one_line(error)}; "
             f"delete the folder {storage.uri(posixpath.dirname(path))} and run its stage again"
         ) from error
     if isinstance(found, RunRecord) and found.schema_version > SCHEMA_VERSION:

@@ -120,12 +120,12 @@ class RootTables:
 
     @contextmanager
     def input_errors(self, table: str, name: str) -> Iterator[None]:
-        """Turn errors of the body into an InputError that names the file: it is not what raypipe writes there."""
+        """Turn errors of the body into an InputError that names the file: its contents are not valid."""
         try:
             yield
         except _DAMAGE as error:
             raise InputError(
-                f"{self.storage.uri(table, name)}: is not what raypipe writes there ({type(error).__name__}: "
+                f"{self.storage.uri(table, name)}: is not a valid file of raypipe ({type(error).__name__}: "
                 f"{one_line(error)}); make {table}/ again with --overwrite"
             ) from error
 

@@ -181,7 +181,7 @@ class TableRun:
         """Publish the staged files. Returns the record.
 
         If `rows_out` is None, it is the number of rows in the Parquet files directly in the table's folder. Raises
-        StageError if rows in ≠ rows out + Σ dropped: then rows were lost or doubled, and nothing is published.
+        StageError if rows in ≠ rows out + Σ dropped: then rows were lost or duplicated, and nothing is published.
         """
         storage, table = self.writer.storage, self.writer.table
         files = list_data_files(storage, self.writer.staging)
@@ -191,7 +191,7 @@ class TableRun:
         if rows_in != rows_out + sum(lost.values()):
             raise StageError(
                 f"{storage.uri(table)}: {rows_in} rows in, but {rows_out} out and {sum(lost.values())} dropped "
-                f"({lost}); rows were lost or doubled, nothing is published: please report this"
+                f"({lost}), so rows were lost or duplicated and nothing is published; please report this"
             )
         self.record = RunRecord(
             run_id=self.writer.run_id,
@@ -294,7 +294,7 @@ def get_record(storage: Storage, table: str) -> RunRecord:
     record = find_record(storage, table)
     if record is None:
         maker = COMMAND_BY_TABLE.get(table, f"raypipe {table.split('/')[0]}")
-        state = "is unfinished" if storage.exists(f"{table}/{CLAIM_FILE}") else "is not there"
+        state = "is unfinished" if storage.exists(f"{table}/{CLAIM_FILE}") else "does not exist"
         raise StageError(f"{storage.uri(table)}: {state}; run `{maker} --root {storage.root}` first")
     return record
 

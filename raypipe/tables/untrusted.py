@@ -39,8 +39,8 @@ def plain_schema(schema: pa.Schema, where: str) -> pa.Schema:
     if refused is not None:
         kind = str(refused.type)
         raise InputError(
-            f"{where}: column {_cut(refused.name)}: values of type {_cut(kind)} are not read, since code "
-            "would make them; leave the column out, or write plain lists"
+            f"{where}: column {_cut(refused.name)}: type {_cut(kind)} can run code, so it is "
+            "not read; remove the column, or write plain lists"
         )
     return schema if fields == list(schema) else pa.schema(fields, schema.metadata)
 

@@ -42,7 +42,7 @@ def event_folder(storage: Storage) -> Path:
     """The root's folder. Raises StageError if it is not local, or has no event files below `sweep/` and `train/`."""
     if not storage.is_local:
         raise StageError(
-            f"{storage.root}: TensorBoard reads local folders; copy the files *tfevents* of sweep/ and train/ to one "
+            f"{storage.root}: TensorBoard needs a local folder; copy the *tfevents* files of sweep/ and train/ to one "
             "(`aws s3 sync`, `gcloud storage rsync`), then `raypipe board --root DIR`"
         )
     root = Path(storage.path())
@@ -73,7 +73,7 @@ def _free_port(wanted: int) -> int:
         return usable_port(wanted)
     except OSError as error:
         raise StageError(
-            f"board.port: {wanted} cannot be used: {error.strerror}; choose another, or 0 for any free one"
+            f"board.port: {wanted} cannot be used: {error.strerror}; set another port, or 0 for any free port"
         ) from error
 
 
@@ -82,7 +82,7 @@ def _wait_until_it_answers(process: subprocess.Popen[bytes], port: int, log: IO[
     while time.monotonic() < deadline:
         if process.poll() is not None:
             log.seek(0)
-            lines = log.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
+            lines = log.read().decode(errors="replace").strip().splitlines() or ["no output"]
             raise StageError(f"TensorBoard cannot start (exit code {process.returncode}): {lines[-1]}")
         with socket.socket() as probe:
             if probe.connect_ex((_HOST, port)) == 0:

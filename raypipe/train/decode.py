@@ -29,7 +29,7 @@ from raypipe.train.data.target import Target
 from raypipe.train.trial_plan import PictureTable
 
 TENSORS = "_tensors"
-# Number of the files' format. If it changes, pictures of an older version are decoded again.
+# Version of the file format. If it changes, pictures of an older version are decoded again.
 _LAYOUT = 2
 _RETRIES = 3
 
@@ -62,7 +62,7 @@ def prepare_pictures(config: Config) -> PictureTable:
                 facts={"undecodable": counts["undecodable"], "classes": list(target.names)},
             )
             if counts["undecodable"]:
-                print_line(f"  {counts['undecodable']:,} pictures no longer decode and are left out")
+                print_line(f"  {counts['undecodable']:,} pictures can no longer be decoded and are left out")
     return PictureTable(storage, table, size, target)
 
 
@@ -92,17 +92,17 @@ def _require_pictures(storage: Storage, counts: Counter[str], target: Target) ->
     present = [tuple(key.split("/", 1)) for key in counts if key != "undecodable"]
     if not present:
         raise InputError(
-            f"{storage.uri('images')}: holds no picture of a labelled post "
+            f"{storage.uri('images')}: has no picture of a labelled post "
             "(a world without images, or --ingest.fetch false?)"
         )
     for split in ("train", "val"):
         found = {label for in_split, label in present if in_split == split}
         if not found:
-            hint = "set --label.val above 0 or mend --label.split"
+            hint = "set --label.val above 0 or fix --label.split"
             raise InputError(f"{storage.uri('labels')}: no picture in the split {split}; {hint}")
         if split == "train" and target.kind in ("binary", "classes") and len(found) < 2:
             raise InputError(
-                f"{storage.uri('labels')}: all training pictures are {found.pop()!r}; {target.names} are needed"
+                f"{storage.uri('labels')}: all training pictures are {found.pop()!r}; labels {target.names} are needed"
             )
 
 

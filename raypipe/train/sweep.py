@@ -52,7 +52,7 @@ def run(config: Config) -> RunRecord:
     """Train every configuration of the sweep in every form, with every combination of options and seed: ``sweep/``."""
     given = " and ".join(f"train.{name}" for name in _TRAIN_ONLY_OPTIONS if name in config.train.model_fields_set)
     if given:
-        print_line(f"  {given} not used: that is for `raypipe train`; a sweep has the configurations of sweep.configs")
+        print_line(f"  {given} not used: only `raypipe train` uses it; set sweep.configs for a sweep")
     return _run(config, "sweep", "sweep", sweep_trials(config))
 
 

@@ -1,4 +1,4 @@
-"""Trials and their plans. Imports neither torch nor torchvision, because some processes only pass trials on."""
+"""Trials and their plans. Imports neither torch nor torchvision: some processes only pass trials on."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Trial:
         return f"{re.sub(r'[^A-Za-z0-9_.+-]', '-', self.label)}-{self.seed}"
 
     def options(self, train: TrainOptions) -> TrainOptions:
-        """The options of `train` with the trial's own in place."""
+        """The options of `train`, with the trial's own values."""
         return train.model_copy(update=dict(self.values))
 
 
@@ -76,7 +76,7 @@ def _allowed(name: str, value: Any) -> Any:
     try:
         return parse_hyperparameter(name, value)
     except ValueError as error:
-        raise ConfigError(f"sweep.space: {error}; a distribution drew it, choose another") from error
+        raise ConfigError(f"sweep.space: {error} (from a distribution); change its range") from error
 
 
 @dataclass(frozen=True)

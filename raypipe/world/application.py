@@ -1,6 +1,6 @@
 """Answers of the local server: the world's pictures and its feed. Some answers are bad on purpose.
 
-Pictures stay in the table's Parquet files. The server knows which file holds which picture. It keeps the 64 files
+Pictures stay in the table's Parquet files. The server knows the file of each picture. It keeps the 64 files
 that were used last (about 3 MB each) in memory.
 """
 
@@ -140,7 +140,7 @@ class PictureRoutes:
         self._counts.behaviours[kind] += 1
         picture = await self._pictures.get(name)
         if picture is None:
-            raise web.HTTPNotFound(text="no such picture\n")
+            raise web.HTTPNotFound(text="picture not found\n")
         return await self._responder.answer(request, kind, name, picture)
 
 

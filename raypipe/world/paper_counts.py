@@ -40,7 +40,7 @@ def paper_counts(posts: int) -> PostCounts:
     Raises ValueError if `posts` is less than 1.
     """
     if posts < 1:
-        raise ValueError(f"posts is {posts}: a world has at least one post")
+        raise ValueError(f"posts is {posts}: a world needs at least one post")
     deleted = _share(posts, DELETED, COLLECTED)
     present = posts - deleted
     kept = COLLECTED - DELETED

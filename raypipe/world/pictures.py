@@ -30,7 +30,7 @@ PICTURES_PER_UNIT = 128
 
 @dataclass(frozen=True)
 class DrawingUnit:
-    """A unit of drawing work: ids, face counts and looks of up to UNIT posts. Small enough to send to a process."""
+    """Drawing work: ids, face counts and looks of up to PICTURES_PER_UNIT posts. Small enough to send to a process."""
 
     unit: str
     post_ids: NDArray[np.int64]

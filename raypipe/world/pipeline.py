@@ -31,7 +31,7 @@ def run(config: Config) -> RunRecord:
 
     Writes `posts/`, `truth/` with ``_truth.json``, and `pictures/` (with `world.images`) or `images/` (without). With
     `world.serve` it then serves them on 127.0.0.1 until SIGINT or SIGTERM. Raises InputError if the coefficients give
-    a post more than 10^12 likes. Raises StageError if the port is taken or the root holds another world.
+    a post more than 10^12 likes. Raises StageError if the port is taken or the root has another world.
     """
     storage, options = config.open_storage(), config.world
     if options.serve:

@@ -197,8 +197,8 @@ def _likes(
     highest = float(log_likes.max())
     if highest > _MAX_LOG_LIKES:
         raise InputError(
-            f"world.intercept, followers, hashtags, effect, noise: give a post of 10^{highest:.0f} likes; "
-            f"choose smaller ones (10^{_MAX_LOG_LIKES:.0f} at most)"
+            f"world.intercept, followers, hashtags, effect, noise: give a post 10^{highest:.0f} likes; "
+            f"use smaller values (at most 10^{_MAX_LOG_LIKES:.0f} likes)"
         )
     return np.maximum(0, np.rint(10**log_likes - 1)).astype(np.int64)
 

@@ -105,7 +105,7 @@ def running_server(
     storage = where.open_storage() if isinstance(where, Config) else where
     if port is None:
         if not isinstance(where, Config):
-            raise ValueError("a storage names no port: give one")
+            raise ValueError("a Storage has no port: pass one")
         port = where.world.port
     check_port(port)
     command = [sys.executable, "-m", "raypipe.world.server", "--root", storage.root, "--port", str(port)]
@@ -124,7 +124,7 @@ def running_server(
             if server.poll() is not None:
                 log.seek(0)
                 lines = log.read().decode(errors="replace").strip().splitlines()
-                raise StageError(f"the local server ended at once: {lines[-1] if lines else 'it said nothing'}")
+                raise StageError(f"the local server ended at once: {lines[-1] if lines else 'it printed nothing'}")
             yield base
         finally:
             _stop(server)

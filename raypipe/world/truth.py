@@ -1,4 +1,4 @@
-"""The truth about generated posts: what was planted in each, and the accuracy of a perfect judge of the picture."""
+"""The truth about generated posts: the planted effects, and the accuracy of a perfect judge of the picture."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def judge_accuracy(
     """
     looks, names = np.asarray(look, dtype=float), np.asarray(labels, dtype=object)
     if looks.shape != names.shape:
-        raise ValueError(f"{looks.shape} looks and {names.shape} labels: one a picture is needed")
+        raise ValueError(f"{looks.shape} looks and {names.shape} labels: each picture needs both")
     is_top, is_bottom = names == top, names == bottom
     judged = is_top | is_bottom
     if not judged.any():
@@ -136,5 +136,5 @@ def read_truth(storage: Storage) -> Truth:
     """The truth of the world under a root. Raises StageError if there is none."""
     path = f"truth/{TRUTH_FILE}"
     if not storage.exists(path):
-        raise StageError(f"{storage.uri(path)}: is not there; run `raypipe world --root {storage.root}` first")
+        raise StageError(f"{storage.uri(path)}: does not exist; run `raypipe world --root {storage.root}` first")
     return Truth.model_validate_json(storage.read(path))

@@ -45,5 +45,5 @@ def test_comment_does_not_change_pixels(tmp_path: Path) -> None:
 
 
 def test_missing_disk_space_is_reported_in_advance(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="are needed; give another --work"):
+    with pytest.raises(OSError, match="are needed; set another --work"):
         pictures.need_room(tmp_path, 1e18)

@@ -119,15 +119,15 @@ def test_refused_requests_are_not_retried(free_port: int) -> None:
 
 
 def test_html_answer_raises_error(free_port: int) -> None:
-    with pytest.raises(StageError, match="did not answer with JSON"):
+    with pytest.raises(StageError, match="the answer is not JSON"):
         ask(free_port, [lambda: web.Response(text="<html>", content_type="text/html")])
 
 
 @pytest.mark.parametrize("body", ["[" * 100_000, "", "\x00", "9" * 5_000])
 def test_invalid_json_raises_one_line_error(free_port: int, body: str) -> None:
-    with pytest.raises(StageError, match="did not answer with JSON"):
+    with pytest.raises(StageError, match="the answer is not JSON"):
         ask(free_port, [lambda: web.Response(text=body, content_type="application/json")])
-    with pytest.raises(StageError, match="HTTP 403; is"):
+    with pytest.raises(StageError, match="HTTP 403; check"):
         ask(free_port, [lambda: web.Response(status=403, text=body)])
 
 
@@ -152,7 +152,7 @@ def test_link_header_only_gives_next_id(free_port: int) -> None:
 def test_redirect_to_cloud_metadata_is_not_followed(free_port: int, inside: str) -> None:
     dialled: type[LoopbackSocket] = type("Dialled", (LoopbackSocket,), {"asked": []})
     elsewhere = error(302, Location=f"http://{inside}/latest/meta-data/")
-    with pytest.raises(StageError, match=r"/api/x: leads to an address that is never asked: .*"):
+    with pytest.raises(StageError, match=r"/api/x: has or redirects to a refused address: .*"):
         ask(free_port, [elsewhere], guard=AddressGuard(allow_private=True, make_socket=dialled))
     assert dialled.asked == ["127.0.0.1"]
 

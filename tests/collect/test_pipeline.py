@@ -151,7 +151,7 @@ def test_small_rate_limit_is_never_exceeded(tmp_path: Path, feed_world: Config, 
 
 
 def test_hashtag_without_pictures_raises_one_line_error(tmp_path: Path, instance: str) -> None:
-    with pytest.raises(InputError, match="nobodyusesthis: shows no post with a picture"):
+    with pytest.raises(InputError, match="nobodyusesthis: has no post with a picture"):
         pipeline.run(collecting(tmp_path / "root", instance, hashtag="nobodyusesthis"))
     assert not (tmp_path / "root" / "snapshots").exists()
 
@@ -172,7 +172,7 @@ def test_revisit_needs_snapshots_of_same_instance(tmp_path: Path, instance: str)
     with pytest.raises(StageError, match="run `raypipe collect"):
         pipeline.run(collecting(tmp_path, instance, revisit=True))
     pipeline.run(collecting(tmp_path, instance, posts=2))
-    with pytest.raises(ConfigError, match="the snapshots are of"):
+    with pytest.raises(ConfigError, match="the snapshots are from"):
         pipeline.run(collecting(tmp_path, "https://other.example", revisit=True))
 
 
@@ -185,7 +185,7 @@ class Looping(ApiClient):
 
 def test_page_linking_to_itself_raises_error(tmp_path: Path) -> None:
     with (
-        pytest.raises(StageError, match="leads from the page before 5 to itself"),
+        pytest.raises(StageError, match="the page before 5 links to itself"),
         tables.begin(Storage(str(tmp_path)), "snapshots", command="collect", config={}, inputs={}) as run,
     ):
         asyncio.run(timeline.collect(Looping("http://127.0.0.1:1", 1), mastodon, "selfie", run, 10))

@@ -21,7 +21,7 @@ __all__ = ["signals_as_before"]
 
 OPTIONS = {"train": "name", "predict": "name", "export": "name", "study": "participant"}
 """Options that become a folder, by stage."""
-RULE = "a name has 1 to 64 of A-Z a-z 0-9 . _ - and begins with a letter or a digit"
+RULE = "a name has 1 to 64 characters of A-Z a-z 0-9 . _ - and begins with a letter or a digit"
 
 
 @pytest.fixture
@@ -116,14 +116,14 @@ def refusal(section: str, value: str) -> str:
 def test_impossible_paths_are_refused(section: str) -> None:
     nobody = "~nobody-of-this-name/x"
     assert refusal(section, nobody) == "there is no home directory ~nobody-of-this-name"
-    assert refusal(section, "a\0b") == "a path cannot hold a NUL character"
+    assert refusal(section, "a\0b") == "a path cannot contain a NUL character"
     for path in ("~", "~/x", "a b", "../x", "é", "x" * 300):
         assert load_path(section, path) == path
 
 
 @pytest.mark.parametrize("value", ["s3://b/x", "file:///x", "gs://b"])
 def test_scratch_must_not_be_a_uri(value: str) -> None:
-    assert refusal("storage", value) == "it must be a directory of each machine, not a URI"
+    assert refusal("storage", value) == "it must be a directory on each machine, not a URI"
     assert load_path("root", value) == value
 
 
@@ -135,4 +135,4 @@ def test_docs_contain_rule_for_names() -> None:
     docs = Path(__file__).parents[2] / "docs"
     for page in ("security.md", "tables.md"):
         text = " ".join((docs / page).read_text().split())
-        assert "1 to 64 of `A-Z a-z 0-9 . _ -`, and begins with a letter or a digit" in text, page
+        assert "1 to 64 characters of `A-Z a-z 0-9 . _ -`, and begins with a letter or a digit" in text, page

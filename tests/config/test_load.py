@@ -72,8 +72,8 @@ def test_arguments_are_parsed_to_options(words: list[str], expected: dict[str, A
         (["--labels.quantile=3"], "--labels.quantile: unknown option; did you mean --label.quantile?"),
         (["--zzzz"], "--zzzz: unknown option (see --help)"),
         (["-x"], "-x: is not an option; options are --section.option VALUE (see --help)"),
-        (["--root"], "--root: needs a value; only an option of true or false can stand alone"),
-        (["--limit", "--debug"], "--limit: needs a value; only an option of true or false can stand alone"),
+        (["--root"], "--root: needs a value; only true/false options can have none"),
+        (["--limit", "--debug"], "--limit: needs a value; only true/false options can have none"),
         (["--train.epochs", "{A: 3"], "--train.epochs {A: 3: cannot be read as a mapping such as {A: 3, B: 2}"),
     ],
 )
@@ -142,9 +142,9 @@ def test_file_accepts_dotted_option_names(write) -> None:
         ("label: 3", "label: 3 is not allowed (in FILE): label is a section of options"),
         ("label: [1]", "label: [1] is not allowed (in FILE): label is a section of options"),
         ("7: 8", "7: unknown option (in FILE)"),
-        ("[a, b]", "--config FILE: must hold sections of options, found list"),
-        ("text", "--config FILE: must hold sections of options, found str"),
-        ("a: [1\nb: 2", "--config FILE: is not YAML at line 2: "),
+        ("[a, b]", "--config FILE: must contain sections of options, but contains a list"),
+        ("text", "--config FILE: must contain sections of options, but contains a str"),
+        ("a: [1\nb: 2", "--config FILE: is not valid YAML at line 2: "),
     ],
 )
 def test_wrong_file_raises_error(write, text: str, message: str) -> None:

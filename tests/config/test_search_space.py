@@ -90,19 +90,19 @@ def test_values_are_shown_as_typed(value: Any, text: str) -> None:
     [
         (
             {"learning_rat": [1]},
-            "learning_rat is no option of train that can vary in a sweep; did you mean learning_rate?",
+            "learning_rat is not an option of train that can vary in a sweep; did you mean learning_rate?",
         ),
-        ({"image_size": [32, 64]}, "image_size is no option of train that can vary in a sweep"),
-        ({"workers": [1, 2]}, "workers is no option of train that can vary in a sweep"),
+        ({"image_size": [32, 64]}, "image_size is not an option of train that can vary in a sweep"),
+        ({"workers": [1, 2]}, "workers is not an option of train that can vary in a sweep"),
         ({"batch_size": [16, 0]}, "batch_size cannot be 0: input should be greater than or equal to 1"),
-        ({"batch_size": []}, "batch_size: an empty list"),
-        ({"batch_size": [{"A": 16}]}, "batch_size: {'A': 16} stands for one trial; write {A: "),
+        ({"batch_size": []}, "batch_size: the list is empty"),
+        ({"batch_size": [{"A": 16}]}, "batch_size: {'A': 16} cannot be a value; write {A: "),
         ({"learning_rate": {"loguniform": [0, 1]}}, "{loguniform: [0, 1]} must be [low, high] of numbers with 0 < low"),
         ({"learning_rate": {"loguniform": [1]}}, "{loguniform: [1]} must be [low, high] of numbers"),
         ({"learning_rate": {"uniform": ["a", 1]}}, "learning_rate: 'a' is not a number"),
         ({"learning_rate": {"gaussian": [0, 1]}}, "{gaussian: [0, 1]} is none of {choice: [a, b, …]}, {uniform: "),
-        ({"learning_rate": {"gaussian": {"a": 1}}}, "gaussian is no distribution; those are choice, uniform, "),
-        ({"learning_rate": {"lognorm": {"q": 1}}}, "lognorm does not take {'q': 1.0} (see scipy.stats.lognorm)"),
+        ({"learning_rate": {"gaussian": {"a": 1}}}, "gaussian is not a distribution; use choice, uniform, "),
+        ({"learning_rate": {"lognorm": {"q": 1}}}, "lognorm does not accept {'q': 1.0} (see scipy.stats.lognorm)"),
         ({"learning_rate": {"A": [0.1], "X": [1]}}, "must name one distribution"),
         ({"epochs": {"integers": [1, 2.5]}}, "must be [low, high] of numbers that are whole"),
     ],
@@ -122,7 +122,7 @@ def test_command_line_accepts_space_as_yaml() -> None:
 
 
 def test_samples_and_asha_are_refused_without_suitable_space() -> None:
-    with pytest.raises(ConfigError, match=r"^sweep.samples: 3 is not allowed: samples are drawn from distributions"):
+    with pytest.raises(ConfigError, match=r"^sweep.samples: 3 is not allowed: more than 1 needs a distribution"):
         load_config(sweep={"samples": 3, "space": {"batch_size": [16, 32]}})
     with pytest.raises(
         ConfigError, match=r"^sweep.rivals: 'configuration' is not allowed: without sweep.space .*--sweep.rivals all$"

@@ -123,7 +123,7 @@ def test_taken_port_advice_names_the_option(free_port: int) -> None:
     assert (world.state, world.advice) == ("warn", "choose another: --world.port PORT")
     assert (study.state, study.advice) == ("warn", "choose another: --study.port PORT")
     assert str(free_port) in world.detail
-    assert (board.state, board.detail) == ("ok", "any free one")
+    assert (board.state, board.detail) == ("ok", "any free port")
 
 
 def test_dashboard_port_is_checked_only_if_set(free_port: int) -> None:

@@ -43,7 +43,7 @@ def test_suitable_machine_passes(well: Config, capsys: pytest.CaptureFixture[str
     out = capsys.readouterr().out
     for check in checks.values():
         assert re.search(rf"^ *{re.escape(check.name)} +{check.state} ", out, re.M)
-    assert out.splitlines()[-1].startswith(("All is well", "Stages can run"))
+    assert out.splitlines()[-1].startswith(("All checks passed", "Stages can run"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -55,7 +55,7 @@ def test_ray_is_only_checked_on_request(
         run(well)
     names = [check.name for check in run(well.model_copy(update={"doctor": DoctorOptions()}))]
     assert set(NAMES) - set(names) == {"ray"}
-    assert "--doctor.ray tries it" in capsys.readouterr().out
+    assert "--doctor.ray starts it" in capsys.readouterr().out
 
 
 def test_failed_checks_exit_1_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

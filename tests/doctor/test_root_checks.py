@@ -69,7 +69,7 @@ RIGHTS = [
 def test_usable_bucket_passes_all_checks(s3_endpoint: str) -> None:
     bucket, rights, root = check_root(s3_config(s3_endpoint, "bucket"))
     assert (bucket.state, rights.state, root.state) == ("ok", "ok", "ok"), (bucket, rights, root)
-    assert bucket.detail == "bucket: reachable; credentials from env"
+    assert bucket.detail == "bucket: reachable; credentials: env"
     assert rights.detail == f"bucket: {', '.join(action for action, _, _ in RIGHTS)}"
     storage = s3_config(s3_endpoint, "bucket").open_storage()
     assert storage.files("") == []

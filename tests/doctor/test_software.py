@@ -74,7 +74,7 @@ def test_weights_file_is_read(tmp_path: Path) -> None:
     other = check_weights(str(tmp_path / "part.pth"), "resnet18")
     assert "layer conv1.weight is missing: this is not a resnet18" in other.detail
     nowhere = check_weights("imagenet", "resnet19")
-    assert "'resnet19' is no classifier of torchvision" in nowhere.detail
+    assert "'resnet19' is not a classifier of torchvision" in nowhere.detail
     unknown = check_weights("vgg-nineteen")
     assert unknown.state == "fail"
     assert "'vgg-nineteen' is not allowed" in unknown.detail

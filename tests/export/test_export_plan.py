@@ -67,17 +67,17 @@ def test_unexportable_tables_raise_one_line_error(config: Config) -> None:
     with pytest.raises(InputError, match="no picture to export: 1 gone, 1 no_bytes"):
         plan_of(config, labelled=False)
     write_images(config, [image_row("a", b"x"), image_row("a", b"y"), image_row("b", b"z")])
-    with pytest.raises(StageError, match="images: 1 posts stand there twice"):
+    with pytest.raises(StageError, match="images: 1 posts occur twice"):
         plan_of(config, labelled=False)
     write_images(config, [image_row("a", b"x")])
     write_labels(config, [])
     with pytest.raises(InputError, match="no picture to export: 1 not_in_labels"):
         plan_of(config)
     write_labels(config, [{"post_id": "a", "label": "l", "split": "fold1"}])
-    with pytest.raises(InputError, match="split 'fold1' cannot be exported; it is one of train, val, test"):
+    with pytest.raises(InputError, match="split 'fold1' cannot be exported; allowed are train, val, test"):
         plan_of(config)
     write_labels(config, [{"post_id": "a", "label": "l", "split": "train"}] * 2)
-    with pytest.raises(StageError, match="labels: 1 posts stand there twice"):
+    with pytest.raises(StageError, match="labels: 1 posts occur twice"):
         plan_of(config)
     with tables.begin(config.open_storage(), "labels", command="label", config={}, inputs={}, overwrite=True) as labels:
         labels.writer.write("0", pa.Table.from_pylist([{"post_id": "a"}], schema=labels_schema(pa.int64())))

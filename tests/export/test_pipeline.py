@@ -98,9 +98,9 @@ def test_failed_export_gives_one_line_and_no_files(config: Config) -> None:
             raypipe.export(load_config(root=config.root, export=options))
         assert not (Path(config.root) / "export").exists() or not any((Path(config.root) / "export").iterdir())
 
-    refused(StageError, "images: is not there; run `raypipe ingest ")
+    refused(StageError, "images: does not exist; run `raypipe ingest ")
     write_images(config, [], files=1)
-    refused(InputError, "images: holds no row")
+    refused(InputError, "images: has no rows")
     write_images(config, [image_row("a", None, status="gone")])
     refused(InputError, "no picture to export: 1 gone")
     write_images(config, [image_row("a", b"x"), image_row("b", b"y")])
@@ -134,7 +134,7 @@ def test_format_is_short_for_export_format(capsys: pytest.CaptureFixture[str]) -
     assert "--formt: unknown option; did you mean --format?" in capsys.readouterr().err
     assert main(["export", "--help"]) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if "--export.format" in line)
-    assert line.endswith("(webdataset|folder|hf|model); --format for short [webdataset]")
+    assert line.endswith("(webdataset|folder|hf|model); short form: --format [webdataset]")
 
 
 @pytest.mark.parametrize(("format_", "step", "when"), [("webdataset", 4, "during"), ("folder", 30, "after")])

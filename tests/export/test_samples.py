@@ -59,7 +59,7 @@ def test_files_without_wanted_pictures_are_not_opened(make: Callable[..., Made])
 
 
 def test_changed_picture_bytes_stop_export(config: Config) -> None:
-    for image, held in ((None, "none are there"), (b"xyz", "3 are there")):
+    for image, held in ((None, "none found"), (b"xyz", "3 found")):
         write_images(config, [image_row("a", b"x"), image_row("b", b"xy") | {"image": image}])
         plan = make_plan(config.open_storage(), labelled=False, shard_bytes=10**6)
         with pytest.raises(StageError, match=f"images: post 'b': 2 bytes were stored, {held}"):

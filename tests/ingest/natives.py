@@ -1,4 +1,4 @@
-"""Functions for child processes in tests of `isolate`, `pool` and `decoding`. This module imports nothing slow."""
+"""Functions for child processes in tests of `child`, `pool` and `decoding`. This module imports nothing slow."""
 
 from __future__ import annotations
 

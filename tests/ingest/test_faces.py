@@ -161,15 +161,15 @@ def test_usable_detector_options_pass_check(model: str) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"detector": "cnn"}, r"faces\.model: absent, and faces\.detector cnn needs a model file; .*mmod_human_face"),
+        ({"detector": "cnn"}, r"faces\.model: is not set, but faces\.detector cnn needs a model file; .*mmod_human"),
         ({"detector": "cnn", "model": "gone.dat"}, r"faces\.model: 'gone\.dat': no such file .*mmod_human_face"),
         ({"detector": "cnn", "model": "folder"}, r"faces\.model: 'folder': is a folder .*mmod_human_face"),
-        ({"detector": "cnn", "model": "text"}, r"faces\.model: 'text' is no face detector .*deserializing object"),
-        ({"detector": "cnn", "model": "empty"}, r"faces\.model: 'empty' is no face detector .*No more objects"),
-        ({"detector": "cnn", "model": "cut"}, r"faces\.model: 'cut' is no face detector .*Error reading data"),
-        ({"detector": "cnn", "model": "packed"}, r"faces\.model: 'packed' is no face detector .*DECOMPRESS IT"),
-        ({"detector": "cnn", "model": "other"}, r"faces\.model: 'other' is no face detector .*std::string"),
-        ({"model": "text"}, r"faces\.model: 'text' is given, but faces\.detector is hog"),
+        ({"detector": "cnn", "model": "text"}, r"faces\.model: 'text' is not a face detector .*deserializing object"),
+        ({"detector": "cnn", "model": "empty"}, r"faces\.model: 'empty' is not a face detector .*No more objects"),
+        ({"detector": "cnn", "model": "cut"}, r"faces\.model: 'cut' is not a face detector .*Error reading data"),
+        ({"detector": "cnn", "model": "packed"}, r"faces\.model: 'packed' is not a face detector .*DECOMPRESS IT"),
+        ({"detector": "cnn", "model": "other"}, r"faces\.model: 'other' is not a face detector .*std::string"),
+        ({"model": "text"}, r"faces\.model: 'text' is set, but faces\.detector is hog"),
     ],
 )
 def test_unusable_detector_raises_one_line_error(

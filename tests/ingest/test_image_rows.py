@@ -151,7 +151,7 @@ def test_funnel_counts_each_step() -> None:
     assert facts["statuses"] == {"ok": 4, "gone": 1, "deleted": 1, "invalid_url": 1}
     assert (facts["hosts"], facts["n_hosts"], facts["n_bytes"]) == ({"h": {"ok": 4, "gone": 1, "deleted": 1}}, 1, 40)
     assert funnel_text(facts) == (
-        "Pictures: 7 posts, 6 still there at the revisit (1 deleted), 4 fetched, 3 with a face, 2 with exactly one"
+        "Pictures: 7 posts, 6 present at the revisit (1 deleted), 4 fetched, 3 with a face, 2 with exactly one"
     )
     assert failure_lines(image_counts) == ["  1 gone: gone!", "  1 invalid_url: invalid_url!"]
 

@@ -57,11 +57,11 @@ elif os.environ.get("DEADLY") == "detecting":
 @pytest.mark.parametrize(
     ("deadly", "kind", "faces", "status", "error"),
     [
-        ("decoding", "JPEG", "true", "not_an_image", "whatever decodes it ended natively: SIGSEGV"),
-        ("detecting", "JPEG", "true", "ok", "faces not counted: the detector ended natively: SIGSEGV"),
+        ("decoding", "JPEG", "true", "not_an_image", "the decoder's process ended: SIGSEGV"),
+        ("detecting", "JPEG", "true", "ok", "faces not counted: the detector's process ended: SIGSEGV"),
         # Headers are read in the command's process or in fetch actors. JPEG headers are read in Python.
         pytest.param(
-            *("opening", "WEBP", "false", "not_an_image", "whatever decodes it ended natively: SIGSEGV"),
+            *("opening", "WEBP", "false", "not_an_image", "the decoder's process ended: SIGSEGV"),
             marks=pytest.mark.cluster,
         ),
     ],

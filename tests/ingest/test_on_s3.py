@@ -56,7 +56,7 @@ def test_temporary_s3_errors_are_survived(on_s3: Config, server: WebServer, s3_f
 
 def test_denied_write_gives_one_line_and_run_resumes(on_s3: Config, server: WebServer, s3_faults: S3Faults) -> None:
     denied = s3_faults.fail("PUT .*images/_staging/.*part-.*-00000[2-9]", status=403, code="AccessDenied")
-    with pytest.raises(StageError, match=r"cannot write: .*give these credentials the right to it") as refused:
+    with pytest.raises(StageError, match=r"cannot write: .*give these credentials access to it") as refused:
         run(on_s3)
     assert "\n" not in str(refused.value)
     assert denied.hits > 0

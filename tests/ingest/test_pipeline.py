@@ -117,7 +117,7 @@ def test_every_post_gets_its_row_and_its_status(
     assert record.facts["funnel"] == {"posts": 25, "present": 24, "fetched": 8, "with_face": 6, "one_face": 5}
     assert record.facts["statuses"]["ok"] == 8
     said = capsys.readouterr().out
-    assert "25 posts, 24 still there at the revisit (1 deleted), 8 fetched, 6 with a face, 5 with exactly one" in said
+    assert "25 posts, 24 present at the revisit (1 deleted), 8 fetched, 6 with a face, 5 with exactly one" in said
     assert "1 forbidden: HTTP 403" in said
 
 
@@ -240,7 +240,7 @@ def test_second_run_fetches_nothing_or_refuses_changed_options(tmp_path: Path, s
     assert set(server.requests.values()) == {1}
     for section, option, value in (("ingest", "max_bytes", 5), ("faces", "upsample", 0)):
         changed = getattr(config, section).model_copy(update={option: value})
-        with pytest.raises(StageError, match=rf"images: holds the result .*{section}\.{option} was"):
+        with pytest.raises(StageError, match=rf"images: has the result .*{section}\.{option} was"):
             run(config.model_copy(update={section: changed}))
     # Options that only change the speed do not change the result.
     quicker = config.ingest.model_copy(update={"fan_out": 7, "fetchers": 3, "per_host": 2})
@@ -258,7 +258,7 @@ def test_fetch_false_only_writes_posts(tmp_path: Path, server: WebServer) -> Non
 
 
 def test_missing_posts_raise_error(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match=r"posts: is not there; run `raypipe ingest --posts FILE"):
+    with pytest.raises(StageError, match=r"posts: does not exist; run `raypipe ingest --posts FILE"):
         raypipe.ingest(load_config(root=str(tmp_path / "root")))
 
 

@@ -75,5 +75,5 @@ def test_rows_of_two_model_files_are_never_mixed(tmp_path: Path, model: Path, in
     assert same is not None
     assert same.ids_to_fetch.to_pylist() == ["timeout"]
     model.write_bytes(b"two model")
-    with pytest.raises(StageError, match=r"were looked into otherwise: contents of faces.model was '.*', is '"):
+    with pytest.raises(StageError, match=r"were examined with other options: contents of faces.model was '.*', is '"):
         plan_redo(config, storage, {"posts": "0123abcd"} | detector_inputs(config.faces))

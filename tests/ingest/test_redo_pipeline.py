@@ -42,7 +42,9 @@ def test_retry_refuses_other_examination_options(tmp_path: Path, server: WebServ
     config = configure(tmp_path, server, plain_rows(4))
     first = run(config)
     again = config.ingest.model_copy(update={"retry": ["server_error"], "phash": True})
-    with pytest.raises(StageError, match=r"were looked into otherwise: ingest\.phash was None, is True; give the same"):
+    with pytest.raises(
+        StageError, match=r"were examined with other options: ingest\.phash was None, is True; use the old"
+    ):
         run(config.model_copy(update={"ingest": again}))
     assert tables.get_record(config.open_storage(), "images") == first
     # Longer time limits do not count as another result, with or without retry.
@@ -83,8 +85,8 @@ def test_faces_are_recounted_without_fetching(tmp_path: Path, server: WebServer)
 
 def test_redo_needs_a_complete_table(tmp_path: Path, server: WebServer) -> None:
     config = configure(tmp_path, server, plain_rows(3), faces={"enabled": True, "only": True})
-    with pytest.raises(StageError, match="images: is not there"):
+    with pytest.raises(StageError, match="images: does not exist"):
         run(config)
     both = config.ingest.model_copy(update={"retry": ["timeout"]})
-    with pytest.raises(ConfigError, match="one after the other"):
+    with pytest.raises(ConfigError, match="use one, then the other"):
         run(config.model_copy(update={"ingest": both}))

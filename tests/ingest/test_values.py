@@ -92,7 +92,7 @@ def test_other_number_types_are_converted(
 
 
 def test_non_number_type_raises_error() -> None:
-    with pytest.raises(InputError, match=r"likes: values of type list<.*int64> cannot be read"):
+    with pytest.raises(InputError, match=r"likes: values of type list<.*int64> cannot be converted"):
         numbers([[1]])
 
 

@@ -129,4 +129,4 @@ def test_submitted_job_runs_all_stages(head: Head, tmp_path: Path, free_port: in
     assert (tmp_path / "root" / "report" / "index.html").exists()
     failed = submit(head, "jobs/label.py", "--root", str(tmp_path / "nothing"))
     assert failed.returncode == 1
-    assert "posts: is not there" in failed.stdout + failed.stderr
+    assert "posts: does not exist" in failed.stdout + failed.stderr

@@ -76,7 +76,7 @@ def test_judge_writes_all_results(root: Config, capsys: pytest.CaptureFixture[st
     assert "no post has a value in each column of" in reasons["log10(1 + age_days)"]
     assert found["bootstrap"]["same"][0] > 0.8
     shown = capsys.readouterr().out
-    assert "metadata alone tells top with an area of 0." in shown
+    assert "metadata alone predict top with a ROC AUC of 0." in shown
     assert "of the labels stay under a bootstrap of users" in shown
     assert run(judged(root)).run_id == record.run_id
     with pytest.raises(StageError, match=r"judge.sample was 200000, is 500"):
@@ -148,7 +148,7 @@ def test_scores_and_hashtags_have_baselines(config: Config, capsys: pytest.Captu
 
 def test_missing_labels_raise_error(config: Config) -> None:
     put(config, "posts", made_posts(100))
-    with pytest.raises(StageError, match="labels: is not there; run `raypipe label"):
+    with pytest.raises(StageError, match="labels: does not exist; run `raypipe label"):
         run(judged(config))
 
 
@@ -162,7 +162,7 @@ def test_labels_of_other_posts_are_refused(root: Config) -> None:
     with tables.begin(root.open_storage(), "posts", command="world", config={}, inputs={}, overwrite=True) as staged:
         staged.writer.write("00000", made_posts(100, seed=9))
         staged.commit(rows_in=100)
-    with pytest.raises(InputError, match="no longer holds; run label again"):
+    with pytest.raises(InputError, match=r"was made from other posts than .*posts; run label again"):
         run(judged(root))
 
 

@@ -81,7 +81,7 @@ def test_rerun_does_nothing_or_refuses_changed_options(world: tuple[Config, pa.T
     assert run(labelled(config)).run_id == first.run_id
     with pytest.raises(StageError, match=r"label.quantile was 0.1, is 0.2"):
         run(labelled(config, quantile=0.2))
-    with pytest.raises(InputError, match="leaves a class empty"):
+    with pytest.raises(InputError, match="so a class is empty"):
         run(labelled(config, quantile=1e-5, overwrite=True))
     assert tables.get_record(config.open_storage(), "labels").run_id == first.run_id
     second = run(labelled(config, quantile=0.2, overwrite=True))
@@ -131,7 +131,7 @@ def test_weights_apply_to_regression(world: tuple[Config, pa.Table, pa.Table]) -
     assert f"{reference.rsquared:#8.3f}".strip() in text
 
 
-def test_listed_near_duplicates_stay_on_one_side(config: Config) -> None:
+def test_listed_near_duplicates_stay_in_one_split(config: Config) -> None:
     posts = made_posts(600)
     ids = posts["post_id"].to_pylist()
     put(config, "posts", posts)
@@ -152,7 +152,7 @@ def test_listed_near_duplicates_stay_on_one_side(config: Config) -> None:
     assert record.facts["splits"]["val"] == len(side) // 4
 
 
-def test_users_on_two_sides_are_counted(
+def test_users_in_two_splits_are_counted(
     world: tuple[Config, pa.Table, pa.Table], capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, *_ = world
@@ -160,25 +160,25 @@ def test_users_on_two_sides_are_counted(
     chosen = read(config).to_pandas().dropna(subset="split")
     leaked = int((chosen.groupby("user_id")["split"].nunique() > 1).sum())
     assert record.facts["users_on_two_sides"] == leaked > 100
-    assert f"{leaked:,} users have posts on two sides" in capsys.readouterr().out
+    assert f"{leaked:,} users have posts in two splits" in capsys.readouterr().out
     record = run(labelled(config, eligible="post", scheme="karpathy", split="user", overwrite=True))
     assert record.facts["users_on_two_sides"] == 0
     assert record.facts["users_that_random_leaks"] == leaked
-    assert f"a random split would have put {leaked:,} there" in capsys.readouterr().out
+    assert f"a random split would put {leaked:,} users in two" in capsys.readouterr().out
 
 
 def test_missing_or_uneven_revisits_give_warnings(world: tuple[Config, pa.Table, pa.Table]) -> None:
     config, posts, _ = world
-    assert "add a column of their age" in run(labelled(config)).facts["warnings"][0]
+    assert "add a column with their age" in run(labelled(config)).facts["warnings"][0]
     record = run(labelled(config, scheme="karpathy", overwrite=True))
-    assert "label.scheme karpathy cannot account for it" in record.facts["warnings"][0]
+    assert "label.scheme karpathy cannot correct for it" in record.facts["warnings"][0]
     when = posts["created_at"].cast(pa.int64()).to_numpy() + np.arange(N) * 86_400_000_000
     revisited = pa.array(when, pa.timestamp("us", "UTC"))
     column = posts.column_names.index("revisited_at")
     other = load_config(root=f"{config.root}-other")
     put(other, "posts", posts.set_column(column, "revisited_at", revisited))
     (spread,) = run(labelled(other, eligible="post")).facts["warnings"]
-    assert re.match(r"likes were read 1\d{3}\.\d days after posting, give or take 8\d\d\.\d: put age_days", spread)
+    assert re.match(r"likes were read 1\d{3}\.\d days after posting, ± 8\d\d\.\d; add age_days", spread)
     formula = "log10(1 + likes) ~ log10(1 + followers) + age_days"
     run(labelled(other, eligible="post", formula=formula, overwrite=True))
     frame = posts.filter(pc.invert(posts["deleted"])).to_pandas()
@@ -209,10 +209,10 @@ def test_revisit_warning_counts_eligible_posts_only(
     absent = deleted | (np.arange(N) < 10)
     n_absent, n = int(np.sum(absent & ~deleted)), int(np.sum(~deleted))
     (said,) = warnings("most", absent)
-    assert said.startswith(f"{n_absent} of {n:,} posts do not say when they were revisited")
+    assert said.startswith(f"{n_absent} of {n:,} posts have no revisit time")
 
 
-def test_ties_and_duplicates_on_two_sides_are_counted(
+def test_ties_and_duplicates_in_two_splits_are_counted(
     world: tuple[Config, pa.Table, pa.Table], capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, _, images = world
@@ -224,8 +224,8 @@ def test_ties_and_duplicates_on_two_sides_are_counted(
     sides = labels.merge(images.select(["post_id", "sha256"]).to_pandas(), on="post_id").groupby("sha256")["split"]
     assert record.facts["duplicates_on_two_sides"] == int((sides.nunique() > 1).sum()) > 0
     shown = capsys.readouterr().out
-    assert f"{expected:,} posts have the same value as one of another class" in shown
-    assert "pictures are on two sides by fold" in shown
+    assert f"{expected:,} posts have the same value as a post of another class" in shown
+    assert "pictures are in two splits by fold" in shown
 
 
 def test_learned_terms_use_all_posts(world: tuple[Config, pa.Table, pa.Table]) -> None:
@@ -270,7 +270,7 @@ def test_schemes_without_a_regression(
 def test_eligible_post_does_not_need_images(config: Config) -> None:
     posts = made_posts(400)
     put(config, "posts", posts)
-    with pytest.raises(StageError, match=r"images: is not there; run `raypipe ingest"):
+    with pytest.raises(StageError, match=r"images: does not exist; run `raypipe ingest"):
         run(labelled(config))
     record = run(labelled(config, eligible="post"))
     assert record.dropped == {"deleted": pc.sum(posts["deleted"]).as_py()}
@@ -288,7 +288,7 @@ def test_missing_values_are_counted_out(config: Config) -> None:
     assert record.rows_out == record.facts["nobs"] == 400 - sum(record.dropped.values())
 
 
-def test_exact_duplicates_stay_on_one_side(world: tuple[Config, pa.Table, pa.Table]) -> None:
+def test_exact_duplicates_stay_in_one_split(world: tuple[Config, pa.Table, pa.Table]) -> None:
     config, _, images = world
     run(labelled(config, scheme="karpathy", eligible="image"))
     labels = read(config).to_pandas().merge(images.select(["post_id", "sha256"]).to_pandas())

@@ -64,7 +64,7 @@ def test_residual_at_the_papers_size() -> None:
 
 
 def test_quantile_with_empty_class_raises_error() -> None:
-    with pytest.raises(InputError, match=r"label.quantile 0.1: leaves a class empty, as 0.1 of 9 posts"):
+    with pytest.raises(InputError, match=r"label.quantile 0.1: 0.1 of 9 posts is less than one post"):
         label(scored([1.0] * 9), "residual")
 
 
@@ -180,11 +180,11 @@ def test_constant_values_raise_error() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scheme": "hashtags", "hashtags": ["sun", "#"]}, "label.hashtags '#': is no hashtag"),
-        ({"scheme": "hashtags", "hashtags": ["sun set"]}, "label.hashtags 'sun set': is no hashtag"),
-        ({"scheme": "column"}, "label.column: is needed"),
-        ({"scheme": "hashtags"}, "label.hashtags: is needed"),
-        ({"val": 0.6, "test": 0.4}, "leave nothing to train on"),
+        ({"scheme": "hashtags", "hashtags": ["sun", "#"]}, "label.hashtags '#': is not a hashtag"),
+        ({"scheme": "hashtags", "hashtags": ["sun set"]}, "label.hashtags 'sun set': is not a hashtag"),
+        ({"scheme": "column"}, "label.column: is missing"),
+        ({"scheme": "hashtags"}, "label.hashtags: is missing"),
+        ({"val": 0.6, "test": 0.4}, "leave no posts to train on"),
     ],
 )
 def test_incompatible_options_raise_error(options: dict[str, Any], message: str) -> None:

@@ -1,4 +1,4 @@
-"""The split: exact sizes, no user on two sides, and independence of the order of rows."""
+"""The split: exact sizes, no user in two splits, and independence of the order of rows."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run(
     test: float = 0.0,
     seed: int = 0,
 ) -> list[str | None]:
-    """The side of each post in the order of `rows`; None if `classes` has None."""
+    """The split of each post in the order of `rows`; None if `classes` has None."""
     labels = pa.array(classes if classes is not None else ["a"] * len(rows), pa.string())
     known = np.flatnonzero(labels.is_valid())
     chosen = rows.take(pa.array(known))
@@ -111,7 +111,7 @@ def test_different_seed_gives_different_split() -> None:
     hashes=st.lists(st.one_of(st.none(), st.integers(0, 40)), min_size=80, max_size=80),
     seed=st.integers(0, 5),
 )
-def test_users_and_pictures_stay_on_one_side(users: list[int | None], hashes: list[int | None], seed: int) -> None:
+def test_users_and_pictures_stay_in_one_split(users: list[int | None], hashes: list[int | None], seed: int) -> None:
     n = len(users)
     rows = posts(n).set_column(1, "user_id", pa.array([None if u is None else f"u{u}" for u in users], pa.string()))
     pictures = [None if h is None else f"h{h}" for h in hashes[:n]]
@@ -139,7 +139,7 @@ def test_user_split_sizes_are_exact_if_possible() -> None:
 
 
 def test_user_size_does_not_affect_holdout_rate() -> None:
-    # 300 users have one post and 300 have six. A unit's side must not depend on its size.
+    # 300 users have one post and 300 have six. A unit's split must not depend on its size.
     users = [f"s{i}" for i in range(300)] + [f"l{i}" for i in range(300) for _ in range(6)]
     rows = posts(len(users)).set_column(1, "user_id", pa.array(users))
     held = [
@@ -195,11 +195,9 @@ def test_time_split_keeps_duplicates_with_latest() -> None:
 def test_split_can_come_from_a_column() -> None:
     rows = posts(4, fold=["val", "train", "nonsense", "test"])
     assert run("fold", rows, ["a", "b", None, "a"]) == ["val", "train", None, "test"]
-    with pytest.raises(
-        InputError, match=r"label.split fold: that column of posts/ holds 'nonsense' for labelled posts"
-    ):
+    with pytest.raises(InputError, match=r"label.split fold: this column of posts/ has 'nonsense' for labelled posts"):
         run("fold", rows)
-    with pytest.raises(InputError, match="holds '1', '2', 'None' for"):
+    with pytest.raises(InputError, match="has '1', '2', 'None' for"):
         run("fold", posts(3, fold=[1, 2, None]))
 
 
@@ -213,7 +211,7 @@ def test_units_join_posts_sharing_any_key() -> None:
     assert len(set(linked_groups(4, np.array([-1, 5, 5, -1]), None).tolist())) == 3
 
 
-def test_leaks_count_users_on_two_sides() -> None:
+def test_leaks_count_users_in_two_splits() -> None:
     sides = np.array([0, 1, 0, 0, 2, 1, 0, 1], np.int8)
     users = np.array([3, 3, 4, 4, 5, 0, 0, 5], np.uint64)
     assert count_leaks(sides, users) == 2

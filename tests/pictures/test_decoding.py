@@ -72,7 +72,7 @@ def test_undecodable_bytes_get_a_reason(data: bytes) -> None:
 def test_picture_crashing_its_decoder_affects_no_other(deadly: bytes) -> None:
     with picture_decoder(functools.partial(decode_square, side=SIDE)) as decode:
         found = [decode(data) for data in (picture(), deadly, picture(seed=1))]
-    assert found[1] == Undecodable("picture cannot be decoded: whatever decodes it ended natively: SIGSEGV")
+    assert found[1] == Undecodable("picture cannot be decoded: the decoder's process ended: SIGSEGV")
     np.testing.assert_array_equal(found[2], decode_square(picture(seed=1), SIDE))
 
 
@@ -81,7 +81,7 @@ def test_results_keep_order_despite_crashes() -> None:
     expected: list[object] = list(fates)
     for i in (7, 8, 30):
         fates[i] = b"segfault"
-        expected[i] = Undecodable("picture cannot be decoded: whatever decodes it ended natively: SIGSEGV")
+        expected[i] = Undecodable("picture cannot be decoded: the decoder's process ended: SIGSEGV")
     fates[9] = expected[9] = Undecodable("there is no such file")
     with DecoderPool(act, 2) as decoders:
         assert list(decoders(range(60), lambda i: fates[i])) == expected

@@ -85,7 +85,7 @@ def test_animation_without_end_is_ok_only_when_decoded() -> None:
 
 @pytest.mark.usefixtures("no_decoder")
 @pytest.mark.parametrize("name", FILES)
-def test_examine_does_not_decode_unless_asked(name: str) -> None:
+def test_examine_does_not_decode_unless_requested(name: str) -> None:
     assert status(FILES[name]) == "ok"
     assert status(FILES[name][:-2]) == "truncated"
 
@@ -299,7 +299,7 @@ print(found.status, found.format, found.error)
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "file")], capture_output=True, text=True, check=True
     )
-    error = "HEIC cannot be decoded here: it needs pillow-heif: pip install 'raypipe[heic]'"
+    error = "HEIC cannot be decoded on this machine: it needs pillow-heif: pip install 'raypipe[heic]'"
     assert done.stdout.strip() == f"not_an_image None {error}"
 
 

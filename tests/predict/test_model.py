@@ -40,7 +40,7 @@ def test_winner_in_record_must_be_a_trial(storage: Storage, tmp_path: Path, winn
     train(storage, "sweep", winner)
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "best.safetensors").write_bytes(b"elsewhere")
-    with pytest.raises(InputError, match=r"sweep/_run\.json: names .* as the winner, which is no trial$"):
+    with pytest.raises(InputError, match=r"sweep/_run\.json: names .* as the winner, which is not a trial$"):
         read_checkpoint(storage, None)
 
 
@@ -69,8 +69,8 @@ METADATA = {
     [
         ({"configuration": "E"}, "configuration 'E' is not one of A, B, C, D"),
         ({"form": "../x"}, "form '../x' is not one of paper, modern"),
-        ({"image_size": "1000000"}, "image_size 1000000 is not within 32 to 2048 pixels"),
-        ({"image_size": "-1"}, "image_size -1 is not within 32 to 2048 pixels"),
+        ({"image_size": "1000000"}, "image_size 1000000 is not between 32 and 2048 pixels"),
+        ({"image_size": "-1"}, "image_size -1 is not between 32 and 2048 pixels"),
         ({"image_size": "wide"}, "invalid literal"),
         ({"classes": "3"}, "not iterable"),
         ({"classes": "[" * 100_000}, "recursion"),

@@ -76,7 +76,7 @@ def test_pictures_get_probabilities_or_a_reason(
     reasons = found[found.error.notna()]
     assert dict(zip(reasons.path.str.removeprefix(f"{tmp_path}/"), reasons.error, strict=True)) == {
         "new/broken.jpg": f"picture cannot be decoded: is none of {', '.join(FORMATS)}; begins with b'no picture'",
-        "new/deadly.jpg": "picture cannot be decoded: whatever decodes it ended natively: SIGSEGV",
+        "new/deadly.jpg": "picture cannot be decoded: the decoder's process ended: SIGSEGV",
         "http://host/a.jpg": "http:// is not read by predict; fetch it with `raypipe ingest`",
         "": f"is no row: wrong_number_of_fields in {tmp_path}/list.csv: one field",
         "new/absent.jpg": "there is no such file",
@@ -96,7 +96,7 @@ def test_missing_models_raise_error(trained: Config, tmp_path: Path) -> None:
     assert model.classes == ("bottom", "top")
     with pytest.raises(ConfigError, match="'elsewhere' is not allowed"):
         read_checkpoint(storage, "elsewhere")
-    with pytest.raises(InputError, match="that model was not kept; kept are A-0"):
+    with pytest.raises(InputError, match="this model was not saved; saved are A-0"):
         read_checkpoint(storage, "train/A/B-0")
     with pytest.raises(InputError, match="there is no such file"):
         read_checkpoint(storage, str(tmp_path / "absent.safetensors"))
@@ -145,7 +145,7 @@ def test_interrupted_run_resumes_only_with_same_pictures(
     kept = paths[0].read_bytes()
     # The row of this picture is already staged. The run must not mix pictures of different times.
     paths[0].write_bytes(paths[1].read_bytes())
-    with pytest.raises(StageError, match="holds an unfinished run of another configuration or input: input pictures"):
+    with pytest.raises(StageError, match="has an unfinished run of another configuration or input: input pictures"):
         pipeline.run(config)
     paths[0].write_bytes(kept)
     monkeypatch.setattr(UnitPredictor, "predict", lambda *given: (begun.append(given[1]), predict(*given)))

@@ -136,7 +136,9 @@ def test_function_missing_in_child_raises_error() -> None:
 
 def test_child_that_fails_to_start_raises_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolate.sys, "executable", "/bin/false")
-    with pytest.raises(StageError, match=r"/bin/false -m raypipe\.processes\.child: .* exit code 1; .* says nothing$"):
+    with pytest.raises(
+        StageError, match=r"/bin/false -m raypipe\.processes\.child: .* exit code 1; its stderr: empty$"
+    ):
         map_in_child(work, [1], how)
 
 
@@ -148,7 +150,7 @@ def test_start_error_quotes_stderr_of_child(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(isolate.sys, "executable", str(broken))
     with (
         stderr_to_log() if stderr == "a log" else contextlib.nullcontext(),
-        pytest.raises(StageError, match=r"at its start: exit code 3; on stderr it says No module named x$"),
+        pytest.raises(StageError, match=r"at its start: exit code 3; its stderr: No module named x$"),
     ):
         map_in_child(work, [1], how)
 

@@ -128,15 +128,15 @@ def test_means_and_influence_equal_plain_code(root: Config) -> None:
 def test_page_shows_diagnostics_and_judgement(root: Config) -> None:
     run(load_config(root=root.root))
     page = root.open_storage().read("report/index.html").decode()
-    assert "What the residuals show" in page
-    assert "Users who move the fit" in page
+    assert "Residual diagnostics" in page
+    assert "Most influential users" in page
     assert "The labels have not been judged" in page
     judge(load_config(root=root.root, judge={"bootstraps": 4}))
     run(load_config(root=root.root))
     page = root.open_storage().read("report/index.html").decode()
-    assert "What the labels are worth" in page
-    assert "is told with an area under the ROC curve of 0." in page
-    assert "the opposite" in page
+    assert "Quality of the labels" in page
+    assert "is predicted with an area under the ROC curve of 0." in page
+    assert "Opposite label" in page
     assert "have not been judged" not in page
     # New labels are not the judged ones.
     label(labelled(root, eligible="post", quantile=0.2, overwrite=True))
@@ -159,10 +159,10 @@ def test_diagnostics_need_regression_and_times(config: Config) -> None:
 @pytest.mark.parametrize(
     ("numbers", "words"),
     [
-        ({"auc": 0.7, "low": 0.65, "high": 0.75}, "far above the 0.5 of chance"),
-        ({"auc": 0.55, "low": 0.52, "high": 0.58}, "a little above the 0.5 of chance"),
-        ({"auc": 0.51, "low": 0.48, "high": 0.54}, "cannot be told from the 0.5 of chance"),
-        ({"auc": None, "low": None, "high": None}, "not known: too few posts"),
+        ({"auc": 0.7, "low": 0.65, "high": 0.75}, "far above chance (0.5)"),
+        ({"auc": 0.55, "low": 0.52, "high": 0.58}, "a little above chance (0.5)"),
+        ({"auc": 0.51, "low": 0.48, "high": 0.54}, "not clearly different from chance (0.5)"),
+        ({"auc": None, "low": None, "high": None}, "too few posts to predict top"),
     ],
 )
 def test_baseline_sentence_follows_interval(numbers: dict[str, Any], words: str) -> None:

@@ -28,7 +28,7 @@ def test_headline_names_best_configuration_and_accuracy(
     assert best is not None
     assert best.measured is not None
     share = f"{100 * best.measured.value:.1f} %"
-    assert found.title == f"Configuration {best.key} tells top from bottom in {share} of unseen test pictures"
+    assert found.title == f"Configuration {best.key} separates top from bottom in {share} of unseen test pictures"
     assert share in [fact.value for fact in found.facts]
     assert fit is not None
     assert f"{100 * fit.rsquared:.1f} %" in found.standfirst

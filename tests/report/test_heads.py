@@ -218,7 +218,7 @@ def title_of(config: Config) -> str:
 def test_headline_says_no_better_than_chance(config: Config, kind: str) -> None:
     write(config, kind, {"A": 0.0})
     words = {
-        "classes": "tells 3 classes apart no better than always naming the commonest",
+        "classes": "separates 3 classes no better than always naming the most frequent",
         "tags": "recognises none of 3 hashtags better than chance",
         "score": "ranks pictures by their score no better than chance",
     }[kind]
@@ -232,7 +232,7 @@ def test_trainings_on_other_labels_are_listed_as_left_out(config: Config) -> Non
     assert found is not None
     assert ([row.table for row in found.rows], found.left_out) == (["train/new"], ("train/old",))
     html = page.render(content_of(config), {}, title="x", n_examples=0)
-    assert "newest training: train/old." in html
+    assert "another kind of labels: train/old." in html
 
 
 def test_new_labels_are_not_combined_with_old_training(config: Config) -> None:

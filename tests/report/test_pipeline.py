@@ -182,7 +182,7 @@ def test_missing_parts_name_the_needed_command(config: Config) -> None:
 
 
 def test_empty_root_raises_error_and_writes_nothing(config: Config) -> None:
-    with pytest.raises(InputError, match="holds no complete table"):
+    with pytest.raises(InputError, match="has no complete table"):
         run(config)
     assert not Path(config.root).exists()
 
@@ -216,7 +216,7 @@ def test_schemes_without_a_regression_have_a_report(config: Config, scheme: str)
     model = json.dumps({"scheme": scheme, "formula": None, "thresholds": {}, "dropped": {}}).encode()
     commit(storage, "labels", pa.Table.from_pylist(rows, schema=labels_schema(kind)), files={"_model.json": model})
     page = page_of(config)
-    assert "fits no regression" in page.text["regression"]
+    assert "has no regression" in page.text["regression"]
     assert any(address.startswith("data:image/jpeg") for address in page.addresses)
 
 
@@ -226,7 +226,7 @@ def test_metadata_alone_has_a_report_without_pictures(config: Config, shared: Bu
     write_images(storage, shared.posts, shared.status, with_bytes=False)
     commit(storage, "labels", tables.read_table(shared.storage, "labels"))
     page = page_of(config)
-    assert "metadata alone" in page.text["examples"]
+    assert "only metadata of posts" in page.text["examples"]
     assert "Picture fetched" not in page.text["funnel"]
 
 

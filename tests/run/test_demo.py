@@ -35,11 +35,11 @@ def test_demo_shows_funnel_and_regression_before_sweep(
     whole = [line for line in summary_lines(broken) if line.strip()]
     assert first == whole[: len(first)]
     assert any(line.startswith("With exactly one face") for line in first)
-    assert any(line.startswith("Intercept") and "0.4000" in line for line in first), "the truth stands beside"
+    assert any(line.startswith("Intercept") and "0.4000" in line for line in first), "the truth is in the same line"
     assert "Funnel ─" not in after
     # Labels that were already complete are not shown again.
     with pytest.raises(InputError, match="missing"):
         demo.run(broken)
     again = capsys.readouterr().out
-    assert "label was complete already" in again
+    assert "label was already complete" in again
     assert "Funnel ─" not in again

@@ -46,7 +46,7 @@ def test_run_shows_funnel_and_regression_before_sweep(
         ingest={"fetch": False},
         label={"eligible": "post"},
     )
-    with pytest.raises(StageError, match="images: is not there"):
+    with pytest.raises(StageError, match="images: does not exist"):
         chain.run(broken)
     before, begins, after = capsys.readouterr().out.partition("[3/4] sweep")
     assert begins

@@ -191,7 +191,9 @@ def test_loopback_only_cluster_cannot_be_joined(free_port: int, monkeypatch: pyt
 
     monkeypatch.setattr(services, "get_node_ip_address", lambda: "192.0.2.7")
     monkeypatch.setattr("raypipe.runtime.session.socket.create_connection", connect)
-    with pytest.raises(ConnectionError, match=r"for 127\.0\.0\.1 at 192\.0\.2\.7, where that cluster does not listen"):
+    with pytest.raises(
+        ConnectionError, match=r"replaces 127\.0\.0\.1 with 192\.0\.2\.7, but the cluster does not listen"
+    ):
         session._check_reachable(f"127.0.0.1:{free_port}")
     assert dialed == ["127.0.0.1", "192.0.2.7"]
     session._check_reachable(f"ray://127.0.0.1:{free_port}")

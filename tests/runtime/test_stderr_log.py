@@ -114,7 +114,7 @@ sys.exit(main(["probe", "--root", sys.argv[1]]))
     ("what", "line"),
     [
         ("stage", "raypipe probe: p7; Ray's own log: LOG\n"),
-        ("bug", "raypipe probe: unexpected KeyError: 'p7'; --debug shows where; Ray's own log: LOG\n"),
+        ("bug", "raypipe probe: unexpected KeyError: 'p7'; --debug shows the traceback; Ray's own log: LOG\n"),
         ("input", "raypipe probe: p7\n"),
         ("silent", "raypipe probe: p7\n"),
     ],

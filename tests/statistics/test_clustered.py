@@ -93,7 +93,7 @@ def test_one_user_or_no_spread_gives_wide_interval() -> None:
     assert clustered_share_interval(0.5, np.tile([0, 1], 20), np.zeros(40, np.int64)) == wilson_interval(0.5, 1)
     assert clustered_auc_interval([np.arange(8.0)], np.arange(8) > 3, np.repeat([0, 1], 4)) == auc_interval(1.0, 1, 1)
     assert clustered_auc_interval([np.arange(8.0)], np.ones(8), np.arange(8)) is None
-    with pytest.raises(ValueError, match="no posts"):
+    with pytest.raises(ValueError, match="0 posts"):
         clustered_share_interval(0.0, np.empty(0), np.empty(0, np.int64))
 
 

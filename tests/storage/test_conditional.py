@@ -57,9 +57,9 @@ def test_plain_put_is_used_without_conditional_support(storage: Storage, s3_faul
 @pytest.mark.cluster
 def test_a_refused_put_names_the_object(storage: Storage, s3_faults: S3Faults) -> None:
     s3_faults.fail("/t/a", status=403, code="AccessDenied")
-    with pytest.raises(StageError, match=r"t/a: cannot write: .*AccessDenied.*; give these credentials the right"):
+    with pytest.raises(StageError, match=r"t/a: cannot write: .*AccessDenied.*; give these credentials access"):
         conditional.replace_version(storage, "t/a", b"1", None)
-    with pytest.raises(StageError, match=r"t/a: cannot read: .*AccessDenied.*; give these credentials the right"):
+    with pytest.raises(StageError, match=r"t/a: cannot read: .*AccessDenied.*; give these credentials access"):
         conditional.read_version(storage, "t/a")
 
 
@@ -148,7 +148,7 @@ def test_second_command_on_google_is_refused(google: GoogleStore) -> None:
     first, second = lock.read(storage, "labels"), lock.read(storage, "labels")
     claim = Claim.new("label", {"seed": 0}, {}, "0123abcd")
     lock.put(storage, "labels", claim, first)
-    with pytest.raises(StageError, match=r"gs://bucket/\w+/labels: another command began there in the same moment"):
+    with pytest.raises(StageError, match=r"gs://bucket/\w+/labels: another command began to write it at the same time"):
         lock.put(storage, "labels", Claim.new("label", {"seed": 1}, {}, "4567abcd"), second)
     assert lock.read(storage, "labels").claim == claim
     assert len(google.objects) == 1

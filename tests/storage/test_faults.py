@@ -175,5 +175,5 @@ def test_interrupted_merge_keeps_each_row_once(storage: Storage, s3_faults: S3Fa
 
 def test_missing_right_is_named_in_error(storage: Storage, s3_faults: S3Faults) -> None:
     s3_faults.fail("PUT", status=403, code="AccessDenied")
-    with pytest.raises(StageError, match=r"cannot write: .*ACCESS_DENIED.*; give these credentials the right"):
+    with pytest.raises(StageError, match=r"cannot write: .*ACCESS_DENIED.*; give these credentials access"):
         storage.write("t/a", b"x")

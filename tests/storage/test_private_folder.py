@@ -83,7 +83,7 @@ def test_a_folder_that_others_can_replace_is_refused(
     for use in (make_private, check_can_be_made):
         with pytest.raises(PermissionError) as caught:
             use(path)
-        assert caught.value.strerror == f"{folder} is writable by every user (mode {mode:04o}): not to be trusted"
+        assert caught.value.strerror == f"{folder} is writable by every user (mode {mode:04o}), so it is not safe"
     assert sorted(tmp_path.rglob("*")) == before
     # The same path, made before its parent became writable for others.
     folder.chmod(0o755)

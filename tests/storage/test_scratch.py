@@ -114,7 +114,7 @@ def test_unwritable_folder_is_refused(scratch: Scratch) -> None:
     [
         (lambda path: path.symlink_to(path.parent), "is a link"),
         (lambda path: path.symlink_to(path.parent / "nowhere"), "is a link"),
-        (lambda path: path.write_text("x"), "is no folder"),
+        (lambda path: path.write_text("x"), "is not a folder"),
         (lambda path: (path.mkdir(), path.chmod(0o770)), r"is open to other users \(mode 0770\)"),
         (lambda path: (path.mkdir(), path.chmod(0o755)), r"is open to other users \(mode 0755\)"),
     ],
@@ -168,7 +168,7 @@ def test_failed_fetch_leaves_no_file(scratch: Scratch) -> None:
 
 @pytest.mark.parametrize("name", ["../out", "/tmp/out", ".lock", "a/b", ".."])
 def test_file_name_outside_the_set_is_refused(scratch: Scratch, name: str) -> None:
-    with pytest.raises(StageError, match="is no name of a file of its own"):
+    with pytest.raises(StageError, match="is not an allowed file name"):
         scratch.hold("x", lambda _: {name: 1}, lambda _, path: path.write_bytes(b"x") and None)
     assert not list(scratch.folder().rglob("out*"))
 

@@ -72,7 +72,7 @@ def test_missing_bucket_raises_one_line_error(s3_endpoint: str) -> None:
 @pytest.mark.usefixtures("s3_endpoint")
 def test_unreachable_endpoint_raises_one_line_error(free_port: int) -> None:
     storage = Storage("s3://bucket/run", endpoint=f"http://127.0.0.1:{free_port}", region="us-east-1")
-    with pytest.raises(StageError, match=r"^s3://bucket/run/t/_run.json: cannot look for: ") as caught:
+    with pytest.raises(StageError, match=r"^s3://bucket/run/t/_run.json: cannot find: ") as caught:
         storage.exists("t/_run.json")
     assert "\n" not in str(caught.value)
 
@@ -143,7 +143,7 @@ def test_root_below_regular_file_raises_error(tmp_path: Path) -> None:
     assert storage.files("t") == []
     storage.delete("t/a")
     storage.delete_directory("t")
-    with pytest.raises(StageError, match=r"file/run/t/a: cannot write: .*; choose another --root or mend"):
+    with pytest.raises(StageError, match=r"file/run/t/a: cannot write: .*; choose another --root or fix"):
         storage.write("t/a", b"x")
     assert (tmp_path / "file").read_text() == "not a folder"
 
@@ -152,7 +152,7 @@ def test_root_below_regular_file_raises_error(tmp_path: Path) -> None:
 def test_folder_without_permission_raises_error(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:
-        with pytest.raises(StageError, match="Permission denied; choose another --root or mend its permissions"):
+        with pytest.raises(StageError, match="Permission denied; choose another --root or fix its permissions"):
             Storage(str(tmp_path / "run")).write("t/a", b"x")
     finally:
         tmp_path.chmod(0o700)
@@ -197,7 +197,7 @@ def test_paths_outside_the_root_are_refused(storage: Storage, tmp_path: Path, pa
         lambda p: storage.move("a/b", p), lambda p: storage.move(p, "a/c"), lambda p: storage.path("a", p),
     ]  # fmt: skip
     for action in actions:
-        with pytest.raises(StageError, match=r"leads out of this root$"):
+        with pytest.raises(StageError, match=r"is outside of this root$"):
             action(path)
     assert (tmp_path / "x").read_bytes() == b"mine"
     assert storage.files("") == ["a/b"]

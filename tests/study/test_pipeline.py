@@ -210,9 +210,7 @@ def test_interrupted_study_stops_and_writes_nothing(built: Built, free_port: int
 
 
 def test_study_needs_a_participant(built: Built, free_port: int) -> None:
-    with pytest.raises(
-        ConfigError, match=r"^study\.participant: '' is not allowed here: give the name of who answers$"
-    ):
+    with pytest.raises(ConfigError, match=r"^study\.participant: '' is not allowed; set the participant's name$"):
         run(config_for(built, free_port, ""))
 
 
@@ -228,12 +226,12 @@ def test_taken_port_gives_one_line_and_no_table(built: Built) -> None:
 
 def test_too_few_pictures_is_an_error(built: Built, free_port: int) -> None:
     held_out = int((built.labels["split"] == "val").sum())
-    with pytest.raises(InputError, match=f"holds only {held_out} labelled validation pictures"):
+    with pytest.raises(InputError, match=f"has only {held_out} labelled validation pictures"):
         run(config_for(built, free_port, pictures=held_out + 1))
 
 
 def test_metadata_without_pictures_is_an_error(built: Built, free_port: int) -> None:
     write_images(built.storage, built.posts, built.status, with_bytes=False)
-    with pytest.raises(InputError, match="holds only 0"):
+    with pytest.raises(InputError, match="has only 0"):
         run(config_for(built, free_port))
     assert built.storage.files("study") == []

@@ -173,7 +173,7 @@ def test_posts_file_is_read_from_s3(tmp_path: Path, s3_endpoint: str) -> None:
     storage.write("posts.parquet", parquet(tmp_path / "posts.parquet").read_bytes())
     source = open_input_files("s3://bucket/input/posts.parquet", storage)
     assert source.read({"post_id"}).table.to_pylist() == ROWS
-    with pytest.raises(InputError, match="is not there"):
+    with pytest.raises(InputError, match="does not exist"):
         open_input_files("s3://bucket/input/other.parquet", storage)
 
 
@@ -216,18 +216,18 @@ def test_fingerprint_depends_on_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("a.csv", b"", "holds no posts"),
-        ("a.csv", b"post_id,likes\n", "holds no posts"),
-        ("a.jsonl", b"\n\n", "holds no posts"),
+        ("a.csv", b"", "has no posts"),
+        ("a.csv", b"post_id,likes\n", "has no posts"),
+        ("a.jsonl", b"\n\n", "has no posts"),
         ("a.parquet", b"", "cannot be read as Parquet"),
         ("a.parquet", b"PAR1 but not really", "cannot be read as Parquet"),
         ("a.csv", b"post_id,caf\xe9\n1,2\n", "its first line is not UTF-8; save the file as UTF-8"),
         ("a.csv", "post_id\na\n".encode("utf-16"), "its first line is not UTF-8"),
-        ("a.csv", b'post_id,"likes\n1,2\n', "its first line is no row: unclosed_quote: 'post_id,\"likes'"),
+        ("a.csv", b'post_id,"likes\n1,2\n', "its first line is not a row: unclosed_quote: 'post_id,\"likes'"),
         ("a.csv", b"likes,likes\n1,2\n", "two columns named 'likes'"),
         ("a.csv.gz", b"post_id\na\n", "cannot be read as CSV"),
-        ("a.txt", b"x", "a.txt is of no known kind; give .parquet"),
-        ("a.parquet.gz", b"x", "of no known kind"),
+        ("a.txt", b"x", "a.txt is not a known kind of file; use .parquet"),
+        ("a.parquet.gz", b"x", "not a known kind of file"),
     ],
 )
 def test_unusable_files_raise_error(tmp_path: Path, name: str, data: bytes, message: str) -> None:
@@ -240,7 +240,7 @@ def test_unusable_files_raise_error(tmp_path: Path, name: str, data: bytes, mess
 
 def test_empty_parquet_file_raises_error(tmp_path: Path) -> None:
     pq.write_table(pa.table({"post_id": pa.array([], pa.string())}), tmp_path / "a.parquet")
-    with pytest.raises(InputError, match="holds no posts"):
+    with pytest.raises(InputError, match="has no posts"):
         read(tmp_path / "a.parquet")
 
 
@@ -251,13 +251,13 @@ def test_parquet_with_duplicate_column_names_raises_error(tmp_path: Path) -> Non
 
 
 def test_unusable_places_raise_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--posts .*nothing.csv: is not there"):
+    with pytest.raises(InputError, match=r"--posts .*nothing.csv: does not exist"):
         read(tmp_path / "nothing.csv")
     with pytest.raises(InputError, match="is a directory without files"):
         read(tmp_path)
     jsonl(tmp_path / "a.jsonl", ROWS)
     parquet(tmp_path / "b.parquet")
-    with pytest.raises(InputError, match="holds JSONL and Parquet; give one kind"):
+    with pytest.raises(InputError, match="contains JSONL and Parquet; use one kind"):
         read(tmp_path)
     with pytest.raises(InputError, match="cannot be opened"):
         read("nosuch://place/posts.csv")

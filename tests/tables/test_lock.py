@@ -67,7 +67,7 @@ def check_one_gets_it(storage: Storage) -> None:
     mine, others = begin_at_once(storage)
     assert len(mine) == 1
     assert len(others) == 3
-    assert all("is writing there" in line or "in the same moment" in line for line in others)
+    assert all("is writing to it" in line or "at the same time" in line for line in others)
     with begin(storage) as run:
         assert run.resumed
         assert f"mine {run.writer.run_id}" == mine[0]
@@ -110,7 +110,9 @@ def test_later_claim_on_s3_fails_and_changes_nothing(s3_endpoint: str) -> None:
     before = storage.sizes("labels")
     claim = Claim.new("label", {}, {}, "4567cdef")
     for claim_version in (ClaimVersion(), ClaimVersion(None, {"e_tag": '"0123456789abcdef0123456789abcdef"'})):
-        with pytest.raises(StageError, match=r"labels: another command began there in the same moment; wait for it"):
+        with pytest.raises(
+            StageError, match=r"labels: another command began to write it at the same time; wait for it"
+        ):
             claims.put(storage, "labels", claim, claim_version)
     assert storage.sizes("labels") == before
     assert claims.read(storage, "labels").claim.run_id == run.writer.run_id

@@ -148,9 +148,9 @@ def test_record_refuses_files_outside_root(path: str) -> None:
 
 @pytest.mark.parametrize("run_id", ["..", "../x", "a/b", "a.b", "é"])
 def test_record_refuses_run_id_with_path(run_id: str) -> None:
-    with pytest.raises(ValueError, match="must be letters, digits"):
+    with pytest.raises(ValueError, match="must contain only letters, digits"):
         make_record(run_id=run_id)
-    with pytest.raises(ValueError, match="must be letters, digits"):
+    with pytest.raises(ValueError, match="must contain only letters, digits"):
         Claim.new("label", {}, {}, run_id=run_id)
 
 

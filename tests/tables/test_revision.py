@@ -35,7 +35,7 @@ def test_revision_replaces_table_of_any_configuration(storage: Storage, config: 
     assert sorted(storage.files("labels")) == sorted([record.files[0].path, "_run.json"])
     # A plain run with the same options finds the table complete. Other options are refused.
     assert begin(storage, config=config).record == record
-    with pytest.raises(StageError, match="holds the result of another configuration"):
+    with pytest.raises(StageError, match="has the result of another configuration"):
         begin(storage, config={"seed": 8})
 
 
@@ -66,8 +66,8 @@ def test_interrupted_revision_is_resumed(storage: Storage) -> None:
         (
             RETRY,
             {},
-            r"an unfinished run that does a part again \(--ingest\.retry timeout,dns\); finish it with "
-            r"`raypipe label --ingest\.retry timeout,dns`, or drop it and do the whole with --overwrite",
+            r"an unfinished run that redoes a part \(--ingest\.retry timeout,dns\); finish it with "
+            r"`raypipe label --ingest\.retry timeout,dns`, or redo the whole table with --overwrite",
         ),
         (RETRY, {"config": {"seed": 9}}, "finish it with `raypipe label --ingest.retry timeout,dns`"),
     ],
@@ -112,7 +112,7 @@ def test_revision_without_staged_files_leaves_nothing(storage: Storage) -> None:
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_revision_needs_a_complete_table(storage: Storage, overwrite: bool) -> None:
-    with pytest.raises(StageError, match=r"labels: is not there; run `raypipe label"):
+    with pytest.raises(StageError, match=r"labels: does not exist; run `raypipe label"):
         begin(storage, revision=RETRY, overwrite=overwrite)
     assert everything_under(storage) == {}
     interrupt(storage, "a")

@@ -76,7 +76,7 @@ CSV = b"configuration,seeds,max_val_accuracy,epochs,final_val_accuracy,test_accu
 def test_damaged_json_error_names_file_in_one_line(config: Config, data: bytes) -> None:
     storage = config.open_storage()
     commit(storage, "judge", files={"judge.json": data})
-    with pytest.raises(InputError, match=r"judge.json: is not what raypipe writes there \(") as caught:
+    with pytest.raises(InputError, match=r"judge.json: is not a valid file of raypipe \(") as caught:
         RootTables.open(storage).json("judge", "judge.json")
     assert "\n" not in str(caught.value)
     assert "make judge/ again with --overwrite" in str(caught.value)
@@ -104,7 +104,7 @@ def test_changed_training_files_raise_error(config: Config, name: str, data: byt
     commit(storage, "sweep", files=files)
     assert training_results.build(RootTables.open(storage)) is not None
     commit(storage, "sweep", files={**files, name: data})
-    with pytest.raises(InputError, match=rf"sweep/{name}: is not what raypipe writes there"):
+    with pytest.raises(InputError, match=rf"sweep/{name}: is not a valid file of raypipe"):
         training_results.build(RootTables.open(storage))
 
 
@@ -112,7 +112,7 @@ def test_changed_training_files_raise_error(config: Config, name: str, data: byt
 def test_changed_judge_file_raises_error(built: Built, found: dict[str, Any]) -> None:
     inputs = {"labels": tables.get_record(built.storage, "labels").run_id}
     commit(built.storage, "judge", files={"judge.json": json.dumps(found).encode()}, inputs=inputs)
-    with pytest.raises(InputError, match=r"judge.json: is not what raypipe writes there"):
+    with pytest.raises(InputError, match=r"judge.json: is not a valid file of raypipe"):
         judge_results.build(RootTables.open(built.storage))
 
 
@@ -131,5 +131,5 @@ def test_changed_regression_file_raises_error(built: Built, table: str, name: st
     path = f"{table}/{name}"
     assert built.storage.exists(path)
     built.storage.write(path, json.dumps(found).encode())
-    with pytest.raises(InputError, match=rf"{name}: is not what raypipe writes there"):
+    with pytest.raises(InputError, match=rf"{name}: is not a valid file of raypipe"):
         regression.build(root_tables)

@@ -201,7 +201,7 @@ def test_root_below_regular_file_raises_one_line_error(tmp_path: Path) -> None:
 def test_missing_table_error_names_needed_command(storage: Storage, table: str, command: str) -> None:
     with pytest.raises(StageError) as caught:
         tables.read_table(storage, table)
-    expected = f"{storage.uri(table)}: is not there; run `{command} --root {storage.root}` first"
+    expected = f"{storage.uri(table)}: does not exist; run `{command} --root {storage.root}` first"
     assert str(caught.value) == expected
 
 
@@ -211,7 +211,7 @@ def test_damaged_record_error_names_file_and_advice(storage: Storage, name: str,
     complete(storage, "a")
     storage.write(f"labels/{name}", text.encode())
     with pytest.raises(
-        StageError, match=rf"labels/{name}: cannot be read .*; delete the folder .*labels and"
+        StageError, match=rf"labels/{name}: is not a valid file of raypipe: .*; delete the folder .*labels and"
     ) as caught:
         begin(storage)
     assert "\n" not in str(caught.value)
@@ -220,7 +220,9 @@ def test_damaged_record_error_names_file_and_advice(storage: Storage, name: str,
 def test_missing_listed_file_raises_one_line_error(storage: Storage) -> None:
     record = complete(storage, "a")
     storage.delete(f"labels/{record.files[0].path}")
-    with pytest.raises(StageError, match=r"labels: cannot read: it is not there; run its stage again with --overwrite"):
+    with pytest.raises(
+        StageError, match=r"labels: cannot read: it does not exist; run its stage again with --overwrite"
+    ):
         ids_of(storage)
 
 
@@ -240,9 +242,9 @@ def test_record_with_outside_paths_is_refused(storage: Storage, tmp_path: Path, 
     (tmp_path / "x").write_bytes(b"mine")
     before = storage.files("")
     _edit(storage, "labels/_run.json", lambda record: record["files"].append({"path": path, "rows": 1, "n_bytes": 4}))
-    with pytest.raises(StageError, match=r"labels/_run.json: cannot be read as what raypipe writes there"):
+    with pytest.raises(StageError, match=r"labels/_run.json: is not a valid file of raypipe"):
         ids_of(storage)
-    with pytest.raises(StageError, match=r"labels/_run.json: cannot be read as what raypipe writes there"):
+    with pytest.raises(StageError, match=r"labels/_run.json: is not a valid file of raypipe"):
         complete(storage, "b", overwrite=overwrite)
     assert (tmp_path / "x").read_bytes() == b"mine"
     assert set(before) <= set(storage.files(""))
@@ -272,6 +274,6 @@ def test_staged_record_with_outside_paths_is_refused(
             (found["record"] if name == "record" else found)[key] = path
 
     _edit(storage, staged if name == "record" else "labels/_claim.json", change)
-    with pytest.raises(StageError, match=r"json: cannot be read as what raypipe writes there"):
+    with pytest.raises(StageError, match=r"json: is not a valid file of raypipe"):
         begin(storage)
     assert (tmp_path / "x").read_bytes() == (tmp_path / "_staging" / "y").read_bytes() == b"mine"

@@ -56,7 +56,7 @@ def test_fully_staged_run_is_published_next_time(storage: Storage, monkeypatch: 
             run.commit(rows_in=1)
     assert tables.find_record(storage, "labels") is None
     # A run with other options is refused, and the finished work is kept.
-    with pytest.raises(StageError, match="holds the result of another configuration"):
+    with pytest.raises(StageError, match="has the result of another configuration"):
         begin(storage, config={"seed": 9})
     assert ids_of(storage) == ["a"]
     assert begin(storage).record is not None
@@ -99,7 +99,7 @@ def test_table_written_by_another_process_is_refused(storage: Storage) -> None:
     storage.write("labels/_claim.json", claim.model_dump_json().encode())
     before = everything_under(storage)
     for overwrite in (False, True):
-        with pytest.raises(StageError, match=rf"labels: process {process.pid} \(`raypipe label`\) is writing there"):
+        with pytest.raises(StageError, match=rf"labels: process {process.pid} \(`raypipe label`\) is writing to it"):
             begin(storage, overwrite=overwrite)
     assert everything_under(storage) == before
     process.communicate(b"\n", timeout=20)

@@ -128,6 +128,6 @@ def test_root_without_event_files_raises_error(tmp_path: Path) -> None:
 def test_root_in_object_store_error_gives_advice() -> None:
     storage = Storage("s3://bucket/run", endpoint="http://127.0.0.1:9", region="us-east-1")
     with pytest.raises(
-        StageError, match=r"s3://bucket/run: TensorBoard reads local .*aws s3 sync.*raypipe board --root DIR"
+        StageError, match=r"s3://bucket/run: TensorBoard needs a local .*aws s3 sync.*raypipe board --root DIR"
     ):
         event_folder(storage)

@@ -116,7 +116,7 @@ def test_old_decoded_pictures_are_deleted_unless_in_use(training: Config) -> Non
         (
             lambda i: ("bottom", "top")[SPLITS[i] == "val"],
             lambda i: SPLITS[i],
-            r"all training pictures are 'bottom'; \('bottom', 'top'\) are needed",
+            r"all training pictures are 'bottom'; labels \('bottom', 'top'\) are needed",
         ),
     ],
 )

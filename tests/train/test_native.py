@@ -43,6 +43,6 @@ def test_native_crash_costs_one_picture(training: Config, tmp_path: Path) -> Non
     table = done.stdout.split()[-1]
     rows = tables.read_table(storage, table).to_pylist()
     errors = {row["post_id"]: row["error"] for row in rows if row["error"]}
-    assert errors == {"p003": "picture cannot be decoded: whatever decodes it ended natively: SIGSEGV"}
+    assert errors == {"p003": "picture cannot be decoded: the decoder's process ended: SIGSEGV"}
     assert len(rows) == len(SPLITS)
     assert tables.get_record(storage, table).facts["undecodable"] == 1

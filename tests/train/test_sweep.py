@@ -79,7 +79,7 @@ def test_sweep_writes_all_documented_tables(
     # The sweep is complete, so nothing starts. Options without effect on a sweep are reported.
     monkeypatch.setattr(sweep, "ray_session", None)
     assert sweep.run(change(config, train={"config": "C"})).run_id == record.run_id
-    assert "train.config and train.name not used: that is for `raypipe train`" in capsys.readouterr().out
+    assert "train.config and train.name not used: only `raypipe train` uses it" in capsys.readouterr().out
     with pytest.raises(StageError, match=r"epochs was 2, is 3"):
         sweep.run(change(config, train={"epochs": 3}))
 
@@ -172,7 +172,7 @@ def test_parallel_seeds_compute_features_once(training: Config, tmp_path: Path) 
 def test_too_many_workers_raise_error_before_any_work(training: Config) -> None:
     for run in (sweep.run, sweep.run_train):
         with pytest.raises(
-            ConfigError, match=r"^train.workers: 64 workers of a trial need a CPU each, and there are 2; "
+            ConfigError, match=r"^train.workers: 64 workers of a trial need one CPU each, but there are 2; "
         ):
             run(change(training, train={"workers": 64}))
     assert {path.name for path in Path(training.root).iterdir()} == {"images", "labels"}
@@ -239,5 +239,5 @@ def test_interrupted_run_refuses_another_choice_of_auto(training: Config, monkey
     inputs = {name: tables.get_record(storage, name).run_id for name in ("labels", "images")} | {"weights": "imagenet"}
     with tables.begin(storage, "train/A", command="train", config=options, inputs=inputs) as run:
         run.writer.write_file("x", b"staged")
-    with pytest.raises(StageError, match=r"holds an unfinished run of another .*: input weights has changed"):
+    with pytest.raises(StageError, match=r"has an unfinished run of another .*: input weights has changed"):
         sweep.run_train(config)

@@ -61,7 +61,7 @@ def test_port_comes_from_configuration(world: Config, free_port: int) -> None:
     named = world.model_copy(update={"world": world.world.model_copy(update={"port": free_port})})
     with running_server(named) as base:
         assert base.endswith(f":{free_port}")
-    with pytest.raises(ValueError, match="names no port"), running_server(world.open_storage()):
+    with pytest.raises(ValueError, match="has no port"), running_server(world.open_storage()):
         pass
 
 
@@ -110,7 +110,7 @@ def test_taken_port_raises_one_line_error(world_storage: Storage) -> None:
 
 def test_missing_posts_raise_one_line_error(tmp_path: Path, free_port: int) -> None:
     with (
-        pytest.raises(StageError, match=r"ended at once.*posts: is not there"),
+        pytest.raises(StageError, match=r"ended at once.*posts: does not exist"),
         running_server(Storage(str(tmp_path)), free_port),
     ):
         pass

@@ -76,7 +76,7 @@ def test_judge_uses_only_top_and_bottom() -> None:
     assert judge_accuracy([1.0, -1.0, 2.0, -2.0], ["top", "bottom", "bottom", None]) == pytest.approx(2 / 3)
     with pytest.raises(InputError, match="nothing to judge"):
         judge_accuracy([1.0], [None])
-    with pytest.raises(ValueError, match="one a picture"):
+    with pytest.raises(ValueError, match="each picture needs both"):
         judge_accuracy([1.0, 2.0], ["top"])
 
 

@@ -53,7 +53,7 @@ class OutputComparison:
 
     @property
     def result_text(self) -> str:
-        """The result in words."""
+        """The result as text."""
         said = f"by {self.reader} on {self.pictures:,} validation pictures: "
         said += f"largest difference {self.largest_difference:.1e}" if self.largest_difference else "no difference"
         if self.changed_decisions is None or not self.largest_difference:
@@ -84,7 +84,7 @@ def validation_sample(root_tables: RootTables, size: int, at_most: int) -> Valid
     dropped["undecodable"] = len(available_ids) - len(found)
     if not found:
         raise InputError(
-            f"{storage.uri('images')}: no picture of the split val to compare the written files with the model on"
+            f"{storage.uri('images')}: no readable picture in the split val; the written files cannot be checked"
         )
     return ValidationSample(np.stack(found), +dropped)
 
@@ -95,14 +95,14 @@ def compare_outputs(
     """Compare [n] or [n, k]. GraphError if they differ by over `MAX_DIFFERENCE` or in shape, or are not finite."""
     if model_outputs.shape != file_outputs.shape:
         raise GraphError(
-            f"{file}: {reader} gives {list(file_outputs.shape)} where the model gives {list(model_outputs.shape)}"
+            f"{file}: {reader} gives the shape {list(file_outputs.shape)}, the model {list(model_outputs.shape)}"
         )
     largest = float(np.abs(model_outputs.astype(np.float64) - file_outputs).max())
     unit = head.sd if isinstance(head, ScoreHead) else 1.0
     if not largest <= MAX_DIFFERENCE * unit:
         raise GraphError(
             f"{file}: {reader} differs from the model by {largest:.3g} on a validation picture, more than "
-            f"{MAX_DIFFERENCE * unit:.3g}: it is not written; please report this network"
+            f"{MAX_DIFFERENCE * unit:.3g}; it is not written, please report this network"
         )
     changed = None if head.target.kind == "score" else _count_changed(head.target.kind, model_outputs, file_outputs)
     return OutputComparison(file, reader, len(model_outputs), largest, changed)

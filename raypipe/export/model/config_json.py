@@ -15,8 +15,8 @@ from raypipe.train.networks.heads import ScoreHead
 from raypipe.train.networks.weights import VGG16
 
 RESIZE = (
-    "the whole picture, upright as its EXIF says, squeezed to size × size pixels, bilinear with antialiasing; a JPEG "
-    "of more than twice that is decoded at a half, a quarter or an eighth first"
+    "the whole picture, rotated by its EXIF orientation, resized to size × size pixels, bilinear with antialiasing; a "
+    "JPEG of more than twice this size is first decoded at a half, a quarter or an eighth"
 )
 
 _OUTPUTS = {
@@ -33,13 +33,13 @@ def output_name(target: Target) -> str:
 
 
 def output_meaning(target: Target) -> str:
-    """The meaning of the output's numbers, in words."""
+    """The meaning of the output's numbers, as text."""
     if target.kind == "binary":
-        return f"the probability of {target.names[1]!r}, the other class being {target.names[0]!r}"
+        return f"the probability of {target.names[1]!r}; the other class is {target.names[0]!r}"
     if target.kind == "classes":
-        return "the probability of each class, in the order of the labels; a picture's add up to 1"
+        return "the probability of each class, in the order of the labels; they add up to 1"
     if target.kind == "tags":
-        return "the probability that each tag holds, in the order of the labels, each for itself"
+        return "the probability of each tag, in the order of the labels; they do not add up to 1"
     return "the score, in the unit of the labels"
 
 

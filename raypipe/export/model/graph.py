@@ -59,7 +59,7 @@ def wants_onnx(option: bool | None) -> bool:
     """Whether to write model.onnx. Raises ConfigError if it is requested and packages are missing."""
     missing = missing_packages()
     if option and missing:
-        raise ConfigError(f"export.onnx: needs {', '.join(missing)}: {INSTALL}")
+        raise ConfigError(f"export.onnx: needs {', '.join(missing)}; {INSTALL}")
     return option is not False and not missing
 
 
@@ -112,7 +112,7 @@ def to_onnx(program: ExportedProgram, output: str, config_json: bytes) -> bytes:
     except Exception as error:
         raise GraphError(
             f"model.onnx: this network cannot be written as ONNX: {one_line(error)[:300]}; "
-            "--export.onnx false leaves it out"
+            "set --export.onnx false to leave it out"
         ) from error
     return data
 

@@ -16,31 +16,31 @@ def limit_sentences(config: dict[str, Any], data: TrainingData | None, results: 
     found = _label_limits(data) if data is not None else []
     measured = results.test_or_val if results is not None else None
     if measured is not None and not measured.low > measured.chance:
-        found.insert(0, f"**Nothing shows that it beats {measured.metric.guess}**: its answers may be noise.")
+        found.insert(0, f"**It does not clearly beat {measured.metric.guess}**: its answers may be noise.")
     elif measured is not None and measured.metric.percent:
         wrong = f"{100 * (1 - measured.value):.0f} %"
-        found.append(f"About {wrong} of its answers on pictures like those it was measured on are wrong.")
+        found.append(f"On pictures like those it was measured on, about {wrong} of its answers are wrong.")
     if measured is not None and measured.split == "val":
         found.append(
-            "No test pictures were set apart: the epoch was chosen on the pictures that it was measured on, so that it "
-            "is less good than the table says."
+            "There are no test pictures. The best epoch was chosen on the pictures that it was measured on, so the "
+            "true quality is probably lower than the table shows."
         )
     if config["head"] != "score":
-        found.append("Its probabilities have not been calibrated: 0.8 need not be right in 80 % of cases.")
+        found.append("Its probabilities are not calibrated: answers with 0.8 are not always right in 80 % of cases.")
     size = config["image_size"]
     found.append(
-        f"It sees the whole picture squeezed to {size} × {size} pixels: what is smaller, and the picture's true "
-        "proportions, it does not see."
+        f"It sees the whole picture resized to {size} × {size} pixels. It does not see smaller details or the true "
+        "proportions."
     )
     found.append(
-        "How good it is for one group of people or another has not been measured. What an audience prefers, it learns, "
-        "prejudices about looks, age, sex and skin among the rest."
+        "Its quality for different groups of people was not measured. It learns what an audience prefers, and also "
+        "prejudices about looks, age, sex and skin colour."
     )
     if data is None or not data.generated:
         found.append(
-            "Its training pictures are real people's personal data, used without asking each of them, as in the paper. "
-            "Whoever shares the model or the pictures needs a ground for it in law; whose post is deleted should "
-            "be left out at the next training."
+            "Its training pictures are real people's personal data. As in the paper, they were used without "
+            "asking each person. You need a legal basis to share the model or the pictures. Leave deleted posts out of "
+            "the next training."
         )
     return found
 
@@ -48,28 +48,28 @@ def limit_sentences(config: dict[str, Any], data: TrainingData | None, results: 
 def _label_limits(data: TrainingData) -> list[str]:
     found = []
     if data.scheme in LIKES_SCHEMES:
-        reach = ", whatever the author's reach" if data.scheme == "quantiles" else " relative to the author's reach"
+        reach = ", regardless of reach" if data.scheme == "quantiles" else " relative to the author's reach"
         found.append(
-            f"A label is about likes{reach}, of one collection of posts. It is not the quality of a picture, still "
-            "less that of a person; likes also come from the hour, the caption, the author's name and chance."
+            f"A label shows likes{reach}, in one collection of posts. It is not the quality of a picture or of a "
+            "person. Likes also depend on the hour, the caption, the author's name and chance."
         )
     if data.scheme == "residual":
         found.append(
-            "It has seen the two extremes alone. On the posts between them it is less often right than measured here, "
-            "and its probabilities need not show it."
+            "It was trained on the two extremes only. On the posts between them, it is less often right than measured "
+            "here, and its probabilities may not show this."
         )
     if data.scheme == "hashtags":
-        found.append("A hashtag is what an author wrote, which need not be what the picture shows.")
+        found.append("A hashtag is what the author wrote. The picture may show something else.")
     if data.eligible == "one_face":
         found.append(
-            "It is for pictures with exactly one face, as dlib finds them: of others, group pictures and pictures "
-            "without a person among them, its answer means nothing."
+            "It is for pictures in which dlib finds exactly one face. For other pictures, for example of groups or "
+            "without a person, its answer has no meaning."
         )
     if data.date_range:
-        found.append(f"Posts are from {data.date_range}: tastes, cameras and filters change.")
+        found.append(f"Posts are from {data.date_range}. Tastes, cameras and filters change.")
     if leaked := data.users_on_two_sides:
         found.append(
-            f"{leaked:,} users have posts on two sides of the split: some of its accuracy may be "
-            "recognising a person. `--label.split user` keeps each on one side."
+            f"{leaked:,} users have posts in two splits, so it may partly recognise persons. "
+            "`--label.split user` puts all posts of a user into one split."
         )
     return found

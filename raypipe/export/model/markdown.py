@@ -14,7 +14,7 @@ _MARKS = re.compile(r"[\\`*_\[\]~$!|:]")
 
 
 def text(words: str) -> str:
-    """Any words for a line, a heading or a table cell, escaped so that they are shown as they are."""
+    """Any words for a line, a heading or a table cell, escaped so that they are shown unchanged."""
     line = _FIRST.sub(_escaped_first, _INLINE.sub(r"\\\g<0>", " ".join(printable(words).split())))
     # Some readers begin a new cell at "|" even after a backslash.
     return line.replace("|", "&#124;")

@@ -24,11 +24,10 @@ from raypipe.train.networks.configurations import CONFIGURATIONS
 from raypipe.train.networks.weights import VGG16
 
 _UNKNOWN_TRAINING = (
-    "It was trained elsewhere: what on, and how good it is, this root does not know. Do not use it before you do."
+    "It was trained elsewhere. This root has no data on its training or its quality. Find them before you use it."
 )
 _LABELS_CHANGED = (
-    "The labels that it was trained on have been made anew since, so that what this root holds now is not what the "
-    "model learned from."
+    "The labels in this root were made again after the training, so they are not those that the model was trained on."
 )
 
 
@@ -60,11 +59,11 @@ def model_card(exported: ExportedModel, root_tables: RootTables) -> bytes:
         title=f"{_TITLES.get(scheme or '', 'Picture classifier')}: {text(config['model'])}, {_configuration(config)}",
         what=_task_text(exported.model, scheme),
         facts=table(["", ""], _facts(exported), numbers=False),
-        not_quality=": likes are no measure of anybody's worth, looks or character" if scheme in LIKES_SCHEMES else "",
+        not_quality=": likes do not measure a person's worth, looks or character" if scheme in LIKES_SCHEMES else "",
         data=_data(data, origin, root_tables),
         results=_results(results, origin, config),
         limits=limit_sentences(config, data, results),
-        files=table(["file", "what it is", "checked"], _files(checked, config["output"]["name"]), numbers=False),
+        files=table(["file", "content", "checked"], _files(checked, config["output"]["name"]), numbers=False),
         no_onnx="" if "model.onnx" in checked else _NO_ONNX,
         reading=usage.reading_code(exported.model),
         footnote=f"[^paper]: {paper.CITATION} (2016)." if scheme == "residual" else "",
@@ -72,9 +71,7 @@ def model_card(exported: ExportedModel, root_tables: RootTables) -> bytes:
     ).encode()
 
 
-_NO_ONNX = (
-    "There is no `model.onnx`: it was not asked for, or its packages (`pip install 'raypipe[export]'`) were not there."
-)
+_NO_ONNX = "There is no `model.onnx`: it was turned off, or packages were missing (`pip install 'raypipe[export]'`)."
 _START = {"random": "random weights: nothing was pretrained"}
 _TITLES = {
     "residual": "Likability classifier",
@@ -96,20 +93,20 @@ def _task_text(model: TrainedModel, scheme: str | None) -> str:
         said = f"For a picture it gives the probability of {code(target.names[1])} rather than {code(target.names[0])}"
         if scheme == "residual":
             return (
-                f"{said}: that its post got far more likes than its author's reach explains, rather than far fewer. "
-                "The method is that of Merrick, Cassady and Banerjee[^paper]."
+                f"{said}: its post got far more likes than its author's reach explains, or far fewer. "
+                "The method is by Merrick, Cassady and Banerjee[^paper]."
             )
         return f"{said}."
     if target.kind == "classes":
         return f"For a picture it gives the probability of each of {len(target.names)} classes: {listed(target.names)}."
     if target.kind == "tags":
         return (
-            f"For a picture it gives, for each of {len(target.names)} hashtags ({listed(target.names)}), the "
-            "probability that its author wrote it in the caption."
+            f"For a picture it gives the probability that its author wrote a hashtag in the caption, for each of "
+            f"{len(target.names)} hashtags: {listed(target.names)}."
         )
     return (
-        "For a picture it gives an estimate of its score: how far its post's likes, on the scale of the regression "
-        "below, are above (or, below 0, under) what its author's reach explains."
+        "For a picture it estimates the score: the likes of its post minus the likes that its author's reach explains, "
+        "on the scale of the regression below."
     )
 
 
@@ -137,7 +134,7 @@ def _training(origin: TrainingOrigin, options: dict[str, Any]) -> str:
     trial, record, trained = origin.trial, origin.record, len(origin.trial.rows)
     parts = [f"trial {text(trial.trial)}", f"epoch {trial.best['epoch']} of {trained}"]
     if options.get("epochs", trained) != trained:
-        parts[-1] += f" ({options['epochs']} at most)"
+        parts[-1] += f" (at most {options['epochs']})"
     if "batch_size" in options:
         parts.append(f"batches of {options['batch_size']}")
     if options.get("learning_rate") is not None:
@@ -152,18 +149,18 @@ def _data(data: training_data.TrainingData | None, origin: TrainingOrigin | None
     found = []
     if data.generated:
         found.append(
-            "**The posts and pictures are generated** by `raypipe world`: there is no person in them, and the model "
-            "says nothing of real pictures."
+            "**The posts and pictures are generated** by `raypipe world`. They show no real person, and the model is "
+            "not for real pictures."
         )
     date_range = f" Posts are from {data.date_range}." if data.date_range else ""
-    found.append(f"{data.label_method} Those that take part: {data.eligible_text}.{date_range}")
+    found.append(f"{data.label_method} Included are {data.eligible_text}.{date_range}")
     steps = [(step.name, step.count, f"{100 * step.share:.1f} %") for step in data.steps]
     found.append(table(["", "posts", "of the first"], steps))
     classes = [(name if name == "all" else code(name), *counts) for name, counts in data.classes]
     found.append(table(["label", *data.splits], classes))
     dropped = "; ".join(f"{n:,} {text(reason)}" for reason, n in data.dropped)
-    left_out = f" Posts that the training did not see: {dropped}." if dropped else ""
-    found.append(f"Divided {data.split}.{left_out}")
+    left_out = f" Posts left out of the training: {dropped}." if dropped else ""
+    found.append(f"Split {data.split}.{left_out}")
     found += map(text, data.warnings)
     judged = judge_results.build(root_tables)
     if judged is not None:
@@ -189,38 +186,38 @@ def _results(
         ]  # fmt: skip
         header = ["", "pictures", best.metric.name, "95 % interval", best.metric.guess]
         header += [name for name, _ in ceiling]
-        found += [table(header, rows), f"It {best.sentence} Intervals take the pictures of one user together."]
+        found += [table(header, rows), f"It {best.sentence} The intervals treat the pictures of one user as a group."]
         if origin.n_trials > 1:
             found.append(
-                f"{origin.n_trials} trials were made and compared on the validation pictures, which flatters those "
-                "that did best there."
+                f"{origin.n_trials} trials were compared on the validation pictures, so the validation result of "
+                "the best trial is too good."
             )
         if best.tags:
             tags = [(code(tag.name), percent(tag.prevalence), *map(best.metric.text, (tag.roc_auc, tag.low, tag.high)))
                     for tag in best.tags]  # fmt: skip
-            found.append(table(["hashtag", "carried by", "ROC AUC", "95 % from", "to"], tags))
+            found.append(table(["hashtag", "share of pictures", "ROC AUC", "95 % from", "to"], tags))
     seeds = [(row.seed, row.best_epoch, row.epochs, row.val, row.final, row.test) for row in results.seeds]
     name = results.name
     header = ["seed", "best epoch", "epochs", f"validation {name}", "after the last epoch", f"test {name}"]
     found.append(table(header, seeds))
     if results.seed_spread:
         found.append(
-            f"This file is of seed {origin.trial.seed}. Over the {len(seeds)} seeds the validation {name} is "
+            f"This file is from seed {origin.trial.seed}. Over the {len(seeds)} seeds the validation {name} is "
             f"{results.seed_spread} (mean and standard deviation)."
         )
     if results.paper_row is not None:
         people = " and ".join(percent(person.accuracy, 0) for person in paper.TABLE_2)
         found.append(
-            f"The paper[^paper] gives {percent(results.paper_row.max_val_accuracy)} for configuration "
-            f"{config['configuration']} at its best epoch, on {paper.LABELLED:,} other pictures, a quarter of them "
-            f"for validation, from pretrained weights; two people got {people} of {paper.TABLE_2[0].pictures} right."
+            f"The paper[^paper] reports {percent(results.paper_row.max_val_accuracy)} for configuration "
+            f"{config['configuration']} at its best epoch. It had {paper.LABELLED:,} other pictures, a quarter of them "
+            f"for validation, and pretrained weights. Two people got {people} of {paper.TABLE_2[0].pictures} right."
         )
     return found
 
 
 _FILE_TEXTS = {
-    "model.safetensors": "the weights, with raypipe's names: for `raypipe predict`, and to go on training from",
-    "config.json": "network, preprocessing, labels, where the weights came from",
+    "model.safetensors": "the weights, with raypipe's names: for `raypipe predict`, and for further training",
+    "config.json": "network, preprocessing, labels, source of the weights",
     "model.pt2": "the whole graph by `torch.export`, from pixels to {}",
     "model.onnx": "the same graph as ONNX",
 }

@@ -58,7 +58,7 @@ def run(config: Config, table: str) -> RunRecord:
     for item in record.facts["checked"]:
         print_line(f"  {item['file']} {OutputComparison(**item).result_text}")
     if not with_onnx and options.onnx is None:
-        print_line(f"  model.onnx is left out: it needs {', '.join(graph.missing_packages())}: {graph.INSTALL}")
+        print_line(f"  model.onnx is left out: it needs {', '.join(graph.missing_packages())}; {graph.INSTALL}")
     size = sum(file.n_bytes for file in record.files)
     print_line(f"{len(record.files)} files, {size / 1e6:,.0f} MB: {storage.uri(table)}")
     return record

@@ -1,4 +1,4 @@
-"""The training data of an exported model, in the words of the model card."""
+"""The training data of an exported model, as texts of the model card."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from raypipe.tables.root_tables import RootTables
 
 _MOST_CLASSES = 12
 _REASONS = {
-    "unlabelled": "took part and got no label",
-    "no_picture": "labelled, no picture stored",
-    "undecodable": "labelled, the picture no longer decodes",
+    "unlabelled": "eligible, but without a label",
+    "no_picture": "with a label, but no picture is stored",
+    "undecodable": "with a label, but the picture cannot be decoded",
 }
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """`steps`: the funnel. `classes`: per label, its posts by split. `dropped`: what training left out, by reason."""
+    """`steps`: the funnel. `classes`: per label, its posts by split. `dropped`: posts left out, by reason."""
 
     generated: bool
     scheme: str
@@ -96,29 +96,27 @@ def _label_method(options: dict[str, Any], model: dict[str, Any] | None) -> str:
     if scheme in ("residual", "continuous"):
         found = model or {}
         explained = f", which explains {100 * found['rsquared']:.1f} % of the variance" if "rsquared" in found else ""
-        text = f"Likes are set against reach by the regression {code(options['formula'])}{explained}. "
-        text += "What it leaves over is the score"
+        text = f"Likes are predicted from reach by the regression {code(options['formula'])}{explained}. "
+        text += "The residual is the score"
         if scheme == "continuous":
             return f"{text}, and the score is the label."
         share = f"{100 * options['quantile']:g} %"
-        return (
-            f"{text}: its lowest {share} are `bottom`, its highest {share} `top`, and the posts between have no label."
-        )
+        return f"{text}. The lowest {share} are `bottom`, the highest {share} `top`, and posts between have no label."
     return {
-        "karpathy": f"Posts are sorted by followers into groups of {options['group']}; the half of each with "
-        "more likes is `top`, the other `bottom`.",
-        "quantiles": "Posts are divided into classes of equal size by likes, whatever their author's reach: the "
-        "classes are of reach as much as of pictures.",
-        "column": f"The label is the posts' column {code(str(options['column']))}, as it was given.",
-        "hashtags": "The labels are hashtags: those of the tags above that the author wrote in the caption.",
+        "karpathy": f"Posts are sorted by followers into groups of {options['group']}. In each group, the half with "
+        "more likes is `top`, the other half is `bottom`.",
+        "quantiles": "Posts are divided into classes of equal size by likes, regardless of the author's reach. "
+        "So the classes depend on reach as much as on pictures.",
+        "column": f"The label is the posts' column {code(str(options['column']))}, unchanged.",
+        "hashtags": "The labels are those of the hashtags above that the author wrote in the caption.",
     }.get(scheme, f"The labels are those of the scheme {code(scheme)}.")
 
 
 def _split(split: str) -> str:
     return {
         "random": "at random, by post",
-        "user": "by user: all posts of a user are on one side",
-        "time": "by time: the latest posts are held out",
+        "user": "by user: all posts of a user are in one split",
+        "time": "by time: the latest posts are not used to train",
     }.get(split, f"by the posts' column {code(split)}")
 
 

@@ -1,4 +1,4 @@
-"""The training that a checkpoint came from, as far as the root's tables tell."""
+"""The training that a checkpoint came from, as far as the root's tables show."""
 
 from __future__ import annotations
 

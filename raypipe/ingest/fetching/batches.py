@@ -24,7 +24,7 @@ class BatchLimits:
 class ResultBatcher:
     """Collects `total` results. The event loop calls `put`, and another thread consumes `batches`.
 
-    If more than `room` bytes wait to be taken, `set_paused(True)` is called. When at most half of `room` is left,
+    If more than `room` bytes wait to be taken, `set_paused(True)` is called. When at most half of `room` still waits,
     `set_paused(False)` is called.
     """
 

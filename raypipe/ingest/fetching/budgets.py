@@ -20,7 +20,7 @@ class BudgetReport:
     """A fetcher's report to `HostBudgets`.
 
     `demand` is (requests wanted at a time, requests held) by host; held requests run or may start at once. `pauses` is
-    the seconds, by host, for which hosts asked to be left alone since the last report. `waiting` is the number of hosts
+    the seconds of pause, by host, that hosts have requested since the last report. `waiting` is the number of hosts
     that make requests wait. `running` is the number of requests in progress.
     """
 
@@ -120,7 +120,7 @@ class HostBudgets:
 
 
 def fair_shares(total: int, demand: Mapping[str, int], rotation: int = 0) -> dict[str, int]:
-    """Deal out `total` slots in turn, in the order of names, until all demand is met. `rotation` rotates the first."""
+    """Share `total` slots evenly, in the order of names, until all demand is met. `rotation` changes the first name."""
     names = sorted(demand)
     first = rotation % len(names) if names else 0
     order = names[first:] + names[:first]

@@ -31,7 +31,7 @@ class FetchResult:
     """The result for one post's picture. `body` is set if `status` is ``ok``; its content is not checked yet.
 
     `attempts` is 0 if no request was made. `http_status` is None if the last request got no answer. `fetched_at` (UTC)
-    is the time of the last answer, or None. `seconds` is the time spent on requests, without waiting for a turn.
+    is the time of the last answer, or None. `seconds` is the time spent on requests, without the wait in the queue.
     """
 
     post_id: str
@@ -52,7 +52,7 @@ OnResult = Callable[[FetchResult], None]
 class FetchRequest:
     """One wanted picture, over all its attempts and redirects.
 
-    `pause` is the number of seconds that the last answer asked to wait before the next request to its host.
+    `pause` is the number of seconds to wait before the next request to its host, if the last answer set one.
     """
 
     __slots__ = (
@@ -90,7 +90,7 @@ class FetchRequest:
 
 
 class PictureClient:
-    """Requests pictures, one request per call of `get`. Used as ``async with Client(options) as client``."""
+    """Requests pictures, one request per call of `get`. Used as ``async with PictureClient(options) as client``."""
 
     def __init__(
         self, options: IngestOptions, resolver: AbstractResolver | None = None, guard: AddressGuard | None = None
@@ -143,7 +143,7 @@ class PictureClient:
         return pause_left
 
     async def get(self, target: URL, request: FetchRequest) -> RequestOutcome:
-        """Request `target` for a picture. Raises what aiohttp raises."""
+        """Request `target` for a picture. Raises aiohttp's errors."""
         assert self._session is not None, "use `async with`"
         # The deadline covers redirects and body, so a later hop gets only the time that is left.
         left = (
@@ -177,13 +177,15 @@ class PictureClient:
             directive = forbidding_directive(response.headers.getall("X-Robots-Tag", ()), self.agent)
             if directive:
                 response.close()
-                return RequestOutcome("forbidden", f"X-Robots-Tag says {directive} (--ingest.robots false ignores it)")
+                return RequestOutcome(
+                    "forbidden", f"X-Robots-Tag contains {directive} (--ingest.robots false ignores it)"
+                )
         announced = response.content_length
         if announced is not None and announced > most:
-            return RequestOutcome("too_large", f"announces {announced:,} bytes, {most:,} are allowed")
+            return RequestOutcome("too_large", f"Content-Length is {announced:,} bytes, {most:,} are allowed")
         coding = response.headers.get("Content-Encoding", "identity")
         if coding.lower() not in ("identity", ""):
-            return RequestOutcome("not_an_image", f"is encoded as {coding}, although identity was asked for")
+            return RequestOutcome("not_an_image", f"is encoded as {coding}, but identity was requested")
         body = await _read_body(response, most)
         return (
             RequestOutcome("too_large", f"more than {most:,} bytes")

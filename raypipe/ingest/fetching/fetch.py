@@ -153,7 +153,7 @@ class Fetcher:
             outcome = await self._send(host, request)
         except TimeoutError as error:
             whole = request.seconds_used + time.monotonic() - started >= self._options.deadline * 0.999
-            text = f"no whole answer within {self._options.deadline:g} s" if whole else one_line(error)
+            text = f"no complete answer within {self._options.deadline:g} s" if whole else one_line(error)
             outcome = RequestOutcome("timeout", text or "no answer in time", retryable=True)
         except Exception as error:
             outcome = outcome_for_exception(error)
@@ -182,9 +182,9 @@ class Fetcher:
             self._deliver(request, outcome)
 
     def _deliver_paused(self, ready_request: ReadyRequest[FetchRequest]) -> None:
-        asked = f"{ready_request.host} has asked to be left alone for another {ready_request.pause:.0f} s"
+        asked = f"{ready_request.host} requested a pause ({ready_request.pause:.0f} s are left)"
         last = ready_request.item.outcome
-        # If this request has had an answer, that says more than ``rate_limited``.
+        # If this request has had an answer, its status is more useful than ``rate_limited``.
         outcome = (
             RequestOutcome("rate_limited", asked)
             if last is None
@@ -227,10 +227,12 @@ class Fetcher:
             if rules.unreachable:
                 kind = "connection" if rules.status is None else "server_error"
                 said = "no answer" if rules.status is None else f"HTTP {rules.status}"
-                return RequestOutcome(kind, f"robots.txt of {host} cannot be had ({said}), so nothing is asked there")
+                return RequestOutcome(
+                    kind, f"robots.txt of {host} cannot be read ({said}), so nothing is requested there"
+                )
             delay = (rules.delay(self._client.agent) or 0.0) * self._fetchers
             if not self._host_queues.raise_interval(host, delay) and delay > crawl_interval:
-                # The request started before this host's pace was known, so it is queued again.
+                # The request started before this host's delay was known, so it is queued again.
                 return RequestOutcome("redirects", target=target)
             if not rules.allows(str(target), self._client.agent):
                 return RequestOutcome(
@@ -262,7 +264,7 @@ class Fetcher:
             else:
                 if self._fetchers > 1:
                     host_queues.apply_limits(grant.limits)
-                # These include the pauses that fetchers of an earlier attempt were asked for.
+                # These include the pauses that fetchers of an earlier attempt reported.
                 for host, seconds in grant.pauses.items():
                     host_queues.pause(host, seconds)
                 self._start_requests()

@@ -89,8 +89,8 @@ class RefusedAddressError(OSError):
 class AddressGuard:
     """Checks URLs before a request and addresses before a connection.
 
-    `allow_private` permits loopback, RFC 1918, unique local and carrier-grade NAT addresses. Addresses where a cloud
-    serves its own machines, and link-local, multicast and reserved ones, are always refused. They serve no pictures.
+    `allow_private` permits loopback, RFC 1918, unique local and carrier-grade NAT addresses. Internal addresses of
+    clouds, and link-local, multicast and reserved ones, are always refused. They serve no pictures.
     """
 
     allow_private: bool = False
@@ -105,7 +105,7 @@ class AddressGuard:
         if not url.host:
             raise RefusedURLError("invalid_url", "has no host")
         if url.user is not None or url.password is not None:
-            raise RefusedURLError("blocked", "carries a user name or password")
+            raise RefusedURLError("blocked", "contains a user name or password")
         self._check_port(url.port)
         reason = self._refusal_of_host(url.host)
         if reason:
@@ -131,7 +131,7 @@ class AddressGuard:
         for inner in reachable_addresses(address):
             cloud = next((cloud for network, cloud in _CLOUDS if inner in network), None)
             if cloud is not None:
-                return f"{_named(address, inner)} is where {cloud} serves its own machines"
+                return f"{_named(address, inner)} is an internal address of {cloud}"
             if any(inner in network for network in _PRIVATE):
                 if not self.allow_private:
                     return f"{_named(address, inner)} is not public (--ingest.allow_private allows it)"
@@ -187,7 +187,7 @@ def _is_public(address: Address) -> bool:
 
 
 def _named(address: Address, inner: Address) -> str:
-    return str(address) if address == inner else f"{address} (carries {inner})"
+    return str(address) if address == inner else f"{address} (contains {inner})"
 
 
 def _parse(text: str) -> URL:
@@ -198,7 +198,7 @@ def _parse(text: str) -> URL:
         url = URL(stripped)
         _ = url.port, url.host
     except (ValueError, TypeError, IndexError) as error:
-        raise RefusedURLError("invalid_url", f"cannot be read as a URL: {error}") from error
+        raise RefusedURLError("invalid_url", f"is not a valid URL: {error}") from error
     if not url.scheme:
         raise RefusedURLError("invalid_url", "has no scheme such as https://")
     return url

@@ -17,7 +17,7 @@ _COUNT_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class ReadyRequest(Generic[Item]):
-    """A request that starts now. It holds a slot at `host` until `HostQueues.done`.
+    """A request that starts now. It holds a slot at `host` until `HostQueues.release`.
 
     `pause` is set if the host has asked for a pause that is longer than `max_wait`. Then the request must not be sent,
     and it holds no slot. `pause` is the number of seconds that are left.
@@ -58,8 +58,8 @@ class HostQueues(Generic[Item]):
     """Waiting requests of one fetcher, by host.
 
     At most `per_host` requests at a time and `rate` per second (None: no limit) go to one host. Hosts take turns. If
-    the budget is `shared` with other fetchers, a host gets only what the last `apply_limits` granted. Pauses over
-    `max_wait` seconds are not waited out. All times are seconds of `clock`.
+    the budget is `shared` with other fetchers, a host gets only what the last `apply_limits` granted. Requests do not
+    wait for pauses over `max_wait` seconds. All times are seconds of `clock`.
 
     The cost depends on the number of requests made, not on the number that wait.
     """
@@ -237,7 +237,7 @@ class HostQueues(Generic[Item]):
         return bool(state.ready) or bool(state.delayed and state.delayed[0][0] <= now)
 
     def _schedule(self, host: str, state: _HostQueue[Item]) -> None:
-        """Queue the host for a turn, set its timer, or forget it if it is idle and has no pause."""
+        """Queue the host as ready, set its timer, or forget it if it is idle and has no pause."""
         now = self._clock()
         if self._shared:
             if state.waiting and not state.slots:
@@ -251,7 +251,7 @@ class HostQueues(Generic[Item]):
             if at <= now:
                 del self._hosts[host]
             else:
-                # The host's pace and pause are remembered until then.
+                # The host's interval and pause are kept until then.
                 self._wake_at(at, host, state)
             return
         if state.queued or not state.waiting:

@@ -20,7 +20,7 @@ class RequestOutcome:
     """The outcome of one request.
 
     `status` is a status of `images/`; ``ok`` means that `body` is complete. `retryable` says whether a retry may help.
-    `target` is set if the request must go on at that URL.
+    `target` is set if the request must continue at that URL.
     """
 
     status: str
@@ -44,7 +44,7 @@ def outcome_for_status(status: int, reason: str | None) -> RequestOutcome:
     if status >= 400:
         return RequestOutcome("forbidden", error)
     if status >= 300:
-        return RequestOutcome("redirects", f"{error}, without a Location to follow")
+        return RequestOutcome("redirects", f"{error}, without a Location header")
     return RequestOutcome("not_an_image", f"{error}, without a picture")
 
 
@@ -64,9 +64,7 @@ def outcome_for_exception(error: Exception) -> RequestOutcome:
         case aiohttp.ClientConnectorError() if error.os_error.errno == REFUSED_ERRNO:
             return RequestOutcome("blocked", error.os_error.strerror or one_line(error))
         case aiohttp.ClientPayloadError():
-            return RequestOutcome(
-                "truncated", f"the connection ended before the picture: {one_line(error)}", retryable=True
-            )
+            return RequestOutcome("truncated", f"the connection ended too early: {one_line(error)}", retryable=True)
         case aiohttp.InvalidURL() | UnicodeError():
             return RequestOutcome("invalid_url", one_line(error))
         case aiohttp.ClientResponseError():

@@ -1,4 +1,4 @@
-"""What a host lets robots fetch: robots.txt (RFC 9309) and the X-Robots-Tag header. Opens no connection itself."""
+"""The rules of a host for robots: robots.txt (RFC 9309) and the X-Robots-Tag header. Opens no connection itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from protego import Protego
 from yarl import URL
 
 READ_BYTES = 500 * 1024
-"""How many bytes of a robots.txt are read. RFC 9309 (section 2.5) requires at least as many."""
+"""Bytes of a robots.txt that are read. RFC 9309 (section 2.5) requires at least this number."""
 
 _LONGEST_DELAY = 60.0
 _VALID_SECONDS, _RETRY_SECONDS = 24 * 3600.0, 300.0
@@ -50,7 +50,7 @@ def robots_url(url: URL) -> URL:
 
 
 class RobotsRules:
-    """What one robots.txt allows, from its HTTP `status` (None: no answer) and `body`.
+    """The rules of one robots.txt, from its HTTP `status` (None: no answer) and `body`.
 
     Follows RFC 9309 (section 2.3.1). 2xx: the rules in the first 500 KiB apply. 4xx: everything is allowed. Anything
     else: nothing is allowed, and `unreachable` is true. The group with the robot's full name applies, else the group
@@ -80,7 +80,7 @@ class RobotsRules:
         """Return the seconds between two requests that the host asks for, or None if it asks for no delay.
 
         It is the longer of Crawl-delay and Request-rate (whose time of day is ignored), but at most 60. Some hosts
-        that want no robots write a delay of one day; if they mean it, they write a Disallow too.
+        write a delay of one day to keep robots away. The right way to do this is a Disallow.
         """
         rules = self._rules_for(user_agent)
         rate = rules.request_rate(_US)
@@ -130,8 +130,8 @@ class _PendingFetch:
 class RobotsCache:
     """The rules of each origin (scheme, host, port). They are fetched once per day, also for many callers at a time.
 
-    A host that could not be reached is asked again after five minutes. Once the files add up to more than 8 MiB, the
-    least recently used rules are dropped. All calls must be made on one event loop. `clock` returns seconds.
+    If a host could not be reached, its rules are fetched again after five minutes. Once the files add up to more than
+    8 MiB, the least recently used rules are dropped. All calls must be made on one event loop. `clock` returns seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -81,20 +81,20 @@ _UNQUOTABLE = re.compile(r"[\\`]|[^\S ]")
 _QUOTES = re.compile(r"['\"]")
 
 _REFUSED: dict[type[ast.AST], str] = {
-    ast.Lambda: "a function of its own",
+    ast.Lambda: "a lambda function",
     ast.Subscript: "an index",
-    ast.JoinedStr: "a string that is computed",
+    ast.JoinedStr: "an f-string",
     ast.NamedExpr: "an assignment",
     ast.Starred: "a star",
     **dict.fromkeys((ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp), "a comprehension"),
     ast.Set: "a set",
-    ast.Compare: "in or is",
+    ast.Compare: "an in or is comparison",
     ast.BinOp: "<<, >> or @",
 }
 _INSTEAD: dict[type[ast.AST], str] = {
-    ast.IfExp: "if and else may not stand in a formula; np.where does that",
-    ast.BoolOp: "and and or may not stand in a formula; & and | do that for each post",
-    ast.UnaryOp: "not may not stand in a formula; ~ does that for each post",
+    ast.IfExp: "if and else are not allowed in a formula; use np.where",
+    ast.BoolOp: "the operators and and or are not allowed in a formula; use & and |",
+    ast.UnaryOp: "the operator not is not allowed in a formula; use ~",
 }
 Number = int | float
 
@@ -135,7 +135,7 @@ def learns_from_data(node: ast.AST) -> bool:
 
 
 def count_columns(expression: str) -> int:
-    """Number of columns that an expression makes according to its settings (``df=5``); 1 if these do not say."""
+    """Number of columns that an expression makes according to its settings (``df=5``), else 1."""
     calls = [_bind_arguments(node) for node in ast.walk(parse_checked(expression)[0]) if isinstance(node, ast.Call)]
     return math.prod(max([1, *(_count(given[name]) for name in _WIDTHS if name in given)]) for given in calls)
 
@@ -175,23 +175,23 @@ def _check_value(node: ast.AST, depth: int) -> Number | None:
                 _check_value(part, deeper)
         case ast.Dict(keys=keys, values=values):
             if None in keys:
-                raise NotAllowedError(node, f"{_REFUSED[ast.Starred]} may not stand in a formula")
+                raise NotAllowedError(node, f"{_REFUSED[ast.Starred]} is not allowed in a formula")
             for item in (*filter(None, keys), *values):
                 _check_value(item, deeper)
         case _:
             refused = _REFUSED.get(type(node), type(node).__name__)
-            raise NotAllowedError(node, _INSTEAD.get(type(node), f"{refused} may not stand in a formula"))
+            raise NotAllowedError(node, _INSTEAD.get(type(node), f"{refused} is not allowed in a formula"))
     return None
 
 
 def _constant(node: ast.AST, value: Any) -> Number | None:
     if isinstance(value, str):
         if _UNQUOTABLE.search(value):
-            raise NotAllowedError(node, "the string holds a backslash, a backtick or a line break")
+            raise NotAllowedError(node, "the string contains a backslash, a backtick or a line break")
     elif isinstance(value, (int, float)):
         return _check_magnitude(node, value)
     elif value is not None:
-        raise NotAllowedError(node, f"{value!r} may not stand in a formula")
+        raise NotAllowedError(node, f"{value!r} is not allowed in a formula")
     return None
 
 
@@ -207,8 +207,8 @@ def _name(node: ast.Name) -> None:
         raise NotAllowedError(node, f"name {node.id!r} is not defined")
     if node.id in TRANSFORMS and node.id not in _CLASSES:
         if node.id in ("np", "contr"):
-            raise NotAllowedError(node, f"{node.id} is no column; what it holds is written {node.id}.NAME")
-        raise NotAllowedError(node, f"{node.id} is a function, and is written with its argument: {node.id}(…)")
+            raise NotAllowedError(node, f"{node.id} is not a column; write {node.id}.NAME")
+        raise NotAllowedError(node, f"{node.id} is a function; write it with its argument: {node.id}(…)")
 
 
 def _attribute(node: ast.Attribute) -> Any:
@@ -219,8 +219,8 @@ def _attribute(node: ast.Attribute) -> Any:
     if owner == "contr" and node.attr in _CONTRASTS:
         return getattr(TRANSFORMS["contr"], node.attr)
     if owner == "np":
-        raise NotAllowedError(node, f"np.{node.attr} is none of numpy's functions that a formula may call")
-    raise NotAllowedError(node, f".{node.attr} may not stand in a formula, which has functions but no methods")
+        raise NotAllowedError(node, f"np.{node.attr} is not a numpy function that a formula may call")
+    raise NotAllowedError(node, f".{node.attr} is not allowed in a formula; use a function, not a method")
 
 
 def _arithmetic(node: ast.UnaryOp | ast.BinOp, depth: int) -> Number | None:
@@ -229,7 +229,7 @@ def _arithmetic(node: ast.UnaryOp | ast.BinOp, depth: int) -> Number | None:
         if isinstance(operand, (ast.List, ast.Tuple, ast.Dict)) or (
             isinstance(operand, ast.Constant) and not isinstance(operand.value, (int, float))
         ):
-            raise NotAllowedError(operand, "only numbers and columns can be computed with")
+            raise NotAllowedError(operand, "arithmetic takes only numbers and columns")
     values = [_check_value(operand, depth) for operand in operands]
     numbers = [value for value in values if value is not None]
     if len(numbers) < len(operands):
@@ -241,7 +241,7 @@ def _arithmetic(node: ast.UnaryOp | ast.BinOp, depth: int) -> Number | None:
     except (ArithmeticError, TypeError) as error:
         raise NotAllowedError(node, f"it cannot be computed: {error}") from error
     if isinstance(found, complex):
-        raise NotAllowedError(node, "it is no real number")
+        raise NotAllowedError(node, "it is not a real number")
     return _check_magnitude(node, found)
 
 
@@ -260,12 +260,12 @@ def _call(node: ast.Call, depth: int) -> Number | None:
 
 
 def _check_quotes(node: ast.Call) -> None:
-    """Refuses quotes in calls that learn: formulaic writes such a call into a string, which a quote would end."""
+    """Refuses quotes in calls that learn: formulaic writes the call into a string, and a quote would end it."""
     if not learns_from_data(node):
         return
     for part in ast.walk(node):
         if isinstance(part, ast.Constant) and isinstance(part.value, str) and _QUOTES.search(part.value):
-            raise NotAllowedError(part, f"the string holds a quote, which {ast.unparse(node.func)}(…) cannot have")
+            raise NotAllowedError(part, f"the string contains a quote, which {ast.unparse(node.func)}(…) cannot take")
 
 
 def _setting(name: str, argument: ast.expr) -> None:
@@ -273,7 +273,7 @@ def _setting(name: str, argument: ast.expr) -> None:
     called = {id(part.func) for part in ast.walk(argument) if isinstance(part, ast.Call)}
     for part in ast.walk(argument):
         if isinstance(part, ast.Name) and id(part) not in called and part.id not in (*_CLASSES, "np", "contr"):
-            raise NotAllowedError(part, f"{name} is a setting, and no column")
+            raise NotAllowedError(part, f"{name} is a setting, not a column")
 
 
 def _limited(name: str, argument: ast.expr, value: Number | None) -> None:
@@ -281,7 +281,7 @@ def _limited(name: str, argument: ast.expr, value: Number | None) -> None:
         isinstance(argument, ast.Constant) and argument.value is None
     )
     if not plain and (value is None or abs(value) > _LIMITS[name]):
-        raise NotAllowedError(argument, f"{name} is a number of at most {_LIMITS[name]:,}")
+        raise NotAllowedError(argument, f"{name} must be a number of at most {_LIMITS[name]:,}")
 
 
 def _numpy_name(node: ast.Call) -> str | None:
@@ -296,7 +296,7 @@ def _bind_arguments(node: ast.Call) -> dict[str, ast.expr]:
     function, name = _resolve_function(node), _numpy_name(node)
     for argument in node.args:
         if isinstance(argument, ast.Starred):
-            raise NotAllowedError(argument, f"{_REFUSED[ast.Starred]} may not stand in a formula")
+            raise NotAllowedError(argument, f"{_REFUSED[ast.Starred]} is not allowed in a formula")
     for keyword in node.keywords:
         hidden = keyword.arg is None or keyword.arg.startswith("_") or keyword.arg == "hash_func"
         if hidden or (name is not None and keyword.arg != "decimals"):
@@ -329,7 +329,7 @@ def _resolve_function(node: ast.Call) -> Callable[..., Any]:
     if isinstance(node.func, ast.Attribute):
         found = _attribute(node.func)
     elif not isinstance(node.func, ast.Name):
-        raise NotAllowedError(node.func, "only functions by their names can be called")
+        raise NotAllowedError(node.func, "call a function by its name")
     else:
         name = node.func.id
         found = _OF_NUMPY.get(name, _TRANSFORMS.get(name))
@@ -343,6 +343,6 @@ def _resolve_function(node: ast.Call) -> Callable[..., Any]:
 
 def _unknown(name: str) -> str:
     if name == "Q":
-        return "Q(…) may not stand in a formula; a column of any name is written `in backticks`"
+        return "Q(…) is not allowed in a formula; write any column name `in backticks`"
     near = difflib.get_close_matches(name, [*_TRANSFORMS, *_OF_NUMPY], n=1)
-    return f"name {name!r} is not defined: it is no function of formulas{f' (but {near[0]} is)' if near else ''}"
+    return f"name {name!r} is not defined{f'; did you mean {near[0]}?' if near else ''}"

@@ -55,13 +55,13 @@ def why_unusable(name: str, identifier: str) -> str | None:
     if not name:
         return "a name in backticks is empty"
     if _UNNAMABLE.search(name):
-        reason = "holds a quote, a backslash or a line break"
+        reason = "contains a quote, a backslash or a line break"
     elif keyword.iskeyword(name):
-        reason = "is a word of Python's"
+        reason = "is a Python keyword"
     elif not identifier.isidentifier() or unicodedata.normalize("NFKC", identifier) != identifier:
-        reason = "holds a character that Python reads as another or not at all"
+        reason = "contains a character that Python changes or cannot read"
     elif identifier.startswith("__"):
-        reason = "begins like a name of Python's own"
+        reason = "begins with two underscores in Python"
     else:
         return None
     return f"the name {name!r} {reason}; rename the column, or use it as a term by itself"

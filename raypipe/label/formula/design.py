@@ -55,7 +55,7 @@ class Matrices:
 class Design:
     """A formula with what its terms have learned, and the column of weights if there is one. Picklable.
 
-    `levels` holds the known classes of each categorical factor.
+    `levels` has the known classes of each categorical factor.
     """
 
     formula: Formula
@@ -177,7 +177,7 @@ def learning_data(formula: Formula, posts: pa.Table, weights: str | None = None)
 
 
 def join_learning_data(formula: Formula, parts: Sequence[LearningData]) -> LearningData:
-    """Joins the excerpts of all blocks. Classes fill the rows in any order, as no term learns which row has which."""
+    """Joins the learning data of all blocks. Classes fill the rows in any order: no term learns which row has which."""
     n, classes_only = sum(rows for _, rows in parts), not learns_numbers(formula)
     joined = {}
     for name in formula.variables:
@@ -211,7 +211,7 @@ def learn_design(formula: Formula, variables: dict[str, pa.ChunkedArray], n: int
             made = formula.parsed.get_model_matrix(frame, context=CONTEXT, na_action="ignore", output="numpy")
     except Exception as error:  # whatever numpy or a transform raises on these values
         _check_text(formula, variables)
-        raise InputError(f"label.formula: {formula.text!r} does not suit the posts: {one_line(error)}") from error
+        raise InputError(f"label.formula: {formula.text!r} cannot be used on these posts: {one_line(error)}") from error
     spec = made.model_spec
     if len(spec.lhs.column_names) != 1:
         raise InputError(f"label.formula: y must be a number, but {formula.response!r} is not one")
@@ -264,8 +264,8 @@ def _check_text(formula: Formula, variables: dict[str, pa.ChunkedArray]) -> None
         for name, values in variables.items():
             if caret_below(str(factor.expr), name) and name not in formula.classes and not is_number(values.type):
                 raise InputError(
-                    f"label.formula: column {name!r} holds {values.type}, but {factor.expr} takes a number; use the "
-                    "column by itself, whose classes then are terms",
+                    f"label.formula: column {name!r} contains {values.type}, but {factor.expr} needs a number; use "
+                    "the column by itself, so that its classes are terms",
                     extra_lines=caret_below(formula.text, name),
                 )
 
@@ -273,8 +273,8 @@ def _check_text(formula: Formula, variables: dict[str, pa.ChunkedArray]) -> None
 def _check_levels(name: str, n: int) -> None:
     if n > MAX_LEVELS:
         raise InputError(
-            f"label.formula: column {name!r} has {n:,} classes, each of which would be a term "
-            f"(at most {MAX_LEVELS:,}); use a column of numbers or of few classes"
+            f"label.formula: column {name!r} has {n:,} classes, and each would be a term "
+            f"(at most {MAX_LEVELS:,}); use a column of numbers or with fewer classes"
         )
 
 
@@ -289,8 +289,8 @@ def _check_products(formula: Formula, variables: dict[str, pa.ChunkedArray]) -> 
         n = math.prod(count(str(factor.expr)) for factor in term.factors)
         if n > MOST_COLUMNS:
             raise InputError(
-                f"label.formula: {term} makes {n:,} terms of the classes of its columns (at most {MOST_COLUMNS:,}); "
-                "use columns of fewer classes"
+                f"label.formula: {term} makes {n:,} terms from the classes of its columns (at most {MOST_COLUMNS:,}); "
+                "use columns with fewer classes"
             )
 
 
@@ -302,19 +302,19 @@ def _check_rowwise(formula: Formula, spec: Any, frame: Any) -> None:
     halves = np.vstack([np.column_stack(_model_matrices(spec, part)) for part in (frame[:half], frame[half:])])
     if not np.allclose(whole, halves, rtol=1e-12, atol=0, equal_nan=True):
         raise ConfigError(
-            f"label.formula: {formula.text!r} has a term that is not computed from its own row alone (a lag); "
+            f"label.formula: {formula.text!r} has a term that uses other rows (a lag); "
             "use center, scale or poly, which learn from all posts, or add a column to the posts"
         )
 
 
 def _model_matrices(spec: Any, frame: Any, terms: tuple[str, ...] | None = None) -> tuple[Floats, Floats]:
-    """y and X. Raises ValueError if the columns of X are not `terms`, which can happen if a saved model was edited."""
+    """y and X. Raises ValueError if the columns of X are not `terms`, for example in an edited model file."""
     # The caller drops rows with the logarithm of 0. Filters of warnings apply to all threads, so none is set here.
     with np.errstate(all="ignore"):
         made = spec.get_model_matrix(frame, context=CONTEXT)
     found = made.rhs.model_spec.column_names
     if terms is not None and tuple(found) != terms:
-        raise ValueError(f"its formula makes {', '.join(found)}, but its coefficients are of {', '.join(terms)}")
+        raise ValueError(f"its formula makes {', '.join(found)}, but has coefficients of {', '.join(terms)}")
     return np.asarray(made.lhs, dtype=np.float64)[:, 0], np.asarray(made.rhs, dtype=np.float64)
 
 

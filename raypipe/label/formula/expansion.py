@@ -22,12 +22,12 @@ class TooManyTermsError(ValueError):
     """The formula would expand to too many terms; `place` is the position in the text where that happens."""
 
     def __init__(self, place: int | None) -> None:
-        super().__init__("it becomes too many terms when it is written out; name fewer columns, or a lower power")
+        super().__init__("it expands to too many terms; use fewer columns or a lower power")
         self.place = place
 
 
 def check_expansion(text: str) -> None:
-    """Raises TooManyError if expanding the formula would take long, and formulaic's errors if it cannot be read.
+    """Raises TooManyTermsError if expanding the formula would take long; formulaic's errors if it cannot be read.
 
     formulaic evaluates parts of y here, so the formula's expressions must be checked before.
     """

@@ -71,8 +71,8 @@ class Formula:
 def parse(text: str) -> Formula:
     """Parses a formula ``y ~ terms``.
 
-    Raises ConfigError, with a caret below the wrong part, if the formula cannot be read, is too large, or contains what
-    is not allowed (see `raypipe.label.formula.allowed`). An expression that is not allowed is never evaluated.
+    Raises ConfigError, with a caret below the wrong part, if the formula cannot be read, is too large, or has a part
+    that is not allowed (see `raypipe.label.formula.allowed`). An expression that is not allowed is never evaluated.
     """
     if not isinstance(text, str):
         raise ConfigError(f"label.formula: must be a text, y ~ a + b, not a {type(text).__name__}")
@@ -93,6 +93,9 @@ def parse(text: str) -> Formula:
         ) from error
     except (ValueError, TypeError, LookupError, NotImplementedError, RecursionError, MemoryError) as error:
         raise ConfigError(f"label.formula: {shown(text)} cannot be read: {one_line(error)}") from error
+    except AttributeError as error:
+        # formulaic's parser fails so on unbalanced brackets such as `[)`.
+        raise ConfigError(f"label.formula: {shown(text)} cannot be read: its brackets do not match") from error
     sides = getattr(parsed, "lhs", None), getattr(parsed, "rhs", None)
     if not all(isinstance(side, formulaic.SimpleFormula) for side in sides) or len(parsed.lhs) != 1:
         raise ConfigError(f"label.formula: {shown(text)} must have one y, one ~ and terms: y ~ a + b")
@@ -133,8 +136,8 @@ def _check_rewritten(expression: str, tree: Expression, token: Token, text: str)
         found = None
     if found is None or ast.dump(found[0]) != ast.dump(tree[0]) or found[1] != tree[1]:
         raise ConfigError(
-            f"label.formula: {shown(text)}: a name in backticks is part of another name, or of a string, of this "
-            "expression; leave the backticks out if the name does not need them, or rename the column",
+            f"label.formula: {shown(text)}: a name in backticks is also part of another name or string in this "
+            "expression; remove the backticks if the name does not need them, or rename the column",
             extra_lines=_caret(text, start),
         )
 
@@ -161,9 +164,9 @@ def _check_name_collisions(text: str, tokens: list[Token]) -> None:
 
 
 def _check_learners(text: str, factors: list[Factor], names: Set[str]) -> None:
-    """Raises ConfigError if a transform could not find again what it has learned.
+    """Raises ConfigError if a transform could not find its learned values again.
 
-    formulaic keeps what is learned by the text of the call. If a column's name is not an identifier and the usual
+    formulaic keeps learned values by the text of the call. If a column's name is not an identifier and the usual
     replacement is taken, formulaic makes up a random name, and the text changes.
     """
     for factor in factors:
@@ -295,8 +298,8 @@ def check_columns(formula: Formula, schema: pa.Schema) -> None:
             if not _is_usable(variable_type(name, schema)):
                 made = ", ".join(DERIVED_COLUMNS)
                 raise InputError(
-                    f"label.formula: column {name!r} of posts/ holds {variable_type(name, schema)}, but a formula "
-                    f"takes numbers and text (made of the posts' times and captions: {made})",
+                    f"label.formula: column {name!r} of posts/ contains {variable_type(name, schema)}, but a formula "
+                    f"needs numbers or text (derived from times and captions: {made})",
                     extra_lines=caret_below(formula.text, name),
                 )
             continue
@@ -304,7 +307,7 @@ def check_columns(formula: Formula, schema: pa.Schema) -> None:
         also = ", ".join(name for name in DERIVED_COLUMNS if name not in schema.names)
         raise InputError(
             f"label.formula: posts/ has no column {missing[0]!r}{made}; it has {', '.join(schema.names)}, "
-            f"and from these come {also}",
+            f"and derived columns {also}",
             extra_lines=caret_below(formula.text, name),
         )
 

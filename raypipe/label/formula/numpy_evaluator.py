@@ -2,7 +2,7 @@
 
 formulaic decides what the terms are and what their factors mean. If each factor is one column of numbers and learns
 nothing, its expression is evaluated directly. This gives the same bits (the caller compares), takes a third of the
-time, and does not hold Python's lock.
+time, and releases Python's lock.
 """
 
 from __future__ import annotations

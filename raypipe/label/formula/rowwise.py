@@ -67,7 +67,7 @@ def _evaluate(expression: str, names: dict[str, str], columns: Columns) -> npt.N
         with np.errstate(all="ignore"):
             return evaluate_expression(expression, {**FUNCTIONS, **given})
     except Exception:
-        # A user's expression may raise anything. `learn` reports it with the whole formula.
+        # A user's expression may raise anything. `learn_design` reports it with the whole formula.
         return None
 
 

@@ -1,7 +1,7 @@
 """Exact order statistics of any number of posts in bounded memory: the post with rank k by (value, post_id).
 
 The first pass over the blocks counts the values by their first 16 bits. Each next pass counts, by their next 16 bits,
-only the values that begin like the wanted one, until few enough are left to be sorted. Equal values are told apart by
+only the values that begin like the wanted one, until few enough are left to be sorted. Equal values are ordered by
 their post_ids in the same way. A pass returns a few thousand counts per block, for any n.
 """
 
@@ -44,7 +44,7 @@ class RankThreshold:
     post_id: str
 
     def at_or_below(self, values: Floats, post_ids: pa.ChunkedArray) -> Bools:
-        """Mask of the posts up to the cut, itself included: (value, post_id) ≤ (cut's value, cut's post_id)."""
+        """Mask of the posts up to and including the threshold: (value, post_id) ≤ (its value, its post_id)."""
         found = values < self.value
         ties = np.flatnonzero(values == self.value)
         if len(ties):
@@ -74,7 +74,7 @@ def posts_at_ranks(
     About `max_sorted` posts per rank are held in memory at a time.
     """
     if wrong := [rank for rank in ranks if not 1 <= rank <= n]:
-        raise ValueError(f"rank {wrong[0]} of {n:,} posts")
+        raise ValueError(f"rank {wrong[0]}: must be 1 to {n:,}")
     searches = [_Search(rank, left=n) for rank in ranks]
     while open_ := [search for search in searches if search.is_open(max_sorted)]:
         prefixes = sorted({search.pieces for search in open_})

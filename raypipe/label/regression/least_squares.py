@@ -136,8 +136,8 @@ def check_residuals(solution: Solution) -> None:
         else "the terms explain y"
     )
     raise InputError(
-        f"label.formula: {what} in all {solution.n:,} posts, so nothing is left over for a score; use another y or "
-        "leave out the term that holds it"
+        f"label.formula: {what} in all {solution.n:,} posts, so no residual is left as a score; use another y or "
+        "remove the term that contains it"
     )
 
 
@@ -171,11 +171,11 @@ def _check_rank(R: Floats, terms: tuple[str, ...], n: int) -> None:
         others = [name for name, weight in zip(terms, weights, strict=False) if weight > 1e-8]
         raise InputError(
             f"label.formula: term {term} is collinear with {list_terms(others)} in all {n:,} posts, so their "
-            f"coefficients cannot be told apart; {_way_out(term)}"
+            f"coefficients cannot be separated; {_way_out(term)}"
         )
 
 
 def _way_out(term: str) -> str:
     if term.startswith(("cr(", "cs(", "cc(")):
-        return "give the spline constraints='center', or leave out the intercept (- 1)"
+        return "add constraints='center' to the spline, or remove the intercept (- 1)"
     return "drop one"

@@ -40,7 +40,7 @@ class GroupSums:
 
 @dataclass(frozen=True)
 class SerialSums:
-    """What the Durbin–Watson statistic needs of a block: Σ (e_t − e_{t−1})², both ends, and if time runs forward."""
+    """A block's part of the Durbin–Watson statistic: Σ (e_t − e_{t−1})², both ends, and whether times are sorted."""
 
     squares: float
     first: float
@@ -151,8 +151,8 @@ def _scatter(X: Floats, e: Floats, solution: Solution, cov_type: str) -> Floats:
                 if weight > 1e-6 * term_weights.max()
             ]
             raise InputError(
-                f"label.cov_type {cov_type}: one post alone decides about {list_terms(terms)}, so that it has no "
-                "residual of its own; use HC1, or drop what only that post has"
+                f"label.cov_type {cov_type}: only one post determines {list_terms(terms)}, so it has no "
+                "residual; use HC1, or drop terms that only this post has"
             )
         u = u / rest ** (1 if cov_type == "HC2" else 2)
     return np.asarray((z * u[:, None]).T @ z)
@@ -195,9 +195,7 @@ def total_scatter(parts: Sequence[ResidualSums], cov_type: str) -> tuple[Floats 
         return np.sum([part.scatter for part in parts if part.scatter is not None], axis=0), None
     groups = [part.groups for part in parts if part.groups is not None]
     if n_null := sum(part.n_null for part in groups):
-        raise InputError(
-            f"label.cov_type cluster: {n_null:,} posts have no user_id; choose HC3, or give every post one"
-        )
+        raise InputError(f"label.cov_type cluster: {n_null:,} posts have no user_id; use HC3, or add it to every post")
     _, sums = _by_group(np.concatenate([part.groups for part in groups]), np.vstack([part.sums for part in groups]))
     if len(sums) < 2:
         raise InputError("label.cov_type cluster: all posts are of one user; clusters need two users or more")

@@ -55,7 +55,7 @@ def model_json(fitted: Fit | None, design: Design | None = None, **more: Any) ->
 
 
 def _learned(design: Design) -> dict[str, Any]:
-    """What terms have learned: `transforms` (means, knots, …) and `levels` of categoricals, by factor."""
+    """Learned values of terms: `transforms` (means, knots, …) and `levels` of categoricals, by factor."""
     sides = (design.spec.lhs, design.spec.rhs)
     transforms = {name: _encoded(state) for side in sides for name, state in side.transform_state.items()}
     return {
@@ -89,7 +89,7 @@ def _decoded(value: Any) -> Any:
     if set(value) == {"array"}:
         found = np.array(value["array"])
         if found.dtype.kind not in "biuf" or found.size > _MOST_LEARNED:
-            raise ValueError("learned: an array must hold a few numbers")
+            raise ValueError("learned: an array must have only a few numbers")
         return found
     return {key: _decoded(item) for key, item in value.items()}
 
@@ -175,8 +175,8 @@ def _without_y(design: Design) -> Design:
 def load_model(root: str | Storage) -> SavedModel:
     """Reads the regression of a run's ``labels/``.
 
-    Raises InputError if the scheme has fitted none, or the file contains what `label` does not write, such as a formula
-    that is not allowed or a text in place of a number. Raises StageError without labels.
+    Raises InputError if the scheme has fitted none, or the file contains values that `label` does not write: a
+    formula that is not allowed, or a text in place of a number. Raises StageError without labels.
     """
     storage = root if isinstance(root, Storage) else Storage(root)
     tables.get_record(storage, "labels")
@@ -189,8 +189,8 @@ def load_model(root: str | Storage) -> SavedModel:
             f"{where}: {str(error).replace('label.formula', 'formula', 1)}", extra_lines=error.extra_lines
         ) from error
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise InputError(f"{where}: is not what `raypipe label` writes: {one_line(error)}; run it again") from error
-    raise InputError(f"{where}: the scheme {values.get('scheme')!r} fits no regression; residual and continuous do")
+        raise InputError(f"{where}: was not written by `raypipe label`: {one_line(error)}; run it again") from error
+    raise InputError(f"{where}: scheme {values.get('scheme')!r} has no regression; use residual or continuous")
 
 
 def read_model_file(storage: Storage) -> dict[str, Any]:
@@ -201,10 +201,10 @@ def read_model_file(storage: Storage) -> dict[str, Any]:
     try:
         found = json.loads(storage.read(f"labels/{MODEL_FILE}"))
         if not isinstance(found, dict):
-            raise TypeError(f"it holds a {type(found).__name__}")
+            raise TypeError(f"it is a {type(found).__name__}")
     except (TypeError, ValueError, RecursionError) as error:
         where = storage.uri("labels", MODEL_FILE)
-        raise InputError(f"{where}: is not what `raypipe label` writes: {one_line(error)}; run it again") from error
+        raise InputError(f"{where}: was not written by `raypipe label`: {one_line(error)}; run it again") from error
     return found
 
 
@@ -217,13 +217,13 @@ def _check_learned(formula: Formula, weights: Any, transforms: dict[str, Any], l
     }
     strange = [*(set(transforms) - calls), *(set(levels) - set(factors))]
     if strange:
-        raise ValueError(f"learned: {strange[0]!r} is no part of the formula")
+        raise ValueError(f"learned: {strange[0]!r} is not part of the formula")
     if not all(isinstance(state, dict) for state in transforms.values()):
-        raise ValueError("learned.transforms: what a transform has learned has names")
+        raise ValueError("learned.transforms: learned values must have names")
     if not all(isinstance(known, list) for known in levels.values()):
-        raise ValueError("learned.levels: the classes of a factor are a list")
+        raise ValueError("learned.levels: the classes of a factor must be a list")
     if any(isinstance(level, (list, dict)) for known in levels.values() for level in known):
-        raise ValueError("learned.levels: a class is a text or a number")
+        raise ValueError("learned.levels: a class must be a text or a number")
     if not isinstance(weights, str | None):
         raise ValueError("weights: must be the name of a column")
 

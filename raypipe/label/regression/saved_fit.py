@@ -70,7 +70,7 @@ class _StoredFit(BaseModel):
         rows = [row for name in MATRICES for row in getattr(self, name).values()]
         for found in (*(getattr(self, name) for name in (*BY_TERM, *MATRICES)), *rows):
             if list(found) != terms:
-                raise ValueError(f"terms {', '.join(found)} where params has {', '.join(terms)}")
+                raise ValueError(f"terms {', '.join(found)}, but params has {', '.join(terms)}")
         return self
 
 

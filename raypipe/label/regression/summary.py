@@ -9,8 +9,8 @@ from raypipe.label.regression.fit_statistics import Fit
 _WIDTH = 78
 _LARGE_CONDITION = 1_000
 _NOTES = {
-    "nonrobust": "Standard errors assume that the errors are independent and of one variance.",
-    "cluster": "Standard errors allow for posts of one user to be alike (clustered by user).",
+    "nonrobust": "Standard errors assume independent errors with equal variance.",
+    "cluster": "Standard errors are clustered by user: posts of one user may be alike.",
 }
 
 
@@ -58,8 +58,8 @@ def summary(response: str, fit: Fit) -> str:
     notes = [note]
     if fit.condition_number > _LARGE_CONDITION:
         notes.append(
-            f"The condition number is large, {fit.condition_number:.3g}: terms may be nearly collinear, or of very "
-            "different size."
+            f"The condition number is large, {fit.condition_number:.3g}: terms may be nearly collinear, or very "
+            "different in size."
         )
     return "\n".join([*lines, "", *notes, ""])
 

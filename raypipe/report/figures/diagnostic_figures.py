@@ -11,9 +11,9 @@ from raypipe.report.figures.style import COLOURS, Drawing, make_drawing, styled_
 
 _WIDE = 4.7
 _AXES = {
-    "hour": "hour of the day it was posted (UTC)",
+    "hour": "hour of posting (UTC)",
     "n_hashtags": "hashtags",
-    "age_days": "days from posting to the reading of its likes (tenths of the posts)",
+    "age_days": "days from posting until likes were read (tenths of the posts)",
 }
 NAMES = {"hour": "by_hour", "n_hashtags": "by_hashtags", "age_days": "by_age"}
 

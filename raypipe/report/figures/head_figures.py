@@ -59,9 +59,9 @@ def draw_confusion(predictions: pd.DataFrame, names: tuple[str, ...]) -> Drawing
         axes.set_xlim(-0.5, n - 0.5)
         axes.set_ylim(n - 0.5, -0.5)
         axes.grid(visible=False)
-        axes.set_xlabel("called")
+        axes.set_xlabel("predicted")
         axes.set_ylabel("labelled")
-        return make_drawing(figure, "confusion", "Share of the pictures of each class that are called each class")
+        return make_drawing(figure, "confusion", "Share of the pictures of each class by predicted class")
 
 
 def draw_tags(tags: tuple[HashtagResult, ...]) -> Drawing:

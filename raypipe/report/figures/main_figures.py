@@ -111,7 +111,7 @@ def draw_validation(training: TrainingResults) -> Drawing:
                 best = int(best_of(y))
                 axes.plot(x[best], y[best], "o", color=colour, markersize=7.5, markerfacecolor="none")
         _curve_axis(axes, training)
-        return make_drawing(figure, "validation", f"Validation {training.curve} by epoch, a line a configuration")
+        return make_drawing(figure, "validation", f"Validation {training.curve} by epoch, one line per configuration")
 
 
 def draw_overfitting(training: TrainingResults) -> Drawing:
@@ -133,7 +133,7 @@ def draw_overfitting(training: TrainingResults) -> Drawing:
             _curve_axis(axes, training, label=axes in panels[-columns:])
         for axes in panels[len(keys) :]:
             axes.set_visible(False)
-        name = f"Training {training.curve} against validation {training.curve}, a panel a configuration"
+        name = f"Training {training.curve} against validation {training.curve}, one panel per configuration"
         return make_drawing(figure, "overfitting", name)
 
 

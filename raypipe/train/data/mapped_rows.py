@@ -72,10 +72,10 @@ def _map(path: Path, shards: NpyRows) -> NDArray[Any]:
     try:
         found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise StageError(f"{path}: is no file of decoded rows: {error}; delete {path.parent}") from error
+        raise StageError(f"{path}: is not a file of decoded rows: {error}; delete {path.parent}") from error
     if found.shape[1:] != shards.row_shape or found.dtype != np.dtype(shards.dtype):
         raise StageError(
-            f"{path}: holds rows {found.dtype} {list(found.shape[1:])} instead of {shards.dtype} "
+            f"{path}: has rows {found.dtype} {list(found.shape[1:])} instead of {shards.dtype} "
             f"{list(shards.row_shape)}; delete {path.parent}"
         )
     return found

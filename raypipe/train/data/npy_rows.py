@@ -47,7 +47,9 @@ class NpyRows:
         for name in self.names:
             # Files of an object store are copied under their names into a folder of this machine.
             if not isinstance(name, str) or not _NAME.fullmatch(name):
-                raise StageError(f"{self.storage.uri(self.folder)}: {name!r} is no name of a file of rows; delete it")
+                raise StageError(
+                    f"{self.storage.uri(self.folder)}: {name!r} is not a name of a file of rows; delete it"
+                )
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -129,7 +131,7 @@ def _download(shards: NpyRows, name: str, target: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise StageError(f"{target.parent}: cannot keep a copy of {shards.storage.uri(path)}: {error}") from error
+        raise StageError(f"{target.parent}: cannot store a copy of {shards.storage.uri(path)}: {error}") from error
 
 
 def _copy_name(shards: NpyRows) -> str:

@@ -31,7 +31,7 @@ class Target:
         n = len(self.names)
         fits = {"binary": n == 2, "classes": n > 2, "tags": n > 0, "score": n == 0}
         if not fits.get(self.kind, False):
-            raise ValueError(f"{n} names do not make a head of kind {self.kind!r} ({', '.join(get_args(TargetKind))})")
+            raise ValueError(f"{n} names do not fit a target of kind {self.kind!r} ({', '.join(get_args(TargetKind))})")
 
     def __str__(self) -> str:
         shown = ", ".join(self.names[:6]) + (" …" if len(self.names) > 6 else "")

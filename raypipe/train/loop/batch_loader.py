@@ -24,7 +24,7 @@ RESIDENT_SHARE = 0.5
 
 @runtime_checkable
 class BatchStream(Protocol):
-    """A source that reads ahead by itself: it yields batches in the order of a plan."""
+    """A source that reads ahead by itself: it yields batches in the order of `row_batches`."""
 
     def batches(self, row_batches: Sequence[RowIndices]) -> Iterator[Tensor]:
         """The rows of each batch."""

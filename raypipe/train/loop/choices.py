@@ -33,17 +33,17 @@ OnChoice = Callable[[Choice], None]
 def dtype_choice(wanted: str, device: str) -> Choice:
     """float32 or bfloat16, as `wanted`. ``auto`` is bfloat16 if the hardware multiplies it natively, else float32."""
     if wanted != "auto":
-        return Choice("arithmetic", wanted, "as --train.dtype says")
+        return Choice("arithmetic", wanted, "set by --train.dtype")
     if device.startswith("cuda"):
         name, has = torch.cuda.get_device_name(device), torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        # Native are AVX-512 and AMX. Other CPUs emulate bfloat16, which is far slower than float32.
+        # AVX-512 and AMX are native. Other CPUs emulate bfloat16, which is far slower than float32.
         has = bool(torch.cpu._is_avx512_bf16_supported()) or bool(torch.cpu._is_amx_tile_supported())
         has = has and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
         name = f"this CPU ({torch.backends.cpu.get_cpu_capability()})"
     if has:
         return Choice("arithmetic", "bfloat16", f"{name} multiplies it natively; weights stay in float32")
-    return Choice("arithmetic", "float32", f"{name} has no bfloat16 of its own")
+    return Choice("arithmetic", "float32", f"{name} has no native bfloat16")
 
 
 def compute_dtype(wanted: str, device: str) -> DType:
@@ -62,16 +62,16 @@ def row_location_choice(what: str, source: RowSource, memory_limit: float) -> Ch
     device = getattr(source, "device", torch.device("cpu"))
     if device.type == "cpu":
         return Choice(what, "in main memory", f"{size}{on_gpu}")
-    return Choice(what, "in the GPU's memory", f"{size}, which it has room for")
+    return Choice(what, "in the GPU's memory", f"{size}, enough memory is free")
 
 
 def memory_format_choice(device: torch.device, dtype: DType) -> Choice:
     """Memory layout of a trained network and of its training pictures."""
     if device.type == "cpu" and dtype == "float32":
         return Choice(
-            "memory", "channels first", "a step on a CPU is faster so in float32; passes without gradients not"
+            "memory", "channels first", "on a CPU, this is faster for float32 steps, but not without gradients"
         )
-    return Choice("memory", "channels last", "convolutions are fastest so")
+    return Choice("memory", "channels last", "convolutions are fastest this way")
 
 
 def memory_format_for(device: torch.device, dtype: DType) -> torch.memory_format:
@@ -83,13 +83,11 @@ def memory_format_for(device: torch.device, dtype: DType) -> torch.memory_format
 def compile_choice(mode: Compile, frozen: bool) -> Choice:
     """Whether the network is compiled, and how."""
     if frozen:
-        return Choice("compilation", "none", "one linear layer on features is trained")
+        return Choice("compilation", "none", "only one linear layer on features is trained")
     if mode == "none":
-        return Choice(
-            "compilation", "none", "it takes about a minute a trial; --train.compile default, or reduce-overhead"
-        )
+        return Choice("compilation", "none", "it takes about a minute per trial; see --train.compile")
     graphs = " with CUDA graphs" if mode == "reduce-overhead" else ""
-    return Choice("compilation", f"{mode}{graphs}", "as --train.compile says")
+    return Choice("compilation", f"{mode}{graphs}", "set by --train.compile")
 
 
 def optimizer_choice(optimizer: torch.optim.Optimizer, fused: bool) -> Choice:
@@ -97,7 +95,7 @@ def optimizer_choice(optimizer: torch.optim.Optimizer, fused: bool) -> Choice:
     name = type(optimizer).__name__
     if fused:
         return Choice("optimizer", f"{name}, fused", "one kernel for all weights")
-    return Choice("optimizer", name, "this device has no fused one")
+    return Choice("optimizer", name, "this device has no fused version")
 
 
 def micro_batch_choice(micro: int, batch: int) -> Choice:
@@ -105,5 +103,5 @@ def micro_batch_choice(micro: int, batch: int) -> Choice:
     return Choice(
         "batch",
         f"{batch} pictures, {micro} at a time",
-        "the device's memory holds no more; their gradients are added up",
+        "the device has no memory for more; gradients are added up",
     )

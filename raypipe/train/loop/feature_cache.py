@@ -40,7 +40,7 @@ class ComputeLock(Protocol):
         """Whether this training may compute them now. If not, another one is computing them."""
 
     def release(self, name: str) -> None:
-        """End this training's turn."""
+        """Let another training compute features."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class FeatureCache:
         if found is not None:
             return found, "found on disk", waited
         try:
-            # The training that had the turn before may have stored them since the last check.
+            # The training that had the lock before may have stored them since the last check.
             found = find() if self.compute_lock is not None else None
             source, origin = (found, "found on disk") if found is not None else self._computed(name, compute, workers)
             return source, origin, waited
@@ -99,9 +99,9 @@ class FeatureCache:
                 self.compute_lock.release(name)
 
     def _acquire_lock(self, name: str, workers: Workers, device: torch.device) -> bool:
-        """Whether this training gets the turn to compute them.
+        """Whether this training gets the lock.
 
-        The first worker asks, often enough that the other workers' wait for its answer does not time out."""
+        The first worker requests it, often enough that the other workers do not time out while they wait."""
         return not workers.any(
             workers.rank == 0 and self.compute_lock is not None and not self.compute_lock.acquire(name), device
         )

@@ -50,11 +50,11 @@ def fit(
 ) -> list[EpochResult]:
     """Trains `model` (images to outputs, see `raypipe.train.networks.heads`) in place. Returns epochs after `start`.
 
-    `head` says what is learned, by default two classes. `on_epoch` gets each epoch; if it returns true on any worker,
+    `head`: what is learned, by default two classes. `on_epoch` gets each epoch; if it returns true on any worker,
     all stop. `on_batch` gets (done, total) pictures of the current epoch, training and validation together; before the
     first epoch it gets those whose features are computed. `on_choice` gets each choice made for speed or memory, and
     its reason. With a `group`, every worker calls `fit` with the same arguments and takes its part of each batch. If
-    `options.cache_features` is set, a frozen `Network` trains on features computed once. `cache`, if given, keeps them
+    `options.cache_features` is set, a frozen `Network` trains on features computed once. `cache`, if set, keeps them
     for the next training. Raises InputError on an empty set, only one class, or labels of another head. Raises
     ConfigError if `start` is of another configuration. Raises StageError, naming epoch and batch, if a training loss
     is not finite, and, naming the epoch, if a validation loss is not finite.
@@ -147,10 +147,10 @@ def predict(
 
 def _check(configuration: Configuration, train: ImageSet, val: ImageSet, head: Head, start: LoopState | None) -> None:
     if len(train) == 0 or len(val) == 0:
-        raise InputError(f"training: {len(train)} training and {len(val)} validation images: both must have some")
+        raise InputError(f"training: {len(train)} training and {len(val)} validation images: both sets need some")
     head.check(train.labels, val.labels)
     if start is not None and start.configuration != configuration.name:
         raise ConfigError(
-            f"training: the checkpoint is of configuration {start.configuration}, not {configuration.name}: "
+            f"training: the checkpoint is of configuration {start.configuration}, not {configuration.name}; "
             "choose another train.name, or --overwrite"
         )

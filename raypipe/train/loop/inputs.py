@@ -1,6 +1,6 @@
 """Inputs of a training step: pictures, or features of frozen convolutions that are computed once (configuration A).
 
-Also passes over either without training."""
+Also passes over them without training."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Inputs(Protocol):
 
 
 class _LoaderInputs:
-    """Base of inputs that take their rows from a feed."""
+    """Base of inputs that take their rows from a BatchLoader."""
 
     _feed: BatchLoader
 

@@ -98,7 +98,7 @@ class Trainer:
         self.forward: Callable[[Tensor], Tensor] = model
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
-            self.report(Choice("convolutions", "cuDNN tries its ways and takes the fastest", "batches are of one size"))
+            self.report(Choice("convolutions", "cuDNN tries its algorithms, uses the fastest", "batches have one size"))
         self.train_inputs: Inputs
         self.val_inputs: Inputs
         frozen = configuration.frozen and options.cache_features and isinstance(model, Network)
@@ -123,8 +123,8 @@ class Trainer:
         # The next run of a CUDA graph overwrites the memory that holds its gradients.
         if self.options.compile == "reduce-overhead" and self.micro < self.options.batch_size:
             raise ConfigError(
-                f"train.compile: {why}reduce-overhead does not go with batches in pieces (of {self.micro} pictures); "
-                "use default, or none"
+                f"train.compile: {why}reduce-overhead does not work with batches in pieces (of {self.micro} pictures); "
+                "set default or none"
             )
 
     def report(self, choice: Choice) -> None:
@@ -283,7 +283,7 @@ class Trainer:
         return float(sums[0] / n), float(sums[1] / n) if self.head.has_accuracy else None, waited
 
     def _step(self, inputs: Tensor, targets: Tensor, n_batch: int) -> Tensor:
-        """One step on this worker's part of a batch of `n_batch`. Returns summed loss and hits of the whole batch."""
+        """One step on this worker's part of `n_batch` pictures. Returns their summed loss and correct answers."""
         totals = self._gradients(inputs, targets, n_batch)
         self.workers.sum([*(p.grad for p in self.parameters if p.grad is not None), totals])
         if self.head.max_gradient is not None:
@@ -294,7 +294,7 @@ class Trainer:
         return totals
 
     def _gradients(self, inputs: Tensor, targets: Tensor, n_batch: int) -> Tensor:
-        """Gradients of this worker's part, in pieces that fit the device's memory. Returns its summed loss and hits."""
+        """Gradients of this worker's part, in pieces that fit its memory. Returns summed loss and correct answers."""
         while True:
             self.optimizer.zero_grad(set_to_none=True)
             try:
@@ -303,11 +303,11 @@ class Trainer:
             except torch.OutOfMemoryError as error:
                 if self.micro == 1:
                     raise StageError(
-                        f"training: one picture of {tuple(inputs.shape[2:])} pixels is too much for the memory of "
-                        f"{self.device}; lower --train.image_size, or end what else uses it"
+                        f"training: one picture of {tuple(inputs.shape[2:])} pixels does not fit into the memory of "
+                        f"{self.device}; lower --train.image_size, or end other programs that use it"
                     ) from error
             self.micro = (min(self.micro, len(inputs)) + 1) // 2
-            self._reject_graphs_in_pieces(f"a batch of {n_batch} is too much for the memory of {self.device}, and ")
+            self._reject_graphs_in_pieces(f"a batch of {n_batch} does not fit into the memory of {self.device}, and ")
             self.report(micro_batch_choice(self.micro, n_batch))
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()

@@ -72,7 +72,7 @@ class Classifier(Network):
 
 @dataclass(frozen=True)
 class Backbone:
-    """A library's classifier without its last layer. `last` has names of that layer; `preprocessing` normalises."""
+    """A library's classifier without its last layer. `last`: names of that layer. `preprocessing`: normalisation."""
 
     module: nn.Module
     last: tuple[str, ...]
@@ -85,7 +85,7 @@ class Backbone:
             with torch.no_grad():
                 found = self.module.eval()(torch.zeros(1, 3, image_size, image_size))
         except (RuntimeError, AssertionError, ValueError) as error:
-            raise ConfigError(f"train.image_size: {image_size} does not suit {model}: {one_line(error)}") from error
+            raise ConfigError(f"train.image_size: {image_size} does not fit {model}: {one_line(error)}") from error
         finally:
             self.module.train(was_training)
         return int(found.flatten(1).shape[1])
@@ -112,7 +112,7 @@ def load_network_weights(model: str, weights: str) -> LoadedWeights:
             body = _body(model, weights == "imagenet")
     except (OSError, RuntimeError) as error:
         raise InputError(
-            f"train.weights: {weights} of {model} cannot be fetched: {one_line(error)}; choose random, or auto"
+            f"train.weights: {weights} of {model} cannot be fetched: {one_line(error)}; set random or auto"
         ) from error
     if weights == "random":
         return replace(load_weights("random"), preprocessing=body.preprocessing)
@@ -132,7 +132,7 @@ def _from_file(name: str, model: str, body: Backbone) -> LoadedWeights:
     others = ("logit.",) if logit else tuple(f"{layer}." for layer in dropped)
     more = next((key for key in file.state if key not in shapes and not key.startswith(others)), None)
     if more is not None:
-        raise InputError(f"train.weights: {name}: layer {more} is none of {model}; see --train.model")
+        raise InputError(f"train.weights: {name}: layer {more} is not in {model}; see --train.model")
     state = {key.removeprefix(prefix): value for key, value in found.items()}
     preprocessing = file.preprocessing or body.preprocessing
     return LoadedWeights(name, None, None, preprocessing, logit=logit, target=file.target, body=state)
@@ -188,14 +188,14 @@ def restore_network(
     if model in BLOCKS:
         return restore_vgg(configuration, image_size=image_size, state=state, name=model)
     if "logit.weight" not in state:
-        raise InputError(f"checkpoint: is not one of {model}: it has no layer logit")
+        raise InputError(f"checkpoint: does not fit {model}: it has no layer logit")
     n_outputs, n_features = state["logit.weight"].shape
     network = Classifier(_body(model, pretrained=False).module, n_features, configuration, n_outputs)
     try:
         network.load_state_dict(dict(state))
     except RuntimeError as error:
         first = str(error).split("\n\t")[-1]
-        raise InputError(f"checkpoint: is not one of {model}: {first}") from error
+        raise InputError(f"checkpoint: does not fit {model}: {first}") from error
     return network
 
 
@@ -213,7 +213,7 @@ def _from_torchvision(name: str, pretrained: bool) -> Backbone:
     known = models.list_models(module=models)
     if name not in known:
         raise ConfigError(
-            f"train.model: {name!r} is no classifier of torchvision ({', '.join(known[:4])}, …), nor timm/NAME"
+            f"train.model: {name!r} is not a classifier of torchvision ({', '.join(known[:4])}, …) or timm/NAME"
         )
     weights = models.get_model_weights(name).DEFAULT
     second = _AUXILIARY.get(name, ())
@@ -247,7 +247,7 @@ def _from_timm(name: str, pretrained: bool) -> Backbone:
     except ImportError as error:
         raise ConfigError(f"train.model: timm/{name} needs the package timm: pip install 'raypipe[timm]'") from error
     if not timm.is_model(name):
-        raise ConfigError(f"train.model: {name!r} is no classifier of timm")
+        raise ConfigError(f"train.model: {name!r} is not a classifier of timm")
     body: Any = timm.create_model(name, pretrained=pretrained, num_classes=0)
     wanted = timm.data.resolve_model_data_config(body)
     last = body.pretrained_cfg.get("classifier", ())

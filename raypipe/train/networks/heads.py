@@ -29,7 +29,7 @@ class Head(ABC):
 
     dtype: ClassVar[torch.dtype] = torch.float32
     has_accuracy: ClassVar[bool] = True
-    nothing_to_learn: ClassVar[str] = "are of one class"
+    nothing_to_learn: ClassVar[str] = "have the same class"
     max_gradient: ClassVar[float | None] = None
     """Largest norm of a step's gradient: a longer one is scaled down to it. None: no limit."""
 
@@ -78,7 +78,7 @@ class Head(ABC):
         for labels in (train, val):
             if labels.dtype != self.dtype or tuple(labels.shape[1:]) != shape:
                 found = f"{labels.dtype} {['n', *labels.shape[1:]]}".replace("'", "")
-                raise InputError(f"training: labels of {found} are not those of a head of {self.target}")
+                raise InputError(f"training: labels of {found} do not fit the target {self.target}")
         if bool((train == train[0]).all()):
             raise InputError(
                 f"training: all {len(train)} training images {self.nothing_to_learn}: there is nothing to learn"
@@ -129,7 +129,7 @@ class ClassesHead(Head):
         super().check(train, val)
         highest = int(torch.cat([train, val]).max())
         if highest >= len(self.target.names):
-            raise InputError(f"training: class number {highest} of {len(self.target.names)} ({self.target})")
+            raise InputError(f"training: class number {highest} for {len(self.target.names)} classes ({self.target})")
 
 
 class TagsHead(Head):
@@ -139,7 +139,7 @@ class TagsHead(Head):
     accuracy, and prevalence (the share of pictures that carry the tag).
     """
 
-    nothing_to_learn = "carry the same hashtags"
+    nothing_to_learn = "have the same hashtags"
 
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         outputs = self._by_tag(outputs)

@@ -44,12 +44,12 @@ def read_keras(path: Path, names: Mapping[str, str]) -> dict[str, Tensor]:
 def _own(group: Any, name: str, where: str) -> Any:
     """The group `name` in `group`. Raises InputError if it is a link, for example to another file, or not a group."""
     if not isinstance(group.get(name, getlink=True), h5py.HardLink) or not isinstance(group[name], h5py.Group):
-        raise InputError(f"{where}: must be a group of this file, and is not")
+        raise InputError(f"{where}: is not a group of this file")
     return group[name]
 
 
 def _keras_layer(group: Any, where: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    # The names of the data sets differ between versions of Keras. The number of dimensions tells kernel and bias apart.
+    # The names of the data sets differ between versions of Keras. Kernels have more dimensions than biases.
     found: dict[bool, Any] = {}
 
     def visit(_name: str, item: Any) -> None:
@@ -59,16 +59,16 @@ def _keras_layer(group: Any, where: str) -> tuple[np.ndarray[Any, Any], np.ndarr
 
     group.visititems(visit)
     if len(found) != 2:
-        raise InputError(f"{where}: must hold a kernel and a bias")
+        raise InputError(f"{where}: needs a kernel and a bias")
     return np.asarray(found[True], dtype=np.float32), np.asarray(found[False], dtype=np.float32)
 
 
 def _check_stored(item: h5py.Dataset, where: str) -> None:
     """Raises InputError on data in other files, or on more data than a layer has: even an empty file can declare it."""
     if item.external or item.is_virtual:
-        raise InputError(f"{where}: {item.name} is kept in another file")
+        raise InputError(f"{where}: {item.name} is stored in another file")
     if item.dtype.kind not in "fiu" or item.nbytes > _MOST_BYTES:
-        raise InputError(f"{where}: {item.name} announces {item.size:,} values of {item.dtype}, which are no weights")
+        raise InputError(f"{where}: {item.name} has {item.size:,} values of {item.dtype}: these are not weights")
 
 
 def _keras_kernel(kernel: np.ndarray[Any, Any], keras_name: str) -> Tensor:

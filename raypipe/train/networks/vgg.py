@@ -135,7 +135,7 @@ def build_vgg(
     Layers that `weights` has are loaded. If it has no convolutions, convolutions and missing FC layers start by `init`
     (for `lsuv`, call `unit_variance_init` on data afterwards). If it has convolutions, fresh FC layers are
     Glorot-uniform. The last layer is Glorot-uniform with zero bias (paper, section 4.1), or zero for a score. It is
-    loaded instead if `weights` are of a raypipe checkpoint of the same target with as many features: B can so start
+    loaded instead if `weights` are of a raypipe checkpoint of the same target with as many features, so B can start
     from A. `seed` fixes all random weights. Raises ConfigError if the images are too small. Raises ConfigError if the
     configuration has FC layers, `weights` has convolutions but no FC layers, and `fresh_fc` is false. Raises
     InputError if loaded FC layers do not fit `image_size`.
@@ -148,7 +148,7 @@ def build_vgg(
     if configuration.full and loaded_fc is None and weights.convolutions is not None and not fresh_fc:
         raise ConfigError(
             f"train.weights: {weights.name} has no FC layers, which configuration {configuration.name} needs; "
-            "set --train.fresh_fc true to start them fresh, or choose weights that have them, such as imagenet"
+            "set --train.fresh_fc true for new ones, or choose weights with FC layers, for example imagenet"
         )
     pooled = loaded_fc is not None and _is_pooled(loaded_fc, image_size, weights.name)
     model = _empty(name, configuration, image_size, pooled, target.n_outputs)
@@ -182,7 +182,7 @@ def restore_vgg(
     has_fc = "classifier.0.weight" in state
     if has_fc != configuration.full:
         found = "with" if has_fc else "without"
-        raise InputError(f"checkpoint: a network {found} FC layers is not configuration {configuration.name}")
+        raise InputError(f"checkpoint: a network {found} FC layers does not fit configuration {configuration.name}")
     n_outputs = len(state["logit.weight"]) if "logit.weight" in state else 1
     pooled = has_fc and _is_pooled(state, image_size, "checkpoint")
     model = _empty(name, configuration, image_size, pooled, n_outputs)
@@ -191,7 +191,7 @@ def restore_vgg(
     except RuntimeError as error:
         first = str(error).split("\n\t")[-1]
         raise InputError(
-            f"checkpoint: is not one of configuration {configuration.name} at {image_size} pixels: {first}"
+            f"checkpoint: does not fit configuration {configuration.name} at {image_size} pixels: {first}"
         ) from error
     return model
 
@@ -210,8 +210,8 @@ def _is_pooled(fc: Mapping[str, Tensor], image_size: int, name: str) -> bool:
     if n_inputs == POOLED_FEATURES:
         return True
     raise InputError(
-        f"{name}: its first FC layer takes {n_inputs} features; images of {image_size} pixels give "
-        f"{flat_features(image_size)}, or {POOLED_FEATURES} averaged: use the image size it was trained at"
+        f"{name}: its first FC layer takes {n_inputs} features, but images of {image_size} pixels give "
+        f"{flat_features(image_size)}, or {POOLED_FEATURES} averaged; use the image size of its training"
     )
 
 

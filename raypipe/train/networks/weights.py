@@ -35,7 +35,7 @@ _NAMES = ("imagenet", "imagenet-caffe", "random", "auto")
 _SUFFIXES = (*KERAS, ".pth", ".pt", ".safetensors")
 _CAFFE = "imagenet-caffe"
 _CONNECT_SECONDS = 20.0
-_WAYS_OUT = "give the path of a .h5, .pth or .safetensors file, or choose random, or auto"
+_WAYS_OUT = "set the path of a .h5, .pth or .safetensors file, random or auto"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class LoadedWeights:
         return own.kind == target.kind and (own.kind == "binary" or own.names == target.names)
 
     def last_layer_for(self, target: Target, layer: nn.Linear) -> dict[str, Tensor]:
-        """The trained last layer. Empty if it does not suit `target` or has another shape than `layer`."""
+        """The trained last layer. Empty if it does not fit `target` or has another shape than `layer`."""
         if self.logit is None or not self.fits_target(target) or self.logit["logit.weight"].shape != layer.weight.shape:
             return {}
         return dict(self.logit)
@@ -73,7 +73,7 @@ class LoadedWeights:
         if self.logit is None or self.fits_target(target):
             return ""
         own = self.target or BINARY
-        return f"weights: {self.name} was trained on {own}, this is {target}: the last layer starts fresh"
+        return f"weights: {self.name} was trained on {own}, not {target}: the last layer gets new weights"
 
 
 def load_weights(name_or_path: str, model: str = VGG16) -> LoadedWeights:
@@ -87,7 +87,7 @@ def load_weights(name_or_path: str, model: str = VGG16) -> LoadedWeights:
     if name_or_path == "auto":
         return imagenet_or_random(partial(load_weights, model=model))
     if name_or_path == _CAFFE and model != VGG16:
-        raise ConfigError(f"train.weights: {_CAFFE} is not allowed for train.model {model}: there are those of {VGG16}")
+        raise ConfigError(f"train.weights: {_CAFFE} is not allowed for train.model {model}, only for {VGG16}")
     if name_or_path == _CAFFE:
         convolutions = {k: v for k, v in _download(_CAFFE, model).items() if k.startswith("features.")}
         return _from_state(_CAFFE, convolutions, CAFFE_RGB, model)
@@ -128,7 +128,7 @@ def imagenet_or_random(load: Callable[[str], LoadedWeights]) -> LoadedWeights:
     try:
         return load("imagenet")
     except InputError as error:
-        note = f"weights: auto falls back to random, nothing is pretrained ({error})"
+        note = f"weights: auto uses random, nothing is pretrained ({error})"
         return replace(load("random"), note=note)
 
 
@@ -157,7 +157,7 @@ def read_file(name: str, model: str) -> WeightFile:
     except Exception as error:  # torch raises many kinds of errors on bytes in another format
         raise _unreadable(path, error) from error
     if not isinstance(state, Mapping):
-        raise InputError(f"train.weights: {path}: holds a {type(state).__name__}, not a state dict")
+        raise InputError(f"train.weights: {path}: contains a {type(state).__name__}, not a state dict")
     return WeightFile(state)
 
 
@@ -256,7 +256,7 @@ def _from_state(name: str, state: Mapping[str, Any], preprocessing: Preprocessin
     shapes = _expected(model)
     deeper = [key for key in state if key.startswith("features.") and key not in shapes]
     if deeper:
-        raise InputError(f"train.weights: {name}: layer {deeper[0]} is none of {title(model)}; see --train.model")
+        raise InputError(f"train.weights: {name}: layer {deeper[0]} is not in {title(model)}; see --train.model")
     keras = _layer_names(model)
     known = {key: f"{key} ({keras[key.rpartition('.')[0]]} in Keras)" for key in shapes}
     convolutions = check_layers(
@@ -303,9 +303,9 @@ def check_layers(
         if value.dim() != len(shape) or not same:
             wanted = str(shape).replace("None", "any")
             raise InputError(
-                f"train.weights: {name}: {layer} has the shape {tuple(value.shape)}; {network} has {wanted}"
+                f"train.weights: {name}: {layer} has the shape {tuple(value.shape)}, but {network} has {wanted}"
             )
         if not bool(value.isfinite().all()):
-            raise InputError(f"train.weights: {name}: {layer} holds values that are not finite")
+            raise InputError(f"train.weights: {name}: {layer} has values that are not finite")
         found[key] = value.float() if value.is_floating_point() else value
     return found

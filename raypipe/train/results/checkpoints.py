@@ -172,7 +172,7 @@ class CheckpointStore:
         if storage.exists(staged):
             storage.move(staged, f"{folder}/{BEST_WEIGHTS_FILE}")
         elif not storage.exists(f"{folder}/{BEST_WEIGHTS_FILE}"):
-            raise StageError(f"{storage.uri(staged)}: the weights of the best epoch are gone; begin with --overwrite")
+            raise StageError(f"{storage.uri(staged)}: the best epoch's weights are missing; run again with --overwrite")
         self._leave_only([])
 
     def _leave_only(self, epochs: Sequence[int]) -> None:

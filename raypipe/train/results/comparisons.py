@@ -111,7 +111,7 @@ def compare_configurations(found: Sequence[TrialAnswers], users: Mapping[str, st
 
 def _pair(first: TrialAnswers, second: TrialAnswers, users: Mapping[str, str | None]) -> Comparison:
     if first.post_ids != second.post_ids:
-        raise ValueError(f"{first.configuration} and {second.configuration} were shown different pictures")
+        raise ValueError(f"{first.configuration} and {second.configuration} have answers for different pictures")
     only_first, only_second = int(np.sum(first.right & ~second.right)), int(np.sum(second.right & ~first.right))
     p = paired_p(first.right, second.right, number_users(map(users.get, first.post_ids)))
     return Comparison(

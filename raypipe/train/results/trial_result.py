@@ -79,7 +79,7 @@ def staged_result(writer: TableWriter, trial: str) -> TrialResult | None:
         return None
     result = TrialResult.from_json(storage.read(path))
     if result.trial != trial:
-        raise StageError(f"{storage.uri(path)}: holds the trial {result.trial!r}; begin with --overwrite")
+        raise StageError(f"{storage.uri(path)}: contains the trial {result.trial!r}; run again with --overwrite")
     return result
 
 

@@ -33,7 +33,7 @@ class TrialOutcome:
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """The data on which outcomes are judged: the target, the number of pictures per split, the trials' answers, and
+    """The data for evaluating outcomes: the target, the number of pictures per split, the trials' answers, and
     the users of the posts by post_id."""
 
     target: Target
@@ -56,7 +56,7 @@ class EvaluationData:
 
 
 def hyperparameters(trial: Trial, train: TrainOptions) -> dict[str, Any]:
-    """Values of a trial by option of `train`. Numbers given per configuration, or by the form, are looked up."""
+    """Values of a trial by option of `train`. Numbers that are set per configuration, or by the form, are looked up."""
     options = trial.options(train)
     found = {name: value_for_configuration(getattr(options, name), trial.configuration) for name in sweepable_options()}
     if found["learning_rate"] is None:

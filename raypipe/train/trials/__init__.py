@@ -1,1 +1,1 @@
-"""Trials on Ray Tune and Ray Train, and the actor that watches them."""
+"""Trials on Ray Tune and Ray Train, and the actor that collects their progress."""

@@ -43,9 +43,9 @@ class Allocation:
 def allocate(
     config: Config, trials: Sequence[Trial], nodes: Sequence[Node], is_autoscaling: bool = False
 ) -> Allocation:
-    """Divides `nodes` among trials. They are all nodes, or all so far if the cluster `is_autoscaling` on demand.
+    """Divides `nodes` among trials. If the cluster `is_autoscaling`, they are only the nodes started so far.
 
-    Raises ConfigError if one trial alone needs more than there is, because it would wait for ever.
+    Raises ConfigError if one trial alone needs more than there is, because it would never start.
     """
     workers, concurrent = config.train.workers, config.sweep.concurrent
     gpus, cpus = sum(node.gpus for node in nodes), sum(int(node.cpus) for node in nodes)
@@ -53,11 +53,11 @@ def allocate(
     there, what = (gpus, "GPU") if use_gpu else (cpus, "CPU")
     # If nodes start on demand, trials wait for them. Only the user knows how many nodes there will be.
     if workers > there and not (is_autoscaling and config.train.gpu and concurrent):
-        needed = f"{workers} workers of a trial need a {what} each" if workers > 1 else f"a trial needs a {what}"
-        advice = ", or, where GPU nodes start on demand, give --train.gpu true and --sweep.concurrent N"
+        needed = f"{workers} workers of a trial need one {what} each" if workers > 1 else f"a trial needs a {what}"
+        advice = ", or, if GPU nodes start on demand, set --train.gpu true and --sweep.concurrent N"
         raise ConfigError(
-            f"train.workers: {needed}, and there {'is' if there == 1 else 'are'} {there:g}; "
-            + (f"lower train.workers{advice if use_gpu else ''}" if there else f"give --train.gpu false{advice}")
+            f"train.workers: {needed}, but there {'is' if there == 1 else 'are'} {there:g}; "
+            + (f"lower train.workers{advice if use_gpu else ''}" if there else f"set --train.gpu false{advice}")
         )
     if not use_gpu:
         at_a_time = concurrent or 1
@@ -92,7 +92,7 @@ def _share(config: Config, trial: Trial) -> float:
 
 
 def _most(trials: Sequence[Hardware], gpus: float) -> int:
-    """The largest number of trials that can run at once: as many of the smallest as there are GPUs for."""
+    """The largest number of trials that can run at once, counted from the smallest trial on; at least 1."""
     left, n = gpus, 0
     for needed in sorted(each.workers * each.gpus_per_worker for each in trials):
         left -= needed

@@ -1,7 +1,7 @@
 """Asynchronous successive halving (Li et al. 2020, "A System for Massively Parallel Hyperparameter Tuning", MLSys).
 
-It stops trials instead of pausing them, as Ray Tune's ASHAScheduler does. A trial is judged when it reaches a rung,
-against those of its rivals that have reached it. No trial waits. A promoted trial may later fall below the cutoff.
+It stops trials instead of pausing them, as Ray Tune's ASHAScheduler does. A trial that reaches a rung is compared
+with the rivals that have reached it. No trial waits. A promoted trial may later fall below the cutoff.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class SuccessiveHalving:
         self._seen: dict[tuple[str, int], dict[str, float]] = defaultdict(dict)
 
     def rungs(self, trial: str) -> list[int]:
-        """Epochs after which a trial is judged, without its last epoch."""
+        """Epochs after which a trial is compared with rivals, without its last epoch."""
         found, rung = list[int](), self._grace
         while rung < self._epochs[trial]:
             found.append(rung)
@@ -30,13 +30,13 @@ class SuccessiveHalving:
         return found
 
     def record(self, trial: str, merits: Sequence[float]) -> None:
-        """Record a trial's figures of merit by epoch (`raypipe.train.metrics.figure_of_merit`), to judge its rivals."""
+        """Record a trial's figures of merit by epoch (`raypipe.train.metrics.figure_of_merit`)."""
         for rung in self.rungs(trial):
             if rung <= len(merits):
                 self._seen[self._rivals[trial], rung][trial] = max(merits[:rung])
 
     def should_continue(self, trial: str, merits: Sequence[float]) -> bool:
-        """Whether a trial goes on after these epochs, judged by the best of them.
+        """Whether a trial goes on after these epochs. Only the best of them counts.
 
         At a rung that n trials have reached, itself included, it must be among the best max(1, ⌊n / reduction⌋). Trials
         with equal merit go on together. Recording a resumed trial again changes nothing.

@@ -61,7 +61,7 @@ class MlflowCallback(LoggerCallback):  # type: ignore[misc]
             from mlflow.tracking import MlflowClient
         except ImportError as error:
             raise ConfigError(
-                "sweep.mlflow: the package mlflow is not installed; pip install 'raypipe[mlflow]', or leave it out"
+                "sweep.mlflow: the package mlflow is not installed; pip install 'raypipe[mlflow]', or do not set it"
             ) from error
         where = self._where
         if "://" not in where:
@@ -138,4 +138,4 @@ class MlflowCallback(LoggerCallback):  # type: ignore[misc]
             action(self._client)
         except Exception as error:
             self._client = None
-            print_line(f"  MLflow at {self._where} fails, training goes on without it: {one_line(error)}")
+            print_line(f"  MLflow at {self._where} fails, training continues without it: {one_line(error)}")

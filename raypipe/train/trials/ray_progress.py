@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.5
 _SECONDS_BETWEEN_WORDS = 1.0
 _ROWS_SHOWN = 12
-_STARTING = "the first trials start"
-# After this time without a report, the actor takes the turn to compute something away from a trial.
+_STARTING = "first trials are starting"
+# A trial without a report for this time loses its lock to compute something.
 _SECONDS_OF_SILENCE = 600.0
 
 
@@ -130,7 +130,7 @@ class ProgressActor:
         return self._begun.get(trial, 0)
 
     def acquire(self, trial: str, name: str) -> bool:
-        """Whether a trial gets the turn to compute `name`. One trial at a time has it, and loses it if it is silent."""
+        """Whether a trial gets the lock to compute `name`. One trial at a time has it, and loses it without reports."""
         now = time.monotonic()
         holder = self._turns.setdefault(name, trial)
         if holder != trial and now - self._heard.get(holder, 0.0) > _SECONDS_OF_SILENCE:
@@ -142,7 +142,7 @@ class ProgressActor:
         return holder == trial
 
     def release(self, trial: str, name: str) -> None:
-        """End the trial's turn to compute `name`."""
+        """Release the trial's lock to compute `name`."""
         if self._turns.get(name) == trial:
             del self._turns[name]
 
@@ -210,7 +210,7 @@ class ProgressActor:
 
 
 class TrialProgress:
-    """Reports the progress of a trial to the watch: about once per second, and after each epoch.
+    """Reports the progress of a trial to the actor: about once per second, and after each epoch.
 
     `first` is the first epoch of the trial's workers. Only the worker with `is_reporter` reports."""
 
@@ -231,7 +231,7 @@ class TrialProgress:
         return bool(ray.get(self._actor.acquire.remote(self._trial, name)))
 
     def release(self, name: str) -> None:
-        """End this trial's turn to compute `name`."""
+        """Release this trial's lock to compute `name`."""
         self._actor.release.remote(self._trial, name)
 
     def report_choice(self, choice: Choice) -> None:
@@ -268,7 +268,7 @@ def running_table(running: list[RunningTrial]) -> Table:
 
 @contextlib.contextmanager
 def training_progress(progress_actor: Any, epochs: int) -> Iterator[None]:
-    """Show the watch's progress while Tune's `fit` blocks the main thread: on a terminal a bar and a row per trial."""
+    """Show the trials' progress while Tune's `fit` blocks the main thread: on a terminal a bar and a row per trial."""
     import ray
 
     ended = threading.Event()

@@ -1,4 +1,4 @@
-"""Reads pictures of an object store with Ray Data, in the order of the loop's plan, without storing them on a disk."""
+"""Reads pictures of an object store with Ray Data, in the order of the loop's batches, without a copy on a disk."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class StreamedRows:
         data = data.map(
             _read,
             fn_kwargs={"shards": self._reference},
-            # The workers of a trial hold all CPUs. Reading mostly waits for the store and needs no CPU.
+            # The workers of a trial reserve all CPUs. Reading mostly waits for the store and needs no CPU.
             num_cpus=0,
             compute=ray.data.TaskPoolStrategy(size=min(_TASKS, n_tasks)),
         )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Texts of gloo's and NCCL's errors in the remaining workers when another worker is lost.
 _LOST_CONNECTION_TEXTS = ("Connection closed by peer", "Connection reset by peer", "ncclRemoteError", "ncclSystemError")
-# Errors that another attempt would meet again.
+# Errors that another attempt would raise again.
 _FINAL = (RaypipeError, ValueError, TypeError, LookupError, AttributeError)
 
 
@@ -41,7 +41,7 @@ def train_on_ray(plan: TrialPlan, hardware: Hardware, weights: Any, progress_act
             return
         except TrainingFailedError as error:
             failures = getattr(error, "worker_failures", {})
-            # If one worker meets a final error, other workers fail too, because they miss it. Only its error counts.
+            # If one worker has a final error, other workers fail too, because they miss it. Only its error counts.
             final = next((failure for failure in failures.values() if isinstance(failure, _FINAL)), None)
             reason = _error_text(final) if final else _failure_text(failures, error, hardware.workers)
         first_epoch = ray.get(progress_actor.first_epoch.remote(name))
@@ -50,7 +50,7 @@ def train_on_ray(plan: TrialPlan, hardware: Hardware, weights: Any, progress_act
             often = "" if final else f" ({losses} times from epoch {first_epoch} on; --train.max_failures is {most})"
             ray.get(progress_actor.report_failure.remote(name, reason + often + _kept(plan)))
             return
-        ray.get(progress_actor.add_line.remote(f"  {name}: {reason}; it goes on from its last checkpoint"))
+        ray.get(progress_actor.add_line.remote(f"  {name}: {reason}; it continues from its last checkpoint"))
 
 
 def _error_text(final: Exception) -> str:
@@ -172,8 +172,8 @@ def _run(plan: TrialPlan, *arguments: Any, **options: Any) -> Any:
         return run_trial(plan, *arguments, **options)
     except torch.OutOfMemoryError as error:
         raise StageError(
-            f"training: the memory of {options['device']} does not suffice: {one_line(error)}; "
-            "lower --train.micro_batch or --train.image_size, or end what else uses it"
+            f"training: the memory of {options['device']} is too small: {one_line(error)}; "
+            "lower --train.micro_batch or --train.image_size, or end other programs that use it"
         ) from error
 
 

@@ -119,7 +119,7 @@ def _start_progress_actor(
     done: dict[str, TrialResult],
     this_node: dict[str, str],
 ) -> Any:
-    """The watch of a sweep. It runs on this process's node, so that it is not lost with a worker's node."""
+    """The progress actor of a sweep. It runs on this process's node, so that it is not lost with a worker's node."""
     import ray
 
     epochs = {name: plan.epochs for name, plan in plans.items()}

@@ -32,7 +32,7 @@ _INIT_PICTURES, _INIT_PIXELS = 128, 2**21
 
 
 def loop_options(plan: TrialPlan, device: str) -> LoopOptions:
-    """The loop's options for a trial. Numbers given per configuration are looked up."""
+    """The loop's options for a trial. Numbers that are set per configuration are looked up."""
     options, recipe = plan.options, RECIPES[plan.trial.form]
     rate = value_for_configuration(options.learning_rate, plan.trial.configuration)
     return LoopOptions(

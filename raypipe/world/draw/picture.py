@@ -23,7 +23,7 @@ _SHAPE_WEIGHTS = (0.3, 0.25, 0.2, 0.1, 0.08, 0.07)
 def draw_picture(
     rng: np.random.Generator, *, n_faces: int, look: float, size: tuple[int, int] | None = None
 ) -> Image.Image:
-    """An RGB picture with `n_faces` (0 to 4) faces, graded by `look` (clipped to ±2.5; see `light`).
+    """An RGB picture with `n_faces` (0 to 4) faces, graded by `look` (clipped to ±2.5; see `colour_grade`).
 
     `size` is (width, height) in pixels. By default the short side is 240 to 400 pixels and the shape varies. The same
     state of `rng` gives the same picture; another `look` changes only its light and colours.
@@ -36,7 +36,7 @@ def draw_picture(
     if size is None:
         size = _sample_size(rng, n_faces)
     if min(size) < 96:
-        raise ValueError(f"size is {size}: a side of at least 96 pixels is needed for a face that can be found")
+        raise ValueError(f"size is {size}: each side needs at least 96 pixels, so that a face can be found")
     image = _scene(rng, size) if n_faces == 0 else _people(rng, size, n_faces)
     return _grain(apply_look(_ambient(image, rng), look, rng), rng)
 

@@ -66,5 +66,5 @@ def test_each_way_adds_its_own_options() -> None:
 
 def test_unknown_way_raises_error_with_its_name() -> None:
     assert clients.ways("defaults,on_ray") == ["defaults", "on_ray"]
-    with pytest.raises(ValueError, match="fast: ways are defaults, tuned, on_ray"):
+    with pytest.raises(ValueError, match="fast: allowed are defaults, tuned, on_ray"):
         clients.ways("tuned,fast")

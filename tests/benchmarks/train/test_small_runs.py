@@ -51,7 +51,7 @@ def test_peers_alternate_after_each_batch() -> None:
         alternation.after_batch()
     assert done == ["first", "second", "second", "first", "first", "second"]
     probed = {first: 1.0, second: 1.2}
-    with pytest.raises(RuntimeError, match="3 batches, not of 5"):
+    with pytest.raises(RuntimeError, match="3 batches, not 5"):
         cpu_step._found(alternation, probed, first, 1, warm=1, rounds=4)
     assert len(cpu_step._found(alternation, probed, first, 1, warm=1, rounds=2)["rounds"]) == 2
 

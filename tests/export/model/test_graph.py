@@ -91,5 +91,5 @@ def test_missing_packages_raise_error(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not graph.wants_onnx(False)
     monkeypatch.setattr(graph, "find_spec", lambda name: None if name == "onnxscript" else object())
     assert not graph.wants_onnx(None)
-    with pytest.raises(ConfigError, match=r"export\.onnx: needs onnxscript: pip install 'raypipe\[export\]'"):
+    with pytest.raises(ConfigError, match=r"export\.onnx: needs onnxscript; pip install 'raypipe\[export\]'"):
         graph.wants_onnx(True)

@@ -65,7 +65,7 @@ def test_config_json_describes_model_completely(trained: Config, exported: Path)
     wanted = {"model": "vgg16", "configuration": "A", "form": "paper", "image_size": 32, "head": "binary"}
     assert wanted.items() <= about.items()
     assert about["labels"] == ["bottom", "top"]
-    assert about["output"]["meaning"] == "the probability of 'top', the other class being 'bottom'"
+    assert about["output"]["meaning"] == "the probability of 'top'; the other class is 'bottom'"
     assert about["weights_from"] == "random"
     best = json.loads((Path(trained.root) / "train/A/_trials/A-0.json").read_text())["rows"]
     assert about["training"]["val_accuracy"] == max(row["val_accuracy"] for row in best)
@@ -99,7 +99,7 @@ def test_card_shows_counts_and_accuracy(trained: Config, exported: Path) -> None
         assert re.search(rf"\| all .*\b{count}\b", card)
     trial = json.loads((Path(trained.root) / "train/A/_trials/A-0.json").read_text())
     assert f"{100 * trial['test_accuracy']:.1f} %" in card
-    for text in ("log10(1 + likes)", "its lowest 40 % are `bottom`", "2026-01-01 to 2026-03-01", "exactly one face",
+    for text in ("log10(1 + likes)", "The lowest 40 % are `bottom`", "2026-01-01 to 2026-03-01", "exactly one face",
                  "random", "onnxruntime 1.", "no decision changed", "column `part`"):  # fmt: skip
         assert text in card, text
     # The card contains nothing about the machine.
@@ -128,14 +128,14 @@ def test_command_line_exports_a_checkpoint_file(
     assert "model.pt2 by torch 2." in said
     # One of the four pictures is invalid.
     assert "on 3 validation pictures: " in said
-    assert "model.onnx is left out: it needs onnx, onnxscript, onnxruntime: pip install 'raypipe[export]'" in said
+    assert "model.onnx is left out: it needs onnx, onnxscript, onnxruntime; pip install 'raypipe[export]'" in said
     card = (Path(trained.root) / "export/file/README.md").read_text()
     assert "There is no `model.onnx`" in card
     # A checkpoint file below the root belongs to a trial, and the card says so.
     assert "epoch" in card
     assert "trained elsewhere" not in card
     assert main([*words, "--export.onnx"]) == 2
-    assert "export.onnx: needs onnx, onnxscript, onnxruntime: pip install" in capsys.readouterr().err
+    assert "export.onnx: needs onnx, onnxscript, onnxruntime; pip install" in capsys.readouterr().err
 
 
 def test_card_of_foreign_model_says_trained_elsewhere(trained: Config, exported: Path, tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_missing_model_raises_one_line_error(trained: Config, config: Config) ->
         raypipe.export(exporting(trained, model="nowhere", name="x"))
     with pytest.raises(InputError, match=r"export\.model: a\.safetensors: there is no such file"):
         raypipe.export(exporting(trained, model="a.safetensors", name="x"))
-    with pytest.raises(StageError, match="train/A: is not there"):
+    with pytest.raises(StageError, match="train/A: does not exist"):
         raypipe.export(exporting(config))
     assert not (Path(trained.root) / "export/x").exists()
 
@@ -225,7 +225,7 @@ def test_options_are_read_from_checkpoint(kept: dict[str, str], expected: tuple[
     ("label", "texts"),
     [
         ({"scheme": "hashtags", "hashtags": ["sun", "sea"]},
-         ["# Hashtag classifier: vgg16", "| `sun` | 50.0 % |", "ROC AUC", "float32 [n, k]", "what an author wrote"]),
+         ["# Hashtag classifier: vgg16", "| `sun` | 50.0 % |", "ROC AUC", "float32 [n, k]", "what the author wrote"]),
         ({"scheme": "continuous"},
          ["# Likability score: vgg16", "Spearman", "validation R²", "`score`, float32 [n]", "the score is the label"]),
     ],

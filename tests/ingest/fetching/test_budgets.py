@@ -24,7 +24,7 @@ def test_shares_are_fair_and_use_whole_budget(total: int, demand: dict[str, int]
     assert not unmet or max(shares.values()) - min(unmet) <= 1
 
 
-def test_first_share_rotates_with_turn() -> None:
+def test_first_share_changes_with_rotation() -> None:
     assert {tuple(fair_shares(1, {"a": 5, "b": 5, "c": 5}, turn).items()) for turn in range(3)} == {
         (("a", 1), ("b", 0), ("c", 0)), (("a", 0), ("b", 1), ("c", 0)), (("a", 0), ("b", 0), ("c", 1))
     }  # fmt: skip

@@ -96,7 +96,7 @@ def test_drip_feeding_host_hits_deadline(server: WebServer, options: IngestOptio
     result = fetch_one(options, url)
     assert time.monotonic() - began < 3
     assert (result.status, result.attempts) == ("timeout", 2)
-    assert "no whole answer within 0.5 s" in str(result.error)
+    assert "no complete answer within 0.5 s" in str(result.error)
 
 
 def test_slow_answer_within_deadline_succeeds(server: WebServer, options: IngestOptions) -> None:
@@ -143,7 +143,7 @@ def test_closed_port_gives_connection_status(options: IngestOptions, free_port: 
 def test_too_large_content_length_is_refused_before_reading(server: WebServer, options: IngestOptions) -> None:
     result = fetch_one(options, server.behave("/a", body(b"x" * 1_000_001)))
     assert (result.status, result.attempts) == ("too_large", 1)
-    assert "announces 1,000,001 bytes, 1,000,000 are allowed" in str(result.error)
+    assert "Content-Length is 1,000,001 bytes, 1,000,000 are allowed" in str(result.error)
 
 
 def test_endless_body_is_cut_off(server: WebServer, options: IngestOptions) -> None:

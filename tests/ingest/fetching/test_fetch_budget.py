@@ -46,7 +46,7 @@ def test_too_long_retry_after_is_not_waited_for(server: WebServer, options: Inge
     assert time.monotonic() - began < 5
     assert (first.status, first.attempts) == ("rate_limited", 1)
     assert "HTTP 429" in str(first.error)
-    assert "left alone for another 3" in str(first.error)
+    assert "requested a pause (3" in str(first.error)
     assert (second.status, second.attempts, second.http_status) == ("rate_limited", 0, None)
     assert server.requests["/other"] == 0
 
@@ -175,7 +175,7 @@ def test_closing_starts_no_further_requests(server: WebServer, options: IngestOp
     assert len(server.requests) == 8
 
 
-def test_hold_back_delays_requests(server: WebServer, options: IngestOptions) -> None:
+def test_pause_delays_requests(server: WebServer, options: IngestOptions) -> None:
     async def work() -> None:
         async with Fetcher(options) as fetcher:
             fetcher.set_paused(True)
@@ -215,7 +215,7 @@ def test_missing_robots_txt_allows_but_server_error_forbids(
     assert result.status == expected
     if expected != "ok":
         assert (result.attempts, server.requests["/a"]) == (0, 0)
-        assert f"robots.txt of 127.0.0.1 cannot be had (HTTP {code})" in str(result.error)
+        assert f"robots.txt of 127.0.0.1 cannot be read (HTTP {code})" in str(result.error)
         assert server.requests["/robots.txt"] == options.attempts
 
 

@@ -44,7 +44,7 @@ def test_per_host_limit_holds_and_hosts_alternate() -> None:
     assert host_queues.waiting == 3
 
 
-def test_hosts_are_forgotten_after_pace_and_pause_end() -> None:
+def test_hosts_are_forgotten_after_interval_and_pause() -> None:
     host_queues, clock = make(rate=10)
     for i in range(50):
         host_queues.push(f"host{i}", "picture")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from raypipe.errors import ConfigError
@@ -86,39 +86,39 @@ def test_hostile_formula_executes_no_code(tmp_path: Path, hostile: str) -> None:
     [
         (
             "likes ~ a + I(__import__('os').system('x'))",
-            ".system may not stand in a formula",
+            ".system is not allowed in a formula",
             "__import__('os').system",
         ),
         ("likes ~ a + I(__import__('os'))", "name '__import__' is not defined", "__import__('os')"),
         (
             "likes ~ lgo10(followers)",
-            "name 'lgo10' is not defined: it is no function of formulas (but log10 is)",
+            "name 'lgo10' is not defined; did you mean log10?",
             "lgo10",
         ),
-        ("likes ~ followers.mean()", ".mean may not stand in a formula", "followers.mean"),
-        ("likes ~ I(a.__class__)", ".__class__ may not stand in a formula", "a.__class__"),
-        ("likes ~ np.load('x')", "np.load is none of numpy's functions", "np.load"),
-        ("likes ~ I(np.lib.npyio.os)", "may not stand in a formula", "np.lib.npyio.os"),
+        ("likes ~ followers.mean()", ".mean is not allowed in a formula", "followers.mean"),
+        ("likes ~ I(a.__class__)", ".__class__ is not allowed in a formula", "a.__class__"),
+        ("likes ~ np.load('x')", "np.load is not a numpy function", "np.load"),
+        ("likes ~ I(np.lib.npyio.os)", "is not allowed in a formula", "np.lib.npyio.os"),
         ("likes ~ np.pi(a)", "np.pi is a number", "np.pi"),
-        ("likes ~ C(kind, contr.mro)", ".mro may not stand in a formula", "contr.mro"),
-        ("likes ~ a + I([b for b in a])", "a comprehension may not stand in a formula", "[b"),
-        ("likes ~ I(f'{a}')", "a string that is computed may not stand in a formula", "f'"),
-        ("likes ~ I((a := 3))", "an assignment may not stand in a formula", "a :="),
-        ("likes ~ I(a if b else c)", "if and else may not stand in a formula; np.where does that", "a if"),
-        ("likes ~ I(a and b)", "and and or may not stand in a formula; & and | do that for each post", "a and"),
-        ("likes ~ I(not a)", "not may not stand in a formula; ~ does that for each post", "not a"),
-        ("likes ~ I(a in [1])", "in or is may not stand in a formula", "a in"),
-        ("likes ~ I(a is None)", "in or is may not stand in a formula", "a is"),
-        ("likes ~ I({b for b in a})", "a comprehension may not stand in a formula", "{b"),
-        ("likes ~ I({a})", "a set may not stand in a formula", "{a}"),
-        ("likes ~ I(a @ b)", "<<, >> or @ may not stand in a formula", "a @"),
-        ("likes ~ I(np)", "np is no column; what it holds is written np.NAME", "np)"),
-        ("likes ~ C(a, contr)", "contr is no column; what it holds is written contr.NAME", "contr)"),
-        ("likes ~ log10(*a)", "a star may not stand", "*a"),
+        ("likes ~ C(kind, contr.mro)", ".mro is not allowed in a formula", "contr.mro"),
+        ("likes ~ a + I([b for b in a])", "a comprehension is not allowed in a formula", "[b"),
+        ("likes ~ I(f'{a}')", "an f-string is not allowed in a formula", "f'"),
+        ("likes ~ I((a := 3))", "an assignment is not allowed in a formula", "a :="),
+        ("likes ~ I(a if b else c)", "if and else are not allowed in a formula; use np.where", "a if"),
+        ("likes ~ I(a and b)", "the operators and and or are not allowed in a formula; use & and |", "a and"),
+        ("likes ~ I(not a)", "the operator not is not allowed in a formula; use ~", "not a"),
+        ("likes ~ I(a in [1])", "an in or is comparison is not allowed in a formula", "a in"),
+        ("likes ~ I(a is None)", "an in or is comparison is not allowed in a formula", "a is"),
+        ("likes ~ I({b for b in a})", "a comprehension is not allowed in a formula", "{b"),
+        ("likes ~ I({a})", "a set is not allowed in a formula", "{a}"),
+        ("likes ~ I(a @ b)", "<<, >> or @ is not allowed in a formula", "a @"),
+        ("likes ~ I(np)", "np is not a column; write np.NAME", "np)"),
+        ("likes ~ C(a, contr)", "contr is not a column; write contr.NAME", "contr)"),
+        ("likes ~ log10(*a)", "a star is not allowed", "*a"),
         ("likes ~ center(a, **b)", "center takes no **", "b)"),
-        ("likes ~ I(`my kind`.x)", ".x may not stand in a formula", "I("),
-        ("likes ~ I(log10)", "log10 is a function, and is written with its argument: log10(…)", "log10)"),
-        ("likes ~ Q('a b')", "Q(…) may not stand in a formula; a column of any name is written `in backticks`", "Q("),
+        ("likes ~ I(`my kind`.x)", ".x is not allowed in a formula", "I("),
+        ("likes ~ I(log10)", "log10 is a function; write it with its argument: log10(…)", "log10)"),
+        ("likes ~ Q('a b')", "Q(…) is not allowed in a formula; write any column name `in backticks`", "Q("),
         ("likes ~ C(kind, foo(a))", "name 'foo' is not defined", "foo"),
         # numpy would write into a column.
         ("likes ~ log10(a, out=b)", "log10 takes no out in a formula", "b)"),
@@ -127,16 +127,16 @@ def test_hostile_formula_executes_no_code(tmp_path: Path, hostile: str) -> None:
         ("likes ~ center(a, _state={})", "center takes no _state", "{}"),
         ("likes ~ center(a, {})", "center takes fewer arguments", "center"),
         ("likes ~ poly(a, 2, True, 3, 4)", "poly: too many positional arguments", "poly"),
-        ("likes ~ bs(a, knots=b)", "knots is a setting, and no column", "b)"),
-        ("likes ~ C(a, levels=[b])", "levels is a setting, and no column", "b]"),
-        ('likes ~ cr(a, df=4, constraints="it\'s")', "the string holds a quote", '"it'),
-        ("likes ~ C(a, levels=['x\\\\y'])", "the string holds a backslash", "'x"),
-        ("likes ~ I(`a'b` + 1)", "holds a quote, a backslash or a line break", "`a'b`"),
+        ("likes ~ bs(a, knots=b)", "knots is a setting, not a column", "b)"),
+        ("likes ~ C(a, levels=[b])", "levels is a setting, not a column", "b]"),
+        ('likes ~ cr(a, df=4, constraints="it\'s")', "the string contains a quote", '"it'),
+        ("likes ~ C(a, levels=['x\\\\y'])", "the string contains a backslash", "'x"),
+        ("likes ~ I(`a'b` + 1)", "contains a quote, a backslash or a line break", "`a'b`"),
         ("likes ~ I(__x__ + 1)", "name '__x__' is not defined", "__x__"),
-        ("likes ~ I(a << 3)", "<<, >> or @ may not stand in a formula", "a <<"),
-        ("likes ~ I(a + 1j)", "only numbers and columns can be computed with", "1j"),
-        ("likes ~ a +\n b.c(1)", ".c may not stand in a formula", "b.c"),
-        ("grüße ~ I(ä + ö.b)", ".b may not stand in a formula", "ö.b"),
+        ("likes ~ I(a << 3)", "<<, >> or @ is not allowed in a formula", "a <<"),
+        ("likes ~ I(a + 1j)", "arithmetic takes only numbers and columns", "1j"),
+        ("likes ~ a +\n b.c(1)", ".c is not allowed in a formula", "b.c"),
+        ("grüße ~ I(ä + ö.b)", ".b is not allowed in a formula", "ö.b"),
     ],
 )
 def test_caret_marks_refused_part_of_formula(text: str, message: str, culprit: str) -> None:
@@ -233,6 +233,7 @@ def test_python_builtins_are_unavailable_in_formulas() -> None:
 
 
 @given(st.text(alphabet="ab0123+-*/().,[]{}'\"`\\:~%_ \n=<>!lIC#$é", max_size=40))
+@example("[)")
 def test_any_text_is_parsed_or_raises_config_error(text: str) -> None:
     with contextlib.suppress(ConfigError):
         parse(f"y ~ {text}")

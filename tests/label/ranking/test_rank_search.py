@@ -73,5 +73,5 @@ def test_equal_values_are_ordered_by_long_names() -> None:
 
 @pytest.mark.parametrize("rank", [0, 4])
 def test_rank_out_of_range_raises_error(rank: int) -> None:
-    with pytest.raises(ValueError, match=f"rank {rank} of 3 posts"):
+    with pytest.raises(ValueError, match=f"rank {rank}: must be 1 to 3"):
         posts_at_ranks(passes_over(np.zeros(3), ["a", "b", "c"], []), [rank], 3)

@@ -226,9 +226,7 @@ def test_hc2_and_hc3_refuse_leverage_of_one() -> None:
     data = (alone, y, groups, ("Intercept", "x", "h", "kind[T.rare]"))
     assert np.isfinite(fit(data, "HC1").bse).all()
     for cov_type in ("HC2", "HC3"):
-        with pytest.raises(
-            InputError, match=rf"label.cov_type {cov_type}: one post alone decides about kind\[T.rare\]"
-        ):
+        with pytest.raises(InputError, match=rf"label.cov_type {cov_type}: only one post determines kind\[T.rare\]"):
             fit(data, cov_type, (100, 300))
 
 

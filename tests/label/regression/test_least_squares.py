@@ -131,7 +131,7 @@ def test_too_few_posts_raise_error(n: int) -> None:
 def test_zero_residuals_raise_error() -> None:
     rng = np.random.default_rng(6)
     X = np.column_stack([np.ones(60), rng.normal(size=60)])
-    with pytest.raises(InputError, match="y is the same in all 60 posts, so nothing is left over for a score"):
+    with pytest.raises(InputError, match="y is the same in all 60 posts, so no residual is left as a score"):
         check_residuals(fit(X, np.full(60, 3.7)))
     with pytest.raises(InputError, match="the terms explain y in all 60 posts"):
         check_residuals(fit(X, X @ [0.3, 0.7], [20]))

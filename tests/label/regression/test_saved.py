@@ -138,9 +138,9 @@ def test_small_coefficients_are_shown(tmp_path: Path) -> None:
 
 
 def test_loading_model_of_scheme_without_regression_fails(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="the scheme 'karpathy' fits no regression"):
+    with pytest.raises(InputError, match="scheme 'karpathy' has no regression"):
         load_model(put_model(tmp_path, model_json(None, scheme="karpathy")))
-    with pytest.raises(StageError, match="labels: is not there; run `raypipe label"):
+    with pytest.raises(StageError, match="labels: does not exist; run `raypipe label"):
         load_model(str(tmp_path / "nothing"))
 
 
@@ -162,20 +162,20 @@ def changed(tmp_path: Path, posts: pa.Table, change: dict[str, Any]) -> Storage:
     ("change", "message"),
     [
         ({"formula": "likes ~ I(followers + hash(MAKE))"}, "name 'hash' is not defined"),
-        ({"formula": "I((lambda: MAKE)()()) ~ followers"}, "only functions by their names"),
+        ({"formula": "I((lambda: MAKE)()()) ~ followers"}, "call a function by its name"),
         ({"formula": ["likes", "followers"]}, "must be a text"),
         ({"formula": "likes ~ (a + b + c) ** 20"}, "too many terms"),
-        ({"learned.levels": {"MAKE": ["a"]}}, "is no part of the formula"),
-        ({"learned.levels": {"C(MAKE)": ["a"]}}, "is no part of the formula"),
-        ({"learned.levels": {"C(kind, contr.sum)": [{"a": 1}]}}, "a class is a text or a number"),
-        ({"learned.transforms": {"center(MAKE)": {}}}, "is no part of the formula"),
-        ({"learned.transforms": {"poly(followers, 2)": [1]}}, "what a transform has learned has names"),
-        ({"learned.transforms": {"poly(followers, 2)": {"alpha": {"array": ["MAKE"]}}}}, "must hold a few numbers"),
+        ({"learned.levels": {"MAKE": ["a"]}}, "is not part of the formula"),
+        ({"learned.levels": {"C(MAKE)": ["a"]}}, "is not part of the formula"),
+        ({"learned.levels": {"C(kind, contr.sum)": [{"a": 1}]}}, "a class must be a text or a number"),
+        ({"learned.transforms": {"center(MAKE)": {}}}, "is not part of the formula"),
+        ({"learned.transforms": {"poly(followers, 2)": [1]}}, "learned values must have names"),
+        ({"learned.transforms": {"poly(followers, 2)": {"alpha": {"array": ["MAKE"]}}}}, "must have only a few"),
         ({"learned.transforms": {"poly(followers, 2)": {"alpha": [1.0] * 2_001}}}, "2,001 numbers of one transform"),
-        ({"learned": None}, "is not what `raypipe label` writes"),
+        ({"learned": None}, "was not written by `raypipe label`"),
         ({"weights": ["w"]}, "must be the name of a column"),
-        ({"shape": {"unknown": 1}}, "is not what `raypipe label` writes"),
-        ({"params": [1, 2]}, "is not what `raypipe label` writes"),
+        ({"shape": {"unknown": 1}}, "was not written by `raypipe label`"),
+        ({"params": [1, 2]}, "was not written by `raypipe label`"),
     ],
 )
 def test_hostile_model_executes_no_code(tmp_path: Path, change: dict[str, Any], message: str) -> None:
@@ -203,21 +203,21 @@ def test_hostile_model_executes_no_code(tmp_path: Path, change: dict[str, Any], 
         ({"cov_type": ["HC3"]}, "cov_type: Input should be 'nonrobust', 'HC0'"),
         ({"cov_type": "HC9"}, "cov_type: Input should be 'nonrobust', 'HC0'"),
         ({"params.Intercept": "1"}, "params.Intercept: Input should be a valid number"),
-        ({"params": {"Intercept": 1.0}}, "where params has Intercept"),
-        ({"params.more": 1.0}, "where params has Intercept"),
-        ({"bse": {}}, "where params has Intercept"),
+        ({"params": {"Intercept": 1.0}}, "but params has Intercept"),
+        ({"params.more": 1.0}, "but params has Intercept"),
+        ({"bse": {}}, "but params has Intercept"),
         ({"conf_int.Intercept": [1.0]}, "conf_int.Intercept: List should have at least 2 items"),
         ({"conf_int.Intercept": 5}, "conf_int.Intercept: Input should be a valid list"),
-        ({"cov_params.Intercept": {"Intercept": 1.0}}, "where params has Intercept"),
-        ({"R": {}}, "where params has Intercept"),
+        ({"cov_params.Intercept": {"Intercept": 1.0}}, "but params has Intercept"),
+        ({"R": {}}, "but params has Intercept"),
         ({"shape": {"skew": 1}}, "shape.kurtosis: Field required"),
-        ({"learned.levels": {"C(kind, contr.sum)": "abc"}}, "the classes of a factor are a list"),
+        ({"learned.levels": {"C(kind, contr.sum)": "abc"}}, "the classes of a factor must be a list"),
     ],
 )
 def test_model_with_inconsistent_numbers_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     storage = changed(tmp_path, made_posts(), change)
     with pytest.raises(
-        InputError, match=r"_model.json: is not what `raypipe label` writes: .*; run it again"
+        InputError, match=r"_model.json: was not written by `raypipe label`: .*; run it again"
     ) as caught:
         load_model(storage)
     assert message in str(caught.value)
@@ -237,16 +237,16 @@ def test_coefficients_of_other_terms_are_refused(tmp_path: Path, edit: Callable[
         values[name] = {row: dict.fromkeys(terms, 1.0) for row in terms}
     model = load_model(put_model(tmp_path, json.dumps(values).encode()))
     assert "Intercept" in model.summary() or "Intercept" not in terms
-    with pytest.raises(InputError, match=r"its formula makes Intercept, .*, but its coefficients are of ") as caught:
+    with pytest.raises(InputError, match=r"its formula makes Intercept, .*, but has coefficients of ") as caught:
         model.predict(posts)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("damage", [b"[" * 100_000, b"\x00", b"[]", b"5", b"\xff", b'{"params":' + b"9" * 5_000 + b"}"])
 def test_damaged_model_raises_one_line_error(tmp_path: Path, damage: bytes) -> None:
-    with pytest.raises(InputError, match=r"_model.json: is not what `raypipe label` writes") as caught:
+    with pytest.raises(InputError, match=r"_model.json: was not written by `raypipe label`") as caught:
         load_model(put_model(tmp_path, damage))
-    with pytest.raises(InputError, match=r"_model.json: is not what `raypipe label` writes"):
+    with pytest.raises(InputError, match=r"_model.json: was not written by `raypipe label`"):
         read_model_file(Storage(str(tmp_path)))
     assert "\n" not in str(caught.value)
 

@@ -73,20 +73,20 @@ def test_bfloat16_is_stored_exactly(tmp_path: Path) -> None:
     assert torch.equal(mapped[:], values[torch.from_numpy(ORDER)])
 
 
-def test_shards_can_be_pickled(shards: NpyRows) -> None:
+def test_npy_rows_can_be_pickled(shards: NpyRows) -> None:
     other: NpyRows = pickle.loads(pickle.dumps(shards))
     np.testing.assert_array_equal(MappedRows(other)[:].numpy(), ROWS[ORDER])
 
 
 def test_file_with_wrong_rows_is_named(shards: NpyRows, tmp_path: Path) -> None:
     (tmp_path / "rows/2.npy").write_bytes(to_npy(ROWS[:, :1]))
-    with pytest.raises(StageError, match=r"2.npy: holds rows uint8 \[1, 4, 4\] instead of uint8 \[3, 4, 4\]; delete"):
+    with pytest.raises(StageError, match=r"2.npy: has rows uint8 \[1, 4, 4\] instead of uint8 \[3, 4, 4\]; delete"):
         MappedRows(shards)
     (tmp_path / "rows/2.npy").write_bytes(b"cut off")
-    with pytest.raises(StageError, match=r"2.npy: is no file of decoded rows: .*; delete .*rows"):
+    with pytest.raises(StageError, match=r"2.npy: is not a file of decoded rows: .*; delete .*rows"):
         MappedRows(shards)
     (tmp_path / "rows/2.npy").unlink()
-    with pytest.raises(StageError, match=r"rows/2\.npy: cannot read: it is not there"):
+    with pytest.raises(StageError, match=r"rows/2\.npy: cannot read: it does not exist"):
         shards.read(np.array([0]))
 
 
@@ -94,7 +94,7 @@ def copies(storage: Storage) -> list[Path]:
     return sorted(storage.scratch.folder().rglob("*.npy"))
 
 
-def test_shards_in_object_store_are_copied_once(s3_root: Storage) -> None:
+def test_npy_rows_in_object_store_are_copied_once(s3_root: Storage) -> None:
     shards = write(s3_root)
     assert fits_on_machine(shards)
     np.testing.assert_array_equal(shards.read(np.arange(6)), ROWS[ORDER])
@@ -109,7 +109,7 @@ def test_shards_in_object_store_are_copied_once(s3_root: Storage) -> None:
 @pytest.mark.parametrize("name", ["../planted.npy", "/planted.npy", "a/b.npy", ".hidden.npy", "x", "", None, "0.npy\n"])
 def test_file_names_outside_folder_are_refused(tmp_path: Path, name: str) -> None:
     nothing = np.zeros(1, np.int64)
-    with pytest.raises(StageError, match="is no name of a file of rows"):
+    with pytest.raises(StageError, match="is not a name of a file of rows"):
         NpyRows(Storage(str(tmp_path)), "rows", (name,), nothing, nothing, (3,))
 
 

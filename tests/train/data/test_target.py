@@ -50,5 +50,5 @@ def test_checkpoint_without_head_has_two_classes() -> None:
     ("kind", "names"), [("binary", ("a",)), ("classes", ("a", "b")), ("tags", ()), ("score", ("a",)), ("else", ())]
 )
 def test_unsuitable_class_names_are_refused(kind, names) -> None:
-    with pytest.raises(ValueError, match=f"{len(names)} names do not make a head of kind '{kind}'"):
+    with pytest.raises(ValueError, match=f"{len(names)} names do not fit a target of kind '{kind}'"):
         Target(kind, names)

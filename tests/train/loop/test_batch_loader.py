@@ -56,7 +56,7 @@ class Streaming(OnDisk):
 
 @given(sizes=st.lists(st.integers(0, 4), max_size=8), seed=st.integers(0, 100))
 @pytest.mark.parametrize("source", [ROWS, OnDisk(), Streaming()], ids=["memory", "disk", "stream"])
-def test_batches_follow_their_plan(source: Any, sizes: list[int], seed: int) -> None:
+def test_batches_follow_row_batches(source: Any, sizes: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
     row_batches = [rng.integers(0, len(ROWS), size) for size in sizes]
     found = list(BatchLoader(source, CPU).batches(row_batches))

@@ -148,7 +148,7 @@ def test_training_continues_if_cache_is_unwritable(tmp_path: Path) -> None:
 
 
 class OneAtATime:
-    """Turns between threads."""
+    """A ComputeLock for threads."""
 
     def __init__(self) -> None:
         self.lock, self.holders = threading.Lock(), dict[str, int]()

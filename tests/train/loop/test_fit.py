@@ -244,7 +244,7 @@ def subset(pictures: ImageSet, pick: Callable[[np.ndarray], np.ndarray]) -> Imag
 
 
 def test_unusable_training_sets_are_refused() -> None:
-    with pytest.raises(InputError, match="all 35 training images are of one class"):
+    with pytest.raises(InputError, match="all 35 training images have the same class"):
         fit(Tiny(), B, subset(TRAIN, lambda y: y == 1), VAL, OPTIONS, preprocessing=TORCHVISION)
     with pytest.raises(InputError, match="70 training and 0 validation images"):
         fit(Tiny(), B, TRAIN, subset(VAL, lambda y: y == 2), OPTIONS, preprocessing=TORCHVISION)

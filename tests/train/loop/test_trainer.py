@@ -68,12 +68,12 @@ def test_batch_is_split_if_memory_is_short(room: int, micro: int) -> None:
 
 
 def test_single_picture_out_of_memory_raises_clear_error() -> None:
-    with pytest.raises(StageError, match=r"one picture of \(16, 16\) pixels is too much for the memory of cpu; lower"):
+    with pytest.raises(StageError, match=r"one picture of \(16, 16\) pixels does not fit into the memory of cpu;"):
         train(Narrow(0))
 
 
 def test_cuda_graphs_and_micro_batches_exclude_each_other() -> None:
-    with pytest.raises(ConfigError, match=r"reduce-overhead does not go with batches in pieces \(of 8 pictures\)"):
+    with pytest.raises(ConfigError, match=r"reduce-overhead does not work with batches in pieces \(of 8 pictures\)"):
         train(Tiny(), micro_batch=8, compile="reduce-overhead")
 
 
@@ -87,7 +87,7 @@ def test_choices_have_reasons() -> None:
 
 
 def test_arithmetic_choice_has_a_reason() -> None:
-    assert str(dtype_choice("bfloat16", "cpu")) == "arithmetic: bfloat16 (as --train.dtype says)"
+    assert str(dtype_choice("bfloat16", "cpu")) == "arithmetic: bfloat16 (set by --train.dtype)"
     assert "this CPU" in dtype_choice("auto", "cpu").why
     assert compile_choice("default", True).value == "none"
     assert compile_choice("reduce-overhead", False).value == "reduce-overhead with CUDA graphs"

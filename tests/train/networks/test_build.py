@@ -102,12 +102,12 @@ def test_vgg16_is_built_as_own_class() -> None:
 @pytest.mark.parametrize(
     ("model", "weights", "message"),
     [
-        ("resnet19", "random", r"train.model: 'resnet19' is no classifier of torchvision"),
+        ("resnet19", "random", r"train.model: 'resnet19' is not a classifier of torchvision"),
         ("resnet18", "some.h5", r"train.weights: 'some.h5' is not allowed for train.model resnet18, only for vgg11"),
         ("resnet18", "imagenet-caffe", r"'imagenet-caffe' is not allowed for train.model resnet18"),
         ("resnet18", "imagnet", r"train.weights: 'imagnet' is not allowed: imagenet"),
-        ("timm/resnet19", "random", r"train.model: 'resnet19' is no classifier of timm"),
-        ("raft_large", "random", r"train.model: 'raft_large' is no classifier"),
+        ("timm/resnet19", "random", r"train.model: 'resnet19' is not a classifier of timm"),
+        ("raft_large", "random", r"train.model: 'raft_large' is not a classifier"),
     ],
 )
 def test_unknown_names_raise_error(model: str, weights: str, message: str) -> None:
@@ -128,7 +128,7 @@ def test_vgg_19_supports_paper_configurations(configuration: Configuration, expe
     again = restore_network("vgg19", configuration, image_size=32, state=small.state_dict())
     pictures = prepare_batch(draw(2, 5, size=32).images, TORCHVISION)
     torch.testing.assert_close(again.eval()(pictures), small.eval()(pictures))
-    with pytest.raises(InputError, match="is not one of configuration"):
+    with pytest.raises(InputError, match="does not fit configuration"):
         restore_network("vgg16", configuration, image_size=32, state=small.state_dict())
 
 
@@ -166,12 +166,12 @@ def test_own_checkpoint_is_loaded(name: str, tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda state: state | {"layer1.0.conv1.weight": torch.zeros(64, 3, 3, 3)},
-         r"layer layer1.0.conv1.weight has the shape \(64, 3, 3, 3\); resnet18 has \(64, 64, 3, 3\)"),
+         r"layer layer1.0.conv1.weight has the shape \(64, 3, 3, 3\), but resnet18 has \(64, 64, 3, 3\)"),
         (lambda state: {key: value for key, value in state.items() if key != "bn1.bias"},
          r"layer bn1.bias is missing: this is not a resnet18"),
-        (lambda state: state | {"bn1.bias": torch.full((64,), float("nan"))}, r"layer bn1.bias holds values that are"),
+        (lambda state: state | {"bn1.bias": torch.full((64,), float("nan"))}, r"layer bn1.bias has values that are"),
         (lambda _: models.get_model("resnet34", weights=None).state_dict(),
-         r"layer layer1.2.conv1.weight is none of resnet18; see --train.model"),
+         r"layer layer1.2.conv1.weight is not in resnet18; see --train.model"),
     ],
 )  # fmt: skip
 def test_unsuitable_file_error_names_layer(
@@ -248,7 +248,7 @@ def test_auxiliary_outputs_are_left_out() -> None:
 
 
 def test_unsupported_image_size_raises_one_line_error() -> None:
-    with pytest.raises(ConfigError, match=r"train.image_size: 64 does not suit vit_b_16: Wrong image height"):
+    with pytest.raises(ConfigError, match=r"train.image_size: 64 does not fit vit_b_16: Wrong image height"):
         build("vit_b_16", size=64)
 
 
@@ -258,5 +258,5 @@ def test_timm_network_learns_and_is_restored() -> None:
     again = restore_network("timm/test_resnet", D, image_size=64, state=network.state_dict())
     found = predict(again, draw(9, 1, size=64).images, preprocessing=TORCHVISION)
     np.testing.assert_allclose(found, results[-1].val_probabilities, rtol=1e-5)
-    with pytest.raises(InputError, match="checkpoint: is not one of resnet18"):
+    with pytest.raises(InputError, match="checkpoint: does not fit resnet18"):
         restore_network("resnet18", D, image_size=64, state=network.state_dict())

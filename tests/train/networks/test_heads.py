@@ -204,14 +204,14 @@ def test_head_metadata_round_trip(kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "labels", "message"),
     [
-        ("binary", torch.ones(5), "all 5 training images are of one class"),
-        ("classes", torch.full((5,), 2), "all 5 training images are of one class"),
-        ("tags", torch.tensor([[1.0, 0.0, 1.0]] * 5), "all 5 training images carry the same hashtags"),
+        ("binary", torch.ones(5), "all 5 training images have the same class"),
+        ("classes", torch.full((5,), 2), "all 5 training images have the same class"),
+        ("tags", torch.tensor([[1.0, 0.0, 1.0]] * 5), "all 5 training images have the same hashtags"),
         ("score", torch.full((5,), 0.25, dtype=torch.float64), "all 5 training images have the same score"),
-        ("classes", torch.tensor([0, 3]), r"class number 3 of 3 \(classes \(q1, q2, q3\)\)"),
-        ("classes", torch.tensor([0.0, 1.0]), r"labels of torch.float32 \[n\] are not those of a head of classes"),
-        ("tags", torch.tensor([0.0, 1.0]), r"labels of torch.float32 \[n\] are not those of a head of tags"),
-        ("binary", torch.tensor([0, 1]), r"labels of torch.int64 \[n\] are not those of a head of binary"),
+        ("classes", torch.tensor([0, 3]), r"class number 3 for 3 classes \(classes \(q1, q2, q3\)\)"),
+        ("classes", torch.tensor([0.0, 1.0]), r"labels of torch.float32 \[n\] do not fit the target classes"),
+        ("tags", torch.tensor([0.0, 1.0]), r"labels of torch.float32 \[n\] do not fit the target tags"),
+        ("binary", torch.tensor([0, 1]), r"labels of torch.int64 \[n\] do not fit the target binary"),
     ],
 )
 def test_unsuitable_labels_are_refused(kind: str, labels: Tensor, message: str) -> None:

@@ -99,7 +99,7 @@ def test_keras_file_cannot_read_other_files_or_oversized_data(tmp_path: Path, pl
             file.create_dataset(f"{name}/kernel", (10**6, 10**6), "f4", chunks=(1, 10))
         if planted == "objects":
             file.create_dataset(f"{name}/kernel", (3, 3), h5py.string_dtype())
-    expected = "must be a group of this file|is kept in another file|which are no weights"
+    expected = "is not a group of this file|is stored in another file|these are not weights"
     with pytest.raises(InputError, match=expected):
         load_weights(str(tmp_path / "odd.h5"))
 
@@ -107,5 +107,5 @@ def test_keras_file_cannot_read_other_files_or_oversized_data(tmp_path: Path, pl
 def test_keras_layer_without_bias_is_named(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "odd.h5", "w") as file:
         file.create_dataset("block1_conv1/kernel:0", (3, 3, 3, 64), "f4")
-    with pytest.raises(InputError, match="layer block1_conv1: must hold a kernel and a bias"):
+    with pytest.raises(InputError, match="layer block1_conv1: needs a kernel and a bias"):
         load_weights(str(tmp_path / "odd.h5"))

@@ -191,13 +191,13 @@ def test_last_layer_is_reused_only_for_same_target(kept: Target | None, wanted: 
     assert (model.logit.weight.shape == last["logit.weight"].shape) == (wanted.n_outputs == (kept or wanted).n_outputs)
     if model.logit.weight.shape == last["logit.weight"].shape:
         assert torch.equal(model.logit.weight, last["logit.weight"]) == goes_on
-    line = f"weights: old.safetensors was trained on {kept}, this is {wanted}: the last layer starts fresh"
+    line = f"weights: old.safetensors was trained on {kept}, not {wanted}: the last layer gets new weights"
     assert weights.note_for(wanted) == ("" if goes_on else line)
 
 
 def test_checkpoint_of_other_configuration_is_refused() -> None:
     state = build_vgg(B, image_size=32, weights=RANDOM, seed=0).state_dict()
-    with pytest.raises(InputError, match="without FC layers is not configuration C"):
+    with pytest.raises(InputError, match="without FC layers does not fit configuration C"):
         restore_vgg(C, image_size=32, state=state)
     with pytest.raises(InputError, match=r"at 64 pixels: size mismatch for logit.weight"):
         restore_vgg(B, image_size=64, state=state)

@@ -32,7 +32,7 @@ WEIGHTS = load_weights("random")
 
 
 class Training:
-    """Reports epochs with chosen results to the Keeper, as the loop does. All weights equal the epoch's `mark`."""
+    """Reports chosen results to the CheckpointStore, as the loop does. All weights equal the epoch's `mark`."""
 
     def __init__(self, root: Path, start: TrialState | None = None, save: str = "best") -> None:
         storage = Storage(str(root))
@@ -134,7 +134,7 @@ def test_missing_best_weights_raise_error_before_any_deletion(tmp_path: Path) ->
     for number, accuracy in enumerate([0.5, 0.75], 1):
         run.epoch(number, accuracy, number / 8)
     run.plan.writer.storage.delete(f"{run.folder}/epoch-2.safetensors")
-    with pytest.raises(StageError, match=r"epoch-2.safetensors: the weights of the best epoch are gone; begin"):
+    with pytest.raises(StageError, match=r"epoch-2.safetensors: the best epoch's weights are missing; run again"):
         run.finish()
     assert run.files() == ["epoch-1.safetensors"]
 

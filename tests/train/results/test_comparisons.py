@@ -82,7 +82,7 @@ def test_comparison_groups_pictures_by_user() -> None:
     assert (apart.only_second, together.only_second) == (12, 12)
 
 
-def test_comparison_in_words_and_csv() -> None:
+def test_comparison_as_text_and_csv() -> None:
     worse, better = [False] * 30 + [True] * 30, [True] * 60
     found = compare_configurations(
         [trial("A", worse), trial("C", better), trial("A", better, 1), trial("C", better, 1)], {}

@@ -131,5 +131,5 @@ def test_staged_result_must_name_its_trial(tmp_path: Path) -> None:
     writer.write_file(staged_file("A-0"), result.to_json())
     assert staged_result(writer, "A-0") == result
     writer.write_file(staged_file("A-0"), replace(result, trial="../../..").to_json())
-    with pytest.raises(StageError, match=r"_trials/A-0\.json: holds the trial '\.\./\.\./\.\.'"):
+    with pytest.raises(StageError, match=r"_trials/A-0\.json: contains the trial '\.\./\.\./\.\.'"):
         staged_result(writer, "A-0")

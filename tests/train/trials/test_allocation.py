@@ -73,17 +73,17 @@ def test_cpus_are_divided_without_gpu() -> None:
         (
             {"workers": 4},
             2,
-            r"train.workers: 4 workers of a trial need a GPU each, and there are 2; lower train.workers, ",
+            r"train.workers: 4 workers of a trial need one GPU each, but there are 2; lower train.workers, ",
         ),
         (
             {"workers": 9, "gpu": False},
             0,
-            r"9 workers of a trial need a CPU each, and there are 8; lower train.workers$",
+            r"9 workers of a trial need one CPU each, but there are 8; lower train.workers$",
         ),
         (
             {"gpu": True},
             0,
-            r"train.workers: a trial needs a GPU, and there are 0; give --train.gpu false, or, where GPU nodes",
+            r"train.workers: a trial needs a GPU, but there are 0; set --train.gpu false, or, if GPU nodes",
         ),
     ],
 )

@@ -107,7 +107,7 @@ def test_lost_mlflow_store_gives_warning_not_failure(
         for found in ROWS:
             callback.log_trial_result(1, TUNED, found)
         callback.log_trial_end(TUNED)
-    assert capsys.readouterr().out.count("fails, training goes on without it: ") == 1
+    assert capsys.readouterr().out.count("fails, training continues without it: ") == 1
 
 
 def test_unreachable_mlflow_server_raises_error_before_training(plans: dict[str, TrialPlan], free_port: int) -> None:

@@ -30,7 +30,7 @@ def text(running: list[RunningTrial]) -> list[str]:
     return [line.split() for line in out.getvalue().splitlines()]  # type: ignore[misc]
 
 
-def test_look_returns_epochs_latest_note_and_new_lines() -> None:
+def test_read_progress_returns_epochs_note_and_new_lines() -> None:
     progress_actor = ProgressActor({"A-0": 4, "B-0": 2})
     progress_actor.report_batch("A-0", 0, 8, 32)
     seen = progress_actor.read_progress()
@@ -63,12 +63,12 @@ def test_one_trial_computes_shared_features_at_a_time(monkeypatch: pytest.Monkey
     progress_actor.report_batch("A-1", 0, 8, 32)
     assert [trial.cells()[2] for trial in progress_actor.read_progress().running] == ["8/32"]
     assert progress_actor.acquire("A-1", "others")
-    # No effect: it is not A-1's turn.
+    # No effect: A-1 does not have the lock.
     progress_actor.release("A-1", "features")
     assert not progress_actor.acquire("A-1", "features")
     progress_actor.release("A-0", "features")
     assert progress_actor.acquire("A-1", "features")
-    # A trial that restarts or fails loses its turn.
+    # A trial that restarts or fails loses its lock.
     progress_actor.report_start("A-1", 1)
     assert progress_actor.acquire("A-0", "features")
     progress_actor.report_failure("A-0", "its machine is gone")
@@ -88,7 +88,7 @@ def test_work_share_counts_slow_epochs() -> None:
     progress_actor = ProgressActor({"A-0": 40, "B-0": 4}, slow_epochs={"A-0": 1, "B-0": 4})
     assert (progress_actor.read_progress().share, progress_actor.read_progress().note) == (
         0.0,
-        "the first trials start",
+        "first trials are starting",
     )
     progress_actor.report_batch("A-0", 0, 16, 32)
     assert progress_actor.read_progress().share == pytest.approx(0.5 / 5)
@@ -113,7 +113,7 @@ def test_progress_never_decreases() -> None:
     assert progress_actor.read_progress().epochs == 2
 
 
-def test_score_trial_is_watched_by_loss() -> None:
+def test_score_trial_shows_loss() -> None:
     progress_actor = ProgressActor({"C-0": 2})
     progress_actor.report_epoch("C-0", row(1, None), [-0.125])
     assert (

@@ -211,5 +211,5 @@ def test_training_survives_lost_node(
     # grows per epoch. A skipped or repeated epoch would halve the loss.
     rel = 1e-3 if workers == 1 else 0.05
     run.check(
-        kept=kept, text="its process was killed, or its machine is gone; it goes on from its last checkpoint", rel=rel
+        kept=kept, text="its process was killed, or its machine is gone; it continues from its last checkpoint", rel=rel
     )
